@@ -64,9 +64,12 @@ def copy(video: VideoStream, upto: Cut | None = None) -> list[str]:
     return options
 
 
-def encode(encoder: Encoder, video_s: float, length_s: float) -> list[str]:
+def encode(encoder: Encoder, info: MediaInfo, video: VideoStream, video_s: float, length_s: float) -> list[str]:
     """FFmpeg's options for a picture that is encoded anew, and cut or prolonged by its last frame."""
-    filters = ["setpts=PTS-STARTPTS", output.EVEN]
+    # The times of AVI are guesses, its rate is constant. Elsewhere no setpts: FFmpeg 7 forgets the rate behind it, and
+    # then how long the last frame is.
+    filters = [f"setpts=PTS-STARTPTS,fps={video.frame_rate}"] if _avi(info) else []
+    filters.append(output.EVEN)
     if length_s > video_s:
         filters.append(f"tpad=stop_mode=clone:stop_duration={length_s - video_s:.6f}")
     if length_s != video_s:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,11 +20,15 @@ T = TypeVar("T")
 _WHOLE = 0.98  # a damaged file may lack a little
 _CLEAR_S = 0.1  # a header's word on a length is good to this
 _COPY_SHORT_S = 0.015  # how much a copied sound may end too early
+_RESTARTED = frozenset({"mpegts", "mpeg", "ogg"})  # since FFmpeg 6 these begin with the first stream that is used
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Both files, as ffprobe found them. `sound` starts as late as told after its file, `video_s` lasts the picture."""
+    """Both files, as ffprobe found them. `sound` starts as late as told after its file, `video_s` lasts the picture.
+
+    `original` is the video's own sound, None where it is not heard.
+    """
 
     video: Path
     info: probe.MediaInfo
@@ -32,6 +36,7 @@ class Sources:
     audio: Path
     audio_info: probe.MediaInfo
     sound: probe.AudioStream
+    original: probe.AudioStream | None
     video_s: float
 
     @property
@@ -41,14 +46,16 @@ class Sources:
     @property
     def video_input(self) -> list[str]:
         """The output begins with the picture, whatever else the video file begins with."""
-        shift_s = self.info.start_s - self.stream.start_s
-        shift = ["-itsoffset", f"{shift_s:.6f}"] if abs(shift_s) > 1e-6 else []
+        heard_s = [self.original.start_s] if self.original else []
+        shift = _shifted(_zero_s(self.info, [self.stream.start_s, *heard_s]) - self.stream.start_s)
         return [*shift, *picture.times(self.info, self.stream), *ffmpeg.INPUT_LIMITS, "-i", str(self.video)]
 
     def inputs(self, sound_end_s: float | None = None) -> list[str]:
         """Both inputs; of the sound's packets those that begin before `sound_end_s`."""
         upto = [] if sound_end_s is None else ["-t", f"{sound_end_s:.6f}"]
-        return [*self.video_input, *upto, *ffmpeg.INPUT_LIMITS, "-i", str(self.audio)]
+        file_s = self.audio_info.start_s
+        shift = _shifted(_zero_s(self.audio_info, [file_s + self.sound.start_s]) - file_s)
+        return [*self.video_input, *shift, *upto, *ffmpeg.INPUT_LIMITS, "-i", str(self.audio)]
 
 
 @dataclass(frozen=True)
@@ -60,8 +67,19 @@ class Picture:
     frames: int | None = None
 
 
+def _zero_s(info: probe.MediaInfo, used_s: Sequence[float]) -> float:
+    """The time in a file from which FFmpeg counts. `used_s`: when the streams that it is to use begin."""
+    if _RESTARTED & set(info.format.split(",")) and ffmpeg.is_from(6):
+        return min(used_s)
+    return info.start_s
+
+
+def _shifted(by_s: float) -> list[str]:
+    return ["-itsoffset", f"{by_s:.6f}"] if abs(by_s) > 1e-6 else []
+
+
 def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> dict[str, Any]:
-    sources = _sources(work, assets["url_video"], assets["url_audio"])
+    sources = _sources(work, assets["url_video"], assets["url_audio"], mixed=params["mode"] == "mix")
     length_s, sound_end_s = _lengths(sources, params, work)
     shown = _picture(sources, length_s, work)
     if _sound_can_be_copied(sources, params, length_s, sound_end_s, work):
@@ -85,13 +103,14 @@ def encoded_sound(sources: Sources, shown: Picture, graph: str) -> list[str]:
     return [*sources.inputs(), *maps, *shown.options, *sound.AAC, *output.MP4]
 
 
-def _sources(work: Work, video: Path, audio: Path) -> Sources:
+def _sources(work: Work, video: Path, audio: Path, *, mixed: bool) -> Sources:
     with ThreadPoolExecutor(2) as pool:  # a start of ffprobe costs as much as all the copying
         first = _submit(pool, lambda: probe.video_asset(video, "url_video", work))
         second = _submit(pool, lambda: probe.audio_asset(audio, "url_audio", work))
         (info, stream), (audio_info, track) = first(), second()
     track = replace(track, start_s=track.start_s - audio_info.start_s)
-    return Sources(video, info, stream, audio, audio_info, track, output.length_s(info, stream))
+    original = info.audio if mixed else None
+    return Sources(video, info, stream, audio, audio_info, track, original, output.length_s(info, stream))
 
 
 def _submit(pool: ThreadPoolExecutor, task: Callable[[], T]) -> Callable[[], T]:
@@ -124,7 +143,7 @@ def _picture(sources: Sources, length_s: float, work: Work) -> Picture:
         probe.require_size(sources.stream, "url_video")
         encoder = encoders.best()
         length_s = length_s if longer or shorter else sources.video_s
-        return Picture(picture.encode(encoder, sources.video_s, length_s), encoder)
+        return Picture(picture.encode(encoder, sources.info, sources.stream, sources.video_s, length_s), encoder)
     if not shorter:
         told = sources.stream.frames if "mov" in sources.info.format.split(",") else None  # AVI counts empty packets
         return Picture(picture.copy(sources.stream), frames=told)
@@ -141,7 +160,7 @@ def _sound_can_be_copied(
         return False
     if not {"mov", "aac"} & set(formats) or abs(stream.start_s) > 0.001:
         return False
-    if _mixed(sources, params) or params["volume"] != 1 or params["start"] or params["loop"]:
+    if sources.original or params["volume"] != 1 or params["start"] or params["loop"]:
         return False
     if params["fade_in"] or params["fade_out"] or params["loudness"] is not None:
         return False
@@ -164,17 +183,12 @@ def _told_s(info: probe.MediaInfo, stream: probe.AudioStream) -> float | None:
 
 
 def _graph(sources: Sources, params: Mapping[str, Any], length_s: float, sound_end_s: float | None, work: Work) -> str:
-    original = sources.info.audio if _mixed(sources, params) else None
-    sounds = sound.Sounds(sources.sound, original, length_s, length_s if sound_end_s is None else sound_end_s)
+    sounds = sound.Sounds(sources.sound, sources.original, length_s, length_s if sound_end_s is None else sound_end_s)
     target: float | None = params["loudness"]
     if target is None:
         return sound.graph(sounds, params)
     measured = measure.loudness_lufs(sources.inputs(), sound.graph(sounds, params, measure.METER), work)
     return sound.graph(sounds, params, sound.gain(max(measured, measure.SILENCE_LUFS), target))
-
-
-def _mixed(sources: Sources, params: Mapping[str, Any]) -> bool:
-    return params["mode"] == "mix" and sources.info.audio is not None
 
 
 def _stats(work: Work, sources: Sources, length_s: float, shown: Picture, frames: int) -> dict[str, Any]:

@@ -90,6 +90,12 @@ def run(name: str, work: Work, params: dict[str, Any] | None = None, **assets: P
     return operation.run(work, operation.params().load({**urls, **(params or {})}), assets)
 
 
+@cache
+def _has_display_rotation() -> bool:
+    said = subprocess.run(["ffmpeg", "-hide_banner", "-h", "full"], check=True, capture_output=True, text=True).stdout
+    return "\n-display_rotation" in said
+
+
 class Media:
     """`media.video()` and its like: each file is made at the first use and kept for the session."""
 
@@ -117,7 +123,9 @@ class Media:
     def rotated(self, size: str = "160x90") -> Path:
         """Stored lying, shown upright by its display matrix."""
         plain = self.gray(size)
-        return self.made(f"rotated-{size}.mp4", f"-i {plain.name} -c copy -metadata:s:v:0 rotate=90")
+        # FFmpeg 7 no longer takes the metadata for it, 5 knows no other way
+        before, after = ("-display_rotation 90", "") if _has_display_rotation() else ("", "-metadata:s:v:0 rotate=90")
+        return self.made(f"rotated-{size}.mp4", f"{before} -i {plain.name} -c copy {after}")
 
     def webm(self, codec: str = "libvpx-vp9") -> Path:
         picture = "-f lavfi -i testsrc2=size=96x64:rate=25:duration=1 -f lavfi -i sine=duration=1"
