@@ -310,3 +310,14 @@ def test_a_word_of_the_client_is_never_a_command(work: Work, media: Media) -> No
     path.write_bytes(media.video().read_bytes())
     ffmpeg.encode(["-i", str(path), *X264], work, length_s=1)
     assert not (work.directory / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("told", "new"),
+    [("5.1.9-0+deb12u1", False), ("6.0", True), ("7.1.5-0+deb13u1", True), ("n7.1", True), ("N-117-gabcdef", True)],
+)
+def test_the_release_is_read_from_what_builds_call_themselves(
+    told: str, new: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ffmpeg, "version", lambda: told)
+    assert ffmpeg.is_from.__wrapped__(6) is new
