@@ -41,20 +41,29 @@ class Api:
 
     def __init__(self, base_url: str, headers: Mapping[str, str], *, keep_alive: bool) -> None:
         self._base = base_url.rstrip("/")
-        self._http = requests.Session()
-        self._http.trust_env = False  # no proxy of the environment may see the keys
-        self._http.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self._http.headers.update({**headers, "Accept-Encoding": "identity"})
-        if not keep_alive:
-            self._http.headers["Connection"] = "close"
-        for scheme in ("http://", "https://"):
-            self._http.mount(scheme, HTTPAdapter(pool_connections=1, pool_maxsize=_CONNECTIONS))
+        self._headers = {**headers, "Accept-Encoding": "identity"}
+        self._kept = self._session() if keep_alive else None
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
         """Raises requests.RequestException and nothing else."""
+        if self._kept is not None:
+            return self._call(self._kept, method, path, body)
+        with self._session() as http:
+            return self._call(http, method, path, body)
+
+    def _session(self) -> requests.Session:
+        http = requests.Session()
+        http.trust_env = False  # no proxy of the environment may see the keys
+        http.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        http.headers.update(self._headers)
+        for scheme in ("http://", "https://"):
+            http.mount(scheme, HTTPAdapter(pool_connections=1, pool_maxsize=_CONNECTIONS))
+        return http
+
+    def _call(self, http: requests.Session, method: str, path: str, body: Mapping[str, Any] | None) -> Answer:
         ends_at = time.monotonic() + ANSWER_S
         try:
-            with self._http.request(
+            with http.request(
                 method,
                 self._base + path,
                 json=body,
