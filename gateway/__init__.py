@@ -9,14 +9,13 @@ from gateway.settings import Settings
 
 def create_app(settings: Settings | None = None) -> Flask:
     """The wired application; `settings` default to the environment's. Starts no thread and migrates nothing."""
-    from gateway import api, cli, providers
+    from gateway import api, cli
     from gateway.services import Services
     from gateway.settings import check
 
-    known = frozenset(providers.KNOWN)
     if settings is None:
-        settings = cli.settings_of_environment(known)
-    check(settings, known)
+        settings = cli.settings_of_environment()
+    check(settings)
     app = Flask(__name__, static_folder=None)
     app.extensions["reelay"] = Services.wire(settings)
     api.register(app)

@@ -22,10 +22,10 @@ def register(app: Flask) -> None:
     app.cli.add_command(worker_env)
 
 
-def settings_of_environment(known_providers: frozenset[str]) -> Settings:
+def settings_of_environment() -> Settings:
     """For `flask --app gateway`, which shows other errors of an application factory with their traceback."""
     try:
-        return load(known_providers)
+        return load()
     except SettingsError as error:
         raise click.ClickException(f"Wrong settings: {error}") from error
 
