@@ -16,6 +16,7 @@ from tests.gateway.conftest import CLAIM, START_MS, new_attempt, new_job
 from wire.errors import (
     AttemptSuperseded,
     Cancelled,
+    EncodeFailed,
     InvalidParams,
     JobFinished,
     QueueTimeout,
