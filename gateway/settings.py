@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import sqlalchemy as sa
 from marshmallow import ValidationError, fields, validate
 
+from gateway.gpus import Prices
 from wire.settings import CommaList, Folder, SettingsError, read, setting
 
 GB = 1_000_000_000
@@ -101,6 +102,14 @@ class Settings:
     )
     runpod_queue_limit_s: int = setting(
         _whole(1, 86_400), 300, "Longest time that a job waits in RunPod's queue before the next provider is asked."
+    )
+    runpod_gpu_prices: Mapping[str, int] | None = setting(
+        Prices(),
+        None,
+        "RunPod's prices in dollars per second where they changed: ADA_24=0.00031, …",
+    )
+    runpod_idle_timeout_s: int = setting(
+        _whole(1, 3600), 300, "Idle timeout of the endpoint, in which its worker is paid for after its last job."
     )
     max_asset_bytes: int = setting(
         _whole(1, 10 * GB), 100_000_000, "Largest file that a job may name or that is uploaded."

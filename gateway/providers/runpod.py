@@ -18,6 +18,8 @@ import requests
 import structlog
 from marshmallow import ValidationError
 
+from gateway.costs import Price
+from gateway.gpus import POOLS, price_nano_per_s
 from gateway.jobs import MARGIN_MS, Attempt
 from gateway.providers.base import (
     Accepted,
@@ -77,6 +79,8 @@ class RunPodProvider:
         self._queue_limit_s = settings.runpod_queue_limit_s
         base = f"{settings.runpod_api_base.rstrip('/')}/{quote(settings.runpod_endpoint_id or '', safe='')}"
         self._api = Api(base, {"Authorization": f"Bearer {settings.runpod_api_key}"}, keep_alive=True)
+        self._prices, self._idle_s = settings.runpod_gpu_prices, settings.runpod_idle_timeout_s
+        self._last_price = max(price_nano_per_s(pool.name, self._prices) or 0 for pool in POOLS.values() if pool.nvenc)
         self._budgets = budgets()
         self._breaker = Breaker()
         self._health_lock = threading.Lock()
@@ -113,12 +117,14 @@ class RunPodProvider:
         if answer.status != 200:
             raise _not_usable(answer)
         status = answer.body.get("status")
+        if not isinstance(status, str):
+            raise Unavailable("RunPod's answer makes no sense")
         if status == "IN_QUEUE":
             return self._waiting(attempt)
         if status not in PHASES:
             self.cancel(attempt)  # nobody knows what it does there: it must not go on
-            return Remote(Phase.FAILED, error=WorkerError(f"RunPod told an unknown state of the job: {status!r:.40}."))
-        return _remote(str(status), answer.body)
+            return Remote(Phase.FAILED, error=WorkerError(f"RunPod told an unknown state of the job: {status:.40}."))
+        return _remote(status, answer.body)
 
     def cancel(self, attempt: Attempt) -> None:
         if attempt.remote_id is None:
@@ -134,6 +140,12 @@ class RunPodProvider:
         answer = self._ask("health", "GET", "/health")
         if answer.status != 200 or not isinstance(answer.body.get("workers"), Mapping):
             raise _not_usable(answer)
+
+    def price(self, gpu: str | None) -> Price:
+        """Of a GPU that nobody knows: that of the last one known, and before that of the dearest with NVENC."""
+        known = price_nano_per_s(gpu, self._prices) if gpu else None
+        self._last_price = known or self._last_price
+        return Price(self._last_price, self._idle_s)
 
     def _policy(self, job_input: Mapping[str, Any]) -> dict[str, int]:
         """Times in ms: how long the worker may run, uploading included, and how long RunPod keeps the job at all."""
