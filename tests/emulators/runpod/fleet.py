@@ -104,6 +104,7 @@ class Fleet:
                 self._drain(worker)
 
     def kill(self, worker_id: str) -> None:
+        """Raises KeyError when there is no such worker any more."""
         with self._queue.changed:
             self._workers[worker_id].kill()
 
