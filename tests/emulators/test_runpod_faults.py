@@ -165,7 +165,8 @@ def test_the_controls_work_over_http(emulator: Emulator, caller: Caller, worker:
     assert requests.delete(f"{control}/faults", timeout=5).status_code == 204
     assert requests.delete(f"{control}/calls", timeout=5).status_code == 204
     assert requests.patch(f"{control}/config", json={"throttled": 2}, timeout=5).status_code == 204
-    for wrong in ({"command": ["sh"]}, {"env": {}}, {"nonsense": 1}):
+    wrong: dict[str, Any]
+    for wrong in ({"command": ["sh"]}, {"env": {}}, {"nonsense": 1}, {"max_workers": "many"}, {"max_workers": None}):
         assert requests.patch(f"{control}/config", json=wrong, timeout=5).status_code == 400
     state = requests.get(control, timeout=5).json()
     assert (state["calls"], state["faults"], state["workers"]["throttled"]) == ({}, [], 2)

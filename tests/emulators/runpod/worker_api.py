@@ -86,6 +86,7 @@ def worker_api(config: Callable[[], Config], queue: Queue, fleet: Fleet, calls: 
     @api.post("/job-done/<worker_id>/<job_id>")
     @calls.call(lambda: "progress" if _is_progress(request.get_data()) else "job-done")
     def done(fault: Fault | None, worker_id: str, job_id: str) -> Response:
+        fleet.known(worker_id)
         # Whatever the Content-Type says, the body is JSON.
         body, kind = request.get_data(), fault.kind if fault else None
         if kind == "oversize" or len(body) > config().max_result_bytes:
