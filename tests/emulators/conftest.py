@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,6 +73,20 @@ class PlayedWorker:
 
     def done(self, job_id: str, **result: Any) -> requests.Response:
         return self.post("job-done", job_id, result)
+
+
+def processes(group: int) -> list[tuple[int, str]]:
+    """(process id, name) of the living processes of a group."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            head, _, rest = (folder / "stat").read_text().rpartition(")")
+        except OSError:
+            continue
+        state, _, pgrp = rest.split()[:3]
+        if int(pgrp) == group and state != "Z":
+            found.append((int(folder.name), head.partition("(")[2]))
+    return found
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
+from flask import Blueprint
 
 from tests.emulators.conftest import INPUT, Caller, MakeEmulator, PlayedWorker
-from tests.emulators.runpod import Emulator
+from tests.emulators.runpod import Config, Emulator
 from tests.servers import FileServer, Reply, eventually
 
 Call = Callable[[Emulator], Caller]
@@ -332,3 +333,12 @@ def test_many_workers_take_each_job_once(make_emulator: MakeEmulator, call: Call
         thread.join(20)
     assert sorted(taken) == sorted(ids)
     assert caller.health()["jobs"]["completed"] == 60
+
+
+def test_a_further_face_can_be_mounted() -> None:
+    management = Blueprint("management", __name__, url_prefix="/v2/serverless")
+    management.add_url_rule("", "list", lambda: {"endpoints": []})
+    management.add_url_rule("/<key>", "patch", lambda key: {"id": key}, methods=["PATCH"])
+    with Emulator(Config(), [management]) as emulator:
+        assert requests.get(f"{emulator.url}/v2/serverless", timeout=5).json() == {"endpoints": []}
+        assert requests.patch(f"{emulator.url}/v2/serverless/x", timeout=5).json() == {"id": "x"}

@@ -15,7 +15,7 @@ from flask import Response, jsonify, make_response, request
 from tests.emulators.runpod.config import WINDOW_S, Config
 from tests.emulators.runpod.faults import JOB_CALLS, Fault, Faults
 
-# In the WSGI environment: set by us, the connection is closed without an answer.
+# In the WSGI environment: a callable that makes the server close the connection instead of answering.
 HANG_UP = "emulator.hang_up"
 
 
@@ -66,7 +66,10 @@ class Limits:
 
 
 class Calls:
-    """`@calls.call("run")` on a view makes it a call of that kind; the view is handed the fault that struck, or None."""
+    """`@calls.call("run")` on a view makes it a call of that kind; the view is handed the fault that struck, or None.
+
+    A function may tell the kind instead.
+    """
 
     def __init__(self, config: Callable[[], Config], faults: Faults) -> None:
         self.faults, self.limits = faults, Limits(config)
@@ -81,10 +84,11 @@ class Calls:
         with self._lock:
             self._counts.clear()
 
-    def call(self, name: str) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
+    def call(self, kind: str | Callable[[], str]) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
         def decorate(view: Callable[..., Any]) -> Callable[..., Response]:
             @functools.wraps(view)
             def wrapper(**path: str) -> Response:
+                name = kind if isinstance(kind, str) else kind()
                 with self._lock:
                     self._counts[name] += 1
                 config = self._config()
@@ -122,5 +126,5 @@ class Calls:
 
 
 def hang_up() -> Response:
-    request.environ[HANG_UP] = True
+    request.environ[HANG_UP]()
     return Response(status=502)

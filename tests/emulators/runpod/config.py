@@ -48,7 +48,7 @@ class Config:
     worker_latency_ms: float = 0.0
     long_poll_s: float = 25.0
     ping_interval_s: int = 1  # the SDK knows whole seconds only
-    lost_after_s: float = 15.0  # a job that no ping has named for so long is lost
+    lost_after_s: float = 15.0  # a job that no ping has named for so long is lost, a worker that says nothing is killed
     max_retries: int = 1  # of a job whose worker was lost
 
     execution_timeout_s: float = 600.0

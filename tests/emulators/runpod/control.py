@@ -63,8 +63,9 @@ def control(emulator: Emulator) -> Blueprint:
     @api.patch("/config")
     def configure() -> tuple[str, int]:
         changes = request.get_json()
-        if wrong := FIXED.intersection(changes):
-            raise ValueError(f"not while it runs: {', '.join(sorted(wrong))}")
+        for name, value in changes.items():
+            if name in FIXED or not _alike(value, getattr(emulator.config, name, None)):
+                raise ValueError(f"not to be set while it runs, or not to this: {name}")
         emulator.configure(**changes)
         return "", 204
 
@@ -84,3 +85,9 @@ def control(emulator: Emulator) -> Blueprint:
 def _fault(fault: Fault) -> dict[str, Any]:
     document = dataclasses.asdict(fault)
     return {name: document[name] for name in FAULT_FIELDS}
+
+
+def _alike(value: object, present: object) -> bool:
+    if isinstance(present, int | float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is type(present)

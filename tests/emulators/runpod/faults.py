@@ -7,20 +7,22 @@ import threading
 from dataclasses import dataclass, field
 
 JOB_CALLS = ("run", "runsync", "status", "stream", "cancel", "health", "purge-queue", "retry")
-WORKER_CALLS = ("job-take", "job-stop", "job-done", "job-stream", "ping")
-START = "start"  # of a worker's process; no call
+WORKER_CALLS = ("job-take", "job-stop", "job-done", "progress", "job-stream", "ping")
+ANY = ("*", *JOB_CALLS, *WORKER_CALLS)
+# No calls, but faults happen there too: a job-take that has a job to give, and the begin of a worker's process.
+HAND_OVER, START = "hand-over", "start"
 
-# fault → the calls that it can be asked for; None: any call
-KINDS: dict[str, tuple[str, ...] | None] = {
-    "status": None,  # answers `status` and does nothing
-    "lost_request": None,  # hangs up and does nothing
-    "lost_reply": None,  # does what it is asked and hangs up
-    "slow": None,  # does what it is asked and answers after `seconds`
-    "garbage": None,  # does what it is asked and answers 200 with `body`
+# fault → what it can happen to
+KINDS = {
+    "status": ANY,  # answers `status` and does nothing
+    "lost_request": ANY,  # hangs up and does nothing
+    "lost_reply": (*ANY, HAND_OVER),  # does what it is asked and hangs up
+    "slow": ANY,  # does what it is asked and answers after `seconds`
+    "garbage": ANY,  # does what it is asked and answers 200 with `body`
     "expired": ("status",),  # the job is forgotten for good, and 404
     "late_progress": ("job-done",),  # `seconds` after the end, progress overwrites it for good
     "oversize": ("job-done",),  # the result is refused as too large
-    "kill": ("job-take",),  # SIGKILL for the worker's processes, `seconds` after it took a job
+    "kill": (HAND_OVER,),  # SIGKILL for all processes of the worker, `seconds` after it was given a job
     "crash": (START,),  # the worker's process ends at once
 }
 
@@ -46,9 +48,8 @@ class Fault:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind: one of {', '.join(KINDS)}")
-        calls = KINDS[self.kind] or ("*", *JOB_CALLS, *WORKER_CALLS)
-        if self.on not in calls:
-            raise ValueError(f"on: {self.kind} can happen to {', '.join(calls)}")
+        if self.on not in KINDS[self.kind]:
+            raise ValueError(f"on: {self.kind} can happen to {', '.join(KINDS[self.kind])}")
         self._random = random.Random(self.seed)
 
     def strikes(self, call: str) -> bool:

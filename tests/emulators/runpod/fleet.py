@@ -35,6 +35,7 @@ class Worker:
     leaving: bool = False
     left_at: float = 0.0
     idle_since: float = 0.0
+    heard_at: float = 0.0
 
     @property
     def ours(self) -> bool:
@@ -87,7 +88,9 @@ class Fleet:
         with self._queue.changed:
             if worker_id in self._gone:
                 return Worker(worker_id, leaving=True)
-            return self._workers.setdefault(worker_id, Worker(worker_id))
+            worker = self._workers.setdefault(worker_id, Worker(worker_id))
+            worker.heard_at = time.monotonic()
+            return worker
 
     def ready(self, worker_id: str) -> Worker:
         """The worker that asks for a job."""
@@ -104,6 +107,7 @@ class Fleet:
                 self._drain(worker)
 
     def kill(self, worker_id: str) -> None:
+        """Raises KeyError when there is no such worker any more."""
         with self._queue.changed:
             self._workers[worker_id].kill()
 
@@ -132,11 +136,16 @@ class Fleet:
             for worker in self.all():
                 if worker.process and worker.process.poll() is not None:
                     self._ended(worker)
-                elif worker.leaving and now - worker.left_at > self._config().stop_grace_s:
+                elif self._overdue(worker, now):
                     worker.kill()
                 elif not worker.process and worker.begins_at is not None and now >= worker.begins_at:
                     self._begin(worker)
             self._scale(now)
+
+    def _overdue(self, worker: Worker, now: float) -> bool:
+        if worker.leaving:
+            return now - worker.left_at > self._config().stop_grace_s
+        return worker.ready and now - worker.heard_at > self._config().lost_after_s
 
     def _scale(self, now: float) -> None:
         config = self._config()

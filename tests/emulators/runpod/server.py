@@ -29,9 +29,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self._hung_up = False
         environ = self._environ(body)
         chunks, status, headers = run_wsgi_app(self.server.app, environ, buffered=True)
-        if environ.get(HANG_UP):
+        if self._hung_up:
             self.close_connection = True
             return
         content = b"".join(chunks)
@@ -68,6 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
             "wsgi.multiprocess": False,
             "wsgi.run_once": False,
             CONNECTED: self._connected,
+            HANG_UP: lambda: setattr(self, "_hung_up", True),
         }
         for name, value in self.headers.items():
             environ[f"HTTP_{name.upper().replace('-', '_')}"] = value

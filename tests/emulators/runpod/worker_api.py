@@ -6,13 +6,14 @@ import hmac
 import json
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from tests.emulators.runpod.calls import Calls, Problem
+from tests.emulators.runpod.calls import Calls, Problem, hang_up
 from tests.emulators.runpod.config import Config
-from tests.emulators.runpod.faults import Fault
+from tests.emulators.runpod.faults import HAND_OVER, Fault
 from tests.emulators.runpod.fleet import Fleet
 from tests.emulators.runpod.jobs import Queue
 from tests.emulators.runpod.server import CONNECTED
@@ -56,21 +57,24 @@ def worker_api(config: Callable[[], Config], queue: Queue, fleet: Fleet, calls: 
     @api.get("/job-take/<worker_id>")
     @calls.call("job-take")
     def take(fault: Fault | None, worker_id: str) -> Response:
-        jobs = take_up_to(1, fault, worker_id)
-        return jsonify(jobs[0]) if jobs else Response(status=204)
+        return hand_over(1, worker_id, lambda jobs: jobs[0])
 
     @api.get("/job-take-batch/<worker_id>")
     @calls.call("job-take")
     def take_batch(fault: Fault | None, worker_id: str) -> Response:
-        jobs = take_up_to(request.args.get("batch_size", 1, int), fault, worker_id)
-        return jsonify(jobs) if jobs else Response(status=204)
+        return hand_over(request.args.get("batch_size", 1, int), worker_id, lambda jobs: jobs)
 
-    def take_up_to(count: int, fault: Fault | None, worker_id: str) -> list[dict[str, Any]]:
+    def hand_over(count: int, worker_id: str, shape: Callable[[list[dict[str, Any]]], Any]) -> Response:
         worker, connected = fleet.ready(worker_id), request.environ[CONNECTED]
         jobs = queue.take(worker_id, count, config().long_poll_s, lambda: not worker.leaving and connected())
-        if jobs and fault and fault.kind == "kill":
-            threading.Timer(fault.seconds, worker.kill).start()
-        return [job.handed_over() for job in jobs]
+        if not jobs:
+            return Response(status=204)
+        fault = calls.faults.strike(HAND_OVER)
+        if fault and fault.kind == "lost_reply":
+            return hang_up()
+        if fault:
+            _later(fault.seconds, fleet.kill, worker_id)
+        return jsonify(shape([job.handed_over() for job in jobs]))
 
     @api.get("/job-stop/<worker_id>")
     @calls.call("job-stop")
@@ -80,24 +84,22 @@ def worker_api(config: Callable[[], Config], queue: Queue, fleet: Fleet, calls: 
         return jsonify(jobsToStop=ids) if ids else Response(status=204)
 
     @api.post("/job-done/<worker_id>/<job_id>")
-    @calls.call("job-done")
+    @calls.call(lambda: "progress" if _is_progress(request.get_data()) else "job-done")
     def done(fault: Fault | None, worker_id: str, job_id: str) -> Response:
+        fleet.known(worker_id)
         # Whatever the Content-Type says, the body is JSON.
         body, kind = request.get_data(), fault.kind if fault else None
         if kind == "oversize" or len(body) > config().max_result_bytes:
             queue.done(worker_id, job_id)
             raise Problem(400, "the result is too large")
-        try:
-            result = json.loads(body)
-        except ValueError as error:
-            raise Problem(400, "the result is no JSON") from error
-        if result.get("status") == "IN_PROGRESS":
+        result = _decoded(body)
+        if _is_progress(body):
             queue.progress(worker_id, job_id, result.get("output"))
             return jsonify({})
         last = (job := queue.get(job_id)) and job.output
         job = queue.done(worker_id, job_id, result.get("output"), result.get("error"))
         if job and fault and kind == "late_progress":
-            threading.Timer(fault.seconds, queue.overwrite, (job, last)).start()
+            _later(fault.seconds, queue.overwrite, job, last)
         if result.get("stopPod"):
             fleet.retire(worker_id)
         return jsonify({})
@@ -105,7 +107,7 @@ def worker_api(config: Callable[[], Config], queue: Queue, fleet: Fleet, calls: 
     @api.post("/job-stream/<worker_id>/<job_id>")
     @calls.call("job-stream")
     def stream(fault: Fault | None, worker_id: str, job_id: str) -> Response:
-        queue.chunk(worker_id, job_id, json.loads(request.get_data()))
+        queue.chunk(worker_id, job_id, _decoded(request.get_data()))
         return jsonify({})
 
     @api.get("/ping/<worker_id>")
@@ -116,3 +118,31 @@ def worker_api(config: Callable[[], Config], queue: Queue, fleet: Fleet, calls: 
         return Response(status=200)
 
     return api
+
+
+def _is_progress(body: bytes) -> bool:
+    """Progress goes to the address of results."""
+    try:
+        return bool(_decoded(body).get("status") == "IN_PROGRESS")
+    except Problem:
+        return False
+
+
+def _decoded(body: bytes) -> dict[str, Any]:
+    try:
+        decoded = json.loads(body)
+    except ValueError:
+        decoded = None
+    if not isinstance(decoded, dict):
+        raise Problem(400, "the body is no JSON object")
+    return decoded
+
+
+def _later(seconds: float, act: Callable[..., None], *given: Any) -> None:
+    def run() -> None:
+        with suppress(KeyError):  # the worker is gone by itself
+            act(*given)
+
+    timer = threading.Timer(seconds, run)
+    timer.daemon = True
+    timer.start()
