@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 
 SILENCE_MS = SILENCE_S * 1000
 # How long nobody may know whether a submit took effect. A worker that takes it later is told to drop it.
-AMBIGUOUS_MS = 120_000
+AMBIGUOUS_MS = 60_000
 # How long an attempt may run there without a claim: a worker that was told to end takes jobs and never runs them.
 UNCLAIMED_MS = 60_000
 POLL_CLAIMED_MS = 10_000

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote_plus
 
 import structlog
 from marshmallow import ValidationError
@@ -113,7 +114,8 @@ def _run(
             progress(FETCHED)
             reporter.encoding()
             stats, processing_s = _timed(lambda: operation.run(work, params, assets), stop)
-        result: dict[str, Any] = {"stats": {**stats, "fetch_s": fetch_s, "processing_s": processing_s}}
+        gpu = {"gpu": unquote_plus(settings.runpod_gpu_name)} if settings.runpod_gpu_name else {}
+        result: dict[str, Any] = {"stats": {**stats, **gpu, "fetch_s": fetch_s, "processing_s": processing_s}}
         _, result["stats"]["upload_s"] = _timed(lambda: result.update(_store(work, job_input, settings)), stop)
     return _sendable(ResultSchema().dump(result))
 
