@@ -127,8 +127,7 @@ class Step:
     def _waited_too_long(self, now: int) -> bool:
         if now < self._job.queue_deadline:
             return False
-        reason = f" The last reason: {self._job.waiting_for}." if self._job.waiting_for else ""
-        error = QueueTimeout(f"No worker took the job within {self._job.queue_limit_s} s.{reason}")
+        error = self._queue_timeout()
         with self._store.transaction() as tx:
             job = tx.leased_job(self._job.id, self._token)
             attempt = tx.attempt(job.attempt_id) if job.attempt_id else None
@@ -140,6 +139,11 @@ class Step:
         log.info("job.failed", code=error.code)
         self._parts.bell.ring()
         return True
+
+    def _queue_timeout(self, reason: str | None = None) -> QueueTimeout:
+        reason = reason or self._job.waiting_for
+        why = f" The last reason: {reason}." if reason else ""
+        return QueueTimeout(f"No worker took the job within {self._job.queue_limit_s} s.{why}")
 
     def _submit(self, attempt: Attempt) -> None:
         structlog.contextvars.bind_contextvars(attempt_id=attempt.id)
@@ -189,9 +193,12 @@ class Step:
 
     def _turned_down(self, attempt: Attempt, error: ProviderError) -> None:
         log.warning("attempt.turned_down", provider=attempt.provider, code=error.code, reason=str(error))
-        last = attempt.provider == list(self._parts.providers)[-1]
         now = self._clock.now_ms()
-        next_at = now + round(_pause_ms(1000, self._job.waits, MAX_BACKOFF_MS)) if last else now
+        next_at = now
+        if attempt.provider == list(self._parts.providers)[-1]:  # else the next one is asked at once
+            known_s = error.retry_in_s if isinstance(error, Unavailable) else None
+            pause = _pause_ms(1000, self._job.waits, MAX_BACKOFF_MS)
+            next_at += round(pause if known_s is None else known_s * 1000 * random.uniform(1.0, 1.2))
         self._write(lambda j, a: jobs.turn_down(j, a, error.code, str(error), now, next_at), attempt)
 
     def _follow(self, attempt: Attempt) -> None:
@@ -223,6 +230,8 @@ class Step:
             case Phase.GONE:
                 gone = WorkerLost("The worker no longer knows the attempt.")
                 self._write(_failed_there(attempt, gone, now), attempt)
+            case Phase.WAITING if now >= self._job.queue_deadline:
+                self._take_back(attempt, self._queue_timeout(remote.reason))
             case Phase.WAITING | Phase.RUNNING:
                 change = partial(_still_there, remote=remote, now=now)
                 self._write(change, attempt, next_in_ms=self._until_next_look_ms(attempt, now))

@@ -110,9 +110,13 @@ class NoCapacity(ProviderError):
 
 
 class Unavailable(ProviderError):
-    """The provider cannot be reached or cannot run our jobs."""
+    """The provider cannot be reached or cannot run our jobs. `retry_in_s`: when it will be asked again, if known."""
 
     code = "provider_unavailable"
+
+    def __init__(self, reason: str, retry_in_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_in_s = retry_in_s
 
 
 class Ambiguous(ProviderError):

@@ -70,13 +70,18 @@ class Budget:
 class Breaker:
     """Open after `failures` failures in a row: nobody asks for `open_s` seconds, then one caller tries.
 
-    Others go on being refused until that one has succeeded. Safe to share between threads.
+    Others go on being refused until that one has succeeded. With every try that fails the pause doubles, up to
+    `most_s`. Safe to share between threads.
     """
 
-    def __init__(self, failures: int = 5, open_s: float = 30.0, now: Callable[[], float] = time.monotonic) -> None:
-        self._limit, self._open_s, self._now = failures, open_s, now
+    def __init__(
+        self, failures: int = 8, open_s: float = 2.0, most_s: float = 60.0, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._limit, self._open_s, self._most_s, self._now = failures, open_s, most_s, now
         self._failures = 0
+        self._pause_s = open_s
         self._open_until = 0.0
+        self._trying = False
         self._lock = threading.Lock()
 
     def closed_in_s(self) -> float:
@@ -87,20 +92,24 @@ class Breaker:
             now = self._now()
             if now < self._open_until:
                 return self._open_until - now
-            self._open_until = now + self._open_s  # this caller tries; the others wait for what it finds
+            self._trying = True
+            self._open_until = now + self._open_s  # the others wait for what this caller finds
             return 0.0
 
     def succeeded(self) -> bool:
         """Whether this ended a time of failures."""
         with self._lock:
             was_open = self._failures >= self._limit
-            self._failures = 0
+            self._failures, self._pause_s, self._trying = 0, self._open_s, False
             return was_open
 
     def failed(self) -> bool:
-        """Whether this was the failure that opened it."""
+        """Whether this was the failure that opened it. What was under way when it opened changes nothing more."""
         with self._lock:
             self._failures += 1
-            if self._failures >= self._limit:
-                self._open_until = self._now() + self._open_s
-            return self._failures == self._limit
+            opened = self._failures == self._limit
+            if self._trying:
+                self._pause_s = min(self._most_s, self._pause_s * 2)
+            if opened or self._trying:
+                self._open_until, self._trying = self._now() + self._pause_s, False
+            return opened

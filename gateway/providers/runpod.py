@@ -76,7 +76,8 @@ class RunPodProvider:
     def __init__(self, context: Context) -> None:
         settings = context.settings
         self._clock = context.clock
-        self._queue_limit_s = settings.runpod_queue_limit_s
+        # With nobody else to ask, a job keeps its place in the queue.
+        self._queue_limit_s = None if settings.providers[-1:] == (self.name,) else settings.runpod_queue_limit_s
         base = f"{settings.runpod_api_base.rstrip('/')}/{quote(settings.runpod_endpoint_id or '', safe='')}"
         self._api = Api(base, {"Authorization": f"Bearer {settings.runpod_api_key}"}, keep_alive=True)
         self._prices, self._idle_s = settings.runpod_gpu_prices, settings.runpod_idle_timeout_s
@@ -88,13 +89,13 @@ class RunPodProvider:
         self._health_at = -HEALTH_KEPT_S
 
     def submit(self, attempt: Attempt, job_input: Mapping[str, Any]) -> Accepted | NotYet:
-        body = {"input": job_input, "policy": self._policy(job_input)}
+        body = {"input": job_input, "policy": self._policy(attempt, job_input)}
         if (size := len(json.dumps(body))) > MAX_BODY_BYTES:
             raise Refused(InvalidParams(f"The job's parameters are too large: {size} bytes; RunPod takes 10 MB."))
         try:
             answer = self._call("run", "POST", "/run", body)
         except BudgetExhausted as error:
-            if self._waited_s(attempt.created_at) > self._queue_limit_s:
+            if self._waited_too_long(attempt.created_at):
                 raise NoCapacity("RunPod takes no more calls") from error
             return NotYet("RunPod takes no more calls at the moment", error.retry_in_s)
         except requests.RequestException as error:
@@ -147,18 +148,24 @@ class RunPodProvider:
         self._last_price = known or self._last_price
         return Price(self._last_price, self._idle_s)
 
-    def _policy(self, job_input: Mapping[str, Any]) -> dict[str, int]:
+    def _policy(self, attempt: Attempt, job_input: Mapping[str, Any]) -> dict[str, int]:
         """Times in ms: how long the worker may run, uploading included, and how long RunPod keeps the job at all."""
         execution = int(job_input["delivery"]["limits"]["timeout_s"]) * 1000 + MARGIN_MS
-        return {"executionTimeout": execution, "ttl": self._queue_limit_s * 1000 + execution + MARGIN_MS}
+        ttl = max(0, attempt.deadline - self._clock.now_ms())
+        if self._queue_limit_s is not None:
+            ttl = min(ttl, self._queue_limit_s * 1000 + execution)
+        return {"executionTimeout": execution, "ttl": ttl + MARGIN_MS}
 
     def _waiting(self, attempt: Attempt) -> Remote:
-        waited_s = self._waited_s(attempt.sent_at or attempt.created_at)
-        if waited_s > self._queue_limit_s:
+        since = attempt.sent_at or attempt.created_at
+        if self._waited_too_long(since):
             why = self._why_waiting()
             self.cancel(attempt)
             raise NoCapacity(f"no RunPod worker took the job within {self._queue_limit_s} s: {why}")
-        return Remote(Phase.WAITING, reason=self._why_waiting() if waited_s > QUIET_S else None)
+        return Remote(Phase.WAITING, reason=self._why_waiting() if self._waited_s(since) > QUIET_S else None)
+
+    def _waited_too_long(self, since_ms: int) -> bool:
+        return self._queue_limit_s is not None and self._waited_s(since_ms) > self._queue_limit_s
 
     def _waited_s(self, since_ms: int) -> float:
         return (self._clock.now_ms() - since_ms) / 1000
@@ -189,7 +196,7 @@ class RunPodProvider:
     def _call(self, kind: str, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
         """Raises Unavailable while the breaker is open, BudgetExhausted, or requests.RequestException."""
         if (pause := self._breaker.closed_in_s()) > 0:
-            raise Unavailable(f"RunPod keeps failing and is asked again in {pause:.0f} s")
+            raise Unavailable("RunPod keeps failing and is left alone for a while", pause)
         with self._budgets[kind].call(TURN_S):
             try:
                 answer = self._api.call(method, path, body)

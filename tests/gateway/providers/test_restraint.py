@@ -87,7 +87,7 @@ def test_a_place_is_waited_for() -> None:
 
 
 def test_a_breaker_opens_after_failures_in_a_row_only() -> None:
-    breaker = Breaker(3, 30, Now())
+    breaker = Breaker(3, 30, now=Now())
     for _ in range(5):
         assert not breaker.failed()
         assert not breaker.failed()
@@ -99,15 +99,20 @@ def test_a_breaker_opens_after_failures_in_a_row_only() -> None:
 
 def test_one_caller_tries_and_the_others_wait_for_what_it_finds() -> None:
     now = Now()
-    breaker = Breaker(1, 30, now)
+    breaker = Breaker(1, 2, 10, now)
     breaker.failed()
-    now.s += 30
-    assert [breaker.closed_in_s() for _ in range(3)] == [0, 30, 30]
-    breaker.failed()
-    now.s += 30
-    assert breaker.closed_in_s() == 0
+    breaker.failed()  # it was under way already
+    now.s += 2
+    assert [breaker.closed_in_s() for _ in range(3)] == [0, 2, 2]
+    for pause in (4, 8, 10, 10):
+        breaker.failed()
+        assert breaker.closed_in_s() == pause
+        now.s += pause
+        assert breaker.closed_in_s() == 0
     assert breaker.succeeded()
     assert [breaker.closed_in_s() for _ in range(3)] == [0, 0, 0]
+    breaker.failed()
+    assert breaker.closed_in_s() == 2
 
 
 def test_a_breaker_is_shared_by_threads() -> None:

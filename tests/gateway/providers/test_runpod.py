@@ -19,9 +19,11 @@ from tests.emulators.runpod import Emulator
 from tests.emulators.runpod.jobs import QUEUED
 from tests.gateway.conftest import FixedClock
 from tests.gateway.providers.conftest import attempt_named, job_input, runpod_provider, runpod_settings, taken
+from wire.clock import SystemClock
 from wire.errors import JobTimeout, WorkerError, WorkerLost
 from wire.settings import SettingsError, read
 
+BOTH = ("runpod", "local")
 ENDED = {"workers": {"idle": 0, "initializing": 0, "ready": 0, "running": 0, "throttled": 0, "unhealthy": 0}}
 
 
@@ -46,14 +48,27 @@ def submit(provider: RunPodProvider) -> Accepted | NotYet:
     return provider.submit(attempt, job_input(attempt))
 
 
-def test_the_job_goes_with_its_limits(runpod: Emulator, provider: RunPodProvider) -> None:
-    attempt = new()
-    attempt = accepted(provider, attempt)
+def test_the_job_goes_with_its_limits(runpod: Emulator) -> None:
+    provider = runpod_provider(runpod, providers=BOTH)
+    attempt = accepted(provider, replace(new(), deadline=SystemClock().now_ms() + 4_000_000))
     job = runpod.queue.get(attempt.remote_id or "")
     assert job is not None
     assert job.input == job_input(attempt)
     assert job.execution_timeout_s == 600 + MARGIN_MS / 1000
     assert job.ttl_s == 300 + 600 + 2 * MARGIN_MS / 1000
+
+
+def test_with_nobody_else_to_ask_a_job_keeps_its_place_in_the_queue(runpod: Emulator) -> None:
+    clock = FixedClock()
+    provider = runpod_provider(runpod, clock)
+    attempt = replace(new(), sent_at=clock.now_ms(), deadline=clock.now_ms() + 4_000_000)
+    attempt = accepted(provider, attempt)
+    job = runpod.queue.get(attempt.remote_id or "")
+    assert job is not None
+    assert job.ttl_s == 4_000 + MARGIN_MS / 1000
+    clock.advance(3_000_000)
+    remote = provider.poll(attempt)
+    assert (remote.phase, remote.reason) == (Phase.WAITING, "the endpoint has no workers; its max workers may be 0")
 
 
 def test_a_job_that_is_too_large_for_them_is_refused_without_a_call(runpod: Emulator, provider: RunPodProvider) -> None:
@@ -109,7 +124,7 @@ def test_a_submit_that_is_turned_away_ran_nowhere(
 
 def test_too_many_submits_wait_and_in_the_end_go_elsewhere(runpod: Emulator) -> None:
     clock = FixedClock()
-    provider = runpod_provider(runpod, clock)
+    provider = runpod_provider(runpod, clock, providers=BOTH)
     runpod.inject("status", "run", status=429, times=None)
     attempt = replace(new(), created_at=clock.now_ms())
     answer = provider.submit(attempt, job_input(attempt))
@@ -229,7 +244,7 @@ def test_an_error_of_theirs_never_shows_a_traceback() -> None:
 
 def test_waiting_too_long_goes_elsewhere_with_the_cause(runpod: Emulator) -> None:
     clock = FixedClock()
-    provider = runpod_provider(runpod, clock, runpod_queue_limit_s=60)
+    provider = runpod_provider(runpod, clock, providers=BOTH, runpod_queue_limit_s=60)
     attempt = accepted(provider, replace(new(), sent_at=clock.now_ms()))
     assert provider.poll(attempt).reason is None
     assert runpod.calls["health"] == 0, "a short wait needs no reason"
@@ -245,7 +260,7 @@ def test_waiting_too_long_goes_elsewhere_with_the_cause(runpod: Emulator) -> Non
 
 def test_a_job_that_cannot_be_taken_back_does_not_go_elsewhere_yet(runpod: Emulator) -> None:
     clock = FixedClock()
-    provider = runpod_provider(runpod, clock)
+    provider = runpod_provider(runpod, clock, providers=BOTH)
     attempt = accepted(provider, replace(new(), sent_at=clock.now_ms()))
     clock.advance(301_000)
     runpod.inject("status", "cancel", status=500)
@@ -277,14 +292,15 @@ def test_an_endpoint_that_keeps_failing_is_left_alone_and_tried_again(
     runpod: Emulator, provider: RunPodProvider
 ) -> None:
     now = 100.0
-    provider._breaker = Breaker(3, 30, lambda: now)
+    provider._breaker = Breaker(3, 30, now=lambda: now)
     runpod.inject("status", "*", status=503, times=None)
     for _ in range(3):
         with pytest.raises(Ambiguous):
             submit(provider)
     for _ in range(20):
-        with pytest.raises(Unavailable, match="asked again in 30 s"):
+        with pytest.raises(Unavailable, match="keeps failing") as caught:
             submit(provider)
+        assert caught.value.retry_in_s == 30
     assert runpod.calls["run"] == 3
     now += 30
     with pytest.raises(Unavailable):
@@ -293,7 +309,7 @@ def test_an_endpoint_that_keeps_failing_is_left_alone_and_tried_again(
         provider.check()
     assert runpod.calls["health"] == 1, "one call tries, and it failed"
     runpod.faults.clear()
-    now += 30
+    now += 60
     provider.check()
     accepted(provider)
 
