@@ -203,14 +203,15 @@ def slow_image(files: FileServer, media: Path) -> str:
 def test_progress_is_mirrored_without_events_and_the_end_comes_last(
     img2vid: Job, slow_image: str, platform: Platform, start: Start
 ) -> None:
-    platform.give(img2vid(url_image=slow_image, duration=3))
+    platform.refuse = 1  # so that the first word comes again two seconds later, when the job is over
+    platform.give(img2vid(url_image=slow_image))
     start()
     eventually(lambda: platform.ends, 60)
     *words, end = platform.posts
     told = [word["output"]["progress"] for word in words]
     assert told and told == sorted(told) and 0 < told[-1] < mirror.UNTIL
     assert "output_path" in end["output"]
-    time.sleep(1)  # for what is late
+    time.sleep(3)  # for what is late
     assert platform.posts[-1] == end
 
 
