@@ -59,7 +59,8 @@ async def handle(job: dict[str, Any], settings: Settings, tell: Tell | None = No
     except Exception as error:  # the SDK would send it to RunPod, traceback and all
         log.exception("job.unexpected")
         answer = _failed(WorkerError(detail=repr(error)))
-    await asyncio.sleep(mirror.close())
+    mirror.close()
+    await asyncio.to_thread(mirror.settle)
     return answer
 
 

@@ -8,20 +8,20 @@ from collections.abc import Callable, Mapping
 
 PERIOD_S = 2.0
 # RunPod takes a word about progress that comes after the end for the job's new state, and the job never ends
-# (runpod-python #250). The SDK sends each on a thread of its own, so that it may be late: nothing is told near the end,
-# and an end that comes soon after a word waits a moment.
+# (runpod-python #250). So nothing is told near the end, and the end waits until what was told has arrived.
 UNTIL = 0.9
-SETTLE_S = 1.0
+PATIENCE_S = 8.0  # the SDK tries three times within five seconds
 
 
 class Mirror:
-    """`tell` sends `{"progress": 0.42}`, every PERIOD_S at most, and never after `close`."""
+    """`tell` is the SDK's progress_update, which sends `{"progress": 0.42}` on a thread. At most every PERIOD_S."""
 
     def __init__(self, tell: Callable[[Mapping[str, float]], object]) -> None:
         self._tell = tell
         self._lock = threading.Lock()
-        self._told_at = self._next_at = time.monotonic() + PERIOD_S
-        self._told = self._closed = False
+        self._next_at = time.monotonic() + PERIOD_S
+        self._under_way: set[threading.Thread] = set()
+        self._closed = False
 
     def progress(self, fraction: float) -> None:
         """Called as often as there is news, on any thread."""
@@ -29,11 +29,19 @@ class Mirror:
             now = time.monotonic()
             if self._closed or now < self._next_at or fraction >= UNTIL:
                 return
-            self._told, self._told_at, self._next_at = True, now, now + PERIOD_S
+            self._next_at = now + PERIOD_S
+            others = set(threading.enumerate())
             self._tell({"progress": round(fraction, 4)})
+            # Another thread that starts at this moment is waited for too: those of a job end with it.
+            self._under_way = {t for t in self._under_way if t.is_alive()} | (set(threading.enumerate()) - others)
 
-    def close(self) -> float:
-        """No more. Answers the seconds to wait before the end may be told."""
+    def close(self) -> None:
+        """Tell no more."""
         with self._lock:
             self._closed = True
-            return max(0.0, self._told_at + SETTLE_S - time.monotonic()) if self._told else 0.0
+
+    def settle(self) -> None:
+        """Return when all that was told has arrived or was given up; after PATIENCE_S in any case."""
+        ends_at = time.monotonic() + PATIENCE_S
+        for thread in self._under_way:
+            thread.join(max(0.0, ends_at - time.monotonic()))

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 from dataclasses import fields, replace
@@ -154,36 +155,39 @@ def test_progress_is_told_seldom_never_near_the_end_and_never_after_it(monkeypat
     time.sleep(0.11)
     one.progress(0.95)  # near the end
     one.progress(0.89)
-    assert 0.5 < one.close() <= mirror.SETTLE_S
+    one.close()
     time.sleep(0.11)
     one.progress(0.5)
     assert told == [0.2, 0.89]
 
 
-def test_an_end_without_a_word_before_it_waits_for_nothing() -> None:
-    assert mirror.Mirror(lambda word: None).close() == 0.0
+@pytest.mark.parametrize(("sending_s", "patience_s", "waited_s"), [(0.0, 5.0, 0.0), (0.3, 5.0, 0.3), (0.6, 0.2, 0.2)])
+def test_the_end_waits_for_what_is_under_way_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch, sending_s: float, patience_s: float, waited_s: float
+) -> None:
+    monkeypatch.setattr(mirror, "PERIOD_S", 0.0)
+    monkeypatch.setattr(mirror, "PATIENCE_S", patience_s)
+    one = mirror.Mirror(lambda word: threading.Thread(target=time.sleep, args=(sending_s,), daemon=True).start())
+    one.progress(0.1)
+    started = time.monotonic()
+    one.settle()
+    assert waited_s - 0.05 <= time.monotonic() - started < waited_s + 0.2
 
 
-def test_progress_is_mirrored_by_hand_of_the_sdk(
+def test_only_a_job_without_events_is_mirrored(
     img2vid: Job, settings: Settings, monkeypatch: pytest.MonkeyPatch, gateway: Gateway
 ) -> None:
     monkeypatch.setattr(mirror, "PERIOD_S", 0.0)
-    monkeypatch.setattr(mirror, "SETTLE_S", 0.3)
     told: list[tuple[dict[str, Any], Any]] = []
 
-    def tell(job: dict[str, Any], word: Any) -> None:
-        told.append((job, word))
+    def end(raw: dict[str, Any]) -> None:
+        asyncio.run(handle({"id": "1", "input": raw}, settings, lambda job, word: told.append((job, word))))
 
-    def ended(raw: dict[str, Any]) -> float:
-        started = time.monotonic()
-        asyncio.run(handle({"id": "1", "input": raw}, settings, tell))
-        return time.monotonic() - started
-
-    assert ended(img2vid()) >= 0.3
-    assert told[0] == ({"id": "1", "input": img2vid()}, {"progress": 0.05})
-    told.clear()
-    ended(img2vid(delivery=gateway.delivery()))
+    end(img2vid(delivery=gateway.delivery()))
     assert told == []
+    end(img2vid(delivery=gateway.delivery(events=None)))
+    assert told[0][0]["id"] == "1"
+    assert told[0][1] == {"progress": 0.05}
 
 
 def test_a_module_that_comes_later_is_the_real_one_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,9 +51,9 @@ def test_it_takes_a_job_and_hands_in_its_result(
 ) -> None:
     platform.give(caption(delivery=gateway.delivery()))
     start()
-    eventually(lambda: platform.posts, 30)
-    assert set(platform.posts[0]) == {"output"}
-    assert set(platform.posts[0]["output"]) == {"stats"}
+    eventually(lambda: platform.ends, 30)
+    assert set(platform.ends[0]) == {"output"}
+    assert set(platform.ends[0]["output"]) == {"stats"}
     assert gateway.types[-1] == "completed"
     assert len(gateway.puts) == 1
 
@@ -68,18 +68,18 @@ def test_a_stop_ends_ffmpeg_and_leaves_the_worker_ready_for_the_next_job(
     platform.stops.append(id_)
     eventually(lambda: not alive(ffmpeg), STOP_S)
     eventually(lambda: list(settings.work_dir.glob("attempt-*")) == [], STOP_S)
-    assert (gateway.puts, platform.posts) == ([], [])
+    assert (gateway.puts, platform.ends) == ([], [])
     platform.give(img2vid())
-    eventually(lambda: platform.posts, 20)
-    assert platform.posts[0]["output"]["stats"]["frames"] > 0
+    eventually(lambda: platform.ends, 20)
+    assert platform.ends[0]["output"]["stats"]["frames"] > 0
 
 
 def test_a_stop_of_a_job_that_is_not_here_changes_nothing(img2vid: Job, platform: Platform, start: Start) -> None:
     platform.stops.append("rp_elsewhere")
     platform.give(img2vid())
     start()
-    eventually(lambda: platform.posts, 30)
-    assert "output" in platform.posts[0]
+    eventually(lambda: platform.ends, 30)
+    assert "output" in platform.ends[0]
 
 
 def test_sigterm_ends_an_idle_worker_at_once(platform: Platform, start: Start) -> None:
@@ -126,9 +126,9 @@ def test_an_error_is_json_and_no_line_tells_a_secret(
 ) -> None:
     platform.give(caption(url_video=files.url("/none?password=s3cret")))
     worker = start()
-    eventually(lambda: platform.posts, 30)
-    assert set(platform.posts[0]) == {"error"}
-    assert _error(platform.posts[0])["code"] == "asset_not_found"
+    eventually(lambda: platform.ends, 30)
+    assert set(platform.ends[0]) == {"error"}
+    assert _error(platform.ends[0])["code"] == "asset_not_found"
     worker.terminate()
     worker.wait(5)
     assert not worker.said("s3cret")
@@ -143,8 +143,8 @@ def test_lines_are_json_that_the_platform_keeps_whole(
     )
     id_ = platform.give(img2vid())
     worker = start(PATH=chatty)
-    eventually(lambda: platform.posts, 30)
-    assert _error(platform.posts[0])["code"] == "encode_failed"
+    eventually(lambda: platform.ends, 30)
+    assert _error(platform.ends[0])["code"] == "encode_failed"
     worker.terminate()
     worker.wait(5)
     banner, *lines = worker.lines
@@ -164,9 +164,9 @@ def test_what_nobody_expected_is_told_without_its_traceback(
     shutil.rmtree(settings.work_dir)
     settings.work_dir.write_text("a file where the folder was")
     platform.give(img2vid())
-    eventually(lambda: platform.posts, 20)
-    assert platform.posts == [{"error": platform.posts[0]["error"]}]
-    assert _error(platform.posts[0]) == {
+    eventually(lambda: platform.ends, 20)
+    assert platform.ends == [{"error": platform.ends[0]["error"]}]
+    assert _error(platform.ends[0]) == {
         "code": "worker_error",
         "message": "The worker failed unexpectedly.",
         "retryable": True,
@@ -179,9 +179,9 @@ def test_a_worker_on_which_no_encoder_works_asks_to_be_replaced(
 ) -> None:
     platform.give(img2vid())
     worker = start(PATH=_stand_in(tmp_path, "ffmpeg", "echo no such encoder >&2; exit 1"))
-    eventually(lambda: platform.posts, 20)
-    assert platform.posts[0]["stopPod"] is True
-    assert _error(platform.posts[0])["code"] == "worker_error"
+    eventually(lambda: platform.ends, 20)
+    assert platform.ends[0]["stopPod"] is True
+    assert _error(platform.ends[0])["code"] == "worker_error"
     assert worker.said("worker.cannot_encode")
 
 
@@ -203,14 +203,15 @@ def slow_image(files: FileServer, media: Path) -> str:
 def test_progress_is_mirrored_without_events_and_the_end_comes_last(
     img2vid: Job, slow_image: str, platform: Platform, start: Start
 ) -> None:
-    platform.give(img2vid(url_image=slow_image, duration=3))
+    platform.refuse = 1  # so that the first word comes again two seconds later, when the job is over
+    platform.give(img2vid(url_image=slow_image))
     start()
     eventually(lambda: platform.ends, 60)
     *words, end = platform.posts
     told = [word["output"]["progress"] for word in words]
     assert told and told == sorted(told) and 0 < told[-1] < mirror.UNTIL
     assert "output_path" in end["output"]
-    time.sleep(1)  # for what is late
+    time.sleep(3)  # for what is late
     assert platform.posts[-1] == end
 
 
