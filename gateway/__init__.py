@@ -11,11 +11,15 @@ def create_app(settings: Settings | None = None) -> Flask:
     """The wired application; `settings` default to the environment's. Starts no thread and migrates nothing."""
     from gateway import api, cli, providers
     from gateway.services import Services
-    from gateway.settings import check
+    from gateway.settings import check, load
+    from wire.settings import SettingsError
 
     known = frozenset(providers.KNOWN)
     if settings is None:
-        settings = cli.settings_of_environment(known)
+        try:
+            settings = load(known)
+        except SettingsError as error:
+            return cli.without_settings(error)
     check(settings, known)
     app = Flask(__name__, static_folder=None)
     app.extensions["reelay"] = Services.wire(settings)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
 from marshmallow import ValidationError, fields, validate
 
+from gateway.gpus import Prices
 from wire.settings import CommaList, Folder, SettingsError, read, setting
 
 GB = 1_000_000_000
@@ -72,6 +74,17 @@ class Settings:
     worker_url: str | None = setting(_url(), None, "How workers reach the gateway. Default: PUBLIC_URL.")
     local_worker_url: str = setting(
         _url(), "http://127.0.0.1:3334", "Where the worker of the provider `local` listens."
+    )
+    runpod_api_key: str = setting(fields.String(), "", "RunPod's API key. It stays in the gateway.")
+    runpod_endpoint_id: str = setting(fields.String(), "", "Id of the RunPod endpoint that does the jobs.")
+    runpod_api_base: str = setting(_url(), "https://api.runpod.ai/v2", "Where RunPod takes jobs.")
+    runpod_management_base: str = setting(
+        _url(), "https://api.runpod.io/v2", "Where RunPod takes changes of endpoints, for `flask --app gateway runpod`."
+    )
+    runpod_gpu_prices: Mapping[str, int] | None = setting(
+        Prices(),
+        None,
+        "RunPod's prices in dollars per second where they changed: ADA_24=0.00031, …",
     )
     max_asset_bytes: int = setting(
         _whole(1, 10 * GB), 100_000_000, "Largest file that a job may name or that is uploaded."
