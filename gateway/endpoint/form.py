@@ -28,19 +28,14 @@ FORM: Mapping[str, Field] = {
     "type": Field("Endpoint Type", "RunPod is the queue. A load balancer has none and cannot be changed into one."),
     "gpu.pools": Field(
         "GPU Configuration",
-        "Cheapest first, and several, so that one without stock does not stop us. All have NVENC; A100, H100, H200 and "
-        "B200 have none and are refused.",
+        "Cheapest first, since most of what is paid is idle time; and several, so that one without stock does not stop "
+        "us. The table below tells which GPUs these are. All have NVENC.",
     ),
-    "gpu.excludedTypes": Field("Enabled GPU Types", "All GPUs of these pools can encode; these are left out."),
-    "gpu.count": Field("GPUs per Worker", "FFmpeg uses one."),
-    "gpu.minCudaVersion": Field(
-        "CUDA Version, lowest", "NVENC as Debian 13's FFmpeg asks for it needs driver 530, which came with CUDA 12.1."
-    ),
-    "gpu.allowedCudaVersions": Field("CUDA Version, exact set", "Any from the lowest on: a set makes machines scarce."),
     "workers.min": Field(
         "Active Workers", "Nights without jobs cost nothing. 1 removes the cold start, and costs all day."
     ),
     "workers.max": Field("Max Workers", "So many jobs run at once, and so much can be spent in an hour."),
+    "gpu.count": Field("GPUs per Worker", "FFmpeg uses one."),
     "workers.idleTimeout": Field(
         "Idle Timeout", "The next job within it finds a warm worker. It is billed: see below.", unit="s"
     ),
@@ -52,14 +47,21 @@ FORM: Mapping[str, Field] = {
         per=1000,
     ),
     "flashboot": Field("FlashBoot", "Costs nothing and shortens the cold start."),
+    "disk": Field("Container Disk", "The image, the files of one job (100 MB each by default), its output.", unit="GB"),
+    "env": Field("Environment Variables", "No secrets: a worker needs none. The image sets what NVENC needs."),
     "scaling.type": Field(
         "Auto Scaling Type", "The other type, request count, takes no idle time-out: RunPod refuses the two together."
     ),
     "scaling.queueDelay": Field(
         "Queue Delay", "A job that waits longer starts one more worker, and with it one more idle tail.", unit="s"
     ),
-    "disk": Field("Container Disk", "The image, the files of one job (100 MB each by default), its output.", unit="GB"),
-    "env": Field("Environment Variables", "No secrets: a worker needs none. The image sets what NVENC needs."),
+    "gpu.excludedTypes": Field("GPU Types switched off", "Every GPU of these pools can encode."),
+    "gpu.minCudaVersion": Field(
+        "Lowest CUDA Version",
+        "NVENC as Debian 13's FFmpeg asks for it needs driver 530, which came with CUDA 12.1. In the form: tick this "
+        "one and all that are newer.",
+    ),
+    "gpu.allowedCudaVersions": Field("Other CUDA limits", "The lowest is enough; a fixed set makes machines scarce."),
 }
 
 

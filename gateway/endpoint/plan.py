@@ -40,7 +40,7 @@ class Plan:
         """Every field that the file tells, and the variables that only the present endpoint has."""
         present = self.present or {}
         wanted = {path: value for path, value in _flat(self.wanted.body) if path != "type"}
-        lines = [Line(path, value, _at(present, path)) for path, value in wanted.items()]
+        lines = [Line(path, value, at(present, path)) for path, value in wanted.items()]
         env = present.get("env") or {}
         return lines + [Line(f"env.{key}", ABSENT, env[key]) for key in env if f"env.{key}" not in wanted]
 
@@ -105,7 +105,8 @@ def _flat(body: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]
             yield f"{above}{key}", value
 
 
-def _at(endpoint: Mapping[str, Any], path: str) -> Any:
+def at(endpoint: Mapping[str, Any], path: str) -> Any:
+    """The value at `path`, like `workers.max`, of an endpoint or of what makes one; ABSENT where there is none."""
     top, _, rest = path.partition(".")
     value = endpoint.get(top, ABSENT)
     return value if not rest else value.get(rest, ABSENT) if isinstance(value, Mapping) else ABSENT

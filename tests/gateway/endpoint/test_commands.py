@@ -49,7 +49,7 @@ def test_a_plan_shows_what_would_be_created_and_calls_only_to_read(call: Call, r
     result = call("plan")
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("Endpoint reelay\n")
-    assert [cell.strip() for cell in row(result, "GPU Configuration")] == ["GPU Configuration", "AMPERE_24, ADA_24, AMPERE_16", "—"]  # fmt: skip
+    assert [cell.strip() for cell in row(result, "GPU Configuration")] == ["GPU Configuration", "AMPERE_16, AMPERE_24, ADA_24", "—"]  # fmt: skip
     assert "There is no such endpoint; `apply` creates it." in result.stdout
     assert runpod.calls == [("GET", "/v2/serverless", None)]
 

@@ -58,7 +58,7 @@ def test_the_keys_of_runpodctl_are_valid() -> None:
     ("old", "new", "mistake"),
     [
         (
-            '"AMPERE_24", "ADA_24", "AMPERE_16"',
+            '"AMPERE_16", "AMPERE_24", "ADA_24"',
             f'"{pool}"',
             f"reelay.gpu_pools: {pool} ({gpu}) has no NVENC: it would encode on the CPU, at several times the price.",
         )
@@ -81,8 +81,8 @@ def test_the_keys_of_runpodctl_are_valid() -> None:
         ("idle_timeout_s = 300", "idle_timeout_s = true", "reelay.idle_timeout_s: Not a valid integer."),
         ("idle_timeout_s = 300", "idle_timout_s = 300\nidle_timeout_s = 300", "reelay.idle_timout_s: Unknown field."),
         ('"AMPERE_24", "ADA_24"', '"ADA_24", "ADA_24"', "reelay.gpu_pools: Names a pool twice."),
-        ('["AMPERE_24", "ADA_24", "AMPERE_16"]', "[]", "reelay.gpu_pools: Shorter than minimum length 1."),
-        ('"AMPERE_24", "ADA_24", "AMPERE_16"', '"ADA_25"', "reelay.gpu_pools: ADA_25 is no pool that we know; known: AMPERE_16, AMPERE_24, ADA_24, AMPERE_48, ADA_48_PRO, BLACKWELL_96."),
+        ('["AMPERE_16", "AMPERE_24", "ADA_24"]', "[]", "reelay.gpu_pools: Shorter than minimum length 1."),
+        ('"AMPERE_16", "AMPERE_24", "ADA_24"', '"ADA_25"', "reelay.gpu_pools: ADA_25 is no pool that we know; known: AMPERE_16, AMPERE_24, ADA_24, AMPERE_48, ADA_48_PRO, BLACKWELL_96."),
         ("excluded_gpus = []", 'excluded_gpus = ["RTX 5090"]', "reelay.excluded_gpus: 'RTX 5090' is in none of the pools; in them are: NVIDIA GeForce RTX 3090, "),
         ('min_cuda = "12.1"', 'min_cuda = "12"', "reelay.min_cuda: Must be like 12.1."),
         ("queue_delay_s = 4", "queue_delay_s = 0.1", "reelay.queue_delay_s: Must be greater than or equal to 0.5 and less than or equal to 3600."),
@@ -103,7 +103,7 @@ def test_a_mistake_is_named_with_its_reason(file: Path, edit: Edit, old: str, ne
 def test_all_mistakes_are_told_together_and_nothing_is_called(
     runpod: Management, call: Callable[..., Result], edit: Edit
 ) -> None:
-    edit('"AMPERE_24", "ADA_24", "AMPERE_16"', '"AMPERE_80", "HOPPER_141"')
+    edit('"AMPERE_16", "AMPERE_24", "ADA_24"', '"AMPERE_80", "HOPPER_141"')
     edit('"QUEUE_DELAY"', '"REQUEST_COUNT"')
     edit(IMAGE, "acme/worker:latest")
     edit("active_workers = 0", "active_workers = 20")
@@ -138,7 +138,7 @@ def test_the_image_of_a_fresh_checkout_has_to_be_set() -> None:
 
 
 def test_some_gpus_can_be_left_out_but_not_all(file: Path, edit: Edit) -> None:
-    edit('["AMPERE_24", "ADA_24", "AMPERE_16"]', '["ADA_24", "AMPERE_48"]')
+    edit('["AMPERE_16", "AMPERE_24", "ADA_24"]', '["ADA_24", "AMPERE_48"]')
     edit("excluded_gpus = []", 'excluded_gpus = ["NVIDIA A40"]')
     assert load(file).body["gpu"]["excludedTypes"] == ["NVIDIA A40"]
     edit('["ADA_24", "AMPERE_48"]', '["AMPERE_48"]')
