@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import requests
 
@@ -21,6 +21,10 @@ class Management:
     def __init__(self, settings: Settings) -> None:
         if not settings.runpod_api_key:
             raise EndpointError("RUNPOD_API_KEY is not set; make one at https://console.runpod.io/user/settings.")
+        if (urlsplit(settings.runpod_management_base).hostname or "").endswith(".runpod.ai"):
+            raise EndpointError(
+                "RUNPOD_MANAGEMENT_BASE is where jobs are sent; endpoints are managed on api.runpod.io/v2."
+            )
         headers = {"Authorization": f"Bearer {settings.runpod_api_key}"}
         self._api = Api(settings.runpod_management_base, headers, keep_alive=False)
         self._jobs = Api(settings.runpod_api_base, headers, keep_alive=False)
@@ -60,7 +64,7 @@ class Management:
         """The job API's own counts: `jobs` and `workers`, each a word → number."""
         answer = _well(_call(self._jobs, "GET", f"/{quote(endpoint_id, safe='')}/health"))
         counts = {part: answer.body.get(part) for part in ("jobs", "workers")}
-        if not all(isinstance(part, dict) for part in counts.values()):
+        if not all(isinstance(part, dict) and set(map(type, part.values())) <= {int} for part in counts.values()):
             raise EndpointError("RunPod's answer about the queue makes no sense.")
         return counts  # type: ignore[return-value]
 
@@ -97,7 +101,7 @@ def _well(answer: Answer) -> Answer:
 
 
 def _endpoint(answer: Answer) -> Endpoint:
-    if not isinstance(answer.body.get("id"), str):
+    if not isinstance(answer.body.get("id"), str) or not isinstance(answer.body.get("env") or {}, dict):
         raise AnswerLost(f"RunPod's answer makes no sense (status {answer.status}).")
     return answer.body
 

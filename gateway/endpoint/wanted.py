@@ -16,7 +16,17 @@ from gateway.gpus import POOLS, Pool
 from wire.envelope import mistakes
 
 # What the gateway keeps to itself: a worker holds no key of an account, a store or a client.
-GATEWAYS_OWN = frozenset({"RUNPOD_API_KEY", "VAST_API_KEY", "X_API_KEY", "SECRET_KEY", "DATABASE_URL"})
+GATEWAYS_OWN = frozenset(
+    [
+        "RUNPOD_API_KEY",
+        "VAST_API_KEY",
+        "X_API_KEY",
+        "SECRET_KEY",
+        "DATABASE_URL",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+    ]
+)
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH|COOKIE|PRIVATE|SIGNATURE", re.IGNORECASE)
 _USER_IN_URL = re.compile(r"://[^/\s]*@")
 # Without a host's port taken for a tag: registry:5000/account/name:tag@digest

@@ -302,6 +302,12 @@ def test_a_missing_key_is_told(call: Call, runpod: Management) -> None:
     assert runpod.calls == []
 
 
+def test_the_base_of_the_job_api_is_refused(call: Call) -> None:
+    result = call("plan", management_base="https://api.runpod.ai/v2")
+    assert result.exit_code == 1
+    assert "endpoints are managed on api.runpod.io/v2" in result.stderr
+
+
 def test_nobody_there_is_told(call: Call) -> None:
     result = call("apply", management_base="http://127.0.0.1:9/v2")
     assert result.exit_code == 1
@@ -395,8 +401,9 @@ def test_status_without_an_endpoint_says_what_to_do(call: Call) -> None:
     assert result.stderr == "Error: There is no endpoint 'reelay'; `apply` creates it.\n"
 
 
-def test_status_of_a_queue_that_answers_garbage(call: Call, applied: str, files: FileServer) -> None:
-    files.routes[f"/v2/{applied}/health"] = Reply(200, b"[]")
+@pytest.mark.parametrize("body", [b"[]", b'{"jobs": {}}', b'{"jobs": {"inQueue": "3"}, "workers": {}}'])
+def test_status_of_a_queue_that_answers_garbage(call: Call, applied: str, files: FileServer, body: bytes) -> None:
+    files.routes[f"/v2/{applied}/health"] = Reply(200, body)
     result = call("status", api_base=files.url("/v2"))
     assert result.exit_code == 1
     assert result.stderr == "Error: RunPod's answer about the queue makes no sense.\n"
