@@ -45,8 +45,9 @@ def costs_text(wanted: Wanted, prices: Mapping[str, int] | None) -> str:
     gpus, workers = wanted.body["gpu"]["count"], wanted.body["workers"]
     rows = costs.rows(wanted.pools, gpus, workers["idleTimeout"], prices)
     most = costs.most_per_hour(wanted.pools, gpus, workers["max"], prices)
+    table_of_pools = table(costs.head(workers["idleTimeout"]), rows)
     return (
-        f"What a worker costs, start and idle time included:\n\n{table(costs.head(workers['idleTimeout']), rows)}\n\n"
+        f"What a job that comes alone costs; the start of its worker comes on top:\n\n{table_of_pools}\n\n"
         f"All {workers['max']} workers at once: at most {most} an hour."
     )
 
