@@ -1,16 +1,19 @@
-.PHONY: help setup demo run test check fmt docs pin clean
+.PHONY: help setup demo demo-cloud run test check fmt docs pin clean
 .DEFAULT_GOAL := help
 
 PY := .venv/bin/python
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 setup:  ## Install what is missing: FFmpeg, fonts, the virtual environment .venv
 	@sh scripts/setup.sh
 
 demo: setup  ## Run all three operations on the samples and stop; videos are in demo-output/
 	@$(PY) -m scripts.demo
+
+demo-cloud: setup  ## The same by way of a stand-in for RunPod, with real workers and no account
+	@$(PY) -m scripts.demo --cloud
 
 run: setup  ## Start gateway and worker and stay (PORT, WORKER_PORT, DATA_DIR, X_API_KEY)
 	@exec $(PY) -m scripts.run

@@ -16,6 +16,12 @@ from wire.errors import EncodeFailed, JobTimeout, WorkerError
 log = structlog.get_logger(__name__)
 
 
+class NoEncoder(WorkerError):
+    """Nothing on this machine can make a video: it is the machine that has to go, not the job."""
+
+    text = "The worker has no working H.264 encoder."
+
+
 @dataclass(frozen=True)
 class Encoder:
     """An FFmpeg video encoder with the options of every real job. `device` is gpu or cpu."""
@@ -53,13 +59,13 @@ _chosen: Encoder | None = None
 
 
 def best() -> Encoder:
-    """The first encoder of LADDER that works here, probed once per process. Raises WorkerError when none does."""
+    """The first encoder of LADDER that works here, probed once per process. Raises NoEncoder when none does."""
     global _chosen
     with _lock:
         if _chosen is None:
             _chosen = next((encoder for encoder in LADDER if works(encoder)), None)
             if _chosen is None:
-                raise WorkerError("The worker has no working H.264 encoder.")
+                raise NoEncoder
             log.info("encoder.chosen", encoder=_chosen.name, device=_chosen.device)
         return _chosen
 

@@ -134,6 +134,13 @@ def version() -> str:
     return line.split()[2]
 
 
+def check_installed() -> None:
+    """Raises WorkerError when FFmpeg or ffprobe is missing. Starts nothing."""
+    for name in ("ffmpeg", "ffprobe"):
+        if _tool(name) is None:
+            raise WorkerError(f"{name} is not installed on the worker.")
+
+
 @cache
 def has_filter(name: str) -> bool:
     """Whether this FFmpeg was built with a filter."""

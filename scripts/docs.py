@@ -1,10 +1,12 @@
 """Generates the documentation that comes from the code; `--check` only tells whether it is stale.
 
-`.env.example` whole, and in Markdown files everything between `<!-- made by scripts.docs: NAME -->` and `<!-- end -->`.
+`.env.example`, the inputs to try a worker with (`handler/test_inputs/`, `.runpod/tests.json`), and in Markdown files
+everything between `<!-- made by scripts.docs: NAME -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -25,6 +27,12 @@ from wire import errors
 from wire.settings import example
 
 ROOT = Path(__file__).parent.parent
+# Small files that MDN hosts for examples, so that a worker anywhere can be tried.
+PUBLIC = {
+    "video": "https://mdn.github.io/shared-assets/videos/flower.mp4",
+    "image": "https://mdn.github.io/shared-assets/images/examples/balloon.jpg",
+    "audio": "https://mdn.github.io/shared-assets/audio/t-rex-roar.mp3",
+}
 _PART = re.compile(r"(<!-- made by scripts\.docs: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -33,6 +41,7 @@ def main() -> int:
     for path, text in stale.items():
         print(f"{'stale' if '--check' in sys.argv else 'written'}: {path.relative_to(ROOT)}")
         if "--check" not in sys.argv:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(text)
     return 1 if stale and "--check" in sys.argv else 0
 
@@ -42,6 +51,10 @@ def generated() -> dict[Path, str]:
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     return {
         ROOT / ".env.example": env_example(),
+        ROOT / ".runpod/tests.json": _json(hub_tests()),
+        **{
+            ROOT / f"handler/test_inputs/{op.name}.json": _json({"input": test_input(op)}) for op in OPERATIONS.values()
+        },
         **{page: _PART.sub(lambda part: part[1] + PARTS[part[2]]() + part[3], page.read_text()) for page in pages},
     }
 
@@ -53,6 +66,26 @@ def env_example() -> str:
         f"# ---- Gateway ----\n\n{example(GatewaySettings)}\n"
         f"# ---- Worker ----\n\n{example(WorkerSettings)}"
     )
+
+
+def test_input(operation: Operation) -> dict[str, Any]:
+    """What a worker anywhere can run: the operation's first example whose files there are, on the internet."""
+    example = next(e for e in operation.examples if all(k in PUBLIC for n, k in operation.assets.items() if n in e))
+    files = {name: PUBLIC[kind] for name, kind in operation.assets.items() if name in example}
+    return {"operation": operation.name, **example, **files}
+
+
+def hub_tests() -> dict[str, Any]:
+    """What RunPod's Hub runs on every release."""
+    tests = [{"name": op.name, "input": test_input(op), "timeout": 120_000} for op in OPERATIONS.values()]
+    hub = json.loads((ROOT / ".runpod/hub.json").read_text())["config"]
+    env = [{"key": e["key"], "value": e["input"]["default"]} for e in hub["env"]]
+    machine = {"gpuTypeId": "NVIDIA GeForce RTX 4090", "gpuCount": 1, "env": env}
+    return {"tests": tests, "config": {**machine, "allowedCudaVersions": hub["allowedCudaVersions"]}}
+
+
+def _json(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 def operations_table() -> str:

@@ -183,6 +183,7 @@ class StatsSchema(_Wire):
     frames = fields.Integer(metadata={"description": "Number of pictures in the finished video."})
     encoder = fields.String(metadata={"description": "The encoder that made the picture; `copy` when none was needed."})
     device = fields.String(metadata={"description": "`gpu` or `cpu`."})
+    gpu = fields.String(metadata={"description": "The worker's GPU, where the provider tells."})
     ffmpeg_version = fields.String()
     warnings = fields.List(
         fields.String(),

@@ -29,7 +29,7 @@ class Management:
         self._api = Api(settings.runpod_management_base, headers, keep_alive=False)
         self._jobs = Api(settings.runpod_api_base, headers, keep_alive=False)
 
-    def find(self, name: str, endpoint_id: str = "") -> Endpoint | None:
+    def find(self, name: str, endpoint_id: str | None = None) -> Endpoint | None:
         """The endpoint with that id, or without one that of that name. Two of the same name are an error."""
         if endpoint_id:
             return self._by_id(endpoint_id)

@@ -54,7 +54,7 @@ class Plan:
         return {top: self.wanted.body[top] for top in dict.fromkeys(line.path.split(".")[0] for line in self.changes)}
 
 
-def look(management: Management, wanted: Wanted, endpoint_id: str) -> Plan:
+def look(management: Management, wanted: Wanted, endpoint_id: str | None) -> Plan:
     """Raises EndpointError, also when what is there cannot be changed into what is wanted."""
     return Plan(wanted, _changeable(management.find(wanted.name, endpoint_id)))
 

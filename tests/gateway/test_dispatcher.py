@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 from gateway import dispatcher as loop_module
 from gateway import step as module
 from gateway.dispatcher import LEASE_MS, POOL, RECONCILE_MS, TICK_MS
-from gateway.jobs import Attempt, Job, State, Status
+from gateway.jobs import MARGIN_MS, Attempt, Job, State, Status
 from gateway.providers.base import (
     Accepted,
     Ambiguous,
@@ -29,7 +29,7 @@ from gateway.providers.base import (
 )
 from gateway.services import Services
 from gateway.settings import Settings
-from gateway.step import AMBIGUOUS_MS, EVENTS_PURPOSE, MARGIN_MS, SILENCE_MS
+from gateway.step import AMBIGUOUS_MS, EVENTS_PURPOSE, SILENCE_MS
 from tests.gateway.conftest import CLAIM, SECRET_KEY, START_MS, FakeProvider, FixedClock, JobFactory, Wire
 from tests.servers import eventually
 from wire.envelope import Event, parse_job_input

@@ -451,6 +451,14 @@ def test_a_key_is_all_that_the_commands_need(flask: Call, file: Path, runpod: Ma
     assert list(file.parent.iterdir()) == [file]
 
 
+def test_a_gateway_that_waits_for_its_first_endpoint_can_make_it(flask: Call, file: Path, runpod: Management) -> None:
+    """Its settings are wrong until RUNPOD_ENDPOINT_ID is known."""
+    environ = {"PROVIDERS": "runpod", "RUNPOD_API_KEY": runpod.key, "RUNPOD_MANAGEMENT_BASE": runpod.base}
+    result = flask("runpod", "apply", **environ)
+    assert result.exit_code == 0, result.output
+    assert len(runpod.endpoints) == 1
+
+
 @pytest.mark.parametrize("words", [["keys", "list"], ["run"], ["routes"]])
 def test_all_other_commands_still_tell_wrong_settings(flask: Call, words: list[str]) -> None:
     result = flask(*words)

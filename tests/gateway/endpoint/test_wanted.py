@@ -126,7 +126,12 @@ def test_all_mistakes_are_told_together_and_nothing_is_called(
 
 @pytest.mark.parametrize(
     "image",
-    ["acme/worker:1", "registry.example/acme/video/worker:1.0_b-2", "host:5000/acme/worker:1", f"acme/worker@sha256:{'a' * 64}"],
+    [
+        "acme/worker:1",
+        "registry.example/acme/video/worker:1.0_b-2",
+        "host:5000/acme/worker:1",
+        f"acme/worker@sha256:{'a' * 64}",
+    ],
 )
 def test_an_image_with_a_version_is_taken(file: Path, image: str) -> None:
     assert load(file, image=image).body["image"] == image
