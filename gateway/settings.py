@@ -100,6 +100,9 @@ class Settings:
         "https://api.runpod.ai/v2",
         "Base of RunPod's job API.",
     )
+    runpod_management_base: str = setting(
+        _url(), "https://api.runpod.io/v2", "Base of RunPod's management API, for `flask --app gateway runpod`."
+    )
     runpod_queue_limit_s: int = setting(
         _whole(1, 86_400), 300, "Longest time that a job waits in RunPod's queue before the next provider is asked."
     )

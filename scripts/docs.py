@@ -16,6 +16,11 @@ from typing import Any
 from marshmallow import Schema, fields, missing, validate
 
 from ffmpeg_ops.operation import OPERATIONS, Asset, Operation
+from gateway.endpoint import costs
+from gateway.endpoint.form import FORM, shown
+from gateway.endpoint.plan import at
+from gateway.endpoint.wanted import Wanted, load
+from gateway.gpus import POOLS, dollars
 from gateway.settings import Settings as GatewaySettings
 from handler.settings import Settings as WorkerSettings
 from wire import errors
@@ -119,12 +124,56 @@ def settings_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def runpod_form() -> str:
+    body = _runpod().body
+    rows = ["| Field | Value | Why |", "|---|---|---|"]
+    for path, field in FORM.items():
+        value = at(body, path)
+        text = "<br>".join(f"`{k}={v}`" for k, v in value.items()) if path == "env" else f"`{shown(path, value)}`"
+        rows.append(f"| {field.label} | {text.replace('`—`', 'none')} | {field.why} |")
+    return "\n".join(rows) + "\n"
+
+
+def runpod_costs() -> str:
+    idle_s = _runpod().body["workers"]["idleTimeout"]
+    rows = costs.rows(tuple(POOLS.values()), 1, idle_s, None)
+    lines = [f"| {' | '.join(costs.head(idle_s))} | NVENC |", "|---|---|---|---|---|---|---|"]
+    lines += [
+        f"| `{row[0]}` | {' | '.join(row[1:])} | {'yes' if pool.nvenc else '**no**'} |"
+        for row, pool in zip(rows, POOLS.values(), strict=True)
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def runpod_example() -> str:
+    """A hundred jobs, each alone and all in one go, on the pool that is tried first."""
+    wanted = _runpod()
+    pool, idle_s, job_s, jobs = wanted.pools[0], wanted.body["workers"]["idleTimeout"], costs.EXAMPLE_JOB_S, 100
+    alone, together = jobs * (job_s + idle_s), jobs * job_s + idle_s
+    return (
+        f"A hundred jobs of {job_s} s on `{pool.name}` ({dollars(pool.price)} a second):\n\n"
+        "| How they come | Billed | Cost |\n|---|---|---|\n"
+        f"| each alone, more than {idle_s} s after the last | {jobs} × ({job_s} + {idle_s}) s = {alone} s "
+        f"| {dollars(alone * pool.price)} |\n"
+        f"| one after the other | {jobs} × {job_s} + {idle_s} s = {together} s | {dollars(together * pool.price)} |\n\n"
+        f"That is {alone / together:.0f} times the price for the same videos, and of a job alone "
+        f"{100 * idle_s / (idle_s + job_s):.0f} % is idle time.\n"
+    )
+
+
+def _runpod() -> Wanted:
+    return load(ROOT / "runpod.toml", image="your-account/reelay-worker:0.1.0")
+
+
 PARTS: Mapping[str, Callable[[], str]] = {
     "operations-table": operations_table,
     "operations-reference": operations_reference,
     "job-errors": job_errors,
     "request-errors": request_errors,
     "settings-table": settings_table,
+    "runpod-form": runpod_form,
+    "runpod-costs": runpod_costs,
+    "runpod-example": runpod_example,
 }
 
 
