@@ -66,7 +66,7 @@ X264 = Encoder("libx264", "cpu", ("-preset", "veryfast", "-profile:v", "high"), 
 X265 = Encoder(
     "libx265",
     "cpu",
-    ("-preset", "veryfast", "-profile:v", "main", "-x265-params", "log-level=error", *_APPLE),
+    ("-preset", "veryfast", "-profile:v", "main", "-x265-params", "log-level=none", *_APPLE),
     (31, 26, 22, 18),
 )
 SVT_AV1 = Encoder("libsvtav1", "cpu", ("-preset", "10"), (45, 35, 28, 21))

@@ -142,7 +142,7 @@ def test_a_misspelt_option_of_nvenc_would_be_noticed(encoder: Encoder, wrong: tu
 
 # The edge: an FFmpeg whose h264_nvenc says what a GPU said in life, and, when it does not, encodes on the CPU.
 FAKE = """#!{python} -IS
-import os, sys
+import os, subprocess, sys
 from pathlib import Path
 here, arguments = Path(__file__).parent, sys.argv[1:]
 if "h264_nvenc" in arguments:
@@ -151,11 +151,12 @@ if "h264_nvenc" in arguments:
     said = here / ("probe" if "null" in arguments else "job") / str(tries.read_text().split().count("job"))
     if not said.exists():
         said = said.with_name("always")
-    if said.exists():
-        sys.stdin.read(100) if "pipe:0" in arguments else None
-        sys.exit(said.read_text() + "Error initializing output stream 0:0 -- Error while opening encoder for output stream")
     begin, end = arguments.index("h264_nvenc"), arguments.index("yuv420p", arguments.index("h264_nvenc"))
     arguments[begin : end - 1] = ["libx264", "-preset", "ultrafast"]
+    if said.exists():
+        if "EncodePicture" in said.read_text():  # after some frames
+            subprocess.run(["{ffmpeg}", *arguments[:-1], "-frames:v", "10", arguments[-1]])
+        sys.exit(said.read_text() + "Error while opening encoder - maybe incorrect parameters such as bit_rate")
 os.execv("{ffmpeg}", ["ffmpeg", *arguments])
 """
 LIMIT = "[h264_nvenc @ 0x5581] [error] OpenEncodeSessionEx failed: out of memory (10): (no details)\n"
@@ -163,6 +164,7 @@ NEW_LIMIT = "[h264_nvenc @ 0x5581] [error] OpenEncodeSessionEx failed: incompati
 LOST = (
     "[h264_nvenc @ 0x5581] [error] dl_fn->cuda_dl->cuInit(0) failed -> CUDA_ERROR_NO_DEVICE: no CUDA-capable device\n"
 )
+CRASHED = "[h264_nvenc @ 0x5581] [error] EncodePicture failed!: generic error (20): (no details)\n"
 
 
 class Gpu:
@@ -250,6 +252,14 @@ def test_a_driver_that_is_lost_leads_to_the_cpu_at_once(gpu: Gpu, work: Work, ph
     assert "warnings" not in shot(work, photo), "the next job probes it again"
     assert gpu.tries == ["null", "job", "null"]
     assert "warnings" not in shot(work, photo) and gpu.tries == ["null", "job", "null"]
+
+
+def test_progress_waits_while_a_job_begins_anew(gpu: Gpu, work: Work, photo: Path) -> None:
+    gpu.says(CRASHED)
+    seen: list[float] = []
+    stats = shot(replace(work, progress=seen.append), photo)
+    assert (stats["encoder"], frame_count(work.output), len(stats["warnings"])) == ("libx264", 25, 1)
+    assert seen == sorted(seen) and any(0.2 < share < 0.5 for share in seen) and seen[-1] == 1.0
 
 
 def test_the_other_operations_take_the_same_way(gpu: Gpu, work: Work, media: Media) -> None:
