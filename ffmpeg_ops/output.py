@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ffmpeg_ops import ffmpeg, probe
+from ffmpeg_ops import ffmpeg, fit, probe
 from ffmpeg_ops.operation import Work
 from wire.errors import AssetInvalid, EncodeFailed
 
 MP4 = ["-movflags", "+faststart", "-map_metadata", "-1", "-map_chapters", "-1", "-f", "mp4", "output.mp4"]
 EVEN = "pad=ceil(iw/2)*2:ceil(ih/2)*2"  # H.264 in yuv420p has no odd sides
-AAC = ["-c:a", "aac", "-b:a", "192k"]
+AAC_RATE = 192_000  # bits a second
+AAC = ["-c:a", "aac", "-b:a", str(AAC_RATE)]
 
 _AUDIO_IN_MP4 = frozenset({"aac", "mp3", "ac3", "eac3", "alac"})
 ENOUGH = 0.98
@@ -23,9 +24,21 @@ def keep_audio(info: probe.MediaInfo) -> list[str]:
     """Options that carry the first sound track over: untouched where MP4 can hold it, otherwise as AAC."""
     if info.audio is None:
         return ["-an"]
+    return ["-map", f"0:{info.audio.index}", *(["-c:a", "copy"] if _fits_mp4(info.audio) else AAC)]
+
+
+def sound_bytes(source: Path, info: probe.MediaInfo, length_s: float, work: Work) -> int:
+    """How large the sound is that `keep_audio` carries over."""
+    if info.audio is None:
+        return 0
+    if _fits_mp4(info.audio):
+        return fit.packet_bytes(source, info.audio.index, work)
+    return round(AAC_RATE / 8 * (info.audio.duration_s or info.duration_s or length_s))
+
+
+def _fits_mp4(audio: probe.AudioStream) -> bool:
     # MP4 has no word for the low rates of MPEG-2.5
-    as_it_is = info.audio.codec in _AUDIO_IN_MP4 and (info.audio.codec != "mp3" or info.audio.sample_rate >= 16_000)
-    return ["-map", f"0:{info.audio.index}", *(["-c:a", "copy"] if as_it_is else AAC)]
+    return audio.codec in _AUDIO_IN_MP4 and (audio.codec != "mp3" or audio.sample_rate >= 16_000)
 
 
 def length_s(info: probe.MediaInfo, video: probe.VideoStream) -> float:

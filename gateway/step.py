@@ -34,7 +34,16 @@ from gateway.storage import Storage
 from gateway.store import StaleLease, Store, Transaction
 from wire.clock import Clock
 from wire.envelope import SILENCE_S, Delivery, DeliverySchema, EventTarget, Limits
-from wire.errors import JobError, JobTimeout, QueueTimeout, Stopped, WorkerError, WorkerLost, WorkerOutdated
+from wire.errors import (
+    EncoderUnavailable,
+    JobError,
+    JobTimeout,
+    QueueTimeout,
+    Stopped,
+    WorkerError,
+    WorkerLost,
+    WorkerOutdated,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +60,7 @@ MAX_BACKOFF_MS = 60_000
 EVENTS_PURPOSE = "events"
 
 # Ends of an attempt after which the next provider in the chain is asked.
-_NEXT_PROVIDER = frozenset({NoCapacity.code, Unavailable.code, WorkerOutdated.code})
+_NEXT_PROVIDER = frozenset({NoCapacity.code, Unavailable.code, WorkerOutdated.code, EncoderUnavailable.code})
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ffmpeg_ops import encoders, ffmpeg, output, probe
+from ffmpeg_ops import encoders, ffmpeg, fit, output, probe
 from ffmpeg_ops.adiciona_audio import measure, picture, sound
-from ffmpeg_ops.encoders import Encoder
+from ffmpeg_ops.encoding import Encoding
 from ffmpeg_ops.operation import Work
-from wire.errors import EncodeFailed, InvalidParams
+from wire.errors import EncodeFailed, InvalidParams, OutputTooLarge
 
 T = TypeVar("T")
 
@@ -53,36 +53,50 @@ class Sources:
 
 @dataclass(frozen=True)
 class Picture:
-    """FFmpeg's options; the encoder, None where packets are copied; how many of these there should be, if known."""
+    """FFmpeg's options that copy the picture, and how many packets there should be, if known."""
 
     options: list[str]
-    encoder: Encoder | None = None
     frames: int | None = None
 
 
 def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> dict[str, Any]:
     sources = _sources(work, assets["url_video"], assets["url_audio"])
     length_s, sound_end_s = _lengths(sources, params, work)
-    shown = _picture(sources, length_s, work)
-    if _sound_can_be_copied(sources, params, length_s, sound_end_s, work):
-        arguments = copied_sound(sources, shown, length_s)
-    else:
-        arguments = encoded_sound(sources, shown, _graph(sources, params, length_s, sound_end_s, work))
-    frames = ffmpeg.encode(arguments, work, length_s=length_s).frames
-    return _stats(work, sources, length_s, shown, frames)
+    copied = _copied_picture(sources, length_s, params.get("encoding", {}), work)
+    copies_sound = _sound_can_be_copied(sources, params, length_s, sound_end_s, work)
+    graph = "" if copies_sound else _graph(sources, params, length_s, sound_end_s, work)
+
+    def command(options: list[str]) -> list[str]:
+        if copies_sound:
+            return copied_sound(sources, options, length_s)
+        return encoded_sound(sources, options, graph)
+
+    def sound_bytes() -> int:
+        if copies_sound:
+            return fit.packet_bytes(sources.audio, sources.sound.index, work, length_s)
+        return round(sound.AAC_RATE / 8 * length_s)
+
+    asked = Encoding.of(params)
+    if copied is not None:
+        try:
+            return _copy(work, sources, length_s, copied, command(copied.options), asked.max_bytes)
+        except OutputTooLarge:
+            if asked.max_bytes is None:
+                raise
+    return _encode(work, sources, length_s, command, asked, sound_bytes)
 
 
-def copied_sound(sources: Sources, shown: Picture, length_s: float) -> list[str]:
+def copied_sound(sources: Sources, shown: list[str], length_s: float) -> list[str]:
     """FFmpeg's arguments where the packets of the new sound are copied up to the end, give or take half a packet."""
     end_s = length_s - sound.FRAME / sources.sound.sample_rate / 2
     maps = ["-map", f"0:{sources.stream.index}", "-map", f"1:{sources.sound.index}"]
-    return [*sources.inputs(end_s), *maps, *shown.options, "-c:a", "copy", *output.MP4]
+    return [*sources.inputs(end_s), *maps, *shown, "-c:a", "copy", *output.MP4]
 
 
-def encoded_sound(sources: Sources, shown: Picture, graph: str) -> list[str]:
+def encoded_sound(sources: Sources, shown: list[str], graph: str) -> list[str]:
     """FFmpeg's arguments where a filter graph makes the sound."""
     maps = ["-map", f"0:{sources.stream.index}", "-filter_complex", graph, "-map", "[sound]"]
-    return [*sources.inputs(), *maps, *shown.options, *sound.AAC, *output.MP4]
+    return [*sources.inputs(), *maps, *shown, *sound.AAC, *output.MP4]
 
 
 def _sources(work: Work, video: Path, audio: Path) -> Sources:
@@ -117,20 +131,60 @@ def _lengths(sources: Sources, params: Mapping[str, Any], work: Work) -> tuple[f
     return length_s, end_s
 
 
-def _picture(sources: Sources, length_s: float, work: Work) -> Picture:
-    longer = length_s > sources.video_s + sources.frame_s / 2
-    shorter = length_s < sources.video_s - sources.frame_s / 2
-    if longer or not picture.copyable(sources.info, sources.stream, shorter):
-        probe.require_size(sources.stream, "url_video")
-        encoder = encoders.best()
-        length_s = length_s if longer or shorter else sources.video_s
-        return Picture(picture.encode(encoder, sources.video_s, length_s), encoder)
+def _longer(sources: Sources, length_s: float) -> bool:
+    return length_s > sources.video_s + sources.frame_s / 2
+
+
+def _shorter(sources: Sources, length_s: float) -> bool:
+    return length_s < sources.video_s - sources.frame_s / 2
+
+
+def _copied_picture(sources: Sources, length_s: float, asked: Mapping[str, Any], work: Work) -> Picture | None:
+    """How the picture is copied; None where it cannot be, or where `asked` says what only a new encode gives."""
+    shorter = _shorter(sources, length_s)
+    if "quality" in asked or asked.get("codec", sources.stream.codec) != sources.stream.codec:
+        return None
+    if _longer(sources, length_s) or not picture.copyable(sources.info, sources.stream, shorter):
+        return None
     if not shorter:
         told = sources.stream.frames if "mov" in sources.info.format.split(",") else None  # AVI counts empty packets
-        return Picture(picture.copy(sources.stream), frames=told)
+        return Picture(picture.copy(sources.stream), told)
     packets = measure.packets(sources.video, sources.stream, work)
     upto = picture.cut(packets, length_s - sources.frame_s / 2)
-    return Picture(picture.copy(sources.stream, upto), frames=upto.packets if upto else None)
+    return Picture(picture.copy(sources.stream, upto), upto.packets if upto else None)
+
+
+def _copy(
+    work: Work, sources: Sources, length_s: float, copied: Picture, arguments: list[str], max_bytes: int | None
+) -> dict[str, Any]:
+    """Copies the picture. Raises OutputTooLarge also when that takes more than `max_bytes`; nobody sees it try."""
+    trial = replace(encoders.limited(work, max_bytes), progress=lambda share: None) if max_bytes else work
+    frames = ffmpeg.encode(arguments, trial, length_s=length_s).frames
+    work.progress(1.0)
+    if copied.frames and frames < _WHOLE * copied.frames:
+        raise EncodeFailed(detail=f"{frames} of {copied.frames} pictures came out")
+    stream = replace(sources.stream, frames=min(frames, copied.frames or frames), duration_s=length_s)
+    return output.stats(work, "copy", "cpu", replace(sources.info, video=stream))
+
+
+def _encode(
+    work: Work,
+    sources: Sources,
+    length_s: float,
+    command: Callable[[list[str]], list[str]],
+    asked: Encoding,
+    sound_bytes: Callable[[], int],
+) -> dict[str, Any]:
+    probe.require_size(sources.stream, "url_video")
+    shown_s = length_s if _longer(sources, length_s) or _shorter(sources, length_s) else sources.video_s
+    made = encoders.encode(
+        lambda encoder: command(picture.encode(encoder, sources.video_s, shown_s)),
+        work,
+        asked,
+        length_s=length_s,
+        sound_bytes=sound_bytes,
+    )
+    return {**output.stats(work, made.encoder.name, made.encoder.device), **made.told}
 
 
 def _sound_can_be_copied(
@@ -175,12 +229,3 @@ def _graph(sources: Sources, params: Mapping[str, Any], length_s: float, sound_e
 
 def _mixed(sources: Sources, params: Mapping[str, Any]) -> bool:
     return params["mode"] == "mix" and sources.info.audio is not None
-
-
-def _stats(work: Work, sources: Sources, length_s: float, shown: Picture, frames: int) -> dict[str, Any]:
-    if shown.encoder is not None:
-        return output.stats(work, shown.encoder.name, shown.encoder.device)
-    if shown.frames and frames < _WHOLE * shown.frames:
-        raise EncodeFailed(detail=f"{frames} of {shown.frames} pictures came out")
-    stream = replace(sources.stream, frames=min(frames, shown.frames or frames), duration_s=length_s)
-    return output.stats(work, "copy", "cpu", replace(sources.info, video=stream))

@@ -21,6 +21,7 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from ffmpeg_ops.caption.style import StyleParams
+from ffmpeg_ops.encoding import encoding_param
 from ffmpeg_ops.operation import Asset, Operation
 
 MAX_SUBTITLES = 500_000
@@ -59,6 +60,7 @@ class CaptionParams(Schema):
     style = fields.Nested(
         StyleParams, metadata={"description": "How the captions look. What is not set comes from the preset."}
     )
+    encoding = encoding_param()
 
     @validates_schema
     def _one_source(self, data: dict[str, Any], **_: Any) -> None:
@@ -89,6 +91,7 @@ OPERATION = Operation(
                 {"word": "counts.", "start": 1.1, "end": 1.6},
             ],
             "style": {"preset": "pop", "position": "middle-center"},
+            "encoding": {"codec": "hevc", "quality": "high"},
         },
     ),
 )

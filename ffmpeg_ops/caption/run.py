@@ -14,6 +14,7 @@ from ffmpeg_ops.caption.script import to_ass
 from ffmpeg_ops.caption.style import Look, look
 from ffmpeg_ops.caption.subtitles import Cue
 from ffmpeg_ops.encoders import Encoder
+from ffmpeg_ops.encoding import Encoding
 from ffmpeg_ops.operation import Work
 
 SCRIPT = "captions.ass"
@@ -40,13 +41,19 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
     probe.require_size(stream, "url_video")
     style = look(params.get("style"), *shown_size(stream))
     warnings = _write_script(work, cues, style)
-    encoder = encoders.best()
     length_s = output.length_s(info, stream)
-    encoded = ffmpeg.encode(command(video, info, stream, encoder), work, length_s=length_s)
-    stats = output.stats(work, encoder.name, encoder.device)
+    made = encoders.encode(
+        lambda encoder: command(video, info, stream, encoder),
+        work,
+        Encoding.of(params),
+        length_s=length_s,
+        sound_bytes=lambda: output.sound_bytes(video, info, length_s, work),
+    )
+    warnings += made.warnings
+    stats = output.stats(work, made.encoder.name, made.encoder.device)
     output.require_frames(stats["frames"] or 0, video, stream, length_s, work)
-    if encoded.errors:
-        warnings.append(f"{encoded.errors} decode error{'s' if encoded.errors > 1 else ''}")
+    if errors := made.encoded.errors:
+        warnings.append(f"{errors} decode error{'s' if errors > 1 else ''}")
     return {**stats, **({"warnings": warnings} if warnings else {})}
 
 

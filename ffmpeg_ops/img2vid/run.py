@@ -10,8 +10,9 @@ from typing import Any
 
 from PIL import Image
 
-from ffmpeg_ops import encoders, ffmpeg, output
+from ffmpeg_ops import encoders, output
 from ffmpeg_ops.encoders import Encoder
+from ffmpeg_ops.encoding import Encoding
 from ffmpeg_ops.img2vid import frames, image, parse_size
 from ffmpeg_ops.img2vid.camera import Box, Move
 from ffmpeg_ops.operation import Work
@@ -48,14 +49,14 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
     focus = (params["focus_x"], params["focus_y"])
     move = Move(params["motion"], params["amount"], focus, params["easing"])
     picture, boxes = shot(assets["url_image"], "url_image", move, size, count, params["fit"], params["background"])
-    encoder = encoders.best()
-    ffmpeg.encode(
-        command(size, rate, count, encoder),
+    made = encoders.encode(
+        lambda encoder: command(size, rate, count, encoder),
         work,
+        Encoding.of(params),
         length_s=float(count / rate),
-        feed=frames.render(picture, boxes, size),
+        feed=lambda: frames.render(picture, boxes, size),
     )
-    return output.stats(work, encoder.name, encoder.device)
+    return {**output.stats(work, made.encoder.name, made.encoder.device), **made.told}
 
 
 def shot(
