@@ -67,7 +67,20 @@ def best() -> Encoder:
 def works(encoder: Encoder) -> bool:
     """Encode a few small frames with the options of the real job."""
     source = ["-f", "lavfi", "-i", "color=size=256x256:rate=25:duration=0.2"]
-    command = ["ffmpeg", "-hide_banner", "-nostdin", "-v", "error", *source, *encoder.arguments, "-f", "null", "-"]
+    command = [
+        "ffmpeg",
+        "-hide_banner",
+        "-nostdin",
+        "-v",
+        "error",
+        *source,
+        *encoder.arguments,
+        "-t",
+        "1",
+        "-f",
+        "null",
+        "-",
+    ]
     try:
         ffmpeg.output_of(command, Work(Path(tempfile.gettempdir())), timeout_s=_PROBE_TIMEOUT_S)  # writes nothing there
     except (EncodeFailed, JobTimeout) as error:

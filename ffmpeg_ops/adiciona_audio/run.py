@@ -17,7 +17,7 @@ from wire.errors import EncodeFailed, InvalidParams
 
 T = TypeVar("T")
 
-_WHOLE = 0.98  # a damaged file may lack a little
+_SLACK = 1  # frames: a cut may fall on either side of one
 _CLEAR_S = 0.1  # a header's word on a length is good to this
 _COPY_SHORT_S = 0.015  # how much a copied sound may end too early
 
@@ -38,26 +38,30 @@ class Sources:
     def frame_s(self) -> float:
         return float(1 / self.stream.frame_rate) if self.stream.frame_rate else 0.04
 
-    @property
-    def video_input(self) -> list[str]:
-        """The output begins with the picture, whatever else the video file begins with."""
+    def inputs(self, sound_end_s: float | None = None, *, decoded: bool = False) -> list[str]:
+        """Both inputs, the picture as it is to be `decoded`; of the sound's packets those before `sound_end_s`.
+
+        The output begins with the picture, whatever else the video file begins with.
+        """
         shift_s = self.info.start_s - self.stream.start_s
         shift = ["-itsoffset", f"{shift_s:.6f}"] if abs(shift_s) > 1e-6 else []
-        return [*shift, *picture.times(self.info, self.stream), *ffmpeg.INPUT_LIMITS, "-i", str(self.video)]
-
-    def inputs(self, sound_end_s: float | None = None) -> list[str]:
-        """Both inputs; of the sound's packets those that begin before `sound_end_s`."""
+        limits = ffmpeg.DECODE_LIMITS if decoded else ffmpeg.INPUT_LIMITS
+        video = [*shift, *picture.times(self.info, self.stream), *limits, "-i", str(self.video)]
         upto = [] if sound_end_s is None else ["-t", f"{sound_end_s:.6f}"]
-        return [*self.video_input, *upto, *ffmpeg.INPUT_LIMITS, "-i", str(self.audio)]
+        return [*video, *upto, *ffmpeg.INPUT_LIMITS, "-i", str(self.audio)]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """FFmpeg's options; the encoder, None where packets are copied; how many of these there should be, if known."""
+    """FFmpeg's options; the encoder, None where packets are copied; how many pictures there should be, if known.
+
+    `still_s` is how long the last one stands still at the end.
+    """
 
     options: list[str]
     encoder: Encoder | None = None
     frames: int | None = None
+    still_s: float = 0.0
 
 
 def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> dict[str, Any]:
@@ -68,21 +72,30 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
         arguments = copied_sound(sources, shown, length_s)
     else:
         arguments = encoded_sound(sources, shown, _graph(sources, params, length_s, sound_end_s, work))
-    frames = ffmpeg.encode(arguments, work, length_s=length_s).frames
-    return _stats(work, sources, length_s, shown, frames)
+    encoded = ffmpeg.encode(arguments, work, length_s=length_s)
+    warnings = output.warnings(encoded.errors)
+    stats = _stats(work, sources, length_s, shown, encoded.frames)
+    return {**stats, **({"warnings": warnings} if warnings else {})}
 
 
 def copied_sound(sources: Sources, shown: Picture, length_s: float) -> list[str]:
     """FFmpeg's arguments where the packets of the new sound are copied up to the end, give or take half a packet."""
     end_s = length_s - sound.FRAME / sources.sound.sample_rate / 2
     maps = ["-map", f"0:{sources.stream.index}", "-map", f"1:{sources.sound.index}"]
-    return [*sources.inputs(end_s), *maps, *shown.options, "-c:a", "copy", *output.MP4]
+    return [
+        *sources.inputs(end_s, decoded=shown.encoder is not None),
+        *maps,
+        *shown.options,
+        "-c:a",
+        "copy",
+        *output.MP4,
+    ]
 
 
 def encoded_sound(sources: Sources, shown: Picture, graph: str) -> list[str]:
     """FFmpeg's arguments where a filter graph makes the sound."""
     maps = ["-map", f"0:{sources.stream.index}", "-filter_complex", graph, "-map", "[sound]"]
-    return [*sources.inputs(), *maps, *shown.options, *sound.AAC, *output.MP4]
+    return [*sources.inputs(decoded=shown.encoder is not None), *maps, *shown.options, *sound.AAC, *output.MP4]
 
 
 def _sources(work: Work, video: Path, audio: Path) -> Sources:
@@ -124,7 +137,11 @@ def _picture(sources: Sources, length_s: float, work: Work) -> Picture:
         probe.require_size(sources.stream, "url_video")
         encoder = encoders.best()
         length_s = length_s if longer or shorter else sources.video_s
-        return Picture(picture.encode(encoder, sources.video_s, length_s), encoder)
+        options = picture.encode(encoder, sources.stream, sources.video_s, length_s)
+        if not shorter:
+            return Picture(options, encoder, still_s=length_s - sources.video_s)
+        packets = measure.packets(sources.video, sources.stream, work)
+        return Picture(options, encoder, sum(packet.shown_s < length_s for packet in packets))
     if not shorter:
         told = sources.stream.frames if "mov" in sources.info.format.split(",") else None  # AVI counts empty packets
         return Picture(picture.copy(sources.stream), frames=told)
@@ -178,9 +195,14 @@ def _mixed(sources: Sources, params: Mapping[str, Any]) -> bool:
 
 
 def _stats(work: Work, sources: Sources, length_s: float, shown: Picture, frames: int) -> dict[str, Any]:
+    if shown.frames is not None and frames + _SLACK < probe.ENOUGH * shown.frames:
+        raise EncodeFailed(
+            f"FFmpeg could not make the video: only {frames} of about {shown.frames} frames could be read."
+        )
     if shown.encoder is not None:
+        if shown.frames is None:
+            read = frames - round(shown.still_s * sources.stream.frame_rate)
+            output.require_frames(read, sources.video, sources.stream, sources.video_s, work)
         return output.stats(work, shown.encoder.name, shown.encoder.device)
-    if shown.frames and frames < _WHOLE * shown.frames:
-        raise EncodeFailed(detail=f"{frames} of {shown.frames} pictures came out")
     stream = replace(sources.stream, frames=min(frames, shown.frames or frames), duration_s=length_s)
     return output.stats(work, "copy", "cpu", replace(sources.info, video=stream))
