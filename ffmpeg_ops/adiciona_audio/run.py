@@ -140,14 +140,29 @@ def _picture(sources: Sources, length_s: float, work: Work) -> Picture:
         options = picture.encode(encoder, sources.stream, sources.video_s, length_s)
         if not shorter:
             return Picture(options, encoder, still_s=length_s - sources.video_s)
-        packets = measure.packets(sources.video, sources.stream, work)
+        packets = _packets_up_to(length_s, sources, work)
         return Picture(options, encoder, sum(packet.shown_s < length_s for packet in packets))
     if not shorter:
-        told = sources.stream.frames if "mov" in sources.info.format.split(",") else None  # AVI counts empty packets
-        return Picture(picture.copy(sources.stream), frames=told)
-    packets = measure.packets(sources.video, sources.stream, work)
+        return Picture(picture.copy(sources.stream), frames=_told(sources))
+    packets = _packets_up_to(length_s, sources, work)
     upto = picture.cut(packets, length_s - sources.frame_s / 2)
     return Picture(picture.copy(sources.stream, upto), frames=upto.packets if upto else None)
+
+
+def _told(sources: Sources) -> int | None:
+    """How many pictures the header counts; AVI counts empty packets as well."""
+    return sources.stream.frames if "mov" in sources.info.format.split(",") else None
+
+
+def _packets_up_to(length_s: float, sources: Sources, work: Work) -> list[picture.Packet]:
+    """The picture's packets. Raises EncodeFailed where the file is cut off before `length_s`."""
+    packets = measure.packets(sources.video, sources.stream, work)
+    told, there_s = _told(sources), max((packet.shown_s for packet in packets), default=0.0) + sources.frame_s
+    if told and len(packets) < probe.ENOUGH * told and there_s < probe.ENOUGH * length_s:
+        raise EncodeFailed(
+            f"FFmpeg could not make the video: only {len(packets)} of about {told} frames could be read."
+        )
+    return packets
 
 
 def _sound_can_be_copied(

@@ -28,12 +28,11 @@ _NO_SPACES = re.compile(
     rf"[{_HAN}\u3000-\u303f\uff00-\uffef\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\U00020000-\U0003ffff]"
 )
 # Other vowels, and signs that repeat or shorten a word, never do, though Unicode takes them for letters.
-_LEADS, _FOLLOWS = (
-    "\u0e40-\u0e44\u0ec0-\u0ec4",
-    "\u0e2f\u0e30\u0e32\u0e33\u0e45\u0e46\u0eaf\u0eb0\u0eb2\u0eb3\u0ebd\u0ec6",
-)
+_LEADS = "\u0e40-\u0e44\u0ec0-\u0ec4"
 _OPENS_SYLLABLE = re.compile(rf"(?<=.{{2}})(?<![{_LEADS}])(?=[{_LEADS}])|(?<=[-/])(?=.)")
-_LED, _FOLLOWING = re.compile(rf"[{_LEADS}]$"), re.compile(f"[{_FOLLOWS}]")
+_WANTS_LETTER = re.compile(rf"(?:[{_LEADS}]|[\u0e31\u0e47\u0eb1\u0ebb][\u0e48-\u0e4b\u0ec8-\u0ecb]?)$")
+_FOLLOWS = frozenset("\u0e2f\u0e30\u0e32\u0e33\u0e45\u0e46\u0eaf\u0eb0\u0eb2\u0eb3\u0ebd\u0ec6")
+_SILENT = "\u0e4c"  # the letter below it ends the word before
 
 Measure = Callable[[str], float]
 
@@ -82,9 +81,11 @@ def clusters(text: str) -> list[str]:
             unicodedata.category(char) in {"Mn", "Me", "Mc", "Cf"} or "\U0001f3fb" <= char <= "\U0001f3ff"
         )
         pair = found and _is_flag(char) and len(found[-1]) == 1 and _is_flag(found[-1])
-        vowel = found and (_FOLLOWING.match(char) or (_LED.search(found[-1]) and char.isalpha()))
+        vowel = found and (char in _FOLLOWS or (_WANTS_LETTER.search(found[-1]) and char.isalpha()))
         if joins or pair or vowel or (found and found[-1].endswith("\u200d")):
             found[-1] += char
+            if char == _SILENT and len(found) > 1:
+                found[-2:] = ["".join(found[-2:])]
         else:
             found.append(char)
     return found
