@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from ffmpeg_ops import ffmpeg
+from ffmpeg_ops import probe
 from ffmpeg_ops.operation import Work
 from wire.errors import OutputTooLarge
 
@@ -29,8 +29,11 @@ def picture_rate(max_bytes: int, length_s: float, sound_bytes: int) -> int:
 
 def packet_bytes(path: Path, index: int, work: Work, seconds: float | None = None) -> int:
     """The size of a stream by its packets, of the first `seconds` alone if given."""
-    upto = [] if seconds is None else ["-read_intervals", f"%+{seconds:.6f}"]
-    entries = ["-of", "csv=p=0", "-show_entries", "packet=size", "-select_streams", str(index)]
-    command = ["ffprobe", "-v", "error", *upto, *entries, *ffmpeg.INPUT_LIMITS, "-i", str(path)]
-    said = ffmpeg.output_of(command, work, timeout_s=work.limits.timeout_s).decode()
-    return sum(int(line.rstrip(",")) for line in said.split() if line.rstrip(",").isdigit())
+    size = 0
+
+    def on_packet(told: str) -> None:
+        nonlocal size
+        size += int(told.rstrip(",")) if told.rstrip(",").isdigit() else 0
+
+    probe.each_packet(path, ["size"], on_packet, work, index, upto_s=seconds)
+    return size

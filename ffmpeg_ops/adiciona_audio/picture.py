@@ -8,10 +8,11 @@ from itertools import pairwise
 
 from ffmpeg_ops import output
 from ffmpeg_ops.encoders import Encoder
+from ffmpeg_ops.picture import to_even, to_yuv420p
 from ffmpeg_ops.probe import MediaInfo, VideoStream
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Packet:
     """One packet, in the order of decoding. `shown_s` counts from the first picture."""
 
@@ -64,9 +65,9 @@ def copy(video: VideoStream, upto: Cut | None = None) -> list[str]:
     return options
 
 
-def encode(encoder: Encoder, video_s: float, length_s: float) -> list[str]:
+def encode(encoder: Encoder, video: VideoStream, video_s: float, length_s: float) -> list[str]:
     """FFmpeg's options for a picture that is encoded anew, and cut or prolonged by its last frame."""
-    filters = ["setpts=PTS-STARTPTS", output.EVEN]
+    filters = ["setpts=PTS-STARTPTS", *to_even(video), *to_yuv420p(video)]
     if length_s > video_s:
         filters.append(f"tpad=stop_mode=clone:stop_duration={length_s - video_s:.6f}")
     if length_s != video_s:

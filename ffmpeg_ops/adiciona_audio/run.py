@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from wire.errors import EncodeFailed, InvalidParams, OutputTooLarge
 
 T = TypeVar("T")
 
-_WHOLE = 0.98  # a damaged file may lack a little
+_SLACK = 1  # frames: a cut may fall on either side of one
 _CLEAR_S = 0.1  # a header's word on a length is good to this
 _COPY_SHORT_S = 0.015  # how much a copied sound may end too early
 
@@ -38,17 +38,17 @@ class Sources:
     def frame_s(self) -> float:
         return float(1 / self.stream.frame_rate) if self.stream.frame_rate else 0.04
 
-    @property
-    def video_input(self) -> list[str]:
-        """The output begins with the picture, whatever else the video file begins with."""
+    def inputs(self, sound_end_s: float | None = None, *, decoded: bool = False) -> list[str]:
+        """Both inputs, the picture as it is to be `decoded`; of the sound's packets those before `sound_end_s`.
+
+        The output begins with the picture, whatever else the video file begins with.
+        """
         shift_s = self.info.start_s - self.stream.start_s
         shift = ["-itsoffset", f"{shift_s:.6f}"] if abs(shift_s) > 1e-6 else []
-        return [*shift, *picture.times(self.info, self.stream), *ffmpeg.INPUT_LIMITS, "-i", str(self.video)]
-
-    def inputs(self, sound_end_s: float | None = None) -> list[str]:
-        """Both inputs; of the sound's packets those that begin before `sound_end_s`."""
+        limits = ffmpeg.DECODE_LIMITS if decoded else ffmpeg.INPUT_LIMITS
+        video = [*shift, *picture.times(self.info, self.stream), *limits, "-i", str(self.video)]
         upto = [] if sound_end_s is None else ["-t", f"{sound_end_s:.6f}"]
-        return [*self.video_input, *upto, *ffmpeg.INPUT_LIMITS, "-i", str(self.audio)]
+        return [*video, *upto, *ffmpeg.INPUT_LIMITS, "-i", str(self.audio)]
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
     copies_sound = _sound_can_be_copied(sources, params, length_s, sound_end_s, work)
     graph = "" if copies_sound else _graph(sources, params, length_s, sound_end_s, work)
 
-    def command(options: list[str]) -> list[str]:
+    def command(options: list[str], decoded: bool) -> list[str]:
         if copies_sound:
-            return copied_sound(sources, options, length_s)
-        return encoded_sound(sources, options, graph)
+            return copied_sound(sources, options, length_s, decoded)
+        return encoded_sound(sources, options, graph, decoded)
 
     def sound_bytes() -> int:
         if copies_sound:
@@ -79,24 +79,24 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
     asked = Encoding.of(params)
     if copied is not None:
         try:
-            return _copy(work, sources, length_s, copied, command(copied.options), asked.max_bytes)
+            return _copy(work, sources, length_s, copied, command(copied.options, False), asked.max_bytes)
         except OutputTooLarge:
             if asked.max_bytes is None:
                 raise
-    return _encode(work, sources, length_s, command, asked, sound_bytes)
+    return _encode(work, sources, length_s, lambda options: command(options, True), asked, sound_bytes)
 
 
-def copied_sound(sources: Sources, shown: list[str], length_s: float) -> list[str]:
+def copied_sound(sources: Sources, shown: list[str], length_s: float, decoded: bool) -> list[str]:
     """FFmpeg's arguments where the packets of the new sound are copied up to the end, give or take half a packet."""
     end_s = length_s - sound.FRAME / sources.sound.sample_rate / 2
     maps = ["-map", f"0:{sources.stream.index}", "-map", f"1:{sources.sound.index}"]
-    return [*sources.inputs(end_s), *maps, *shown, "-c:a", "copy", *output.MP4]
+    return [*sources.inputs(end_s, decoded=decoded), *maps, *shown, "-c:a", "copy", *output.MP4]
 
 
-def encoded_sound(sources: Sources, shown: list[str], graph: str) -> list[str]:
+def encoded_sound(sources: Sources, shown: list[str], graph: str, decoded: bool) -> list[str]:
     """FFmpeg's arguments where a filter graph makes the sound."""
     maps = ["-map", f"0:{sources.stream.index}", "-filter_complex", graph, "-map", "[sound]"]
-    return [*sources.inputs(), *maps, *shown, *sound.AAC, *output.MP4]
+    return [*sources.inputs(decoded=decoded), *maps, *shown, *sound.AAC, *output.MP4]
 
 
 def _sources(work: Work, video: Path, audio: Path) -> Sources:
@@ -147,9 +147,8 @@ def _copied_picture(sources: Sources, length_s: float, asked: Mapping[str, Any],
     if _longer(sources, length_s) or not picture.copyable(sources.info, sources.stream, shorter):
         return None
     if not shorter:
-        told = sources.stream.frames if "mov" in sources.info.format.split(",") else None  # AVI counts empty packets
-        return Picture(picture.copy(sources.stream), told)
-    packets = measure.packets(sources.video, sources.stream, work)
+        return Picture(picture.copy(sources.stream), _told(sources))
+    packets = _packets_up_to(length_s, sources, work)
     upto = picture.cut(packets, length_s - sources.frame_s / 2)
     return Picture(picture.copy(sources.stream, upto), upto.packets if upto else None)
 
@@ -159,12 +158,13 @@ def _copy(
 ) -> dict[str, Any]:
     """Copies the picture. Raises OutputTooLarge also when that takes more than `max_bytes`; nobody sees it try."""
     trial = replace(encoders.limited(work, max_bytes), progress=lambda share: None) if max_bytes else work
-    frames = ffmpeg.encode(arguments, trial, length_s=length_s).frames
+    encoded = ffmpeg.encode(arguments, trial, length_s=length_s)
     work.progress(1.0)
-    if copied.frames and frames < _WHOLE * copied.frames:
-        raise EncodeFailed(detail=f"{frames} of {copied.frames} pictures came out")
-    stream = replace(sources.stream, frames=min(frames, copied.frames or frames), duration_s=length_s)
-    return output.stats(work, "copy", "cpu", replace(sources.info, video=stream))
+    _require(encoded.frames, copied.frames)
+    frames = min(encoded.frames, copied.frames or encoded.frames)
+    stream = replace(sources.stream, frames=frames, duration_s=length_s)
+    stats = output.stats(work, "copy", "cpu", replace(sources.info, video=stream))
+    return {**stats, **_told_of((), encoded.errors)}
 
 
 def _encode(
@@ -176,15 +176,52 @@ def _encode(
     sound_bytes: Callable[[], int],
 ) -> dict[str, Any]:
     probe.require_size(sources.stream, "url_video")
-    shown_s = length_s if _longer(sources, length_s) or _shorter(sources, length_s) else sources.video_s
+    shorter = _shorter(sources, length_s)
+    shown_s = length_s if _longer(sources, length_s) or shorter else sources.video_s
+    wanted = None  # where all of the video is there, its own figures say how many frames that is
+    if shorter:
+        wanted = sum(packet.shown_s < shown_s for packet in _packets_up_to(shown_s, sources, work))
     made = encoders.encode(
-        lambda encoder: command(picture.encode(encoder, sources.video_s, shown_s)),
+        lambda encoder: command(picture.encode(encoder, sources.stream, sources.video_s, shown_s)),
         work,
         asked,
         length_s=length_s,
         sound_bytes=sound_bytes,
     )
-    return {**output.stats(work, made.encoder.name, made.encoder.device), **made.told}
+    _require(made.encoded.frames, wanted)
+    if wanted is None:
+        read = made.encoded.frames - round((shown_s - sources.video_s) * sources.stream.frame_rate)  # the last stands
+        output.require_frames(read, sources.video, sources.stream, sources.video_s, work)
+    stats = output.stats(work, made.encoder.name, made.encoder.device)
+    return {**stats, **_told_of(made.warnings, made.encoded.errors)}
+
+
+def _require(frames: int, wanted: int | None) -> None:
+    """Raises EncodeFailed when less than `probe.ENOUGH` of the frames that should be there came out."""
+    if wanted is not None and frames + _SLACK < probe.ENOUGH * wanted:
+        raise EncodeFailed(f"FFmpeg could not make the video: only {frames} of about {wanted} frames could be read.")
+
+
+def _told_of(warnings: Sequence[str], errors: int) -> dict[str, Any]:
+    """What was not as it should be, as a part of the result's stats."""
+    told = [*warnings, *output.warnings(errors)]
+    return {"warnings": told} if told else {}
+
+
+def _told(sources: Sources) -> int | None:
+    """How many pictures the header counts; AVI counts empty packets as well."""
+    return sources.stream.frames if "mov" in sources.info.format.split(",") else None
+
+
+def _packets_up_to(length_s: float, sources: Sources, work: Work) -> list[picture.Packet]:
+    """The picture's packets. Raises EncodeFailed where the file is cut off before `length_s`."""
+    packets = measure.packets(sources.video, sources.stream, work)
+    told, there_s = _told(sources), max((packet.shown_s for packet in packets), default=0.0) + sources.frame_s
+    if told and len(packets) < probe.ENOUGH * told and there_s < probe.ENOUGH * length_s:
+        raise EncodeFailed(
+            f"FFmpeg could not make the video: only {len(packets)} of about {told} frames could be read."
+        )
+    return packets
 
 
 def _sound_can_be_copied(

@@ -16,6 +16,7 @@ from ffmpeg_ops.caption.subtitles import Cue
 from ffmpeg_ops.encoders import Encoder
 from ffmpeg_ops.encoding import Encoding
 from ffmpeg_ops.operation import Work
+from ffmpeg_ops.picture import even
 
 SCRIPT = "captions.ass"
 _SAMPLE = 20_000  # characters that tell which language this is
@@ -26,7 +27,7 @@ def command(video: Path, info: probe.MediaInfo, stream: probe.VideoStream, encod
     # The source's own clock: a frame of variable rate keeps its time to the tick.
     clock = ["-enc_time_base", str(stream.time_base)] if stream.time_base else []
     return [
-        *ffmpeg.INPUT_LIMITS,
+        *ffmpeg.DECODE_LIMITS,
         *["-i", str(video), "-map", f"0:{stream.index}"],
         *["-vf", ",".join(filters(stream, SCRIPT)), "-fps_mode", "passthrough", *clock, *encoder.arguments],
         *output.keep_audio(info),
@@ -49,11 +50,14 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
         length_s=length_s,
         sound_bytes=lambda: output.sound_bytes(video, info, length_s, work),
     )
-    warnings += made.warnings
-    stats = output.stats(work, made.encoder.name, made.encoder.device)
+    encoded = made.encoded
+    # Where every frame that the header counts was written, its word on the length holds; otherwise the file is read.
+    whole = encoded.frames == stream.frames and not encoded.errors
+    size = (even(stream.width), even(stream.height))
+    told = output.made(size, encoded.frames, length_s) if whole else None
+    stats = output.stats(work, made.encoder.name, made.encoder.device, told)
     output.require_frames(stats["frames"] or 0, video, stream, length_s, work)
-    if errors := made.encoded.errors:
-        warnings.append(f"{errors} decode error{'s' if errors > 1 else ''}")
+    warnings += [*made.warnings, *output.warnings(encoded.errors)]
     return {**stats, **({"warnings": warnings} if warnings else {})}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from ffmpeg_ops import encoders, output
+from ffmpeg_ops import encoders, ffmpeg, output
 from ffmpeg_ops.encoders import Encoder
 from ffmpeg_ops.encoding import Encoding
 from ffmpeg_ops.img2vid import frames, image, parse_size
@@ -37,6 +37,7 @@ def frame_count(duration: float, frame_rate: float) -> int:
 def command(size: tuple[int, int], rate: Fraction, count: int, encoder: Encoder) -> list[str]:
     """FFmpeg's arguments to encode `count` raw frames from standard input."""
     return [
+        *["-protocol_whitelist", "pipe", "-format_whitelist", "rawvideo", "-max_pixels", str(ffmpeg.MAX_DECODED)],
         *["-f", "rawvideo", "-pix_fmt", "yuv420p", "-video_size", f"{size[0]}x{size[1]}", "-framerate", str(rate)],
         *[*_BT709, "-chroma_sample_location", "left", "-i", "pipe:0", "-frames:v", str(count)],
         *[*encoder.arguments, *_BT709, "-chroma_sample_location", "left", "-an", *output.MP4],
@@ -56,7 +57,8 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
         length_s=float(count / rate),
         feed=lambda: frames.render(picture, boxes, size),
     )
-    return {**output.stats(work, made.encoder.name, made.encoder.device), **made.told}
+    told = output.made(size, count, float(count / rate)) if made.encoded.frames == count else None
+    return {**output.stats(work, made.encoder.name, made.encoder.device, told), **made.told}
 
 
 def shot(
