@@ -1,4 +1,4 @@
-.PHONY: help setup demo run test check fmt docs pin images test-image push clean
+.PHONY: help setup demo demo-cloud run test check fmt docs pin images test-image push clean
 .DEFAULT_GOAL := help
 
 PY := .venv/bin/python
@@ -19,6 +19,9 @@ setup:  ## Install what is missing: FFmpeg, fonts, the virtual environment .venv
 
 demo: setup  ## Run all three operations on the samples and stop; videos are in demo-output/
 	@$(PY) -m scripts.demo
+
+demo-cloud: setup  ## The same by way of a stand-in for RunPod, with real workers and no account
+	@$(PY) -m scripts.demo --cloud
 
 run: setup  ## Start gateway and worker and stay (PORT, WORKER_PORT, DATA_DIR, X_API_KEY)
 	@exec $(PY) -m scripts.run

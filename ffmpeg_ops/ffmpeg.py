@@ -7,6 +7,7 @@ the log and never to a client.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -33,8 +34,16 @@ FORMATS = (
     "aac,ac3,aiff,amr,asf,avi,caf,dv,eac3,flac,flv,h264,hevc,ivf,m4v,matroska,mov,mp3,mpeg,mpegts,mpegvideo,mxf,nut,"
     "ogg,tta,w64,wav,webm,wv"
 )
-INPUT_LIMITS = ("-protocol_whitelist", "file,pipe", "-format_whitelist", FORMATS)
+# The largest picture that is looked into, 8192x8192, and the largest that is decoded: 4096x2304, and what pads it.
+MAX_PROBED, MAX_DECODED = 8192 * 8192, 4160 * 2368
+INPUT_LIMITS = ("-protocol_whitelist", "file,pipe", "-format_whitelist", FORMATS, "-max_pixels", str(MAX_PROBED))
+DECODE_LIMITS = (*INPUT_LIMITS, "-max_pixels", str(MAX_DECODED))
+MAX_LENGTH_S = 4 * 3600
+OUTPUT_LIMITS = ("-t", str(MAX_LENGTH_S))  # a header that tells less than there is does not make it endless
 PROBE_TIMEOUT_S = 30
+_SHORT_OUTPUT_BYTES = 8_000_000
+_SHORT_FILE_BYTES = 16_000_000  # a short command writes a cache of fonts at most
+_LINE_BYTES = 64_000
 _TAIL_LINES = 40
 _ERROR = re.compile(r"^(?!\[(?:mp4|aost|vost)).*\[(?:error|fatal)\]")  # not the muxer's complaints about times
 _POLL_S = 0.1
@@ -112,19 +121,40 @@ def encode(
 
 
 def output_of(command: Sequence[str], work: Work, *, timeout_s: float = PROBE_TIMEOUT_S) -> bytes:
-    """Standard output of a short command. Raises like `encode`; a failure is EncodeFailed."""
+    """Standard output of a short command. Raises like `encode`; a failure, or too much of it, is EncodeFailed."""
     out: list[str] = []
+    size = 0
+
+    def keep(line: str) -> None:
+        nonlocal size
+        size += len(line) + 1
+        if size <= _SHORT_OUTPUT_BYTES:
+            out.append(line)
+
+    each_line_of(command, work, keep, timeout_s=timeout_s)
+    if size > _SHORT_OUTPUT_BYTES:
+        raise EncodeFailed(detail=f"{command[0]} said {size} bytes")
+    return "\n".join(out).encode()
+
+
+def each_line_of(
+    command: Sequence[str], work: Work, consume: Callable[[str], object], *, timeout_s: float = PROBE_TIMEOUT_S
+) -> None:
+    """Give `consume` every line of a short command's standard output and keep none. Raises like `output_of`."""
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
-    with _running(_sandboxed(list(command)), work.directory, None) as process:
-        readers = [_read(process.stdout, out.append), _read(process.stderr, tail.append)]
+    cpu_s = math.ceil(timeout_s) * (os.cpu_count() or 1)
+    limited = _sandboxed(list(command), file_bytes=_SHORT_FILE_BYTES, cpu_s=cpu_s)
+    with _running(limited, work.directory, None) as process:
+        readers = [_read(process.stdout, consume), _read(process.stderr, tail.append)]
         status = _wait(process, work, timeout_s)
         for reader in readers:
             reader.join()
+    if status == -signal.SIGXCPU:
+        raise JobTimeout
     if status < 0:
         raise WorkerError(detail=f"{command[0]} was killed by signal {-status}")
     if status != 0:
         raise EncodeFailed(detail="\n".join(tail))
-    return "\n".join(out).encode()
 
 
 @cache
@@ -132,6 +162,13 @@ def version() -> str:
     """FFmpeg's version as it tells it, for example `5.1.9-0+deb12u1`."""
     line = subprocess.run(["ffmpeg", "-version"], capture_output=True, text=True, timeout=10, check=True).stdout
     return line.split()[2]
+
+
+def check_installed() -> None:
+    """Raises WorkerError when FFmpeg or ffprobe is missing. Starts nothing."""
+    for name in ("ffmpeg", "ffprobe"):
+        if _tool(name) is None:
+            raise WorkerError(f"{name} is not installed on the worker.")
 
 
 @cache
@@ -154,14 +191,12 @@ def _tool(name: str) -> str | None:
     return shutil.which(name)
 
 
-def _sandboxed(command: list[str], *, file_bytes: int | None = None, cpu_s: int | None = None) -> list[str]:
+def _sandboxed(command: list[str], *, file_bytes: int, cpu_s: int) -> list[str]:
     """`command` under util-linux's setpriv (die with us) and prlimit, where the system has them."""
     if _tool(command[0]) is None:
         raise WorkerError(f"{command[0]} is not installed on the worker.")
-    limits = [f"--fsize={file_bytes}"] if file_bytes else []
-    limits += [f"--cpu={cpu_s}"] if cpu_s else []
-    if limits and _tool("prlimit"):
-        command = ["prlimit", *limits, "--", *command]
+    if _tool("prlimit"):
+        command = ["prlimit", f"--fsize={file_bytes}", f"--cpu={cpu_s}", "--", *command]
     if _tool("setpriv"):
         command = ["setpriv", "--pdeathsig", "KILL", "--", *command]
     return command
@@ -206,7 +241,7 @@ def _read(pipe: IO[bytes] | None, consume: Callable[[str], object]) -> threading
     def loop() -> None:
         assert pipe is not None
         try:
-            for line in pipe:
+            while line := pipe.readline(_LINE_BYTES):
                 consume(line.decode("utf-8", "replace").rstrip("\n"))
         except ValueError:
             pass  # closed under us because the command was killed

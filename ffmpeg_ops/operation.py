@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -126,8 +127,11 @@ class Operation:
         return {name: f.kind for name, f in self.params().fields.items() if isinstance(f, Asset)}
 
     def run(self, work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> dict[str, Any]:
-        module = importlib.import_module(f"{self.package}.run")
-        return module.run(work, params, assets)  # type: ignore[no-any-return]
+        return self.load().run(work, params, assets)  # type: ignore[no-any-return]
+
+    def load(self) -> ModuleType:
+        """The module that does the work, with all that it imports. Takes up to a second the first time."""
+        return importlib.import_module(f"{self.package}.run")
 
 
 class _Found(Mapping[str, Operation]):

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from ffmpeg_ops import ffmpeg, probe
+from ffmpeg_ops import ffmpeg, fit, probe
 from ffmpeg_ops.operation import Work
 from wire.errors import AssetInvalid, EncodeFailed
 
-MP4 = ["-movflags", "+faststart", "-map_metadata", "-1", "-map_chapters", "-1", "-f", "mp4", "output.mp4"]
-EVEN = "pad=ceil(iw/2)*2:ceil(ih/2)*2"  # H.264 in yuv420p has no odd sides
-AAC = ["-c:a", "aac", "-b:a", "192k"]
+MP4 = [
+    *ffmpeg.OUTPUT_LIMITS,
+    *["-movflags", "+faststart", "-map_metadata", "-1", "-map_chapters", "-1", "-f", "mp4", "output.mp4"],
+]
+AAC_RATE = 192_000  # bits a second
+AAC = ["-c:a", "aac", "-b:a", str(AAC_RATE)]
 
 _AUDIO_IN_MP4 = frozenset({"aac", "mp3", "ac3", "eac3", "alac"})
-ENOUGH = 0.98
 _SLACK = 2  # frames: headers and edits round
 VIDEO_IN_MP4 = frozenset({"h264", "hevc", "av1", "mpeg4"})
 
@@ -23,9 +26,21 @@ def keep_audio(info: probe.MediaInfo) -> list[str]:
     """Options that carry the first sound track over: untouched where MP4 can hold it, otherwise as AAC."""
     if info.audio is None:
         return ["-an"]
+    return ["-map", f"0:{info.audio.index}", *(["-c:a", "copy"] if _fits_mp4(info.audio) else AAC)]
+
+
+def sound_bytes(source: Path, info: probe.MediaInfo, length_s: float, work: Work) -> int:
+    """How large the sound is that `keep_audio` carries over."""
+    if info.audio is None:
+        return 0
+    if _fits_mp4(info.audio):
+        return fit.packet_bytes(source, info.audio.index, work)
+    return round(AAC_RATE / 8 * (info.audio.duration_s or info.duration_s or length_s))
+
+
+def _fits_mp4(audio: probe.AudioStream) -> bool:
     # MP4 has no word for the low rates of MPEG-2.5
-    as_it_is = info.audio.codec in _AUDIO_IN_MP4 and (info.audio.codec != "mp3" or info.audio.sample_rate >= 16_000)
-    return ["-map", f"0:{info.audio.index}", *(["-c:a", "copy"] if as_it_is else AAC)]
+    return audio.codec in _AUDIO_IN_MP4 and (audio.codec != "mp3" or audio.sample_rate >= 16_000)
 
 
 def length_s(info: probe.MediaInfo, video: probe.VideoStream) -> float:
@@ -39,18 +54,30 @@ def length_s(info: probe.MediaInfo, video: probe.VideoStream) -> float:
 
 
 def require_frames(made: int, source: Path, stream: probe.VideoStream, length_s: float, work: Work) -> None:
-    """Raises EncodeFailed when fewer than ENOUGH of the source's frames are in the output: it is damaged or cut off."""
-    if stream.frames and made >= ENOUGH * stream.frames:
+    """Raises EncodeFailed when less than `probe.ENOUGH` of the source's frames came out: it is damaged or cut off."""
+    if stream.frames and made >= probe.ENOUGH * stream.frames:
         return
     # A header counts frames that an edit hides, packets may be fields or frames that are never shown, and the length
     # may be a guess: the lower figure is the one to hold on to.
     counted = stream.frames or probe.pictures(source, stream, work) or 0
     expected = min(counted, round(length_s * stream.frame_rate))
-    if made + _SLACK < ENOUGH * expected:
+    if made + _SLACK < probe.ENOUGH * expected:
         raise EncodeFailed(
             f"FFmpeg could not make the video: only {made} of about {expected} frames could be read.",
             detail=f"{made} frames; {counted} counted, {length_s} s at {stream.frame_rate}",
         )
+
+
+def made(size: tuple[int, int], frames: int, duration_s: float) -> probe.MediaInfo:
+    """The output as the encode told of it, for `stats`."""
+    rate = Fraction(frames) / Fraction(duration_s)
+    video = probe.VideoStream(0, "", *size, rate, frames, duration_s, "yuv420p", 0)
+    return probe.MediaInfo("mp4", duration_s, 0, video, None)
+
+
+def warnings(errors: int) -> list[str]:
+    """What went wrong without stopping the job: `errors` parts of the sources that could not be decoded."""
+    return [f"{errors} decode error{'s' if errors > 1 else ''}"] if errors else []
 
 
 def stats(work: Work, encoder: str, device: str, info: probe.MediaInfo | None = None) -> dict[str, Any]:

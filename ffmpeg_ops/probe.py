@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Mapping
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +17,8 @@ from ffmpeg_ops.operation import Work
 from wire.errors import AssetHasNoAudio, AssetInvalid, AssetTooLarge, EncodeFailed
 
 MAX_PICTURE = 4096 * 2304
+ENOUGH = 0.98  # of what a damaged file should have
+_ROUNDING_S = 0.1  # by which headers and packets may differ
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "a JPEG image"),
     (b"\x89PNG\r\n", "a PNG image"),
@@ -83,6 +87,8 @@ def probe(path: Path, work: Work) -> MediaInfo:
     try:
         raw = json.loads(ffmpeg.output_of([*command, "-i", str(path)], work))
     except EncodeFailed as error:
+        if "exceeds specified max pixel count" in (error.detail or ""):
+            raise AssetTooLarge(f"The picture has more than {ffmpeg.MAX_PROBED / 1e6:.0f} megapixels.") from error
         raise AssetInvalid(f"The file is {sniff(path)}, not a media file.", detail=error.detail) from error
     streams = raw.get("streams", [])
     return MediaInfo(
@@ -100,9 +106,12 @@ def video_asset(path: Path, name: str, work: Work) -> tuple[MediaInfo, VideoStre
     info = _asset(path, name, "a video", work)
     if info.video is None:
         raise AssetInvalid(f"{name}: the file has no moving picture; it is {_describe(info, path)}.")
-    if info.video.duration_s is None:  # Matroska tells the length of the longest stream, a live recording none
-        return info, replace(info.video, duration_s=_measured_s(path, info.video.index, work))
-    return info, info.video
+    video = info.video
+    if video.duration_s is None:  # Matroska tells the length of the longest stream, a live recording none
+        video = replace(video, duration_s=_measured_s(path, name, info, video.index, work))
+    if max(video.duration_s or 0, info.duration_s or 0) > ffmpeg.MAX_LENGTH_S:
+        raise AssetTooLarge(f"{name}: the video is longer than {ffmpeg.MAX_LENGTH_S // 3600} hours.")
+    return info, video
 
 
 def require_size(stream: VideoStream, name: str) -> None:
@@ -121,12 +130,37 @@ def audio_asset(path: Path, name: str, work: Work) -> tuple[MediaInfo, AudioStre
 
 def pictures(path: Path, stream: VideoStream, work: Work) -> int | None:
     """How many frames of a stream are to be shown, by its packets; None when they cannot be read."""
-    entries = ["-of", "csv=p=0", "-show_entries", "packet=flags", "-select_streams", str(stream.index)]
+    count = 0
+
+    def on_packet(flags: str) -> None:
+        nonlocal count
+        count += bool(flags) and "D" not in flags
+
     try:
-        found = ffmpeg.output_of(["ffprobe", "-v", "error", *entries, *ffmpeg.INPUT_LIMITS, "-i", str(path)], work)
+        each_packet(path, ["flags"], on_packet, work, stream.index)
     except EncodeFailed:
         return None
-    return sum(b"D" not in flags for flags in found.split())
+    return count
+
+
+def each_packet(
+    path: Path,
+    fields: Sequence[str],
+    consume: Callable[[str], object],
+    work: Work,
+    index: int | None = None,
+    *,
+    upto_s: float | None = None,
+) -> None:
+    """Give `consume` the `fields` of every packet of one stream or of all, comma-separated, in ffprobe's own order.
+
+    `upto_s`: of the first so many seconds alone.
+    """
+    some = [] if index is None else ["-select_streams", str(index)]
+    some += [] if upto_s is None else ["-read_intervals", f"%+{upto_s:.6f}"]
+    entries = ["-of", "csv=p=0", "-show_entries", f"packet={','.join(fields)}", *some]
+    command = ["ffprobe", "-v", "error", *entries, *ffmpeg.INPUT_LIMITS, "-i", str(path)]
+    ffmpeg.each_line_of(command, work, consume, timeout_s=work.limits.timeout_s)
 
 
 def sniff(path: Path) -> str:
@@ -152,21 +186,34 @@ def sniff(path: Path) -> str:
 def _asset(path: Path, name: str, wanted: str, work: Work) -> MediaInfo:
     try:
         return probe(path, work)
+    except AssetTooLarge as error:
+        raise AssetTooLarge(f"{name}: {error.message}") from error
     except AssetInvalid as error:
         raise AssetInvalid(f"{name}: the file is {sniff(path)}, not {wanted}.", detail=error.detail) from error
 
 
-def _measured_s(path: Path, index: int, work: Work) -> float | None:
-    """How long a stream lasts by its packets; None when they have no times."""
-    entries = ["-of", "json", "-show_entries", "packet=pts_time,duration_time", "-select_streams", str(index)]
+def _measured_s(path: Path, name: str, info: MediaInfo, index: int, work: Work) -> float | None:
+    """How long a stream lasts by its packets; None when they have no times.
+
+    Raises AssetInvalid for a file that is cut off: its header tells of more than its longest stream has.
+    """
+    starts: dict[int, float] = defaultdict(lambda: math.inf)
+    ends: dict[int, float] = defaultdict(lambda: -math.inf)
+
+    def on_packet(line: str) -> None:
+        stream, pts, length, *_ = f"{line},,".split(",")
+        if stream.isdigit() and (start := _number(pts)) is not None:
+            starts[int(stream)] = min(starts[int(stream)], start)
+            ends[int(stream)] = max(ends[int(stream)], start + (_number(length) or 0))
+
     try:
-        found = ffmpeg.output_of(["ffprobe", "-v", "error", *entries, *ffmpeg.INPUT_LIMITS, "-i", str(path)], work)
+        each_packet(path, ["stream_index", "pts_time", "duration_time"], on_packet, work)
     except EncodeFailed:
         return None
-    packets = [packet for packet in json.loads(found).get("packets", []) if "pts_time" in packet]
-    starts = [float(packet["pts_time"]) for packet in packets]
-    ends = [start + float(packet.get("duration_time", 0)) for start, packet in zip(starts, packets, strict=True)]
-    return max(ends) - min(starts) if packets else None
+    there_s = max(ends.values(), default=-math.inf)
+    if info.duration_s and 0 <= there_s < ENOUGH * info.duration_s - _ROUNDING_S:
+        raise AssetInvalid(f"{name}: the file is cut off: {there_s:.1f} of {info.duration_s:.1f} seconds are there.")
+    return ends[index] - starts[index] if index in ends else None
 
 
 def _describe(info: MediaInfo, path: Path) -> str:
@@ -228,9 +275,13 @@ def _rotation(stream: Mapping[str, Any]) -> int:
 
 
 def _seconds(part: Mapping[str, Any], key: str = "duration") -> float | None:
+    return _number(part.get(key, ""))
+
+
+def _number(text: str) -> float | None:
     try:
-        return float(part[key])
-    except (KeyError, ValueError):
+        return float(text)
+    except ValueError:
         return None
 
 

@@ -9,14 +9,17 @@ from gateway.settings import Settings
 
 def create_app(settings: Settings | None = None) -> Flask:
     """The wired application; `settings` default to the environment's. Starts no thread and migrates nothing."""
-    from gateway import api, cli, providers
+    from gateway import api, cli
     from gateway.services import Services
-    from gateway.settings import check
+    from gateway.settings import check, load
+    from wire.settings import SettingsError
 
-    known = frozenset(providers.KNOWN)
     if settings is None:
-        settings = cli.settings_of_environment(known)
-    check(settings, known)
+        try:
+            settings = load()
+        except SettingsError as error:
+            return cli.without_settings(error)
+    check(settings)
     app = Flask(__name__, static_folder=None)
     app.extensions["reelay"] = Services.wire(settings)
     api.register(app)

@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway import create_app, providers
+from gateway import create_app
 from gateway.auth import Keys
 from gateway.migrations import migrate
 from gateway.settings import Settings, load
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 def main() -> None:
     try:
-        settings = load(frozenset(providers.KNOWN))
+        settings = load()
     except SettingsError as error:
         sys.exit(f"Wrong settings: {error}")
     logs.configure(settings.log_level)

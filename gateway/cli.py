@@ -7,10 +7,10 @@ from flask import Flask
 from flask.cli import AppGroup, with_appcontext
 
 from gateway.auth import FROM_ENVIRONMENT
+from gateway.endpoint.commands import runpod
 from gateway.migrations import migrate
 from gateway.providers.worker_client import worker_secrets
 from gateway.services import services
-from gateway.settings import Settings, load
 from wire.clock import to_rfc3339
 from wire.settings import SettingsError
 
@@ -19,15 +19,30 @@ keys = AppGroup("keys", help="Clients' API keys.")
 
 def register(app: Flask) -> None:
     app.cli.add_command(keys)
+    app.cli.add_command(runpod)
     app.cli.add_command(worker_env)
 
 
-def settings_of_environment(known_providers: frozenset[str]) -> Settings:
-    """For `flask --app gateway`, which shows other errors of an application factory with their traceback."""
-    try:
-        return load(known_providers)
-    except SettingsError as error:
-        raise click.ClickException(f"Wrong settings: {error}") from error
+def without_settings(error: SettingsError) -> Flask:
+    """What `flask --app gateway` gets on a machine that runs no gateway: `runpod` works, all else tells the error."""
+    told = click.ClickException(f"Wrong settings: {error}")
+    asked = click.get_current_context(silent=True)
+    if asked is None or asked.parent is not None:  # `flask run` and its like, which take any application
+        raise told from error
+    app = Flask(__name__, static_folder=None)
+    app.cli = _OnlyRunpod(told)
+    return app
+
+
+class _OnlyRunpod(AppGroup):
+    def __init__(self, otherwise: click.ClickException) -> None:
+        super().__init__(commands=[runpod])
+        self._otherwise = otherwise
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        if command := super().get_command(ctx, cmd_name):
+            return command
+        raise self._otherwise
 
 
 @keys.command("create")

@@ -13,6 +13,8 @@ from typing import Any
 from wire.errors import AttemptSuperseded, JobError, JobFault, JobFinished
 
 MAX_TRIES = 3
+# How long after its time-out an attempt may still upload and report.
+MARGIN_MS = 120_000
 RETRY_AFTER_MS = (1_000, 5_000)
 
 
@@ -61,7 +63,10 @@ class IllegalChange(Exception):
 
 @dataclass(frozen=True)
 class Job:
-    """One request of a client. `tries` counts the attempts that may have run, `attempt_id` is the newest one."""
+    """One request of a client. `tries` counts the attempts that may have run, `attempt_id` is the newest one.
+
+    `cost_nano`, in nano-dollars, is that of all attempts; None where no machine had to be paid for.
+    """
 
     id: str
     key_id: str
@@ -84,6 +89,7 @@ class Job:
     stats: Mapping[str, Any] | None = None
     error_code: str | None = None
     error_message: str | None = None
+    cost_nano: int | None = None
     next_at: int | None = None
     lease_token: str | None = None
     lease_expires_at: int | None = None
@@ -99,7 +105,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try of a job on one provider. `sent_at` is set while a submit is under way or has been accepted."""
+    """One try of a job on one provider. `sent_at` is set while a submit is under way or has been accepted.
+
+    `running_at`: when the provider first told that it runs.
+    """
 
     id: str
     job_id: str
@@ -115,6 +124,8 @@ class Attempt:
     ended_at: int | None = None
     error_code: str | None = None
     error_message: str | None = None
+    running_at: int | None = None
+    cost_nano: int | None = None
 
     @property
     def ended(self) -> bool:
@@ -163,11 +174,17 @@ def accept(job: Job, attempt: Attempt, remote_id: str | None, now: int) -> Pair:
     return job, _move(attempt, State.SUBMITTED, remote_id=remote_id)
 
 
-def seen(job: Job, attempt: Attempt, progress: float | None, now: int) -> Pair:
-    """The provider tells of progress (None: it has not begun). Where no event does, that is how a job is running."""
-    if progress is None or job.finished:
+def waits(job: Job, attempt: Attempt, reason: str | None) -> Pair:
+    """The provider has not begun it, and perhaps tells why."""
+    return (replace(job, waiting_for=reason) if job.status is Status.QUEUED else job), attempt
+
+
+def runs(job: Job, attempt: Attempt, progress: float, now: int) -> Pair:
+    """The provider tells that it runs. Where no event does, that is how a job is running."""
+    if job.finished:
         return job, attempt
-    progress = max(job.progress, progress)
+    attempt = replace(attempt, running_at=attempt.running_at or now)
+    job, progress = replace(job, waiting_for=None), max(job.progress, progress)
     return _change(job, Status.RUNNING, started_at=job.started_at or now, progress=progress), attempt
 
 
@@ -211,6 +228,14 @@ def turn_down(job: Job, attempt: Attempt, code: str, reason: str, now: int, next
         job = replace(job, tries=job.tries - 1)
     attempt = _move(attempt, State.FAILED, ended_at=now, error_code=code, error_message=reason)
     return replace(_requeue(job, now, next_at, reason), queued_at=job.queued_at, waits=job.waits + 1), attempt
+
+
+def charge(job: Job, attempt: Attempt, nano_per_s: int, execution_ms: int | None = None) -> Pair:
+    """Count what an attempt that has ended cost: `execution_ms`, or from its claim to its end."""
+    ended_at = attempt.ended_at or 0
+    began_at = attempt.claimed_at or attempt.running_at or ended_at
+    cost = nano_per_s * (max(0, ended_at - began_at) if execution_ms is None else execution_ms) // 1000
+    return replace(job, cost_nano=(job.cost_nano or 0) + cost), replace(attempt, cost_nano=cost)
 
 
 def give_up(job: Job, error: JobError, now: int) -> Job:

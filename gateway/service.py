@@ -12,7 +12,9 @@ import structlog
 
 from gateway import ids, jobs
 from gateway.bell import Bell
+from gateway.costs import Costs
 from gateway.jobs import Attempt, Job, State
+from gateway.pace import Pace
 from gateway.settings import Settings
 from gateway.storage import Storage
 from gateway.store import Store
@@ -30,9 +32,11 @@ _LOOK_S = 0.5
 class Jobs:
     """Every method is one or two short transactions; `bell` rings when the dispatcher or a waiter has work."""
 
-    def __init__(self, store: Store, storage: Storage, clock: Clock, settings: Settings, bell: Bell) -> None:
+    def __init__(
+        self, store: Store, storage: Storage, clock: Clock, settings: Settings, bell: Bell, costs: Costs, pace: Pace
+    ) -> None:
         self._store, self._storage, self._clock, self._settings = store, storage, clock, settings
-        self._bell = bell
+        self._bell, self._costs, self._pace = bell, costs, pace
 
     def create(self, key_id: str, operation: str, params: Mapping[str, Any], idempotency_key: str | None = None) -> Job:
         """A new job, committed. With an Idempotency-Key, the job of the first such request.
@@ -140,6 +144,7 @@ class Jobs:
         job, attempt = self._apply(attempt_id, change, frees_worker=True)
         if before is not None and not before.ended:
             log_end(job, attempt)
+            self._pace.learn(job, attempt)
         self._bell.ring()
 
     def _apply(
@@ -153,7 +158,10 @@ class Jobs:
             # read again behind the job's lock, which on PostgreSQL is what keeps two events apart
             attempt = tx.attempt(attempt_id) or attempt
             structlog.contextvars.bind_contextvars(job_id=job.id)
+            ended = attempt.ended
             job, attempt = change(job, attempt)
+            if attempt.ended and not ended:
+                job, attempt = self._costs.charge(job, attempt)
             tx.save_job(job)
             tx.save_attempt(attempt)
             if frees_worker:

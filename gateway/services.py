@@ -11,7 +11,9 @@ from flask import current_app
 from gateway import providers
 from gateway.auth import Keys
 from gateway.bell import Bell
+from gateway.costs import Costs
 from gateway.dispatcher import Dispatcher
+from gateway.pace import Pace
 from gateway.providers.base import Provider
 from gateway.service import Jobs
 from gateway.settings import Settings, secrets_of
@@ -49,6 +51,7 @@ class Services:
         store = Store(make_engine(settings.database, pool_size=settings.threads + 24))
         storage = LocalStorage(settings, signer, clock)
         chain = provider if provider is not None else providers.make(providers.Context(settings, signer, store, clock))
+        costs, pace = Costs(chain), Pace()
         return cls(
             settings=settings,
             clock=clock,
@@ -57,8 +60,10 @@ class Services:
             storage=storage,
             providers=chain,
             keys=Keys(store, clock),
-            jobs=Jobs(store, storage, clock, settings, bell),
-            dispatcher=Dispatcher(Parts(store, storage, chain, clock, settings, signer, bell, clock.now_ms())),
+            jobs=Jobs(store, storage, clock, settings, bell, costs, pace),
+            dispatcher=Dispatcher(
+                Parts(store, storage, chain, clock, settings, signer, bell, pace, costs, clock.now_ms())
+            ),
             shares=Shares(settings.threads),
         )
 

@@ -5,15 +5,23 @@ from __future__ import annotations
 import os
 import secrets
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 from marshmallow import ValidationError, fields, validate
 
+from gateway.gpus import Prices
 from wire.settings import CommaList, Folder, SettingsError, read, setting
 
 GB = 1_000_000_000
+# Every provider, with the settings that it cannot do without.
+PROVIDERS: Mapping[str, tuple[str, ...]] = {
+    "local": (),
+    "runpod": ("runpod_api_key", "runpod_endpoint_id", "worker_url"),
+}
 DATABASES = ("sqlite", "postgresql", "postgresql+psycopg", "postgresql+psycopg2")
 
 
@@ -23,6 +31,11 @@ def _whole(least: int, most: int) -> fields.Integer:
 
 def _url() -> fields.Url:
     return fields.Url(require_tld=False, schemes={"http", "https"})
+
+
+def _job_base(url: str) -> None:
+    if urlsplit(url).hostname in {"api.runpod.io", "rest.runpod.io"}:
+        raise ValidationError("Is RunPod's management API; jobs go to https://api.runpod.ai/v2.")
 
 
 def _database(url: str) -> None:
@@ -44,7 +57,7 @@ class Settings:
     """See `.env.example`, which is made from these lines."""
 
     providers: tuple[str, ...] = setting(
-        CommaList(), None, "Providers in the order of trial, comma list. Must be set. Known: local."
+        CommaList(), None, f"Providers in the order of trial, comma list. Must be set. Known: {', '.join(PROVIDERS)}."
     )
     x_api_key: str | None = setting(
         fields.String(validate=validate.Length(min=16)),
@@ -72,6 +85,34 @@ class Settings:
     worker_url: str | None = setting(_url(), None, "How workers reach the gateway. Default: PUBLIC_URL.")
     local_worker_url: str = setting(
         _url(), "http://127.0.0.1:3334", "Where the worker of the provider `local` listens."
+    )
+    worker_events: bool = setting(
+        fields.Boolean(),
+        "true",
+        "Whether workers report to the gateway; without it ends are found by polling, and work may run twice.",
+    )
+    runpod_api_key: str | None = setting(fields.String(), None, "Key of the RunPod account.")
+    runpod_endpoint_id: str | None = setting(
+        fields.String(validate=validate.Regexp(r"[A-Za-z0-9_-]+\Z")), None, "The RunPod Serverless endpoint that works."
+    )
+    runpod_api_base: str = setting(
+        fields.Url(require_tld=False, schemes={"http", "https"}, validate=_job_base),
+        "https://api.runpod.ai/v2",
+        "Base of RunPod's job API.",
+    )
+    runpod_management_base: str = setting(
+        _url(), "https://api.runpod.io/v2", "Base of RunPod's management API, for `flask --app gateway runpod`."
+    )
+    runpod_queue_limit_s: int = setting(
+        _whole(1, 86_400), 300, "Longest time that a job waits in RunPod's queue before the next provider is asked."
+    )
+    runpod_gpu_prices: Mapping[str, int] | None = setting(
+        Prices(),
+        None,
+        "RunPod's prices in dollars per second where they changed: ADA_24=0.00031, …",
+    )
+    runpod_idle_timeout_s: int = setting(
+        _whole(1, 3600), 300, "Idle timeout of the endpoint, in which its worker is paid for after its last job."
     )
     max_asset_bytes: int = setting(
         _whole(1, 10 * GB), 100_000_000, "Largest file that a job may name or that is uploaded."
@@ -110,10 +151,10 @@ class Settings:
         return (self.worker_url or self.client_base).rstrip("/")
 
 
-def load(known_providers: frozenset[str]) -> Settings:
+def load() -> Settings:
     """The environment's settings, checked, with a DATA_DIR that can be used. Raises SettingsError."""
     settings = read(Settings)
-    check(settings, known_providers)
+    check(settings)
     try:
         secrets_of(settings)
         settings.files_dir.mkdir(parents=True, exist_ok=True)
@@ -125,21 +166,30 @@ def load(known_providers: frozenset[str]) -> Settings:
     return settings
 
 
-def check(settings: Settings, known_providers: frozenset[str]) -> None:
+def check(settings: Settings) -> None:
     """What the fields alone cannot tell. Raises SettingsError with all mistakes."""
     mistakes = []
     if not settings.providers:
         mistakes.append("PROVIDERS: must be set, for example PROVIDERS=local.")
-    mistakes += [
-        f"PROVIDERS: unknown provider {name!r}; known: {', '.join(sorted(known_providers))}."
-        for name in settings.providers or ()
-        if name not in known_providers
-    ]
+    for name in settings.providers or ():
+        if name not in PROVIDERS:
+            mistakes.append(f"PROVIDERS: unknown provider {name!r}; known: {', '.join(sorted(PROVIDERS))}.")
+        mistakes += [_missing(name, need) for need in PROVIDERS.get(name, ()) if not _has(settings, need)]
     mistakes += ["SECRET_KEY: every key needs at least 32 characters." for key in settings.secret_key if len(key) < 32]
     if settings.default_wait_seconds > settings.max_wait_seconds:
         mistakes.append("DEFAULT_WAIT_SECONDS: must not be more than MAX_WAIT_SECONDS.")
     if mistakes:
         raise SettingsError(" ".join(mistakes))
+
+
+def _has(settings: Settings, need: str) -> bool:
+    return bool(getattr(settings, need) or (need == "worker_url" and settings.public_url))
+
+
+def _missing(provider: str, need: str) -> str:
+    if need == "worker_url":
+        return f"PUBLIC_URL or WORKER_URL: must be set for the provider {provider}, whose workers are elsewhere."
+    return f"{need.upper()}: must be set for the provider {provider}."
 
 
 def secrets_of(settings: Settings) -> tuple[str, ...]:

@@ -12,7 +12,9 @@ import structlog
 
 from gateway import ids, jobs
 from gateway.bell import Bell
+from gateway.costs import Costs
 from gateway.jobs import Attempt, Job, State
+from gateway.pace import FIRST_MS, Pace
 from gateway.providers.base import (
     Accepted,
     Ambiguous,
@@ -32,16 +34,24 @@ from gateway.storage import Storage
 from gateway.store import StaleLease, Store, Transaction
 from wire.clock import Clock
 from wire.envelope import SILENCE_S, Delivery, DeliverySchema, EventTarget, Limits
-from wire.errors import JobError, JobTimeout, QueueTimeout, Stopped, WorkerError, WorkerLost, WorkerOutdated
+from wire.errors import (
+    EncoderUnavailable,
+    JobError,
+    JobTimeout,
+    QueueTimeout,
+    Stopped,
+    WorkerError,
+    WorkerLost,
+    WorkerOutdated,
+)
 
 log = structlog.get_logger(__name__)
 
 SILENCE_MS = SILENCE_S * 1000
-# How long after its time-out an attempt may still upload and report.
-MARGIN_MS = 120_000
-# How long nobody may know whether a submit took effect.
-AMBIGUOUS_MS = 600_000
-POLL_WAITING_MS = 2_000
+# How long nobody may know whether a submit took effect. A worker that takes it later is told to drop it.
+AMBIGUOUS_MS = 60_000
+# How long an attempt may run there without a claim: a worker that was told to end takes jobs and never runs them.
+UNCLAIMED_MS = 60_000
 POLL_CLAIMED_MS = 10_000
 LATER_MS = 5_000
 # Longest pause before a waiting attempt is offered again, and before a provider that failed is asked again.
@@ -50,7 +60,7 @@ MAX_BACKOFF_MS = 60_000
 EVENTS_PURPOSE = "events"
 
 # Ends of an attempt after which the next provider in the chain is asked.
-_NEXT_PROVIDER = frozenset({NoCapacity.code, Unavailable.code, WorkerOutdated.code})
+_NEXT_PROVIDER = frozenset({NoCapacity.code, Unavailable.code, WorkerOutdated.code, EncoderUnavailable.code})
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,8 @@ class Parts:
     settings: Settings
     signer: Signer
     bell: Bell
+    pace: Pace
+    costs: Costs
     started_at: int
 
 
@@ -100,7 +112,7 @@ class Step:
             state=State.INTENT,
             created_at=now,
             sent_at=now,
-            deadline=self._job.queue_deadline + self._job.timeout_s * 1000 + MARGIN_MS,
+            deadline=self._job.queue_deadline + self._job.timeout_s * 1000 + jobs.MARGIN_MS,
         )
         with self._store.transaction() as tx:
             job = tx.leased_job(self._job.id, self._token)
@@ -124,8 +136,7 @@ class Step:
     def _waited_too_long(self, now: int) -> bool:
         if now < self._job.queue_deadline:
             return False
-        reason = f" The last reason: {self._job.waiting_for}." if self._job.waiting_for else ""
-        error = QueueTimeout(f"No worker took the job within {self._job.queue_limit_s} s.{reason}")
+        error = self._queue_timeout()
         with self._store.transaction() as tx:
             job = tx.leased_job(self._job.id, self._token)
             attempt = tx.attempt(job.attempt_id) if job.attempt_id else None
@@ -138,6 +149,11 @@ class Step:
         self._parts.bell.ring()
         return True
 
+    def _queue_timeout(self, reason: str | None = None) -> QueueTimeout:
+        reason = reason or self._job.waiting_for
+        why = f" The last reason: {reason}." if reason else ""
+        return QueueTimeout(f"No worker took the job within {self._job.queue_limit_s} s.{why}")
+
     def _submit(self, attempt: Attempt) -> None:
         structlog.contextvars.bind_contextvars(attempt_id=attempt.id)
         try:
@@ -149,7 +165,8 @@ class Step:
             self._turned_down(attempt, error)
         except Ambiguous as error:
             log.warning("attempt.ambiguous", provider=attempt.provider, reason=str(error))
-            self._write(lambda j, a: jobs.doubt(j, a), attempt, next_in_ms=POLL_WAITING_MS)
+            pause = self._pause_ms(attempt, self._clock.now_ms())
+            self._write(lambda j, a: jobs.doubt(j, a), attempt, next_in_ms=pause)
         else:
             self._answered(attempt, answer)
 
@@ -161,7 +178,7 @@ class Step:
                 self._write(
                     lambda j, a: jobs.accept(j, a, answer.remote_id, now),
                     attempt,
-                    next_in_ms=POLL_WAITING_MS,
+                    next_in_ms=self._pause_ms(attempt, now),
                     wake=True,
                 )
             except StaleLease:
@@ -185,9 +202,12 @@ class Step:
 
     def _turned_down(self, attempt: Attempt, error: ProviderError) -> None:
         log.warning("attempt.turned_down", provider=attempt.provider, code=error.code, reason=str(error))
-        last = attempt.provider == list(self._parts.providers)[-1]
         now = self._clock.now_ms()
-        next_at = now + round(_pause_ms(1000, self._job.waits, MAX_BACKOFF_MS)) if last else now
+        next_at = now
+        if attempt.provider == list(self._parts.providers)[-1]:  # else the next one is asked at once
+            known_s = error.retry_in_s if isinstance(error, Unavailable) else None
+            pause = _pause_ms(1000, self._job.waits, MAX_BACKOFF_MS)
+            next_at += round(pause if known_s is None else known_s * 1000 * random.uniform(1.0, 1.2))
         self._write(lambda j, a: jobs.turn_down(j, a, error.code, str(error), now, next_at), attempt)
 
     def _follow(self, attempt: Attempt) -> None:
@@ -212,13 +232,17 @@ class Step:
             case Phase.COMPLETED:
                 self._completed_there(attempt, remote, now)
             case Phase.FAILED:
-                self._write(_failed_there(attempt, remote.error or WorkerError(), now), attempt)
+                error = remote.error or WorkerError()
+                if isinstance(error, JobTimeout) and attempt.claimed_at is None and self._parts.settings.worker_events:
+                    error = WorkerLost("A worker took the job and never began it.")
+                self._write(_failed_there(attempt, error, now), attempt, execution_ms=remote.execution_ms)
             case Phase.GONE:
                 gone = WorkerLost("The worker no longer knows the attempt.")
                 self._write(_failed_there(attempt, gone, now), attempt)
+            case Phase.WAITING if now >= self._job.queue_deadline:
+                self._take_back(attempt, self._queue_timeout(remote.reason))
             case Phase.WAITING | Phase.RUNNING:
-                running = remote.progress or 0.0 if remote.phase is Phase.RUNNING else None
-                change = partial(_still_there, running=running, now=now)
+                change = partial(_still_there, remote=remote, now=now)
                 self._write(change, attempt, next_in_ms=self._until_next_look_ms(attempt, now))
             case _:
                 assert_never(remote.phase)
@@ -226,25 +250,33 @@ class Step:
     def _completed_there(self, attempt: Attempt, remote: Remote, now: int) -> None:
         stats = remote.result["stats"] if remote.result else {}
         if missing := check_output(self._parts.storage, attempt, stats):
-            self._write(_failed_there(attempt, missing, now), attempt)
+            change = _failed_there(attempt, missing, now)
         else:
-            self._write(lambda j, a: jobs.complete(j, a, stats, now), attempt)
+            change = partial(jobs.complete, stats=stats, now=now)
+        self._write(change, attempt, execution_ms=remote.execution_ms)
 
     def _until_next_look_ms(self, attempt: Attempt, now: int) -> int:
         if attempt.heard_at is None:
-            return POLL_WAITING_MS
-        return min(POLL_CLAIMED_MS, max(POLL_WAITING_MS, attempt.heard_at + SILENCE_MS + 1 - now))
+            return self._pause_ms(attempt, now)
+        return min(POLL_CLAIMED_MS, max(FIRST_MS, attempt.heard_at + SILENCE_MS + 1 - now))
+
+    def _pause_ms(self, attempt: Attempt, now: int) -> int:
+        told = self._parts.settings.worker_events
+        return self._parts.pace.pause_ms(attempt, self._job.operation, now, told=told)
 
     def _overdue(self, attempt: Attempt, now: int) -> JobError | None:
         if attempt.claimed_at is None:
-            if attempt.state is State.AMBIGUOUS and now - attempt.created_at > AMBIGUOUS_MS:
+            if attempt.state is State.AMBIGUOUS and now - (attempt.sent_at or attempt.created_at) > AMBIGUOUS_MS:
                 return WorkerLost("It could not be found out whether a worker took the attempt.")
+            unclaimed_ms = now - attempt.running_at if attempt.running_at else 0
+            if self._parts.settings.worker_events and unclaimed_ms > UNCLAIMED_MS:
+                return WorkerLost("A worker took the job and never began it.")
             late = JobTimeout() if self._job.status is jobs.Status.RUNNING else QueueTimeout()
             return late if now > attempt.deadline else None
         # While no gateway ran, nobody could report: silence counts from our start at the earliest.
         if now - max(attempt.heard_at or 0, self._parts.started_at) > SILENCE_MS:
             return WorkerLost()
-        limit = min(attempt.deadline, attempt.claimed_at + self._job.timeout_s * 1000 + MARGIN_MS)
+        limit = min(attempt.deadline, attempt.claimed_at + self._job.timeout_s * 1000 + jobs.MARGIN_MS)
         return JobTimeout() if now > limit else None
 
     def _take_back(self, attempt: Attempt, error: JobError) -> None:
@@ -261,8 +293,9 @@ class Step:
             job = tx.leased_job(self._job.id, self._token)
             now = self._clock.now_ms()
             fresh = tx.attempt(job.attempt_id) if job.attempt_id else None
-            if fresh is not None:
-                tx.save_attempt(jobs.supersede(fresh, now))
+            if fresh is not None and not fresh.ended:
+                job, fresh = self._charged(job, jobs.supersede(fresh, now))
+                tx.save_attempt(fresh)
             self._release(tx, job, None)
             tx.wake_oldest_waiting(now)
 
@@ -281,6 +314,7 @@ class Step:
         *,
         next_in_ms: float | None = None,
         wake: bool = False,
+        execution_ms: int | None = None,
     ) -> None:
         """Apply `change` to the records as they are now, under the lease, and give the lease back.
 
@@ -292,6 +326,8 @@ class Step:
             fresh = tx.attempt(attempt.id)
             assert fresh is not None
             after, changed = change(job, fresh)
+            if changed.ended and not fresh.ended:
+                after, changed = self._charged(after, changed, execution_ms)
             tx.save_attempt(changed)
             next_at = after.next_at if next_in_ms is None else self._clock.now_ms() + round(next_in_ms)
             self._release(tx, after, next_at)
@@ -299,7 +335,11 @@ class Step:
                 tx.wake_oldest_waiting(self._clock.now_ms())
         if changed.ended and not fresh.ended:
             log_end(after, changed)
+            self._parts.pace.learn(after, changed)
             self._parts.bell.ring()
+
+    def _charged(self, job: Job, attempt: Attempt, execution_ms: int | None = None) -> jobs.Pair:
+        return self._parts.costs.charge(job, attempt, execution_ms)
 
     def _release(self, tx: Transaction, job: Job, next_at: int | None) -> None:
         free = replace(job, next_at=next_at, lease_token=None, lease_expires_at=None)
@@ -321,6 +361,7 @@ class Step:
     def _job_input(self, attempt: Attempt) -> dict[str, Any]:
         settings = self._parts.settings
         token = self._parts.signer.sign(EVENTS_PURPOSE, [attempt.id, attempt.deadline])
+        events = EventTarget(f"{settings.worker_base}/events/{attempt.id}", token) if settings.worker_events else None
         delivery = Delivery(
             job_id=self._job.id,
             attempt_id=attempt.id,
@@ -330,13 +371,18 @@ class Step:
                 attempt.output_key, max_bytes=settings.max_output_bytes, expires_at=attempt.deadline
             ),
             request_id=self._job.request_id,
-            events=EventTarget(f"{settings.worker_base}/events/{attempt.id}", token),
+            events=events,
         )
         return {"operation": self._job.operation, **self._job.params, "delivery": DeliverySchema().dump(delivery)}
 
 
-def _still_there(job: Job, attempt: Attempt, running: float | None, now: int) -> jobs.Pair:
-    return jobs.seen(*jobs.accept(job, attempt, attempt.remote_id, now), running, now)
+def _still_there(job: Job, attempt: Attempt, remote: Remote, now: int) -> jobs.Pair:
+    if remote.phase is Phase.WAITING and attempt.state is State.AMBIGUOUS:
+        return jobs.waits(job, attempt, remote.reason)  # it was not found there: nobody knows yet
+    job, attempt = jobs.accept(job, attempt, attempt.remote_id, now)
+    if remote.phase is Phase.RUNNING:
+        return jobs.runs(job, attempt, remote.progress or 0.0, now)
+    return jobs.waits(job, attempt, remote.reason)
 
 
 def _failed_there(polled: Attempt, error: JobError, now: int) -> Callable[[Job, Attempt], jobs.Pair]:

@@ -48,6 +48,7 @@ jobs = Table(
     Column("stats", sa.JSON(none_as_null=True)),
     Column("error_code", sa.String(64)),
     Column("error_message", sa.Text),
+    Column("cost_nano", sa.BigInteger),
     Column("next_at", sa.BigInteger),
     Column("lease_token", sa.String(40)),
     Column("lease_expires_at", sa.BigInteger),
@@ -72,6 +73,8 @@ attempts = Table(
     Column("ended_at", sa.BigInteger),
     Column("error_code", sa.String(64)),
     Column("error_message", sa.Text),
+    Column("running_at", sa.BigInteger),
+    Column("cost_nano", sa.BigInteger),
 )
 
 idempotency = Table(

@@ -20,22 +20,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
-from ffmpeg_ops import encoders
 from ffmpeg_ops.operation import StopSignal
 from handler import workdir
 from handler.job import run_attempt, validated
 from handler.settings import Settings
+from handler.warm import warm_up
 from wire import log as logs
 from wire.envelope import parse_job_input
 from wire.errors import Cancelled, JobError, Stopped, WorkerLost
 from wire.serve import Server, read_no_more
 from wire.settings import SettingsError, read
-
-log = structlog.get_logger(__name__)
 
 MAX_BODY_BYTES = 8_000_000  # of what a gateway takes, escaped and with a delivery
 KEPT_ENDS = 1000
@@ -212,13 +209,6 @@ def _problem(status: int, code: str, detail: str) -> Response:
     return response
 
 
-def _warm_up() -> None:
-    try:
-        encoders.best()
-    except JobError as error:
-        log.error("worker.cannot_encode", reason=error.message, detail=error.detail)
-
-
 def main() -> None:
     try:
         settings = read(Settings)
@@ -238,7 +228,7 @@ def main() -> None:
 
 def _serving_app(settings: Settings) -> Flask:
     workdir.sweep(settings.work_dir)  # what a killed process before this one left
-    threading.Thread(target=_warm_up, daemon=True).start()
+    threading.Thread(target=warm_up, daemon=True).start()
     return create_app(settings)
 
 

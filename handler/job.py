@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import queue
 import shutil
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote_plus
 
 import structlog
 from marshmallow import ValidationError
@@ -41,6 +43,8 @@ T = TypeVar("T")
 FETCHED, PROCESSED = 0.05, 0.95
 # How long work may take to notice that it is stopped before its thread is left behind.
 STOP_GRACE_S = 1.0
+# Figures, a path and a few warnings; far below what RunPod (20 MB) and a gateway take.
+MAX_RESULT_BYTES = 500_000
 
 
 def run_attempt(
@@ -110,9 +114,21 @@ def _run(
             progress(FETCHED)
             reporter.encoding()
             stats, processing_s = _timed(lambda: operation.run(work, params, assets), stop)
-        result: dict[str, Any] = {"stats": {**stats, "fetch_s": fetch_s, "processing_s": processing_s}}
+        gpu = {"gpu": unquote_plus(settings.runpod_gpu_name)} if settings.runpod_gpu_name else {}
+        result: dict[str, Any] = {"stats": {**stats, **gpu, "fetch_s": fetch_s, "processing_s": processing_s}}
         _, result["stats"]["upload_s"] = _timed(lambda: result.update(_store(work, job_input, settings)), stop)
-    return ResultSchema().dump(result)  # type: ignore[no-any-return]
+    return _sendable(ResultSchema().dump(result))
+
+
+def _sendable(result: dict[str, Any]) -> dict[str, Any]:
+    """`result`, if it can be sent. What cannot would never arrive, and look like a worker that was lost."""
+    try:
+        size = len(json.dumps(result, ensure_ascii=False, allow_nan=False).encode())
+    except (TypeError, ValueError) as error:
+        raise WorkerError("The worker made a result that cannot be sent.", detail=repr(error)) from error
+    if size > MAX_RESULT_BYTES:
+        raise WorkerError("The worker made a result that is too large to be sent.", detail=f"{size} bytes")
+    return result
 
 
 def validated(job_input: JobInput) -> tuple[Operation, dict[str, Any]]:

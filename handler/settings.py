@@ -35,6 +35,7 @@ class Settings:
         "Folder for the private directories of attempts.",
     )
     output_dir: Path = setting(Folder(), "output", "Folder for outputs of jobs that have no delivery (tests by hand).")
+    runpod_gpu_name: str | None = setting(fields.String(), None, "Set by RunPod: what the worker's GPU is called.")
     fetch_allow_origins: tuple[str, ...] = setting(
         CommaList(validate=_origins),
         "",

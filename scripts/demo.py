@@ -1,11 +1,17 @@
-"""`make demo`: the whole way of a job, once for each operation, on this machine and with the samples."""
+"""`make demo`: the whole way of a job, once for each operation, on this machine and with the samples.
+
+`make demo-cloud` does the same by way of RunPod: a stand-in for its service with real workers, and no account.
+"""
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from scripts.client import ApiError, Client
-from scripts.stack import ROOT, Stack, StackError
+from scripts.stack import ROOT, Stack, StackError, free_port
 
 SAMPLES = ROOT / "samples"
 OUTPUT = ROOT / "demo-output"
@@ -32,13 +38,15 @@ class DemoError(Exception):
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m scripts.demo", description=__doc__.splitlines()[0])
+    parser.add_argument("--cloud", action="store_true", help="by way of a stand-in for RunPod")
+    cloud = parser.parse_args().cloud
     console = Console(highlight=False, soft_wrap=True)
     shutil.rmtree(OUTPUT, ignore_errors=True)
     OUTPUT.mkdir()
     with tempfile.TemporaryDirectory(prefix="reelay-demo-") as data:
         try:
-            with Stack(Path(data), OUTPUT / "logs") as stack:
-                console.print(f"Gateway at {stack.url}, worker at port {stack.worker_port}.")
+            with _cloud(Path(data), console) if cloud else _laptop(Path(data), console) as stack:
                 _run(stack, console)
         except (StackError, DemoError, ApiError, requests.RequestException) as error:
             console.print(f"The demo failed: {error}", markup=False)
@@ -49,6 +57,30 @@ def main() -> int:
             return 130
     console.print("Gateway and worker are stopped, and these URLs with them; `make run` starts them to stay.")
     return 0
+
+
+@contextmanager
+def _laptop(data: Path, console: Console) -> Iterator[Stack]:
+    with Stack(data, OUTPUT / "logs") as stack:
+        console.print(f"Gateway at {stack.url}, worker at port {stack.worker_port}.")
+        yield stack
+
+
+@contextmanager
+def _cloud(data: Path, console: Console) -> Iterator[Stack]:
+    from tests.emulators.runpod import Config, Emulator
+
+    port = free_port()
+    env = {"FETCH_ALLOW_ORIGINS": f"http://127.0.0.1:{port}", "RUNPOD_GPU_NAME": "NVIDIA+L4"}
+    with (
+        Emulator(Config(env=env, home=OUTPUT / "logs" / "runpod")) as runpod,
+        Stack(data, OUTPUT / "logs", port=port, environ=runpod.gateway_environ) as stack,
+    ):
+        console.print(f"Gateway at {stack.url}, stand-in for RunPod at {runpod.endpoint_url}.")
+        console.print("Its workers start when there is work: a cold start of three seconds.")
+        yield stack
+        calls = sum(runpod.calls[kind] for kind in ("run", "status", "cancel", "health"))
+        console.print(f"The gateway made {calls} calls to RunPod.")
 
 
 def _run(stack: Stack, console: Console) -> None:
@@ -119,10 +151,11 @@ def _save(client: Client, operation: str, job: dict[str, Any], console: Console)
     stats = job["stats"]
     if path.stat().st_size != stats["size_bytes"]:
         raise DemoError(f"{operation}: {path.stat().st_size} bytes came, {stats['size_bytes']} were made")
+    cost = f", ${stats['cost_usd']:.6f} and at most ${stats['idle_cost_usd']:.6f} idle" if stats["cost_usd"] else ""
     console.print(
         f"{path.relative_to(ROOT)}: {stats['duration_s']:.2f} s of {stats['width']}x{stats['height']} video"
         f" in {stats['processing_s']:.2f} s, encoder {stats['encoder']} ({stats['device']}),"
-        f" {stats['size_bytes'] / 1e6:.2f} MB\n  {job['video_url']}",
+        f" {stats['size_bytes'] / 1e6:.2f} MB{cost}\n  {job['video_url']}",
         markup=False,
     )
 

@@ -1,10 +1,12 @@
 """Generates the documentation that comes from the code; `--check` only tells whether it is stale.
 
-`.env.example` whole, and in Markdown files everything between `<!-- made by scripts.docs: NAME -->` and `<!-- end -->`.
+`.env.example`, the inputs to try a worker with (`handler/test_inputs/`, `.runpod/tests.json`), and in Markdown files
+everything between `<!-- made by scripts.docs: NAME -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -14,12 +16,23 @@ from typing import Any
 from marshmallow import Schema, fields, missing, validate
 
 from ffmpeg_ops.operation import OPERATIONS, Asset, Operation
+from gateway.endpoint import costs
+from gateway.endpoint.form import FORM, shown
+from gateway.endpoint.plan import at
+from gateway.endpoint.wanted import Wanted, load
+from gateway.gpus import POOLS, dollars
 from gateway.settings import Settings as GatewaySettings
 from handler.settings import Settings as WorkerSettings
 from wire import errors
 from wire.settings import example
 
 ROOT = Path(__file__).parent.parent
+# Small files that MDN hosts for examples, so that a worker anywhere can be tried.
+PUBLIC = {
+    "video": "https://mdn.github.io/shared-assets/videos/flower.mp4",
+    "image": "https://mdn.github.io/shared-assets/images/examples/balloon.jpg",
+    "audio": "https://mdn.github.io/shared-assets/audio/t-rex-roar.mp3",
+}
 _PART = re.compile(r"(<!-- made by scripts\.docs: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -28,6 +41,7 @@ def main() -> int:
     for path, text in stale.items():
         print(f"{'stale' if '--check' in sys.argv else 'written'}: {path.relative_to(ROOT)}")
         if "--check" not in sys.argv:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(text)
     return 1 if stale and "--check" in sys.argv else 0
 
@@ -37,6 +51,10 @@ def generated() -> dict[Path, str]:
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     return {
         ROOT / ".env.example": env_example(),
+        ROOT / ".runpod/tests.json": _json(hub_tests()),
+        **{
+            ROOT / f"handler/test_inputs/{op.name}.json": _json({"input": test_input(op)}) for op in OPERATIONS.values()
+        },
         **{page: _PART.sub(lambda part: part[1] + PARTS[part[2]]() + part[3], page.read_text()) for page in pages},
     }
 
@@ -48,6 +66,26 @@ def env_example() -> str:
         f"# ---- Gateway ----\n\n{example(GatewaySettings)}\n"
         f"# ---- Worker ----\n\n{example(WorkerSettings)}"
     )
+
+
+def test_input(operation: Operation) -> dict[str, Any]:
+    """What a worker anywhere can run: the operation's first example whose files there are, on the internet."""
+    example = next(e for e in operation.examples if all(k in PUBLIC for n, k in operation.assets.items() if n in e))
+    files = {name: PUBLIC[kind] for name, kind in operation.assets.items() if name in example}
+    return {"operation": operation.name, **example, **files}
+
+
+def hub_tests() -> dict[str, Any]:
+    """What RunPod's Hub runs on every release."""
+    tests = [{"name": op.name, "input": test_input(op), "timeout": 120_000} for op in OPERATIONS.values()]
+    hub = json.loads((ROOT / ".runpod/hub.json").read_text())["config"]
+    env = [{"key": e["key"], "value": e["input"]["default"]} for e in hub["env"]]
+    machine = {"gpuTypeId": "NVIDIA GeForce RTX 4090", "gpuCount": 1, "env": env}
+    return {"tests": tests, "config": {**machine, "allowedCudaVersions": hub["allowedCudaVersions"]}}
+
+
+def _json(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 def operations_table() -> str:
@@ -86,12 +124,56 @@ def settings_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def runpod_form() -> str:
+    body = _runpod().body
+    rows = ["| Field | Value | Why |", "|---|---|---|"]
+    for path, field in FORM.items():
+        value = at(body, path)
+        text = "<br>".join(f"`{k}={v}`" for k, v in value.items()) if path == "env" else f"`{shown(path, value)}`"
+        rows.append(f"| {field.label} | {text.replace('`—`', 'none')} | {field.why} |")
+    return "\n".join(rows) + "\n"
+
+
+def runpod_costs() -> str:
+    idle_s = _runpod().body["workers"]["idleTimeout"]
+    rows = costs.rows(tuple(POOLS.values()), 1, idle_s, None)
+    lines = [f"| {' | '.join(costs.head(idle_s))} | NVENC |", "|---|---|---|---|---|---|---|"]
+    lines += [
+        f"| `{row[0]}` | {' | '.join(row[1:])} | {'yes' if pool.nvenc else '**no**'} |"
+        for row, pool in zip(rows, POOLS.values(), strict=True)
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def runpod_example() -> str:
+    """A hundred jobs, each alone and all in one go, on the pool that is tried first."""
+    wanted = _runpod()
+    pool, idle_s, job_s, jobs = wanted.pools[0], wanted.body["workers"]["idleTimeout"], costs.EXAMPLE_JOB_S, 100
+    alone, together = jobs * (job_s + idle_s), jobs * job_s + idle_s
+    return (
+        f"A hundred jobs of {job_s} s on `{pool.name}` ({dollars(pool.price)} a second):\n\n"
+        "| How they come | Billed | Cost |\n|---|---|---|\n"
+        f"| each alone, more than {idle_s} s after the last | {jobs} × ({job_s} + {idle_s}) s = {alone} s "
+        f"| {dollars(alone * pool.price)} |\n"
+        f"| one after the other | {jobs} × {job_s} + {idle_s} s = {together} s | {dollars(together * pool.price)} |\n\n"
+        f"That is {alone / together:.0f} times the price for the same videos, and of a job alone "
+        f"{100 * idle_s / (idle_s + job_s):.0f} % is idle time.\n"
+    )
+
+
+def _runpod() -> Wanted:
+    return load(ROOT / "runpod.toml", image="your-account/reelay-worker:0.1.0")
+
+
 PARTS: Mapping[str, Callable[[], str]] = {
     "operations-table": operations_table,
     "operations-reference": operations_reference,
     "job-errors": job_errors,
     "request-errors": request_errors,
     "settings-table": settings_table,
+    "runpod-form": runpod_form,
+    "runpod-costs": runpod_costs,
+    "runpod-example": runpod_example,
 }
 
 

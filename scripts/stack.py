@@ -1,4 +1,4 @@
-"""Gateway and local worker as two processes on loopback, started together and stopped together."""
+"""The gateway, and a worker of the provider `local`, as processes on loopback: started and stopped together."""
 
 from __future__ import annotations
 
@@ -68,8 +68,9 @@ def free_port() -> int:
 class Stack:
     """`with Stack(...)`: inside, the gateway answers at `url` and jobs run on the worker; afterwards both are gone.
 
-    Logs go to `log_dir`. The processes see `environ` and what is set here, but no other setting of this process and no
-    `.env`; and the worker none of the gateway's secrets.
+    With PROVIDERS in `environ` that do not have `local` among them, there is no worker. Logs go to `log_dir`. The
+    processes see `environ` and what is set here, but no other setting of this process and no `.env`; and the worker
+    none of the gateway's secrets.
     """
 
     data_dir: Path
@@ -87,15 +88,20 @@ class Stack:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def has_worker(self) -> bool:
+        return "local" in self.environ.get("PROVIDERS", "local").split(",")
+
     def __enter__(self) -> Stack:
         for name, port in (("PORT", self.port), ("WORKER_PORT", self.worker_port)):
-            if _in_use(port):
+            if (name == "PORT" or self.has_worker) and _in_use(port):
                 raise StackError(f"port {port} is in use; set {name} to another one")
         if self.port == self.worker_port:
             raise StackError("PORT and WORKER_PORT must differ")
         try:
             self.start_gateway()
-            self.start_worker()
+            if self.has_worker:
+                self.start_worker()
             self.wait_ready()
         except BaseException:
             self.stop()

@@ -183,6 +183,7 @@ class StatsSchema(_Wire):
     frames = fields.Integer(metadata={"description": "Number of pictures in the finished video."})
     encoder = fields.String(metadata={"description": "The encoder that made the picture; `copy` when none was needed."})
     device = fields.String(metadata={"description": "`gpu` or `cpu`."})
+    gpu = fields.String(metadata={"description": "The worker's GPU, where the provider tells."})
     ffmpeg_version = fields.String()
     warnings = fields.List(
         fields.String(),
@@ -228,8 +229,13 @@ def parse_job_input(raw: object) -> JobInput:
 
 def describe(error: ValidationError) -> str:
     """Every wrong field with its reason, in one line: `duration: Must be greater than 0.; url_video: …`."""
+    return "; ".join(mistakes(error))
+
+
+def mistakes(error: ValidationError) -> list[str]:
+    """Every wrong field with its reason: `["duration: Must be greater than 0.", …]`."""
     messages = error.normalized_messages()  # type: ignore[no-untyped-call]
-    return "; ".join(f"{path}: {text}" for path, text in _flatten(messages))
+    return [f"{path}: {text}" for path, text in _flatten(messages)]
 
 
 def _flatten(messages: object, path: str = "") -> list[tuple[str, str]]:

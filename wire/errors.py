@@ -8,7 +8,8 @@
     │   │   └── OutputTooLarge      JobTimeout        QueueTimeout
     │   ├── WorkerFault             another try may succeed
     │   │   ├── WorkerOutdated      WorkerLost        WorkerError      WorkerDiskFull
-    │   │   └── EncodeFailed        GatewayUnreachable    UploadFailed     StorageFull    OutputMissing
+    │   │   ├── EncodeFailed        GatewayUnreachable    UploadFailed     StorageFull    OutputMissing
+    │   │   └── EncoderUnavailable
     │   └── Stopped                 nobody wants the attempt any more
     │       └── Superseded          Cancelled
     └── RequestError                a request is refused; only gateway/api knows the HTTP status
@@ -157,6 +158,11 @@ class WorkerDiskFull(WorkerFault):
 class EncodeFailed(WorkerFault):
     code = "encode_failed"
     text = "FFmpeg could not make the video."
+
+
+class EncoderUnavailable(WorkerFault):
+    code = "encoder_unavailable"
+    text = "The worker has no working encoder for the codec."
 
 
 class GatewayUnreachable(WorkerFault):

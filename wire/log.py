@@ -6,14 +6,41 @@ every line of that thread carries them, those of libraries too.
 
 from __future__ import annotations
 
+import json as _json
 import logging
 import sys
+from collections.abc import MutableMapping
 from typing import Any, TextIO
 
 import structlog
 
 # Without local variables: they hold keys, tokens and signed URLs.
 _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+
+# RunPod cuts lines at 4096 characters, and what is cut is no JSON any more.
+MAX_LINE = 4000
+_render = structlog.processors.JSONRenderer()
+
+
+def _json_line(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+    """The event as one line of at most MAX_LINE characters: the middle of its longest values is left out."""
+    line = str(_render(logger, method, event))
+    while len(line) > MAX_LINE:
+        key, text, taken = max(
+            ((k, _text(v), len(_json.dumps(_text(v)))) for k, v in event.items()), key=lambda v: v[2]
+        )
+        fits = taken - (len(line) - MAX_LINE)
+        kept = max(40, int(len(text) * fits / taken) - 12)  # a character may take twelve of the line
+        if kept < len(text) - 3:
+            event[key] = f"{text[: kept // 3]} … {text[kept // 3 - kept :]}"
+        else:
+            del event[key]
+        line = str(_render(logger, method, event))
+    return line
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else _json.dumps(value, default=repr)
 
 
 def configure(level: str = "INFO", *, json: bool | None = None, stream: TextIO | None = None) -> None:
@@ -27,7 +54,7 @@ def configure(level: str = "INFO", *, json: bool | None = None, stream: TextIO |
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: list[Any] = (
-        [_TRACEBACKS, structlog.processors.JSONRenderer()]
+        [_TRACEBACKS, _json_line]
         if as_json
         else [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)]
     )

@@ -5,7 +5,11 @@ exact length of the video.
 
 - The picture is copied untouched. It is encoded anew only where MP4 cannot carry its codec (VP8, VP9 and older ones),
   where an AVI has B-frames or is cut, and where `length` is audio and the sound outlasts it: then the last frame stands
-  still until the end.
+  still until the end. With `encoding` it is also encoded anew where that names a `codec` that the picture does not have
+  yet, where it names a `quality`, and where the copy would have more than `max_bytes`. It may then have up to 4096x2304
+  pixels, and HDR becomes SDR.
+- Videos last up to four hours. Parts of a damaged source that could not be decoded are counted in `warnings`; where
+  less than 98 % of the frames are there, the job fails.
 - The sound becomes AAC, stereo, 48 kHz, 192 kbit/s. A new sound that is AAC already, mono or stereo, is copied as well
   when it replaces the old one and nothing is asked for but its length.
 - A video without sound of its own gets the new one, whatever `mode` says.
@@ -18,6 +22,7 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
+from ffmpeg_ops.encoding import encoding_param
 from ffmpeg_ops.operation import Asset, Operation
 
 MODES = ("replace", "mix")
@@ -97,6 +102,7 @@ class AdicionaAudioParams(Schema):
             "streaming sites, −23 broadcast. Without it the loudness stays."
         },
     )
+    encoding = encoding_param()
 
     @validates_schema
     def _fit_together(self, params: Mapping[str, Any], **_: Any) -> None:
@@ -118,5 +124,6 @@ OPERATION = Operation(
         _URLS,
         {**_URLS, "mode": "mix", "volume": 0.4, "loop": True, "fade_in": 1, "fade_out": 3, "ducking": "new"},
         {**_URLS, "start": 2.5, "length": "audio", "loudness": -14},
+        {**_URLS, "encoding": {"max_bytes": 16000000}},
     ),
 )

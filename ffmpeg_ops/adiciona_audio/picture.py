@@ -8,10 +8,11 @@ from itertools import pairwise
 
 from ffmpeg_ops import output
 from ffmpeg_ops.encoders import Encoder
+from ffmpeg_ops.picture import to_even, to_yuv420p
 from ffmpeg_ops.probe import MediaInfo, VideoStream
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Packet:
     """One packet, in the order of decoding. `shown_s` counts from the first picture."""
 
@@ -68,8 +69,8 @@ def encode(encoder: Encoder, info: MediaInfo, video: VideoStream, video_s: float
     """FFmpeg's options for a picture that is encoded anew, and cut or prolonged by its last frame."""
     # The times of AVI are guesses, its rate is constant. Elsewhere no setpts: FFmpeg 7 forgets the rate behind it, and
     # then how long the last frame is.
-    filters = [f"setpts=PTS-STARTPTS,fps={video.frame_rate}"] if _avi(info) else []
-    filters.append(output.EVEN)
+    on_time = [f"setpts=PTS-STARTPTS,fps={video.frame_rate}"] if _avi(info) else []
+    filters = [*on_time, *to_even(video), *to_yuv420p(video)]
     if length_s > video_s:
         filters.append(f"tpad=stop_mode=clone:stop_duration={length_s - video_s:.6f}")
     if length_s != video_s:

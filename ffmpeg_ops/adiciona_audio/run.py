@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ffmpeg_ops import encoders, ffmpeg, output, probe
+from ffmpeg_ops import encoders, ffmpeg, fit, output, probe
 from ffmpeg_ops.adiciona_audio import measure, picture, sound
-from ffmpeg_ops.encoders import Encoder
+from ffmpeg_ops.encoding import Encoding
 from ffmpeg_ops.operation import Work
-from wire.errors import EncodeFailed, InvalidParams
+from wire.errors import EncodeFailed, InvalidParams, OutputTooLarge
 
 T = TypeVar("T")
 
-_WHOLE = 0.98  # a damaged file may lack a little
+_SLACK = 1  # frames: a cut may fall on either side of one
 _CLEAR_S = 0.1  # a header's word on a length is good to this
 _COPY_SHORT_S = 0.015  # how much a copied sound may end too early
 _RESTARTED = frozenset({"mpegts", "mpeg", "ogg"})  # since FFmpeg 6 these begin with the first stream that is used
@@ -43,27 +43,26 @@ class Sources:
     def frame_s(self) -> float:
         return float(1 / self.stream.frame_rate) if self.stream.frame_rate else 0.04
 
-    @property
-    def video_input(self) -> list[str]:
-        """The output begins with the picture, whatever else the video file begins with."""
+    def inputs(self, sound_end_s: float | None = None, *, decoded: bool = False) -> list[str]:
+        """Both inputs, the picture as it is to be `decoded`; of the sound's packets those before `sound_end_s`.
+
+        The output begins with the picture, whatever else the video file begins with.
+        """
         heard_s = [self.original.start_s] if self.original else []
         shift = _shifted(_zero_s(self.info, [self.stream.start_s, *heard_s]) - self.stream.start_s)
-        return [*shift, *picture.times(self.info, self.stream), *ffmpeg.INPUT_LIMITS, "-i", str(self.video)]
-
-    def inputs(self, sound_end_s: float | None = None) -> list[str]:
-        """Both inputs; of the sound's packets those that begin before `sound_end_s`."""
+        limits = ffmpeg.DECODE_LIMITS if decoded else ffmpeg.INPUT_LIMITS
+        video = [*shift, *picture.times(self.info, self.stream), *limits, "-i", str(self.video)]
         upto = [] if sound_end_s is None else ["-t", f"{sound_end_s:.6f}"]
         file_s = self.audio_info.start_s
         shift = _shifted(_zero_s(self.audio_info, [file_s + self.sound.start_s]) - file_s)
-        return [*self.video_input, *shift, *upto, *ffmpeg.INPUT_LIMITS, "-i", str(self.audio)]
+        return [*video, *shift, *upto, *ffmpeg.INPUT_LIMITS, "-i", str(self.audio)]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """FFmpeg's options; the encoder, None where packets are copied; how many of these there should be, if known."""
+    """FFmpeg's options that copy the picture, and how many packets there should be, if known."""
 
     options: list[str]
-    encoder: Encoder | None = None
     frames: int | None = None
 
 
@@ -81,26 +80,41 @@ def _shifted(by_s: float) -> list[str]:
 def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> dict[str, Any]:
     sources = _sources(work, assets["url_video"], assets["url_audio"], mixed=params["mode"] == "mix")
     length_s, sound_end_s = _lengths(sources, params, work)
-    shown = _picture(sources, length_s, work)
-    if _sound_can_be_copied(sources, params, length_s, sound_end_s, work):
-        arguments = copied_sound(sources, shown, length_s)
-    else:
-        arguments = encoded_sound(sources, shown, _graph(sources, params, length_s, sound_end_s, work))
-    frames = ffmpeg.encode(arguments, work, length_s=length_s).frames
-    return _stats(work, sources, length_s, shown, frames)
+    copied = _copied_picture(sources, length_s, params.get("encoding", {}), work)
+    copies_sound = _sound_can_be_copied(sources, params, length_s, sound_end_s, work)
+    graph = "" if copies_sound else _graph(sources, params, length_s, sound_end_s, work)
+
+    def command(options: list[str], decoded: bool) -> list[str]:
+        if copies_sound:
+            return copied_sound(sources, options, length_s, decoded)
+        return encoded_sound(sources, options, graph, decoded)
+
+    def sound_bytes() -> int:
+        if copies_sound:
+            return fit.packet_bytes(sources.audio, sources.sound.index, work, length_s)
+        return round(sound.AAC_RATE / 8 * length_s)
+
+    asked = Encoding.of(params)
+    if copied is not None:
+        try:
+            return _copy(work, sources, length_s, copied, command(copied.options, False), asked.max_bytes)
+        except OutputTooLarge:
+            if asked.max_bytes is None:
+                raise
+    return _encode(work, sources, length_s, lambda options: command(options, True), asked, sound_bytes)
 
 
-def copied_sound(sources: Sources, shown: Picture, length_s: float) -> list[str]:
+def copied_sound(sources: Sources, shown: list[str], length_s: float, decoded: bool) -> list[str]:
     """FFmpeg's arguments where the packets of the new sound are copied up to the end, give or take half a packet."""
     end_s = length_s - sound.FRAME / sources.sound.sample_rate / 2
     maps = ["-map", f"0:{sources.stream.index}", "-map", f"1:{sources.sound.index}"]
-    return [*sources.inputs(end_s), *maps, *shown.options, "-c:a", "copy", *output.MP4]
+    return [*sources.inputs(end_s, decoded=decoded), *maps, *shown, "-c:a", "copy", *output.MP4]
 
 
-def encoded_sound(sources: Sources, shown: Picture, graph: str) -> list[str]:
+def encoded_sound(sources: Sources, shown: list[str], graph: str, decoded: bool) -> list[str]:
     """FFmpeg's arguments where a filter graph makes the sound."""
     maps = ["-map", f"0:{sources.stream.index}", "-filter_complex", graph, "-map", "[sound]"]
-    return [*sources.inputs(), *maps, *shown.options, *sound.AAC, *output.MP4]
+    return [*sources.inputs(decoded=decoded), *maps, *shown, *sound.AAC, *output.MP4]
 
 
 def _sources(work: Work, video: Path, audio: Path, *, mixed: bool) -> Sources:
@@ -136,20 +150,97 @@ def _lengths(sources: Sources, params: Mapping[str, Any], work: Work) -> tuple[f
     return length_s, end_s
 
 
-def _picture(sources: Sources, length_s: float, work: Work) -> Picture:
-    longer = length_s > sources.video_s + sources.frame_s / 2
-    shorter = length_s < sources.video_s - sources.frame_s / 2
-    if longer or not picture.copyable(sources.info, sources.stream, shorter):
-        probe.require_size(sources.stream, "url_video")
-        encoder = encoders.best()
-        length_s = length_s if longer or shorter else sources.video_s
-        return Picture(picture.encode(encoder, sources.info, sources.stream, sources.video_s, length_s), encoder)
+def _longer(sources: Sources, length_s: float) -> bool:
+    return length_s > sources.video_s + sources.frame_s / 2
+
+
+def _shorter(sources: Sources, length_s: float) -> bool:
+    return length_s < sources.video_s - sources.frame_s / 2
+
+
+def _copied_picture(sources: Sources, length_s: float, asked: Mapping[str, Any], work: Work) -> Picture | None:
+    """How the picture is copied; None where it cannot be, or where `asked` says what only a new encode gives."""
+    shorter = _shorter(sources, length_s)
+    if "quality" in asked or asked.get("codec", sources.stream.codec) != sources.stream.codec:
+        return None
+    if _longer(sources, length_s) or not picture.copyable(sources.info, sources.stream, shorter):
+        return None
     if not shorter:
-        told = sources.stream.frames if "mov" in sources.info.format.split(",") else None  # AVI counts empty packets
-        return Picture(picture.copy(sources.stream), frames=told)
-    packets = measure.packets(sources.video, sources.stream, work)
+        return Picture(picture.copy(sources.stream), _told(sources))
+    packets = _packets_up_to(length_s, sources, work)
     upto = picture.cut(packets, length_s - sources.frame_s / 2)
-    return Picture(picture.copy(sources.stream, upto), frames=upto.packets if upto else None)
+    return Picture(picture.copy(sources.stream, upto), upto.packets if upto else None)
+
+
+def _copy(
+    work: Work, sources: Sources, length_s: float, copied: Picture, arguments: list[str], max_bytes: int | None
+) -> dict[str, Any]:
+    """Copies the picture. Raises OutputTooLarge also when that takes more than `max_bytes`; nobody sees it try."""
+    trial = replace(encoders.limited(work, max_bytes), progress=lambda share: None) if max_bytes else work
+    encoded = ffmpeg.encode(arguments, trial, length_s=length_s)
+    work.progress(1.0)
+    _require(encoded.frames, copied.frames)
+    frames = min(encoded.frames, copied.frames or encoded.frames)
+    stream = replace(sources.stream, frames=frames, duration_s=length_s)
+    stats = output.stats(work, "copy", "cpu", replace(sources.info, video=stream))
+    return {**stats, **_told_of((), encoded.errors)}
+
+
+def _encode(
+    work: Work,
+    sources: Sources,
+    length_s: float,
+    command: Callable[[list[str]], list[str]],
+    asked: Encoding,
+    sound_bytes: Callable[[], int],
+) -> dict[str, Any]:
+    probe.require_size(sources.stream, "url_video")
+    shorter = _shorter(sources, length_s)
+    shown_s = length_s if _longer(sources, length_s) or shorter else sources.video_s
+    wanted = None  # where all of the video is there, its own figures say how many frames that is
+    if shorter:
+        wanted = sum(packet.shown_s < shown_s for packet in _packets_up_to(shown_s, sources, work))
+    made = encoders.encode(
+        lambda encoder: command(picture.encode(encoder, sources.info, sources.stream, sources.video_s, shown_s)),
+        work,
+        asked,
+        length_s=length_s,
+        sound_bytes=sound_bytes,
+    )
+    _require(made.encoded.frames, wanted)
+    if wanted is None:
+        read = made.encoded.frames - round((shown_s - sources.video_s) * sources.stream.frame_rate)  # the last stands
+        output.require_frames(read, sources.video, sources.stream, sources.video_s, work)
+    stats = output.stats(work, made.encoder.name, made.encoder.device)
+    return {**stats, **_told_of(made.warnings, made.encoded.errors)}
+
+
+def _require(frames: int, wanted: int | None) -> None:
+    """Raises EncodeFailed when less than `probe.ENOUGH` of the frames that should be there came out."""
+    if wanted is not None and frames + _SLACK < probe.ENOUGH * wanted:
+        raise EncodeFailed(f"FFmpeg could not make the video: only {frames} of about {wanted} frames could be read.")
+
+
+def _told_of(warnings: Sequence[str], errors: int) -> dict[str, Any]:
+    """What was not as it should be, as a part of the result's stats."""
+    told = [*warnings, *output.warnings(errors)]
+    return {"warnings": told} if told else {}
+
+
+def _told(sources: Sources) -> int | None:
+    """How many pictures the header counts; AVI counts empty packets as well."""
+    return sources.stream.frames if "mov" in sources.info.format.split(",") else None
+
+
+def _packets_up_to(length_s: float, sources: Sources, work: Work) -> list[picture.Packet]:
+    """The picture's packets. Raises EncodeFailed where the file is cut off before `length_s`."""
+    packets = measure.packets(sources.video, sources.stream, work)
+    told, there_s = _told(sources), max((packet.shown_s for packet in packets), default=0.0) + sources.frame_s
+    if told and len(packets) < probe.ENOUGH * told and there_s < probe.ENOUGH * length_s:
+        raise EncodeFailed(
+            f"FFmpeg could not make the video: only {len(packets)} of about {told} frames could be read."
+        )
+    return packets
 
 
 def _sound_can_be_copied(
@@ -189,12 +280,3 @@ def _graph(sources: Sources, params: Mapping[str, Any], length_s: float, sound_e
         return sound.graph(sounds, params)
     measured = measure.loudness_lufs(sources.inputs(), sound.graph(sounds, params, measure.METER), work)
     return sound.graph(sounds, params, sound.gain(max(measured, measure.SILENCE_LUFS), target))
-
-
-def _stats(work: Work, sources: Sources, length_s: float, shown: Picture, frames: int) -> dict[str, Any]:
-    if shown.encoder is not None:
-        return output.stats(work, shown.encoder.name, shown.encoder.device)
-    if shown.frames and frames < _WHOLE * shown.frames:
-        raise EncodeFailed(detail=f"{frames} of {shown.frames} pictures came out")
-    stream = replace(sources.stream, frames=min(frames, shown.frames or frames), duration_s=length_s)
-    return output.stats(work, "copy", "cpu", replace(sources.info, video=stream))

@@ -10,9 +10,10 @@ from ffmpeg_ops.probe import AudioStream
 
 RATE = 48000
 FRAME = 1024  # samples in a packet of AAC
+AAC_RATE = 192_000  # bits a second
 # At this bit rate `fast` is the better coder and the quicker one: 19 to 21 dB of noise distance against 14 to 18 for
 # the default in the middle bands of music, 28 to 44 against 25 to 35 in speech, in two thirds of the time.
-AAC = ["-c:a", "aac", "-b:a", "192k", "-aac_coder", "fast"]
+AAC = ["-c:a", "aac", "-b:a", str(AAC_RATE), "-aac_coder", "fast"]
 
 _LIMITER = "alimiter=limit=0.89:attack=5:release=80:level=0:latency=1"
 # Between samples peaks are higher than on them, and AAC adds a little: hence the oversampling and the room of 1.5 dB.

@@ -10,8 +10,9 @@ out by the length of its words.
 
 Presets: `classic`, `bold`, `box`, `karaoke`, `pop` (large, the current word in colour, for tall video) and `minimal`.
 
-The picture keeps its frames and their times; rotation is applied, HDR becomes SDR. The sound is kept as it is where MP4
-can carry it, and becomes AAC otherwise. What went wrong without stopping the job is told in the result's `warnings`.
+The video may have up to 4096x2304 pixels and last four hours. It keeps its frames and their times; rotation is
+applied, HDR becomes SDR. The sound is kept as it is where MP4 can carry it, and becomes AAC otherwise. What went
+wrong without stopping the job is told in the result's `warnings`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from ffmpeg_ops.caption.style import StyleParams
+from ffmpeg_ops.encoding import encoding_param
 from ffmpeg_ops.operation import Asset, Operation
 
 MAX_SUBTITLES = 500_000
@@ -59,6 +61,7 @@ class CaptionParams(Schema):
     style = fields.Nested(
         StyleParams, metadata={"description": "How the captions look. What is not set comes from the preset."}
     )
+    encoding = encoding_param()
 
     @validates_schema
     def _one_source(self, data: dict[str, Any], **_: Any) -> None:
@@ -89,6 +92,7 @@ OPERATION = Operation(
                 {"word": "counts.", "start": 1.1, "end": 1.6},
             ],
             "style": {"preset": "pop", "position": "middle-center"},
+            "encoding": {"codec": "hevc", "quality": "high"},
         },
     ),
 )

@@ -27,7 +27,12 @@ _MAY_BREAK = re.compile(
 _NO_SPACES = re.compile(
     rf"[{_HAN}\u3000-\u303f\uff00-\uffef\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\U00020000-\U0003ffff]"
 )
-_OPENS_SYLLABLE = re.compile(r"(?<=.{2})(?=[\u0e40-\u0e44\u0ec0-\u0ec4])|(?<=[-/])(?=.)")
+# Other vowels, and signs that repeat or shorten a word, never do, though Unicode takes them for letters.
+_LEADS = "\u0e40-\u0e44\u0ec0-\u0ec4"
+_OPENS_SYLLABLE = re.compile(rf"(?<=.{{2}})(?<![{_LEADS}])(?=[{_LEADS}])|(?<=[-/])(?=.)")
+_WANTS_LETTER = re.compile(rf"(?:[{_LEADS}]|[\u0e31\u0e47\u0eb1\u0ebb][\u0e48-\u0e4b\u0ec8-\u0ecb]?)$")
+_FOLLOWS = frozenset("\u0e2f\u0e30\u0e32\u0e33\u0e45\u0e46\u0eaf\u0eb0\u0eb2\u0eb3\u0ebd\u0ec6")
+_SILENT = "\u0e4c"  # the letter below it ends the word before
 
 Measure = Callable[[str], float]
 
@@ -69,15 +74,18 @@ def columns(text: str) -> int:
 
 
 def clusters(text: str) -> list[str]:
-    """Text in pieces that must not be parted: a letter with its marks, an emoji with its modifiers."""
+    """Text in pieces that must not be parted: a letter with its marks and vowels, an emoji with its modifiers."""
     found: list[str] = []
     for char in text:
         joins = found and (
             unicodedata.category(char) in {"Mn", "Me", "Mc", "Cf"} or "\U0001f3fb" <= char <= "\U0001f3ff"
         )
         pair = found and _is_flag(char) and len(found[-1]) == 1 and _is_flag(found[-1])
-        if joins or pair or (found and found[-1].endswith("\u200d")) or char == "\u0e33":
-            found[-1:] = [(found[-1] if found else "") + char]
+        vowel = found and (char in _FOLLOWS or (_WANTS_LETTER.search(found[-1]) and char.isalpha()))
+        if joins or pair or vowel or (found and found[-1].endswith("\u200d")):
+            found[-1] += char
+            if char == _SILENT and len(found) > 1:
+                found[-2:] = ["".join(found[-2:])]
         else:
             found.append(char)
     return found

@@ -14,7 +14,9 @@ from ffmpeg_ops.caption.script import to_ass
 from ffmpeg_ops.caption.style import Look, look
 from ffmpeg_ops.caption.subtitles import Cue
 from ffmpeg_ops.encoders import Encoder
+from ffmpeg_ops.encoding import Encoding
 from ffmpeg_ops.operation import Work
+from ffmpeg_ops.picture import even
 
 SCRIPT = "captions.ass"
 _SAMPLE = 20_000  # characters that tell which language this is
@@ -25,7 +27,7 @@ def command(video: Path, info: probe.MediaInfo, stream: probe.VideoStream, encod
     # The source's own clock: a frame of variable rate keeps its time to the tick.
     clock = ["-enc_time_base", str(stream.time_base)] if stream.time_base else []
     return [
-        *ffmpeg.INPUT_LIMITS,
+        *ffmpeg.DECODE_LIMITS,
         *["-i", str(video), "-map", f"0:{stream.index}"],
         *["-vf", ",".join(filters(stream, SCRIPT)), "-fps_mode", "passthrough", *clock, *encoder.arguments],
         *output.keep_audio(info),
@@ -40,13 +42,22 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
     probe.require_size(stream, "url_video")
     style = look(params.get("style"), *shown_size(stream))
     warnings = _write_script(work, cues, style)
-    encoder = encoders.best()
     length_s = output.length_s(info, stream)
-    encoded = ffmpeg.encode(command(video, info, stream, encoder), work, length_s=length_s)
-    stats = output.stats(work, encoder.name, encoder.device)
+    made = encoders.encode(
+        lambda encoder: command(video, info, stream, encoder),
+        work,
+        Encoding.of(params),
+        length_s=length_s,
+        sound_bytes=lambda: output.sound_bytes(video, info, length_s, work),
+    )
+    encoded = made.encoded
+    # Where every frame that the header counts was written, its word on the length holds; otherwise the file is read.
+    whole = encoded.frames == stream.frames and not encoded.errors
+    size = (even(stream.width), even(stream.height))
+    told = output.made(size, encoded.frames, length_s) if whole else None
+    stats = output.stats(work, made.encoder.name, made.encoder.device, told)
     output.require_frames(stats["frames"] or 0, video, stream, length_s, work)
-    if encoded.errors:
-        warnings.append(f"{encoded.errors} decode error{'s' if encoded.errors > 1 else ''}")
+    warnings += [*made.warnings, *output.warnings(encoded.errors)]
     return {**stats, **({"warnings": warnings} if warnings else {})}
 
 

@@ -10,6 +10,7 @@ import re
 
 from marshmallow import Schema, ValidationError, fields, validate
 
+from ffmpeg_ops.encoding import encoding_param
 from ffmpeg_ops.operation import Asset, Operation
 
 MAX_DURATION_S = 60
@@ -99,6 +100,7 @@ class Img2VidParams(Schema):
         validate=validate.Regexp(r"^(blur|#[0-9a-fA-F]{6})\Z", error="Must be blur or a colour like #1A2B3C."),
         metadata={"description": "With `contain`: what is around the image, `blur` or a colour #RRGGBB."},
     )
+    encoding = encoding_param()
 
 
 OPERATION = Operation(
@@ -116,5 +118,6 @@ OPERATION = Operation(
             "fit": "cover",
         },
         {"url_image": "https://example.com/square.webp", "size": "16:9", "fit": "contain", "background": "#101820"},
+        {"url_image": "https://example.com/photo.jpg", "encoding": {"quality": "high", "max_bytes": 4000000}},
     ),
 )

@@ -83,7 +83,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_to_bytes(np.asarray(image)))
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        return _on_white(image.convert("RGBA"))
+        return _on_white(image)
     return image if image.mode in {"L", "RGB", "CMYK"} else image.convert("RGB")
 
 
@@ -100,7 +100,7 @@ def _on_white(image: Image.Image) -> Image.Image:
     """In strips: whole copies of a large image would not fit in the memory that a job may use."""
     opaque = Image.new("RGB", image.size)
     for top in range(0, image.height, _STRIP):
-        strip = image.crop((0, top, image.width, min(top + _STRIP, image.height)))
+        strip = image.crop((0, top, image.width, min(top + _STRIP, image.height))).convert("RGBA")
         white = Image.new("RGBA", strip.size, "white")
         opaque.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
     return opaque

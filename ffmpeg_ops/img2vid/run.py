@@ -12,6 +12,7 @@ from PIL import Image
 
 from ffmpeg_ops import encoders, ffmpeg, output
 from ffmpeg_ops.encoders import Encoder
+from ffmpeg_ops.encoding import Encoding
 from ffmpeg_ops.img2vid import frames, image, parse_size
 from ffmpeg_ops.img2vid.camera import Box, Move
 from ffmpeg_ops.operation import Work
@@ -36,6 +37,7 @@ def frame_count(duration: float, frame_rate: float) -> int:
 def command(size: tuple[int, int], rate: Fraction, count: int, encoder: Encoder) -> list[str]:
     """FFmpeg's arguments to encode `count` raw frames from standard input."""
     return [
+        *["-protocol_whitelist", "pipe", "-format_whitelist", "rawvideo", "-max_pixels", str(ffmpeg.MAX_DECODED)],
         *["-f", "rawvideo", "-pix_fmt", "yuv420p", "-video_size", f"{size[0]}x{size[1]}", "-framerate", str(rate)],
         *[*_BT709, "-chroma_sample_location", "left", "-i", "pipe:0", "-frames:v", str(count)],
         *[*encoder.arguments, *_BT709, "-chroma_sample_location", "left", "-an", *output.MP4],
@@ -48,14 +50,15 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
     focus = (params["focus_x"], params["focus_y"])
     move = Move(params["motion"], params["amount"], focus, params["easing"])
     picture, boxes = shot(assets["url_image"], "url_image", move, size, count, params["fit"], params["background"])
-    encoder = encoders.best()
-    ffmpeg.encode(
-        command(size, rate, count, encoder),
+    made = encoders.encode(
+        lambda encoder: command(size, rate, count, encoder),
         work,
+        Encoding.of(params),
         length_s=float(count / rate),
-        feed=frames.render(picture, boxes, size),
+        feed=lambda: frames.render(picture, boxes, size),
     )
-    return output.stats(work, encoder.name, encoder.device)
+    told = output.made(size, count, float(count / rate)) if made.encoded.frames == count else None
+    return {**output.stats(work, made.encoder.name, made.encoder.device, told), **made.told}
 
 
 def shot(

@@ -10,6 +10,7 @@ from flask import Response, jsonify, request
 from marshmallow import Schema, fields, validate
 from sqlalchemy.exc import SQLAlchemyError
 
+from gateway.costs import usd
 from gateway.jobs import FINISHED, Job, Status
 from gateway.services import services
 from wire.clock import to_rfc3339
@@ -28,7 +29,10 @@ class JobStatsSchema(StatsSchema):
     total_s = fields.Float(metadata={"description": "From the request to the end."})
     provider = fields.String(metadata={"description": "Who lent the machine."})
     tries = fields.Integer(metadata={"description": "How many attempts it took."})
-    cost_usd = fields.Float(allow_none=True, metadata={"description": "What the attempts cost; null on own machines."})
+    cost_usd = fields.Float(allow_none=True, metadata={"description": "What all attempts cost; null on own machines."})
+    idle_cost_usd = fields.Float(
+        metadata={"description": "What the worker costs on top while it waits for the next job, if none comes."}
+    )
 
 
 class JobErrorSchema(Schema):
@@ -135,7 +139,7 @@ def _stats(job: Job) -> dict[str, Any]:
         "queue_s": round((job.started_at - job.created_at) / 1000, 3),
         "total_s": round((job.finished_at - job.created_at) / 1000, 3),
         "tries": job.tries,
-        "cost_usd": None,
+        "cost_usd": None if job.cost_nano is None else usd(job.cost_nano),
     }
 
 

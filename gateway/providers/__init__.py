@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 
 from gateway.providers.base import Context, Provider
 from gateway.providers.local import LocalProvider
+from gateway.providers.runpod import RunPodProvider
 
 __all__ = ["KNOWN", "Context", "make"]
 
 KNOWN: Mapping[str, Callable[[Context], Provider]] = {
     "local": LocalProvider,
+    "runpod": RunPodProvider,
 }
 
 

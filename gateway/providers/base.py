@@ -14,6 +14,7 @@ own id where the provider allows that, and else answers WAITING: the dispatcher 
 when the attempt never began there and never will; then it does not count, and another provider is asked.
 `cancel(attempt)` takes the attempt back, without error if it is unknown there. `reconcile()` is called every few
 seconds, by one process at a time, and returns within a minute. `check()` tells whether the provider can be reached.
+`price(gpu)` is that of a machine there, by the worker's own word of its GPU; None where nobody has to pay.
 All but `submit` may otherwise raise `Unavailable` (ask again later) and nothing else. No call waits longer than its own
 time-out, and no exception of an HTTP library gets out.
 """
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+from gateway.costs import Price
 from gateway.jobs import Attempt
 from gateway.settings import Settings
 from gateway.signing import Signer
@@ -73,13 +75,16 @@ class Remote:
     """What a provider tells of an attempt.
 
     `result` comes with COMPLETED and `error` with FAILED. Without them, as when a provider has lost the worker's
-    answer, the attempt has failed and is tried again.
+    answer, the attempt has failed and is tried again. `reason` says why it is WAITING; `execution_ms` is how long the
+    machine was busy with it, where the provider bills that.
     """
 
     phase: Phase
     progress: float | None = None
     result: Mapping[str, Any] | None = None
     error: JobError | None = None
+    reason: str | None = None
+    execution_ms: int | None = None
 
 
 class ProviderError(Exception):
@@ -105,9 +110,13 @@ class NoCapacity(ProviderError):
 
 
 class Unavailable(ProviderError):
-    """The provider cannot be reached or cannot run our jobs."""
+    """The provider cannot be reached or cannot run our jobs. `retry_in_s`: when it will be asked again, if known."""
 
     code = "provider_unavailable"
+
+    def __init__(self, reason: str, retry_in_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_in_s = retry_in_s
 
 
 class Ambiguous(ProviderError):
@@ -130,3 +139,5 @@ class Provider(Protocol):
     def reconcile(self) -> None: ...
 
     def check(self) -> None: ...
+
+    def price(self, gpu: str | None) -> Price | None: ...

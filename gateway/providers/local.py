@@ -35,3 +35,6 @@ class LocalProvider:
 
     def check(self) -> None:
         self._worker.check()
+
+    def price(self, gpu: str | None) -> None:
+        return None

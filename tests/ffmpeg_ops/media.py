@@ -96,6 +96,17 @@ def _has_display_rotation() -> bool:
     return "\n-display_rotation" in said
 
 
+def damaged(media: Media, name: str, arguments: str, flips: int, *, after: bytes = b"", keep: int = 4000) -> Path:
+    """What `arguments` make, with `flips` bytes turned round, evenly spread; spared are `keep` bytes behind `after`."""
+    content = bytearray(media.made(f"whole-{name}", arguments).read_bytes())
+    start = content.index(after) + keep
+    for i in range(flips):
+        content[start + i * (len(content) - start) // flips] ^= 0xFF
+    path = media.folder / f"damaged-{flips}-{name}"
+    path.write_bytes(content)
+    return path
+
+
 class Media:
     """`media.video()` and its like: each file is made at the first use and kept for the session."""
 
@@ -142,3 +153,17 @@ class Media:
         return self.made(
             "song.mp3", f"-i {tone.name} -i {cover.name} -map 0 -map 1 -c copy -disposition:v attached_pic"
         )
+
+
+HDR = {"smpte2084": (0.5807, 0.7518), "arib-std-b67": (0.75, 1.0)}  # codes of 203 and of 1000 cd/m²
+
+
+def hdr(media: Media, transfer: str) -> Path:
+    """A black half, and one as bright as white paper; in 10 bits of BT.2020."""
+    white = round(64 + HDR[transfer][0] * 876)
+    source = f"-f lavfi -i color=black:size=320x180:rate=25:duration=0.4,format=yuv420p10le,geq=lum='if(gt(X\\,160)\\,{white}\\,64)':cb=512:cr=512"
+    tags = f"-colorspace bt2020nc -color_primaries bt2020 -color_trc {transfer} -color_range tv"
+    mark = f"-vf setparams=colorspace=bt2020nc:color_primaries=bt2020:color_trc={transfer}:range=tv"
+    return media.made(
+        f"hdr-{transfer}.mp4", f"{source} {mark} -c:v libx265 -x265-params log-level=none -pix_fmt yuv420p10le {tags}"
+    )

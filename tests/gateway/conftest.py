@@ -16,6 +16,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from gateway import create_app, ids
+from gateway.costs import Price
 from gateway.jobs import Attempt, Job, State, Status
 from gateway.migrations import migrate
 from gateway.providers.base import Accepted, NotYet, Phase, Provider, Remote
@@ -64,6 +65,7 @@ class FakeProvider:
             "cancel": None,
             "reconcile": None,
             "check": None,
+            "price": None,
         }
         self._script: dict[str, deque[Any]] = {method: deque() for method in self.default}
         self._lock = threading.Lock()
@@ -92,6 +94,9 @@ class FakeProvider:
 
     def check(self) -> None:
         self._answer("check", None)
+
+    def price(self, gpu: str | None) -> Price | None:
+        return self._answer("price", None)
 
     def _answer(self, method: str, attempt: Attempt | None) -> Any:
         with self._lock:

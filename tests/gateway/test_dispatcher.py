@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 from gateway import dispatcher as loop_module
 from gateway import step as module
 from gateway.dispatcher import LEASE_MS, POOL, RECONCILE_MS, TICK_MS
-from gateway.jobs import Attempt, Job, State, Status
+from gateway.jobs import MARGIN_MS, Attempt, Job, State, Status
 from gateway.providers.base import (
     Accepted,
     Ambiguous,
@@ -29,7 +29,7 @@ from gateway.providers.base import (
 )
 from gateway.services import Services
 from gateway.settings import Settings
-from gateway.step import AMBIGUOUS_MS, EVENTS_PURPOSE, MARGIN_MS, SILENCE_MS
+from gateway.step import AMBIGUOUS_MS, EVENTS_PURPOSE, SILENCE_MS
 from tests.gateway.conftest import CLAIM, SECRET_KEY, START_MS, FakeProvider, FixedClock, JobFactory, Wire
 from tests.servers import eventually
 from wire.envelope import Event, parse_job_input
@@ -37,7 +37,9 @@ from wire.errors import (
     AssetNotFound,
     AttemptSuperseded,
     EncodeFailed,
+    EncoderUnavailable,
     InvalidParams,
+    JobError,
     Superseded,
     WorkerOutdated,
 )
@@ -259,13 +261,14 @@ def test_times_are_stored_as_whole_milliseconds(
     assert all(isinstance(job_of(services, job).next_at, int) for job in (refused, busy))
 
 
-def test_an_outdated_worker_sends_the_job_to_the_next_provider(
-    wire: Wire, job_factory: JobFactory, clock: FixedClock
+@pytest.mark.parametrize("error", [WorkerOutdated(), EncoderUnavailable()])
+def test_a_worker_that_cannot_do_it_sends_the_job_to_the_next_provider(
+    error: JobError, wire: Wire, job_factory: JobFactory, clock: FixedClock
 ) -> None:
     chain = {name: FakeProvider(name) for name in ("one", "two")}
     services = wire(chain)
     job = job_factory()
-    chain["one"].script("poll", Remote(Phase.FAILED, error=WorkerOutdated()))
+    chain["one"].script("poll", Remote(Phase.FAILED, error=error))
     turn(services)
     follow(services, clock, job, 2)
     assert [attempt.provider for attempt in attempts_of(services, job)] == ["one", "two"]

@@ -16,6 +16,7 @@ from tests.gateway.conftest import CLAIM, START_MS, new_attempt, new_job
 from wire.errors import (
     AttemptSuperseded,
     Cancelled,
+    EncodeFailed,
     InvalidParams,
     JobFinished,
     QueueTimeout,
@@ -159,22 +160,26 @@ def test_progress_never_goes_back() -> None:
 
 
 def test_polled_progress_starts_the_job_and_never_goes_back() -> None:
-    job, attempt = jobs.seen(*pair(State.SUBMITTED), 0.4, NOW)
+    job, attempt = jobs.runs(*pair(State.SUBMITTED), 0.4, NOW)
     assert (job.status, job.started_at, job.progress) == (Status.RUNNING, NOW, 0.4)
-    assert jobs.seen(job, attempt, 0.6, LATER)[0].progress == 0.6
-    assert jobs.seen(job, attempt, 0.1, LATER)[0].progress == 0.4
-    assert jobs.seen(job, attempt, 0.6, LATER)[0].started_at == NOW
+    assert jobs.runs(job, attempt, 0.6, LATER)[0].progress == 0.6
+    assert jobs.runs(job, attempt, 0.1, LATER)[0].progress == 0.4
+    assert jobs.runs(job, attempt, 0.6, LATER)[0].started_at == NOW
 
 
-def test_a_job_that_has_not_begun_elsewhere_stays_queued() -> None:
-    before = pair(State.SUBMITTED)
-    assert jobs.seen(*before, None, NOW) == before
+def test_a_job_that_has_not_begun_elsewhere_stays_queued_and_says_why() -> None:
+    job, attempt = jobs.waits(*pair(State.SUBMITTED), "no GPU is free")
+    assert (job.status, job.waiting_for) == (Status.QUEUED, "no GPU is free")
+    job, attempt = jobs.runs(job, attempt, 0.0, NOW)
+    assert (job.status, job.waiting_for, attempt.running_at) == (Status.RUNNING, None, NOW)
+    assert jobs.runs(job, attempt, 0.1, LATER)[1].running_at == NOW
+    assert jobs.waits(job, attempt, "late news")[0].waiting_for is None
 
 
 @pytest.mark.parametrize("status", FINISHED)
 def test_progress_of_a_finished_job_is_ignored(status: Status) -> None:
     before = pair(State.SUBMITTED, status=status)
-    assert jobs.seen(*before, 0.5, NOW) == before
+    assert jobs.runs(*before, 0.5, NOW) == before
 
 
 def test_accept_keeps_a_claim_that_came_first() -> None:
@@ -389,3 +394,20 @@ TestOneJob = OneJob.TestCase
 TestOneJob.settings = settings(
     max_examples=60, stateful_step_count=40, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
+
+
+def test_a_cost_is_that_of_the_time_from_the_claim_and_adds_up() -> None:
+    job, attempt = jobs.fail(*pair(State.CLAIMED, tries=1), EncodeFailed(), NOW + 10_000)
+    claimed_at = attempt.claimed_at
+    assert claimed_at is not None
+    job, attempt = jobs.charge(job, attempt, 310_000)
+    assert attempt.cost_nano == job.cost_nano == 310_000 * (NOW + 10_000 - claimed_at) // 1000
+    again, second = jobs.charge(job, attempt, 310_000, execution_ms=2_500)
+    assert second.cost_nano == 775_000
+    assert again.cost_nano == (job.cost_nano or 0) + 775_000
+
+
+def test_an_attempt_that_never_ran_costs_nothing() -> None:
+    job, attempt = jobs.fail(*pair(State.SUBMITTED, tries=1), EncodeFailed(), LATER)
+    job, attempt = jobs.charge(job, attempt, 310_000)
+    assert (attempt.cost_nano, job.cost_nano) == (0, 0)

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+import types
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import handler.__main__ as main
+from ffmpeg_ops.operation import OPERATIONS
+from handler import job, mirror, warm
 from handler.__main__ import handle
+from handler.job import validated
 from handler.settings import Settings
 from tests.conftest import ROOT
 from tests.handler.conftest import Job
+from tests.handler.platform import environment
 from tests.handler.support import FOREVER_S, STOP_S, Gateway, alive, ffmpegs
-from tests.servers import FileServer, Reply, Request, eventually
+from tests.servers import FileServer, Reply, eventually
+from wire.envelope import parse_job_input
+
+SAMPLE = {"video": "video.mp4", "image": "photo.jpg", "audio": "narration.mp3", "subtitles": "captions.en.srt"}
+WITH_NVENC = {"AMPERE_16", "AMPERE_24", "ADA_24", "AMPERE_48", "ADA_48_PRO", "BLACKWELL_96"}
 
 
 def _handle(raw: dict[str, Any], settings: Settings) -> dict[str, Any]:
@@ -90,28 +99,116 @@ def test_the_event_loop_is_free_while_work_is_done(img2vid: Job, settings: Setti
     assert asyncio.run(longest_pause()) < 1.0
 
 
+@pytest.mark.parametrize(
+    "stats",
+    [
+        {"duration_s": float("nan")},
+        {"duration_s": float("inf")},
+        {"warnings": ["\ud800"]},
+        {"warnings": [chr(233) * 2000] * 500},
+    ],
+    ids=["nan", "inf", "surrogate", "large"],
+)
+@pytest.mark.parametrize("with_gateway", [False, True])
+def test_what_cannot_be_sent_is_a_worker_error_told_to_everybody(
+    img2vid: Job,
+    settings: Settings,
+    gateway: Gateway,
+    monkeypatch: pytest.MonkeyPatch,
+    stats: dict[str, Any],
+    with_gateway: bool,
+) -> None:
+    odd = types.ModuleType("odd.run")
+    odd.run = lambda work, params, assets: work.output.write_bytes(b"x") and stats  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "odd.run", odd)
+    monkeypatch.setattr(job, "OPERATIONS", {"img2vid": replace(OPERATIONS["img2vid"], package="odd")})
+    raw = img2vid(delivery=gateway.delivery()) if with_gateway else img2vid()
+    answer = _handle({"id": "1", "input": raw}, settings)
+    assert set(answer) == {"error"}
+    assert json.loads(answer["error"])["code"] == "worker_error"
+    assert len(answer["error"]) < 3000
+    if with_gateway:
+        assert gateway.types == ["started", "failed"]
+        assert gateway.events[-1]["error"] == json.loads(answer["error"])
+
+
+def test_an_exception_that_is_no_job_error_is_a_worker_error(
+    img2vid: Job, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("postgres://user:s3cret@host")
+
+    monkeypatch.setattr(main, "run_attempt", broken)
+    answer = _handle({"id": "1", "input": img2vid()}, settings)
+    assert json.loads(answer["error"])["code"] == "worker_error"
+    assert "s3cret" not in answer["error"]
+
+
+def test_progress_is_told_seldom_never_near_the_end_and_never_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror, "PERIOD_S", 0.1)
+    told: list[float] = []
+    one = mirror.Mirror(lambda word: told.append(word["progress"]))
+    one.progress(0.1)  # too soon
+    time.sleep(0.11)
+    one.progress(0.2)
+    one.progress(0.3)  # too soon after that
+    time.sleep(0.11)
+    one.progress(0.95)  # near the end
+    one.progress(0.89)
+    one.close()
+    time.sleep(0.11)
+    one.progress(0.5)
+    assert told == [0.2, 0.89]
+
+
+@pytest.mark.parametrize(("sending_s", "patience_s", "waited_s"), [(0.0, 5.0, 0.0), (0.3, 5.0, 0.3), (0.6, 0.2, 0.2)])
+def test_the_end_waits_for_what_is_under_way_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch, sending_s: float, patience_s: float, waited_s: float
+) -> None:
+    monkeypatch.setattr(mirror, "PERIOD_S", 0.0)
+    monkeypatch.setattr(mirror, "PATIENCE_S", patience_s)
+    one = mirror.Mirror(lambda word: threading.Thread(target=time.sleep, args=(sending_s,), daemon=True).start())
+    one.progress(0.1)
+    started = time.monotonic()
+    one.settle()
+    assert waited_s - 0.05 <= time.monotonic() - started < waited_s + 0.2
+
+
+def test_only_a_job_without_events_is_mirrored(
+    img2vid: Job, settings: Settings, monkeypatch: pytest.MonkeyPatch, gateway: Gateway
+) -> None:
+    monkeypatch.setattr(mirror, "PERIOD_S", 0.0)
+    told: list[tuple[dict[str, Any], Any]] = []
+
+    def end(raw: dict[str, Any]) -> None:
+        asyncio.run(handle({"id": "1", "input": raw}, settings, lambda job, word: told.append((job, word))))
+
+    end(img2vid(delivery=gateway.delivery()))
+    assert told == []
+    end(img2vid(delivery=gateway.delivery(events=None)))
+    assert told[0][0]["id"] == "1"
+    assert told[0][1] == {"progress": 0.05}
+
+
+def test_a_module_that_comes_later_is_the_real_one_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    import colorsys as real
+
+    monkeypatch.setitem(sys.modules, "colorsys", warm._Later("colorsys"))
+    import colorsys
+
+    assert colorsys is not real
+    assert colorsys.rgb_to_hsv(1, 1, 1) == real.rgb_to_hsv(1, 1, 1)
+    assert not isinstance(sys.modules["colorsys"], warm._Later)
+
+
 # ---- the real SDK
-
-
-def _environment(settings: Settings, **more: str) -> dict[str, str]:
-    return {
-        "PATH": os.environ["PATH"],
-        "HOME": str(settings.output_dir.parent),
-        "PYTHONPATH": str(ROOT),
-        "WORK_DIR": str(settings.work_dir),
-        "OUTPUT_DIR": str(settings.output_dir),
-        "FETCH_ALLOW_ORIGINS": ",".join(settings.fetch_allow_origins),
-        "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
-        "RUNPOD_SKIP_GPU_CHECK": "true",
-        **more,
-    }
 
 
 def _main(settings: Settings, cwd: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "handler", *arguments],
         cwd=cwd,
-        env=_environment(settings, **env),
+        env=environment(settings, **env),
         capture_output=True,
         text=True,
         timeout=60,
@@ -149,6 +246,39 @@ def test_the_test_input_of_the_repository_works(settings: Settings, tmp_path: Pa
     assert len(list(settings.output_dir.iterdir())) == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(OPERATIONS))
+def test_every_operation_has_a_test_input_that_works(
+    name: str, settings: Settings, tmp_path: Path, files: FileServer
+) -> None:
+    given = json.loads((ROOT / f"handler/test_inputs/{name}.json").read_text())
+    assert given["input"]["operation"] == name
+    for param, kind in OPERATIONS[name].assets.items():
+        if param in given["input"]:
+            assert given["input"][param].startswith("https://")
+            files.routes[f"/{kind}"] = Reply(body=(ROOT / "samples" / SAMPLE[kind]).read_bytes())
+            given["input"][param] = files.url(f"/{kind}")
+    done = _main(settings, tmp_path, "--test_input", json.dumps(given))
+    assert done.returncode == 0, done.stderr
+    assert [path.name.partition("-")[0] for path in settings.output_dir.iterdir()] == [name]
+
+
+def test_the_hub_gets_what_its_documents_ask_for() -> None:
+    hub = json.loads((ROOT / ".runpod/hub.json").read_text())
+    assert (hub["type"], hub["category"], hub["config"]["runsOn"]) == ("serverless", "video", "GPU")
+    assert hub["title"] and hub["description"]
+    assert {"containerDiskInGb", "gpuCount", "gpuIds", "allowedCudaVersions"} <= set(hub["config"])
+    assert set(hub["config"]["gpuIds"].split(",")) <= WITH_NVENC
+    settings = {field.name.upper() for field in fields(Settings)}
+    assert {variable["key"] for variable in hub["config"]["env"]} <= settings
+    tests = json.loads((ROOT / ".runpod/tests.json").read_text())
+    assert [test["input"]["operation"] for test in tests["tests"]] == list(OPERATIONS)
+    for test in tests["tests"]:
+        assert test["name"] and test["timeout"] > 0
+        validated(parse_job_input(test["input"]))
+    assert tests["config"]["gpuTypeId"] and tests["config"]["gpuCount"] == 1
+
+
 def test_a_test_input_without_input_exits_1(settings: Settings, tmp_path: Path) -> None:
     assert _main(settings, tmp_path, "--test_input", '{"id": "1"}').returncode == 1
 
@@ -164,86 +294,8 @@ def test_wrong_settings_end_it_and_are_all_named(settings: Settings, tmp_path: P
 def test_a_killed_worker_takes_ffmpeg_with_it(img2vid: Job, settings: Settings, tmp_path: Path) -> None:
     raw = json.dumps({"input": img2vid(duration=60, frame_rate=60)})
     command = [sys.executable, "-m", "handler", "--test_input", raw]
-    with subprocess.Popen(command, cwd=tmp_path, env=_environment(settings), stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, cwd=tmp_path, env=environment(settings), stderr=subprocess.DEVNULL) as process:
         eventually(lambda: list(settings.work_dir.glob("*/output.mp4")), 20)
         [ffmpeg] = ffmpegs(process.pid)
         process.send_signal(signal.SIGKILL)
     eventually(lambda: not alive(ffmpeg), STOP_S)
-
-
-class Platform:
-    """RunPod's side of the SDK: hands out one job, hears its end, may ask to stop it."""
-
-    def __init__(self, server: FileServer, raw: dict[str, Any]) -> None:
-        self._server, self._jobs, self.stops = server, [{"id": "rp_1", "input": raw}], list[str]()
-        self.done: list[dict[str, Any]] = []
-        server.routes["/job-take/w"] = self._take
-        server.routes["/job-stop/w"] = self._stop
-        server.routes["/done"] = self._done
-        server.routes["/ping"] = Reply(200)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        url = self._server.url
-        return {
-            "RUNPOD_WEBHOOK_GET_JOB": url("/job-take/w?x=1"),
-            "RUNPOD_WEBHOOK_POST_OUTPUT": url("/done?job=$ID"),
-            "RUNPOD_WEBHOOK_PING": url("/ping?x=1"),
-            "RUNPOD_AI_API_KEY": "key",
-            "RUNPOD_POD_ID": "w",
-        }
-
-    def _take(self, request: Request) -> Reply:
-        if not self._jobs:
-            return Reply(204, pause_s=FOREVER_S)
-        return Reply(200, json.dumps(self._jobs.pop()).encode(), {"Content-Type": "application/json"})
-
-    def _stop(self, request: Request) -> Reply:
-        eventually(lambda: self.stops or self._server.closing.is_set(), FOREVER_S)
-        ids, self.stops = self.stops, []
-        return Reply(200, json.dumps({"jobsToStop": ids}).encode(), {"Content-Type": "application/json"})
-
-    def _done(self, request: Request) -> Reply:
-        self.done.append(json.loads(request.body))
-        return Reply(200, b"{}")
-
-
-@pytest.fixture
-def sdk(settings: Settings, tmp_path: Path) -> Iterator[Callable[[Platform], int]]:
-    """Starts the worker for a platform; answers its process id."""
-    with ExitStack() as stack:
-
-        def start(platform: Platform) -> int:
-            env = _environment(settings, **platform.environment)
-            process = subprocess.Popen([sys.executable, "-m", "handler"], cwd=tmp_path, env=env)
-            stack.enter_context(process)
-            stack.callback(process.kill)
-            return process.pid
-
-        yield start
-
-
-@pytest.mark.slow
-def test_the_sdk_takes_a_job_and_hands_in_its_result(
-    caption: Job, gateway: Gateway, sdk: Callable[[Platform], int]
-) -> None:
-    platform = Platform(gateway.server, caption(delivery=gateway.delivery()))
-    sdk(platform)
-    eventually(lambda: platform.done, 30)
-    assert set(platform.done[0]["output"]) == {"stats"}
-    assert gateway.types[-1] == "completed"
-    assert len(gateway.puts) == 1
-
-
-@pytest.mark.slow
-def test_the_sdks_stop_reaches_ffmpeg(
-    img2vid: Job, gateway: Gateway, settings: Settings, sdk: Callable[[Platform], int]
-) -> None:
-    platform = Platform(gateway.server, img2vid(duration=60, frame_rate=60, delivery=gateway.delivery()))
-    pid = sdk(platform)
-    eventually(lambda: list(settings.work_dir.glob("*/output.mp4")), 30)
-    [ffmpeg] = ffmpegs(pid)
-    platform.stops.append("rp_1")
-    eventually(lambda: not alive(ffmpeg), STOP_S)
-    eventually(lambda: list(settings.work_dir.glob("attempt-*")) == [], STOP_S)
-    assert gateway.puts == []

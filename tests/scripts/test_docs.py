@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
+from gateway.endpoint.form import FORM
+from gateway.endpoint.plan import Plan
+from gateway.endpoint.wanted import Wanted, load
+from gateway.gpus import POOLS
 from scripts import docs
 from tests.conftest import ROOT
 
@@ -34,6 +39,27 @@ def test_make_targets_and_modules_that_are_named_exist(page: Path) -> None:
     assert named <= targets
     modules = re.findall(r"python -m ((?:gateway|handler|scripts|bench)[\w.]*)", page.read_text())
     assert [m for m in modules if not _module_exists(m)] == []
+
+
+def test_every_field_of_the_endpoint_is_explained_in_the_words_of_the_form() -> None:
+    body = load(ROOT / "runpod.toml", image="acme/worker:1").body
+    paths = {line.path for line in Plan(Wanted({**body, "env": {}}, ()), None).lines}
+    assert paths | {"type", "env"} == set(FORM)
+
+
+def test_what_runpod_costs_is_worked_out_right() -> None:
+    page = (ROOT / "docs/runpod.md").read_text()
+    rows = re.findall(
+        r"^\| `(\w+)` \|.*?\| \$(\S+) \| \$(\S+) \| \$(\S+) \| \$(\S+) \| (?:yes|\*\*no\*\*) \|$", page, re.MULTILINE
+    )
+    assert [row[0] for row in rows] == list(POOLS)
+    for _, second, job, tail, both in rows:
+        assert Decimal(job) == 10 * Decimal(second)
+        assert Decimal(tail) == 300 * Decimal(second)
+        assert Decimal(both) == 310 * Decimal(second)
+    # RTX A4000 and its like, $0.00016: 100 × 310 s, and 100 × 10 s + 300 s
+    assert "= 31000 s | $4.96 |" in page
+    assert "= 1300 s | $0.208 |" in page
 
 
 def _module_exists(name: str) -> bool:

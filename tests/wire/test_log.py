@@ -118,3 +118,44 @@ def test_urls_of_strangers_are_not_logged_by_the_http_library(stream: io.StringI
     log.configure("DEBUG", json=True, stream=stream)
     logging.getLogger("urllib3.connectionpool").debug("GET /file?signature=secret")
     assert lines(stream) == []
+
+
+@pytest.mark.parametrize("text", ["x" * 50_000, 'é\n"' * 4_000, "😀" * 3_000, "\x00" * 5_000])
+def test_no_line_is_longer_than_the_platform_keeps(stream: io.StringIO, text: str) -> None:
+    with structlog.contextvars.bound_contextvars(**IDS):
+        structlog.get_logger("ours").warning("ffmpeg.stderr", tail=f"first {text} last", status=1)
+    written = stream.getvalue()
+    assert written.count("\n") == 1
+    assert 2000 < len(written) <= log.MAX_LINE + 1
+    (line,) = lines(stream)
+    assert line.items() >= {**IDS, "event": "ffmpeg.stderr", "status": 1}.items()
+    assert line["tail"].startswith("first ") and line["tail"].endswith(" last")
+
+
+def test_a_line_with_many_long_values_is_shortened_everywhere(stream: io.StringIO) -> None:
+    structlog.get_logger("ours").warning(
+        "x" * 9_000, **{f"field_{i}": "y" * 900 for i in range(60)}, nested=["z" * 9_000]
+    )
+    assert len(stream.getvalue()) <= log.MAX_LINE + 1
+    (line,) = lines(stream)
+    assert line["level"] == "warning"
+
+
+def test_a_long_traceback_keeps_its_beginning_and_its_end(stream: io.StringIO) -> None:
+    def deeper(depth: int) -> None:
+        if depth == 0:
+            raise ValueError("at the bottom")
+        deeper(depth - 1)
+
+    try:
+        deeper(60)
+    except ValueError:
+        structlog.get_logger("ours").exception("job.unexpected")
+    assert len(stream.getvalue()) <= log.MAX_LINE + 1
+    (line,) = lines(stream)
+    assert "at the bottom" in line["exception"] and "ValueError" in line["exception"]
+
+
+def test_a_line_that_fits_is_left_alone(stream: io.StringIO) -> None:
+    structlog.get_logger("ours").info("ffmpeg.stderr", tail="y" * 3_000)
+    assert lines(stream)[0]["tail"] == "y" * 3_000

@@ -10,7 +10,19 @@ import pytest
 
 from ffmpeg_ops import probe
 from ffmpeg_ops.operation import Work
-from tests.ffmpeg_ops.media import Media, audio_length_s, ffmpeg, frame_count, frames, packets_md5, run, stream, streams
+from tests.ffmpeg_ops.media import (
+    HDR,
+    Media,
+    audio_length_s,
+    ffmpeg,
+    frame_count,
+    frames,
+    hdr,
+    packets_md5,
+    run,
+    stream,
+    streams,
+)
 from wire.errors import EncodeFailed
 
 SRT = "1\n00:00:00,000 --> 00:20:00,000\nTexto\n"
@@ -123,20 +135,6 @@ def test_full_range_becomes_limited_with_the_same_colours(media: Media, work: Wo
     assert stream(work.output, "video").get("color_range") in {"tv", None}
     assert frames(work.output, gray=False)[2, :60].mean() == pytest.approx(240, abs=2)
     assert frames(work.output, gray=False).max() >= 253, "white letters are white"
-
-
-HDR = {"smpte2084": (0.5807, 0.7518), "arib-std-b67": (0.75, 1.0)}  # codes of 203 and of 1000 cd/m²
-
-
-def hdr(media: Media, transfer: str) -> Path:
-    """A black half, and one as bright as white paper; in 10 bits of BT.2020."""
-    white = round(64 + HDR[transfer][0] * 876)
-    source = f"-f lavfi -i color=black:size=320x180:rate=25:duration=0.4,format=yuv420p10le,geq=lum='if(gt(X\\,160)\\,{white}\\,64)':cb=512:cr=512"
-    tags = f"-colorspace bt2020nc -color_primaries bt2020 -color_trc {transfer} -color_range tv"
-    mark = f"-vf setparams=colorspace=bt2020nc:color_primaries=bt2020:color_trc={transfer}:range=tv"
-    return media.made(
-        f"hdr-{transfer}.mp4", f"{source} {mark} -c:v libx265 -x265-params log-level=none -pix_fmt yuv420p10le {tags}"
-    )
 
 
 @pytest.mark.parametrize("transfer", HDR)

@@ -137,6 +137,19 @@ def test_thai_breaks_at_spaces_and_only_in_need_where_a_syllable_begins() -> Non
     assert all(line[0] not in "ะัิีึืุู็่้๊๋์ำ" for line in lines_of("ประเทศไทยเป็นประเทศในเอเชีย", 8))
 
 
+THAI = "สวัสดีครับวันนี้เราจะมาทดสอบการตัดบรรทัดของข้อความภาษาไทยที่ยาวมากๆโดยไม่มีช่องว่างเลยทุกวันศุกร์น้ำแข็ง"
+
+
+@pytest.mark.parametrize("most", range(4, 40))
+def test_thai_is_never_broken_inside_a_syllable_that_could_not_be_read(most: int) -> None:
+    lines = lines_of(THAI, most)
+    assert "".join(lines) == THAI and all(columns(line) <= most for line in lines)
+    for before, after in pairwise(lines):
+        assert after[0] not in "ะัาำิีึืุูๅ็่้๊๋์ๆฯ", "what stands on, below or behind its letter never begins a line"
+        assert before[-1] not in "เแโใไั็", "a vowel that waits for its letter never ends one"
+        assert "์" not in after[1:2], "a silent letter belongs to the word before"
+
+
 def test_capitals_are_made_before_lines_are_measured() -> None:
     assert lines_of("straße straße", 14, upper_case=True) == ["STRASSE", "STRASSE"]
     assert lines_of("ab ß", upper_case=True) == ["AB SS"]
@@ -151,7 +164,7 @@ def test_long_cues_are_shown_in_parts_one_after_the_other() -> None:
     assert parts[0][0].end_ms == parts[1][0].start_ms == lines[2][0].start_ms
 
 
-@pytest.mark.parametrize("text", ["👍🏽", "👨‍👩‍👧", "🇧🇷", "é", "ที่", "न्"])
+@pytest.mark.parametrize("text", ["เก", "มา", "น้ำ", "วัน", "แข็ง", "กร์", "👍🏽", "👨‍👩‍👧", "🇧🇷", "é", "ที่", "न्"])
 def test_what_belongs_together_is_not_parted(text: str) -> None:
     assert len(clusters(text)) == 1
 

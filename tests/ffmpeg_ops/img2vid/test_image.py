@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -268,3 +270,56 @@ def test_a_contained_image_is_whole_and_in_the_middle(size: tuple[int, int], bac
     assert near(part, RED)
     if background != "blur" and max(canvas.width - size[0], canvas.height - size[1]) > 1:
         assert near(canvas.getpixel((0, 0)), (16, 32, 48))
+
+
+# --- damage and memory -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP"])
+def test_a_damaged_image_is_read_or_refused_and_nothing_else(form: str, path: Path) -> None:
+    out = io.BytesIO()
+    mode = "P" if form == "GIF" else "RGB"
+    Image.effect_noise((48, 40), 80).convert(mode).save(out, form)
+    whole, seeded = out.getvalue(), np.random.default_rng(7)
+    refused = 0
+    for trial in range(150):
+        content = bytearray(whole[: seeded.integers(1, len(whole))] if trial % 3 == 0 else whole)
+        for _ in range(trial % 3 * 4):
+            content[seeded.integers(0, min(len(content), 200 if trial % 2 else len(content)))] ^= 1 << seeded.integers(
+                8
+            )
+        path.write_bytes(content)
+        try:
+            assert load(path, "url_image").mode == "RGB"
+        except (AssetInvalid, AssetTooLarge) as error:
+            assert error.message.startswith("url_image: ")
+            refused += 1
+    assert refused > 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["alpha.png", "photo.jpg"])
+def test_a_hundred_megapixels_fit_in_a_gigabyte(kind: str, tmp_path: Path) -> None:
+    source = tmp_path / kind
+    rng = np.random.default_rng(3)
+    tile = Image.fromarray(rng.integers(0, 255, (250, 250, 4 if "png" in kind else 3), np.uint8))
+    image = Image.new(tile.mode, (10_000, 10_000), "red")
+    for at in range(0, 10_000, 500):
+        image.paste(tile, (at, at))
+    image.save(source, **({"compress_level": 1} if "png" in kind else {"quality": 90}))
+    image.close()
+    program = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from ffmpeg_ops.operation import OPERATIONS, Work\n"
+        "op = OPERATIONS['img2vid']\n"
+        "params = op.params().load({'url_image': 'http://x.test/', 'duration': 0.2})\n"
+        "op.run(Work(Path(sys.argv[1])), params, {'url_image': Path(sys.argv[2])})\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path), str(source)], capture_output=True, text=True, timeout=120
+    )
+    assert said.returncode == 0, said.stderr
+    assert (tmp_path / "output.mp4").stat().st_size > 0
+    assert int(said.stdout.split()[-1]) < 1_000_000, "kilobytes"

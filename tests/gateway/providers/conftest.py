@@ -1,12 +1,13 @@
-"""A real worker's HTTP face on loopback, whose attempts are told what to do by the test."""
+"""What stands behind each provider, on loopback: real HTTP faces, whose attempts are told what to do by the test."""
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import pytest
 from werkzeug.serving import BaseWSGIServer, make_server
@@ -14,13 +15,20 @@ from werkzeug.serving import BaseWSGIServer, make_server
 from gateway.jobs import Attempt
 from gateway.providers import Context, make
 from gateway.providers.base import Provider
+from gateway.providers.runpod import RunPodProvider
 from gateway.providers.worker_client import worker_secrets
 from gateway.settings import Settings
 from gateway.signing import Signer
 from handler.http_worker import Busy, Run, Runs, create_app
 from handler.settings import Settings as WorkerSettings
-from tests.gateway.conftest import SECRET_KEY, START_MS, new_attempt, new_job
-from wire.clock import SystemClock
+from tests.emulators.runpod import Config, Emulator
+from tests.emulators.runpod.jobs import Queue
+from tests.gateway.conftest import SECRET_KEY, new_attempt, new_job
+from wire.clock import Clock, SystemClock
+from wire.errors import Cancelled, JobError
+from wire.settings import read
+
+WORKER = "a-worker-of-the-test"
 
 
 class StubRuns(Runs):
@@ -33,26 +41,86 @@ class StubRuns(Runs):
             return self._runs.setdefault(attempt_id, Run(attempt_id))
 
 
-@dataclass
+class There(Protocol):
+    """An attempt at the provider, in the worker's hands."""
+
+    def progress(self, fraction: float) -> None: ...
+
+    def complete(self, result: Mapping[str, Any]) -> None: ...
+
+    def fail(self, error: JobError) -> None: ...
+
+    def told_to_stop(self) -> bool: ...
+
+
+@dataclass(frozen=True)
 class Stand:
-    """A provider with whatever stands behind it. `run` is an attempt there; `stop` takes everything down."""
+    """A provider with whatever stands behind it. `there(attempt)` is an attempt that a worker has taken.
+
+    `stop` takes everything down, `lock_out` changes the locks. `slots`: how many attempts it takes at once, None where
+    it has a queue of its own, which tells attempts apart by its own ids alone.
+    """
 
     provider: Provider
-    run: Callable[[str], Run]
+    there: Callable[[Attempt], There]
     stop: Callable[[], None]
     lock_out: Callable[[], None]
-    slots: int = 1
-    stopped: bool = field(default=False)
+    slots: int | None
 
 
-def attempt_named() -> Attempt:
-    return new_attempt(new_job(START_MS), START_MS, provider="local")
+def attempt_named(remote_id: str | None = "unknown") -> Attempt:
+    now = SystemClock().now_ms()
+    return replace(new_attempt(new_job(now), now, provider="fake"), sent_at=now, remote_id=remote_id)
+
+
+@dataclass(frozen=True)
+class OnWorker:
+    """An attempt at an HTTP worker."""
+
+    run: Run
+
+    def progress(self, fraction: float) -> None:
+        self.run.progress = fraction
+
+    def complete(self, result: Mapping[str, Any]) -> None:
+        self.run.result, self.run.status = dict(result), "completed"
+
+    def fail(self, error: JobError) -> None:
+        self.run.error, self.run.status = error.to_wire(), "cancelled" if isinstance(error, Cancelled) else "failed"
+
+    def told_to_stop(self) -> bool:
+        return isinstance(self.run.stop.reason, Cancelled)
+
+
+@dataclass(frozen=True)
+class InQueue:
+    """An attempt in RunPod's queue, taken by a worker that only the test sees."""
+
+    queue: Queue
+    job_id: str
+
+    def progress(self, fraction: float) -> None:
+        self.queue.progress(WORKER, self.job_id, {"progress": fraction})
+
+    def complete(self, result: Mapping[str, Any]) -> None:
+        self.queue.done(WORKER, self.job_id, output=dict(result))
+
+    def fail(self, error: JobError) -> None:
+        self.queue.done(WORKER, self.job_id, error=json.dumps(error.to_wire()))
+
+    def told_to_stop(self) -> bool:
+        return self.queue.stops(WORKER, 0, lambda: True) == [self.job_id]
 
 
 def job_input(attempt: Attempt, operation: str = "caption", **params: Any) -> Mapping[str, Any]:
     """A worker's input that is valid unless `params` say otherwise."""
     params = params or {"url_video": "http://example.com/v.mp4", "url_srt": "http://example.com/s.srt"}
-    delivery = {"job_id": attempt.job_id, "attempt_id": attempt.id, "deadline": "2030-01-01T00:00:00Z"}
+    delivery = {
+        "job_id": attempt.job_id,
+        "attempt_id": attempt.id,
+        "deadline": "2030-01-01T00:00:00Z",
+        "limits": {"timeout_s": 600},
+    }
     return {"operation": operation, **params, "delivery": delivery}
 
 
@@ -84,21 +152,59 @@ def local_stand(tmp_path: Path) -> Iterator[Stand]:
     server, runs, stop = serve(worker)
     settings = Settings(providers=("local",), local_worker_url=f"http://127.0.0.1:{server.server_port}")
 
-    def run(attempt_id: str) -> Run:
-        found = runs.get(attempt_id)
+    def there(attempt: Attempt) -> There:
+        found = runs.get(attempt.id)
         assert found is not None
-        return found
+        return OnWorker(found)
 
     yield Stand(
         make(Context(settings, signer, cast(Any, None), SystemClock()))["local"],
-        run,
+        there,
         stop,
         lambda: object.__setattr__(worker, "session_token", "x" * 64),
+        slots=1,
     )
     stop()
 
 
-@pytest.fixture(params=["local"])
+@pytest.fixture
+def runpod() -> Iterator[Emulator]:
+    """An endpoint without workers of its own."""
+    with Emulator(Config(max_workers=0, latency_ms=0)) as emulator:
+        yield emulator
+
+
+def runpod_settings(emulator: Emulator, **changes: Any) -> Settings:
+    environ = {**emulator.gateway_environ, "PUBLIC_URL": "http://127.0.0.1:1"}
+    return replace(read(Settings, environ), **changes)
+
+
+def runpod_provider(emulator: Emulator, clock: Clock | None = None, **changes: Any) -> RunPodProvider:
+    settings = runpod_settings(emulator, **changes)
+    context = Context(settings, Signer((SECRET_KEY,)), cast(Any, None), clock or SystemClock())
+    return cast(RunPodProvider, make(context)["runpod"])
+
+
+def taken(emulator: Emulator, attempt: Attempt) -> InQueue:
+    """The attempt, once a worker has taken it from the queue."""
+    assert attempt.remote_id is not None
+    while emulator.job(attempt.remote_id)["status"] == "IN_QUEUE":
+        assert emulator.queue.take(WORKER, 1, 0, lambda: True)
+    return InQueue(emulator.queue, attempt.remote_id)
+
+
+@pytest.fixture
+def runpod_stand(runpod: Emulator) -> Stand:
+    return Stand(
+        runpod_provider(runpod),
+        lambda attempt: taken(runpod, attempt),
+        runpod.stop,
+        lambda: runpod.configure(api_key="another"),
+        slots=None,
+    )
+
+
+@pytest.fixture(params=["local", "runpod"])
 def stand(request: pytest.FixtureRequest) -> Stand:
     """Every provider in turn."""
     return request.getfixturevalue(f"{request.param}_stand")  # type: ignore[no-any-return]

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from gateway.providers import worker_client
+from gateway.providers import http
 from gateway.providers.base import Accepted, Ambiguous, NotYet, Phase, ProviderError, Refused, Unavailable
 from gateway.providers.worker_client import WorkerClient
 from tests.gateway.providers.conftest import attempt_named, job_input
@@ -43,8 +43,8 @@ def submit(files: FileServer, answer: Reply) -> object:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_client, "READ_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(worker_client, "ANSWER_S", 0.3)
+    monkeypatch.setattr(http, "READ_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(http, "ANSWER_S", 0.3)
 
 
 @pytest.mark.parametrize(

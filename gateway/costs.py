@@ -1,0 +1,50 @@
+"""What the machines cost. Money is counted in integer nano-dollars and shown as dollars with six decimals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from gateway import jobs
+from gateway.jobs import Attempt, Job
+
+
+@dataclass(frozen=True)
+class Price:
+    """Of a machine: nano-dollars a second, and how many seconds it is paid for after its last job."""
+
+    nano_per_s: int
+    idle_s: int = 0
+
+    @property
+    def idle_nano(self) -> int:
+        return self.nano_per_s * self.idle_s
+
+
+class Priced(Protocol):
+    """The part of a provider that matters here."""
+
+    def price(self, gpu: str | None) -> Price | None: ...
+
+
+class Costs:
+    """Charges attempts that have ended by the prices of their providers."""
+
+    def __init__(self, providers: Mapping[str, Priced]) -> None:
+        self._providers = providers
+
+    def charge(self, job: Job, attempt: Attempt, execution_ms: int | None = None) -> jobs.Pair:
+        """`execution_ms`: how long the provider says that the machine worked; by default as long as we saw it work."""
+        provider = self._providers.get(attempt.provider)
+        price = provider.price((job.stats or {}).get("gpu")) if provider else None
+        if price is None:
+            return job, attempt
+        job, attempt = jobs.charge(job, attempt, price.nano_per_s, execution_ms)
+        if job.stats is not None:
+            job = replace(job, stats={**job.stats, "idle_cost_usd": usd(price.idle_nano)})
+        return job, attempt
+
+
+def usd(nano: int) -> float:
+    return round(nano / 1e9, 6)

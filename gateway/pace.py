@@ -1,0 +1,56 @@
+"""When to look at an attempt again: as seldom as its end is still seen in time, whatever the number of attempts."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+from collections import Counter, defaultdict, deque
+
+from gateway.jobs import Attempt, Job, State
+
+FIRST_MS = 2_000
+LEAST_MS = 750
+MOST_MS = 30_000
+# Shares of an attempt's age to wait: where its end will be told, and where only looking tells.
+TOLD, UNTOLD = 0.5, 0.15
+LOOKS_A_SECOND = 100
+_REMEMBERED = 20
+
+
+class Pace:
+    """Learns how long attempts take and spreads the looks. Safe to share between threads; times in ms."""
+
+    def __init__(self) -> None:
+        self._lengths: dict[tuple[str, str], deque[int]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
+        self._planned: Counter[int] = Counter()
+        self._lock = threading.Lock()
+
+    def learn(self, job: Job, attempt: Attempt) -> None:
+        """How long an attempt that ended well took, from its submit on."""
+        if attempt.state is State.DONE and attempt.ended_at and attempt.sent_at:
+            with self._lock:
+                self._lengths[attempt.provider, job.operation].append(attempt.ended_at - attempt.sent_at)
+
+    def pause_ms(self, attempt: Attempt, operation: str, now: int, *, told: bool) -> int:
+        """Until the next look at an unfinished attempt. `told`: its claim and its end will be reported."""
+        age = max(0, now - (attempt.sent_at or attempt.created_at))
+        with self._lock:
+            lengths = self._lengths.get((attempt.provider, operation))
+            if told:
+                wished = max(FIRST_MS, age * TOLD)
+            elif lengths and age < (usual := statistics.median(lengths)):
+                wished = max(LEAST_MS, usual - age)
+            else:
+                wished = max(LEAST_MS if lengths else FIRST_MS, age * UNTOLD)
+            return self._free_ms(now, min(MOST_MS, wished))
+
+    def _free_ms(self, now: int, wished: float) -> int:
+        """`wished`, or later where that second is full."""
+        for second in [second for second in self._planned if second < now // 1000]:
+            del self._planned[second]
+        second = int(now + wished) // 1000
+        shift = 0
+        while self._planned[second + shift] >= LOOKS_A_SECOND:
+            shift += 1
+        self._planned[second + shift] += 1
+        return round(wished) + shift * 1000

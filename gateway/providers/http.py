@@ -1,0 +1,107 @@
+"""Calls the HTTP API of a provider or of a worker there: one deadline, one cap, no redirects, no surprises."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+CONNECT_TIMEOUT_S = 3
+READ_TIMEOUT_S = 10
+# Of a whole answer, however slowly or endlessly it comes.
+ANSWER_S = 15
+MAX_ANSWER_BYTES = 1_000_000
+_CONNECTIONS = 32
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was answered; `body` is empty when it was no JSON object."""
+
+    status: int
+    body: Mapping[str, Any]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """The header Retry-After, where it tells seconds."""
+        text = self.headers.get("Retry-After", "")
+        return float(text) if text.isdecimal() else None
+
+
+class Api:
+    """An API below `base_url`. Connections are kept for the next call where `keep_alive` says so."""
+
+    def __init__(self, base_url: str, headers: Mapping[str, str], *, keep_alive: bool) -> None:
+        self._base = base_url.rstrip("/")
+        self._headers = {**headers, "Accept-Encoding": "identity"}
+        self._kept = self._session() if keep_alive else None
+
+    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
+        """Raises requests.RequestException and nothing else."""
+        if self._kept is not None:
+            return self._call(self._kept, method, path, body)
+        with self._session() as http:
+            return self._call(http, method, path, body)
+
+    def _session(self) -> requests.Session:
+        http = requests.Session()
+        http.trust_env = False  # no proxy of the environment may see the keys
+        http.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        http.headers.update(self._headers)
+        for scheme in ("http://", "https://"):
+            http.mount(scheme, HTTPAdapter(pool_connections=1, pool_maxsize=_CONNECTIONS))
+        return http
+
+    def _call(self, http: requests.Session, method: str, path: str, body: Mapping[str, Any] | None) -> Answer:
+        ends_at = time.monotonic() + ANSWER_S
+        try:
+            with http.request(
+                method,
+                self._base + path,
+                json=body,
+                timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                return Answer(response.status_code, _json(_read(response, ends_at)), response.headers)
+        except requests.RequestException:
+            raise
+        except (ValueError, urllib3.exceptions.HTTPError) as error:
+            # requests lets these out, for example of a redirect to an address that is none
+            raise requests.ConnectionError(f"the answer is no HTTP: {error}") from error
+
+
+def never_sent(error: requests.RequestException) -> bool:
+    """Whether no connection came about, so that nobody can have seen the request."""
+    if isinstance(error, requests.ConnectTimeout):
+        return True
+    reason = getattr(error.args[0] if error.args else None, "reason", None)
+    return type(reason).__name__ in {"NewConnectionError", "NameResolutionError"}
+
+
+def _read(response: requests.Response, ends_at: float) -> bytes:
+    # `read1` hands over what has arrived, so that a byte a second still meets the deadline
+    body = b""
+    while chunk := response.raw.read1(MAX_ANSWER_BYTES, decode_content=False):
+        body += chunk
+        if len(body) > MAX_ANSWER_BYTES:
+            raise requests.ConnectionError("the answer is too large")
+        if time.monotonic() > ends_at:
+            raise requests.ReadTimeout("the answer came too slowly")
+    return body
+
+
+def _json(raw: bytes) -> Mapping[str, Any]:
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError):
+        body = None
+    return body if isinstance(body, dict) else {}

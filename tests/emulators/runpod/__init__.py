@@ -1,0 +1,132 @@
+"""A stand-in for RunPod Serverless: both faces of one queue endpoint on a real HTTP server, and real workers.
+
+    with Emulator(Config(cold_start_s=0, env={"FETCH_ALLOW_ORIGINS": …})) as emulator:
+        requests.post(f"{emulator.endpoint_url}/run", …)      # the job API
+        emulator.inject("status", "run", status=429, times=3)  # see faults.py
+        emulator.calls["status"]
+
+`python -m tests.emulators.runpod` runs it by hand; `control.py` tells how it is then told to misbehave.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from flask import Blueprint, Flask
+
+from tests.emulators.runpod import webhook
+from tests.emulators.runpod.calls import Calls
+from tests.emulators.runpod.config import Config
+from tests.emulators.runpod.control import control
+from tests.emulators.runpod.faults import Fault, Faults
+from tests.emulators.runpod.fleet import Fleet
+from tests.emulators.runpod.job_api import job_api
+from tests.emulators.runpod.jobs import CANCELLED, Job, Queue
+from tests.emulators.runpod.server import Server
+from tests.emulators.runpod.worker_api import environment, worker_api
+
+__all__ = ["Config", "Emulator", "Fault"]
+
+
+class Emulator:
+    """One endpoint. Inside `with` it answers at `url`; afterwards it and its workers are gone.
+
+    `blueprints` are served beside its own faces: the management API, for one.
+    """
+
+    def __init__(self, config: Config | None = None, blueprints: Iterable[Blueprint] = ()) -> None:
+        self.config = config or Config()
+        self.home = self.config.home or Path(tempfile.mkdtemp(prefix="runpod-"))
+        self.faults = Faults()
+        self._calls = Calls(self._config, self.faults)
+        self.queue = Queue(self._config, self._on_end)
+        self.fleet = Fleet(self._config, self.queue, self.faults, self.home, self._environment)
+        app = Flask(__name__)
+        app.register_blueprint(job_api(self._config, self.queue, self.fleet, self._calls))
+        app.register_blueprint(worker_api(self._config, self.queue, self.fleet, self._calls))
+        app.register_blueprint(control(self))
+        for blueprint in blueprints:
+            app.register_blueprint(blueprint)
+        self._server = Server((self.config.host, self.config.port), app)
+
+    def __enter__(self) -> Emulator:
+        self._server.start()
+        self.fleet.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self.fleet.stop()
+        self._server.stop()
+        if not self.config.home:
+            shutil.rmtree(self.home, ignore_errors=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.config.host}:{self._server.server_address[1]}"
+
+    @property
+    def endpoint_url(self) -> str:
+        """The job API's base: `/run` and its like come after it."""
+        return f"{self.url}/v2/{self.config.endpoint_id}"
+
+    @property
+    def gateway_environ(self) -> dict[str, str]:
+        """What a gateway needs to use this endpoint."""
+        return {
+            "PROVIDERS": "runpod",
+            "RUNPOD_API_BASE": f"{self.url}/v2",
+            "RUNPOD_API_KEY": self.config.api_key,
+            "RUNPOD_ENDPOINT_ID": self.config.endpoint_id,
+        }
+
+    @property
+    def calls(self) -> Counter[str]:
+        """How many calls of each kind came, those that failed too; batches are `job-take`."""
+        return self._calls.counts()
+
+    def reset_calls(self) -> None:
+        self._calls.reset()
+
+    def configure(self, **changes: Any) -> None:
+        """Replace fields of the configuration; what is running goes by them from now on."""
+        self.config = dataclasses.replace(self.config, **changes)
+
+    def inject(self, kind: str, on: str, **more: Any) -> Fault:
+        """A Fault with these fields; its `hits` tells how often it struck."""
+        return self.faults.add(Fault(kind, on, **more))
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """The job as /status would tell it, without a call. Raises KeyError when it is not known any more."""
+        return self._known(job_id).document()
+
+    def expire(self, job_id: str) -> None:
+        """Forget the job, as the platform does 30 minutes after its end. Raises KeyError."""
+        self.queue.forget(self._known(job_id))
+
+    def _known(self, job_id: str) -> Job:
+        job = self.queue.get(job_id)
+        if job is None:
+            raise KeyError(job_id)
+        return job
+
+    def _config(self) -> Config:
+        return self.config
+
+    def _environment(self, worker_id: str) -> dict[str, str]:
+        return environment(self.endpoint_url, worker_id, self.config)
+
+    def _on_end(self, job: Job) -> None:
+        if job.webhook and job.status != CANCELLED:
+            webhook.send(job.webhook, job.document(), self.config.webhook_pause_s)

@@ -1,0 +1,130 @@
+"""What happens to every call of either face: it is counted, limited, slow as life, and goes wrong on command."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from flask import Response, jsonify, make_response, request
+
+from tests.emulators.runpod.config import WINDOW_S, Config
+from tests.emulators.runpod.faults import JOB_CALLS, Fault, Faults
+
+# In the WSGI environment: a callable that makes the server close the connection instead of answering.
+HANG_UP = "emulator.hang_up"
+
+
+class Problem(Exception):
+    """The call is answered with `status` and the text."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+    def response(self) -> Response:
+        response = jsonify(error=str(self))
+        response.status_code = self.status
+        return response
+
+
+class Limits:
+    """Calls in a sliding window and calls at the same time, each kind by itself."""
+
+    def __init__(self, config: Callable[[], Config], now: Callable[[], float] = time.monotonic) -> None:
+        self._config, self._now, self._lock = config, now, threading.Lock()
+        self._recent: dict[str, deque[float]] = {}
+        self._running: Counter[str] = Counter()
+
+    @contextmanager
+    def slot(self, call: str) -> Iterator[None]:
+        """Raises Problem instead of letting a call in that is one too many."""
+        with self._lock:
+            self._admit(call)
+            self._running[call] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running[call] -= 1
+
+    def _admit(self, call: str) -> None:
+        in_window, at_once = self._config().limits.get(call, (None, None))
+        recent, now = self._recent.setdefault(call, deque()), self._now()
+        while recent and now - recent[0] >= WINDOW_S:
+            recent.popleft()
+        if at_once is not None and self._running[call] >= at_once:
+            raise Problem(429, f"{call}: more than {at_once} calls at once")
+        if in_window is not None:
+            if len(recent) >= in_window:
+                raise Problem(429, f"{call}: more than {in_window} calls in {WINDOW_S:g} s")
+            recent.append(now)
+
+
+class Calls:
+    """`@calls.call("run")` on a view makes it a call of that kind; the view is handed the fault that struck, or None.
+
+    A function may tell the kind instead.
+    """
+
+    def __init__(self, config: Callable[[], Config], faults: Faults) -> None:
+        self.faults, self.limits = faults, Limits(config)
+        self._config, self._lock = config, threading.Lock()
+        self._counts: Counter[str] = Counter()
+
+    def counts(self) -> Counter[str]:
+        with self._lock:
+            return Counter(self._counts)
+
+    def reset(self) -> None:
+        with self._lock:
+            self._counts.clear()
+
+    def call(self, kind: str | Callable[[], str]) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
+        def decorate(view: Callable[..., Any]) -> Callable[..., Response]:
+            @functools.wraps(view)
+            def wrapper(**path: str) -> Response:
+                name = kind if isinstance(kind, str) else kind()
+                with self._lock:
+                    self._counts[name] += 1
+                config = self._config()
+                one_way_s = (config.latency_ms if name in JOB_CALLS else config.worker_latency_ms) / 2000
+                try:
+                    with self.limits.slot(name):
+                        time.sleep(one_way_s)
+                        response = self._struck(self.faults.strike(name), view, path)
+                        time.sleep(one_way_s)
+                except Problem as error:
+                    return error.response()
+                return response
+
+            return wrapper
+
+        return decorate
+
+    def _struck(self, fault: Fault | None, view: Callable[..., Any], path: dict[str, str]) -> Response:
+        kind = fault.kind if fault else None
+        if kind == "lost_request":
+            return hang_up()
+        if fault and kind == "status":
+            return Problem(fault.status, "a fault that was asked for").response()
+        try:
+            response = make_response(view(fault, **path))
+        except Problem as error:
+            response = error.response()
+        if kind == "lost_reply":
+            return hang_up()
+        if fault and kind == "slow":
+            time.sleep(fault.seconds)
+        if fault and kind == "garbage":
+            return Response(fault.body, 200, content_type="application/json")
+        return response
+
+
+def hang_up() -> Response:
+    request.environ[HANG_UP]()
+    return Response(status=502)

@@ -1,0 +1,88 @@
+"""What goes wrong on command."""
+
+from __future__ import annotations
+
+import random
+import threading
+from dataclasses import dataclass, field
+
+JOB_CALLS = ("run", "runsync", "status", "stream", "cancel", "health", "purge-queue", "retry")
+WORKER_CALLS = ("job-take", "job-stop", "job-done", "progress", "job-stream", "ping")
+ANY = ("*", *JOB_CALLS, *WORKER_CALLS)
+# No calls, but faults happen there too: a job-take that has a job to give, and the begin of a worker's process.
+HAND_OVER, START = "hand-over", "start"
+
+# fault → what it can happen to
+KINDS = {
+    "status": ANY,  # answers `status` and does nothing
+    "lost_request": ANY,  # hangs up and does nothing
+    "lost_reply": (*ANY, HAND_OVER),  # does what it is asked and hangs up
+    "slow": ANY,  # does what it is asked and answers after `seconds`
+    "garbage": ANY,  # does what it is asked and answers 200 with `body`
+    "expired": ("status",),  # the job is forgotten for good, and 404
+    "late_progress": ("job-done",),  # `seconds` after the end, progress overwrites it for good
+    "oversize": ("job-done",),  # the result is refused as too large
+    "kill": (HAND_OVER,),  # SIGKILL for all processes of the worker, `seconds` after it was given a job
+    "crash": (START,),  # the worker's process ends at once
+}
+
+
+@dataclass
+class Fault:
+    """One thing that goes wrong: for the next `times` calls of the kind `on` (None: for ever), or for a share of them.
+
+    `on="*"` is every call of the job API. The same `seed` picks the same calls.
+    """
+
+    kind: str
+    on: str
+    times: int | None = 1
+    probability: float = 1.0
+    seed: int = 0
+    status: int = 500
+    seconds: float = 0.0
+    body: str = "<html><body>Bad gateway</body></html>"
+    hits: int = 0
+    _random: random.Random = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind: one of {', '.join(KINDS)}")
+        if self.on not in KINDS[self.kind]:
+            raise ValueError(f"on: {self.kind} can happen to {', '.join(KINDS[self.kind])}")
+        self._random = random.Random(self.seed)
+
+    def strikes(self, call: str) -> bool:
+        if self.on != call and not (self.on == "*" and call in JOB_CALLS):
+            return False
+        if self.times is not None and self.hits >= self.times:
+            return False
+        if self._random.random() >= self.probability:
+            return False
+        self.hits += 1
+        return True
+
+
+class Faults:
+    """The faults that are asked for; the first that strikes is the only one of its call."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._faults: list[Fault] = []
+
+    def add(self, fault: Fault) -> Fault:
+        with self._lock:
+            self._faults.append(fault)
+        return fault
+
+    def clear(self) -> None:
+        with self._lock:
+            self._faults.clear()
+
+    def all(self) -> list[Fault]:
+        with self._lock:
+            return list(self._faults)
+
+    def strike(self, call: str) -> Fault | None:
+        with self._lock:
+            return next((fault for fault in self._faults if fault.strikes(call)), None)

@@ -1,0 +1,130 @@
+"""The face that a gateway sees."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request
+
+from tests.emulators.runpod.calls import Calls, Problem
+from tests.emulators.runpod.config import Config
+from tests.emulators.runpod.faults import Fault
+from tests.emulators.runpod.fleet import Fleet
+from tests.emulators.runpod.jobs import FINAL, Job, Queue
+
+
+def job_api(config: Callable[[], Config], queue: Queue, fleet: Fleet, calls: Calls) -> Blueprint:
+    api = Blueprint("job_api", __name__, url_prefix="/v2/<endpoint>")
+
+    @api.url_value_preprocessor
+    def of_the_endpoint(endpoint: str | None, values: dict[str, Any] | None) -> None:
+        if values and values.pop("endpoint") != config().endpoint_id:
+            raise Problem(404, "endpoint not found")
+
+    @api.before_request
+    def authorize() -> None:
+        given = request.headers.get("Authorization", "")
+        if not hmac.compare_digest(given.encode(), f"Bearer {config().api_key}".encode()):
+            raise Problem(401, "unauthorized")
+
+    @api.errorhandler(Problem)
+    def problem(error: Problem) -> Response:
+        return error.response()
+
+    @api.post("/run")
+    @calls.call("run")
+    def run(fault: Fault | None) -> Response:
+        job = queue.submit(_submission(config(), queue, config().max_run_bytes))
+        return _short(job)
+
+    @api.post("/runsync")
+    @calls.call("runsync")
+    def runsync(fault: Fault | None) -> Response:
+        job = queue.submit(_submission(config(), queue, config().max_runsync_bytes), sync=True)
+        ends_at = time.monotonic() + config().sync_wait_s
+        with queue.changed:
+            while job.status not in FINAL and (left := ends_at - time.monotonic()) > 0:
+                queue.changed.wait(left)
+        return jsonify(job.document())
+
+    @api.get("/status/<job_id>")
+    @api.post("/status/<job_id>")
+    @calls.call("status")
+    def status(fault: Fault | None, job_id: str) -> Response:
+        job = _known(queue, job_id)
+        if fault and fault.kind == "expired":
+            queue.forget(job)
+            raise Problem(404, "job not found")
+        with queue.changed:
+            return jsonify(job.document())
+
+    @api.get("/stream/<job_id>")
+    @calls.call("stream")
+    def stream(fault: Fault | None, job_id: str) -> Response:
+        job = _known(queue, job_id)
+        with queue.changed:
+            chunks, job.chunks = job.chunks, []
+            return jsonify(status=job.status, stream=chunks)
+
+    @api.post("/cancel/<job_id>")
+    @calls.call("cancel")
+    def cancel(fault: Fault | None, job_id: str) -> Response:
+        job = _known(queue, job_id)
+        queue.cancel(job)
+        return _short(job)
+
+    @api.post("/retry/<job_id>")
+    @calls.call("retry")
+    def retry(fault: Fault | None, job_id: str) -> Response:
+        job = _known(queue, job_id)
+        if not queue.retry(job):
+            raise Problem(400, f"a job that is {job.status} cannot be retried")
+        return _short(job)
+
+    @api.post("/purge-queue")
+    @calls.call("purge-queue")
+    def purge_queue(fault: Fault | None) -> Response:
+        return jsonify(removed=queue.purge(), status="completed")
+
+    @api.get("/health")
+    @calls.call("health")
+    def health(fault: Fault | None) -> Response:
+        return jsonify(jobs=queue.counts(), workers=fleet.counts())
+
+    return api
+
+
+def _short(job: Job) -> Response:
+    return jsonify(id=job.id, status=job.status)
+
+
+def _known(queue: Queue, job_id: str) -> Job:
+    job = queue.get(job_id)
+    if job is None:
+        raise Problem(404, "job not found")
+    return job
+
+
+def _submission(config: Config, queue: Queue, max_bytes: int) -> Mapping[str, Any]:
+    if queue.counts()["inQueue"] > max(config.max_queued, config.max_queued_per_worker * config.max_workers):
+        raise Problem(429, "the queue is full")
+    if (request.content_length or 0) > max_bytes:
+        raise Problem(413, f"exceeded max body size of {max_bytes} bytes")
+    try:
+        raw = json.loads(request.get_data())
+    except ValueError as error:
+        raise Problem(400, f"the body is no JSON: {error}") from error
+    if not isinstance(raw, dict) or not isinstance(raw.get("input"), dict):
+        raise Problem(400, "input must be an object")
+    policy = raw.get("policy", {})
+    if not isinstance(policy, dict) or not all(_positive(policy.get(name, 1)) for name in ("executionTimeout", "ttl")):
+        raise Problem(400, "policy: executionTimeout and ttl are positive milliseconds")
+    return raw
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0

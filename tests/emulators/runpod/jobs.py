@@ -1,0 +1,263 @@
+"""The endpoint's queue: jobs, their states, and who works on them."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.emulators.runpod.config import Config
+
+QUEUED, RUNNING, COMPLETED = "IN_QUEUE", "IN_PROGRESS", "COMPLETED"
+FAILED, CANCELLED, TIMED_OUT = "FAILED", "CANCELLED", "TIMED_OUT"
+FINAL = frozenset({COMPLETED, FAILED, CANCELLED, TIMED_OUT})
+
+
+@dataclass(eq=False)
+class Job:
+    """One job. Times are those of the queue's clock."""
+
+    id: str
+    input: Mapping[str, Any]
+    execution_timeout_s: float
+    ttl_s: float
+    keep_s: float
+    webhook: str | None
+    submitted_at: float
+    status: str = QUEUED
+    started_at: float | None = None
+    heard_at: float = 0.0
+    ended_at: float | None = None
+    worker_id: str | None = None
+    retries: int = 0
+    output: Any = None
+    error: str | None = None
+    chunks: list[Any] = field(default_factory=list)
+    overwritten: bool = False  # by progress that came after the end: nobody will end it any more
+
+    def document(self) -> dict[str, Any]:
+        """What /status answers; what is not known yet is left out."""
+        started, ended = self.started_at, self.ended_at
+        fields = {
+            "id": self.id,
+            "status": self.status,
+            "delayTime": None if started is None else round((started - self.submitted_at) * 1000),
+            "executionTime": None if started is None or ended is None else round((ended - started) * 1000),
+            "workerId": self.worker_id,
+            "retries": self.retries,
+            "output": self.output,
+            "error": self.error,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def handed_over(self) -> dict[str, Any]:
+        """What job-take answers. An empty input is lost on the way, as on the platform."""
+        return {"id": self.id, **({"input": self.input} if self.input else {})}
+
+
+class Queue:
+    """All jobs of the endpoint. `changed` guards them and is notified of everything that somebody may wait for."""
+
+    def __init__(
+        self,
+        config: Callable[[], Config],
+        on_end: Callable[[Job], None] = lambda job: None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.changed = threading.Condition(threading.RLock())
+        self.totals = {"completed": 0, "failed": 0, "retried": 0}
+        self._config, self._on_end, self._now = config, on_end, now
+        self._jobs: dict[str, Job] = {}
+        self._waiting: list[Job] = []  # in the order of hand-over
+        self._stops: dict[str, list[str]] = {}
+
+    # ---- the callers' side
+
+    def submit(self, raw: Mapping[str, Any], *, sync: bool = False) -> Job:
+        config, policy = self._config(), raw.get("policy") or {}
+        job = Job(
+            id=f"{'sync-' if sync else ''}{uuid.uuid4()}-u1",
+            input=raw["input"],
+            execution_timeout_s=policy.get("executionTimeout", config.execution_timeout_s * 1000) / 1000,
+            ttl_s=policy.get("ttl", config.ttl_s * 1000) / 1000,
+            keep_s=config.sync_result_s if sync else config.result_s,
+            webhook=raw.get("webhook"),
+            submitted_at=self._now(),
+        )
+        with self.changed:
+            self._jobs[job.id] = job
+            self._wait_in_line(job)
+        return job
+
+    def get(self, job_id: str) -> Job | None:
+        return self._jobs.get(job_id)
+
+    def cancel(self, job: Job) -> None:
+        """Ends the job; one that has ended stays as it is."""
+        with self.changed:
+            if job.status not in FINAL:
+                self._end(job, CANCELLED)
+
+    def retry(self, job: Job) -> bool:
+        """Queues a failed job anew; False for any other."""
+        with self.changed:
+            if job.status not in {FAILED, TIMED_OUT}:
+                return False
+            job.output = job.error = job.ended_at = None
+            self._requeue(job)
+            return True
+
+    def purge(self) -> int:
+        """Cancels all that wait; answers how many."""
+        with self.changed:
+            waiting = list(self._waiting)
+            for job in waiting:
+                self._end(job, CANCELLED)
+        return len(waiting)
+
+    def forget(self, job: Job) -> None:
+        """From now on nobody knows the job; a worker that runs it is told to stop."""
+        with self.changed:
+            if job.status not in FINAL:
+                self._end(job, CANCELLED)
+            self._jobs.pop(job.id, None)
+
+    def counts(self) -> dict[str, int]:
+        with self.changed:
+            running = sum(job.status == RUNNING for job in self._jobs.values())
+            return {**self.totals, "inProgress": running, "inQueue": len(self._waiting)}
+
+    def waiting_s(self) -> list[float]:
+        """How long each of the waiting jobs has waited."""
+        with self.changed:
+            return [self._now() - job.submitted_at for job in self._waiting]
+
+    # ---- the workers' side
+
+    def take(self, worker_id: str, count: int, wait_s: float, may: Callable[[], bool]) -> list[Job]:
+        """Up to `count` jobs, as soon as there is one. None after `wait_s`, or once the worker `may` take none."""
+        ends_at = time.monotonic() + wait_s
+        with self.changed:
+            while may():
+                if self._waiting:
+                    jobs, self._waiting = self._waiting[:count], self._waiting[count:]
+                    for job in jobs:
+                        job.status, job.worker_id = RUNNING, worker_id
+                        job.started_at = job.heard_at = self._now()
+                    return jobs
+                if (left := ends_at - time.monotonic()) <= 0:
+                    break
+                self.changed.wait(left)
+        return []
+
+    def stops(self, worker_id: str, wait_s: float, may: Callable[[], bool]) -> list[str]:
+        """The ids of the jobs that the worker must stop, as soon as there is one."""
+        ends_at = time.monotonic() + wait_s
+        with self.changed:
+            while may():
+                if ids := self._stops.pop(worker_id, []):
+                    return ids
+                if (left := ends_at - time.monotonic()) <= 0:
+                    break
+                self.changed.wait(left)
+        return []
+
+    def held_by(self, worker_id: str) -> list[Job]:
+        with self.changed:
+            return [job for job in self._jobs.values() if job.worker_id == worker_id and job.status == RUNNING]
+
+    def heard(self, worker_id: str, job_ids: list[str]) -> None:
+        with self.changed:
+            for job in self.held_by(worker_id):
+                if job.id in job_ids:
+                    job.heard_at = self._now()
+
+    def progress(self, worker_id: str, job_id: str, output: Any) -> None:
+        with self.changed:
+            if job := self._held(worker_id, job_id):
+                job.output, job.heard_at = output, self._now()
+
+    def chunk(self, worker_id: str, job_id: str, chunk: Any) -> None:
+        with self.changed:
+            if job := self._held(worker_id, job_id):
+                job.chunks.append(chunk)
+
+    def done(self, worker_id: str, job_id: str, output: Any = None, error: Any = None) -> Job | None:
+        """The worker's last word on a job that it holds; of any other job it is ignored."""
+        with self.changed:
+            job = self._held(worker_id, job_id)
+            if job is not None:
+                job.output = output
+                job.error = None if error is None else str(error)
+                self._end(job, COMPLETED if error is None else FAILED)
+            return job
+
+    def overwrite(self, job: Job, output: Any) -> None:
+        """Progress that comes after the end, and wins: the platform's own mistake."""
+        with self.changed:
+            job.status, job.output, job.ended_at, job.overwritten = RUNNING, output, None, True
+            self.changed.notify_all()
+
+    def lost(self, worker_id: str) -> None:
+        """The worker is gone: what it held is queued once more, or failed."""
+        with self.changed:
+            for job in self.held_by(worker_id):
+                if not job.overwritten:
+                    self._lose(job)
+            self._stops.pop(worker_id, None)
+            self.changed.notify_all()
+
+    def sweep(self) -> None:
+        """Ends and forgets what its time has come for."""
+        config, now = self._config(), self._now()
+        with self.changed:
+            for job in list(self._jobs.values()):
+                expired = job.ended_at is not None and now - job.ended_at > job.keep_s
+                if expired or now - job.submitted_at > job.ttl_s:
+                    self.forget(job)
+                elif job.status == RUNNING and not job.overwritten:
+                    if now - (job.started_at or now) > job.execution_timeout_s:
+                        self._end(job, TIMED_OUT, "execution timeout exceeded")
+                    elif now - job.heard_at > config.lost_after_s:
+                        self._lose(job)
+
+    # ---- within the lock
+
+    def _held(self, worker_id: str, job_id: str) -> Job | None:
+        job = self._jobs.get(job_id)
+        return job if job and job.status == RUNNING and job.worker_id == worker_id else None
+
+    def _lose(self, job: Job) -> None:
+        most = self._config().max_retries
+        if job.retries < most:
+            job.output = None
+            self._requeue(job)
+        else:
+            self._end(job, FAILED, f"job timed out after {most} retries")
+
+    def _requeue(self, job: Job) -> None:
+        job.retries += 1
+        self.totals["retried"] += 1
+        job.worker_id = job.started_at = None
+        self._wait_in_line(job)
+
+    def _wait_in_line(self, job: Job) -> None:
+        job.status = QUEUED
+        self._waiting.append(job)
+        self.changed.notify_all()
+
+    def _end(self, job: Job, status: str, error: str | None = None) -> None:
+        if job.status == RUNNING and job.worker_id and status in {CANCELLED, TIMED_OUT}:
+            self._stops.setdefault(job.worker_id, []).append(job.id)
+        if job in self._waiting:
+            self._waiting.remove(job)
+        job.status, job.ended_at, job.error = status, self._now(), error or job.error
+        if status == COMPLETED:
+            self.totals["completed"] += 1
+        elif status != CANCELLED:
+            self.totals["failed"] += 1
+        self.changed.notify_all()
+        self._on_end(job)

@@ -1,0 +1,125 @@
+"""A WSGI server with threads and connections that are kept, as the platform keeps them."""
+
+from __future__ import annotations
+
+import select
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from typing import Any
+from urllib.parse import unquote
+
+from werkzeug.test import run_wsgi_app
+
+from tests.emulators.runpod.calls import HANG_UP
+
+# In the WSGI environment: a callable that tells whether the caller is still there.
+CONNECTED = "emulator.connected"
+IDLE_S = 75.0
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = IDLE_S
+    disable_nagle_algorithm = True
+    server: Server
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self._hung_up = False
+        environ = self._environ(body)
+        chunks, status, headers = run_wsgi_app(self.server.app, environ, buffered=True)
+        if self._hung_up:
+            self.close_connection = True
+            return
+        content = b"".join(chunks)
+        code, _, reason = status.partition(" ")
+        self.send_response(int(code), reason)
+        for name, value in headers:
+            if name.lower() != "content-length":
+                self.send_header(name, value)
+        if int(code) != 204:
+            self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer
+
+    def _environ(self, body: bytes) -> dict[str, Any]:
+        path, _, query = self.path.partition("?")
+        environ: dict[str, Any] = {
+            "REQUEST_METHOD": self.command,
+            "SCRIPT_NAME": "",
+            "PATH_INFO": unquote(path, "latin-1"),
+            "QUERY_STRING": query,
+            "SERVER_NAME": self.server.server_address[0],
+            "SERVER_PORT": str(self.server.server_address[1]),
+            "SERVER_PROTOCOL": self.request_version,
+            "REMOTE_ADDR": self.client_address[0],
+            "CONTENT_TYPE": self.headers.get("Content-Type", ""),
+            "CONTENT_LENGTH": str(len(body)),
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": "http",
+            "wsgi.input": BytesIO(body),
+            "wsgi.errors": sys.stderr,
+            "wsgi.multithread": True,
+            "wsgi.multiprocess": False,
+            "wsgi.run_once": False,
+            CONNECTED: self._connected,
+            HANG_UP: lambda: setattr(self, "_hung_up", True),
+        }
+        for name, value in self.headers.items():
+            environ[f"HTTP_{name.upper().replace('-', '_')}"] = value
+        return environ
+
+    def _connected(self) -> bool:
+        """Only while no further request is awaited: what can be read now is a hang-up."""
+        watch = select.poll()
+        watch.register(self.connection, select.POLLIN)
+        try:
+            return not watch.poll(0) or bool(self.connection.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
+
+    def handle_one_request(self) -> None:
+        try:
+            super().handle_one_request()
+        except ConnectionError:  # the caller has hung up
+            self.close_connection = True
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+class Server(ThreadingHTTPServer):
+    """Listens from its making on, serves `app` between `start` and `stop`."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 256
+
+    def __init__(self, address: tuple[str, int], app: Callable[..., Any]) -> None:
+        super().__init__(address, _Handler)
+        self.app = app
+        self._open: set[socket.socket] = set()
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+        for connection in list(self._open):
+            self.shutdown_request(connection)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)

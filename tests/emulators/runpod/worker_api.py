@@ -1,0 +1,148 @@
+"""The face that the SDK in a worker sees. Its `Authorization` is the bare key."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request
+
+from tests.emulators.runpod.calls import Calls, Problem, hang_up
+from tests.emulators.runpod.config import Config
+from tests.emulators.runpod.faults import HAND_OVER, Fault
+from tests.emulators.runpod.fleet import Fleet
+from tests.emulators.runpod.jobs import Queue
+from tests.emulators.runpod.server import CONNECTED
+
+
+def environment(base: str, worker_id: str, config: Config) -> dict[str, str]:
+    """What the platform sets in a worker; `base` is the endpoint's address."""
+    return {
+        "RUNPOD_WEBHOOK_GET_JOB": f"{base}/job-take/$ID?gpu=none",
+        "RUNPOD_WEBHOOK_POST_OUTPUT": f"{base}/job-done/$RUNPOD_POD_ID/$ID?gpu=none",
+        "RUNPOD_WEBHOOK_POST_STREAM": f"{base}/job-stream/$RUNPOD_POD_ID/$ID?gpu=none",
+        "RUNPOD_WEBHOOK_PING": f"{base}/ping/$RUNPOD_POD_ID?gpu=none",
+        "RUNPOD_PING_INTERVAL": str(config.ping_interval_s * 1000),
+        "RUNPOD_AI_API_KEY": config.worker_key,
+        "RUNPOD_POD_ID": worker_id,
+        "RUNPOD_ENDPOINT_ID": config.endpoint_id,
+        # else it looks for a GPU and the internet before it begins
+        "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
+        "RUNPOD_SKIP_GPU_CHECK": "true",
+    }
+
+
+def worker_api(config: Callable[[], Config], queue: Queue, fleet: Fleet, calls: Calls) -> Blueprint:
+    api = Blueprint("worker_api", __name__, url_prefix="/v2/<endpoint>")
+
+    @api.url_value_preprocessor
+    def of_the_endpoint(endpoint: str | None, values: dict[str, Any] | None) -> None:
+        if values and values.pop("endpoint") != config().endpoint_id:
+            raise Problem(404, "endpoint not found")
+
+    @api.before_request
+    def authorize() -> None:
+        given = request.headers.get("Authorization", "")
+        if not hmac.compare_digest(given.encode(), config().worker_key.encode()):
+            raise Problem(401, "unauthorized")
+
+    @api.errorhandler(Problem)
+    def problem(error: Problem) -> Response:
+        return error.response()
+
+    @api.get("/job-take/<worker_id>")
+    @calls.call("job-take")
+    def take(fault: Fault | None, worker_id: str) -> Response:
+        return hand_over(1, worker_id, lambda jobs: jobs[0])
+
+    @api.get("/job-take-batch/<worker_id>")
+    @calls.call("job-take")
+    def take_batch(fault: Fault | None, worker_id: str) -> Response:
+        return hand_over(request.args.get("batch_size", 1, int), worker_id, lambda jobs: jobs)
+
+    def hand_over(count: int, worker_id: str, shape: Callable[[list[dict[str, Any]]], Any]) -> Response:
+        worker, connected = fleet.ready(worker_id), request.environ[CONNECTED]
+        jobs = queue.take(worker_id, count, config().long_poll_s, lambda: not worker.leaving and connected())
+        if not jobs:
+            return Response(status=204)
+        fault = calls.faults.strike(HAND_OVER)
+        if fault and fault.kind == "lost_reply":
+            return hang_up()
+        if fault:
+            _later(fault.seconds, fleet.kill, worker_id)
+        return jsonify(shape([job.handed_over() for job in jobs]))
+
+    @api.get("/job-stop/<worker_id>")
+    @calls.call("job-stop")
+    def stop(fault: Fault | None, worker_id: str) -> Response:
+        worker, connected = fleet.known(worker_id), request.environ[CONNECTED]
+        ids = queue.stops(worker_id, config().long_poll_s, lambda: not worker.leaving and connected())
+        return jsonify(jobsToStop=ids) if ids else Response(status=204)
+
+    @api.post("/job-done/<worker_id>/<job_id>")
+    @calls.call(lambda: "progress" if _is_progress(request.get_data()) else "job-done")
+    def done(fault: Fault | None, worker_id: str, job_id: str) -> Response:
+        fleet.known(worker_id)
+        # Whatever the Content-Type says, the body is JSON.
+        body, kind = request.get_data(), fault.kind if fault else None
+        if kind == "oversize" or len(body) > config().max_result_bytes:
+            queue.done(worker_id, job_id)
+            raise Problem(400, "the result is too large")
+        result = _decoded(body)
+        if _is_progress(body):
+            queue.progress(worker_id, job_id, result.get("output"))
+            return jsonify({})
+        last = (job := queue.get(job_id)) and job.output
+        job = queue.done(worker_id, job_id, result.get("output"), result.get("error"))
+        if job and fault and kind == "late_progress":
+            _later(fault.seconds, queue.overwrite, job, last)
+        if result.get("stopPod"):
+            fleet.retire(worker_id)
+        return jsonify({})
+
+    @api.post("/job-stream/<worker_id>/<job_id>")
+    @calls.call("job-stream")
+    def stream(fault: Fault | None, worker_id: str, job_id: str) -> Response:
+        queue.chunk(worker_id, job_id, _decoded(request.get_data()))
+        return jsonify({})
+
+    @api.get("/ping/<worker_id>")
+    @calls.call("ping")
+    def ping(fault: Fault | None, worker_id: str) -> Response:
+        fleet.known(worker_id)
+        queue.heard(worker_id, request.args.get("job_id", "").split(","))
+        return Response(status=200)
+
+    return api
+
+
+def _is_progress(body: bytes) -> bool:
+    """Progress goes to the address of results."""
+    try:
+        return bool(_decoded(body).get("status") == "IN_PROGRESS")
+    except Problem:
+        return False
+
+
+def _decoded(body: bytes) -> dict[str, Any]:
+    try:
+        decoded = json.loads(body)
+    except ValueError:
+        decoded = None
+    if not isinstance(decoded, dict):
+        raise Problem(400, "the body is no JSON object")
+    return decoded
+
+
+def _later(seconds: float, act: Callable[..., None], *given: Any) -> None:
+    def run() -> None:
+        with suppress(KeyError):  # the worker is gone by itself
+            act(*given)
+
+    timer = threading.Timer(seconds, run)
+    timer.daemon = True
+    timer.start()

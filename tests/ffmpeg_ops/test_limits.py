@@ -1,0 +1,238 @@
+"""What strangers send meets a limit in every command that is started, and before any memory is spent on it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ffmpeg_ops import encoders, ffmpeg, output, probe
+from ffmpeg_ops.adiciona_audio import measure
+from ffmpeg_ops.operation import Work
+from tests.ffmpeg_ops.media import Media, frames, run, stream
+from wire.envelope import Limits
+from wire.errors import AssetInvalid, AssetTooLarge, EncodeFailed
+
+SRT = "1\n00:00:00,000 --> 00:00:01,000\nTexto\n"
+WEBM = "libvpx-vp9"
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Path]]:
+    """Every command that is started from here on, with the directory that it runs in."""
+    seen: list[tuple[list[str], Path]] = []
+    really = ffmpeg._running
+
+    @contextmanager
+    def running(command: list[str], directory: os.PathLike[str], feed: object) -> Iterator[subprocess.Popen[bytes]]:
+        seen.append((command, Path(directory)))
+        with really(command, directory, feed) as process:
+            assert os.getpgid(process.pid) == process.pid, "a group of its own, to be killed as one"
+            yield process
+
+    monkeypatch.setattr(ffmpeg, "_running", running)
+    return seen
+
+
+def value(options: list[str], name: str) -> str | None:
+    """The last one counts, as for FFmpeg."""
+    return next((after for option, after in reversed(list(pairwise(options))) if option == name), None)
+
+
+def inputs(argv: list[str]) -> Iterator[tuple[list[str], str]]:
+    """The options of every input with its name."""
+    begin = 1
+    for i, option in enumerate(argv):
+        if option == "-i":
+            yield argv[begin:i], argv[i + 1]
+            begin = i + 2
+
+
+def check(command: list[str], directory: Path, work: Work) -> None:
+    at = next(i for i, part in enumerate(command) if part in {"ffmpeg", "ffprobe", "fc-list"})
+    around, argv = command[:at], command[at:]
+    assert around[:4] == ["setpriv", "--pdeathsig", "KILL", "--"]
+    limits = dict(part[2:].split("=") for part in around if "=" in part)
+    assert 0 < int(limits["cpu"]) <= work.limits.timeout_s * (os.cpu_count() or 1)
+    assert 0 < int(limits["fsize"]) <= max(work.limits.max_output_bytes + 1, 16_000_000)
+    if argv[0] == "fc-list":
+        return
+    assert directory == work.directory
+    found = list(inputs(argv))
+    assert found
+    for options, name in found:
+        protocols, formats = value(options, "-protocol_whitelist"), value(options, "-format_whitelist")
+        if name == "pipe:0":
+            assert (protocols, formats) == ("pipe", "rawvideo")
+        else:
+            assert (protocols, formats) == ("file,pipe", ffmpeg.FORMATS)
+            assert Path(name).is_absolute()
+        assert 0 < int(value(options, "-max_pixels") or 0) <= 8192 * 8192
+    if argv[0] == "ffmpeg":
+        last = argv[len(argv) - argv[::-1].index("-i") :]
+        assert float(value(last, "-t") or 0) == ffmpeg.MAX_LENGTH_S
+        assert "-nostdin" in argv
+        encodes_picture = any(name in last for name in ("libx264", "h264_nvenc"))
+        if encodes_picture:
+            assert int(value(found[0][0], "-max_pixels") or 0) <= 4160 * 2368
+
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "caption": ("caption", {"subtitles": SRT}),
+    "img2vid": ("img2vid", {"duration": 0.2, "size": "64x64"}),
+    "replace": ("adicionaAudio", {}),
+    "cut": ("adicionaAudio", {"length": "shortest"}),
+    "longer": ("adicionaAudio", {"length": "audio", "start": 1.0}),
+    "loud": ("adicionaAudio", {"mode": "mix", "loudness": -16, "fade_out": 0.2}),
+}
+
+
+@pytest.mark.parametrize("kind", ["mp4", "webm"])
+@pytest.mark.parametrize("case", CASES)
+def test_every_command_has_its_limits(
+    case: str, kind: str, media: Media, samples: Path, work: Work, started: list[tuple[list[str], Path]]
+) -> None:
+    name, params = CASES[case]
+    video = media.video() if kind == "mp4" else media.webm(WEBM)
+    sources = {
+        "caption": {"url_video": video},
+        "img2vid": {"url_image": samples / "photo.jpg"},
+        "adicionaAudio": {"url_video": video, "url_audio": media.tone(0.5, "mp3")},
+    }
+    encoders.best()  # its own source is a colour, and nothing of a stranger's
+    started.clear()
+    run(name, work, params, **sources[name])
+    assert started
+    for command, directory in started:
+        check(command, directory, work)
+
+
+def test_a_process_really_runs_under_its_limits(work: Work) -> None:
+    said = ffmpeg.output_of(["cat", "/proc/self/limits"], work, timeout_s=7).decode()
+    rows = {line[:25].strip(): line[25:].split()[0] for line in said.splitlines()}
+    assert rows["Max cpu time"] == str(7 * (os.cpu_count() or 1))
+    assert rows["Max file size"] == "16000000"
+
+
+def test_a_short_command_that_talks_without_end_is_bounded(work: Work) -> None:
+    with pytest.raises(EncodeFailed) as caught:
+        ffmpeg.output_of(
+            ["sh", "-c", "yes eighty-characters-or-so-in-every-line-make-fewer-lines-of-it | head -c 20000000"], work
+        )
+    assert "2000000" in (caught.value.detail or "")
+
+
+def test_a_line_without_end_comes_in_pieces(work: Work) -> None:
+    sizes: list[int] = []
+    ffmpeg.each_line_of(["head", "-c", "1000000", "/dev/zero"], work, lambda line: sizes.append(len(line)))
+    assert sum(sizes) == 1_000_000 and max(sizes) <= 64_000
+
+
+def test_packets_are_counted_up_to_a_limit(media: Media, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, video = probe.video_asset(media.video(), "url_video", work)
+    assert len(measure.packets(media.video(), video, work)) == 25
+    monkeypatch.setattr(measure, "MAX_PACKETS", 24)
+    with pytest.raises(AssetTooLarge, match="url_video"):
+        measure.packets(media.video(), video, work)
+
+
+# --- pixels ----------------------------------------------------------------------------------------------------------
+
+
+def huge(media: Media, size: str, codec: str = "libx264 -preset ultrafast", extension: str = "mp4") -> Path:
+    return media.made(f"huge-{size}.{extension}", f"-f lavfi -i color=gray:size={size}:rate=1:duration=1 -c:v {codec}")
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [("caption", {"subtitles": SRT}), ("adicionaAudio", {"length": "audio"})],
+)
+def test_a_picture_that_is_too_large_is_refused_at_once(
+    name: str, params: dict[str, Any], media: Media, work: Work, started: list[tuple[list[str], Path]]
+) -> None:
+    assets = {"url_video": huge(media, "8192x8192")}
+    if name == "adicionaAudio":
+        assets["url_audio"] = media.tone(3.0)
+    begun = time.monotonic()
+    with pytest.raises(AssetTooLarge, match="url_video"):
+        run(name, work, params, **assets)
+    assert time.monotonic() - begun < 5
+    assert not any("output.mp4" in command for command, _ in started), "nothing of it was decoded for an output"
+
+
+def test_a_picture_that_is_too_large_even_to_be_looked_into(media: Media, work: Work) -> None:
+    with pytest.raises(AssetTooLarge, match="url_video: .*67 megapixels"):
+        probe.video_asset(huge(media, "8208x8192"), "url_video", work)
+
+
+def test_a_large_picture_may_be_copied(media: Media, work: Work) -> None:
+    video = huge(media, "7680x4320")
+    stats = run("adicionaAudio", work, url_video=video, url_audio=media.tone(1.0))
+    assert (stats["encoder"], stats["width"], stats["height"]) == ("copy", 7680, 4320)
+    assert stream(work.output, "video")["width"] == 7680
+
+
+# --- length ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("extension", ["mp4", "mkv"])
+def test_a_video_that_is_too_long_is_refused(extension: str, media: Media, work: Work) -> None:
+    long = media.made(f"long.{extension}", "-f lavfi -i color=size=16x16:rate=1/60:duration=14520 -c:v libx264")
+    with pytest.raises(AssetTooLarge, match="url_video: the video is longer than 4 hours"):
+        probe.video_asset(long, "url_video", work)
+
+
+def test_an_output_ends_at_the_limit_whatever_a_header_said(
+    media: Media, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "MP4", ["-t", "0.4", *output.MP4[2:]])
+    with pytest.raises(EncodeFailed, match="10 of about 25"):
+        run("caption", work, {"subtitles": SRT}, url_video=media.video())
+    assert len(frames(work.output)) == 10
+
+
+# --- files that are cut off ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("extension", ["mkv", "webm"])
+@pytest.mark.parametrize("name", ["caption", "adicionaAudio"])
+def test_a_matroska_file_that_is_cut_off_is_noticed(extension: str, name: str, media: Media, work: Work) -> None:
+    source = "-f lavfi -i testsrc2=size=160x96:rate=25:duration=4 -f lavfi -i sine=duration=4 -c:a libopus -g 25"
+    codec = "libx264 -preset ultrafast" if extension == "mkv" else f"{WEBM} -deadline realtime -cpu-used 8"
+    whole = media.made(f"whole.{extension}", f"{source} -c:v {codec}")
+    cut = media.folder / f"half.{extension}"
+    content = whole.read_bytes()
+    cut.write_bytes(content[: len(content) // 2])
+    more = {"url_audio": media.tone(1.0)} if name == "adicionaAudio" else {}
+    with pytest.raises(AssetInvalid, match=r"url_video: the file is cut off: [12]\.\d of 4\.0 seconds are there"):
+        run(name, work, {} if more else {"subtitles": SRT}, url_video=cut, **more)
+    assert probe.video_asset(whole, "url_video", work)[1].duration_s == pytest.approx(4, abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["caption", "adicionaAudio"])
+def test_sound_of_a_rate_that_mp4_has_no_word_for_becomes_aac(name: str, media: Media, work: Work) -> None:
+    low = media.made("low.mp3", "-f lavfi -i sine=frequency=440:duration=1 -ar 8000 -c:a libmp3lame")
+    if name == "caption":
+        picture = media.video(audio=False)
+        video = media.made("low.mkv", f"-i {picture.name} -i {low.name} -c copy")
+        run(name, work, {"subtitles": SRT}, url_video=video)
+    else:
+        run(name, work, url_video=media.video(), url_audio=low)
+    assert stream(work.output, "audio")["codec_name"] == "aac"
+    assert float(stream(work.output, "audio")["duration"]) == pytest.approx(1, abs=0.15)
+
+
+def test_limits_of_a_job_are_those_of_its_commands(
+    media: Media, work: Work, started: list[tuple[list[str], Path]]
+) -> None:
+    small = Work(work.directory, Limits(max_output_bytes=1_000_000, timeout_s=11))
+    run("caption", small, {"subtitles": SRT}, url_video=media.video())
+    encode = next(command for command, _ in started if "output.mp4" in command)
+    assert f"--cpu={11 * (os.cpu_count() or 1)}" in encode and "--fsize=1000001" in encode

@@ -1,0 +1,67 @@
+"""When attempts are looked at: late enough to be cheap, soon enough to see an end, never too many at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from gateway.jobs import State
+from gateway.pace import FIRST_MS, LEAST_MS, LOOKS_A_SECOND, MOST_MS, Pace
+from tests.gateway.conftest import START_MS, new_attempt, new_job
+
+JOB = new_job(START_MS, operation="img2vid")
+ATTEMPT = replace(new_attempt(JOB, START_MS), sent_at=START_MS)
+
+
+def learnt(*lengths_ms: int) -> Pace:
+    pace = Pace()
+    for length in lengths_ms:
+        pace.learn(JOB, replace(ATTEMPT, state=State.DONE, ended_at=START_MS + length))
+    return pace
+
+
+def pause(pace: Pace, age_ms: int, *, told: bool = False) -> int:
+    return pace.pause_ms(ATTEMPT, "img2vid", START_MS + age_ms, told=told)
+
+
+def test_the_first_look_is_when_such_jobs_usually_end() -> None:
+    assert pause(learnt(7_000, 5_000, 9_000), 0) == 7_000
+    assert pause(learnt(7_000), 3_000) == 4_000
+
+
+def test_once_it_should_have_ended_looks_come_soon_and_then_more_seldom() -> None:
+    pace = learnt(4_000)
+    assert pause(pace, 4_000) == LEAST_MS
+    assert pause(pace, 20_000) == 3_000
+    assert pause(pace, 3_600_000) == MOST_MS
+
+
+def test_nothing_is_known_of_another_operation_or_of_attempts_that_failed() -> None:
+    pace = learnt(50)
+    assert pace.pause_ms(ATTEMPT, "caption", START_MS, told=False) == FIRST_MS
+    failed = Pace()
+    failed.learn(JOB, replace(ATTEMPT, state=State.FAILED, ended_at=START_MS + 50))
+    assert pause(failed, 0) == FIRST_MS
+
+
+def test_where_the_end_is_told_looks_are_only_a_safety_net() -> None:
+    pace = learnt(1_000)
+    assert pause(pace, 0, told=True) == FIRST_MS
+    assert pause(pace, 20_000, told=True) == 10_000
+    assert pause(pace, 600_000, told=True) == MOST_MS
+
+
+def test_five_thousand_attempts_are_looked_at_a_hundred_times_a_second_and_within_a_minute_each() -> None:
+    pace = Pace()
+    looks: Counter[int] = Counter()
+    for _ in range(5_000):
+        looks[(START_MS + pause(pace, 0, told=True)) // 1000] += 1
+    assert max(looks.values()) == LOOKS_A_SECOND
+    assert max(looks) - START_MS // 1000 < 60
+
+
+def test_seconds_that_are_over_are_forgotten() -> None:
+    pace = Pace()
+    for second in range(1_000):
+        pause(pace, second * 1_000)
+    assert len(pace._planned) < 60
