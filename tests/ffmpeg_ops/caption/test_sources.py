@@ -98,6 +98,19 @@ def test_sound_that_is_encoded_keeps_its_time_to_the_sample(name: str, codec: st
     assert float(stream(work.output, "audio")["duration"]) == pytest.approx(1, abs=0.001)
 
 
+@pytest.mark.parametrize(("channels", "layout"), [("5.1(side)", "5.1"), ("mono", "mono")])
+def test_surround_becomes_what_every_player_has(channels: str, layout: str, media: Media, work: Work) -> None:
+    """Browsers show an MP4 with AC-3 in silence, and AAC has a number of its own for the usual layouts alone."""
+    sound = f"-f lavfi -i sine=duration=1,aformat=channel_layouts={channels}"
+    video = media.made(
+        f"surround-{channels}.mkv", f"-f lavfi -i testsrc2=size=96x64:rate=25:duration=1 {sound} {X264} -c:a ac3"
+    )
+    assert stream(video, "audio")["channel_layout"] == channels
+    caption(work, video)
+    made = stream(work.output, "audio")
+    assert (made["codec_name"], made["channel_layout"]) == ("aac", layout)
+
+
 def test_the_default_sound_track_is_the_one_that_is_kept(media: Media, work: Work) -> None:
     source = (
         "-f lavfi -i testsrc2=size=96x64:rate=25:duration=1 -f lavfi -i sine=duration=1 -f lavfi -i sine=880:duration=1"
