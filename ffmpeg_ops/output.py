@@ -1,4 +1,4 @@
-"""What all operations do alike with the file they make: options of the MP4, sound that MP4 can carry, final figures."""
+"""What all operations do alike with the file they make: options of the MP4, sound that players have, final figures."""
 
 from __future__ import annotations
 
@@ -14,33 +14,39 @@ MP4 = [
     *ffmpeg.OUTPUT_LIMITS,
     *["-movflags", "+faststart", "-map_metadata", "-1", "-map_chapters", "-1", "-f", "mp4", "output.mp4"],
 ]
-AAC_RATE = 192_000  # bits a second
-AAC = ["-c:a", "aac", "-b:a", str(AAC_RATE)]
-
-_AUDIO_IN_MP4 = frozenset({"aac", "mp3", "ac3", "eac3", "alac"})
+# What browsers play: they show an MP4 with AC-3 or ALAC, which it can carry as well, in silence.
+_PLAYED_AUDIO = frozenset({"aac", "mp3"})
+# Other layouts, 5.1(side) of AC-3 and DTS among them, AAC describes in a way that not every player reads.
+_PLAYED_LAYOUTS = "mono|stereo|3.0|4.0|5.0|5.1|7.1"
 _SLACK = 2  # frames: headers and edits round
 VIDEO_IN_MP4 = frozenset({"h264", "hevc", "av1", "mpeg4"})
 
 
 def keep_audio(info: probe.MediaInfo) -> list[str]:
-    """Options that carry the first sound track over: untouched where MP4 can hold it, otherwise as AAC."""
+    """Options that carry the first sound track over: untouched where every player has it, otherwise as AAC."""
     if info.audio is None:
         return ["-an"]
-    return ["-map", f"0:{info.audio.index}", *(["-c:a", "copy"] if _fits_mp4(info.audio) else AAC)]
+    aac = ["-af", f"aformat=channel_layouts={_PLAYED_LAYOUTS}", "-c:a", "aac", "-b:a", str(_aac_rate(info.audio))]
+    return ["-map", f"0:{info.audio.index}", *(["-c:a", "copy"] if _is_played(info.audio) else aac)]
 
 
 def sound_bytes(source: Path, info: probe.MediaInfo, length_s: float, work: Work) -> int:
     """How large the sound is that `keep_audio` carries over."""
     if info.audio is None:
         return 0
-    if _fits_mp4(info.audio):
+    if _is_played(info.audio):
         return fit.packet_bytes(source, info.audio.index, work)
-    return round(AAC_RATE / 8 * (info.audio.duration_s or info.duration_s or length_s))
+    return round(_aac_rate(info.audio) / 8 * (info.audio.duration_s or info.duration_s or length_s))
 
 
-def _fits_mp4(audio: probe.AudioStream) -> bool:
+def _aac_rate(audio: probe.AudioStream) -> int:
+    """Bits a second."""
+    return max(192_000, 64_000 * audio.channels)
+
+
+def _is_played(audio: probe.AudioStream) -> bool:
     # MP4 has no word for the low rates of MPEG-2.5
-    return audio.codec in _AUDIO_IN_MP4 and (audio.codec != "mp3" or audio.sample_rate >= 16_000)
+    return audio.codec in _PLAYED_AUDIO and (audio.codec != "mp3" or audio.sample_rate >= 16_000)
 
 
 def length_s(info: probe.MediaInfo, video: probe.VideoStream) -> float:
