@@ -14,6 +14,7 @@ from gateway import ids, jobs
 from gateway.bell import Bell
 from gateway.costs import Costs
 from gateway.jobs import Attempt, Job, State
+from gateway.metrics import Metrics
 from gateway.pace import FIRST_MS, Pace
 from gateway.providers.base import (
     Accepted,
@@ -76,6 +77,7 @@ class Parts:
     bell: Bell
     pace: Pace
     costs: Costs
+    metrics: Metrics
     started_at: int
 
 
@@ -142,10 +144,12 @@ class Step:
             attempt = tx.attempt(job.attempt_id) if job.attempt_id else None
             if attempt is not None and attempt.claim_id is not None and not attempt.ended:
                 return True
-            tx.save_job(jobs.give_up(job, error, now), lease_token=self._token)
+            job = jobs.give_up(job, error, now)
+            tx.save_job(job, lease_token=self._token)
             if attempt is not None:
                 tx.save_attempt(jobs.supersede(attempt, now))
         log.info("job.failed", code=error.code)
+        self._parts.metrics.job_ended(job, attempt)
         self._parts.bell.ring()
         return True
 
@@ -335,6 +339,9 @@ class Step:
                 tx.wake_oldest_waiting(self._clock.now_ms())
         if changed.ended and not fresh.ended:
             log_end(after, changed)
+            self._parts.metrics.attempt_ended(changed)
+            if after.finished and not job.finished:
+                self._parts.metrics.job_ended(after, changed)
             self._parts.pace.learn(after, changed, remote.took_ms if remote else None)
             self._parts.bell.ring()
 

@@ -143,6 +143,11 @@ class RunPodProvider:
         if answer.status != 200 or not isinstance(answer.body.get("workers"), Mapping):
             raise _not_usable(answer)
 
+    def workers(self) -> Mapping[str, int]:
+        told = self._told_health().get("workers")
+        counts = told.items() if isinstance(told, Mapping) else ()
+        return {str(state): count for state, count in counts if isinstance(count, int)}
+
     def price(self, gpu: str | None) -> Price:
         """Of a GPU that nobody knows: that of the last one known, and before that of the dearest with NVENC."""
         known = price_nano_per_s(gpu, self._prices) if gpu else None
@@ -173,14 +178,18 @@ class RunPodProvider:
 
     def _why_waiting(self) -> str:
         """What `/health` says about a queue that does not move."""
+        try:
+            return why_waiting(self._told_health())
+        except Unavailable as error:
+            return str(error)
+
+    def _told_health(self) -> Mapping[str, Any]:
+        """`/health`, at most HEALTH_KEPT_S old. Raises Unavailable."""
         with self._health_lock:  # one asks, all read
             if time.monotonic() - self._health_at > HEALTH_KEPT_S:
-                try:
-                    self._health = self._ask("health", "GET", "/health").body
-                except Unavailable as error:
-                    return str(error)
+                self._health = self._ask("health", "GET", "/health").body
                 self._health_at = time.monotonic()
-            return why_waiting(self._health)
+            return self._health
 
     def _ask(self, kind: str, method: str, path: str) -> Answer:
         """A call that may be made again. Raises Unavailable."""

@@ -66,6 +66,7 @@ class FakeProvider:
             "reconcile": None,
             "check": None,
             "price": None,
+            "workers": {},
         }
         self._script: dict[str, deque[Any]] = {method: deque() for method in self.default}
         self._lock = threading.Lock()
@@ -94,6 +95,9 @@ class FakeProvider:
 
     def check(self) -> None:
         self._answer("check", None)
+
+    def workers(self) -> Mapping[str, int]:
+        return self._answer("workers", None)
 
     def price(self, gpu: str | None) -> Price | None:
         return self._answer("price", None)

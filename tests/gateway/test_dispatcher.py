@@ -874,8 +874,8 @@ def test_the_loop_outlives_a_broken_database_and_a_bug(
     job_factory()
     second = job_factory()
     services.dispatcher.start()
-    eventually(lambda: len(provider.called("submit")) == 2)
-    eventually(lambda: State.SUBMITTED in states(services, second) or broken)
+    eventually(lambda: len(provider.called("submit")) == 2, 30)
+    eventually(lambda: State.SUBMITTED in states(services, second), 30)
     services.dispatcher.stop()
     assert not broken
 
