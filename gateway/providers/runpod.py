@@ -146,7 +146,8 @@ class RunPodProvider:
     def price(self, gpu: str | None) -> Price:
         """Of a GPU that nobody knows: that of the last one known, and before that of the dearest with NVENC."""
         known = price_nano_per_s(gpu, self._prices) if gpu else None
-        self._last_price = known or self._last_price
+        if known is not None:
+            self._last_price = known
         return Price(self._last_price, self._idle_s)
 
     def _policy(self, attempt: Attempt, job_input: Mapping[str, Any]) -> dict[str, int]:
