@@ -115,7 +115,8 @@ class RunPodProvider:
             return Remote(Phase.WAITING)
         answer = self._ask("status", "GET", f"/status/{quote(attempt.remote_id, safe='')}")
         if answer.status == 404:
-            return Remote(Phase.GONE)
+            # What RunPod has forgotten a worker may still do: its claim, or its silence, knows better.
+            return Remote(Phase.GONE) if attempt.claimed_at is None else Remote(Phase.RUNNING)
         if answer.status != 200:
             raise _not_usable(answer)
         status = answer.body.get("status")

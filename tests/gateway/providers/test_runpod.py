@@ -212,6 +212,12 @@ def test_a_result_that_expired_is_gone(runpod: Emulator, provider: RunPodProvide
     assert provider.poll(attempt).phase is Phase.GONE
 
 
+def test_what_they_forgot_under_a_living_claim_goes_on(runpod: Emulator, provider: RunPodProvider) -> None:
+    attempt = replace(accepted(provider), claim_id="claim_1", claimed_at=1)
+    runpod.expire(attempt.remote_id or "")
+    assert provider.poll(attempt).phase is Phase.RUNNING
+
+
 def test_a_job_that_ran_too_long_there_timed_out(runpod: Emulator, provider: RunPodProvider) -> None:
     attempt = accepted(provider)
     taken(runpod, attempt)
