@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.costs import usd
 from gateway.jobs import FINISHED, Job, Status
-from gateway.services import services
+from gateway.wiring import services
 from wire.clock import to_rfc3339
 from wire.envelope import StatsSchema
 from wire.errors import CODES, JobError

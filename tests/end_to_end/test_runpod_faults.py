@@ -21,8 +21,8 @@ from gateway import create_app
 from gateway import pace as pace_module
 from gateway import step as step_module
 from gateway.__main__ import prepare
-from gateway.services import Services
 from gateway.settings import Settings
+from gateway.wiring import Services
 from scripts.client import Client
 from scripts.stack import free_port
 from tests.conftest import SAMPLES
