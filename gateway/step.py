@@ -13,6 +13,7 @@ import structlog
 from gateway import ids, jobs
 from gateway.bell import Bell
 from gateway.costs import Costs
+from gateway.job_service import check_output, log_end
 from gateway.jobs import Attempt, Job, State
 from gateway.metrics import Metrics
 from gateway.pace import FIRST_MS, Pace
@@ -28,7 +29,6 @@ from gateway.providers.base import (
     Remote,
     Unavailable,
 )
-from gateway.service import check_output, log_end
 from gateway.settings import Settings
 from gateway.signing import Signer
 from gateway.storage import Storage

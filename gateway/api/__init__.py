@@ -1,4 +1,4 @@
-"""The HTTP API: HTTP in, HTTP out. What it means is decided in `gateway.service`."""
+"""The HTTP API: HTTP in, HTTP out. What it means is decided in `gateway.job_service`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ulid import ULID
 from werkzeug import Response as BaseResponse
 
 from gateway.api import events, files, health, jobs, metrics, problems, video
-from gateway.services import services
+from gateway.wiring import services
 from wire.errors import Unauthorized
 from wire.serve import read_no_more
 

@@ -7,7 +7,7 @@ from flask.views import MethodView
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from gateway.api.blueprint import Blueprint
-from gateway.services import services
+from gateway.wiring import services
 
 
 def blueprint() -> Blueprint:

@@ -115,7 +115,8 @@ class RunPodProvider:
             return Remote(Phase.WAITING)
         answer = self._ask("status", "GET", f"/status/{quote(attempt.remote_id, safe='')}")
         if answer.status == 404:
-            return Remote(Phase.GONE)
+            # What RunPod has forgotten a worker may still do: its claim, or its silence, knows better.
+            return Remote(Phase.GONE) if attempt.claimed_at is None else Remote(Phase.RUNNING)
         if answer.status != 200:
             raise _not_usable(answer)
         status = answer.body.get("status")
@@ -151,7 +152,8 @@ class RunPodProvider:
     def price(self, gpu: str | None) -> Price:
         """Of a GPU that nobody knows: that of the last one known, and before that of the dearest with NVENC."""
         known = price_nano_per_s(gpu, self._prices) if gpu else None
-        self._last_price = known or self._last_price
+        if known is not None:
+            self._last_price = known
         return Price(self._last_price, self._idle_s)
 
     def _policy(self, attempt: Attempt, job_input: Mapping[str, Any]) -> dict[str, int]:

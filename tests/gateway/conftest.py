@@ -20,9 +20,9 @@ from gateway.costs import Price
 from gateway.jobs import Attempt, Job, State, Status
 from gateway.migrations import migrate
 from gateway.providers.base import Accepted, NotYet, Phase, Provider, Remote
-from gateway.services import Services
 from gateway.settings import Settings
 from gateway.store import ApiKey, Store
+from gateway.wiring import Services
 
 START_MS = 1_700_000_000_000
 SECRET_KEY = "tests-secret-key-0123456789abcdef"

@@ -29,9 +29,9 @@ from gateway.providers.base import (
     Remote,
     Unavailable,
 )
-from gateway.services import Services
 from gateway.settings import Settings
 from gateway.step import AMBIGUOUS_MS, EVENTS_PURPOSE, SILENCE_MS, UNCLAIMED_MS
+from gateway.wiring import Services
 from tests.gateway.conftest import CLAIM, SECRET_KEY, START_MS, FakeProvider, FixedClock, JobFactory, Wire
 from tests.servers import eventually
 from wire.envelope import Event, parse_job_input

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.costs import Price
 from gateway.jobs import Attempt, Job, State, Status
 from gateway.providers.base import NotYet, Phase, Remote, Unavailable
-from gateway.services import Services
+from gateway.wiring import Services
 from tests.conftest import ROOT
 from tests.gateway.conftest import CLAIM, FakeProvider, FixedClock, JobFactory
 from wire.envelope import Event

@@ -9,7 +9,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from gateway.services import Services
+from gateway.wiring import Services
 from tests.gateway.api.conftest import CAPTION, Worker, assert_problem, local
 from tests.gateway.conftest import FixedClock, Key
 

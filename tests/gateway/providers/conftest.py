@@ -13,7 +13,7 @@ import pytest
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from gateway.jobs import Attempt
-from gateway.providers import Context, make
+from gateway.providers import KNOWN, Context, make
 from gateway.providers.base import Provider
 from gateway.providers.runpod import RunPodProvider
 from gateway.providers.worker_client import worker_secrets
@@ -204,7 +204,7 @@ def runpod_stand(runpod: Emulator) -> Stand:
     )
 
 
-@pytest.fixture(params=["local", "runpod"])
+@pytest.fixture(params=list(KNOWN))
 def stand(request: pytest.FixtureRequest) -> Stand:
-    """Every provider in turn."""
+    """Every provider in turn; one without a fixture `<name>_stand` is an error."""
     return request.getfixturevalue(f"{request.param}_stand")  # type: ignore[no-any-return]

@@ -212,6 +212,12 @@ def test_a_result_that_expired_is_gone(runpod: Emulator, provider: RunPodProvide
     assert provider.poll(attempt).phase is Phase.GONE
 
 
+def test_what_they_forgot_under_a_living_claim_goes_on(runpod: Emulator, provider: RunPodProvider) -> None:
+    attempt = replace(accepted(provider), claim_id="claim_1", claimed_at=1)
+    runpod.expire(attempt.remote_id or "")
+    assert provider.poll(attempt).phase is Phase.RUNNING
+
+
 def test_a_job_that_ran_too_long_there_timed_out(runpod: Emulator, provider: RunPodProvider) -> None:
     attempt = accepted(provider)
     taken(runpod, attempt)
@@ -334,9 +340,10 @@ def test_what_runpod_needs_is_asked_for_together(runpod: Emulator) -> None:
 
 
 def test_a_price_is_that_of_the_gpu_else_of_the_last_one(runpod: Emulator) -> None:
-    provider = runpod_provider(runpod, runpod_gpu_prices={"ADA_24": 999})
+    provider = runpod_provider(runpod, runpod_gpu_prices={"ADA_24": 999, "AMPERE_16": 0})
     assert provider.price(None).nano_per_s == 1_110_000, "the dearest that can encode"
     assert provider.price("NVIDIA L4").nano_per_s == 190_000
     assert provider.price("a GPU of tomorrow").nano_per_s == 190_000
     assert provider.price("NVIDIA GeForce RTX 4090").nano_per_s == 999
     assert provider.price(None).idle_nano == 999 * 300
+    assert provider.price("NVIDIA RTX A4000").nano_per_s == 0, "a price of nothing is one"

@@ -13,10 +13,10 @@ from gateway.auth import Keys
 from gateway.bell import Bell
 from gateway.costs import Costs
 from gateway.dispatcher import Dispatcher
+from gateway.job_service import Jobs
 from gateway.metrics import Metrics
 from gateway.pace import Pace
 from gateway.providers.base import Provider
-from gateway.service import Jobs
 from gateway.settings import Settings, secrets_of
 from gateway.shares import Shares
 from gateway.signing import Signer
