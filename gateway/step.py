@@ -354,7 +354,11 @@ class Step:
 
     def _next_provider(self, previous: Attempt | None) -> str:
         names = list(self._parts.providers)
-        if previous is None or previous.error_code not in _NEXT_PROVIDER or previous.provider not in names:
+        if previous is None or previous.provider not in names:
+            return names[0]
+        # Nobody there has ever answered for it, as when a provider says 500 to every submit.
+        unknown = (previous.remote_id, previous.claim_id, previous.running_at) == (None, None, None)
+        if not unknown and previous.error_code not in _NEXT_PROVIDER:
             return names[0]
         return names[(names.index(previous.provider) + 1) % len(names)]
 

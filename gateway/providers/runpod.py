@@ -8,6 +8,7 @@ found out by the worker's claim alone.
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -50,6 +51,10 @@ PHASES: Mapping[str, Phase] = {
     "TIMED_OUT": Phase.FAILED,
 }
 _TIMES = ("executionTime", "delayTime")
+# Ids of theirs are UUIDs with an ending. What else comes would not fit into a path or the database.
+_ID = re.compile(r"[A-Za-z0-9][\w.:-]{0,199}", re.ASCII)
+# No job is kept there for longer, and so none can say that it took longer.
+MOST_MS = 7 * 86_400_000
 MAX_BODY_BYTES = 10_000_000
 # How long a job waits there before its client is told why, and how long `/health` is believed.
 QUIET_S = 10
@@ -57,6 +62,7 @@ HEALTH_KEPT_S = 5.0
 # How long a call waits for its turn, and how long nobody calls after a 429 that does not say.
 TURN_S = 2.0
 TOO_MANY_S = 5.0
+MOST_TOO_MANY_S = 60.0
 
 
 def budgets() -> dict[str, Budget]:
@@ -86,7 +92,7 @@ class RunPodProvider:
         self._budgets = budgets()
         self._breaker = Breaker()
         self._health_lock = threading.Lock()
-        self._health: Mapping[str, Any] = {}
+        self._why = "RunPod is being asked why"
         self._health_at = -HEALTH_KEPT_S
 
     def submit(self, attempt: Attempt, job_input: Mapping[str, Any]) -> Accepted | NotYet:
@@ -104,7 +110,7 @@ class RunPodProvider:
                 raise Unavailable(f"RunPod cannot be reached: {type(error).__name__}") from error
             raise Ambiguous(f"RunPod's answer was lost: {type(error).__name__}") from error
         remote_id = answer.body.get("id")
-        if answer.status == 200 and isinstance(remote_id, str) and remote_id:
+        if answer.status == 200 and isinstance(remote_id, str) and _ID.fullmatch(remote_id):
             return Accepted(remote_id)
         if answer.status < 300 or answer.status >= 500:
             raise Ambiguous(f"RunPod answered with status {answer.status} and no job id")
@@ -155,7 +161,7 @@ class RunPodProvider:
         ttl = max(0, attempt.deadline - self._clock.now_ms())
         if self._queue_limit_s is not None:
             ttl = min(ttl, self._queue_limit_s * 1000 + execution)
-        return {"executionTimeout": execution, "ttl": ttl + MARGIN_MS}
+        return {"executionTimeout": execution, "ttl": min(MOST_MS, ttl + MARGIN_MS)}
 
     def _waiting(self, attempt: Attempt) -> Remote:
         since = attempt.sent_at or attempt.created_at
@@ -172,15 +178,16 @@ class RunPodProvider:
         return (self._clock.now_ms() - since_ms) / 1000
 
     def _why_waiting(self) -> str:
-        """What `/health` says about a queue that does not move."""
-        with self._health_lock:  # one asks, all read
-            if time.monotonic() - self._health_at > HEALTH_KEPT_S:
-                try:
-                    self._health = self._ask("health", "GET", "/health").body
-                except Unavailable as error:
-                    return str(error)
+        """What `/health` says, or last said, about a queue that does not move. One thread asks; the others go on."""
+        if time.monotonic() - self._health_at > HEALTH_KEPT_S and self._health_lock.acquire(blocking=False):
+            try:
+                self._why = why_waiting(self._ask("health", "GET", "/health").body)
+            except Unavailable as error:
+                self._why = str(error)
+            finally:
                 self._health_at = time.monotonic()
-            return why_waiting(self._health)
+                self._health_lock.release()
+        return self._why
 
     def _ask(self, kind: str, method: str, path: str) -> Answer:
         """A call that may be made again. Raises Unavailable."""
@@ -209,7 +216,7 @@ class RunPodProvider:
         elif self._breaker.succeeded():
             log.info("runpod.works_again")
         if answer.status == 429:
-            pause = answer.retry_after_s or TOO_MANY_S
+            pause = min(MOST_TOO_MANY_S, answer.retry_after_s or TOO_MANY_S)
             self._budgets[kind].close(pause)
             log.warning("runpod.too_many_calls", kind=kind, pause_s=pause)
             raise BudgetExhausted(pause)
@@ -252,7 +259,7 @@ def why_waiting(health: Mapping[str, Any]) -> str:
 
 def _remote(status: str, body: Mapping[str, Any]) -> Remote:
     phase = PHASES[status]
-    execution_ms, delay_ms = (told if isinstance(told := body.get(name), int) else None for name in _TIMES)
+    execution_ms, delay_ms = (_ms(body.get(name)) for name in _TIMES)
     took_ms = None if execution_ms is None or delay_ms is None else execution_ms + delay_ms
     if phase is Phase.RUNNING:
         return Remote(phase, progress=_progress(body.get("output")))
@@ -264,6 +271,10 @@ def _remote(status: str, body: Mapping[str, Any]) -> Remote:
             return Remote(Phase.FAILED, error=lost, execution_ms=execution_ms)
     ended = {"CANCELLED": Cancelled(), "TIMED_OUT": JobTimeout()}.get(status)
     return Remote(phase, error=ended or job_error(body.get("error")), execution_ms=execution_ms)
+
+
+def _ms(told: Any) -> int | None:
+    return told if type(told) is int and 0 <= told <= MOST_MS else None
 
 
 def job_error(raw: Any) -> JobError:

@@ -34,7 +34,7 @@ from gateway.settings import Settings
 from gateway.step import AMBIGUOUS_MS, EVENTS_PURPOSE, SILENCE_MS, UNCLAIMED_MS
 from tests.gateway.conftest import CLAIM, SECRET_KEY, START_MS, FakeProvider, FixedClock, JobFactory, Wire
 from tests.servers import eventually
-from wire.envelope import Event, parse_job_input
+from wire.envelope import ErrorSchema, Event, parse_job_input
 from wire.errors import (
     AssetNotFound,
     AttemptSuperseded,
@@ -833,6 +833,37 @@ def test_an_ambiguous_attempt_that_nobody_knows_is_given_up_and_tried_again(
     assert states(services, job) == [State.FAILED]
     assert attempts_of(services, job)[0].error_code == "worker_lost"
     assert not job_of(services, job).finished
+
+
+def test_what_one_provider_leaves_in_doubt_the_next_one_is_asked_for(
+    wire: Wire, job_factory: JobFactory, clock: FixedClock
+) -> None:
+    chain = {name: FakeProvider(name) for name in ("one", "two")}
+    chain["one"].default["submit"] = Ambiguous("500 to every submit")
+    services = wire(chain)
+    job = job_factory()
+    turn(services)
+    clock.advance(AMBIGUOUS_MS + 3_000)
+    turn(services)
+    follow(services, clock, job, 1)
+    assert [(a.provider, a.state) for a in attempts_of(services, job)] == [
+        ("one", State.FAILED),
+        ("two", State.SUBMITTED),
+    ]
+
+
+def test_a_message_that_no_database_takes_ends_the_attempt_all_the_same(
+    services: Services, provider: FakeProvider, job_factory: JobFactory, clock: FixedClock
+) -> None:
+    turned_down, failed = job_factory(), job_factory(attempt=State.SUBMITTED)
+    provider.script("submit", Unavailable("half: \ud800, none: \0"))
+    error = ErrorSchema().load({"code": "worker_error", "message": "half: \ud800, none: \0", "retryable": True})
+    provider.script("poll", Remote(Phase.FAILED, error=error))
+    clock.advance(3_000)
+    turn(services)
+    for job in (turned_down, failed):
+        (attempt,) = attempts_of(services, job)
+        assert (attempt.state, attempt.error_message) == (State.FAILED, "half: ?, none: ?")
 
 
 @pytest.mark.parametrize("phase", [Phase.COMPLETED, Phase.FAILED])
