@@ -258,7 +258,8 @@ class Step:
     def _until_next_look_ms(self, attempt: Attempt, now: int) -> int:
         if attempt.heard_at is None:
             return self._pause_ms(attempt, now)
-        return min(POLL_CLAIMED_MS, max(FIRST_MS, attempt.heard_at + SILENCE_MS + 1 - now))
+        wished = min(POLL_CLAIMED_MS, max(FIRST_MS, attempt.heard_at + SILENCE_MS + 1 - now))
+        return self._parts.pace.spread_ms(now, wished)
 
     def _pause_ms(self, attempt: Attempt, now: int) -> int:
         told = self._parts.settings.worker_events

@@ -84,6 +84,7 @@ class RunPodProvider:
         settings = context.settings
         self._clock = context.clock
         # With nobody else to ask, a job keeps its place in the queue.
+        self._fenced = settings.worker_events
         self._queue_limit_s = None if settings.providers[-1:] == (self.name,) else settings.runpod_queue_limit_s
         base = f"{settings.runpod_api_base.rstrip('/')}/{quote(settings.runpod_endpoint_id or '', safe='')}"
         self._api = Api(base, {"Authorization": f"Bearer {settings.runpod_api_key}"}, keep_alive=True)
@@ -117,6 +118,14 @@ class RunPodProvider:
         raise _not_usable(answer)
 
     def poll(self, attempt: Attempt) -> Remote:
+        try:
+            return self._poll(attempt)
+        except Unavailable as error:
+            if self._forsaken(attempt):
+                raise NoCapacity(f"a job in RunPod's queue cannot be followed: {error}") from error
+            raise
+
+    def _poll(self, attempt: Attempt) -> Remote:
         if attempt.remote_id is None:
             return Remote(Phase.WAITING)
         answer = self._ask("status", "GET", f"/status/{quote(attempt.remote_id, safe='')}")
@@ -173,6 +182,13 @@ class RunPodProvider:
 
     def _waited_too_long(self, since_ms: int) -> bool:
         return self._queue_limit_s is not None and self._waited_s(since_ms) > self._queue_limit_s
+
+    def _forsaken(self, attempt: Attempt) -> bool:
+        """Whether another provider may have it although RunPod could not be told: a worker's late claim is refused."""
+        unbegun = attempt.claimed_at is None and attempt.running_at is None
+        limit_s = self._queue_limit_s
+        waited_s = self._waited_s(attempt.sent_at or attempt.created_at)
+        return self._fenced and unbegun and limit_s is not None and waited_s > 2 * limit_s
 
     def _waited_s(self, since_ms: int) -> float:
         return (self._clock.now_ms() - since_ms) / 1000

@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from gateway import dispatcher as loop_module
+from gateway import pace
 from gateway import step as module
 from gateway.costs import Price
 from gateway.dispatcher import LEASE_MS, POOL, RECONCILE_MS, TICK_MS
@@ -930,6 +931,17 @@ def test_jobs_that_nobody_has_tried_go_before_looks(
 
 
 # What a provider tells while a job waits, runs and ends
+
+
+def test_claimed_attempts_too_share_the_looks_of_a_second(
+    services: Services, provider: FakeProvider, job_factory: JobFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "LOOKS_A_SECOND", 2)
+    provider.default["poll"] = Remote(Phase.RUNNING, progress=0.1)
+    claimed = [job_factory(attempt=State.CLAIMED, status=Status.RUNNING, tries=1) for _ in range(5)]
+    turn(services)
+    pauses = sorted((job_of(services, job).next_at or 0) - START_MS for job in claimed)
+    assert pauses == [10_000, 10_000, 11_000, 11_000, 12_000]
 
 
 def test_why_it_waits_is_told_until_it_runs(

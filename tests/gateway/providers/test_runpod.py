@@ -334,6 +334,30 @@ def test_a_health_that_fails_is_not_asked_by_everybody(runpod: Emulator) -> None
     assert runpod.calls["health"] == 1
 
 
+@pytest.mark.parametrize(("changes", "goes"), [
+    ({}, True),
+    ({"claimed_at": 1}, False),
+    ({"running_at": 1}, False),
+    ({"worker_events": False}, False),
+    ({"providers": ("local", "runpod")}, False),
+])  # fmt: skip
+def test_what_nobody_began_goes_elsewhere_when_runpod_stays_away(
+    runpod: Emulator, changes: dict[str, Any], goes: bool
+) -> None:
+    clock = FixedClock()
+    of_settings = {name: changes[name] for name in ("worker_events", "providers") if name in changes}
+    provider = runpod_provider(runpod, clock, **{"providers": BOTH, **of_settings})
+    attempt = accepted(provider, replace(new(), sent_at=clock.now_ms()))
+    of_attempt = {name: changes[name] for name in changes.keys() - of_settings}
+    runpod.inject("status", "*", status=500, times=None)
+    clock.advance(599_000)
+    with pytest.raises(Unavailable):
+        provider.poll(replace(attempt, **of_attempt))
+    clock.advance(2_000)
+    with pytest.raises(NoCapacity if goes else Unavailable):
+        provider.poll(replace(attempt, **of_attempt))
+
+
 @pytest.mark.parametrize(("workers", "cause"), [
     ({}, "max workers may be 0"),
     ({"unhealthy": 2}, r"crash when they start \(2 unhealthy\)"),
