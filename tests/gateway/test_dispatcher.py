@@ -1063,6 +1063,25 @@ def test_a_completed_attempt_costs_what_its_machine_costs(
     assert after.stats["idle_cost_usd"] == 0.3
 
 
+def test_a_provider_that_never_began_costs_nothing_of_what_a_free_one_did(
+    wire: Wire, job_factory: JobFactory, put_output: PutOutput
+) -> None:
+    dear, free = FakeProvider("dear"), FakeProvider("free")
+    services = wire({"dear": dear, "free": free})
+    dear.default["price"] = Price(1_000_000, 300)
+    dear.script("submit", Unavailable("no credit"))
+    job = job_factory()
+    turn(services)
+    turn(services)
+    attempt = attempts_of(services, job)[-1]
+    put_output(attempt.id, BODY)
+    claim(services, attempt.id)
+    assert COMPLETED.result is not None
+    services.jobs.on_event(attempt.id, Event("completed", CLAIM, result=COMPLETED.result))
+    after = job_of(services, job)
+    assert (after.status, attempt.provider, after.cost_nano) == (Status.COMPLETED, "free", None)
+
+
 def test_failed_and_cancelled_attempts_cost_too(
     services: Services, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory
 ) -> None:
