@@ -262,7 +262,8 @@ class Step:
     def _until_next_look_ms(self, attempt: Attempt, now: int) -> int:
         if attempt.heard_at is None:
             return self._pause_ms(attempt, now)
-        return min(POLL_CLAIMED_MS, max(FIRST_MS, attempt.heard_at + SILENCE_MS + 1 - now))
+        wished = min(POLL_CLAIMED_MS, max(FIRST_MS, attempt.heard_at + SILENCE_MS + 1 - now))
+        return self._parts.pace.spread_ms(now, wished)
 
     def _pause_ms(self, attempt: Attempt, now: int) -> int:
         told = self._parts.settings.worker_events
@@ -361,7 +362,11 @@ class Step:
 
     def _next_provider(self, previous: Attempt | None) -> str:
         names = list(self._parts.providers)
-        if previous is None or previous.error_code not in _NEXT_PROVIDER or previous.provider not in names:
+        if previous is None or previous.provider not in names:
+            return names[0]
+        # Nobody there has ever answered for it, as when a provider says 500 to every submit.
+        unknown = (previous.remote_id, previous.claim_id, previous.running_at) == (None, None, None)
+        if not unknown and previous.error_code not in _NEXT_PROVIDER:
             return names[0]
         return names[(names.index(previous.provider) + 1) % len(names)]
 

@@ -33,7 +33,7 @@ from gateway.settings import Settings
 from gateway.signing import Signer
 from gateway.store import Store
 from wire.clock import Clock
-from wire.errors import JobError, JobFault
+from wire.errors import JobError, JobFault, storable
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,9 @@ class ProviderError(Exception):
     """A provider did not do what it was asked; the text is for the log and for `waiting_for`."""
 
     code = "provider_error"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(storable(reason))
 
 
 class Refused(ProviderError):

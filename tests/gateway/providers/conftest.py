@@ -24,6 +24,7 @@ from handler.settings import Settings as WorkerSettings
 from tests.emulators.runpod import Config, Emulator
 from tests.emulators.runpod.jobs import Queue
 from tests.gateway.conftest import SECRET_KEY, new_attempt, new_job
+from tests.servers import FileServer
 from wire.clock import Clock, SystemClock
 from wire.errors import Cancelled, JobError
 from wire.settings import read
@@ -180,7 +181,15 @@ def runpod_settings(emulator: Emulator, **changes: Any) -> Settings:
 
 
 def runpod_provider(emulator: Emulator, clock: Clock | None = None, **changes: Any) -> RunPodProvider:
-    settings = runpod_settings(emulator, **changes)
+    return _provider(runpod_settings(emulator, **changes), clock)
+
+
+def runpod_provider_at(files: FileServer) -> RunPodProvider:
+    """Its job API is below `/v2/ep` of `files`, which answers what no emulator would."""
+    return _provider(Settings(("runpod",), runpod_endpoint_id="ep", runpod_api_base=f"{files.origin}/v2"))
+
+
+def _provider(settings: Settings, clock: Clock | None = None) -> RunPodProvider:
     context = Context(settings, Signer((SECRET_KEY,)), cast(Any, None), clock or SystemClock())
     return cast(RunPodProvider, make(context)["runpod"])
 
