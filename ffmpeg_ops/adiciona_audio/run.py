@@ -9,22 +9,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ffmpeg_ops import encoders, ffmpeg, fit, output, probe
-from ffmpeg_ops.adiciona_audio import measure, picture, sound
+import structlog
+
+from ffmpeg_ops import encoders, ffmpeg, fit, mp4, output, probe
+from ffmpeg_ops.adiciona_audio import measure, picture, sound, steady
+from ffmpeg_ops.adiciona_audio.measure import Unsteady
 from ffmpeg_ops.encoding import Encoding
 from ffmpeg_ops.operation import Work
 from wire.errors import EncodeFailed, InvalidParams, OutputTooLarge
 
+log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _SLACK = 1  # frames: a cut may fall on either side of one
 _CLEAR_S = 0.1  # a header's word on a length is good to this
 _COPY_SHORT_S = 0.015  # how much a copied sound may end too early
+_SOUND_OFF_S = 0.0205  # how much the sound may be too long or too short: 20 ms, and what headers round
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Both files, as ffprobe found them. `sound` starts as late as told after its file, `video_s` lasts the picture."""
+    """Both files, as ffprobe found them. `sound` starts as late as told after its file, `video_s` lasts the picture.
+
+    Where the sounds had to be made steady first, `audio` and `original` are those files, and `errors` were met.
+    """
 
     video: Path
     info: probe.MediaInfo
@@ -33,6 +41,9 @@ class Sources:
     audio_info: probe.MediaInfo
     sound: probe.AudioStream
     video_s: float
+    steady: bool = False
+    original: Path | None = None
+    errors: int = 0
 
     @property
     def frame_s(self) -> float:
@@ -43,12 +54,18 @@ class Sources:
 
         The output begins with the picture, whatever else the video file begins with.
         """
-        shift_s = self.info.start_s - self.stream.start_s
-        shift = ["-itsoffset", f"{shift_s:.6f}"] if abs(shift_s) > 1e-6 else []
+        shift = _later(self.info.start_s - self.stream.start_s)
         limits = ffmpeg.DECODE_LIMITS if decoded else ffmpeg.INPUT_LIMITS
         video = [*shift, *picture.times(self.info, self.stream), *limits, "-i", str(self.video)]
         upto = [] if sound_end_s is None else ["-t", f"{sound_end_s:.6f}"]
-        return [*video, *upto, *ffmpeg.INPUT_LIMITS, "-i", str(self.audio)]
+        new = [*upto, *ffmpeg.INPUT_LIMITS, "-i", str(self.audio)]
+        if not self.steady:
+            return [*video, *new]
+        new = [*_later(self.sound.start_s), *new]
+        if self.original is None or self.info.audio is None:
+            return [*video, *new]
+        late_s = self.info.audio.start_s - self.stream.start_s
+        return [*video, *new, *_later(late_s), *ffmpeg.INPUT_LIMITS, "-i", str(self.original)]
 
 
 @dataclass(frozen=True)
@@ -61,6 +78,20 @@ class Picture:
 
 def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> dict[str, Any]:
     sources = _sources(work, assets["url_video"], assets["url_audio"])
+    try:
+        return _make(work, params, sources)
+    except Unsteady as error:
+        log.warning("adiciona_audio.unsteady", reason=str(error))
+    try:
+        return _make(work, params, _steadied(work, params, sources))
+    except Unsteady as error:
+        raise EncodeFailed(
+            "FFmpeg could not make the video: its sound got a wrong length.", detail=str(error)
+        ) from error
+
+
+def _make(work: Work, params: Mapping[str, Any], sources: Sources) -> dict[str, Any]:
+    """One try. Raises measure.Unsteady where the sound did not come out as it should."""
     length_s, sound_end_s = _lengths(sources, params, work)
     copied = _copied_picture(sources, length_s, params.get("encoding", {}), work)
     copies_sound = _sound_can_be_copied(sources, params, length_s, sound_end_s, work)
@@ -76,14 +107,17 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
             return fit.packet_bytes(sources.audio, sources.sound.index, work, length_s)
         return round(sound.AAC_RATE / 8 * length_s)
 
+    def check(encoded: ffmpeg.Encoded) -> dict[str, mp4.Track]:
+        return _checked(work, encoded, length_s, sources.sound.sample_rate if copies_sound else sound.RATE)
+
     asked = Encoding.of(params)
     if copied is not None:
         try:
-            return _copy(work, sources, length_s, copied, command(copied.options, False), asked.max_bytes)
+            return _copy(work, sources, length_s, copied, command(copied.options, False), asked.max_bytes, check)
         except OutputTooLarge:
             if asked.max_bytes is None:
                 raise
-    return _encode(work, sources, length_s, lambda options: command(options, True), asked, sound_bytes)
+    return _encode(work, sources, length_s, lambda options: command(options, True), asked, sound_bytes, check)
 
 
 def copied_sound(sources: Sources, shown: list[str], length_s: float, decoded: bool) -> list[str]:
@@ -108,6 +142,24 @@ def _sources(work: Work, video: Path, audio: Path) -> Sources:
     return Sources(video, info, stream, audio, audio_info, track, output.length_s(info, stream))
 
 
+def _steadied(work: Work, params: Mapping[str, Any], sources: Sources) -> Sources:
+    """The sources with their sounds decoded first, the original one where it is heard."""
+    most_s = ffmpeg.MAX_LENGTH_S if params["length"] == "audio" else sources.video_s
+    audio, errors = steady.decoded(sources.audio, sources.sound, "new.w64", most_s, work)
+    original = None
+    if (track := sources.info.audio) is not None and _mixed(sources, params):
+        earlier_s = max(0.0, sources.stream.start_s - track.start_s)
+        original, more = steady.decoded(sources.video, track, "original.w64", sources.video_s + earlier_s, work)
+        errors += more
+    track = replace(sources.sound, index=0, codec="pcm_f32le")
+    return replace(sources, audio=audio, sound=track, steady=True, original=original, errors=errors)
+
+
+def _later(seconds: float) -> list[str]:
+    """Options that put off an input."""
+    return ["-itsoffset", f"{seconds:.6f}"] if abs(seconds) > 1e-6 else []
+
+
 def _submit(pool: ThreadPoolExecutor, task: Callable[[], T]) -> Callable[[], T]:
     return pool.submit(contextvars.copy_context().run, task).result
 
@@ -118,7 +170,7 @@ def _lengths(sources: Sources, params: Mapping[str, Any], work: Work) -> tuple[f
     if params["loop"]:
         end_s: float | None = None
     elif params["length"] != "video" or params["fade_out"]:
-        end_s = start_s + measure.sound_s(sources.audio, sources.sound, work)
+        end_s = start_s + _sound_s(sources, work)
     else:
         end_s = None
     length_s = sources.video_s
@@ -129,6 +181,14 @@ def _lengths(sources: Sources, params: Mapping[str, Any], work: Work) -> tuple[f
     if start_s >= length_s:
         raise InvalidParams(f"start: the video ends after {length_s:.2f} seconds.")
     return length_s, end_s
+
+
+def _sound_s(sources: Sources, work: Work) -> float:
+    """How long the new sound is. Raises Unsteady for damaged ADTS, of which not even all packets can be copied."""
+    seconds, whole = measure.sound_s(sources.audio, sources.sound, work)
+    if not whole and sources.audio_info.format == "aac" and not sources.steady:
+        raise Unsteady("damaged ADTS")
+    return seconds
 
 
 def _longer(sources: Sources, length_s: float) -> bool:
@@ -153,18 +213,34 @@ def _copied_picture(sources: Sources, length_s: float, asked: Mapping[str, Any],
     return Picture(picture.copy(sources.stream, upto), upto.packets if upto else None)
 
 
+def _checked(work: Work, encoded: ffmpeg.Encoded, length_s: float, sample_rate: int) -> dict[str, mp4.Track]:
+    """The tracks of the output. Raises Unsteady where its sound, by times or by packets, is not `length_s` long."""
+    tracks = output.tracks(work)
+    heard = tracks.get("soun", mp4.Track(0, 0.0, 0.0))
+    for told_s in (heard.packets_s, heard.packets * sound.FRAME / sample_rate):
+        if encoded.restarted or abs(told_s - heard.skipped_s - length_s) > _SOUND_OFF_S:
+            raise Unsteady(f"{heard} is not {length_s} s long; FFmpeg began anew: {encoded.restarted}")
+    return tracks
+
+
 def _copy(
-    work: Work, sources: Sources, length_s: float, copied: Picture, arguments: list[str], max_bytes: int | None
+    work: Work,
+    sources: Sources,
+    length_s: float,
+    copied: Picture,
+    arguments: list[str],
+    max_bytes: int | None,
+    check: Callable[[ffmpeg.Encoded], dict[str, mp4.Track]],
 ) -> dict[str, Any]:
     """Copies the picture. Raises OutputTooLarge also when that takes more than `max_bytes`; nobody sees it try."""
     trial = replace(encoders.limited(work, max_bytes), progress=lambda share: None) if max_bytes else work
     encoded = ffmpeg.encode(arguments, trial, length_s=length_s)
     work.progress(1.0)
-    _require(encoded.frames, copied.frames)
-    frames = min(encoded.frames, copied.frames or encoded.frames)
-    stream = replace(sources.stream, frames=frames, duration_s=length_s)
+    shown = check(encoded)["vide"]
+    _require(shown.packets, copied.frames)
+    stream = replace(sources.stream, frames=shown.packets, duration_s=length_s)
     stats = output.stats(work, "copy", "cpu", replace(sources.info, video=stream))
-    return {**stats, **_told_of((), encoded.errors)}
+    return {**stats, **_told_of((), sources.errors + encoded.errors)}
 
 
 def _encode(
@@ -174,6 +250,7 @@ def _encode(
     command: Callable[[list[str]], list[str]],
     asked: Encoding,
     sound_bytes: Callable[[], int],
+    check: Callable[[ffmpeg.Encoded], dict[str, mp4.Track]],
 ) -> dict[str, Any]:
     probe.require_size(sources.stream, "url_video")
     shorter = _shorter(sources, length_s)
@@ -188,12 +265,15 @@ def _encode(
         length_s=length_s,
         sound_bytes=sound_bytes,
     )
+    shown = check(made.encoded)["vide"]
+    if shown.packets_s > shown_s / probe.ENOUGH + 2 * sources.frame_s:
+        raise EncodeFailed(detail=f"{shown} is not {shown_s} s long")
     _require(made.encoded.frames, wanted)
     if wanted is None:
         read = made.encoded.frames - round((shown_s - sources.video_s) * sources.stream.frame_rate)  # the last stands
         output.require_frames(read, sources.video, sources.stream, sources.video_s, work)
     stats = output.stats(work, made.encoder.name, made.encoder.device)
-    return {**stats, **_told_of(made.warnings, made.encoded.errors)}
+    return {**stats, **_told_of(made.warnings, sources.errors + made.encoded.errors)}
 
 
 def _require(frames: int, wanted: int | None) -> None:
@@ -239,7 +319,7 @@ def _sound_can_be_copied(
     if sound_end_s is None:
         sound_end_s = _roughly_s(sources.audio_info, stream)
         if sound_end_s is None or abs(sound_end_s - length_s) < _CLEAR_S:
-            sound_end_s = _told_s(sources.audio_info, stream) or measure.sound_s(sources.audio, stream, work)
+            sound_end_s = _told_s(sources.audio_info, stream) or _sound_s(sources, work)
     return sound_end_s >= length_s - _COPY_SHORT_S
 
 
@@ -256,7 +336,11 @@ def _told_s(info: probe.MediaInfo, stream: probe.AudioStream) -> float | None:
 
 def _graph(sources: Sources, params: Mapping[str, Any], length_s: float, sound_end_s: float | None, work: Work) -> str:
     original = sources.info.audio if _mixed(sources, params) else None
-    sounds = sound.Sounds(sources.sound, original, length_s, length_s if sound_end_s is None else sound_end_s)
+    original_input = 0
+    if original is not None and sources.original is not None:
+        original, original_input = replace(original, index=0), 2
+    new_end_s = length_s if sound_end_s is None else sound_end_s
+    sounds = sound.Sounds(sources.sound, original, length_s, new_end_s, original_input)
     target: float | None = params["loudness"]
     if target is None:
         return sound.graph(sounds, params)
