@@ -1,7 +1,15 @@
-.PHONY: help setup demo demo-cloud run test check fmt docs pin clean
+.PHONY: help setup demo demo-cloud run test check fmt docs pin images test-image push clean
 .DEFAULT_GOAL := help
 
 PY := .venv/bin/python
+
+# Images are named IMAGE-gateway and IMAGE-worker, for example IMAGE=registry.example.com/me/reelay.
+IMAGE ?= reelay
+ENGINE ?= docker
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+COMMIT = $(shell git rev-parse --short=12 HEAD)$(if $(shell git status --porcelain),-changed)
+TAG = $(VERSION)-$(COMMIT)
+BUILD = $(ENGINE) build --platform linux/amd64 --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT)
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -37,6 +45,20 @@ docs: setup  ## Generate the parts of the documentation that come from the code
 
 pin: setup  ## Pin all requirements anew
 	PATH="$$PWD/.venv/bin:$$PATH" sh scripts/pin.sh
+
+images:  ## Build the images of gateway and worker, tagged with version and commit (IMAGE, ENGINE)
+	$(BUILD) -f Dockerfile.gateway -t $(IMAGE)-gateway:$(TAG) .
+	$(BUILD) -f Dockerfile.worker -t $(IMAGE)-worker:$(TAG) .
+
+test-image:  ## Run the tests of the operations on the FFmpeg and Python of the worker's image (ENGINE)
+	$(BUILD) -f Dockerfile.worker --target test -t reelay-test:$(TAG) .
+	$(ENGINE) run --rm reelay-test:$(TAG)
+
+push:  ## Build the images and push them; only what is committed (IMAGE, ENGINE)
+	@test -z "$$(git status --porcelain)" || { echo "push: commit your changes first: the tag names one commit" >&2; exit 1; }
+	@$(MAKE) images
+	$(ENGINE) push $(IMAGE)-gateway:$(TAG)
+	$(ENGINE) push $(IMAGE)-worker:$(TAG)
 
 clean:  ## Remove what the other targets made
 	rm -rf .venv demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

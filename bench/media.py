@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pysubs2
 from PIL import Image
 
 from bench.figures import Figure, side_by_side
@@ -65,7 +66,9 @@ def _img2vid(folder: Path) -> Iterator[Figure]:
 
 
 def _caption(folder: Path) -> Iterator[Figure]:
-    video, cues = SAMPLES / "video.mp4", SAMPLES / "captions.en.srt"
+    video, cues = folder / "long.mp4", folder / "long.srt"
+    _ffmpeg("-stream_loop", "3", "-i", SAMPLES / "video.mp4", "-c", "copy", video)
+    _repeated(SAMPLES / "captions.en.srt", 4, 5.28).save(str(cues))
     burn = ["-i", video, "-vf", f"subtitles={cues}", *X264, "-c:a", "copy", "-movflags", "+faststart"]
     theirs, ours = side_by_side(
         "caption",
@@ -74,7 +77,18 @@ def _caption(folder: Path) -> Iterator[Figure]:
             "caption", {"url_video": "http://x/", "url_srt": "http://x/"}, {"url_video": video, "url_srt": cues}
         ),
     )
-    yield Figure("caption.total_ratio", _round(theirs / ours), "×", "≥ 0.95", "the sample, 5 s of 720p")
+    yield Figure(
+        "caption.total_ratio", _round(theirs / ours), "×", "≥ 0.95", "the sample four times over, 21 s of 720p"
+    )
+
+
+def _repeated(path: Path, times: int, every_s: float) -> pysubs2.SSAFile:
+    whole = pysubs2.SSAFile()
+    for i in range(times):
+        part = pysubs2.load(str(path))
+        part.shift(s=i * every_s)
+        whole.events += part.events
+    return whole
 
 
 def _audio(folder: Path) -> Iterator[Figure]:

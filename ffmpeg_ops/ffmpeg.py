@@ -192,6 +192,13 @@ def check_installed() -> None:
 
 
 @cache
+def is_from(release: int) -> bool:
+    """Whether this FFmpeg is of that release or a newer one; builds that tell no release are taken for new ones."""
+    told = re.match(r"n?(\d+)\.", version())
+    return told is None or int(told[1]) >= release
+
+
+@cache
 def has_filter(name: str) -> bool:
     """Whether this FFmpeg was built with a filter."""
     command = ["ffmpeg", "-hide_banner", "-v", "error", "-filters"]

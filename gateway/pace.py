@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import statistics
 import threading
 from collections import Counter, defaultdict, deque
 
 from gateway.jobs import Attempt, Job, State
 
 FIRST_MS = 2_000
+TOLD_FIRST_MS = 5_000
 LEAST_MS = 750
 MOST_MS = 30_000
 # Shares of an attempt's age to wait: where its end will be told, and where only looking tells.
 TOLD, UNTOLD = 0.5, 0.15
+# How many of such attempts have ended when one is looked at first.
+USUAL = 0.65
 LOOKS_A_SECOND = 100
 _REMEMBERED = 20
 
@@ -25,11 +27,12 @@ class Pace:
         self._planned: Counter[int] = Counter()
         self._lock = threading.Lock()
 
-    def learn(self, job: Job, attempt: Attempt) -> None:
-        """How long an attempt that ended well took, from its submit on."""
+    def learn(self, job: Job, attempt: Attempt, took_ms: int | None = None) -> None:
+        """How long an attempt that ended well took, from its submit on: by the provider's word, or as it was told."""
         if attempt.state is State.DONE and attempt.ended_at and attempt.sent_at:
             with self._lock:
-                self._lengths[attempt.provider, job.operation].append(attempt.ended_at - attempt.sent_at)
+                lengths = self._lengths[attempt.provider, job.operation]
+                lengths.append(attempt.ended_at - attempt.sent_at if took_ms is None else took_ms)
 
     def pause_ms(self, attempt: Attempt, operation: str, now: int, *, told: bool) -> int:
         """Until the next look at an unfinished attempt. `told`: its claim and its end will be reported."""
@@ -37,8 +40,8 @@ class Pace:
         with self._lock:
             lengths = self._lengths.get((attempt.provider, operation))
             if told:
-                wished = max(FIRST_MS, age * TOLD)
-            elif lengths and age < (usual := statistics.median(lengths)):
+                wished = max(TOLD_FIRST_MS, age * TOLD)
+            elif lengths and age < (usual := sorted(lengths)[int(USUAL * len(lengths))]):
                 wished = max(LEAST_MS, usual - age)
             else:
                 wished = max(LEAST_MS if lengths else FIRST_MS, age * UNTOLD)

@@ -235,7 +235,7 @@ class Step:
                 error = remote.error or WorkerError()
                 if isinstance(error, JobTimeout) and attempt.claimed_at is None and self._parts.settings.worker_events:
                     error = WorkerLost("A worker took the job and never began it.")
-                self._write(_failed_there(attempt, error, now), attempt, execution_ms=remote.execution_ms)
+                self._write(_failed_there(attempt, error, now), attempt, remote=remote)
             case Phase.GONE:
                 gone = WorkerLost("The worker no longer knows the attempt.")
                 self._write(_failed_there(attempt, gone, now), attempt)
@@ -253,7 +253,7 @@ class Step:
             change = _failed_there(attempt, missing, now)
         else:
             change = partial(jobs.complete, stats=stats, now=now)
-        self._write(change, attempt, execution_ms=remote.execution_ms)
+        self._write(change, attempt, remote=remote)
 
     def _until_next_look_ms(self, attempt: Attempt, now: int) -> int:
         if attempt.heard_at is None:
@@ -314,7 +314,7 @@ class Step:
         *,
         next_in_ms: float | None = None,
         wake: bool = False,
-        execution_ms: int | None = None,
+        remote: Remote | None = None,
     ) -> None:
         """Apply `change` to the records as they are now, under the lease, and give the lease back.
 
@@ -327,7 +327,7 @@ class Step:
             assert fresh is not None
             after, changed = change(job, fresh)
             if changed.ended and not fresh.ended:
-                after, changed = self._charged(after, changed, execution_ms)
+                after, changed = self._charged(after, changed, remote.execution_ms if remote else None)
             tx.save_attempt(changed)
             next_at = after.next_at if next_in_ms is None else self._clock.now_ms() + round(next_in_ms)
             self._release(tx, after, next_at)
@@ -335,7 +335,7 @@ class Step:
                 tx.wake_oldest_waiting(self._clock.now_ms())
         if changed.ended and not fresh.ended:
             log_end(after, changed)
-            self._parts.pace.learn(after, changed)
+            self._parts.pace.learn(after, changed, remote.took_ms if remote else None)
             self._parts.bell.ring()
 
     def _charged(self, job: Job, attempt: Attempt, execution_ms: int | None = None) -> jobs.Pair:

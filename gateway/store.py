@@ -196,8 +196,8 @@ class Store:
             return [_to_job(row) for row in connection.execute(query).mappings()]
 
     def due(self, now: int, limit: int) -> list[str]:
-        """Ids of jobs that somebody should look at, oldest first."""
-        query = sa.select(jobs.c.id).where(_due(now)).order_by(jobs.c.id).limit(limit)
+        """Ids of jobs that somebody should look at: those that nobody has tried yet first, then the oldest."""
+        query = sa.select(jobs.c.id).where(_due(now)).order_by(jobs.c.attempt_id.is_not(None), jobs.c.id).limit(limit)
         with self._engine.connect() as connection:
             return list(connection.scalars(query))
 

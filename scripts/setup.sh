@@ -40,9 +40,10 @@ fi
 
 # Fonts for scripts that Noto Sans lacks: captions leave out what no font can draw, so without them it goes on.
 missing=
-for font in "fonts-noto-cjk=Noto Sans CJK JP" "fonts-noto-color-emoji=Noto Color Emoji" "fonts-symbola=Symbola"; do
-    fc-list 2>/dev/null | grep -q "${font#*=}" || missing="$missing ${font%%=*}"
-done
+while read -r package family; do
+    case $package in '#'*) continue ;; esac
+    fc-list 2>/dev/null | grep -q "$family" || missing="$missing $package"
+done <scripts/fonts.txt
 if [ -n "$missing" ]; then
     # shellcheck disable=SC2086  # one word per package is meant
     (install_debian "fonts for Chinese, Japanese, Korean and emoji are missing" $missing) ||

@@ -65,9 +65,12 @@ def copy(video: VideoStream, upto: Cut | None = None) -> list[str]:
     return options
 
 
-def encode(encoder: Encoder, video: VideoStream, video_s: float, length_s: float) -> list[str]:
+def encode(encoder: Encoder, info: MediaInfo, video: VideoStream, video_s: float, length_s: float) -> list[str]:
     """FFmpeg's options for a picture that is encoded anew, and cut or prolonged by its last frame."""
-    filters = ["setpts=PTS-STARTPTS", *to_even(video), *to_yuv420p(video)]
+    # The times of AVI are guesses, its rate is constant. Elsewhere no setpts: FFmpeg 7 forgets the rate behind it, and
+    # then how long the last frame is.
+    on_time = [f"setpts=PTS-STARTPTS,fps={video.frame_rate}"] if _avi(info) else []
+    filters = [*on_time, *to_even(video), *to_yuv420p(video)]
     if length_s > video_s:
         filters.append(f"tpad=stop_mode=clone:stop_duration={length_s - video_s:.6f}")
     if length_s != video_s:

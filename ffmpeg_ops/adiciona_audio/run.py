@@ -25,13 +25,15 @@ _SLACK = 1  # frames: a cut may fall on either side of one
 _CLEAR_S = 0.1  # a header's word on a length is good to this
 _COPY_SHORT_S = 0.015  # how much a copied sound may end too early
 _SOUND_OFF_S = 0.0205  # how much the sound may be too long or too short: 20 ms, and what headers round
+_RESTARTED = frozenset({"mpegts", "mpeg", "ogg"})  # since FFmpeg 6 these begin with the first stream that is used
 
 
 @dataclass(frozen=True)
 class Sources:
     """Both files, as ffprobe found them. `sound` starts as late as told after its file, `video_s` lasts the picture.
 
-    Where the sounds had to be made steady first, `audio` and `original` are those files, and `errors` were met.
+    `original` is the video's own sound, None where it is not heard. Where the sounds had to be made steady first,
+    `audio` and `original_file` are those files, and `errors` were met.
     """
 
     video: Path
@@ -40,9 +42,10 @@ class Sources:
     audio: Path
     audio_info: probe.MediaInfo
     sound: probe.AudioStream
+    original: probe.AudioStream | None
     video_s: float
     steady: bool = False
-    original: Path | None = None
+    original_file: Path | None = None
     errors: int = 0
 
     @property
@@ -54,18 +57,23 @@ class Sources:
 
         The output begins with the picture, whatever else the video file begins with.
         """
-        shift = _later(self.info.start_s - self.stream.start_s)
+        heard_s = [self.original.start_s] if self.original and not self.original_file else []
+        shift = _shifted(_zero_s(self.info, [self.stream.start_s, *heard_s]) - self.stream.start_s)
         limits = ffmpeg.DECODE_LIMITS if decoded else ffmpeg.INPUT_LIMITS
         video = [*shift, *picture.times(self.info, self.stream), *limits, "-i", str(self.video)]
         upto = [] if sound_end_s is None else ["-t", f"{sound_end_s:.6f}"]
-        new = [*upto, *ffmpeg.INPUT_LIMITS, "-i", str(self.audio)]
-        if not self.steady:
+        new = [*_shifted(self._sound_shift_s), *upto, *ffmpeg.INPUT_LIMITS, "-i", str(self.audio)]
+        if self.original is None or self.original_file is None:
             return [*video, *new]
-        new = [*_later(self.sound.start_s), *new]
-        if self.original is None or self.info.audio is None:
-            return [*video, *new]
-        late_s = self.info.audio.start_s - self.stream.start_s
-        return [*video, *new, *_later(late_s), *ffmpeg.INPUT_LIMITS, "-i", str(self.original)]
+        shift = _shifted(self.original.start_s - self.stream.start_s)
+        return [*video, *new, *shift, *ffmpeg.INPUT_LIMITS, "-i", str(self.original_file)]
+
+    @property
+    def _sound_shift_s(self) -> float:
+        if self.steady:
+            return self.sound.start_s
+        file_s = self.audio_info.start_s
+        return _zero_s(self.audio_info, [file_s + self.sound.start_s]) - file_s
 
 
 @dataclass(frozen=True)
@@ -76,8 +84,19 @@ class Picture:
     frames: int | None = None
 
 
+def _zero_s(info: probe.MediaInfo, used_s: Sequence[float]) -> float:
+    """The time in a file from which FFmpeg counts. `used_s`: when the streams that it is to use begin."""
+    if _RESTARTED & set(info.format.split(",")) and ffmpeg.is_from(6):
+        return min(used_s)
+    return info.start_s
+
+
+def _shifted(by_s: float) -> list[str]:
+    return ["-itsoffset", f"{by_s:.6f}"] if abs(by_s) > 1e-6 else []
+
+
 def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> dict[str, Any]:
-    sources = _sources(work, assets["url_video"], assets["url_audio"])
+    sources = _sources(work, assets["url_video"], assets["url_audio"], mixed=params["mode"] == "mix")
     try:
         return _make(work, params, sources)
     except Unsteady as error:
@@ -133,13 +152,14 @@ def encoded_sound(sources: Sources, shown: list[str], graph: str, decoded: bool)
     return [*sources.inputs(decoded=decoded), *maps, *shown, *sound.AAC, *output.MP4]
 
 
-def _sources(work: Work, video: Path, audio: Path) -> Sources:
+def _sources(work: Work, video: Path, audio: Path, *, mixed: bool) -> Sources:
     with ThreadPoolExecutor(2) as pool:  # a start of ffprobe costs as much as all the copying
         first = _submit(pool, lambda: probe.video_asset(video, "url_video", work))
         second = _submit(pool, lambda: probe.audio_asset(audio, "url_audio", work))
         (info, stream), (audio_info, track) = first(), second()
     track = replace(track, start_s=track.start_s - audio_info.start_s)
-    return Sources(video, info, stream, audio, audio_info, track, output.length_s(info, stream))
+    original = info.audio if mixed else None
+    return Sources(video, info, stream, audio, audio_info, track, original, output.length_s(info, stream))
 
 
 def _steadied(work: Work, params: Mapping[str, Any], sources: Sources) -> Sources:
@@ -147,17 +167,12 @@ def _steadied(work: Work, params: Mapping[str, Any], sources: Sources) -> Source
     most_s = ffmpeg.MAX_LENGTH_S if params["length"] == "audio" else sources.video_s
     audio, errors = steady.decoded(sources.audio, sources.sound, "new.w64", most_s, work)
     original = None
-    if (track := sources.info.audio) is not None and _mixed(sources, params):
+    if (track := sources.original) is not None:
         earlier_s = max(0.0, sources.stream.start_s - track.start_s)
         original, more = steady.decoded(sources.video, track, "original.w64", sources.video_s + earlier_s, work)
         errors += more
     track = replace(sources.sound, index=0, codec="pcm_f32le")
-    return replace(sources, audio=audio, sound=track, steady=True, original=original, errors=errors)
-
-
-def _later(seconds: float) -> list[str]:
-    """Options that put off an input."""
-    return ["-itsoffset", f"{seconds:.6f}"] if abs(seconds) > 1e-6 else []
+    return replace(sources, audio=audio, sound=track, steady=True, original_file=original, errors=errors)
 
 
 def _submit(pool: ThreadPoolExecutor, task: Callable[[], T]) -> Callable[[], T]:
@@ -259,7 +274,7 @@ def _encode(
     if shorter:
         wanted = sum(packet.shown_s < shown_s for packet in _packets_up_to(shown_s, sources, work))
     made = encoders.encode(
-        lambda encoder: command(picture.encode(encoder, sources.stream, sources.video_s, shown_s)),
+        lambda encoder: command(picture.encode(encoder, sources.info, sources.stream, sources.video_s, shown_s)),
         work,
         asked,
         length_s=length_s,
@@ -312,7 +327,7 @@ def _sound_can_be_copied(
         return False
     if not {"mov", "aac"} & set(formats) or abs(stream.start_s) > 0.001:
         return False
-    if _mixed(sources, params) or params["volume"] != 1 or params["start"] or params["loop"]:
+    if sources.original or params["volume"] != 1 or params["start"] or params["loop"]:
         return False
     if params["fade_in"] or params["fade_out"] or params["loudness"] is not None:
         return False
@@ -335,9 +350,8 @@ def _told_s(info: probe.MediaInfo, stream: probe.AudioStream) -> float | None:
 
 
 def _graph(sources: Sources, params: Mapping[str, Any], length_s: float, sound_end_s: float | None, work: Work) -> str:
-    original = sources.info.audio if _mixed(sources, params) else None
-    original_input = 0
-    if original is not None and sources.original is not None:
+    original, original_input = sources.original, 0
+    if original is not None and sources.original_file is not None:
         original, original_input = replace(original, index=0), 2
     new_end_s = length_s if sound_end_s is None else sound_end_s
     sounds = sound.Sounds(sources.sound, original, length_s, new_end_s, original_input)
@@ -346,7 +360,3 @@ def _graph(sources: Sources, params: Mapping[str, Any], length_s: float, sound_e
         return sound.graph(sounds, params)
     measured = measure.loudness_lufs(sources.inputs(), sound.graph(sounds, params, measure.METER), work)
     return sound.graph(sounds, params, sound.gain(max(measured, measure.SILENCE_LUFS), target))
-
-
-def _mixed(sources: Sources, params: Mapping[str, Any]) -> bool:
-    return params["mode"] == "mix" and sources.info.audio is not None

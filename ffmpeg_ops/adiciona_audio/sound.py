@@ -59,8 +59,9 @@ def graph(sounds: Sounds, params: Mapping[str, Any], finish: str = "") -> str:
         parts = [
             f"[1:{sounds.new.index}]{new}[new]",
             f"[{sounds.original_input}:{sounds.original.index}]{original}[original]",
+            *_ducked(params["ducking"], samples(sounds.length_s)),
+            "[original][new]amix=inputs=2:duration=first:normalize=0",
         ]
-        parts += [*_ducked(params["ducking"]), "[original][new]amix=inputs=2:duration=first:normalize=0"]
         loud = True
     ending = [_LIMITER] if loud and not finish else []
     ending += [finish] if finish else []
@@ -113,11 +114,13 @@ def _shaped(sounds: Sounds, params: Mapping[str, Any]) -> list[str]:
     return [*filters, f"adelay={start}S:all=1"] if start else filters
 
 
-def _ducked(quieter: str) -> list[str]:
+def _ducked(quieter: str, count: int) -> list[str]:
     if quieter == "none":
         return []
     louder = "original" if quieter == "new" else "new"
-    return [f"[{louder}]asplit[{louder}][key]", f"[{quieter}][key]{_DUCKING}[{quieter}]"]
+    # FFmpeg 7 drops what this filter still holds of one input when the other ends: here none does before the cut
+    endless = [f"[{louder}]asplit[{louder}][key]", "[key]apad[key]", f"[{quieter}]apad[{quieter}]"]
+    return [*endless, f"[{quieter}][key]{_DUCKING},atrim=end_sample={count}[{quieter}]"]
 
 
 def _fit(count: int) -> str:

@@ -76,7 +76,7 @@ class Remote:
 
     `result` comes with COMPLETED and `error` with FAILED. Without them, as when a provider has lost the worker's
     answer, the attempt has failed and is tried again. `reason` says why it is WAITING; `execution_ms` is how long the
-    machine was busy with it, where the provider bills that.
+    machine was busy with it, where the provider bills that, and `took_ms` how long all took from the submit on.
     """
 
     phase: Phase
@@ -85,6 +85,7 @@ class Remote:
     error: JobError | None = None
     reason: str | None = None
     execution_ms: int | None = None
+    took_ms: int | None = None
 
 
 class ProviderError(Exception):

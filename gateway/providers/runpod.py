@@ -49,6 +49,7 @@ PHASES: Mapping[str, Phase] = {
     "CANCELLED": Phase.FAILED,
     "TIMED_OUT": Phase.FAILED,
 }
+_TIMES = ("executionTime", "delayTime")
 MAX_BODY_BYTES = 10_000_000
 # How long a job waits there before its client is told why, and how long `/health` is believed.
 QUIET_S = 10
@@ -251,12 +252,13 @@ def why_waiting(health: Mapping[str, Any]) -> str:
 
 def _remote(status: str, body: Mapping[str, Any]) -> Remote:
     phase = PHASES[status]
-    execution_ms = body.get("executionTime") if isinstance(body.get("executionTime"), int) else None
+    execution_ms, delay_ms = (told if isinstance(told := body.get(name), int) else None for name in _TIMES)
+    took_ms = None if execution_ms is None or delay_ms is None else execution_ms + delay_ms
     if phase is Phase.RUNNING:
         return Remote(phase, progress=_progress(body.get("output")))
     if phase is Phase.COMPLETED:
         try:
-            return Remote(phase, result=ResultSchema().load(body["output"]), execution_ms=execution_ms)
+            return Remote(phase, result=ResultSchema().load(body["output"]), execution_ms=execution_ms, took_ms=took_ms)
         except (KeyError, ValidationError) as error:
             lost = WorkerError("RunPod lost the worker's answer.", detail=repr(error))
             return Remote(Phase.FAILED, error=lost, execution_ms=execution_ms)

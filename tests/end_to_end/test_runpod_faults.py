@@ -157,7 +157,10 @@ FAULTS: dict[str, list[dict[str, Any]]] = {
     "result too large": [{"kind": "oversize", "on": "job-done", "times": 10}],
     "result expired": [{"kind": "expired", "on": "status", "times": 5}],
     "three workers killed": [{"kind": "kill", "on": "hand-over", "times": 3, "seconds": 0.3}],
-    "workers crash when they start": [{"kind": "crash", "on": "start", "times": 3}],
+    "workers killed that then crash when they start": [
+        {"kind": "kill", "on": "hand-over", "times": 2, "seconds": 0.3},
+        {"kind": "crash", "on": "start", "times": 3},
+    ],
 }
 
 

@@ -91,6 +91,12 @@ def run(name: str, work: Work, params: dict[str, Any] | None = None, **assets: P
     return operation.run(work, operation.params().load({**urls, **(params or {})}), assets)
 
 
+@cache
+def _has_display_rotation() -> bool:
+    said = subprocess.run(["ffmpeg", "-hide_banner", "-h", "full"], check=True, capture_output=True, text=True).stdout
+    return "\n-display_rotation" in said
+
+
 def damaged(media: Media, name: str, arguments: str, flips: int, *, after: bytes = b"", keep: int = 4000) -> Path:
     """What `arguments` make, with `flips` bytes turned round, evenly spread; spared are `keep` bytes behind `after`."""
     content = bytearray(media.made(f"whole-{name}", arguments).read_bytes())
@@ -140,7 +146,9 @@ class Media:
     def rotated(self, size: str = "160x90") -> Path:
         """Stored lying, shown upright by its display matrix."""
         plain = self.gray(size)
-        return self.made(f"rotated-{size}.mp4", f"-i {plain.name} -c copy -metadata:s:v:0 rotate=90")
+        # FFmpeg 7 no longer takes the metadata for it, 5 knows no other way
+        before, after = ("-display_rotation 90", "") if _has_display_rotation() else ("", "-metadata:s:v:0 rotate=90")
+        return self.made(f"rotated-{size}.mp4", f"{before} -i {plain.name} -c copy {after}")
 
     def webm(self, codec: str = "libvpx-vp9") -> Path:
         picture = "-f lavfi -i testsrc2=size=96x64:rate=25:duration=1 -f lavfi -i sine=duration=1"

@@ -312,9 +312,20 @@ def test_a_word_of_the_client_is_never_a_command(work: Work, media: Media) -> No
     assert not (work.directory / "owned").exists()
 
 
+@pytest.mark.parametrize(
+    ("told", "new"),
+    [("5.1.9-0+deb12u1", False), ("6.0", True), ("7.1.5-0+deb13u1", True), ("n7.1", True), ("N-117-gabcdef", True)],
+)
+def test_the_release_is_read_from_what_builds_call_themselves(
+    told: str, new: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ffmpeg, "version", lambda: told)
+    assert ffmpeg.is_from.__wrapped__(6) is new
+
+
 # --- what counts as damage -------------------------------------------------------------------------------------------
 
-DECODERS = [  # of 5.1 and of 7.1, as FFmpeg wrote them
+DECODERS = [  # in the forms of 5.1 and of 7.1
     "[h264 @ 0x55e68d48ad80] [error] error while decoding MB 2 5, bytestream -19",
     "[hevc @ 0x5610e0fa5340] [error] Error splitting the input into NAL units.",
     "[mpeg2video @ 0x55a8350d3680] [error] Warning MVs not available",

@@ -15,8 +15,10 @@ from sqlalchemy.exc import OperationalError
 
 from gateway import dispatcher as loop_module
 from gateway import step as module
+from gateway.costs import Price
 from gateway.dispatcher import LEASE_MS, POOL, RECONCILE_MS, TICK_MS
 from gateway.jobs import MARGIN_MS, Attempt, Job, State, Status
+from gateway.pace import TOLD_FIRST_MS
 from gateway.providers.base import (
     Accepted,
     Ambiguous,
@@ -29,7 +31,7 @@ from gateway.providers.base import (
 )
 from gateway.services import Services
 from gateway.settings import Settings
-from gateway.step import AMBIGUOUS_MS, EVENTS_PURPOSE, SILENCE_MS
+from gateway.step import AMBIGUOUS_MS, EVENTS_PURPOSE, SILENCE_MS, UNCLAIMED_MS
 from tests.gateway.conftest import CLAIM, SECRET_KEY, START_MS, FakeProvider, FixedClock, JobFactory, Wire
 from tests.servers import eventually
 from wire.envelope import Event, parse_job_input
@@ -40,6 +42,7 @@ from wire.errors import (
     EncoderUnavailable,
     InvalidParams,
     JobError,
+    JobTimeout,
     Superseded,
     WorkerOutdated,
 )
@@ -131,7 +134,12 @@ def test_an_accepted_attempt_counts_and_is_looked_at_again(
     (attempt,) = attempts_of(services, job)
     after = job_of(services, job)
     assert (attempt.state, attempt.remote_id, attempt.provider) == (State.SUBMITTED, "r1", "fake")
-    assert (after.status, after.tries, after.lease_token, after.next_at) == (Status.QUEUED, 1, None, START_MS + 2_000)
+    assert (after.status, after.tries, after.lease_token, after.next_at) == (
+        Status.QUEUED,
+        1,
+        None,
+        START_MS + TOLD_FIRST_MS,
+    )
 
 
 def test_nothing_is_done_before_it_is_due(
@@ -879,6 +887,149 @@ def test_the_loop_takes_a_new_job_at_once_and_stops_when_told(services: Services
     services.dispatcher.stop()
     services.jobs.create("key_a", "caption", {})
     assert len(provider.called("submit")) == 1
+
+
+def test_jobs_that_nobody_has_tried_go_before_looks(
+    services: Services, provider: FakeProvider, job_factory: JobFactory
+) -> None:
+    followed = [job_factory(attempt=State.SUBMITTED) for _ in range(3)]
+    new = job_factory()
+    assert services.store.due(START_MS, 1) == [new.id]
+    assert services.store.due(START_MS, 9) == [new.id, *[job.id for job in followed]]
+
+
+# What a provider tells while a job waits, runs and ends
+
+
+def test_why_it_waits_is_told_until_it_runs(
+    services: Services, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory
+) -> None:
+    job = job_factory(attempt=State.SUBMITTED)
+    provider.script("poll", Remote(Phase.WAITING, reason="no GPU is free"), Remote(Phase.RUNNING, progress=0.5))
+    turn(services)
+    assert job_of(services, job).waiting_for == "no GPU is free"
+    until_due(services, clock, job)
+    turn(services)
+    after = job_of(services, job)
+    assert (after.status, after.waiting_for, after.progress) == (Status.RUNNING, None, 0.5)
+
+
+def test_a_job_that_waits_there_past_its_queue_limit_is_taken_back(
+    services: Services, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory
+) -> None:
+    job = job_factory(attempt=State.SUBMITTED, queue_limit_s=60)
+    provider.default["poll"] = Remote(Phase.WAITING, reason="no GPU is free")
+    turn(services)
+    clock.advance(60_001)
+    turn(services)
+    after = job_of(services, job)
+    assert (after.status, after.error_code) == (Status.FAILED, "queue_timeout")
+    assert after.error_message == "No worker took the job within 60 s. The last reason: no GPU is free."
+    assert len(provider.called("cancel")) == 1
+
+
+def test_a_worker_that_takes_a_job_and_never_begins_it_is_lost(
+    services: Services, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory
+) -> None:
+    job = job_factory(attempt=State.SUBMITTED)
+    provider.default["poll"] = Remote(Phase.RUNNING)
+    turn(services)
+    clock.advance(UNCLAIMED_MS + 1)
+    turn(services)
+    assert states(services, job) == [State.FAILED]
+    assert attempts_of(services, job)[0].error_code == "worker_lost"
+    assert len(provider.called("cancel")) == 1
+
+
+def test_without_events_nobody_claims_and_the_work_goes_on(
+    wire: Wire, clock: FixedClock, job_factory: JobFactory
+) -> None:
+    provider = FakeProvider()
+    services = wire({"fake": provider}, worker_events=False)
+    job = job_factory(attempt=State.SUBMITTED)
+    provider.default["poll"] = Remote(Phase.RUNNING, progress=0.25)
+    turn(services)
+    clock.advance(UNCLAIMED_MS + 1)
+    turn(services)
+    assert states(services, job) == [State.SUBMITTED]
+    assert job_of(services, job).progress == 0.25
+
+
+def test_without_events_the_worker_is_not_told_of_any(wire: Wire, job_factory: JobFactory) -> None:
+    provider = FakeProvider()
+    services = wire({"fake": provider}, worker_events=False)
+    job_factory()
+    turn(services)
+    delivery = parse_job_input(json.loads(json.dumps(provider.inputs[0]))).delivery
+    assert delivery is not None
+    assert delivery.events is None
+    assert delivery.upload is not None
+
+
+def test_a_time_out_there_of_what_nobody_claimed_is_no_fault_of_the_job(
+    services: Services, provider: FakeProvider, job_factory: JobFactory
+) -> None:
+    lost = job_factory(attempt=State.SUBMITTED)
+    provider.default["poll"] = Remote(Phase.FAILED, error=JobTimeout())
+    turn(services)
+    assert (job_of(services, lost).status, attempts_of(services, lost)[0].error_code) == (Status.QUEUED, "worker_lost")
+    slow = job_factory(attempt=State.CLAIMED)
+    turn(services)
+    assert (job_of(services, slow).status, job_of(services, slow).error_code) == (Status.FAILED, "job_timeout")
+
+
+def test_a_provider_that_says_when_it_is_asked_again_is_asked_then(
+    services: Services, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory
+) -> None:
+    job = job_factory(waits=9)
+    provider.script("submit", Unavailable("it keeps failing", 4.0))
+    turn(services)
+    assert job_of(services, job).next_at == clock.now_ms() + 4_000
+
+
+def test_what_was_found_out_of_no_attempt_stays_ambiguous(
+    services: Services, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory
+) -> None:
+    job = job_factory()
+    provider.script("submit", Ambiguous("the answer was lost"))
+    turn(services)
+    until_due(services, clock, job)
+    turn(services)
+    assert states(services, job) == [State.AMBIGUOUS], "WAITING does not say that it was found"
+    clock.advance(AMBIGUOUS_MS + 1)
+    turn(services)
+    assert attempts_of(services, job)[0].error_code == "worker_lost"
+
+
+@pytest.mark.parametrize("told_ms", [None, 2_500])
+def test_a_completed_attempt_costs_what_its_machine_costs(
+    services: Services, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory,
+    put_output: PutOutput, told_ms: int | None,
+) -> None:  # fmt: skip
+    job = job_factory(attempt=State.CLAIMED)
+    provider.default["price"] = Price(1_000_000, 300)
+    attempt = attempts_of(services, job)[0]
+    put_output(attempt.id, BODY)
+    assert attempt.claimed_at is not None
+    seconds = (clock.now_ms() - attempt.claimed_at) / 1000 if told_ms is None else 2.5
+    provider.default["poll"] = replace(COMPLETED, execution_ms=told_ms)
+    turn(services)
+    after = job_of(services, job)
+    assert after.cost_nano == attempts_of(services, job)[0].cost_nano == round(seconds * 1_000_000)
+    assert after.stats is not None
+    assert after.stats["idle_cost_usd"] == 0.3
+
+
+def test_failed_and_cancelled_attempts_cost_too(
+    services: Services, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory
+) -> None:
+    provider.default["price"] = Price(1_000_000)
+    job = job_factory(attempt=State.CLAIMED)
+    claimed_at = attempts_of(services, job)[0].claimed_at or 0
+    clock.advance(3_000)
+    services.jobs.cancel(job.id, job.key_id)
+    turn(services)
+    assert attempts_of(services, job)[0].cost_nano == (clock.now_ms() - claimed_at) * 1_000
 
 
 # What the worker gets

@@ -1,0 +1,178 @@
+"""How soon and at what cost in calls the end of a job at RunPod is seen, beside a plain loop over `/status`.
+
+The stand-in for RunPod takes 150 ms for every call and runs four real workers; eight clients have a job each, a hundred
+in all. A job is complete when its output is stored. Theirs: a loop that submits the same job and polls every 2 s.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from bench import cold_start
+from bench.figures import Figure
+from scripts.stack import ROOT, Stack, free_port
+from tests.emulators.runpod import Config, Emulator
+
+JOBS, IN_FLIGHT, WORKERS = 100, 8, 4
+PARAMS = {"duration": 1}
+LOOP_S = 2.0
+SUBMITS = 300
+BILLED = ("run", "status", "cancel", "health")
+TIMEOUT_S = 120
+
+
+def measure() -> list[Figure]:
+    with _Photo() as photo, tempfile.TemporaryDirectory(prefix="reelay-bench-") as folder:
+        told, _ = _gateway(Path(folder) / "told", photo, events=True)
+        looped, their_calls = _loop(Path(folder) / "loop", photo)
+        untold, our_calls = _gateway(Path(folder) / "untold", photo, events=False)
+        submits = _submits(Path(folder) / "submits")
+    loop_ms = statistics.median(looped)
+    return [
+        _seen("runpod.seen_ms_p50", statistics.median(told), "< 150", "from the worker's completion to the client's"),
+        _seen("runpod.seen_ms_p95", _p95(told), "", "the same, 95th percentile"),
+        _seen("runpod.loop_ms_p50", loop_ms, "", "the same with the loop"),
+        _seen("runpod.untold_ms_p50", statistics.median(untold), "≤ the loop's", "the same of ours, events off"),
+        Figure("runpod.seen_ratio", _round(loop_ms / statistics.median(told)), "×", "", "the loop's ÷ ours"),
+        Figure("runpod.calls_ratio", _round(their_calls / our_calls), "×", "≥ 2", "calls to RunPod a job, events off"),
+        Figure("runpod.submits_per_s", _round(submits), "1/s", "≥ 50", "from the first request to the last `/run`"),
+        *cold_start.measure(),
+    ]
+
+
+class _Photo(AbstractContextManager[str]):
+    """Serves the sample photograph; answers its URL."""
+
+    def __enter__(self) -> str:
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Samples)
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return f"http://127.0.0.1:{self._server.server_address[1]}/photo.jpg"
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Samples(SimpleHTTPRequestHandler):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, directory=str(ROOT / "samples"), **kwargs)
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+def _endpoint(*origins: str, **config: Any) -> Emulator:
+    env = {"FETCH_ALLOW_ORIGINS": ",".join(origins)}
+    workers = {"min_workers": WORKERS, "max_workers": WORKERS, "cold_start_s": 0, "queue_delay_s": 0}
+    return Emulator(Config(env=env, **{**workers, **config}))
+
+
+def _gateway(folder: Path, photo: str, *, events: bool) -> tuple[list[float], float]:
+    """Milliseconds until each job's end was seen, and calls to RunPod a job."""
+    port = free_port()
+    with _endpoint(f"http://127.0.0.1:{port}", photo.rpartition("/")[0]) as runpod:
+        _warm(runpod)
+        environ = {**runpod.gateway_environ, "WORKER_EVENTS": str(events).lower(), "THREADS": "32"}
+        with Stack(folder / "data", folder / "logs", port=port, environ=environ) as stack:
+            runpod.reset_calls()
+            headers = {"X-API-Key": stack.api_key, "Prefer": "wait=90"}
+
+            def follow() -> float:
+                params = {"url_image": photo, **PARAMS}
+                job = requests.post(f"{stack.url}/video/img2vid", json=params, headers=headers, timeout=TIMEOUT_S)
+                while job.status_code == 202:
+                    job = requests.get(stack.url + job.headers["Location"], headers=headers, timeout=TIMEOUT_S)
+                seen_at = time.time()
+                if job.json()["status"] != "completed":
+                    raise RuntimeError(job.text)
+                (stored,) = (folder / "data" / "files" / "outputs" / job.json()["jobId"]).glob("*.mp4")
+                return _since(stored, seen_at)
+
+            return _hundred(f"gateway, events {'on' if events else 'off'}", follow, runpod)
+
+
+def _loop(folder: Path, photo: str) -> tuple[list[float], float]:
+    with _endpoint(photo.rpartition("/")[0], home=folder) as runpod:
+        _warm(runpod)
+        runpod.reset_calls()
+        http = requests.Session()
+        http.headers["Authorization"] = f"Bearer {runpod.config.api_key}"
+
+        def follow() -> float:
+            job_input = {"operation": "img2vid", "url_image": photo, **PARAMS}
+            job = http.post(f"{runpod.endpoint_url}/run", json={"input": job_input}, timeout=TIMEOUT_S).json()
+            while job["status"] in {"IN_QUEUE", "IN_PROGRESS"}:
+                time.sleep(LOOP_S)
+                job = http.get(f"{runpod.endpoint_url}/status/{job['id']}", timeout=TIMEOUT_S).json()
+            seen_at = time.time()
+            return _since(Path(job["output"]["output_path"]), seen_at)
+
+        return _hundred("loop", follow, runpod)
+
+
+def _since(stored: Path, seen_at: float) -> float:
+    return (seen_at - stored.stat().st_mtime) * 1000
+
+
+def _hundred(what: str, follow: Callable[[], float], runpod: Emulator) -> tuple[list[float], float]:
+    started = time.monotonic()
+    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+        seen = list(pool.map(lambda _: follow(), range(JOBS)))
+    calls = sum(runpod.calls[kind] for kind in BILLED) / JOBS
+    print(
+        f"{what}: seen after {statistics.median(seen):.0f} ms, 95 % {_p95(seen):.0f} ms, {calls:.2f} calls a job,"
+        f" {time.monotonic() - started:.0f} s in all",
+        file=sys.stderr,
+    )
+    return seen, calls
+
+
+def _submits(folder: Path) -> float:
+    """Jobs a second that come in by HTTP and go out by `/run`; nobody does them."""
+    with _endpoint("http://127.0.0.1", min_workers=0, max_workers=0, max_queued=SUBMITS) as runpod:
+        environ = {**runpod.gateway_environ, "THREADS": "32"}
+        with Stack(folder / "data", folder / "logs", environ=environ) as stack, ThreadPoolExecutor(16) as pool:
+            job = {"url_image": "http://example.com/photo.jpg"}
+            headers = {"X-API-Key": stack.api_key}
+            url = f"{stack.url}/video/img2vid"
+            started = time.monotonic()
+            for answer in pool.map(lambda _: requests.post(url, json=job, headers=headers, timeout=30), range(SUBMITS)):
+                answer.raise_for_status()
+            while runpod.queue.counts()["inQueue"] < SUBMITS:
+                if time.monotonic() - started > TIMEOUT_S:
+                    raise RuntimeError(f"only {runpod.queue.counts()['inQueue']} of {SUBMITS} jobs were submitted")
+                time.sleep(0.01)
+            return SUBMITS / (time.monotonic() - started)
+
+
+def _warm(runpod: Emulator) -> None:
+    """Until all workers wait for work."""
+    ends_at = time.monotonic() + 60
+    while runpod.fleet.counts()["idle"] < WORKERS:
+        if time.monotonic() > ends_at:
+            raise RuntimeError("the workers did not start")
+        time.sleep(0.1)
+    time.sleep(3)  # what they load before their first job
+
+
+def _seen(name: str, ms: float, aim: str, meaning: str) -> Figure:
+    return Figure(name, round(ms), "ms", aim, meaning)
+
+
+def _p95(values: list[float]) -> float:
+    return statistics.quantiles(values, n=20)[-1]
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.3g}")

@@ -1,0 +1,87 @@
+"""What the Dockerfiles promise, as far as it can be read from them; `make images` and `make test-image` show the rest."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+START = ROOT / "handler/start.sh"
+ROOMS = {
+    "Dockerfile.worker": {"wire", "ffmpeg_ops", "handler"},
+    "Dockerfile.gateway": {"wire", "ffmpeg_ops", "gateway"},
+}
+each_image = pytest.mark.parametrize("name", list(ROOMS))
+
+
+def instructions(name: str) -> list[tuple[str, str]]:
+    """(word, rest) of every instruction, continued lines joined."""
+    lines = [line for line in (ROOT / name).read_text().splitlines() if not line.lstrip().startswith("#")]
+    text = "\n".join(lines).replace("\\\n", " ")
+    return [(line.split()[0], " ".join(line.split()[1:])) for line in text.splitlines() if line.strip()]
+
+
+def last_stage(name: str) -> list[tuple[str, str]]:
+    found = instructions(name)
+    return found[max(i for i, (word, _) in enumerate(found) if word == "FROM") :]
+
+
+@each_image
+def test_every_stage_begins_with_the_one_base_or_with_another_stage(name: str) -> None:
+    bases = [rest.split() for word, rest in instructions(name) if word == "FROM"]
+    stages = {base[-1] for base in bases}
+    assert {base[0] for base in bases} - stages == {"debian:trixie-slim"}
+
+
+@each_image
+def test_the_process_is_nobody_special_and_has_an_init(name: str) -> None:
+    stage = last_stage(name)
+    assert [rest for word, rest in stage if word == "USER"] == ["reelay"]
+    assert [rest.startswith('["tini", "--"') for word, rest in stage if word == "ENTRYPOINT"] == [True]
+
+
+@each_image
+def test_only_pinned_packages_and_no_code_but_its_own(name: str) -> None:
+    copied = {rest.split()[0] for word, rest in last_stage(name) if word == "COPY" and "--from" not in rest}
+    assert copied == ROOMS[name]
+    pins = [rest.split()[0] for word, rest in instructions(name) if word == "COPY" and "requirements.txt" in rest]
+    assert pins[0] in {f"{room}/requirements.txt" for room in ROOMS[name]}
+
+
+def test_the_host_lends_the_gpu_with_its_encoder() -> None:
+    env = " ".join(rest for word, rest in last_stage("Dockerfile.worker") if word == "ENV")
+    assert "NVIDIA_VISIBLE_DEVICES=all" in env and "NVIDIA_DRIVER_CAPABILITIES=compute,video,utility" in env
+
+
+@each_image
+def test_what_is_copied_is_let_in_and_secrets_are_not(name: str) -> None:
+    rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    assert rules[0] == "*" and not {"!.env", "!data", "!.git"} & set(rules)
+    sources = [
+        rest.split()[0] for word, rest in instructions(name) if word == "COPY" and not re.match(r"--from|--chown", rest)
+    ]
+    for source in sources:
+        assert (ROOT / source).exists() and f"!{source.split('/')[0]}" in rules, source
+
+
+@pytest.mark.parametrize(
+    ("mode", "module"), [(None, "handler"), ("", "handler"), ("runpod", "handler"), ("http", "handler.http_worker")]
+)
+def test_the_mode_chooses_the_face_and_arguments_reach_it(mode: str | None, module: str, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **({} if mode is None else {"WORKER_MODE": mode})}
+    said = subprocess.run(["sh", START, "--test_input", "{}"], env=environ, capture_output=True, text=True, check=True)
+    assert said.stdout == f"-m {module} --test_input {{}}\n"
+
+
+def test_a_wrong_mode_is_told_by_name() -> None:
+    environ = {"PATH": os.environ["PATH"], "WORKER_MODE": "vast"}
+    done = subprocess.run(["sh", START], env=environ, capture_output=True, text=True)
+    assert done.returncode == 1 and "WORKER_MODE" in done.stderr and "'vast'" in done.stderr
