@@ -6,7 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from ffmpeg_ops import ffmpeg, fit, probe
+from ffmpeg_ops import ffmpeg, fit, mp4, probe
 from ffmpeg_ops.operation import Work
 from wire.errors import AssetInvalid, EncodeFailed
 
@@ -72,6 +72,23 @@ def require_frames(made: int, source: Path, stream: probe.VideoStream, length_s:
             f"FFmpeg could not make the video: only {made} of about {expected} frames could be read.",
             detail=f"{made} frames; {counted} counted, {length_s} s at {stream.frame_rate}",
         )
+
+
+def tracks(work: Work) -> dict[str, mp4.Track]:
+    """The tracks of the finished file. Raises EncodeFailed when it has no picture."""
+    try:
+        found = mp4.tracks(work.output)
+    except ValueError as error:
+        raise EncodeFailed(detail=str(error)) from error
+    if "vide" not in found:
+        raise EncodeFailed(detail="the output has no picture")
+    return found
+
+
+def require_written(frames: int, work: Work) -> None:
+    """Raises EncodeFailed when the finished file does not have as many frames as were to be written."""
+    if (there := tracks(work)["vide"].packets) != frames:
+        raise EncodeFailed(f"FFmpeg could not make the video: {there} frames were written, not {frames}.")
 
 
 def made(size: tuple[int, int], frames: int, duration_s: float) -> probe.MediaInfo:

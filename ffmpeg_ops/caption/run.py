@@ -51,6 +51,7 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
         sound_bytes=lambda: output.sound_bytes(video, info, length_s, work),
     )
     encoded = made.encoded
+    output.require_written(encoded.frames, work)
     # Where every frame that the header counts was written, its word on the length holds; otherwise the file is read.
     whole = encoded.frames == stream.frames and not encoded.errors
     size = (even(stream.width), even(stream.height))
