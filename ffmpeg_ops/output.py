@@ -6,9 +6,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from ffmpeg_ops import ffmpeg, fit, mp4, probe
 from ffmpeg_ops.operation import Work
 from wire.errors import AssetInvalid, EncodeFailed
+
+log = structlog.get_logger(__name__)
 
 MP4 = [
     *ffmpeg.OUTPUT_LIMITS,
@@ -19,7 +23,7 @@ _PLAYED_AUDIO = frozenset({"aac", "mp3"})
 # Other layouts, 5.1(side) of AC-3 and DTS among them, AAC describes in a way that not every player reads.
 _PLAYED_LAYOUTS = "mono|stereo|3.0|4.0|5.0|5.1|7.1"
 _SLACK = 2  # frames: headers and edits round
-VIDEO_IN_MP4 = frozenset({"h264", "hevc", "av1", "mpeg4"})
+VIDEO_IN_MP4 = frozenset({"h264", "hevc", "av1"})  # what players of today play
 
 
 def keep_audio(info: probe.MediaInfo) -> list[str]:
@@ -60,7 +64,7 @@ def length_s(info: probe.MediaInfo, video: probe.VideoStream) -> float:
 
 
 def require_frames(made: int, source: Path, stream: probe.VideoStream, length_s: float, work: Work) -> None:
-    """Raises EncodeFailed when less than `probe.ENOUGH` of the source's frames came out: it is damaged or cut off."""
+    """Raises AssetInvalid when less than `probe.ENOUGH` of the source's frames came out: it is damaged or cut off."""
     if stream.frames and made >= probe.ENOUGH * stream.frames:
         return
     # A header counts frames that an edit hides, packets may be fields or frames that are never shown, and the length
@@ -68,10 +72,13 @@ def require_frames(made: int, source: Path, stream: probe.VideoStream, length_s:
     counted = stream.frames or probe.pictures(source, stream, work) or 0
     expected = min(counted, round(length_s * stream.frame_rate))
     if made + _SLACK < probe.ENOUGH * expected:
-        raise EncodeFailed(
-            f"FFmpeg could not make the video: only {made} of about {expected} frames could be read.",
-            detail=f"{made} frames; {counted} counted, {length_s} s at {stream.frame_rate}",
-        )
+        log.info("source.damaged", frames=made, counted=counted, length_s=length_s, rate=str(stream.frame_rate))
+        raise damaged(made, expected)
+
+
+def damaged(frames: int, wanted: int) -> AssetInvalid:
+    """For a source that lacks too much. It is the job's own fault: it would lack that at another try too."""
+    return AssetInvalid(f"The video is damaged or cut off: only {frames} of about {wanted} frames could be read.")
 
 
 def tracks(work: Work) -> dict[str, mp4.Track]:

@@ -3,8 +3,8 @@
 The new sound replaces the video's own, or is mixed with it. By default it is cut, or filled up with silence, to the
 exact length of the video.
 
-- The picture is copied untouched. It is encoded anew only where MP4 cannot carry its codec (VP8, VP9 and older ones),
-  where an AVI has B-frames or is cut, and where `length` is audio and the sound outlasts it: then the last frame stands
+- The picture is copied untouched. It is encoded anew only where players of MP4 do not know its codec (VP9, MPEG-4 ASP
+  and older ones), where an AVI has B-frames or is cut, and where `length` is audio and the sound outlasts it: then the last frame stands
   still until the end. With `encoding` it is also encoded anew where that names a `codec` that the picture does not have
   yet, where it names a `quality`, and where the copy would have more than `max_bytes`. It may then have up to 4096x2304
   pixels, and HDR becomes SDR.

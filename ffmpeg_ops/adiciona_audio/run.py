@@ -292,9 +292,9 @@ def _encode(
 
 
 def _require(frames: int, wanted: int | None) -> None:
-    """Raises EncodeFailed when less than `probe.ENOUGH` of the frames that should be there came out."""
+    """Raises AssetInvalid when less than `probe.ENOUGH` of the frames that should be there came out."""
     if wanted is not None and frames + _SLACK < probe.ENOUGH * wanted:
-        raise EncodeFailed(f"FFmpeg could not make the video: only {frames} of about {wanted} frames could be read.")
+        raise output.damaged(frames, wanted)
 
 
 def _told_of(warnings: Sequence[str], errors: int) -> dict[str, Any]:
@@ -309,13 +309,11 @@ def _told(sources: Sources) -> int | None:
 
 
 def _packets_up_to(length_s: float, sources: Sources, work: Work) -> list[picture.Packet]:
-    """The picture's packets. Raises EncodeFailed where the file is cut off before `length_s`."""
+    """The picture's packets. Raises AssetInvalid where the file is cut off before `length_s`."""
     packets = measure.packets(sources.video, sources.stream, work)
     told, there_s = _told(sources), max((packet.shown_s for packet in packets), default=0.0) + sources.frame_s
     if told and len(packets) < probe.ENOUGH * told and there_s < probe.ENOUGH * length_s:
-        raise EncodeFailed(
-            f"FFmpeg could not make the video: only {len(packets)} of about {told} frames could be read."
-        )
+        raise output.damaged(len(packets), told)
     return packets
 
 

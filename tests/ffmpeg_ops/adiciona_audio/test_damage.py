@@ -11,7 +11,7 @@ from ffmpeg_ops.adiciona_audio import run
 from ffmpeg_ops.operation import Work
 from tests.ffmpeg_ops.adiciona_audio.listen import add, length_s, level_db, tone, wave
 from tests.ffmpeg_ops.media import Media, damaged, flipped, frame_count, packets_md5
-from wire.errors import EncodeFailed
+from wire.errors import AssetInvalid
 
 PICTURE = "-f lavfi -i testsrc2=size=160x96:rate=25:duration=4"
 VP9 = f"{PICTURE} -c:v libvpx-vp9 -deadline realtime -cpu-used 8 -g 10"
@@ -151,7 +151,7 @@ def test_a_picture_that_is_cut_off_is_a_failure(codec: str, params: dict[str, An
     name = f"{codec.split()[0]}.mov"
     video = cut_off(media, name, f"{PICTURE} -c:v {codec} -g 10 -movflags +faststart", 0.4)
     seconds = {"audio": 5.0, "shortest": 3.0}.get(params.get("length", ""), 1.0)
-    with pytest.raises(EncodeFailed):
+    with pytest.raises(AssetInvalid):
         add(work, video, media.tone(seconds), **params)
 
 

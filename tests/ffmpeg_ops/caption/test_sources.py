@@ -24,7 +24,7 @@ from tests.ffmpeg_ops.media import (
     stream,
     streams,
 )
-from wire.errors import EncodeFailed
+from wire.errors import AssetInvalid
 
 SRT = "1\n00:00:00,000 --> 00:20:00,000\nTexto\n"
 X264 = "-c:v libx264 -preset ultrafast"
@@ -246,7 +246,7 @@ def test_a_video_that_is_cut_off_is_refused(media: Media, work: Work) -> None:
     whole = damaged(media, 0).read_bytes()
     cut = media.folder / "cut.mp4"
     cut.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(EncodeFailed, match="frames could be read"):
+    with pytest.raises(AssetInvalid, match="frames could be read"):
         caption(work, cut)
 
 
