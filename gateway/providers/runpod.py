@@ -130,7 +130,8 @@ class RunPodProvider:
             return Remote(Phase.WAITING)
         answer = self._ask("status", "GET", f"/status/{quote(attempt.remote_id, safe='')}")
         if answer.status == 404:
-            return Remote(Phase.GONE)
+            # What they forgot may run on: a claim is alive until its silence tells otherwise.
+            return Remote(Phase.GONE if attempt.claimed_at is None else Phase.RUNNING)
         if answer.status != 200:
             raise _not_usable(answer)
         status = answer.body.get("status")

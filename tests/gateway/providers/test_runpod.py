@@ -248,6 +248,7 @@ def test_a_result_that_expired_is_gone(runpod: Emulator, provider: RunPodProvide
     attempt = accepted(provider)
     runpod.expire(attempt.remote_id or "")
     assert provider.poll(attempt).phase is Phase.GONE
+    assert provider.poll(replace(attempt, claimed_at=1)).phase is Phase.RUNNING, "its claim tells more"
 
 
 def test_a_job_that_ran_too_long_there_timed_out(runpod: Emulator, provider: RunPodProvider) -> None:
