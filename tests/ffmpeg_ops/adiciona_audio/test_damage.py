@@ -11,7 +11,7 @@ from ffmpeg_ops.adiciona_audio import run
 from ffmpeg_ops.operation import Work
 from tests.ffmpeg_ops.adiciona_audio.listen import add, length_s, level_db, tone, wave
 from tests.ffmpeg_ops.media import Media, damaged, flipped, frame_count, packets_md5
-from wire.errors import AssetInvalid
+from wire.errors import AssetInvalid, EncodeFailed
 
 PICTURE = "-f lavfi -i testsrc2=size=160x96:rate=25:duration=4"
 VP9 = f"{PICTURE} -c:v libvpx-vp9 -deadline realtime -cpu-used 8 -g 10"

@@ -248,6 +248,7 @@ def test_a_result_that_expired_is_gone(runpod: Emulator, provider: RunPodProvide
     attempt = accepted(provider)
     runpod.expire(attempt.remote_id or "")
     assert provider.poll(attempt).phase is Phase.GONE
+    assert provider.poll(replace(attempt, claimed_at=1)).phase is Phase.RUNNING, "its claim tells more"
 
 
 def test_what_they_forgot_under_a_living_claim_goes_on(runpod: Emulator, provider: RunPodProvider) -> None:
