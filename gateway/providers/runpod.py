@@ -142,7 +142,10 @@ class RunPodProvider:
         if status not in PHASES:
             self.cancel(attempt)  # nobody knows what it does there: it must not go on
             return Remote(Phase.FAILED, error=WorkerError(f"RunPod told an unknown state of the job: {status:.40}."))
-        return _remote(status, answer.body)
+        remote = _remote(status, answer.body)
+        if isinstance(remote.error, WorkerLost) and attempt.claimed_at is not None:
+            return Remote(Phase.RUNNING)  # as above
+        return remote
 
     def cancel(self, attempt: Attempt) -> None:
         if attempt.remote_id is None:

@@ -437,3 +437,13 @@ def test_a_price_is_that_of_the_gpu_else_of_the_last_one(runpod: Emulator) -> No
     assert provider.price("NVIDIA GeForce RTX 4090").nano_per_s == 999
     assert provider.price(None).idle_nano == 999 * 300
     assert provider.price("NVIDIA RTX A4000").nano_per_s == 0, "a price of nothing is one"
+
+
+def test_a_worker_that_runpod_lost_is_not_lost_while_its_claim_lives(
+    runpod: Emulator, provider: RunPodProvider
+) -> None:
+    attempt = accepted(provider)
+    taken(runpod, attempt)
+    runpod.queue.done("a-worker-of-the-test", attempt.remote_id or "", error="job timed out after 1 retries")
+    assert type(provider.poll(attempt).error) is WorkerLost
+    assert provider.poll(replace(attempt, claimed_at=1)).phase is Phase.RUNNING
