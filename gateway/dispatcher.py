@@ -9,12 +9,15 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import ids
+from gateway.janitor import Janitor
 from gateway.jobs import Job
 from gateway.providers.base import Provider, Unavailable
 from gateway.step import Parts, Step
@@ -31,8 +34,9 @@ IDLE_S = 1.0
 HEARTBEAT_LEASE = "dispatcher"
 HEARTBEAT_MS = 15_000
 TICK_MS = 5_000
-# A provider's `reconcile` must return within this time.
-RECONCILE_MS = 60_000
+# A provider's `reconcile`, and a step of the clean-up, must return within this time.
+CHORE_MS = 60_000
+CLEAN_UP_LEASE = "clean_up"
 
 
 class Dispatcher:
@@ -46,7 +50,10 @@ class Dispatcher:
         self._thread: threading.Thread | None = None
         self._pool = ThreadPoolExecutor(POOL, thread_name_prefix="dispatch")
         self._busy: set[Future[None]] = set()
-        self._reconciling: dict[str, Future[None]] = {}
+        self._janitor = Janitor(parts.store, parts.storage, parts.clock, parts.settings)
+        reconcile = {f"reconcile:{name}": partial(_reconcile, each) for name, each in parts.providers.items()}
+        self._chores: Mapping[str, Callable[[], None]] = {**reconcile, CLEAN_UP_LEASE: self._clean_up}
+        self._doing: dict[str, Future[None]] = {}
         self._beat_at: int | None = None
 
     def start(self) -> None:
@@ -97,7 +104,7 @@ class Dispatcher:
 
     def settle(self) -> None:
         """Wait for the steps that are under way."""
-        for future in [*self._busy, *self._reconciling.values()]:
+        for future in [*self._busy, *self._doing.values()]:
             future.result()
 
     def _pause_s(self) -> float:
@@ -107,18 +114,25 @@ class Dispatcher:
         return IDLE_S if next_at is None else min(IDLE_S, max(0.02, (next_at - self._clock.now_ms()) / 1000))
 
     def _beat(self) -> None:
-        """Every TICK_MS: tell that we are alive, and let the providers look after what they rent."""
+        """Every TICK_MS: tell that we are alive, let the providers look after what they rent, and clean up."""
         now = self._clock.now_ms()
         if self._beat_at is not None and 0 <= now - self._beat_at < TICK_MS:
             return
         self._beat_at = now
         with self._store.transaction() as tx:
             tx.hold(HEARTBEAT_LEASE, self._id, now, now + HEARTBEAT_MS)
-            held = [name for name in self._providers if tx.hold(f"reconcile:{name}", self._id, now, now + RECONCILE_MS)]
+            held = [name for name in self._chores if tx.hold(name, self._id, now, now + CHORE_MS)]
         for name in held:
-            running = self._reconciling.get(name)
+            running = self._doing.get(name)
             if running is None or running.done():  # in the pool: one that takes long must not hold up the jobs
-                self._reconciling[name] = self._pool.submit(_reconcile, self._providers[name])
+                self._doing[name] = self._pool.submit(self._chores[name])
+
+    def _clean_up(self) -> None:
+        try:
+            self._janitor.step(self._stopping)
+        except Exception:
+            # files that stay too long must not end the loop that serves the jobs
+            log.exception("clean_up.failed")
 
     def _step(self, job: Job, token: str) -> None:
         with structlog.contextvars.bound_contextvars(job_id=job.id, attempt_id=job.attempt_id):

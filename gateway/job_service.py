@@ -25,7 +25,6 @@ from wire.errors import AttemptSuperseded, IdempotencyMismatch, JobError, NotFou
 
 log = structlog.get_logger(__name__)
 
-IDEMPOTENCY_KEPT_MS = 24 * 3600 * 1000
 # Ends that another process committed are found by looking this often.
 _LOOK_S = 0.5
 
@@ -69,8 +68,9 @@ class Jobs:
         with self._store.transaction() as tx:
             if idempotency_key is not None:
                 fingerprint = _fingerprint(operation, params)
+                kept_ms = self._settings.idempotency_retention_seconds * 1000
                 known = tx.claim_idempotency_key(
-                    key_id, idempotency_key, fingerprint, job.id, now=now, after=now - IDEMPOTENCY_KEPT_MS
+                    key_id, idempotency_key, fingerprint, job.id, now=now, after=now - kept_ms
                 )
                 if known[1] != job.id:
                     return _same_request(known, fingerprint, tx.job(known[1]))
@@ -95,7 +95,8 @@ class Jobs:
         self.get(job_id, key_id)
         with self._store.transaction() as tx:
             job = tx.job(job_id)
-            assert job is not None
+            if job is None:
+                raise NotFound("There is no such job.")
             ended_before = job.finished
             job = jobs.cancel(job, self._clock.now_ms())
             tx.save_job(job)

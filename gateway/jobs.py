@@ -98,6 +98,12 @@ class Job:
     def finished(self) -> bool:
         return self.status in FINISHED
 
+    def output_expires_at(self, kept_s: int) -> int | None:
+        """Until when the output of a completed job is there, if outputs are kept for `kept_s`."""
+        if self.status is not Status.COMPLETED or self.finished_at is None:
+            return None
+        return self.finished_at + kept_s * 1000
+
     @property
     def queue_deadline(self) -> int:
         return self.queued_at + self.queue_limit_s * 1000

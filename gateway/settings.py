@@ -17,6 +17,7 @@ from gateway.gpus import Prices
 from wire.settings import CommaList, Folder, SettingsError, read, setting
 
 GB = 1_000_000_000
+DAY_S = 86_400
 # Every provider, with the settings that it cannot do without.
 PROVIDERS: Mapping[str, tuple[str, ...]] = {
     "local": (),
@@ -125,6 +126,20 @@ class Settings:
     max_wait_seconds: int = setting(_whole(0, 3600), 90, "Longest wait that `Prefer: wait` gets; proxies cut at 100 s.")
     default_wait_seconds: int = setting(_whole(0, 3600), 0, "Wait of requests that do not ask for one.")
     url_ttl_seconds: int = setting(_whole(60, 7 * 86_400), 86_400, "How long the URL of a finished video is valid.")
+    output_retention_seconds: int = setting(
+        _whole(60, 365 * DAY_S), 7 * DAY_S, "How long a finished video is kept; after that its job has no `video_url`."
+    )
+    upload_retention_seconds: int = setting(
+        _whole(60, 365 * DAY_S),
+        DAY_S,
+        "How long an uploaded file is kept; one that an unfinished job names stays until that job has ended.",
+    )
+    idempotency_retention_seconds: int = setting(
+        _whole(60, 365 * DAY_S), DAY_S, "How long an `Idempotency-Key` is remembered."
+    )
+    job_retention_seconds: int = setting(
+        _whole(60, 3650 * DAY_S), 30 * DAY_S, "How long a job can be read after it has ended."
+    )
     min_free_disk_percent: int = setting(
         _whole(0, 90), 10, "Below this share of free disk new jobs and uploads are refused with 507."
     )
@@ -178,6 +193,10 @@ def check(settings: Settings) -> None:
     mistakes += ["SECRET_KEY: every key needs at least 32 characters." for key in settings.secret_key if len(key) < 32]
     if settings.default_wait_seconds > settings.max_wait_seconds:
         mistakes.append("DEFAULT_WAIT_SECONDS: must not be more than MAX_WAIT_SECONDS.")
+    if settings.job_retention_seconds < max(settings.output_retention_seconds, settings.idempotency_retention_seconds):
+        mistakes.append(
+            "JOB_RETENTION_SECONDS: must not be less than OUTPUT_RETENTION_SECONDS or IDEMPOTENCY_RETENTION_SECONDS."
+        )
     if mistakes:
         raise SettingsError(" ".join(mistakes))
 

@@ -7,7 +7,7 @@ saves them. Reads outside never wait for writers.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import Column, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
+from gateway import ids
 from gateway.jobs import Attempt, Job, State, Status
 
 CONNECT_S = 5
@@ -183,6 +184,27 @@ class Store:
         with self._engine.connect() as connection:
             return _job(connection, jobs.c.id == job_id)
 
+    def jobs_by_id(self, job_ids: Collection[str]) -> dict[str, Job]:
+        """Those of the jobs that there are."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(sa.select(jobs).where(jobs.c.id.in_(job_ids))).mappings()
+            return {row["id"]: _to_job(row) for row in rows}
+
+    def unfinished_params(self, containing: str) -> list[str]:
+        """Params, as JSON text, of the jobs that are not over and have `containing` in them."""
+        text = sa.cast(jobs.c.params, sa.Text)
+        # a job has a next look until it is over; for IS NOT NULL SQLite would not use the index
+        query = sa.select(text).where(jobs.c.next_at > 0, text.contains(containing, autoescape=True))
+        with self._engine.connect() as connection:
+            return list(connection.scalars(query))
+
+    def old_idempotency_keys(self, until: int, limit: int) -> list[tuple[str, str]]:
+        """(key id, idempotency key) of records that were made at `until` or before."""
+        key = idempotency.c.key_id, idempotency.c.idempotency_key
+        query = sa.select(*key).where(idempotency.c.created_at <= until).limit(limit)
+        with self._engine.connect() as connection:
+            return [(row[0], row[1]) for row in connection.execute(query)]
+
     def attempts(self, job_id: str) -> list[Attempt]:
         """All attempts of a job, oldest first."""
         query = sa.select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.id)
@@ -314,6 +336,21 @@ class Transaction:
         kept = sa.select(idempotency.c.fingerprint, idempotency.c.job_id).filter_by(**here)
         row = self._connection.execute(kept).one()
         return row[0], row[1]
+
+    def delete_idempotency_keys(self, keys: Collection[tuple[str, str]], until: int) -> int:
+        """Delete those of the records that nobody has taken over since. Answers how many."""
+        key = sa.tuple_(idempotency.c.key_id, idempotency.c.idempotency_key)
+        query = idempotency.delete().where(key.in_(keys), idempotency.c.created_at <= until)
+        return self._connection.execute(query).rowcount
+
+    def delete_jobs(self, finished_until: int, limit: int) -> int:
+        """Delete the oldest jobs that ended at `finished_until` or before, with their attempts. Answers how many."""
+        # By the primary key, so that only old rows are looked at: nothing ends before it was made. With IS NULL SQLite
+        # would rather go through all jobs that are over.
+        old = sa.and_(jobs.c.id < ids.first("job", finished_until + 1), jobs.c.finished_at <= finished_until)
+        over = sa.func.coalesce(jobs.c.next_at, 0) == 0
+        oldest = sa.select(jobs.c.id).where(old, over).order_by(jobs.c.id).limit(limit)
+        return self._connection.execute(jobs.delete().where(jobs.c.id.in_(oldest))).rowcount
 
     def api_keys(self) -> list[ApiKey]:
         """All keys; nobody else changes them before this transaction has ended."""

@@ -19,7 +19,9 @@ from wire.errors import CODES, JobError
 
 log = structlog.get_logger(__name__)
 
-RETRY_AFTER_S = 2
+# Of a job that is not over: the least pause before the next look, and the most while it runs and while it waits.
+LEAST_RETRY_S = 1
+MOST_RETRY_RUNNING_S, MOST_RETRY_QUEUED_S = 10, 30
 
 
 class JobStatsSchema(StatsSchema):
@@ -66,7 +68,10 @@ class JobSchema(Schema):
     startedAt = fields.String(metadata={"description": "When a worker took it first."})
     finishedAt = fields.String()
     waitingFor = fields.String(metadata={"description": "Why a queued job has not started, where that is known."})
-    video_url = fields.String(metadata={"description": "The finished video; signed anew at every read."})
+    video_url = fields.String(
+        metadata={"description": "The finished video; signed anew at every read. Left out once it has expired."}
+    )
+    expiresAt = fields.String(metadata={"description": "When the finished video is removed."})
     stats = fields.Nested(JobStatsSchema)
     error = fields.Nested(JobErrorSchema)
 
@@ -103,9 +108,13 @@ def job_document(job: Job) -> dict[str, Any]:
         "finishedAt": to_rfc3339(job.finished_at) if job.finished_at else None,
         "waitingFor": job.waiting_for,
     }
-    if job.status is Status.COMPLETED and job.output_key:
-        expires_at = here.clock.now_ms() + here.settings.url_ttl_seconds * 1000
-        document["video_url"] = here.storage.presign_get(job.output_key, expires_at=expires_at)
+    kept_until = job.output_expires_at(here.settings.output_retention_seconds)
+    if kept_until is not None and job.output_key:
+        now = here.clock.now_ms()
+        if now < kept_until:
+            url_ends_at = now + here.settings.url_ttl_seconds * 1000
+            document["video_url"] = here.storage.presign_get(job.output_key, expires_at=url_ends_at)
+        document["expiresAt"] = to_rfc3339(kept_until)
         document["stats"] = _stats(job)
     if job.status is Status.FAILED:
         document["error"] = {"code": job.error_code, "message": job.error_message}
@@ -126,10 +135,19 @@ def job_response(job: Job, *, wait: int | None = None) -> Response:
     response.status_code = 200 if job.finished else 202
     response.headers["Location"] = f"/jobs/{job.id}"
     if job.status not in FINISHED:
-        response.headers["Retry-After"] = str(RETRY_AFTER_S)
+        response.headers["Retry-After"] = str(_retry_after_s(job, services().clock.now_ms()))
     if applied is not None:
         response.headers["Preference-Applied"] = f"wait={applied}"
     return response
+
+
+def _retry_after_s(job: Job, now: int) -> int:
+    """Soon for what may end soon: what is left of a job that tells its progress, else a quarter of its age."""
+    running = job.status is Status.RUNNING and job.started_at is not None
+    age_s = (now - (job.started_at if running and job.started_at else job.queued_at)) / 1000
+    left_s = age_s * (1 - job.progress) / job.progress if running and job.progress else age_s / 4
+    most_s = MOST_RETRY_RUNNING_S if running else MOST_RETRY_QUEUED_S
+    return max(LEAST_RETRY_S, min(most_s, round(left_s)))
 
 
 def _waited(job: Job, seconds: int) -> Job:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import structlog
@@ -14,6 +14,8 @@ from werkzeug.wsgi import ClosingIterator
 
 from gateway import ids
 from gateway.api.blueprint import Blueprint
+from gateway.jobs import MARGIN_MS, MAX_TRIES
+from gateway.settings import Settings
 from gateway.storage import StorageFullError
 from gateway.storage.local import LocalStorage
 from gateway.wiring import services
@@ -34,7 +36,6 @@ from wire.errors import (
 
 log = structlog.get_logger(__name__)
 
-UPLOAD_KEPT_MS = 24 * 3600 * 1000
 _CHUNK_BYTES = 256 * 1024
 _FILE_BODY = {
     "required": True,
@@ -55,7 +56,9 @@ class UploadSchema(Schema):
 
     url = fields.String(metadata={"description": "Name it in a job, as url_video for example."})
     size_bytes = fields.Integer()
-    expiresAt = fields.String(metadata={"description": "RFC 3339; the URL ends then."})
+    expiresAt = fields.String(
+        metadata={"description": "RFC 3339. The file is removed then, or when the last job that names it has ended."}
+    )
 
 
 def blueprint() -> Blueprint:
@@ -101,11 +104,17 @@ def _upload() -> Response:
         raise StorageLow
     key = f"uploads/{g.key_id}/{ids.ulid(now)}"
     size = _store(key, here.settings.max_asset_bytes)
-    expires_at = now + UPLOAD_KEPT_MS
-    url = here.storage.presign_get(key, expires_at=expires_at, for_worker=True)
+    expires_at = now + here.settings.upload_retention_seconds * 1000
+    # The file itself ends with its time, unless a job still needs it: then its URL must hold as long as that job may.
+    url = here.storage.presign_get(key, expires_at=expires_at + _longest_ms(here.settings), for_worker=True)
     response = jsonify({"url": url, "size_bytes": size, "expiresAt": to_rfc3339(expires_at)})
     response.status_code = 201
     return response
+
+
+def _longest_ms(settings: Settings) -> int:
+    """How long a job may be under way at most, all its tries together."""
+    return MAX_TRIES * ((settings.queue_limit_seconds + settings.job_timeout_seconds) * 1000 + MARGIN_MS)
 
 
 def _send(key: str, signature: str) -> Response:
@@ -136,7 +145,7 @@ def _receive(key: str, signature: str) -> Response:
         raise SignatureInvalid
     _bind_ids(key)
     _must_be_wanted(key)
-    size = _store(key, max_bytes)
+    size = _store(key, max_bytes, lambda: _must_be_wanted(key))
     log.info("file.stored", key=key, size_bytes=size)
     return Response(status=201)
 
@@ -164,8 +173,8 @@ def _must_be_wanted(key: str) -> None:
         raise AttemptSuperseded
 
 
-def _store(key: str, max_bytes: int) -> int:
-    """Write the request's body under `key`; answers its size."""
+def _store(key: str, max_bytes: int, check: Callable[[], None] = lambda: None) -> int:
+    """Write the request's body under `key`, if `check` lets it pass once all of it has come; answers its size."""
     here = services()
     length = request.content_length
     if length is None:
@@ -179,13 +188,13 @@ def _store(key: str, max_bytes: int) -> int:
         if not held:
             raise TransfersBusy
         try:
-            return _local().write(key, _body(length)).size_bytes
+            return _local().write(key, _body(length, check)).size_bytes
         except StorageFullError as error:
             log.error("storage.full", key=key)
             raise StorageLow from error
 
 
-def _body(length: int) -> Iterator[bytes]:
+def _body(length: int, check: Callable[[], None]) -> Iterator[bytes]:
     """The request's body in pieces; raises BadRequest when the client goes away or stalls before all of it came."""
     received = 0
     try:
@@ -196,3 +205,4 @@ def _body(length: int) -> Iterator[bytes]:
         raise BadRequest("The connection ended before the whole file had come.") from error
     if received < length:
         raise BadRequest("The connection ended before the whole file had come.")
+    check()

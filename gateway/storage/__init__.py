@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,7 +34,13 @@ class Storage(Protocol):
         """The file, or None when it is not there."""
 
     def delete(self, key: str) -> None:
-        """Remove the file; no error when it is not there."""
+        """Remove the file; no error when it is not there. Downloads of it that have begun go on to their end."""
+
+    def keys(self) -> Iterator[str]:
+        """The keys of all files that are wholly there, in any order. Files may come and go meanwhile."""
+
+    def tidy(self) -> None:
+        """Remove what transfers left behind that never came to their end, as of a process that was killed."""
 
     def free_percent(self) -> float:
         """Share of the room that is free, 0 to 100."""

@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -23,8 +23,13 @@ from gateway.storage import StorageFullError, StoredFile
 from wire.clock import Clock
 from wire.envelope import Upload
 
-_ULID = "[0-9A-HJKMNP-TV-Z]{26}"
+_ULID = "[0-7][0-9A-HJKMNP-TV-Z]{25}"
 _KEY = re.compile(rf"(outputs/job_{_ULID}/att_{_ULID}\.mp4|uploads/key_{_ULID}/{_ULID})")
+
+_FOLDERS = ("outputs", "uploads")
+_PART = ".part-"
+# A file that is being written changes more often than this: clients that stall are cut off long before.
+HALF_WRITTEN_MS = 3600 * 1000
 
 # Nobody removes a folder as empty that another transfer has just begun in.
 _folders = threading.Lock()
@@ -52,7 +57,30 @@ class LocalStorage:
             return None
 
     def delete(self, key: str) -> None:
-        self.path(key).unlink(missing_ok=True)
+        path = self.path(key)
+        path.unlink(missing_ok=True)
+        _remove_if_empty(path.parent)
+
+    def keys(self) -> Iterator[str]:
+        for folder in self._places():
+            for name in _names(folder):
+                key = f"{folder.parent.name}/{folder.name}/{name}"
+                if _KEY.fullmatch(key):
+                    yield key
+
+    def tidy(self) -> None:
+        """Half-written files that nobody writes any more, and empty folders."""
+        for folder in self._places():
+            for path in (folder / name for name in _names(folder) if name.startswith(_PART)):
+                with suppress(FileNotFoundError):  # it was just finished
+                    if self._clock.now_ms() - path.stat().st_mtime * 1000 > HALF_WRITTEN_MS:
+                        path.unlink()
+            _remove_if_empty(folder)
+
+    def _places(self) -> Iterator[Path]:
+        """Those that files lie in."""
+        for kind in _FOLDERS:
+            yield from (self._root / kind / name for name in _names(self._root / kind))
 
     def path(self, key: str) -> Path:
         """Where the file of `key` is; raises ValueError for anything that is not a key of ours."""
@@ -102,10 +130,31 @@ def _make_folder(folder: Path) -> None:
     _sync_folder(folder.parent)
 
 
+def _names(folder: Path) -> list[str]:
+    try:
+        return [path.name for path in folder.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with _folders, suppress(OSError):  # it has files, or is gone already
+        folder.rmdir()
+
+
+def _begin(folder: Path) -> tuple[int, str]:
+    """A new file in `folder`, open: its descriptor and its path."""
+    while True:
+        with _folders:
+            _make_folder(folder)
+            try:
+                return tempfile.mkstemp(prefix=_PART, dir=folder)
+            except FileNotFoundError:
+                continue  # another process has just removed the folder as empty
+
+
 def _write_whole(path: Path, chunks: Iterable[bytes]) -> None:
-    with _folders:
-        _make_folder(path.parent)
-        handle, name = tempfile.mkstemp(prefix=".part-", dir=path.parent)
+    handle, name = _begin(path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             for chunk in chunks:
@@ -116,8 +165,7 @@ def _write_whole(path: Path, chunks: Iterable[bytes]) -> None:
         _sync_folder(path.parent)
     except BaseException:
         Path(name).unlink(missing_ok=True)
-        with _folders, suppress(OSError):  # it has other files
-            path.parent.rmdir()
+        _remove_if_empty(path.parent)
         raise
 
 

@@ -17,7 +17,7 @@ from gateway import dispatcher as loop_module
 from gateway import pace
 from gateway import step as module
 from gateway.costs import Price
-from gateway.dispatcher import LEASE_MS, POOL, RECONCILE_MS, TICK_MS
+from gateway.dispatcher import CHORE_MS, LEASE_MS, POOL, TICK_MS
 from gateway.jobs import MARGIN_MS, Attempt, Job, State, Status
 from gateway.pace import TOLD_FIRST_MS
 from gateway.providers.base import (
@@ -776,10 +776,39 @@ def test_one_gateway_at_a_time_reconciles(
         turn(other)
         clock.advance(TICK_MS)
     assert provider.reconciled == 3
-    assert other.store.lease_expires_at("reconcile:fake") == clock.now_ms() - TICK_MS + RECONCILE_MS
-    clock.advance(RECONCILE_MS)
+    assert other.store.lease_expires_at("reconcile:fake") == clock.now_ms() - TICK_MS + CHORE_MS
+    clock.advance(CHORE_MS)
     turn(other)
     assert provider.reconciled == 4
+
+
+def test_one_gateway_at_a_time_cleans_up(
+    services: Services, wire: Wire, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, cleaned = wire(), []
+    for each in (services, other):
+        monkeypatch.setattr(each.dispatcher._janitor, "step", lambda _, each=each: cleaned.append(each))
+    for _ in range(3):
+        turn(services)
+        turn(other)
+        clock.advance(TICK_MS)
+    assert cleaned == [services] * 3
+    clock.advance(CHORE_MS)
+    turn(other)
+    assert cleaned[3:] == [other]
+
+
+def test_a_clean_up_that_fails_stops_nothing(
+    services: Services, clock: FixedClock, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(services.dispatcher._janitor, "step", fail)
+    turn(services)
+    clock.advance(TICK_MS)
+    turn(services)
+    assert provider.reconciled == 2
 
 
 def test_reconciling_that_takes_long_holds_up_no_job(

@@ -6,16 +6,19 @@ import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from gateway import ids
+from gateway.settings import Settings
+from gateway.signing import Signer
 from gateway.storage import StorageFullError
-from gateway.storage.local import LocalStorage
+from gateway.storage.local import HALF_WRITTEN_MS, LocalStorage
 from gateway.wiring import Services
-from tests.gateway.conftest import SECRET_KEY, START_MS, FixedClock, Wire
+from tests.gateway.conftest import PROCESSES, SECRET_KEY, START_MS, FixedClock, Wire
 
 KEY = f"outputs/{ids.new('job', START_MS)}/{ids.new('att', START_MS)}.mp4"
 OTHER = f"outputs/{ids.new('job', START_MS)}/{ids.new('att', START_MS)}.mp4"
@@ -201,6 +204,102 @@ def test_every_new_folder_is_entered_on_the_disk(storage: LocalStorage, monkeypa
     job = storage.path(KEY).parent
     folders = [job.parents[i] for i in (2, 1, 0)]  # the data folder, files/, outputs/
     assert [Path(path) for path in synced if Path(path).is_dir()] == [*folders, job]
+
+
+# Finding and removing
+
+
+def test_the_keys_of_whole_files_are_found_and_nothing_else(storage: LocalStorage) -> None:
+    assert list(storage.keys()) == []
+    for key in (KEY, OTHER, UPLOAD):
+        storage.write(key, [b"x"])
+    storage.path(KEY).with_name(".part-abc").touch()
+    storage.path(KEY).with_name("notes.txt").touch()
+    (storage._root / "outputs" / "stray").touch()
+    assert sorted(storage.keys()) == sorted([KEY, OTHER, UPLOAD])
+
+
+def test_files_may_go_while_keys_are_listed(storage: LocalStorage) -> None:
+    for key in (KEY, OTHER):
+        storage.write(key, [b"x"])
+    keys = storage.keys()
+    assert next(keys) in {KEY, OTHER}
+    for key in (KEY, OTHER):
+        storage.delete(key)
+    assert list(keys) == []
+
+
+def test_deleting_leaves_no_empty_folder(storage: LocalStorage) -> None:
+    second = KEY.replace(".mp4", "")[:-1] + "Z.mp4"
+    for key in (KEY, second):
+        storage.write(key, [b"x"])
+    storage.delete(KEY)
+    assert list(storage.keys()) == [second]
+    storage.delete(second)
+    assert not storage.path(KEY).parent.exists()
+
+
+def test_a_download_goes_on_while_its_file_is_deleted(storage: LocalStorage) -> None:
+    storage.write(KEY, [b"first ", b"second"])
+    with storage.path(KEY).open("rb") as file:
+        assert file.read(6) == b"first "
+        storage.delete(KEY)
+        assert file.read() == b"second"
+
+
+def killed_while_writing(settings: Settings) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b"half"
+        os._exit(9)
+
+    LocalStorage(settings, Signer((SECRET_KEY,)), FixedClock()).write(KEY, chunks())
+
+
+def test_what_a_killed_gateway_left_is_removed_and_what_is_being_written_is_not(
+    storage: LocalStorage, settings: Settings, clock: FixedClock
+) -> None:
+    process = PROCESSES.Process(target=killed_while_writing, args=(settings,))
+    process.start()
+    process.join(30)
+    assert process.exitcode == 9
+    (left,) = files_in(storage)
+    assert left.name.startswith(".part-")
+    written_at = left.stat().st_mtime_ns // 1_000_000
+    clock.advance(written_at + HALF_WRITTEN_MS - 1000 - clock.now_ms())
+    storage.tidy()
+    assert files_in(storage) == [left]
+    clock.advance(3000)
+    storage.tidy()
+    assert files_in(storage) == []
+    assert not left.parent.exists()
+
+
+def test_a_folder_without_files_is_removed(storage: LocalStorage) -> None:
+    storage.write(UPLOAD, [b"x"])
+    storage.path(KEY).parent.mkdir(parents=True)
+    storage.tidy()
+    assert not storage.path(KEY).parent.exists()
+    assert list(storage.keys()) == [UPLOAD]
+
+
+def tidy_until(settings: Settings, stop: Event) -> None:
+    storage = LocalStorage(settings, Signer((SECRET_KEY,)), FixedClock())
+    while not stop.is_set():
+        storage.tidy()
+
+
+def test_folders_that_another_process_removes_disturb_no_transfer(storage: LocalStorage, settings: Settings) -> None:
+    stop = PROCESSES.Event()
+    process = PROCESSES.Process(target=tidy_until, args=(settings, stop))
+    process.start()
+    try:
+        for number in range(200):
+            assert storage.write(KEY, [b"x" * number]).size_bytes == number
+            storage.delete(KEY)
+    finally:
+        stop.set()
+        process.join(30)
+    assert process.exitcode == 0
 
 
 def full(code: int) -> Callable[..., object]:

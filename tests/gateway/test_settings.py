@@ -44,11 +44,16 @@ def test_all_mistakes_are_reported_together_by_name() -> None:
 
 def test_mistakes_between_settings_are_reported_together(tmp_path: Path) -> None:
     settings = Settings(
-        providers=("local", "runpot"), secret_key=("short",), default_wait_seconds=91, max_wait_seconds=90
+        providers=("local", "runpot"),
+        secret_key=("short",),
+        default_wait_seconds=91,
+        max_wait_seconds=90,
+        job_retention_seconds=86_399,
     )
     with pytest.raises(SettingsError) as caught:
         create_app(settings)
-    assert all(name in str(caught.value) for name in ("'runpot'", "SECRET_KEY", "DEFAULT_WAIT_SECONDS"))
+    names = ("'runpot'", "SECRET_KEY", "DEFAULT_WAIT_SECONDS", "JOB_RETENTION_SECONDS")
+    assert all(name in str(caught.value) for name in names)
     assert "short" not in str(caught.value).replace("shorter", "")
 
 

@@ -333,6 +333,84 @@ def api_key(**changes: object) -> ApiKey:
     return replace(ApiKey("key_1", "n", "cli", "rl_12345", "a" * 64, NOW), **changes)
 
 
+# Finding and removing what is old
+
+
+def ended(at: int, **changes: object) -> Job:
+    return new_job(at, **{"status": Status.FAILED, "next_at": None, "finished_at": at, **changes})
+
+
+def delete_jobs(store: Store, until: int, limit: int = 100) -> int:
+    with store.transaction() as tx:
+        return tx.delete_jobs(until, limit)
+
+
+def test_jobs_are_found_by_their_ids(store: Store) -> None:
+    made = add(store, *(new_job(NOW) for _ in range(3)))
+    assert store.jobs_by_id([made[0].id, made[2].id, "job_x"]) == {job.id: job for job in (made[0], made[2])}
+    assert store.jobs_by_id([]) == {}
+
+
+def test_only_jobs_that_ended_long_ago_are_deleted(store: Store) -> None:
+    old, late = add(store, ended(NOW), ended(NOW, finished_at=NOW + 1))
+    kept = [late, *add(store, ended(NOW, next_at=NOW), new_job(NOW), ended(NOW + 1))]
+    with store.transaction() as tx:
+        tx.add_attempt(new_attempt(old, NOW, State.FAILED))
+    assert delete_jobs(store, NOW) == 1
+    assert (store.job(old.id), store.attempts(old.id)) == (None, [])
+    assert [store.job(job.id) for job in kept] == kept
+    assert delete_jobs(store, NOW) == 0
+
+
+def test_the_oldest_jobs_are_deleted_first_and_no_more_than_asked_for(store: Store) -> None:
+    made = add(store, *(ended(NOW + i) for i in range(5)))
+    assert [delete_jobs(store, NOW + 9, 2) for _ in range(4)] == [2, 2, 1, 0]
+    made = add(store, *(ended(NOW + i) for i in range(3)))
+    delete_jobs(store, NOW + 9, 2)
+    assert [store.job(job.id) for job in made] == [None, None, made[2]]
+
+
+def test_neither_search_goes_through_all_jobs(store: Store) -> None:
+    if store._engine.dialect.name != "sqlite":
+        pytest.skip("PostgreSQL chooses its plans by statistics")
+    calls: list[tuple[str, tuple[object, ...]]] = []
+    sa.event.listen(store._engine, "before_cursor_execute", lambda *call: calls.append((call[2], call[3])))
+    delete_jobs(store, NOW)
+    store.unfinished_params("x")
+    searches = [call for call in calls if call[0].startswith(("DELETE", "SELECT CAST"))]
+    plans = []
+    with store._engine.connect() as connection:
+        for statement, values in searches:
+            plans.append([row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)])
+    deleting, looking = plans
+    assert "SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (id<?)" in deleting
+    assert looking == ["SEARCH jobs USING INDEX jobs_due (next_at>?)"]
+
+
+def test_params_of_jobs_that_are_not_over_are_found_by_what_is_in_them(store: Store) -> None:
+    url = "https://example.com/files/uploads/key_1/01?signature=a_b%c"
+    add(store, new_job(NOW, params={"url": url}), new_job(NOW, params={"url": "é"}), ended(NOW, params={"url": url}))
+    (found,) = store.unfinished_params("uploads/")
+    assert url in found
+    assert store.unfinished_params("uploads_") == store.unfinished_params("%")[1:] == []
+
+
+def test_old_idempotency_keys_are_found_and_deleted_unless_renewed(store: Store) -> None:
+    def claim(key: str, now: int, after: int = 0) -> None:
+        with store.transaction() as tx:
+            tx.claim_idempotency_key("key_a", key, "f", f"job_{now}", now=now, after=after)
+
+    for number, key in enumerate(["a", "b", "c"]):
+        claim(key, NOW + number)
+    old = store.old_idempotency_keys(NOW + 1, 100)
+    assert sorted(old) == [("key_a", "a"), ("key_a", "b")]
+    assert len(store.old_idempotency_keys(NOW + 1, 1)) == 1
+    claim("b", NOW + 5, after=NOW + 1)
+    with store.transaction() as tx:
+        assert tx.delete_idempotency_keys(old, NOW + 1) == 1
+    assert sorted(store.old_idempotency_keys(NOW + 9, 100)) == [("key_a", "b"), ("key_a", "c")]
+
+
 def test_an_api_key_is_inserted_or_replaced_by_its_id(store: Store) -> None:
     for record in (api_key(), api_key(name="m", revoked_at=NOW)):
         with store.transaction() as tx:

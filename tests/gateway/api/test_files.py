@@ -23,6 +23,7 @@ from tests.gateway.api.conftest import CAPTION, VIDEO, Worker, assert_problem, l
 from tests.gateway.conftest import START_MS, FixedClock, Wire
 
 SIZE = len(VIDEO)
+DAY_MS = 24 * 3600 * 1000
 EMPTY = {"CONTENT_LENGTH": "0"}
 
 
@@ -157,6 +158,37 @@ def test_for_a_cancelled_job_nothing_is_stored(api: FlaskClient, worker: Worker,
     api.delete(f"/jobs/{worker.job_id}")
     assert_problem(worker.put(), 409, "attempt_superseded")
     assert stored(services) == []
+
+
+def test_an_upload_whose_attempt_ends_before_it_is_whole_stores_nothing(
+    api: FlaskClient, worker: Worker, services: Services
+) -> None:
+    class Body(BytesIO):
+        """The job is cancelled while the last piece is on its way."""
+
+        def readinto(self, buffer: Any) -> int:
+            assert api.delete(f"/jobs/{worker.job_id}").status_code == 200
+            return super().readinto(buffer)
+
+    response = worker.client.put(worker.upload, input_stream=Body(VIDEO), headers={"Content-Length": str(SIZE)})
+    assert_problem(response, 409, "attempt_superseded")
+    assert stored(services) == []
+
+
+def test_an_upload_that_ends_late_does_not_replace_the_finished_video(
+    api: FlaskClient, worker: Worker, services: Services
+) -> None:
+    class Body(BytesIO):
+        """The same worker gave this one up, and was done with another one."""
+
+        def readinto(self, buffer: Any) -> int:
+            worker.finish()
+            return super().readinto(buffer)
+
+    late = b"x" * SIZE
+    response = worker.client.put(worker.upload, input_stream=Body(late), headers={"Content-Length": str(SIZE)})
+    assert_problem(response, 409, "attempt_superseded")
+    assert [path.read_bytes() for path in stored(services)] == [VIDEO]
 
 
 def test_a_finished_video_cannot_be_replaced(client: FlaskClient, worker: Worker, video: str) -> None:
@@ -372,9 +404,13 @@ def test_an_upload_is_never_shown_as_a_page(api: FlaskClient, client: FlaskClien
     assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_the_url_of_an_upload_ends_after_a_day(api: FlaskClient, client: FlaskClient, clock: FixedClock) -> None:
+def test_the_url_of_an_upload_ends_with_the_longest_job_that_may_name_it(
+    api: FlaskClient, client: FlaskClient, clock: FixedClock
+) -> None:
     url = local(upload(api).get_json()["url"])
-    clock.advance(24 * 3600 * 1000)
+    clock.advance(DAY_MS + 3 * (3600 + 600 + 120) * 1000 - 1)
+    assert fetch(client, url).status_code == 200
+    clock.advance(1)
     assert_problem(fetch(client, url), 403, "signature_invalid")
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 from gateway.jobs import State, Status
 from gateway.wiring import Services
 from tests.gateway.api.conftest import CAPTION, Worker, assert_problem
-from tests.gateway.conftest import JobFactory, Wire
+from tests.gateway.conftest import FixedClock, JobFactory, Wire
 
 ENDED = [Status.COMPLETED, Status.FAILED, Status.CANCELLED]
 
@@ -53,6 +53,46 @@ def test_the_answer_tells_whether_to_ask_again(api: FlaskClient, job_factory: Jo
     assert response.status_code == (200 if status in ENDED else 202)
     assert ("Retry-After" in response.headers) == (status not in ENDED)
     assert response.headers["Location"] == f"/jobs/{job.id}"
+
+
+@pytest.mark.parametrize(
+    ("age_s", "progress", "started", "retry_after_s"),
+    [
+        (0, 0.0, False, 1),
+        (8, 0.0, False, 2),
+        (3000, 0.0, False, 30),
+        (0, 0.0, True, 1),
+        (20, 0.0, True, 5),
+        (20, 0.9, True, 2),
+        (20, 1.0, True, 1),
+        (500, 0.1, True, 10),
+        (-3600, 0.5, True, 1),
+    ],
+)
+def test_when_to_ask_again_fits_the_job(
+    api: FlaskClient,
+    job_factory: JobFactory,
+    clock: FixedClock,
+    age_s: int,
+    progress: float,
+    started: bool,
+    retry_after_s: int,
+) -> None:
+    now = clock.now_ms()
+    status = Status.RUNNING if started else Status.QUEUED
+    job = job_factory(status=status, progress=progress, started_at=now if started else None)
+    clock.advance(age_s * 1000)
+    response = api.get(f"/jobs/{job.id}")
+    assert response.headers["Retry-After"] == str(retry_after_s)
+    assert {"video_url", "expiresAt"}.isdisjoint(response.get_json())
+
+
+def test_a_job_that_waits_again_is_asked_for_as_a_new_one(
+    api: FlaskClient, job_factory: JobFactory, clock: FixedClock
+) -> None:
+    job = job_factory(queued_at=clock.now_ms() + 600_000, started_at=clock.now_ms())
+    clock.advance(600_000)
+    assert api.get(f"/jobs/{job.id}").headers["Retry-After"] == "1"
 
 
 def test_a_failed_job_tells_code_and_message_and_no_url(api: FlaskClient, job_factory: JobFactory) -> None:

@@ -195,6 +195,21 @@ def test_waiting_requests_are_answered_when_their_job_ends(
     assert {(f.result(10).status_code, f.result().json()["status"]) for f in waiting} == {(200, "cancelled")}
 
 
+def test_a_waiting_request_is_answered_within_100_ms_of_the_end(server: Live) -> None:
+    late_s = []
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(5):
+            job, _attempt = server.claimed_job()
+            waiting = pool.submit(server.call, "GET", f"/jobs/{job.id}?wait=60")
+            time.sleep(0.3)
+            assert not waiting.done()
+            assert server.call("DELETE", f"/jobs/{job.id}").status_code == 200
+            ended_at = time.monotonic()
+            assert waiting.result(10).json()["status"] == "cancelled"
+            late_s.append(time.monotonic() - ended_at)
+    assert sorted(late_s)[2] < 0.1, late_s
+
+
 def test_beyond_the_transfer_share_workers_are_told_to_come_again(server: Live, stack: ExitStack) -> None:
     hold_transfers(server, stack)
     _, attempt = server.claimed_job()
@@ -297,6 +312,19 @@ def test_what_follows_a_body_is_not_stored_with_it(server: Live, stack: ExitStac
     connection = stack.enter_context(server.half_sent(head, b"helloGARBAGE\r\n\r\n"))
     assert read_reply(connection).status == 201
     assert [path.read_bytes() for path in server.files() if attempt.id in path.name] == [b"hello"]
+
+
+def test_a_download_that_has_begun_outlives_its_file(server: Live) -> None:
+    body = os.urandom(BIG)
+    url = str(server.call("POST", "/files", data=body).json()["url"])
+    key = url.partition("/files/")[2].partition("?")[0]
+    with server.call("GET", url, stream=True) as response:
+        pieces = response.iter_content(100_000)
+        received = next(pieces)
+        server.services.storage.delete(key)
+        assert server.call("GET", url).status_code == 404
+        received += b"".join(pieces)
+    assert received == body
 
 
 def test_a_big_upload_comes_back_the_same(server: Live) -> None:

@@ -1,0 +1,72 @@
+"""Stands between the gateway and its local worker: the work of one address goes where a test wants it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import requests
+
+TIMEOUT_S = 10
+
+
+class Relay:
+    """Jobs go to the workers at all the ports in `targets`, everything else to the first; the first one's answer counts."""
+
+    def __init__(self) -> None:
+        self.targets: list[int] = []
+        relay = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _pass_on(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                ports = relay.targets if self.command == "POST" else relay.targets[:1]
+                try:
+                    answers = [self._ask(port, body) for port in ports]
+                except requests.RequestException:
+                    self.close_connection = True
+                    return
+                self.send_response(answers[0].status_code)
+                for name in ("Content-Type", "Retry-After"):
+                    if value := answers[0].headers.get(name):
+                        self.send_header(name, value)
+                self.send_header("Content-Length", str(len(answers[0].content)))
+                self.end_headers()
+                self.wfile.write(answers[0].content)
+
+            def _ask(self, port: int, body: bytes) -> requests.Response:
+                headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
+                url = f"http://127.0.0.1:{port}{self.path}"
+                return requests.request(self.command, url, data=body, headers=headers, timeout=TIMEOUT_S)
+
+            do_GET = do_POST = do_DELETE = _pass_on
+
+            def log_message(self, format: str, *args: object) -> None: ...
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        self._http.block_on_close = False
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        return int(self._http.server_address[1])
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+
+@contextmanager
+def relay() -> Iterator[Relay]:
+    made = Relay()
+    try:
+        yield made
+    finally:
+        made.close()

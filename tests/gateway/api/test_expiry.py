@@ -1,0 +1,125 @@
+"""What clients see of things whose time is up."""
+
+from __future__ import annotations
+
+from flask.testing import FlaskClient
+
+from gateway.jobs import State, Status
+from gateway.wiring import Services
+from tests.gateway.api.conftest import CAPTION, VIDEO, Worker, assert_problem, local
+from tests.gateway.conftest import FixedClock, JobFactory, Wire
+from tests.gateway.test_janitor import clean
+from wire.clock import to_rfc3339
+
+DAY_MS = 24 * 3600 * 1000
+
+
+def test_a_completed_job_tells_until_when_its_video_is_there(
+    api: FlaskClient, worker: Worker, clock: FixedClock
+) -> None:
+    worker.finish()
+    path = f"/jobs/{worker.job_id}"
+    before = api.get(path).get_json()
+    assert before["expiresAt"] == to_rfc3339(clock.now_ms() + 7 * DAY_MS)
+    clock.advance(7 * DAY_MS - 1)
+    assert "video_url" in api.get(path).get_json()
+    clock.advance(1)
+    response = api.get(path)
+    assert response.status_code == 200
+    assert response.get_json() == {name: value for name, value in before.items() if name != "video_url"}
+    assert api.get("/jobs").get_json()["jobs"] == [response.get_json()]
+
+
+def test_a_job_without_a_video_tells_no_time(api: FlaskClient, job_factory: JobFactory) -> None:
+    for status in set(Status) - {Status.COMPLETED}:
+        job = job_factory(status=status, started_at=1, finished_at=2, error_code="job_timeout", error_message="Long.")
+        assert "expiresAt" not in api.get(f"/jobs/{job.id}").get_json()
+
+
+def test_an_expired_video_is_not_found(
+    api: FlaskClient, client: FlaskClient, worker: Worker, services: Services, clock: FixedClock
+) -> None:
+    worker.finish()
+    clock.advance(7 * DAY_MS - 1)
+    url = local(api.get(f"/jobs/{worker.job_id}").get_json()["video_url"])
+    assert client.get(url, buffered=True).data == VIDEO
+    clock.advance(1)
+    clean(services)
+    assert_problem(client.get(url, buffered=True), 404, "not_found")
+    assert_problem(client.get(url, headers={"Range": "bytes=5-"}, buffered=True), 404, "not_found")
+    assert services.shares.transfers.take()
+
+
+def test_a_job_that_was_removed_is_not_found(
+    api: FlaskClient, worker: Worker, services: Services, clock: FixedClock
+) -> None:
+    worker.finish()
+    clock.advance(30 * DAY_MS)
+    clean(services)
+    path = f"/jobs/{worker.job_id}"
+    for response in (api.get(path), api.get(f"{path}?wait=5"), api.delete(path)):
+        assert_problem(response, 404, "not_found")
+    assert api.get("/jobs").get_json() == {"jobs": [], "nextCursor": None}
+    assert api.get(f"/jobs?cursor={worker.job_id}").get_json()["jobs"] == []
+    assert_problem(worker.put(), 403, "signature_invalid")
+
+
+def test_a_download_outlives_its_file(
+    api: FlaskClient, client: FlaskClient, worker: Worker, services: Services, clock: FixedClock
+) -> None:
+    worker.finish()
+    clock.advance(7 * DAY_MS - 1)
+    response = client.get(local(api.get(f"/jobs/{worker.job_id}").get_json()["video_url"]), buffered=False)
+    clock.advance(1)
+    clean(services)
+    assert list(services.storage.keys()) == []
+    assert response.data == VIDEO
+    response.close()
+
+
+def test_an_old_upload_can_be_fetched_while_a_job_waits_and_not_afterwards(
+    api: FlaskClient, client: FlaskClient, services: Services, clock: FixedClock
+) -> None:
+    answer = api.post("/files", data=b"a video", content_type="video/mp4").get_json()
+    assert answer["expiresAt"] == to_rfc3339(clock.now_ms() + DAY_MS)
+    clock.advance(DAY_MS - 1)
+    job = api.post("/video/caption", json={**CAPTION, "url_video": answer["url"]}).get_json()
+    clock.advance(3600 * 1000 - 1)
+    clean(services)
+    assert client.get(local(answer["url"]), buffered=True).data == b"a video"
+    api.delete(f"/jobs/{job['jobId']}")
+    services.dispatcher.tick()
+    services.dispatcher.settle()
+    clean(services)
+    assert_problem(client.get(local(answer["url"]), buffered=True), 404, "not_found")
+
+
+def test_a_late_upload_of_a_superseded_attempt_is_refused_and_one_that_slipped_in_is_removed(
+    api: FlaskClient, worker: Worker, services: Services, clock: FixedClock
+) -> None:
+    late = services.store.attempt(worker.attempt_id)
+    assert late is not None
+    assert worker.report("started").status_code == 200
+    clock.advance(31_000)
+    services.dispatcher.tick()
+    services.dispatcher.settle()
+    assert services.store.attempt(late.id).state is State.FAILED  # type: ignore[union-attr]
+    clock.advance(5_000)
+    services.dispatcher.tick()
+    services.dispatcher.settle()
+    assert services.store.job(worker.job_id).attempt_id != late.id  # type: ignore[union-attr]
+    for response in (worker.put(), worker.report("progress", progress=0.5), worker.complete()):
+        assert_problem(response, 409, "attempt_superseded")
+    services.storage.write(late.output_key, [VIDEO])  # between the last look and the rename
+    assert "video_url" not in api.get(f"/jobs/{worker.job_id}").get_json()
+    clean(services)
+    assert list(services.storage.keys()) == []
+
+
+def test_a_longer_time_of_another_setting_counts_at_once(
+    api: FlaskClient, app: object, worker: Worker, clock: FixedClock, wire: Wire
+) -> None:
+    worker.finish()
+    clock.advance(8 * DAY_MS)
+    app.extensions["reelay"] = wire(output_retention_seconds=9 * 86_400)  # type: ignore[attr-defined]
+    assert "video_url" in api.get(f"/jobs/{worker.job_id}").get_json()
