@@ -7,7 +7,6 @@ import threading
 import pytest
 
 from gateway.providers.restraint import Breaker, Budget, BudgetExhausted
-from tests.servers import eventually
 
 
 class Now:
@@ -116,17 +115,14 @@ def test_one_caller_tries_and_the_others_wait_for_what_it_finds() -> None:
 
 
 def test_a_breaker_is_shared_by_threads() -> None:
-    breaker = Breaker(1, 0.05)
+    now = Now()
+    breaker = Breaker(1, 2, now=now)
     breaker.failed()
-    tried: list[float] = []
-
-    def ask() -> None:
-        tried.append(breaker.closed_in_s())
-
-    eventually(lambda: breaker.closed_in_s() == 0, 2)
-    threads = [threading.Thread(target=ask) for _ in range(20)]
+    now.s += 2
+    asked: list[float] = []
+    threads = [threading.Thread(target=lambda: asked.append(breaker.closed_in_s())) for _ in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert 0.0 not in tried
+    assert sorted(asked) == [0.0, *[2.0] * 19]
