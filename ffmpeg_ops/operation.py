@@ -35,13 +35,10 @@ def _has_a_port_that_exists(url: str) -> None:
         raise ValidationError("Must be an http or https URL.") from error
 
 
-class Asset(fields.Url):
-    """A param that names a file by URL. `kind` is one of ASSET_KINDS; the worker fetches the file before `run`."""
+class WebUrl(fields.Url):
+    """An http or https URL, of at most MAX_URL characters."""
 
-    def __init__(self, kind: str, **kwargs: Any) -> None:
-        if kind not in ASSET_KINDS:
-            raise ValueError(f"unknown kind of asset: {kind}")
-        self.kind = kind
+    def __init__(self, **kwargs: Any) -> None:
         # no top-level domain needed: a gateway on a laptop or in a compose file is http://gateway:8000
         super().__init__(
             require_tld=False,
@@ -50,6 +47,16 @@ class Asset(fields.Url):
             error_messages={"invalid": "Must be an http or https URL."},
             **kwargs,
         )
+
+
+class Asset(WebUrl):
+    """A param that names a file by URL. `kind` is one of ASSET_KINDS; the worker fetches the file before `run`."""
+
+    def __init__(self, kind: str, **kwargs: Any) -> None:
+        if kind not in ASSET_KINDS:
+            raise ValueError(f"unknown kind of asset: {kind}")
+        self.kind = kind
+        super().__init__(**kwargs)
 
 
 class StopSignal:

@@ -13,6 +13,7 @@ from gateway.auth import Keys
 from gateway.bell import Bell
 from gateway.costs import Costs
 from gateway.dispatcher import Dispatcher
+from gateway.documents import Documents
 from gateway.pace import Pace
 from gateway.providers.base import Provider
 from gateway.service import Jobs
@@ -23,6 +24,7 @@ from gateway.step import Parts
 from gateway.storage import Storage
 from gateway.storage.local import LocalStorage
 from gateway.store import Store, make_engine
+from gateway.webhook_sender import Sender
 from wire.clock import Clock, SystemClock
 
 
@@ -38,6 +40,7 @@ class Services:
     providers: Mapping[str, Provider]
     keys: Keys
     jobs: Jobs
+    documents: Documents
     dispatcher: Dispatcher
     shares: Shares
 
@@ -52,6 +55,7 @@ class Services:
         storage = LocalStorage(settings, signer, clock)
         chain = provider if provider is not None else providers.make(providers.Context(settings, signer, store, clock))
         costs, pace = Costs(chain), Pace()
+        documents = Documents(settings, store, storage, clock)
         return cls(
             settings=settings,
             clock=clock,
@@ -61,8 +65,10 @@ class Services:
             providers=chain,
             keys=Keys(store, clock),
             jobs=Jobs(store, storage, clock, settings, bell, costs, pace),
+            documents=documents,
             dispatcher=Dispatcher(
-                Parts(store, storage, chain, clock, settings, signer, bell, pace, costs, clock.now_ms())
+                Parts(store, storage, chain, clock, settings, signer, bell, pace, costs, clock.now_ms()),
+                Sender(settings, store, documents, signer, clock, bell),
             ),
             shares=Shares(settings.threads),
         )

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from marshmallow import ValidationError, fields, validate
 
 from gateway.gpus import Prices
-from wire.settings import CommaList, Folder, SettingsError, read, setting
+from wire.settings import CommaList, Folder, Origins, SettingsError, read, setting
 
 GB = 1_000_000_000
 # Every provider, with the settings that it cannot do without.
@@ -125,6 +125,11 @@ class Settings:
     max_wait_seconds: int = setting(_whole(0, 3600), 90, "Longest wait that `Prefer: wait` gets; proxies cut at 100 s.")
     default_wait_seconds: int = setting(_whole(0, 3600), 0, "Wait of requests that do not ask for one.")
     url_ttl_seconds: int = setting(_whole(60, 7 * 86_400), 86_400, "How long the URL of a finished video is valid.")
+    webhook_allow_origins: tuple[str, ...] = setting(
+        Origins(),
+        "",
+        "Comma list of non-public origins (scheme://host:port) that webhooks may go to. Keep it short.",
+    )
     min_free_disk_percent: int = setting(
         _whole(0, 90), 10, "Below this share of free disk new jobs and uploads are refused with 507."
     )
