@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
+import shutil
 import sqlite3
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +31,7 @@ from gateway.settings import Settings
 from gateway.store import StaleLease
 from gateway.webhook_sender import LEASE_MS, PER_HOST, POOL
 from gateway.webhooks import Outcome, Webhook
+from tests.conftest import ROOT
 from tests.gateway.conftest import CLAIM, PROCESSES, FixedClock, JobFactory, Key, Wire
 from tests.servers import FileServer, Reply, Request, eventually, file_server
 from wire.clock import to_rfc3339
@@ -246,6 +251,56 @@ def test_secrets_of_two_keys_are_apart(
     assert [known(files.requests[0], secrets_of(services, k)[0]) for k in (key, other)] == [True, False]
     files.requests[0].body += b" "
     assert not known(files.requests[0], secrets_of(services, key)[0])
+
+
+def example(name: str) -> str:
+    """Code of the documentation."""
+    page = (ROOT / "docs/api.md").read_text()
+    (code,) = re.findall(rf"<!-- example: {re.escape(name)} -->\n```\w+\n(.*?)```", page, re.DOTALL)
+    return str(code)
+
+
+def verify_in_python(folder: Path, secret: str, request: Request) -> bool:
+    scope: dict[str, Any] = {}
+    exec(example("verify.py"), scope)
+    try:
+        return bool(scope["verify"](secret, request.headers, request.body)["data"]["jobId"])
+    except WebhookVerificationError:
+        return False
+
+
+def verify_in_node(folder: Path, secret: str, request: Request) -> bool:
+    if shutil.which("node") is None:
+        pytest.skip("there is no Node.js")
+    call = f"{example('verify.mjs')}\nverify({json.dumps(secret)}, {json.dumps(headers_of(request))}, process.argv[2]);"
+    (folder / "verify.mjs").write_text(call)
+    done = subprocess.run(
+        ["node", "verify.mjs", request.body.decode()], cwd=folder, capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 0 or "Error: wrong signature" in done.stderr, done.stderr
+    return done.returncode == 0
+
+
+@pytest.mark.parametrize("verify", [verify_in_python, verify_in_node])
+def test_the_documented_check_knows_both_secrets_and_no_forgery(
+    services: Services,
+    files: FileServer,
+    key: Key,
+    ended: Callable[..., Job],
+    tmp_path: Path,
+    verify: Callable[[Path, str, Request], bool],
+) -> None:
+    files.routes["/hook"] = Reply(200)
+    services.keys.rotate_webhook_secret(key.record.id)
+    ended()
+    turn(services)
+    (request,) = files.requests
+    new, old = secrets_of(services, key)
+    assert verify(tmp_path, new, request) and verify(tmp_path, old, request)
+    forged = replace(request, body=request.body.replace(b"cancelled", b"completed"))
+    assert not verify(tmp_path, new, forged)
+    other = webhook_secrets(services.signer, "key_other", None, 0)[0]
+    assert not verify(tmp_path, other, request)
 
 
 # The schedule
