@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,9 +29,12 @@ MAX_URL = 4096
 ASSET_KINDS = ("video", "image", "audio", "subtitles")
 
 
-def _has_a_port_that_exists(url: str) -> None:
+def _can_be_called(url: str) -> None:
+    """Its port exists, and it has no control characters, which PostgreSQL does not store either."""
     try:
         _ = urlsplit(url).port
+        if re.search(r"[\x00-\x20\x7f]", url):
+            raise ValueError("control character")
     except ValueError as error:
         raise ValidationError("Must be an http or https URL.") from error
 
@@ -43,7 +47,7 @@ class WebUrl(fields.Url):
         super().__init__(
             require_tld=False,
             schemes={"http", "https"},
-            validate=[validate.Length(max=MAX_URL), _has_a_port_that_exists],
+            validate=[validate.Length(max=MAX_URL), _can_be_called],
             error_messages={"invalid": "Must be an http or https URL."},
             **kwargs,
         )
