@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -134,6 +134,15 @@ class StaleLease(Exception):
 
 
 @dataclass(frozen=True)
+class Unfinished:
+    """Jobs that have not ended: how many by status, when the oldest was made, how many should have ended."""
+
+    by_status: Mapping[str, int]
+    oldest_at: int | None
+    past_limits: int
+
+
+@dataclass(frozen=True)
 class ApiKey:
     """A client's key. The key itself is not stored, only its SHA-256.
 
@@ -228,6 +237,18 @@ class Store:
         )
         with self._engine.connect() as connection:
             return list(connection.scalars(query))
+
+    def unfinished(self, now: int, margin_ms: int) -> Unfinished:
+        """Figures of the jobs that have not ended. `past_limits`: by more than `margin_ms`."""
+        open_jobs = jobs.c.status.in_([Status.QUEUED, Status.RUNNING])
+        limits_ms = (jobs.c.queue_limit_s + jobs.c.timeout_s) * 1000
+        past = sa.case((jobs.c.queued_at + limits_ms + 2 * margin_ms < now, 1), else_=0)
+        query = sa.select(jobs.c.status, sa.func.count(), sa.func.min(jobs.c.created_at), sa.func.sum(past))
+        with self._engine.connect() as connection:
+            rows = connection.execute(query.where(open_jobs).group_by(jobs.c.status)).all()
+        return Unfinished(
+            {row[0]: row[1] for row in rows}, min((row[2] for row in rows), default=None), sum(row[3] for row in rows)
+        )
 
     def next_due_at(self) -> int | None:
         """When the next job needs a look."""
@@ -329,14 +350,15 @@ class Transaction:
         return _to_webhook(row) if row else None
 
     def lease_webhooks(self, job_ids: list[str], token: str, now: int, until: int) -> list[Webhook]:
-        """As `lease` does with jobs."""
-        taken = {"lease_token": token, "lease_expires_at": until, "next_at": until}
-        leased = []
-        for job_id in job_ids:
-            query = webhooks.update().where(webhooks.c.job_id == job_id, _due(webhooks, now))
-            if self._connection.execute(query.values(taken)).rowcount and (webhook := self.webhook(job_id)):
-                leased.append(webhook)
-        return leased
+        """Lease those that are still due. What another dispatcher takes at this moment is left out, not waited for:
+        two that take the same ones in different order would wait for ever."""
+        still_due = sa.and_(webhooks.c.job_id.in_(job_ids), _due(webhooks, now))
+        query = sa.select(webhooks).where(still_due).with_for_update(skip_locked=True)
+        mine = [_to_webhook(row) for row in self._connection.execute(query).mappings()]
+        taken: dict[str, Any] = {"lease_token": token, "lease_expires_at": until, "next_at": until}
+        chosen = webhooks.c.job_id.in_([webhook.job_id for webhook in mine])
+        self._connection.execute(webhooks.update().where(chosen).values(taken))
+        return [replace(webhook, **taken) for webhook in mine]
 
     def save_webhook(self, webhook: Webhook, *, lease_token: str | None = None) -> None:
         """Write the webhook; with `lease_token` only while the row still has it, else StaleLease."""

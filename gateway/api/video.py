@@ -11,7 +11,7 @@ from marshmallow import fields
 from ffmpeg_ops.operation import OPERATIONS, Operation, WebUrl
 from gateway.api.blueprint import Blueprint
 from gateway.api.documents import JobSchema, WaitSchema, job_response
-from gateway.services import services
+from gateway.wiring import services
 from wire.errors import IdempotencyMismatch, NotFound, StorageLow, ValidationFailed
 
 MAX_IDEMPOTENCY_KEY = 255

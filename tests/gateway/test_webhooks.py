@@ -26,11 +26,11 @@ from standardwebhooks import WebhookVerificationError
 from gateway import webhook_sender, webhooks
 from gateway.auth import WEBHOOK_SECRET_KEPT_MS, webhook_secrets
 from gateway.jobs import Job, State, Status
-from gateway.services import Services
 from gateway.settings import Settings
 from gateway.store import StaleLease
 from gateway.webhook_sender import LEASE_MS, PER_HOST, POOL
 from gateway.webhooks import Outcome, Webhook
+from gateway.wiring import Services
 from tests.conftest import ROOT
 from tests.gateway.conftest import CLAIM, PROCESSES, FixedClock, JobFactory, Key, Wire
 from tests.servers import FileServer, Reply, Request, eventually, file_server

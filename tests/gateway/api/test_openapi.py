@@ -11,7 +11,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from ffmpeg_ops.operation import OPERATIONS
-from gateway.services import Services
+from gateway.wiring import Services
 from tests.gateway.api.conftest import CAPTION, Worker, local
 
 METHODS = {"get", "put", "post", "delete", "head", "options", "patch", "trace"}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from gateway.services import Services
+from gateway.wiring import Services
 from tests.gateway.api.conftest import CAPTION, Worker, assert_problem
 from tests.gateway.api.test_video import NO_ADDRESSES, refused_field
 from tests.gateway.conftest import FixedClock, Wire

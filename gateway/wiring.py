@@ -14,9 +14,10 @@ from gateway.bell import Bell
 from gateway.costs import Costs
 from gateway.dispatcher import Dispatcher
 from gateway.documents import Documents
+from gateway.job_service import Jobs
+from gateway.metrics import Metrics
 from gateway.pace import Pace
 from gateway.providers.base import Provider
-from gateway.service import Jobs
 from gateway.settings import Settings, secrets_of
 from gateway.shares import Shares
 from gateway.signing import Signer
@@ -42,6 +43,7 @@ class Services:
     jobs: Jobs
     documents: Documents
     dispatcher: Dispatcher
+    metrics: Metrics
     shares: Shares
 
     @classmethod
@@ -54,7 +56,7 @@ class Services:
         store = Store(make_engine(settings.database, pool_size=settings.threads + 24))
         storage = LocalStorage(settings, signer, clock)
         chain = provider if provider is not None else providers.make(providers.Context(settings, signer, store, clock))
-        costs, pace = Costs(chain), Pace()
+        costs, pace, metrics = Costs(chain), Pace(), Metrics(store, chain, clock)
         documents = Documents(settings, store, storage, clock)
         return cls(
             settings=settings,
@@ -64,12 +66,13 @@ class Services:
             storage=storage,
             providers=chain,
             keys=Keys(store, clock),
-            jobs=Jobs(store, storage, clock, settings, bell, costs, pace),
+            jobs=Jobs(store, storage, clock, settings, bell, costs, pace, metrics),
             documents=documents,
             dispatcher=Dispatcher(
-                Parts(store, storage, chain, clock, settings, signer, bell, pace, costs, clock.now_ms()),
+                Parts(store, storage, chain, clock, settings, signer, bell, pace, costs, metrics, clock.now_ms()),
                 Sender(settings, store, documents, signer, clock, bell),
             ),
+            metrics=metrics,
             shares=Shares(settings.threads),
         )
 
