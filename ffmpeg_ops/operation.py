@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,28 +29,38 @@ MAX_URL = 4096
 ASSET_KINDS = ("video", "image", "audio", "subtitles")
 
 
-def _has_a_port_that_exists(url: str) -> None:
+def _can_be_called(url: str) -> None:
+    """Its port exists, and it has no control characters, which PostgreSQL does not store either."""
     try:
         _ = urlsplit(url).port
+        if re.search(r"[\x00-\x20\x7f]", url):
+            raise ValueError("control character")
     except ValueError as error:
         raise ValidationError("Must be an http or https URL.") from error
 
 
-class Asset(fields.Url):
+class WebUrl(fields.Url):
+    """An http or https URL, of at most MAX_URL characters."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        # no top-level domain needed: a gateway on a laptop or in a compose file is http://gateway:8000
+        super().__init__(
+            require_tld=False,
+            schemes={"http", "https"},
+            validate=[validate.Length(max=MAX_URL), _can_be_called],
+            error_messages={"invalid": "Must be an http or https URL."},
+            **kwargs,
+        )
+
+
+class Asset(WebUrl):
     """A param that names a file by URL. `kind` is one of ASSET_KINDS; the worker fetches the file before `run`."""
 
     def __init__(self, kind: str, **kwargs: Any) -> None:
         if kind not in ASSET_KINDS:
             raise ValueError(f"unknown kind of asset: {kind}")
         self.kind = kind
-        # no top-level domain needed: a gateway on a laptop or in a compose file is http://gateway:8000
-        super().__init__(
-            require_tld=False,
-            schemes={"http", "https"},
-            validate=[validate.Length(max=MAX_URL), _has_a_port_that_exists],
-            error_messages={"invalid": "Must be an http or https URL."},
-            **kwargs,
-        )
+        super().__init__(**kwargs)
 
 
 class StopSignal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import secrets
 import zlib
@@ -9,6 +10,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from gateway import ids
+from gateway.signing import Signer
 from gateway.store import ApiKey, Store
 from wire.clock import Clock
 
@@ -17,6 +19,8 @@ FROM_ENVIRONMENT = "environment"
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _SHOWN = 8
 _BODY = 40
+# How long webhooks are signed with the secret before the newest as well.
+WEBHOOK_SECRET_KEPT_MS = 24 * 3600 * 1000
 
 
 def make_secret() -> str:
@@ -63,7 +67,7 @@ class Keys:
             return _revoked(current, now) if current else None
         # No part of it is shown: of a secret of the operator's own making any part may be too much.
         wanted = ApiKey(ids.new("key", now), "X_API_KEY", FROM_ENVIRONMENT, "", _digest(secret), now)
-        return replace(wanted, id=current.id, created_at=current.created_at) if current else wanted
+        return replace(current, secret_sha256=wanted.secret_sha256, revoked_at=None) if current else wanted
 
     def revoke(self, key_id: str) -> ApiKey | None:
         """Refuse the key from now on; None when there is no such key."""
@@ -75,6 +79,17 @@ class Keys:
             tx.put_api_key(revoked)
         return revoked
 
+    def rotate_webhook_secret(self, key_id: str) -> ApiKey | None:
+        """Give the key's webhooks a new secret; None when there is no such key."""
+        with self._store.transaction() as tx:
+            key = next((key for key in tx.api_keys() if key.id == key_id), None)
+            if key is None:
+                return None
+            rotations, now = key.webhook_rotations + 1, self._clock.now_ms()
+            rotated = replace(key, webhook_rotations=rotations, webhook_rotated_at=now)
+            tx.put_api_key(rotated)
+        return rotated
+
     def list(self) -> list[ApiKey]:
         return self._store.api_keys()
 
@@ -85,6 +100,19 @@ class Keys:
         # The look-up is by hash: what its timing could tell of the table is of no use without the secret.
         key = self._store.api_key_by_hash(_digest(secret))
         return key if key and key.revoked_at is None else None
+
+
+def webhook_secrets(signer: Signer, key_id: str, key: ApiKey | None, now: int) -> list[str]:
+    """The secrets (`whsec_…`) that sign the webhooks of a key's jobs, newest first.
+
+    More than one after a change, until those who check have taken the new one. `key`: None if it is not stored.
+    """
+    rotations = key.webhook_rotations if key else 0
+    live = [rotations]
+    if key and key.webhook_rotated_at is not None and now < key.webhook_rotated_at + WEBHOOK_SECRET_KEPT_MS:
+        live.append(rotations - 1)
+    derived = [digits for n in live for digits in signer.derive_all("webhook", f"{key_id}:{n}")]
+    return [f"whsec_{base64.b64encode(bytes.fromhex(digits)).decode()}" for digits in derived]
 
 
 def _revoked(key: ApiKey, now: int) -> ApiKey:

@@ -6,7 +6,7 @@ import click
 from flask import Flask
 from flask.cli import AppGroup, with_appcontext
 
-from gateway.auth import FROM_ENVIRONMENT
+from gateway.auth import FROM_ENVIRONMENT, webhook_secrets
 from gateway.endpoint.commands import runpod
 from gateway.migrations import migrate
 from gateway.providers.worker_client import worker_secrets
@@ -76,6 +76,21 @@ def revoke(key_id: str) -> None:
     if services().keys.revoke(key_id) is None:
         raise click.ClickException(f"There is no key {key_id}; `keys list` shows them all.")
     click.echo(f"{key_id} is revoked.")
+
+
+@keys.command("webhook-secret")
+@click.argument("key_id")
+@click.option("--rotate", is_flag=True, help="Make a new one first; the one before signs too for 24 hours.")
+def webhook_secret(key_id: str, rotate: bool) -> None:
+    """Print the secret that signs the webhooks of the key KEY_ID."""
+    here = services()
+    migrate(here.settings)
+    key = here.keys.rotate_webhook_secret(key_id) if rotate else here.store.api_key(key_id)
+    if key is None:
+        raise click.ClickException(f"There is no key {key_id}; `keys list` shows them all.")
+    if rotate:
+        click.echo("The secret before this one signs too for 24 hours.", err=True)
+    click.echo(webhook_secrets(here.signer, key.id, key, here.clock.now_ms())[0])
 
 
 @click.command("worker-env")

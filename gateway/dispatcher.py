@@ -1,4 +1,4 @@
-"""Moves jobs: leases those that are due, submits their attempts, follows them until they end.
+"""Moves jobs: leases those that are due, submits their attempts, follows them until they end; sends webhooks.
 
 Works outside transactions and writes only while its lease holds, so that any number of dispatchers may run and any of
 them may be stopped at any point. `python -m gateway.dispatcher` runs one alone.
@@ -22,6 +22,7 @@ from gateway.jobs import Job
 from gateway.providers.base import Provider, Unavailable
 from gateway.step import Parts, Step
 from gateway.store import StaleLease
+from gateway.webhook_sender import Sender
 from wire import log as logs
 from wire.settings import SettingsError
 
@@ -42,8 +43,8 @@ CLEAN_UP_LEASE = "clean_up"
 class Dispatcher:
     """`start` runs it on a thread of its own; `tick` is one round, for tests and for the loop."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, parts: Parts, webhooks: Sender) -> None:
+        self._parts, self._webhooks = parts, webhooks
         self._store, self._providers, self._clock, self._bell = parts.store, parts.providers, parts.clock, parts.bell
         self._id = ids.ulid(parts.started_at)
         self._stopping = threading.Event()
@@ -71,6 +72,7 @@ class Dispatcher:
         if self._thread is not None:
             self._thread.join()
         self._pool.shutdown()
+        self._webhooks.stop()
 
     def run(self) -> None:
         """Tick until stopped. A broken database is waited out."""
@@ -86,9 +88,10 @@ class Dispatcher:
             self._bell.wait(rings, pause)
 
     def tick(self) -> int:
-        """Start a step for every due job that there is a free thread for. Answers how many."""
+        """Start a step for every due job that there is a free thread for, and due webhooks. Answers how many steps."""
         self._busy = {future for future in self._busy if not future.done()}
         self._beat()
+        self._webhooks.tick()
         now = self._clock.now_ms()
         due = self._store.due(now, POOL - len(self._busy))
         if not due:
@@ -103,9 +106,10 @@ class Dispatcher:
         return len(leased)
 
     def settle(self) -> None:
-        """Wait for the steps that are under way."""
+        """Wait for the steps, chores and webhooks that are under way."""
         for future in [*self._busy, *self._doing.values()]:
             future.result()
+        self._webhooks.settle()
 
     def _pause_s(self) -> float:
         if len(self._busy) >= POOL:

@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from gateway import ids, jobs
+from gateway import ids, jobs, webhooks
 from gateway.bell import Bell
 from gateway.costs import Costs
 from gateway.jobs import Attempt, Job, State
@@ -21,7 +21,16 @@ from gateway.storage import Storage
 from gateway.store import Store
 from wire.clock import Clock
 from wire.envelope import Event
-from wire.errors import AttemptSuperseded, IdempotencyMismatch, JobError, NotFound, OutputMissing, StorageLow
+from wire.errors import (
+    AttemptSuperseded,
+    IdempotencyMismatch,
+    JobError,
+    JobNotFinished,
+    NotFound,
+    NoWebhook,
+    OutputMissing,
+    StorageLow,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +55,14 @@ class Jobs:
         self._store, self._storage, self._clock, self._settings = store, storage, clock, settings
         self._bell, self._costs, self._pace, self._metrics = bell, costs, pace, metrics
 
-    def create(self, key_id: str, operation: str, params: Mapping[str, Any], idempotency_key: str | None = None) -> Job:
+    def create(
+        self,
+        key_id: str,
+        operation: str,
+        params: Mapping[str, Any],
+        idempotency_key: str | None = None,
+        webhook_url: str | None = None,
+    ) -> Job:
         """A new job, committed. With an Idempotency-Key, the job of the first such request.
 
         Raises IdempotencyMismatch when that request was another one, StorageLow when there is no room for a new job.
@@ -62,12 +78,13 @@ class Jobs:
             queued_at=now,
             timeout_s=self._settings.job_timeout_seconds,
             queue_limit_s=self._settings.queue_limit_seconds,
+            webhook_url=webhook_url,
             request_id=structlog.contextvars.get_contextvars().get("request_id"),
             next_at=now,
         )
         with self._store.transaction() as tx:
             if idempotency_key is not None:
-                fingerprint = _fingerprint(operation, params)
+                fingerprint = _fingerprint(operation, params, webhook_url)
                 kept_ms = self._settings.idempotency_retention_seconds * 1000
                 known = tx.claim_idempotency_key(
                     key_id, idempotency_key, fingerprint, job.id, now=now, after=now - kept_ms
@@ -104,6 +121,22 @@ class Jobs:
         if not ended_before:
             self._metrics.job_ended(job, attempt)
         log.info("job.cancelled", job_id=job_id)
+        self._bell.ring()
+        return job
+
+    def replay_webhook(self, job_id: str, key_id: str) -> Job:
+        """Send the webhook of a finished job once more. Raises NotFound, NoWebhook or JobNotFinished."""
+        job = self.get(job_id, key_id)
+        if job.webhook_url is None:
+            raise NoWebhook
+        if not job.finished:
+            raise JobNotFinished
+        with self._store.transaction() as tx:
+            webhook = tx.webhook(job_id)
+            if webhook is None:
+                raise NotFound("There is no such job.")  # removed at this moment, and its webhook with it
+            tx.save_webhook(webhooks.again(webhook, self._clock.now_ms()))
+        log.info("webhook.replayed", job_id=job_id)
         self._bell.ring()
         return job
 
@@ -222,6 +255,7 @@ def _same_request(known: tuple[str, str], fingerprint: str, job: Job | None) -> 
     return job
 
 
-def _fingerprint(operation: str, params: Mapping[str, Any]) -> str:
+def _fingerprint(operation: str, params: Mapping[str, Any], webhook_url: str | None) -> str:
     """The same for the same request, however its JSON was ordered."""
-    return hashlib.sha256(json.dumps([operation, params], sort_keys=True).encode()).hexdigest()
+    request = [operation, params] if webhook_url is None else [operation, params, webhook_url]
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()

@@ -78,6 +78,7 @@ class Job:
     timeout_s: int
     queue_limit_s: int
     request_id: str | None = None
+    webhook_url: str | None = None
     progress: float = 0.0
     started_at: int | None = None
     finished_at: int | None = None

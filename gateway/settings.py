@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from marshmallow import ValidationError, fields, validate
 
 from gateway.gpus import Prices
-from wire.settings import CommaList, Folder, SettingsError, read, setting
+from wire.settings import CommaList, Folder, Origins, SettingsError, read, setting
 
 GB = 1_000_000_000
 DAY_S = 86_400
@@ -139,6 +139,11 @@ class Settings:
     )
     job_retention_seconds: int = setting(
         _whole(60, 3650 * DAY_S), 30 * DAY_S, "How long a job can be read after it has ended."
+    )
+    webhook_allow_origins: tuple[str, ...] = setting(
+        Origins(),
+        "",
+        "Comma list of non-public origins (scheme://host:port) that webhooks may go to. Keep it short.",
     )
     min_free_disk_percent: int = setting(
         _whole(0, 90), 10, "Below this share of free disk new jobs and uploads are refused with 507."

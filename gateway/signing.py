@@ -28,7 +28,12 @@ class Signer:
 
     def derive(self, purpose: str, name: str) -> str:
         """A secret of its own for `name`, the same after every restart: 64 hexadecimal digits."""
-        return hmac.new(self._keys[0].encode(), f"{purpose}:{name}".encode(), hashlib.sha256).hexdigest()
+        return self.derive_all(purpose, name)[0]
+
+    def derive_all(self, purpose: str, name: str) -> list[str]:
+        """The same by every key, newest first, for who must be understood by those who know an older one."""
+        value = f"{purpose}:{name}".encode()
+        return [hmac.new(key.encode(), value, hashlib.sha256).hexdigest() for key in self._keys]
 
     def _serializer(self, purpose: str) -> URLSafeSerializer:
         # itsdangerous wants the oldest key first and signs with the last

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,7 +17,9 @@ from sqlalchemy import Column, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway import ids
+from gateway import webhooks as hooks
 from gateway.jobs import Attempt, Job, State, Status
+from gateway.webhooks import Webhook
 
 CONNECT_S = 5
 STATEMENT_S = 15
@@ -38,6 +40,7 @@ jobs = Table(
     Column("timeout_s", sa.Integer, nullable=False),
     Column("queue_limit_s", sa.Integer, nullable=False),
     Column("request_id", sa.String(64)),
+    Column("webhook_url", sa.Text),
     Column("progress", sa.Float, nullable=False),
     Column("started_at", sa.BigInteger),
     Column("finished_at", sa.BigInteger),
@@ -98,6 +101,24 @@ api_keys = Table(
     Column("secret_sha256", sa.String(64), nullable=False, unique=True),
     Column("created_at", sa.BigInteger, nullable=False),
     Column("revoked_at", sa.BigInteger),
+    Column("webhook_rotations", sa.Integer, nullable=False, server_default="0"),
+    Column("webhook_rotated_at", sa.BigInteger),
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("job_id", _ID, sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("host", sa.String(hooks.MAX_HOST), nullable=False),
+    Column("state", sa.String(16), nullable=False),
+    Column("tries", sa.Integer, nullable=False),
+    Column("last_try_at", sa.BigInteger),
+    Column("last_status_code", sa.Integer),
+    Column("last_error", sa.Text),
+    Column("next_at", sa.BigInteger),
+    Column("lease_token", sa.String(40)),
+    Column("lease_expires_at", sa.BigInteger),
+    sa.Index("webhooks_due", "next_at"),
 )
 
 leases = Table(
@@ -110,7 +131,7 @@ leases = Table(
 
 
 class StaleLease(Exception):
-    """The job is not leased under this token any more: whoever held it must drop its result."""
+    """The job, or its webhook, is not leased under this token any more: whoever held it must drop its result."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +145,10 @@ class Unfinished:
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A client's key. The key itself is not stored, only its SHA-256."""
+    """A client's key. The key itself is not stored, only its SHA-256.
+
+    `webhook_rotations`: how often the secret of its webhooks was changed, the last time at `webhook_rotated_at`.
+    """
 
     id: str
     name: str
@@ -133,6 +157,8 @@ class ApiKey:
     secret_sha256: str
     created_at: int
     revoked_at: int | None = None
+    webhook_rotations: int = 0
+    webhook_rotated_at: int | None = None
 
 
 def make_engine(url: str, pool_size: int = 40, *, statement_s: int = STATEMENT_S) -> sa.Engine:
@@ -228,7 +254,9 @@ class Store:
 
     def due(self, now: int, limit: int) -> list[str]:
         """Ids of jobs that somebody should look at: those that nobody has tried yet first, then the oldest."""
-        query = sa.select(jobs.c.id).where(_due(now)).order_by(jobs.c.attempt_id.is_not(None), jobs.c.id).limit(limit)
+        query = (
+            sa.select(jobs.c.id).where(_due(jobs, now)).order_by(jobs.c.attempt_id.is_not(None), jobs.c.id).limit(limit)
+        )
         with self._engine.connect() as connection:
             return list(connection.scalars(query))
 
@@ -249,6 +277,24 @@ class Store:
         with self._engine.connect() as connection:
             next_at: int | None = connection.scalar(sa.select(sa.func.min(jobs.c.next_at)))
             return next_at
+
+    def webhooks(self, job_ids: Collection[str]) -> dict[str, Webhook]:
+        """Those of the jobs that have one, by the job's id."""
+        query = sa.select(webhooks).where(webhooks.c.job_id.in_(job_ids))
+        with self._engine.connect() as connection:
+            return {row["job_id"]: _to_webhook(row) for row in connection.execute(query).mappings()}
+
+    def due_webhooks(self, now: int, limit: int, not_hosts: Collection[str]) -> list[tuple[str, str]]:
+        """(job id, host) of webhooks that should be sent, those that wait longest first, none to `not_hosts`."""
+        query = sa.select(webhooks.c.job_id, webhooks.c.host).where(_due(webhooks, now))
+        query = query.where(webhooks.c.host.not_in(not_hosts)).order_by(webhooks.c.next_at).limit(limit)
+        with self._engine.connect() as connection:
+            return [(row[0], row[1]) for row in connection.execute(query)]
+
+    def api_key(self, key_id: str) -> ApiKey | None:
+        with self._engine.connect() as connection:
+            row = connection.execute(sa.select(api_keys).where(api_keys.c.id == key_id)).mappings().first()
+        return ApiKey(**row) if row else None
 
     def api_key_by_hash(self, secret_sha256: str) -> ApiKey | None:
         query = sa.select(api_keys).where(api_keys.c.secret_sha256 == secret_sha256)
@@ -272,6 +318,7 @@ class Transaction:
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
+        self._dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
 
     def job(self, job_id: str) -> Job | None:
         return _job(self._connection, jobs.c.id == job_id, lock=True)
@@ -293,12 +340,17 @@ class Transaction:
         self._connection.execute(attempts.insert().values(**asdict(attempt)))
 
     def save_job(self, job: Job, *, lease_token: str | None = None) -> None:
-        """Write the job; with `lease_token` only while the row still has it, else StaleLease."""
+        """Write the job; with `lease_token` only while the row still has it, else StaleLease.
+
+        Every end of a job passes here, so its webhook is made here: whatever ends a job cannot forget it.
+        """
         query = jobs.update().where(jobs.c.id == job.id).values(**_changeable(job))
         if lease_token is not None:
             query = query.where(jobs.c.lease_token == lease_token)
         if self._connection.execute(query).rowcount != 1:
             raise StaleLease(job.id)
+        if job.finished and job.webhook_url is not None:
+            self._insert_webhook(hooks.due(job, job.finished_at or 0))
 
     def save_attempt(self, attempt: Attempt) -> None:
         query = attempts.update().where(attempts.c.id == attempt.id).values(**_changeable(attempt))
@@ -309,10 +361,39 @@ class Transaction:
         taken = {"lease_token": token, "lease_expires_at": until, "next_at": until}
         leased = []
         for job_id in job_ids:
-            query = jobs.update().where(jobs.c.id == job_id, _due(now))
+            query = jobs.update().where(jobs.c.id == job_id, _due(jobs, now))
             if self._connection.execute(query.values(taken)).rowcount:
                 leased.append(self.leased_job(job_id, token))
         return leased
+
+    def webhook(self, job_id: str) -> Webhook | None:
+        query = sa.select(webhooks).where(webhooks.c.job_id == job_id).with_for_update()
+        row = self._connection.execute(query).mappings().first()
+        return _to_webhook(row) if row else None
+
+    def lease_webhooks(self, job_ids: list[str], token: str, now: int, until: int) -> list[Webhook]:
+        """Lease those that are still due. What another dispatcher takes at this moment is left out, not waited for:
+        two that take the same ones in different order would wait for ever."""
+        still_due = sa.and_(webhooks.c.job_id.in_(job_ids), _due(webhooks, now))
+        query = sa.select(webhooks).where(still_due).with_for_update(skip_locked=True)
+        mine = [_to_webhook(row) for row in self._connection.execute(query).mappings()]
+        taken: dict[str, Any] = {"lease_token": token, "lease_expires_at": until, "next_at": until}
+        chosen = webhooks.c.job_id.in_([webhook.job_id for webhook in mine])
+        self._connection.execute(webhooks.update().where(chosen).values(taken))
+        return [replace(webhook, **taken) for webhook in mine]
+
+    def save_webhook(self, webhook: Webhook, *, lease_token: str | None = None) -> None:
+        """Write the webhook; with `lease_token` only while the row still has it, else StaleLease."""
+        query = webhooks.update().where(webhooks.c.job_id == webhook.job_id).values(**asdict(webhook))
+        if lease_token is not None:
+            query = query.where(webhooks.c.lease_token == lease_token)
+        if self._connection.execute(query).rowcount != 1:
+            raise StaleLease(webhook.job_id)
+
+    def _insert_webhook(self, webhook: Webhook) -> None:
+        """Unless the job has one: a job that has ended may be saved again."""
+        insert = self._dialect.insert(webhooks).values(**asdict(webhook))
+        self._connection.execute(insert.on_conflict_do_nothing(index_elements=["job_id"]))
 
     def wake_oldest_waiting(self, now: int) -> None:
         """A worker has become free: the job that has waited longest need not sit out its pause."""
@@ -372,15 +453,14 @@ class Transaction:
         self, table: Table, values: Mapping[str, Any], *key: str, where: sa.ColumnElement[bool] | None = None
     ) -> bool:
         """Insert the row, or replace the one with this key if it is as `where` says. Whether one was written."""
-        dialect = sqlite if self._connection.dialect.name == "sqlite" else postgresql
-        insert = dialect.insert(table).values(**values)
+        insert = self._dialect.insert(table).values(**values)
         query = insert.on_conflict_do_update(index_elements=key, set_=dict(values), where=where)
         return self._connection.execute(query).rowcount == 1
 
 
-def _due(now: int) -> sa.ColumnElement[bool]:
-    free = sa.or_(jobs.c.lease_expires_at.is_(None), jobs.c.lease_expires_at <= now)
-    return sa.and_(jobs.c.next_at <= now, free)
+def _due(table: Table, now: int) -> sa.ColumnElement[bool]:
+    free = sa.or_(table.c.lease_expires_at.is_(None), table.c.lease_expires_at <= now)
+    return sa.and_(table.c.next_at <= now, free)
 
 
 def _changeable(record: Job | Attempt) -> dict[str, Any]:
@@ -408,3 +488,7 @@ def _to_job(row: Mapping[Any, Any]) -> Job:
 
 def _to_attempt(row: Mapping[Any, Any]) -> Attempt:
     return Attempt(**{**row, "state": State(row["state"])})
+
+
+def _to_webhook(row: Mapping[Any, Any]) -> Webhook:
+    return Webhook(**{**row, "state": hooks.State(row["state"])})

@@ -13,6 +13,7 @@ from gateway.auth import Keys
 from gateway.bell import Bell
 from gateway.costs import Costs
 from gateway.dispatcher import Dispatcher
+from gateway.documents import Documents
 from gateway.job_service import Jobs
 from gateway.metrics import Metrics
 from gateway.pace import Pace
@@ -24,6 +25,7 @@ from gateway.step import Parts
 from gateway.storage import Storage
 from gateway.storage.local import LocalStorage
 from gateway.store import Store, make_engine
+from gateway.webhook_sender import Sender
 from wire.clock import Clock, SystemClock
 
 
@@ -39,6 +41,7 @@ class Services:
     providers: Mapping[str, Provider]
     keys: Keys
     jobs: Jobs
+    documents: Documents
     dispatcher: Dispatcher
     metrics: Metrics
     shares: Shares
@@ -54,6 +57,7 @@ class Services:
         storage = LocalStorage(settings, signer, clock)
         chain = provider if provider is not None else providers.make(providers.Context(settings, signer, store, clock))
         costs, pace, metrics = Costs(chain), Pace(), Metrics(store, chain, clock)
+        documents = Documents(settings, store, storage, clock)
         return cls(
             settings=settings,
             clock=clock,
@@ -63,8 +67,10 @@ class Services:
             providers=chain,
             keys=Keys(store, clock),
             jobs=Jobs(store, storage, clock, settings, bell, costs, pace, metrics),
+            documents=documents,
             dispatcher=Dispatcher(
-                Parts(store, storage, chain, clock, settings, signer, bell, pace, costs, metrics, clock.now_ms())
+                Parts(store, storage, chain, clock, settings, signer, bell, pace, costs, metrics, clock.now_ms()),
+                Sender(settings, store, documents, signer, clock, bell),
             ),
             metrics=metrics,
             shares=Shares(settings.threads),

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from marshmallow import ValidationError, fields, validate
+from marshmallow import fields, validate
 
-from wire.settings import CommaList, Folder, setting
-
-_ORIGIN = re.compile(r"https?://([\w.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?/?", re.IGNORECASE)
-
-
-def _origins(entries: tuple[str, ...]) -> None:
-    # a password that was written into one is not shown
-    wrong = [entry.rpartition("@")[2] for entry in entries if not _ORIGIN.fullmatch(entry)]
-    if wrong:
-        raise ValidationError(f"Must be http(s)://host[:port]: {', '.join(map(repr, wrong))}.")
+from wire.settings import CommaList, Folder, Origins, setting
 
 
 @dataclass(frozen=True)
@@ -37,7 +27,7 @@ class Settings:
     output_dir: Path = setting(Folder(), "output", "Folder for outputs of jobs that have no delivery (tests by hand).")
     runpod_gpu_name: str | None = setting(fields.String(), None, "Set by RunPod: what the worker's GPU is called.")
     fetch_allow_origins: tuple[str, ...] = setting(
-        CommaList(validate=_origins),
+        Origins(),
         "",
         "Comma list of non-public origins (scheme://host:port) that assets may come from. Keep it short.",
     )

@@ -15,8 +15,8 @@
     └── RequestError                a request is refused; only gateway/api knows the HTTP status
         ├── Unauthorized   SignatureInvalid   NotFound         MethodNotAllowed   BadRequest
         ├── ValidationFailed   MalformedBody  PayloadTooLarge  LengthRequired     UnsupportedMediaType
-        ├── JobFinished    AttemptSuperseded  IdempotencyMismatch   RangeNotSatisfiable
-        └── TransfersBusy  StorageLow         ServiceUnavailable    InternalError
+        ├── JobFinished    JobNotFinished     NoWebhook        AttemptSuperseded   IdempotencyMismatch
+        └── TransfersBusy  StorageLow         ServiceUnavailable    InternalError  RangeNotSatisfiable
 
 Each class has a stable `code` for programs, a public `message` for people, and, apart from it, a `detail` that only
 the log sees. Whether a job is tried again is decided by the class, never by the text.
@@ -265,6 +265,16 @@ class UnsupportedMediaType(RequestError):
 class JobFinished(RequestError):
     code = "job_finished"
     text = "The job has already ended."
+
+
+class JobNotFinished(RequestError):
+    code = "job_not_finished"
+    text = "The job has not ended yet."
+
+
+class NoWebhook(RequestError):
+    code = "no_webhook"
+    text = "The job was made without webhook_url."
 
 
 class AttemptSuperseded(RequestError):

@@ -13,7 +13,7 @@ import ipaddress
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -198,6 +198,37 @@ def download(
         if time.monotonic() > ends_at:
             raise TooSlow from error
         raise
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Status and headers of an answer."""
+
+    status: int
+    headers: Mapping[str, str]
+
+
+def post(
+    url: str, body: bytes, headers: Mapping[str, str], *, timeout_s: float, allow_origins: Collection[str] = ()
+) -> Answered:
+    """POST `body` to `url`, within `timeout_s` seconds from the first look-up of its host on.
+
+    The body of the answer is not read, and a redirect is an answer like any other. Raises ForbiddenUrl, TooSlow, or
+    `requests.RequestException` when no answer came.
+    """
+    _check_form(url)
+    # TCP and TLS get a half each; what they leave is for the headers.
+    limits = urllib3.Timeout(total=timeout_s, connect=timeout_s / 2)
+    try:
+        with (
+            session(allow_origins) as http,
+            http.post(url, data=body, headers=dict(headers), timeout=limits, stream=True) as response,
+        ):
+            return Answered(response.status_code, response.headers)
+    except InvalidIPAddress as error:
+        raise ForbiddenUrl("the address is not public") from error
+    except requests.Timeout as error:
+        raise TooSlow from error
 
 
 def _get(http: _Session, url: str, ends_at: float) -> requests.Response:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +33,20 @@ class CommaList(fields.Field[tuple[str, ...]]):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
         return tuple(part.strip() for part in str(value).split(",") if part.strip())
+
+
+class Origins(CommaList):
+    """Comma list of `scheme://host[:port]`."""
+
+    _ORIGIN = re.compile(r"https?://([\w.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?/?", re.IGNORECASE)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
+        entries = super()._deserialize(value, attr, data, **kwargs)
+        # a password that was written into one is not shown
+        wrong = [entry.rpartition("@")[2] for entry in entries if not self._ORIGIN.fullmatch(entry)]
+        if wrong:
+            raise ValidationError(f"Must be http(s)://host[:port]: {', '.join(map(repr, wrong))}.")
+        return entries
 
 
 class Folder(fields.Field[Path]):

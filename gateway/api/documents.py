@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import structlog
 from flask import Response, jsonify, request
 from marshmallow import Schema, fields, validate
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway.costs import usd
 from gateway.jobs import FINISHED, Job, Status
+from gateway.webhooks import State
 from gateway.wiring import services
-from wire.clock import to_rfc3339
 from wire.envelope import StatsSchema
 from wire.errors import CODES, JobError
 
@@ -56,6 +54,19 @@ class JobErrorSchema(Schema):
     message = fields.String(metadata={"description": "Text for people."})
 
 
+class JobWebhookSchema(Schema):
+    """What became of the job's webhook."""
+
+    url = fields.String(metadata={"description": "Where it goes, without user, password and query."})
+    status = fields.String(metadata={"enum": [str(state) for state in State]})
+    tries = fields.Integer(metadata={"description": "Since the job ended, or since it was sent again by hand."})
+    id = fields.String(metadata={"description": "The header `webhook-id`, the same at every try."})
+    lastTryAt = fields.String(metadata={"description": "RFC 3339, UTC."})
+    lastStatusCode = fields.Integer(metadata={"description": "What was answered, where something was."})
+    lastError = fields.String(metadata={"description": "Why nothing was answered."})
+    nextTryAt = fields.String(metadata={"description": "When it will be tried, while it is pending."})
+
+
 class JobSchema(Schema):
     """A job, in the one shape that it has everywhere."""
 
@@ -74,6 +85,7 @@ class JobSchema(Schema):
     expiresAt = fields.String(metadata={"description": "When the finished video is removed."})
     stats = fields.Nested(JobStatsSchema)
     error = fields.Nested(JobErrorSchema)
+    webhook = fields.Nested(JobWebhookSchema)
 
 
 class JobListSchema(Schema):
@@ -94,33 +106,6 @@ class WaitSchema(Schema):
     )
 
 
-def job_document(job: Job) -> dict[str, Any]:
-    """The job as clients see it; what it does not have is left out."""
-    here = services()
-    document: dict[str, Any] = {
-        "jobId": job.id,
-        "operation": job.operation,
-        "status": str(job.status),
-        "progress": round(job.progress, 4),
-        "statusUrl": f"{here.settings.client_base}/jobs/{job.id}",
-        "createdAt": to_rfc3339(job.created_at),
-        "startedAt": to_rfc3339(job.started_at) if job.started_at else None,
-        "finishedAt": to_rfc3339(job.finished_at) if job.finished_at else None,
-        "waitingFor": job.waiting_for,
-    }
-    kept_until = job.output_expires_at(here.settings.output_retention_seconds)
-    if kept_until is not None and job.output_key:
-        now = here.clock.now_ms()
-        if now < kept_until:
-            url_ends_at = now + here.settings.url_ttl_seconds * 1000
-            document["video_url"] = here.storage.presign_get(job.output_key, expires_at=url_ends_at)
-        document["expiresAt"] = to_rfc3339(kept_until)
-        document["stats"] = _stats(job)
-    if job.status is Status.FAILED:
-        document["error"] = {"code": job.error_code, "message": job.error_message}
-    return {key: value for key, value in document.items() if value is not None}
-
-
 def job_response(job: Job, *, wait: int | None = None) -> Response:
     """202 with the job so far, or 200 once it has finished; waits where the client wishes and threads are left."""
     asked = _wait_s(wait)
@@ -131,7 +116,7 @@ def job_response(job: Job, *, wait: int | None = None) -> Response:
             if may_wait:
                 applied = min(asked, here.settings.max_wait_seconds)
                 job = _waited(job, applied)
-    response = jsonify(job_document(job))
+    response = jsonify(services().documents.of(job))
     response.status_code = 200 if job.finished else 202
     response.headers["Location"] = f"/jobs/{job.id}"
     if job.status not in FINISHED:
@@ -157,17 +142,6 @@ def _waited(job: Job, seconds: int) -> Job:
         # The job is stored: whoever got an error now would send it once more.
         log.warning("wait.broken_off", job_id=job.id, error=repr(error))
         return job
-
-
-def _stats(job: Job) -> dict[str, Any]:
-    assert job.started_at is not None and job.finished_at is not None
-    return {
-        **(job.stats or {}),
-        "queue_s": round((job.started_at - job.created_at) / 1000, 3),
-        "total_s": round((job.finished_at - job.created_at) / 1000, 3),
-        "tries": job.tries,
-        "cost_usd": None if job.cost_nano is None else usd(job.cost_nano),
-    }
 
 
 def _wait_s(from_query: int | None) -> int:

@@ -1,4 +1,4 @@
-"""`/jobs`: look, list, cancel."""
+"""`/jobs`: look, list, cancel, send the webhook again."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from marshmallow import Schema, fields, validate
 
 from ffmpeg_ops.operation import OPERATIONS
 from gateway.api.blueprint import Blueprint
-from gateway.api.documents import JobListSchema, JobSchema, WaitSchema, job_document, job_response
+from gateway.api.documents import JobListSchema, JobSchema, WaitSchema, job_response
 from gateway.jobs import Status
 from gateway.wiring import services
-from wire.errors import JobFinished, NotFound
+from wire.errors import JobFinished, JobNotFinished, NotFound, NoWebhook
 
 
 class ListSchema(Schema):
@@ -45,7 +45,7 @@ def blueprint() -> Blueprint:
             )
             page = found[:limit]
             return {
-                "jobs": [job_document(job) for job in page],
+                "jobs": services().documents.of_all(page),
                 "nextCursor": page[-1].id if len(found) > limit else None,
             }
 
@@ -63,6 +63,14 @@ def blueprint() -> Blueprint:
         @here.refuses(NotFound, JobFinished)
         def delete(self, job_id: str) -> dict[str, Any]:
             """Cancel a job."""
-            return job_document(services().jobs.cancel(job_id, g.key_id))
+            return services().documents.of(services().jobs.cancel(job_id, g.key_id))
+
+    @here.route("/<job_id>/webhook")
+    class Webhook(MethodView):
+        @here.response(202, JobSchema, description="The job, whose webhook is about to be sent")
+        @here.refuses(NotFound, JobNotFinished, NoWebhook)
+        def post(self, job_id: str) -> dict[str, Any]:
+            """Send the webhook of a finished job once more."""
+            return services().documents.of(services().jobs.replay_webhook(job_id, g.key_id))
 
     return here

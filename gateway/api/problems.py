@@ -26,6 +26,8 @@ STATUS: Mapping[type[errors.RequestError], int] = {
     errors.NotFound: 404,
     errors.MethodNotAllowed: 405,
     errors.JobFinished: 409,
+    errors.JobNotFinished: 409,
+    errors.NoWebhook: 409,
     errors.AttemptSuperseded: 409,
     errors.LengthRequired: 411,
     errors.PayloadTooLarge: 413,
@@ -38,10 +40,18 @@ STATUS: Mapping[type[errors.RequestError], int] = {
     errors.TransfersBusy: 503,
     errors.StorageLow: 507,
 }
+_NOT_OF_A_STATUS = frozenset(
+    {
+        errors.MalformedBody,
+        errors.JobNotFinished,
+        errors.NoWebhook,
+        errors.AttemptSuperseded,
+        errors.IdempotencyMismatch,
+        errors.TransfersBusy,
+    }
+)
 _BY_STATUS: Mapping[int, type[errors.RequestError]] = {
-    status: error
-    for error, status in STATUS.items()
-    if error not in {errors.AttemptSuperseded, errors.IdempotencyMismatch, errors.TransfersBusy, errors.MalformedBody}
+    status: error for error, status in STATUS.items() if error not in _NOT_OF_A_STATUS
 }
 RETRY_AFTER_S = 2
 _RETRY = frozenset({503, 507})

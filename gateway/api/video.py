@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from flask import Response, g, request
+from marshmallow import fields
 
-from ffmpeg_ops.operation import OPERATIONS, Operation
+from ffmpeg_ops.operation import OPERATIONS, Operation, WebUrl
 from gateway.api.blueprint import Blueprint
 from gateway.api.documents import JobSchema, WaitSchema, job_response
 from gateway.wiring import services
@@ -15,6 +16,10 @@ from wire.errors import IdempotencyMismatch, NotFound, StorageLow, ValidationFai
 
 MAX_IDEMPOTENCY_KEY = 255
 
+# Of the request, beside the operation's own params.
+_FIELDS: dict[str, fields.Field[Any]] = {
+    "webhook_url": WebUrl(metadata={"description": "Is told when the job has ended (Standard Webhooks)."})
+}
 _HEADERS = [
     {
         "in": "header",
@@ -45,7 +50,7 @@ def _view(here: Blueprint, operation: Operation) -> Callable[..., Response]:
     examples = {f"example{i}": {"value": dict(value)} for i, value in enumerate(operation.examples, 1)}
 
     @here.arguments(WaitSchema, location="query")
-    @here.arguments(operation.params, examples=examples)
+    @here.arguments(operation.params.from_dict(_FIELDS, name=operation.params.__name__), examples=examples)
     @here.doc(summary=summary, description=description)
     @here.response(202, JobSchema, description="The job, accepted")
     @here.alt_response(200, schema=JobSchema, description="The finished job, after waiting", success=True)
@@ -59,7 +64,9 @@ def _view(here: Blueprint, operation: Operation) -> Callable[..., Response]:
 def _create(operation: Operation, wait: int | None) -> Response:
     here = services()
     # What the client set and nothing else: a worker's defaults are its own.
-    job = here.jobs.create(g.key_id, operation.name, request.get_json(), _idempotency_key())
+    params = {name: value for name, value in request.get_json().items() if name not in _FIELDS}
+    webhook_url = request.get_json().get("webhook_url")
+    job = here.jobs.create(g.key_id, operation.name, params, _idempotency_key(), webhook_url)
     return job_response(job, wait=wait)
 
 

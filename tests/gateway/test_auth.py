@@ -119,6 +119,15 @@ def test_a_changed_environment_key_keeps_its_id(keys: Keys) -> None:
     assert keys.recognise(OWN) is None
 
 
+def test_a_changed_environment_key_keeps_the_secret_of_its_webhooks(keys: Keys) -> None:
+    keys.adopt(OWN)
+    rotated = keys.rotate_webhook_secret(keys.list()[0].id)
+    keys.adopt("another key of the operator's")
+    (after,) = keys.list()
+    assert rotated and (after.webhook_rotations, after.webhook_rotated_at) == (1, START_MS)
+    assert after.secret_sha256 != rotated.secret_sha256
+
+
 def test_an_unset_environment_key_is_revoked_and_comes_back(keys: Keys) -> None:
     keys.adopt(None)
     assert keys.list() == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 from click.testing import Result
 from flask import Flask
@@ -47,11 +49,36 @@ def test_revoking_an_unknown_key_says_what_to_do(app: Flask) -> None:
     assert result.output == "Error: There is no key key_x; `keys list` shows them all.\n"
 
 
-@pytest.mark.parametrize(("words", "missing"), [(("create",), "'NAME'"), (("revoke",), "'KEY_ID'")])
+@pytest.mark.parametrize(
+    ("words", "missing"), [(("create",), "'NAME'"), (("revoke",), "'KEY_ID'"), (("webhook-secret",), "'KEY_ID'")]
+)
 def test_a_forgotten_word_is_named(app: Flask, words: tuple[str, ...], missing: str) -> None:
     result = run(app, "keys", *words)
     assert result.exit_code == 2
     assert f"Missing argument {missing}" in result.output
+
+
+def test_the_secret_of_webhooks_is_printed_alone_and_stays(app: Flask, services: Services) -> None:
+    record, _ = services.keys.create("n8n")
+    first, again = (run(app, "keys", "webhook-secret", record.id) for _ in range(2))
+    assert (first.exit_code, first.stdout, first.stderr) == (0, again.stdout, "")
+    assert first.stdout.startswith("whsec_") and first.stdout.count("\n") == 1
+    assert len(base64.b64decode(first.stdout.strip()[6:], validate=True)) == 32
+
+
+def test_a_new_secret_of_webhooks_says_how_long_the_old_one_lives(app: Flask, services: Services) -> None:
+    record, _ = services.keys.create("n8n")
+    old = run(app, "keys", "webhook-secret", record.id).stdout
+    result = run(app, "keys", "webhook-secret", record.id, "--rotate")
+    assert result.exit_code == 0
+    assert result.stdout == run(app, "keys", "webhook-secret", record.id).stdout != old
+    assert "24 hours" in result.stderr
+
+
+@pytest.mark.parametrize("more", [(), ("--rotate",)])
+def test_an_unknown_key_has_no_secret(app: Flask, more: tuple[str, ...]) -> None:
+    result = run(app, "keys", "webhook-secret", "key_x", *more)
+    assert (result.exit_code, result.output) == (1, "Error: There is no key key_x; `keys list` shows them all.\n")
 
 
 def test_the_workers_secrets_are_lines_of_an_environment(app: Flask, services: Services) -> None:

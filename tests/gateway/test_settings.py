@@ -22,6 +22,13 @@ def test_everything_has_a_default_but_the_providers(tmp_path: Path) -> None:
     check(replace(settings, providers=("local",)))
 
 
+def test_origins_for_webhooks_are_checked_by_their_form() -> None:
+    good = read(Settings, {"WEBHOOK_ALLOW_ORIGINS": "http://127.0.0.1:5678, http://n8n:5678"})
+    assert good.webhook_allow_origins == ("http://127.0.0.1:5678", "http://n8n:5678")
+    with pytest.raises(SettingsError, match="WEBHOOK_ALLOW_ORIGINS.*'n8n:5678/webhook'"):
+        read(Settings, {"WEBHOOK_ALLOW_ORIGINS": "http://me:secret@n8n:5678/webhook"})
+
+
 def test_settings_do_not_change() -> None:
     with pytest.raises(FrozenInstanceError):
         read(Settings, {}).port = 1  # type: ignore[misc]

@@ -36,6 +36,11 @@ def test_old_keys_are_accepted_and_the_newest_signs() -> None:
     assert Signer((OLD,)).read("p", both.sign("p", 1)) is None
 
 
+def test_a_secret_can_be_derived_by_every_key_the_newest_first() -> None:
+    both = Signer((NEW, OLD))
+    assert both.derive_all("p", "a") == [both.derive("p", "a"), Signer((OLD,)).derive("p", "a")]
+
+
 def test_derived_secrets_are_stable_and_apart() -> None:
     signer = Signer((NEW, OLD))
     made = {signer.derive(purpose, name) for purpose in "pq" for name in "ab"}

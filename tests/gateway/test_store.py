@@ -14,8 +14,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from gateway.jobs import Job, State, Status
+from gateway.jobs import FINISHED, Job, State, Status
 from gateway.store import ApiKey, StaleLease, Store, make_engine
+from gateway.webhooks import State as WebhookState
+from gateway.webhooks import Webhook
 from tests.gateway.conftest import START_MS, JobFactory, new_attempt, new_job
 
 NOW = START_MS
@@ -275,6 +277,89 @@ def test_one_of_many_holds_a_named_lease(opened: Callable[[], Store]) -> None:
     assert sum(map(bool, together(6, hold))) == 1
 
 
+# Webhooks
+
+
+def owe(store: Store, *paths: str, host: str = "example.com") -> list[Job]:
+    """Jobs that have just ended with a webhook, the first one due first."""
+    owing = [new_job(NOW + i, webhook_url=f"https://{host}/{path}") for i, path in enumerate(paths)]
+    add(store, *owing)
+    with store.transaction() as tx:
+        for job in owing:
+            tx.save_job(replace(job, status=Status.CANCELLED, finished_at=job.created_at))
+    return owing
+
+
+def lease_webhooks(store: Store, token: str, now: int = NOW, until: int = UNTIL, limit: int = 100) -> list[Webhook]:
+    chosen = [job_id for job_id, _ in store.due_webhooks(now, limit, [])]
+    with store.transaction() as tx:
+        return tx.lease_webhooks(chosen, token, now, until)
+
+
+@pytest.mark.parametrize("status", list(Status))
+def test_the_end_of_a_job_with_a_url_makes_its_webhook(store: Store, status: Status) -> None:
+    with_url, without = add(store, new_job(NOW, webhook_url="https://u:p@Example.com/x?y"), new_job(NOW))
+    with store.transaction() as tx:
+        for job in (with_url, without):
+            tx.save_job(replace(job, status=status, finished_at=NOW + 5))
+    made = Webhook(with_url.id, "example.com:https", WebhookState.PENDING, next_at=NOW + 5)
+    assert store.webhooks([with_url.id, without.id]) == ({with_url.id: made} if status in FINISHED else {})
+
+
+def test_saving_an_ended_job_again_leaves_its_webhook_alone(store: Store) -> None:
+    (job,) = owe(store, "a")
+    sent = replace(store.webhooks([job.id])[job.id], state=WebhookState.SUCCEEDED, tries=1, next_at=None)
+    with store.transaction() as tx:
+        tx.save_webhook(sent)
+    with store.transaction() as tx:
+        tx.save_job(replace(job, status=Status.CANCELLED, finished_at=NOW, next_at=NOW + 1))
+    assert store.webhooks([job.id]) == {job.id: sent}
+
+
+def test_a_webhook_goes_with_its_job(store: Store) -> None:
+    owe(store, "a")
+    with store._writing.begin() as connection:
+        connection.execute(sa.text("DELETE FROM jobs"))
+        assert connection.scalar(sa.text("SELECT count(*) FROM webhooks")) == 0
+
+
+def test_due_webhooks_come_oldest_first_and_not_of_hosts_that_are_busy(store: Store) -> None:
+    one, two = owe(store, "a", "b")
+    (other,) = owe(store, "c", host="other.example:81")
+    later = NOW + 9
+    assert store.due_webhooks(NOW - 1, 9, []) == []
+    assert [job_id for job_id, _ in store.due_webhooks(later, 9, ["other.example:81"])] == [one.id, two.id]
+    assert store.due_webhooks(later, 9, ["example.com:https"]) == [(other.id, "other.example:81")]
+    assert len(store.due_webhooks(later, 2, [])) == 2
+
+
+def test_a_leased_webhook_is_leased_again_only_after_its_lease(store: Store) -> None:
+    owe(store, "a")
+    (first,) = lease_webhooks(store, "one")
+    assert (first.lease_token, first.lease_expires_at) == ("one", UNTIL)
+    assert lease_webhooks(store, "two", now=UNTIL - 1) == []
+    (second,) = lease_webhooks(store, "two", now=UNTIL, until=UNTIL + 1)
+    with pytest.raises(StaleLease), store.transaction() as tx:
+        tx.save_webhook(replace(first, tries=1), lease_token="one")
+    with store.transaction() as tx:
+        tx.save_webhook(replace(second, tries=1, lease_token=None), lease_token="two")
+    assert store.webhooks([first.job_id])[first.job_id].tries == 1
+
+
+def test_dispatchers_that_lease_webhooks_at_once_get_disjoint_ones(opened: Callable[[], Store]) -> None:
+    stores = [opened() for _ in range(4)]
+    owing = owe(stores[0], *map(str, range(40)))
+
+    def take(number: int) -> list[str]:
+        taken: list[str] = []
+        while got := lease_webhooks(stores[number], f"token-{number}", now=NOW + 99, limit=8):
+            taken += [webhook.job_id for webhook in got]
+        return taken
+
+    taken = [job_id for ids in together(4, take) for job_id in ids]
+    assert sorted(taken) == sorted(job.id for job in owing)
+
+
 # Lists, records, keys
 
 
@@ -416,7 +501,8 @@ def test_an_api_key_is_inserted_or_replaced_by_its_id(store: Store) -> None:
         with store.transaction() as tx:
             tx.put_api_key(record)
         assert store.api_keys() == [record]
-        assert store.api_key_by_hash("a" * 64) == record
+        assert store.api_key_by_hash("a" * 64) == store.api_key("key_1") == record
+    assert store.api_key("key_2") is None
 
 
 def test_two_api_keys_never_share_a_secret(store: Store) -> None:

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.servers import FileServer, Reply, Request, file_server
-from wire.safe_http import Downloaded, ForbiddenUrl, TooLarge, TooSlow, download, is_public, session
+from wire.safe_http import Downloaded, ForbiddenUrl, TooLarge, TooSlow, download, is_public, post, session
 
 BODY = bytes(range(256)) * 1000
 
@@ -664,3 +664,72 @@ def test_parallel_downloads_do_not_mix(files: FileServer) -> None:
     for thread in threads:
         thread.join()
     assert got == {i: f"/{i}".encode() * 10_000 for i in range(8)}
+
+
+# --- posting ---------------------------------------------------------------------------------------------------------
+
+
+def send(url: str, *, allow: tuple[str, ...] = (), timeout_s: float = 5) -> tuple[int, dict[str, str]]:
+    answer = post(
+        url, b'{"a":1}', {"Content-Type": "application/json", "X-Own": "1"}, timeout_s=timeout_s, allow_origins=allow
+    )
+    return answer.status, dict(answer.headers)
+
+
+def test_a_post_arrives_and_its_status_and_headers_come_back(files: FileServer) -> None:
+    files.routes["/x"] = Reply(429, b"slow down", headers={"Retry-After": "7"})
+    status, headers = send(files.url("/x?a=b"), allow=(files.origin,))
+    assert (status, headers["Retry-After"]) == (429, "7")
+    (request,) = files.requests
+    assert (request.method, request.path, request.body) == ("POST", "/x?a=b", b'{"a":1}')
+    assert (request.headers["Content-Type"], request.headers["X-Own"]) == ("application/json", "1")
+    assert request.headers["User-Agent"] == "Reelay/1"
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_post_is_not_redirected(files: FileServer, status: int) -> None:
+    files.routes |= {"/x": Reply(status, headers={"Location": "/y"}), "/y": Reply(200)}
+    assert send(files.url("/x"), allow=(files.origin,))[0] == status
+    assert [request.path for request in files.requests] == ["/x"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "169.254.169.254", "[::ffff:10.0.0.1]", "0", "inside.example"])
+def test_nothing_is_posted_to_an_inside_address(host: str, dialled: list[Any], names: dict[str, list[str]]) -> None:
+    names["inside.example"] = ["10.0.0.1"]
+    names["0"] = ["0.0.0.0"]
+    for scheme in ("http", "https"):
+        with pytest.raises(ForbiddenUrl):
+            send(f"{scheme}://{host}/x", allow=("http://127.0.0.1:1",))
+    assert dialled == []
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://example.com/x", "file:///etc/passwd", "http://[::1/x", "http://example.com:99999/x"]
+)
+def test_a_post_needs_a_web_address(url: str) -> None:
+    with pytest.raises(ForbiddenUrl):
+        send(url)
+
+
+@pytest.mark.parametrize("tls", [True, False])
+def test_a_post_that_nobody_answers_ends_in_time(tls: bool, raw: Callable[..., Raw]) -> None:
+    origin = raw(b"", pause_s=60).origin.replace("http:", "https:" if tls else "http:")
+    started = time.monotonic()
+    with pytest.raises(TooSlow):
+        send(f"{origin}/x", allow=(origin,), timeout_s=0.4)
+    assert time.monotonic() - started < 2
+
+
+def test_a_post_does_not_wait_for_trickled_headers(raw: Callable[..., Raw]) -> None:
+    origin = raw(*[bytes([byte]) for byte in HEAD + b"X: " + b"y" * 500], pause_s=0.02).origin
+    started = time.monotonic()
+    with pytest.raises(TooSlow):
+        send(f"{origin}/x", allow=(origin,), timeout_s=0.4)
+    assert time.monotonic() - started < 2
+
+
+def test_the_body_of_the_answer_to_a_post_is_left_unread(files: FileServer) -> None:
+    files.routes["/x"] = Reply(200, BODY, trickle_s=1)
+    started = time.monotonic()
+    assert send(files.url("/x"), allow=(files.origin,))[0] == 200
+    assert time.monotonic() - started < 2

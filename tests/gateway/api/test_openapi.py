@@ -11,6 +11,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from ffmpeg_ops.operation import OPERATIONS
+from gateway.wiring import Services
 from tests.gateway.api.conftest import CAPTION, Worker, local
 
 METHODS = {"get", "put", "post", "delete", "head", "options", "patch", "trace"}
@@ -82,7 +83,7 @@ def test_every_operation_is_there_with_its_words_fields_and_examples(spec: dict[
         assert post["summary"] == operation.summary
         content = post["requestBody"]["content"]["application/json"]
         schema = spec["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]
-        assert set(schema["properties"]) == set(operation.params().fields)
+        assert set(schema["properties"]) == {*operation.params().fields, "webhook_url"}
         assert [example["value"] for example in content["examples"].values()] == [dict(e) for e in operation.examples]
         assert all(field.get("description") for field in schema["properties"].values())
 
@@ -126,6 +127,7 @@ def test_every_status_that_is_seen_is_documented(
     check(spec, "/jobs", "get", {200, 401, 422, 503})
     check(spec, "/jobs/{job_id}", "get", {200, 202, 401, 404, 422, 503})
     check(spec, "/jobs/{job_id}", "delete", {200, 401, 404, 409, 503})
+    check(spec, "/jobs/{job_id}/webhook", "post", {202, 401, 404, 409, 503})
     uploads = {api.post("/files", **kw).status_code for kw in (form, short, {"data": b"x"}, {})}
     check(spec, "/files", "post", uploads | {401, 413, 503, 507})
     worker.finish()
@@ -154,6 +156,16 @@ def test_every_error_is_documented_as_a_problem(spec: dict[str, Any]) -> None:
         for status, response in operation["responses"].items():
             if status.isdigit() and int(status) >= 400 and path != "/ready":
                 assert list(response["content"]) == ["application/problem+json"], (path, status)
+
+
+def test_a_webhook_has_only_documented_fields(spec: dict[str, Any], api: FlaskClient, services: Services) -> None:
+    job = api.post("/video/caption", json={**CAPTION, "webhook_url": "http://127.0.0.1:1/"}).get_json()
+    api.delete(f"/jobs/{job['jobId']}")
+    services.dispatcher.tick()
+    services.dispatcher.settle()
+    log = api.get(f"/jobs/{job['jobId']}").get_json()["webhook"]
+    documented = set(spec["components"]["schemas"]["JobWebhook"]["properties"])
+    assert set(log) == documented - {"lastStatusCode"}
 
 
 def test_a_job_has_only_documented_fields(spec: dict[str, Any], api: FlaskClient, worker: Worker) -> None:

@@ -155,6 +155,8 @@ NO_ADDRESSES: list[Any] = [
     "https://example.com/v.mp4 ",
     "https://example.com/v.mp4\n",
     "https://example.com/v.mp4\r\nX: y",
+    "https://example.com/\0.mp4",
+    "https://example.com/\x7f.mp4",
     "concat:https://example.com/a|b",
     "",
     None,
