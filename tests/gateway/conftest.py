@@ -309,6 +309,6 @@ def put_output(services: Services) -> Callable[[str, bytes], None]:
     def put(attempt_id: str, body: bytes) -> None:
         attempt = services.store.attempt(attempt_id)
         assert attempt is not None
-        services.storage.write(attempt.output_key, [body])
+        services.storage.write(attempt.output_key, [body], len(body))
 
     return put

@@ -211,7 +211,7 @@ def test_the_job_that_waited_longest_is_woken_when_a_worker_may_be_free(
     if end == "failed":
         provider.script("poll", Remote(Phase.FAILED, error=AssetNotFound()))
     if end == "completed":
-        services.storage.write(attempts_of(services, busy)[0].output_key, [BODY])
+        services.storage.write(attempts_of(services, busy)[0].output_key, [BODY], len(BODY))
         provider.script("poll", COMPLETED)
     turn(services)
     assert job_of(services, first).next_at == START_MS
