@@ -26,6 +26,17 @@ IDLE_S = 30
 metadata = sa.MetaData()
 _ID = sa.String(40)
 
+
+class _ForeignText(sa.types.TypeDecorator[str]):
+    """Text that comes from elsewhere, without the one character that PostgreSQL cannot hold."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        return value.replace("\0", "") if value else value
+
+
 jobs = Table(
     "jobs",
     metadata,
@@ -44,12 +55,12 @@ jobs = Table(
     Column("finished_at", sa.BigInteger),
     Column("tries", sa.Integer, nullable=False),
     Column("waits", sa.Integer, nullable=False),
-    Column("waiting_for", sa.Text),
+    Column("waiting_for", _ForeignText),
     Column("attempt_id", _ID),
     Column("output_key", sa.String(255)),
     Column("stats", sa.JSON(none_as_null=True)),
     Column("error_code", sa.String(64)),
-    Column("error_message", sa.Text),
+    Column("error_message", _ForeignText),
     Column("cost_nano", sa.BigInteger),
     Column("next_at", sa.BigInteger),
     Column("lease_token", sa.String(40)),
@@ -74,7 +85,7 @@ attempts = Table(
     Column("heard_at", sa.BigInteger),
     Column("ended_at", sa.BigInteger),
     Column("error_code", sa.String(64)),
-    Column("error_message", sa.Text),
+    Column("error_message", _ForeignText),
     Column("running_at", sa.BigInteger),
     Column("cost_nano", sa.BigInteger),
 )

@@ -31,6 +31,7 @@ from gateway.providers.base import (
 from gateway.services import Services
 from gateway.settings import Settings
 from gateway.step import AMBIGUOUS_MS, EVENTS_PURPOSE, SILENCE_MS, UNCLAIMED_MS
+from gateway.storage import StorageUnavailable, StoredFile
 from gateway.store import make_engine
 from tests.gateway.conftest import (
     CLAIM,
@@ -484,6 +485,33 @@ def test_a_completed_poll_without_the_whole_output_is_tried_again(
     turn(services)
     assert attempts_of(services, job)[0].error_code == "output_missing"
     assert job_of(services, job).status is Status.QUEUED
+
+
+def test_a_storage_that_cannot_be_asked_is_asked_again(
+    services: Services,
+    provider: FakeProvider,
+    job_factory: JobFactory,
+    put_output: PutOutput,
+    clock: FixedClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = job_factory()
+    turn(services)
+    put_output(attempts_of(services, job)[0].id, BODY)
+    provider.default["poll"] = COMPLETED
+    with monkeypatch.context() as patch:
+        patch.setattr(services.storage, "stat", unreachable)
+        clock.advance(60_000)
+        turn(services)
+        after = job_of(services, job)
+        assert (after.next_at, after.lease_token) == (clock.now_ms() + module.LATER_MS, None)
+    clock.advance(module.LATER_MS)
+    turn(services)
+    assert (job_of(services, job).status, states(services, job)) == (Status.COMPLETED, [State.DONE])
+
+
+def unreachable(key: str) -> StoredFile:
+    raise StorageUnavailable("S3 could not be reached")
 
 
 def test_a_failed_poll_with_the_jobs_own_fault_fails_the_job(

@@ -86,6 +86,16 @@ def test_an_attempt_comes_back_as_it_was_stored(store: Store) -> None:
     assert store.attempt(attempt.id) == attempt
 
 
+def test_any_text_from_elsewhere_can_be_stored(store: Store) -> None:
+    (job,) = add(store, new_job(NOW, params={"text": "a\0b"}, waiting_for="a\0b"))
+    attempt = new_attempt(job, NOW, error_message="a\0b")
+    with store.transaction() as tx:
+        tx.add_attempt(attempt)
+        tx.save_attempt(attempt)
+    assert store.attempt(attempt.id).error_message == store.job(job.id).waiting_for == "ab"
+    assert store.job(job.id).params == {"text": "a\0b"}
+
+
 def test_unknown_ids_are_none(store: Store) -> None:
     assert store.job("job_x") is None
     assert store.attempt("att_x") is None
