@@ -17,11 +17,11 @@ from werkzeug.serving import make_server
 
 from ffmpeg_ops.operation import StopSignal
 from gateway import create_app, ids
+from gateway.job_service import check_output
 from gateway.jobs import State, Status
-from gateway.service import check_output
-from gateway.services import Services
 from gateway.settings import Settings
 from gateway.storage import Storage, StorageUnavailable
+from gateway.wiring import Services
 from handler.upload import upload
 from tests.gateway.conftest import SECRET_KEY, new_attempt, new_job
 from tests.s3 import BUCKET, KEY, s3_server
