@@ -264,7 +264,7 @@ def test_one_of_many_holds_a_named_lease(opened: Callable[[], Store]) -> None:
     assert sum(map(bool, together(6, hold))) == 1
 
 
-# Lists, records, keys
+# Lists, figures, records, keys
 
 
 def page_through(store: Store, key_id: str, limit: int, between: Callable[[], object] = lambda: None) -> list[str]:
@@ -293,6 +293,19 @@ def test_lists_are_of_one_key_and_filtered(store: Store) -> None:
     assert store.list_jobs("key_a", status="running", operation=None, before=None, limit=9) == [running]
     assert store.list_jobs("key_a", status=None, operation="caption", before=None, limit=9) == [caption]
     assert store.list_jobs("key_a", status="running", operation="caption", before=None, limit=9) == []
+
+
+def test_figures_of_unfinished_jobs_are_by_status(store: Store) -> None:
+    assert (store.unfinished(NOW, 0).by_status, store.unfinished(NOW, 0).oldest_at) == ({}, None)
+    week_s = 7 * 24 * 3600
+    add(
+        store,
+        new_job(NOW, queue_limit_s=week_s, timeout_s=week_s),
+        new_job(NOW - 5, status=Status.RUNNING),
+        new_job(NOW - 9, status=Status.FAILED),
+    )
+    found = store.unfinished(NOW + week_s * 1000, 60_000)
+    assert (found.by_status, found.oldest_at, found.past_limits) == ({"queued": 1, "running": 1}, NOW - 5, 1)
 
 
 def claim(store: Store, key_id: str, key: str, fingerprint: str, job_id: str, *, now: int, after: int) -> object:

@@ -22,7 +22,7 @@ START_S = 30
 @contextmanager
 def s3_server() -> Iterator[str]:
     """Its origin, for as long as the block lasts. Skips the test where it is missing; where CI is set, that fails."""
-    if not shutil.which("node") or not (HERE / "node_modules").is_dir():
+    if not shutil.which("node") or not (HERE / "node_modules/@20minutes/s3rver").is_dir():
         reason = "s3rver is missing; with Node.js 18 or newer: npm ci --prefix tests/s3"
         if os.environ.get("CI"):
             pytest.fail(reason)
