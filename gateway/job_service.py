@@ -29,6 +29,7 @@ from wire.errors import (
     NotFound,
     NoWebhook,
     OutputMissing,
+    OutputTooLarge,
     StorageLow,
 )
 
@@ -169,7 +170,8 @@ class Jobs:
 
     def _completed(self, attempt_id: str, claim_id: str, stats: Mapping[str, Any]) -> None:
         attempt = self._store.attempt(attempt_id)
-        missing = check_output(self._storage, attempt, stats) if attempt else None
+        limit = self._settings.max_output_bytes
+        missing = check_output(self._storage, attempt, stats, limit) if attempt else None
         if missing is not None:
             self._failed(attempt_id, claim_id, missing)
             return
@@ -222,13 +224,20 @@ class Jobs:
         return job, attempt
 
 
-def check_output(storage: Storage, attempt: Attempt, stats: Mapping[str, Any]) -> OutputMissing | None:
-    """Whether what the worker says it stored is there."""
+def check_output(
+    storage: Storage, attempt: Attempt, stats: Mapping[str, Any], max_bytes: int
+) -> OutputMissing | OutputTooLarge | None:
+    """Whether what the worker says it stored is there, and no larger than allowed: S3 takes what it gets.
+
+    Raises StorageUnavailable when that cannot be found out.
+    """
     stored = storage.stat(attempt.output_key)
     if stored is None:
         return OutputMissing(detail="nothing is stored under the attempt's key")
     if stored.size_bytes != stats.get("size_bytes"):
         return OutputMissing(detail=f"{stored.size_bytes} bytes are stored, the worker made {stats.get('size_bytes')}")
+    if stored.size_bytes > max_bytes:
+        return OutputTooLarge(f"The video has {stored.size_bytes} bytes, {max_bytes} are allowed.")
     return None
 
 

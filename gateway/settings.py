@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from marshmallow import ValidationError, fields, validate
 
 from gateway.gpus import Prices
+from gateway.jobs import MARGIN_MS
 from wire.settings import CommaList, Folder, Origins, SettingsError, read, setting
 
 GB = 1_000_000_000
@@ -74,6 +75,19 @@ class Settings:
     database_url: str | None = setting(
         fields.String(validate=_database), None, "SQLAlchemy URL of the database. Default: SQLite in DATA_DIR."
     )
+    storage: str = setting(
+        fields.String(validate=validate.OneOf(["local", "s3"])),
+        "local",
+        "Where outputs and uploads lie: `local` (in DATA_DIR) or `s3`.",
+    )
+    s3_bucket: str | None = setting(fields.String(), None, "The bucket.")
+    s3_endpoint_url: str | None = setting(
+        _url(), None, "Where S3 is, as gateway, workers and clients all reach it. Default: Amazon's of S3_REGION."
+    )
+    s3_region: str = setting(fields.String(), "us-east-1", "The bucket's region.")
+    s3_access_key_id: str | None = setting(fields.String(), None, "Of a key that may put, get, delete and list there.")
+    s3_secret_access_key: str | None = setting(fields.String(), None, "The secret of that key.")
+    s3_prefix: str = setting(fields.String(), "", "Put before every key in the bucket, for example `reelay/`.")
     host: str = setting(fields.String(), "127.0.0.1", "Address to listen on.")
     port: int = setting(_whole(1, 65535), 8000, "Port to listen on.")
     run_dispatcher: bool = setting(
@@ -195,6 +209,8 @@ def check(settings: Settings) -> None:
         if name not in PROVIDERS:
             mistakes.append(f"PROVIDERS: unknown provider {name!r}; known: {', '.join(sorted(PROVIDERS))}.")
         mistakes += [_missing(name, need) for need in PROVIDERS.get(name, ()) if not _has(settings, need)]
+    if settings.storage == "s3":
+        mistakes += _mistakes_of_s3(settings)
     mistakes += ["SECRET_KEY: every key needs at least 32 characters." for key in settings.secret_key if len(key) < 32]
     if settings.default_wait_seconds > settings.max_wait_seconds:
         mistakes.append("DEFAULT_WAIT_SECONDS: must not be more than MAX_WAIT_SECONDS.")
@@ -206,8 +222,22 @@ def check(settings: Settings) -> None:
         raise SettingsError(" ".join(mistakes))
 
 
+def _mistakes_of_s3(settings: Settings) -> list[str]:
+    needs = ("s3_bucket", "s3_access_key_id", "s3_secret_access_key")
+    mistakes = [f"{need.upper()}: must be set with STORAGE=s3." for need in needs if not getattr(settings, need)]
+    if settings.max_asset_bytes > 5 * GB:
+        mistakes.append("MAX_ASSET_BYTES: at most 5000000000 with STORAGE=s3, which takes no more in one piece.")
+    if settings.queue_limit_seconds + settings.job_timeout_seconds + MARGIN_MS // 1000 > 7 * 86_400:
+        mistakes.append("QUEUE_LIMIT_SECONDS: with JOB_TIMEOUT_SECONDS over 7 days, the longest life of a URL of S3.")
+    return mistakes
+
+
 def _has(settings: Settings, need: str) -> bool:
-    return bool(getattr(settings, need) or (need == "worker_url" and settings.public_url))
+    if need == "worker_url":
+        # with S3 and without events no worker ever calls the gateway
+        alone = settings.storage == "s3" and not settings.worker_events
+        return bool(settings.worker_url or settings.public_url or alone)
+    return bool(getattr(settings, need))
 
 
 def _missing(provider: str, need: str) -> str:

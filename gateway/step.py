@@ -31,7 +31,7 @@ from gateway.providers.base import (
 )
 from gateway.settings import Settings
 from gateway.signing import Signer
-from gateway.storage import Storage
+from gateway.storage import Storage, StorageUnavailable
 from gateway.store import StaleLease, Store, Transaction
 from wire.clock import Clock
 from wire.envelope import SILENCE_S, Delivery, DeliverySchema, EventTarget, Limits
@@ -253,10 +253,13 @@ class Step:
 
     def _completed_there(self, attempt: Attempt, remote: Remote, now: int) -> None:
         stats = remote.result["stats"] if remote.result else {}
-        if missing := check_output(self._parts.storage, attempt, stats):
-            change = _failed_there(attempt, missing, now)
-        else:
-            change = partial(jobs.complete, stats=stats, now=now)
+        try:
+            missing = check_output(self._parts.storage, attempt, stats, self._parts.settings.max_output_bytes)
+        except StorageUnavailable as error:
+            log.warning("storage.unavailable", reason=str(error))
+            self._write(lambda j, a: (j, a), attempt, next_in_ms=LATER_MS)
+            return
+        change = _failed_there(attempt, missing, now) if missing else partial(jobs.complete, stats=stats, now=now)
         self._write(change, attempt, remote=remote)
 
     def _until_next_look_ms(self, attempt: Attempt, now: int) -> int:

@@ -23,9 +23,22 @@ from gateway.webhooks import Webhook
 
 CONNECT_S = 5
 STATEMENT_S = 15
+# How long a process that was frozen in a transaction keeps its locks, and a server that fell silent is waited for.
+IDLE_S = 30
 
 metadata = sa.MetaData()
 _ID = sa.String(40)
+
+
+class _ForeignText(sa.types.TypeDecorator[str]):
+    """Text that comes from elsewhere, without the one character that PostgreSQL cannot hold."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        return value.replace("\0", "") if value else value
+
 
 jobs = Table(
     "jobs",
@@ -46,12 +59,12 @@ jobs = Table(
     Column("finished_at", sa.BigInteger),
     Column("tries", sa.Integer, nullable=False),
     Column("waits", sa.Integer, nullable=False),
-    Column("waiting_for", sa.Text),
+    Column("waiting_for", _ForeignText),
     Column("attempt_id", _ID),
     Column("output_key", sa.String(255)),
     Column("stats", sa.JSON(none_as_null=True)),
     Column("error_code", sa.String(64)),
-    Column("error_message", sa.Text),
+    Column("error_message", _ForeignText),
     Column("cost_nano", sa.BigInteger),
     Column("next_at", sa.BigInteger),
     Column("lease_token", sa.String(40)),
@@ -76,7 +89,7 @@ attempts = Table(
     Column("heard_at", sa.BigInteger),
     Column("ended_at", sa.BigInteger),
     Column("error_code", sa.String(64)),
-    Column("error_message", sa.Text),
+    Column("error_message", _ForeignText),
     Column("running_at", sa.BigInteger),
     Column("cost_nano", sa.BigInteger),
 )
@@ -167,7 +180,14 @@ def make_engine(url: str, pool_size: int = 40, *, statement_s: int = STATEMENT_S
     On PostgreSQL a statement, waiting for locks included, ends with an error after `statement_s`; 0 is for ever.
     """
     if not url.startswith("sqlite"):
-        limits = {"connect_timeout": CONNECT_S, "options": f"-c statement_timeout={statement_s}s"}
+        idle_s = IDLE_S if statement_s else 0
+        limits = {
+            "connect_timeout": CONNECT_S,
+            "options": f"-c statement_timeout={statement_s}s -c idle_in_transaction_session_timeout={idle_s}s",
+            "tcp_user_timeout": IDLE_S * 1000,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+        }
         return sa.create_engine(url, pool_size=pool_size, max_overflow=0, pool_pre_ping=True, connect_args=limits)
     engine = sa.create_engine(url, pool_size=pool_size, max_overflow=0, connect_args={"timeout": 10})
 
@@ -357,14 +377,15 @@ class Transaction:
         self._connection.execute(query)
 
     def lease(self, job_ids: list[str], token: str, now: int, until: int) -> list[Job]:
-        """Lease those of `job_ids` that are still due. What another dispatcher took in between is left out."""
+        """Lease those of `job_ids` that are still due, in their order. What another dispatcher took in between, or
+        somebody is writing at this moment, is left out."""
+        still_due = (
+            sa.select(jobs.c.id).where(jobs.c.id.in_(job_ids), _due(jobs, now)).with_for_update(skip_locked=True)
+        )
+        mine = set(self._connection.scalars(still_due))
         taken = {"lease_token": token, "lease_expires_at": until, "next_at": until}
-        leased = []
-        for job_id in job_ids:
-            query = jobs.update().where(jobs.c.id == job_id, _due(jobs, now))
-            if self._connection.execute(query.values(taken)).rowcount:
-                leased.append(self.leased_job(job_id, token))
-        return leased
+        self._connection.execute(jobs.update().where(jobs.c.id.in_(mine)).values(taken))
+        return [self.leased_job(job_id, token) for job_id in job_ids if job_id in mine]
 
     def webhook(self, job_id: str) -> Webhook | None:
         query = sa.select(webhooks).where(webhooks.c.job_id == job_id).with_for_update()
@@ -399,9 +420,10 @@ class Transaction:
         """A worker has become free: the job that has waited longest need not sit out its pause."""
         waiting = sa.and_(jobs.c.status == Status.QUEUED, jobs.c.waits > 0, jobs.c.next_at > now)
         idle = sa.and_(waiting, jobs.c.lease_token.is_(None))
-        oldest = sa.select(jobs.c.id).where(idle).order_by(jobs.c.id).limit(1).scalar_subquery()
-        # Asked twice: on PostgreSQL the row may have been leased or finished since the inner query found it.
-        self._connection.execute(jobs.update().where(jobs.c.id == oldest, idle).values(next_at=now))
+        oldest = sa.select(jobs.c.id).where(idle).order_by(jobs.c.id).limit(1)
+        # Whoever calls this holds a job of his own: two that wait for each other's would wait for ever.
+        free = oldest.with_for_update(skip_locked=True).scalar_subquery()
+        self._connection.execute(jobs.update().where(jobs.c.id == free).values(next_at=now))
 
     def claim_idempotency_key(
         self, key_id: str, idempotency_key: str, fingerprint: str, job_id: str, *, now: int, after: int
@@ -455,7 +477,8 @@ class Transaction:
         """Insert the row, or replace the one with this key if it is as `where` says. Whether one was written."""
         insert = self._dialect.insert(table).values(**values)
         query = insert.on_conflict_do_update(index_elements=key, set_=dict(values), where=where)
-        return self._connection.execute(query).rowcount == 1
+        # Of an INSERT, SQLAlchemy keeps the count on PostgreSQL only when it is told to.
+        return self._connection.execute(query.execution_options(preserve_rowcount=True)).rowcount == 1
 
 
 def _due(table: Table, now: int) -> sa.ColumnElement[bool]:

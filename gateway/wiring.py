@@ -54,7 +54,7 @@ class Services:
         clock = clock or SystemClock()
         signer, bell = Signer(secrets_of(settings)), Bell()
         store = Store(make_engine(settings.database, pool_size=settings.threads + 24))
-        storage = LocalStorage(settings, signer, clock)
+        storage = _storage(settings, signer, clock)
         chain = provider if provider is not None else providers.make(providers.Context(settings, signer, store, clock))
         costs, pace, metrics = Costs(chain), Pace(), Metrics(store, chain, clock)
         documents = Documents(settings, store, storage, clock)
@@ -75,6 +75,14 @@ class Services:
             metrics=metrics,
             shares=Shares(settings.threads),
         )
+
+
+def _storage(settings: Settings, signer: Signer, clock: Clock) -> Storage:
+    if settings.storage == "local":
+        return LocalStorage(settings, signer, clock)
+    from gateway.storage.s3 import S3Storage  # boto3 takes time and memory that others need not pay
+
+    return S3Storage(settings, clock)
 
 
 def services() -> Services:

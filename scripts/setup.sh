@@ -1,5 +1,7 @@
 #!/bin/sh
 # Sets up everything that the other targets need: FFmpeg with fonts, and the virtual environment .venv.
+# With CI set, also the servers of tests that are otherwise left out where those are missing: PostgreSQL, and Node.js for
+# an S3 on loopback.
 # Safe to call again at any time; does nothing when all is there.
 set -eu
 cd "$(dirname "$0")/.."
@@ -64,4 +66,18 @@ if [ "$(cat .venv/.complete 2>/dev/null || true)" != "$stamp" ]; then
     fi
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
     printf '%s' "$stamp" >.venv/.complete
+fi
+
+if [ -n "${CI:-}" ]; then
+    ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || install_debian "PostgreSQL is missing" postgresql
+    command -v npm >/dev/null || install_debian "Node.js is missing" nodejs npm
+fi
+if command -v npm >/dev/null && ! cmp -s tests/s3/package-lock.json tests/s3/node_modules/.installed; then
+    echo "setup: installing the S3 of the tests"
+    if npm ci --prefix tests/s3 --no-audit --no-fund --ignore-scripts >"$log" 2>&1; then
+        cp tests/s3/package-lock.json tests/s3/node_modules/.installed
+    elif [ -n "${CI:-}" ]; then
+        tail -n 5 "$log" >&2
+        fail "npm ci failed"
+    fi
 fi

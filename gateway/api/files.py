@@ -151,9 +151,10 @@ def _receive(key: str, signature: str) -> Response:
 
 
 def _local() -> LocalStorage:
-    """The only storage whose files go through this process."""
+    """The only storage that clients and workers reach through this process."""
     storage = services().storage
-    assert isinstance(storage, LocalStorage)
+    if not isinstance(storage, LocalStorage):
+        raise NotFound("The files of this gateway lie elsewhere.")
     return storage
 
 
@@ -188,7 +189,7 @@ def _store(key: str, max_bytes: int, check: Callable[[], None] = lambda: None) -
         if not held:
             raise TransfersBusy
         try:
-            return _local().write(key, _body(length, check)).size_bytes
+            return here.storage.write(key, _body(length, check), length).size_bytes
         except StorageFullError as error:
             log.error("storage.full", key=key)
             raise StorageLow from error

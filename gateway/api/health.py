@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from gateway.api.blueprint import Blueprint
 from gateway.dispatcher import HEARTBEAT_LEASE
 from gateway.providers.base import ProviderError
+from gateway.storage import StorageUnavailable
 from gateway.wiring import services
 
 KEPT_S = 1.0
@@ -33,7 +34,7 @@ class ReadySchema(Schema):
 
 
 def blueprint() -> Blueprint:
-    reached = _Providers()
+    reached = _Elsewhere()
     here = Blueprint("health", __name__, description="Health and readiness")
 
     @here.route("/health")
@@ -52,8 +53,8 @@ def blueprint() -> Blueprint:
         def get(self) -> Response:
             """Database, storage and dispatcher work, and a provider can be reached."""
             checks = {"database": _try(services().store.ping), "dispatcher": _try(_dispatcher)}
-            checks["storage"] = _try(_storage)
             providers = reached.now()
+            checks["storage"] = providers.pop("storage", "is being asked")
             own_ok = all(result == "ok" for result in checks.values())
             ready = own_ok and any(result == "ok" for result in providers.values())
             response = jsonify({"status": "ready" if ready else "not ready", "checks": checks | providers})
@@ -63,8 +64,8 @@ def blueprint() -> Blueprint:
     return here
 
 
-class _Providers:
-    """Whether providers can be reached: asked by one thread at a time and at most every KEPT_S seconds.
+class _Elsewhere:
+    """Whether storage and providers can be reached: asked by one thread at a time and at most every KEPT_S seconds.
 
     Everybody may call `/ready`, and a provider that hangs must not cost more than one thread.
     """
@@ -77,11 +78,12 @@ class _Providers:
     def now(self) -> dict[str, str]:
         if time.monotonic() - self._asked_at > KEPT_S and self._asking.acquire(blocking=False):
             try:
-                self._known = {f"provider {p.name}": _try(p.check) for p in services().providers.values()}
+                known = {f"provider {p.name}": _try(p.check) for p in services().providers.values()}
+                self._known = known | {"storage": _try(_storage)}
                 self._asked_at = time.monotonic()
             finally:
                 self._asking.release()
-        return self._known or {"providers": "are being asked"}
+        return dict(self._known) or {"providers": "are being asked"}
 
 
 class _NotWellError(Exception):
@@ -96,6 +98,7 @@ def _dispatcher() -> None:
 
 def _storage() -> None:
     here = services()
+    here.storage.check()
     free = here.storage.free_percent()
     if free < here.settings.min_free_disk_percent:
         raise _NotWellError(f"only {free:.1f} % of the disk is free")
@@ -104,7 +107,7 @@ def _storage() -> None:
 def _try(check: Callable[[], object]) -> str:
     try:
         check()
-    except (_NotWellError, ProviderError) as error:
+    except (_NotWellError, ProviderError, StorageUnavailable) as error:
         return str(error)
     except (SQLAlchemyError, OSError) as error:
         return type(error).__name__

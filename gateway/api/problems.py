@@ -12,6 +12,7 @@ from marshmallow import Schema, fields
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 
+from gateway.storage import StorageUnavailable
 from wire import errors
 
 log = structlog.get_logger(__name__)
@@ -94,6 +95,7 @@ def register(app: Flask) -> None:
     """Answer every error that a view lets out with a problem document."""
     app.register_error_handler(errors.RequestError, problem)
     app.register_error_handler(SQLAlchemyError, _database_failed)
+    app.register_error_handler(StorageUnavailable, _storage_failed)
     app.register_error_handler(Exception, _unexpected)
 
 
@@ -151,6 +153,11 @@ def _first(reason: object) -> object:
 
 def _database_failed(error: SQLAlchemyError) -> Response:
     log.error("database.failed", error=repr(error.__cause__ or error))
+    return problem(errors.ServiceUnavailable())
+
+
+def _storage_failed(error: StorageUnavailable) -> Response:
+    log.error("storage.failed", reason=str(error))
     return problem(errors.ServiceUnavailable())
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from wire.envelope import Upload
+
+_ULID = "[0-7][0-9A-HJKMNP-TV-Z]{25}"
+KEY = re.compile(rf"(outputs/job_{_ULID}/att_{_ULID}\.mp4|uploads/key_{_ULID}/{_ULID})")
 
 
 @dataclass(frozen=True)
@@ -21,8 +25,16 @@ class StorageFullError(Exception):
     """There is no room for the file."""
 
 
+class StorageUnavailable(Exception):
+    """Nothing could be found out or done there now; the message says why."""
+
+
 class Storage(Protocol):
-    """Keys are `outputs/<job>/<attempt>.mp4` and `uploads/<key id>/<ulid>`. Times are in ms UTC."""
+    """Keys are `outputs/<job>/<attempt>.mp4` and `uploads/<key id>/<ulid>`; all else is a ValueError.
+
+    Times are in ms UTC. Where files lie on another machine, what asks it raises StorageUnavailable; presigning asks
+    nobody.
+    """
 
     def presign_put(self, key: str, *, max_bytes: int, expires_at: int) -> Upload:
         """Where a worker may put the file, once or again, until `expires_at`."""
@@ -33,6 +45,12 @@ class Storage(Protocol):
     def stat(self, key: str) -> StoredFile | None:
         """The file, or None when it is not there."""
 
+    def write(self, key: str, chunks: Iterable[bytes], size_bytes: int) -> StoredFile:
+        """Store the file of `size_bytes`, replacing what was there; whole or, whatever is raised, not at all.
+
+        Raises StorageFullError, and what `chunks` raises.
+        """
+
     def delete(self, key: str) -> None:
         """Remove the file; no error when it is not there. Downloads of it that have begun go on to their end."""
 
@@ -41,6 +59,9 @@ class Storage(Protocol):
 
     def tidy(self) -> None:
         """Remove what transfers left behind that never came to their end, as of a process that was killed."""
+
+    def check(self) -> None:
+        """Raises StorageUnavailable when files can neither be stored nor found."""
 
     def free_percent(self) -> float:
         """Share of the room that is free, 0 to 100."""

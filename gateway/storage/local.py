@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import shutil
 import tempfile
 import threading
@@ -19,12 +18,9 @@ from urllib.parse import quote
 
 from gateway.settings import Settings
 from gateway.signing import Signer
-from gateway.storage import StorageFullError, StoredFile
+from gateway.storage import KEY, StorageFullError, StoredFile
 from wire.clock import Clock
 from wire.envelope import Upload
-
-_ULID = "[0-7][0-9A-HJKMNP-TV-Z]{25}"
-_KEY = re.compile(rf"(outputs/job_{_ULID}/att_{_ULID}\.mp4|uploads/key_{_ULID}/{_ULID})")
 
 _FOLDERS = ("outputs", "uploads")
 _PART = ".part-"
@@ -65,7 +61,7 @@ class LocalStorage:
         for folder in self._places():
             for name in _names(folder):
                 key = f"{folder.parent.name}/{folder.name}/{name}"
-                if _KEY.fullmatch(key):
+                if KEY.fullmatch(key):
                     yield key
 
     def tidy(self) -> None:
@@ -84,7 +80,7 @@ class LocalStorage:
 
     def path(self, key: str) -> Path:
         """Where the file of `key` is; raises ValueError for anything that is not a key of ours."""
-        if not _KEY.fullmatch(key):
+        if not KEY.fullmatch(key):
             raise ValueError("not a storage key")
         return self._root / key
 
@@ -95,8 +91,7 @@ class LocalStorage:
                 return max_bytes if self._clock.now_ms() < expires_at else None
         return None
 
-    def write(self, key: str, chunks: Iterable[bytes]) -> StoredFile:
-        """Store the file, replacing what was there. Raises StorageFullError; leaves nothing behind when it fails."""
+    def write(self, key: str, chunks: Iterable[bytes], size_bytes: int) -> StoredFile:
         path = self.path(key)
         try:
             _write_whole(path, chunks)
@@ -104,7 +99,10 @@ class LocalStorage:
             if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
                 raise StorageFullError from error
             raise
-        return StoredFile(key, path.stat().st_size)
+        return StoredFile(key, size_bytes)
+
+    def check(self) -> None:
+        """Whether there is room is asked by `free_percent`; that the disk can be written is known since the start."""
 
     def free_percent(self) -> float:
         """Share of the disk that is free, 0 to 100."""

@@ -23,6 +23,7 @@ from gateway.providers.base import Accepted, NotYet, Phase, Provider, Remote
 from gateway.settings import Settings
 from gateway.store import ApiKey, Store
 from gateway.wiring import Services
+from tests.postgres import Postgres, postgres_server
 
 START_MS = 1_700_000_000_000
 SECRET_KEY = "tests-secret-key-0123456789abcdef"
@@ -181,14 +182,51 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "reelay.db"
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Name of a migrated database to copy."""
+    folder = tmp_path_factory.mktemp("migrated_postgres")
+    with postgres.database() as url:
+        migrate(Settings(providers=("local",), secret_key=(SECRET_KEY,), data_dir=folder, database_url=url))
+        yield url.rpartition("/")[2]
+
+
+# Marks tests that must pass on every database; others run on SQLite alone.
+on_every_database = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+
+
 @pytest.fixture
-def settings(tmp_path: Path, migrated: Path) -> Settings:
-    """Of a gateway with its own migrated SQLite file."""
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of a fresh, migrated database: of the kind that `on_every_database` asks for, else SQLite."""
+    if getattr(request, "param", "sqlite") == "postgresql":
+        template = request.getfixturevalue("migrated_postgres")
+        with request.getfixturevalue("postgres").database(template) as url:
+            yield url
+        return
     folder = tmp_path / "data"
     folder.mkdir()
-    shutil.copy(migrated, folder / "reelay.db")
+    shutil.copy(request.getfixturevalue("migrated"), folder / "reelay.db")
+    yield f"sqlite:///{folder / 'reelay.db'}"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database: str) -> Settings:
+    """Of a gateway with a fresh, migrated database."""
+    folder = tmp_path / "data"
+    folder.mkdir(exist_ok=True)
     return Settings(
-        providers=("local",), secret_key=(SECRET_KEY,), data_dir=folder, min_free_disk_percent=0, max_wait_seconds=90
+        providers=("local",),
+        secret_key=(SECRET_KEY,),
+        data_dir=folder,
+        database_url=database,
+        min_free_disk_percent=0,
+        max_wait_seconds=90,
     )
 
 
@@ -275,6 +313,6 @@ def put_output(services: Services) -> Callable[[str, bytes], None]:
     def put(attempt_id: str, body: bytes) -> None:
         attempt = services.store.attempt(attempt_id)
         assert attempt is not None
-        services.storage.write(attempt.output_key, [body])
+        services.storage.write(attempt.output_key, [body], len(body))
 
     return put

@@ -13,7 +13,7 @@ from gateway.auth import FROM_ENVIRONMENT, Keys, _mistyped, make_secret
 from gateway.settings import Settings
 from gateway.store import Store, Transaction
 from gateway.wiring import Services
-from tests.gateway.conftest import START_MS, FixedClock, Wire
+from tests.gateway.conftest import START_MS, FixedClock, Wire, on_every_database
 
 OWN = "a key of the operator's own"
 
@@ -90,6 +90,7 @@ def between(store: Store, monkeypatch: pytest.MonkeyPatch, other: Callable[[], o
     monkeypatch.setattr(store, "transaction", transaction)
 
 
+@on_every_database
 def test_two_gateways_that_start_at_once_adopt_one_key(
     keys: Keys, wire: Wire, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +100,7 @@ def test_two_gateways_that_start_at_once_adopt_one_key(
     assert keys.recognise(OWN)
 
 
+@on_every_database
 def test_a_key_that_another_process_revoked_in_between_stays_as_it_is(
     keys: Keys, store: Store, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

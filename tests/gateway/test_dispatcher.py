@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import threading
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from gateway import dispatcher as loop_module
@@ -32,8 +31,19 @@ from gateway.providers.base import (
 )
 from gateway.settings import Settings
 from gateway.step import AMBIGUOUS_MS, EVENTS_PURPOSE, SILENCE_MS, UNCLAIMED_MS
+from gateway.storage import StorageUnavailable, StoredFile
+from gateway.store import make_engine
 from gateway.wiring import Services
-from tests.gateway.conftest import CLAIM, SECRET_KEY, START_MS, FakeProvider, FixedClock, JobFactory, Wire
+from tests.gateway.conftest import (
+    CLAIM,
+    SECRET_KEY,
+    START_MS,
+    FakeProvider,
+    FixedClock,
+    JobFactory,
+    Wire,
+    on_every_database,
+)
 from tests.servers import eventually
 from wire.envelope import ErrorSchema, Event, parse_job_input
 from wire.errors import (
@@ -108,24 +118,28 @@ def beat(services: Services, attempt_id: str | None, progress: float = 0.5) -> N
 # Submitting
 
 
+@on_every_database
 def test_the_intent_is_committed_before_the_provider_is_asked(
     services: Services, provider: FakeProvider, job_factory: JobFactory, settings: Settings
 ) -> None:
     job = job_factory()
+    other = make_engine(settings.database, pool_size=1)
     seen: list[Any] = []
 
     def submit(attempt: Attempt) -> Accepted:
-        with closing(sqlite3.connect(settings.data_dir / "reelay.db")) as other:
-            query = "SELECT a.id, a.state, a.sent_at, j.attempt_id FROM attempts a JOIN jobs j ON j.id = a.job_id"
-            seen.extend(other.execute(query).fetchall())
+        query = "SELECT a.id, a.state, a.sent_at, j.attempt_id FROM attempts a JOIN jobs j ON j.id = a.job_id"
+        with other.connect() as connection:
+            seen.extend(map(tuple, connection.execute(sa.text(query))))
         return Accepted("r1")
 
     provider.script("submit", submit)
     assert turn(services) == 1
     (attempt,) = attempts_of(services, job)
     assert seen == [(attempt.id, "intent", START_MS, attempt.id)]
+    other.dispose()
 
 
+@on_every_database
 def test_an_accepted_attempt_counts_and_is_looked_at_again(
     services: Services, provider: FakeProvider, job_factory: JobFactory
 ) -> None:
@@ -188,6 +202,7 @@ def test_waiting_ends_at_the_queue_limit_with_the_last_reason(
     assert 20_000 <= clock.now_ms() - START_MS <= 30_000
 
 
+@on_every_database
 @pytest.mark.parametrize("end", ["accepted", "completed", "failed"])
 def test_the_job_that_waited_longest_is_woken_when_a_worker_may_be_free(
     services: Services, provider: FakeProvider, job_factory: JobFactory, end: str
@@ -198,7 +213,7 @@ def test_the_job_that_waited_longest_is_woken_when_a_worker_may_be_free(
     if end == "failed":
         provider.script("poll", Remote(Phase.FAILED, error=AssetNotFound()))
     if end == "completed":
-        services.storage.write(attempts_of(services, busy)[0].output_key, [BODY])
+        services.storage.write(attempts_of(services, busy)[0].output_key, [BODY], len(BODY))
         provider.script("poll", COMPLETED)
     turn(services)
     assert job_of(services, first).next_at == START_MS
@@ -348,6 +363,7 @@ def test_a_provider_that_cannot_be_polled_is_asked_again_later(
 # Claims and silence
 
 
+@on_every_database
 def test_a_silent_claim_is_dead_and_the_job_is_tried_again(
     services: Services, provider: FakeProvider, job_factory: JobFactory, clock: FixedClock
 ) -> None:
@@ -472,6 +488,33 @@ def test_a_completed_poll_without_the_whole_output_is_tried_again(
     assert job_of(services, job).status is Status.QUEUED
 
 
+def test_a_storage_that_cannot_be_asked_is_asked_again(
+    services: Services,
+    provider: FakeProvider,
+    job_factory: JobFactory,
+    put_output: PutOutput,
+    clock: FixedClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = job_factory()
+    turn(services)
+    put_output(attempts_of(services, job)[0].id, BODY)
+    provider.default["poll"] = COMPLETED
+    with monkeypatch.context() as patch:
+        patch.setattr(services.storage, "stat", unreachable)
+        clock.advance(60_000)
+        turn(services)
+        after = job_of(services, job)
+        assert (after.next_at, after.lease_token) == (clock.now_ms() + module.LATER_MS, None)
+    clock.advance(module.LATER_MS)
+    turn(services)
+    assert (job_of(services, job).status, states(services, job)) == (Status.COMPLETED, [State.DONE])
+
+
+def unreachable(key: str) -> StoredFile:
+    raise StorageUnavailable("S3 could not be reached")
+
+
 def test_a_failed_poll_with_the_jobs_own_fault_fails_the_job(
     services: Services, provider: FakeProvider, job_factory: JobFactory
 ) -> None:
@@ -589,6 +632,7 @@ def test_cancelling_is_given_up_after_the_deadline(
 # Races
 
 
+@on_every_database
 def test_a_result_that_comes_after_the_lease_is_dropped(
     services: Services, wire: Wire, provider: FakeProvider, job_factory: JobFactory, clock: FixedClock
 ) -> None:
@@ -617,6 +661,7 @@ def test_a_result_that_comes_after_the_lease_is_dropped(
     assert len(provider.called("submit")) == 1
 
 
+@on_every_database
 @pytest.mark.parametrize("answer", [Accepted("r1"), Ambiguous("lost"), NotYet("busy", 2.0)])
 def test_a_claim_that_comes_before_the_answer_stays(
     services: Services, provider: FakeProvider, job_factory: JobFactory, answer: Any
@@ -636,6 +681,7 @@ def test_a_claim_that_comes_before_the_answer_stays(
     assert (after.status, after.progress, after.tries, after.waiting_for) == (Status.RUNNING, 0.4, 1, None)
 
 
+@on_every_database
 def test_an_end_that_comes_before_the_answer_stays(
     services: Services, provider: FakeProvider, job_factory: JobFactory, put_output: PutOutput
 ) -> None:
@@ -653,6 +699,7 @@ def test_an_end_that_comes_before_the_answer_stays(
     assert turn(services) == 0
 
 
+@on_every_database
 def test_a_job_cancelled_during_its_submit_is_taken_back(
     services: Services, provider: FakeProvider, job_factory: JobFactory
 ) -> None:
@@ -670,6 +717,7 @@ def test_a_job_cancelled_during_its_submit_is_taken_back(
     assert provider.called("cancel")[0].remote_id == "r1"
 
 
+@on_every_database
 def test_two_dispatchers_never_take_the_same_job(
     services: Services, wire: Wire, provider: FakeProvider, job_factory: JobFactory
 ) -> None:
@@ -767,6 +815,7 @@ def test_a_cancelled_job_of_a_provider_that_was_taken_out_is_let_go(
     assert states(services, job) == [State.SUPERSEDED]
 
 
+@on_every_database
 def test_one_gateway_at_a_time_reconciles(
     services: Services, wire: Wire, provider: FakeProvider, clock: FixedClock
 ) -> None:
@@ -1073,6 +1122,7 @@ def test_what_was_found_out_of_no_attempt_stays_ambiguous(
     assert attempts_of(services, job)[0].error_code == "worker_lost"
 
 
+@on_every_database
 @pytest.mark.parametrize("told_ms", [None, 2_500])
 def test_a_completed_attempt_costs_what_its_machine_costs(
     services: Services, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory,

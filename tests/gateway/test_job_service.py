@@ -11,7 +11,7 @@ import pytest
 
 from gateway.jobs import Job, State, Status
 from gateway.wiring import Services
-from tests.gateway.conftest import CLAIM, START_MS, FixedClock, JobFactory, Wire
+from tests.gateway.conftest import CLAIM, START_MS, FixedClock, JobFactory, Wire, on_every_database
 from wire.envelope import Event
 from wire.errors import (
     AssetNotFound,
@@ -42,6 +42,7 @@ def count_jobs(services: Services, key_id: str = "key_a") -> int:
     return len(services.store.list_jobs(key_id, status=None, operation=None, before=None, limit=1000))
 
 
+@on_every_database
 def test_a_created_job_is_committed_queued_and_due(services: Services, wire: Wire) -> None:
     job = create(services)
     assert wire().store.job(job.id) == job
@@ -67,6 +68,7 @@ def test_a_job_is_seen_by_its_own_key_alone(services: Services) -> None:
 # Idempotency
 
 
+@on_every_database
 def test_fifty_requests_with_one_key_make_one_job(services: Services, wire: Wire) -> None:
     gateways = [services, wire()]
     barrier = threading.Barrier(50)
@@ -136,6 +138,7 @@ def test_cancel_twice_is_no_error_and_after_the_end_it_is(services: Services, jo
         services.jobs.cancel(done.id, done.key_id)
 
 
+@on_every_database
 def test_cancel_or_complete_wins_but_never_both(
     services: Services, job_factory: JobFactory, put_output: PutOutput
 ) -> None:
@@ -186,6 +189,7 @@ def test_wait_wakes_within_100_ms_of_the_end(
     assert late_s < 0.1
 
 
+@on_every_database
 def test_wait_sees_what_another_process_committed(services: Services, wire: Wire, job_factory: JobFactory) -> None:
     job, other = job_factory(), wire()
     after, late_s = waited_while(services, job, lambda: other.jobs.cancel(job.id, job.key_id))
@@ -196,6 +200,7 @@ def test_wait_sees_what_another_process_committed(services: Services, wire: Wire
 # Events
 
 
+@on_every_database
 def test_the_way_of_a_job_by_events(services: Services, job_factory: JobFactory, put_output: PutOutput) -> None:
     job = job_factory(attempt=State.SUBMITTED, tries=1)
     on_event(services, job, "started")
@@ -215,6 +220,7 @@ def test_started_may_be_repeated_by_the_same_claim_alone(services: Services, job
         on_event(services, job, "started", claim="claim-of-worker-2")
 
 
+@on_every_database
 def test_of_many_workers_one_gets_the_claim(services: Services, wire: Wire, job_factory: JobFactory) -> None:
     job, gateways = job_factory(attempt=State.SUBMITTED), [services, wire()]
     barrier = threading.Barrier(10)
@@ -297,6 +303,7 @@ def test_workers_of_a_cancelled_job_are_told_to_stop(services: Services, job_fac
         on_event(services, job, type_)
 
 
+@on_every_database
 def test_an_end_wakes_the_job_that_has_waited_longest(services: Services, job_factory: JobFactory) -> None:
     waiting = job_factory(waits=2, next_at=START_MS + 9_000)
     job = job_factory(attempt=State.CLAIMED, status=Status.RUNNING, tries=1)

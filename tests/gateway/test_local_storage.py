@@ -139,7 +139,7 @@ ODD_KEYS = [
 
 @pytest.mark.parametrize("key", ODD_KEYS, ids=range(len(ODD_KEYS)))
 def test_odd_keys_lead_nowhere(storage: LocalStorage, key: str) -> None:
-    for call in (storage.path, storage.stat, storage.delete, lambda k: storage.write(k, [b"x"])):
+    for call in (storage.path, storage.stat, storage.delete, lambda k: storage.write(k, [b"x"], 1)):
         with pytest.raises(ValueError, match="not a storage key"):
             call(key)  # type: ignore[operator]
     assert files_in(storage) == []
@@ -148,8 +148,8 @@ def test_odd_keys_lead_nowhere(storage: LocalStorage, key: str) -> None:
 @pytest.mark.parametrize("key", [KEY, UPLOAD], ids=["output", "upload"])
 def test_a_file_is_stored_replaced_and_deleted(storage: LocalStorage, key: str) -> None:
     assert storage.stat(key) is None
-    assert storage.write(key, [b"abc", b"", b"de"]).size_bytes == 5
-    assert storage.write(key, [b"x"]).size_bytes == 1
+    assert storage.write(key, [b"abc", b"", b"de"], 5).size_bytes == 5
+    assert storage.write(key, [b"x"], 1).size_bytes == 1
     assert storage.path(key).read_bytes() == b"x"
     assert storage.stat(key).size_bytes == 1  # type: ignore[union-attr]
     storage.delete(key)
@@ -164,15 +164,15 @@ def broken_after(*chunks: bytes) -> Iterator[bytes]:
 
 def test_a_broken_transfer_leaves_nothing(storage: LocalStorage) -> None:
     with pytest.raises(ConnectionResetError):
-        storage.write(KEY, broken_after(b"half"))
+        storage.write(KEY, broken_after(b"half"), 9)
     assert files_in(storage) == []
     assert not storage.path(KEY).parent.exists()
 
 
 def test_a_broken_transfer_leaves_what_was_there(storage: LocalStorage) -> None:
-    storage.write(KEY, [b"whole"])
+    storage.write(KEY, [b"whole"], 5)
     with pytest.raises(ConnectionResetError):
-        storage.write(KEY, broken_after(b"half"))
+        storage.write(KEY, broken_after(b"half"), 9)
     assert [path.read_bytes() for path in files_in(storage)] == [b"whole"]
 
 
@@ -182,7 +182,7 @@ def test_a_file_is_not_seen_before_it_is_whole(storage: LocalStorage) -> None:
         assert storage.stat(KEY) is None
         yield b"whole"
 
-    storage.write(KEY, chunks())
+    storage.write(KEY, chunks(), 9)
     assert storage.stat(KEY) is not None
 
 
@@ -192,7 +192,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(storage: LocalStorage, mon
         real = getattr(os, name)
         monkeypatch.setattr(os, name, lambda *a, real=real, name=name: (order.append(name), real(*a))[1])
     storage.path(KEY).parent.mkdir(parents=True)
-    storage.write(KEY, [b"x"])
+    storage.write(KEY, [b"x"], 1)
     assert order == ["fsync", "replace", "fsync"]
 
 
@@ -200,7 +200,7 @@ def test_every_new_folder_is_entered_on_the_disk(storage: LocalStorage, monkeypa
     synced: list[str] = []
     real = os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(str(Path(f"/proc/self/fd/{fd}").readlink())), real(fd)))
-    storage.write(KEY, [b"x"])
+    storage.write(KEY, [b"x"], 1)
     job = storage.path(KEY).parent
     folders = [job.parents[i] for i in (2, 1, 0)]  # the data folder, files/, outputs/
     assert [Path(path) for path in synced if Path(path).is_dir()] == [*folders, job]
@@ -317,7 +317,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(where, name, full(code))
         with pytest.raises(StorageFullError):
-            storage.write(KEY, [b"x"])
+            storage.write(KEY, [b"x"], 1)
     assert files_in(storage) == []
 
 
@@ -325,7 +325,7 @@ def test_another_error_of_the_disk_is_not_a_full_one(storage: LocalStorage, monk
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full(errno.EIO))
         with pytest.raises(OSError, match="Input/output"):
-            storage.write(KEY, [b"x"])
+            storage.write(KEY, [b"x"], 1)
     assert files_in(storage) == []
 
 

@@ -13,19 +13,21 @@ from alembic.migration import MigrationContext
 from gateway.migrations import migrate
 from gateway.settings import Settings
 from gateway.store import make_engine, metadata
-from tests.gateway.conftest import PROCESSES, SECRET_KEY
+from tests.gateway.conftest import PROCESSES, SECRET_KEY, on_every_database
+from tests.postgres import Postgres
 
 
-def settings_in(folder: Path) -> Settings:
-    return Settings(providers=("local",), secret_key=(SECRET_KEY,), data_dir=folder)
+def settings_in(folder: Path, url: str | None = None) -> Settings:
+    return Settings(providers=("local",), secret_key=(SECRET_KEY,), data_dir=folder, database_url=url)
 
 
-def migrate_in(folder: str) -> None:
-    migrate(settings_in(Path(folder)))
+def migrate_in(folder: str, url: str | None = None) -> None:
+    migrate(settings_in(Path(folder), url))
 
 
-def test_the_migrated_schema_is_the_one_the_code_uses(migrated: Path) -> None:
-    engine = make_engine(f"sqlite:///{migrated}", pool_size=1)
+@on_every_database
+def test_the_migrated_schema_is_the_one_the_code_uses(database: str) -> None:
+    engine = make_engine(database, pool_size=1)
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
@@ -65,3 +67,15 @@ def test_thirty_processes_may_migrate_a_fresh_file_at_once(tmp_path: Path) -> No
     with closing(sqlite3.connect(tmp_path / "reelay.db")) as connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0003",)]
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_machines_may_migrate_a_fresh_database_of_postgresql_at_once(tmp_path: Path, postgres: Postgres) -> None:
+    with postgres.database() as url:
+        with PROCESSES.Pool(6) as pool:
+            pool.starmap(migrate_in, [(str(tmp_path / str(n)), url) for n in range(6)], chunksize=1)
+            pool.close()
+            pool.join()
+        engine = make_engine(url, pool_size=1)
+        with engine.connect() as connection:
+            assert len(connection.execute(sa.text("SELECT version_num FROM alembic_version")).all()) == 1
+        engine.dispose()

@@ -107,6 +107,28 @@ def test_a_database_that_is_not_known_or_has_no_driver_is_named(
     assert "hunter2" not in str(caught.value)
 
 
+S3 = {"storage": "s3", "s3_bucket": "b", "s3_access_key_id": "k", "s3_secret_access_key": "s"}
+RUNPOD = {"providers": ("runpod",), "runpod_api_key": "k", "runpod_endpoint_id": "e"}
+
+
+def test_s3_needs_its_bucket_and_key_and_takes_no_more_than_s3_does() -> None:
+    check(Settings(providers=("local",), **S3))
+    week = {"max_asset_bytes": 5_000_000_001, "queue_limit_seconds": 604_800}
+    with pytest.raises(SettingsError) as caught:
+        check(Settings(providers=("local",), storage="s3", **week))
+    names = ("S3_BUCKET", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY", "MAX_ASSET_BYTES", "QUEUE_LIMIT_SECONDS")
+    assert all(f"{name}:" in str(caught.value) for name in names)
+    check(Settings(providers=("local",), **week))
+
+
+def test_workers_elsewhere_need_an_address_of_the_gateway_unless_they_never_call_it() -> None:
+    check(Settings(**RUNPOD, **S3, worker_events=False))
+    for changes in ({}, {**S3}, {"worker_events": False}):
+        with pytest.raises(SettingsError, match="PUBLIC_URL or WORKER_URL"):
+            check(Settings(**RUNPOD, **changes))
+        check(Settings(**RUNPOD, **changes, public_url="https://api.example.com"))
+
+
 def test_a_given_secret_key_is_used_and_nothing_is_written(tmp_path: Path) -> None:
     settings = Settings(secret_key=("a" * 32, "b" * 32), data_dir=tmp_path)
     assert secrets_of(settings) == ("a" * 32, "b" * 32)

@@ -1,0 +1,169 @@
+"""Files in a bucket of S3, or of anything that speaks its language. Workers and clients go there themselves.
+
+What S3 cannot do: a presigned PUT binds key, method, expiry and content type, but no largest size, and it may be used
+again until it expires. So every attempt has a key of its own, and what is stored is measured before it counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import boto3
+import requests
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from gateway.settings import Settings
+from gateway.storage import KEY, StorageUnavailable, StoredFile
+from wire.clock import Clock
+from wire.envelope import Upload
+
+CONNECT_S = 5
+READ_S = 10
+TRIES = 2
+# S3 may take its time over the last byte of a large file.
+WRITE_S = 60
+WRITE_MS = 3600 * 1000
+# No presigned URL of S3 lives longer.
+MAX_TTL_S = 7 * 24 * 3600
+_GONE = frozenset({"404", "NoSuchKey", "NotFound"})
+_CODE = re.compile(r"<Code>(\w+)</Code>")
+
+
+class S3Storage:
+    """Storage in `settings.s3_bucket`, below `settings.s3_prefix`.
+
+    Its key must be allowed to put, get, delete and list there: without the right to list, S3 answers that a file which
+    is not there is forbidden. Every method but the presigning ones raises StorageUnavailable when S3 does not do it.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self._bucket, self._prefix, self._clock = settings.s3_bucket, settings.s3_prefix, clock
+        self._s3: Any = boto3.client(
+            "s3",
+            region_name=settings.s3_region,
+            endpoint_url=settings.s3_endpoint_url,
+            aws_access_key_id=settings.s3_access_key_id,
+            aws_secret_access_key=settings.s3_secret_access_key,
+            config=Config(
+                signature_version="s3v4",
+                connect_timeout=CONNECT_S,
+                read_timeout=READ_S,
+                retries={"total_max_attempts": TRIES, "mode": "standard"},
+                max_pool_connections=settings.threads + 16,
+                # A name of its own for every bucket is something that few but Amazon have.
+                s3={"addressing_style": "path" if settings.s3_endpoint_url else "virtual"},
+                # Else a presigned PUT asks for a checksum header that workers do not send.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+
+    def presign_put(self, key: str, *, max_bytes: int, expires_at: int) -> Upload:
+        kind = _kind(key)
+        url = self._presign("put_object", key, expires_at, ContentType=kind)
+        return Upload(url=url, max_bytes=max_bytes, headers={"Content-Type": kind})
+
+    def presign_get(self, key: str, *, expires_at: int, for_worker: bool = False) -> str:
+        name = key.split("/")[1] + ".mp4" if key.endswith(".mp4") else key.rpartition("/")[2]
+        disposition = f'inline; filename="{name}"'
+        return self._presign(
+            "get_object", key, expires_at, ResponseContentType=_kind(key), ResponseContentDisposition=disposition
+        )
+
+    def stat(self, key: str) -> StoredFile | None:
+        with _translated():
+            try:
+                found = self._s3.head_object(**self._place(key))
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") in _GONE:
+                    return None
+                raise
+        return StoredFile(key, found["ContentLength"])
+
+    def write(self, key: str, chunks: Iterable[bytes], size_bytes: int) -> StoredFile:
+        """As a worker's upload: in one stream of known length, held nowhere in between, tried once."""
+        target = self.presign_put(key, max_bytes=size_bytes, expires_at=self._clock.now_ms() + WRITE_MS)
+        with requests.Session() as http:
+            http.trust_env = False
+            try:
+                answer = http.put(
+                    target.url,
+                    data=_Body(chunks, size_bytes),
+                    headers=target.headers,
+                    timeout=(CONNECT_S, WRITE_S),
+                    allow_redirects=False,
+                )
+            except requests.RequestException as error:
+                raise StorageUnavailable(f"S3 could not be reached: {type(error).__name__}") from None
+        if answer.status_code != 200:
+            code = _CODE.search(answer.text)
+            raise StorageUnavailable(f"S3 answered {answer.status_code} {code[1] if code else ''}".strip())
+        return StoredFile(key, size_bytes)
+
+    def delete(self, key: str) -> None:
+        with _translated():
+            self._s3.delete_object(**self._place(key))
+
+    def keys(self) -> Iterator[str]:
+        """The keys of all files of ours; what else lies in the bucket is left out."""
+        with _translated():
+            for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix):
+                for found in page.get("Contents", ()):
+                    key = found["Key"].removeprefix(self._prefix)
+                    if KEY.fullmatch(key):
+                        yield key
+
+    def tidy(self) -> None:
+        """Nothing: a file of which not all came does not appear in S3."""
+
+    def check(self) -> None:
+        with _translated():
+            self._s3.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
+
+    def free_percent(self) -> float:
+        """There is always room."""
+        return 100.0
+
+    def _place(self, key: str) -> dict[str, Any]:
+        if not KEY.fullmatch(key):
+            raise ValueError("not a storage key")
+        return {"Bucket": self._bucket, "Key": self._prefix + key}
+
+    def _presign(self, method: str, key: str, expires_at: int, **params: str) -> str:
+        lives_s = (expires_at - self._clock.now_ms()) // 1000
+        url: str = self._s3.generate_presigned_url(
+            method, Params={**self._place(key), **params}, ExpiresIn=max(1, min(lives_s, MAX_TTL_S))
+        )
+        return url
+
+
+class _Body:
+    """A request's body of known length."""
+
+    def __init__(self, chunks: Iterable[bytes], size_bytes: int) -> None:
+        self._chunks, self._size_bytes = chunks, size_bytes
+
+    def __len__(self) -> int:
+        return self._size_bytes
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._chunks)
+
+
+def _kind(key: str) -> str:
+    return "video/mp4" if key.endswith(".mp4") else "application/octet-stream"
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """boto3's errors as ours. Their texts name the call and S3's code, and no secret."""
+    try:
+        yield
+    except ClientError as error:
+        raise StorageUnavailable(f"S3 answered {error.response.get('Error', {}).get('Code')}") from error
+    except BotoCoreError as error:
+        raise StorageUnavailable(f"S3 could not be reached: {type(error).__name__}") from error

@@ -1,0 +1,96 @@
+"""PostgreSQL for tests: Debian's package, started on loopback with a data folder of its own, gone afterwards."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from scripts.stack import free_port
+
+START_S = 30
+# Nobody pulls the plug here: what a commit waits for the disk is tested by nobody, and slow.
+QUICK = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200", "shared_buffers=32MB")
+
+
+class Postgres:
+    """A running server; `database` makes one of one's own."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._made = 0
+
+    @contextmanager
+    def database(self, template: str = "template0") -> Iterator[str]:
+        """URL of a new database, empty or a copy of `template`, for as long as the block lasts."""
+        self._made += 1
+        name = f"test_{self._made}"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        yield f"postgresql+psycopg://tests@127.0.0.1:{self.port}/{name}"
+        self.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def execute(self, statement: str) -> None:
+        with closing(psycopg.connect(host="127.0.0.1", port=self.port, user="tests", dbname="postgres")) as connection:
+            connection.autocommit = True
+            connection.execute(statement)  # type: ignore[call-overload]
+
+
+def programs() -> Path:
+    """Folder of `initdb` and `postgres`. Skips the test where they are missing; where CI is set, that is an error."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    there = shutil.which("initdb") if not found else str(found[-1])
+    if there:
+        return Path(there).resolve().parent
+    reason = "PostgreSQL is missing; on Debian: apt-get install postgresql"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@contextmanager
+def postgres_server() -> Iterator[Postgres]:
+    """A server for as long as the block lasts. PostgreSQL refuses to run as root: then the user `postgres` runs it."""
+    bin_dir = programs()
+    with tempfile.TemporaryDirectory(prefix="reelay-postgres-") as folder:
+        as_user: tuple[str, ...] = ()
+        if os.geteuid() == 0:
+            user = pwd.getpwnam("postgres")
+            os.chown(folder, user.pw_uid, user.pw_gid)
+            as_user = ("setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", "--")
+        data = Path(folder) / "data"
+        initdb = [bin_dir / "initdb", "-D", data, "-U", "tests", "-A", "trust", "-E", "UTF8", "--no-locale", "-N"]
+        subprocess.run([*as_user, *initdb], cwd=folder, check=True, capture_output=True, timeout=START_S)
+        server = Postgres(free_port())
+        settings = [f"port={server.port}", "listen_addresses=127.0.0.1", "unix_socket_directories=", *QUICK]
+        options = [part for setting in settings for part in ("-c", setting)]
+        with (Path(folder) / "log").open("wb") as log:
+            command = [*as_user, "setpriv", "--pdeathsig", "INT", "--", bin_dir / "postgres", "-D", data, *options]
+            process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        try:
+            _wait_until_it_answers(server, process, Path(folder) / "log")
+            yield server
+        finally:
+            process.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
+            process.wait(10)
+
+
+def _wait_until_it_answers(server: Postgres, process: subprocess.Popen[bytes], log: Path) -> None:
+    ends_at = time.monotonic() + START_S
+    while True:
+        try:
+            server.execute("SELECT 1")
+            return
+        except psycopg.OperationalError:
+            if process.poll() is not None or time.monotonic() > ends_at:
+                raise AssertionError(f"PostgreSQL does not answer: {log.read_text()[-2000:]}") from None
+            time.sleep(0.05)
