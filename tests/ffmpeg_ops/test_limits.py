@@ -193,7 +193,7 @@ def test_an_output_ends_at_the_limit_whatever_a_header_said(
     media: Media, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(output, "MP4", ["-t", "0.4", *output.MP4[2:]])
-    with pytest.raises(EncodeFailed, match="10 of about 25"):
+    with pytest.raises(AssetInvalid, match="10 of about 25"):
         run("caption", work, {"subtitles": SRT}, url_video=media.video())
     assert len(frames(work.output)) == 10
 

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,10 @@ def _codecs(path: Path) -> list[str]:
 
 
 def test_the_stats_are_complete_and_told_to_the_gateway(each: Job, gateway: Gateway, settings: Settings) -> None:
+    settings = replace(settings, runpod_gpu_name="NVIDIA+GeForce+RTX+4090")
     result = run_attempt(each(delivery=gateway.delivery()), settings)
     assert set(result) == {"stats"}
+    assert result["stats"]["gpu"] == "NVIDIA GeForce RTX 4090"
     assert set(result["stats"]) == set(StatsSchema().fields) - {"warnings"}
     assert all(value is not None for value in result["stats"].values())
     assert gateway.events[-1]["result"] == json.loads(json.dumps(result))

@@ -187,7 +187,7 @@ def test_a_truncated_image_is_damaged(kept: float, path: Path) -> None:
         (b"<!doctype html>", "an HTML page"),
         (b"", "of an unknown kind"),
         (b"\0\0\0\x18ftypheic\0\0\0\0heicmif1", "an HEIC or AVIF image"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "a text file"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG image"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "a text file"),
         (b"%PDF-1.7", "a PDF document"),
     ],
