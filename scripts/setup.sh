@@ -68,16 +68,17 @@ if [ "$(cat .venv/.complete 2>/dev/null || true)" != "$stamp" ]; then
     printf '%s' "$stamp" >.venv/.complete
 fi
 
+# What only tests need. Where it is missing they are skipped, but not where a change is judged.
 if [ -n "${CI:-}" ]; then
     ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || install_debian "PostgreSQL is missing" postgresql
     command -v npm >/dev/null || install_debian "Node.js is missing" nodejs npm
-fi
-if command -v npm >/dev/null && ! cmp -s tests/s3/package-lock.json tests/s3/node_modules/.installed; then
-    echo "setup: installing the S3 of the tests"
-    if npm ci --prefix tests/s3 --no-audit --no-fund --ignore-scripts >"$log" 2>&1; then
+    command -v promtool >/dev/null || install_debian "promtool is missing" prometheus
+    if ! cmp -s tests/s3/package-lock.json tests/s3/node_modules/.installed; then
+        echo "setup: installing the S3 of the tests"
+        npm ci --prefix tests/s3 --no-audit --no-fund --ignore-scripts >"$log" 2>&1 || {
+            tail -n 5 "$log" >&2
+            fail "npm ci failed"
+        }
         cp tests/s3/package-lock.json tests/s3/node_modules/.installed
-    elif [ -n "${CI:-}" ]; then
-        tail -n 5 "$log" >&2
-        fail "npm ci failed"
     fi
 fi
