@@ -170,20 +170,8 @@ def works(encoder: Encoder) -> bool:
     A GPU whose sessions are all taken works: that is over before long.
     """
     source = ["-f", "lavfi", "-i", "color=size=256x256:rate=25:duration=0.2"]
-    command = [
-        "ffmpeg",
-        "-hide_banner",
-        "-nostdin",
-        "-v",
-        "error",
-        *source,
-        *encoder.arguments,
-        "-t",
-        "1",
-        "-f",
-        "null",
-        "-",
-    ]
+    options = ["-hide_banner", "-nostdin", "-v", "error"]
+    command = ["ffmpeg", *options, *source, *encoder.arguments, "-t", "1", "-f", "null", "-"]
     try:
         ffmpeg.output_of(command, Work(Path(tempfile.gettempdir())), timeout_s=_PROBE_TIMEOUT_S)  # writes nothing there
     except EncodeFailed as error:

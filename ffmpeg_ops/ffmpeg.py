@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import IO
 
 import structlog
@@ -45,17 +46,28 @@ _SHORT_OUTPUT_BYTES = 8_000_000
 _SHORT_FILE_BYTES = 16_000_000  # a short command writes a cache of fonts at most
 _LINE_BYTES = 64_000
 _TAIL_LINES = 40
-_ERROR = re.compile(r"^(?!\[(?:mp4|aost|vost)).*\[(?:error|fatal)\]")  # not the muxer's complaints about times
+_ENCODE = ("ffmpeg", "-hide_banner", "-nostdin", "-y", "-v", "repeat+level+warning", "-progress", "pipe:1")
+# FFmpeg's own lines name who speaks, then the level. Encoders print lines of their own (`x265 [error]: `) as well.
+_ERROR = re.compile(r"((?:\[[^\]]+ @ 0x[0-9a-f]+\] )+)\[(?:error|fatal)\] (.*)")
+_NO_SPEAKER = "[error] Error while decoding stream"
+# Who speaks of the output: muxers, encoders, filters. The AAC encoder has the decoder's name; its error is of NaN.
+_OF_OUTPUT = re.compile(
+    r"\[(?:out#|[av]ost#|enc:|mp4 |w64 |lib(?:x26[45]|svtav1|aom-av1) |\w+_nvenc "
+    r"|[av]f#|fc#|graph|Parsed_|auto_|SWR |swscaler )"
+)
+_RESTARTED = "[warning] Queue input is backward in time"
 _POLL_S = 0.1
 
 
 @dataclass(frozen=True)
 class Encoded:
     """How an encode that ended well went. `errors`: parts of the input that could not be decoded; `frames` of picture
-    that were written, encoded or copied."""
+    that were written, encoded or copied; `restarted`: times of the encoded sound went back, as they do where a source
+    changes its rate or its channels on the way and FFmpeg begins its filters anew."""
 
     errors: int
     frames: int
+    restarted: bool = False
 
 
 def encode(
@@ -64,60 +76,64 @@ def encode(
     *,
     length_s: float,
     feed: Iterable[bytes] | None = None,
+    made: Path | None = None,
 ) -> Encoded:
     """Run `ffmpeg` with `arguments`; progress goes to `work.progress` as a share of `length_s` seconds of output.
 
-    `feed` is written to standard input. Raises the reason of `work.stop`, JobTimeout after `work.limits.timeout_s`,
-    OutputTooLarge, WorkerDiskFull, or EncodeFailed with the end of standard error as its detail.
+    `feed` is written to standard input; `made` is the file that comes out, if not `work.output`. Raises the reason of
+    `work.stop`, JobTimeout after `work.limits.timeout_s`, OutputTooLarge, WorkerDiskFull, or EncodeFailed with the end
+    of standard error as its detail.
     """
-    limit = work.limits.max_output_bytes
-    command = [
-        "ffmpeg",
-        "-hide_banner",
-        "-nostdin",
-        "-y",
-        "-v",
-        "repeat+level+warning",
-        "-progress",
-        "pipe:1",
-        *arguments,
-    ]
     # One byte more than allowed, so that a file that is too large can be told from one that just fits.
-    command = _sandboxed(command, file_bytes=limit + 1, cpu_s=work.limits.timeout_s * (os.cpu_count() or 1))
-    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    cpu_s = work.limits.timeout_s * (os.cpu_count() or 1)
+    command = _sandboxed([*_ENCODE, *arguments], file_bytes=work.limits.max_output_bytes + 1, cpu_s=cpu_s)
+    heard = _Heard(work, length_s)
     feed_errors: list[Exception] = []
-    errors = frames = 0
-    furthest = 0.0
-
-    def on_progress(line: str) -> None:
-        nonlocal frames, furthest
-        key, _, value = line.partition("=")
-        if key == "frame" and value.strip().isdigit():
-            frames = int(value)
-        if key == "out_time_us" and value.strip().isdigit():
-            furthest = max(furthest, min(1.0, int(value) / 1_000_000 / length_s))
-            work.progress(furthest)
-
-    def on_stderr(line: str) -> None:
-        nonlocal errors
-        errors += bool(_ERROR.match(line))
-        tail.append(line)
-
     with _running(command, work.directory, feed) as process:
-        readers = [
-            _read(process.stdout, on_progress),
-            _read(process.stderr, on_stderr),
-        ]
+        others = [_read(process.stdout, heard.progress), _read(process.stderr, heard.complaint)]
         if feed is not None:
-            readers.append(_write(process.stdin, feed, feed_errors))
+            others.append(_write(process.stdin, feed, feed_errors))
         status = _wait(process, work)
-        for reader in readers:
-            reader.join()
-    _judge(status, tail, work)
+        for other in others:
+            other.join()
+    _judge(status, heard.tail, made or work.output, work.limits.max_output_bytes)
     if feed_errors:  # FFmpeg took the end of its input for the end of the video
         raise EncodeFailed(detail=f"feed: {feed_errors[0]!r}") from feed_errors[0]
     work.progress(1.0)
-    return Encoded(errors, frames)
+    return Encoded(heard.errors, heard.frames, heard.restarted)
+
+
+class _Heard:
+    """What a running encode says: progress, line by line, on one thread, complaints on another."""
+
+    def __init__(self, work: Work, length_s: float) -> None:
+        self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self.errors = self.frames = 0
+        self.restarted = False
+        self._work, self._length_s, self._furthest = work, length_s, 0.0
+
+    def progress(self, line: str) -> None:
+        key, _, value = line.partition("=")
+        if not value.strip().isdigit():
+            return
+        if key == "frame":
+            self.frames = int(value)
+        elif key == "out_time_us":
+            self._furthest = max(self._furthest, min(1.0, int(value) / 1_000_000 / self._length_s))
+            self._work.progress(self._furthest)
+
+    def complaint(self, line: str) -> None:
+        self.errors += is_decode_error(line)
+        self.restarted |= _RESTARTED in line
+        self.tail.append(line)
+
+
+def is_decode_error(line: str) -> bool:
+    """Whether a line of FFmpeg's log, with levels, tells of a part of the input that could not be read or decoded."""
+    if line.startswith(_NO_SPEAKER):
+        return True
+    found = _ERROR.match(line)
+    return found is not None and not _OF_OUTPUT.search(found[1]) and "NaN" not in found[2]
 
 
 def output_of(command: Sequence[str], work: Work, *, timeout_s: float = PROBE_TIMEOUT_S) -> bytes:
@@ -139,8 +155,11 @@ def output_of(command: Sequence[str], work: Work, *, timeout_s: float = PROBE_TI
 
 def each_line_of(
     command: Sequence[str], work: Work, consume: Callable[[str], object], *, timeout_s: float = PROBE_TIMEOUT_S
-) -> None:
-    """Give `consume` every line of a short command's standard output and keep none. Raises like `output_of`."""
+) -> bool:
+    """Give `consume` every line of a short command's standard output and keep none. Raises like `output_of`.
+
+    Answers whether it also had something to say on standard error.
+    """
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     cpu_s = math.ceil(timeout_s) * (os.cpu_count() or 1)
     limited = _sandboxed(list(command), file_bytes=_SHORT_FILE_BYTES, cpu_s=cpu_s)
@@ -155,6 +174,7 @@ def each_line_of(
         raise WorkerError(detail=f"{command[0]} was killed by signal {-status}")
     if status != 0:
         raise EncodeFailed(detail="\n".join(tail))
+    return bool(tail)
 
 
 @cache
@@ -280,12 +300,12 @@ def _start(target: Callable[[], object]) -> threading.Thread:
     return thread
 
 
-def _judge(status: int, tail: Iterable[str], work: Work) -> None:
+def _judge(status: int, tail: Iterable[str], made: Path, max_bytes: int) -> None:
     text = "\n".join(tail)
     if text:
         log.warning("ffmpeg.stderr", status=status, tail=text[-4000:])
-    size = work.output.stat().st_size if work.output.exists() else 0
-    if size > work.limits.max_output_bytes or status == -signal.SIGXFSZ:
+    size = made.stat().st_size if made.exists() else 0
+    if size > max_bytes or status == -signal.SIGXFSZ:
         raise OutputTooLarge
     if status == -signal.SIGXCPU:
         raise JobTimeout

@@ -1,4 +1,4 @@
-"""What all operations do alike with the file they make: options of the MP4, sound that MP4 can carry, final figures."""
+"""What all operations do alike with the file they make: options of the MP4, sound that players have, final figures."""
 
 from __future__ import annotations
 
@@ -6,41 +6,51 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from ffmpeg_ops import ffmpeg, fit, probe
+import structlog
+
+from ffmpeg_ops import ffmpeg, fit, mp4, probe
 from ffmpeg_ops.operation import Work
 from wire.errors import AssetInvalid, EncodeFailed
+
+log = structlog.get_logger(__name__)
 
 MP4 = [
     *ffmpeg.OUTPUT_LIMITS,
     *["-movflags", "+faststart", "-map_metadata", "-1", "-map_chapters", "-1", "-f", "mp4", "output.mp4"],
 ]
-AAC_RATE = 192_000  # bits a second
-AAC = ["-c:a", "aac", "-b:a", str(AAC_RATE)]
-
-_AUDIO_IN_MP4 = frozenset({"aac", "mp3", "ac3", "eac3", "alac"})
+# What browsers play: they show an MP4 with AC-3 or ALAC, which it can carry as well, in silence.
+_PLAYED_AUDIO = frozenset({"aac", "mp3"})
+# Other layouts, 5.1(side) of AC-3 and DTS among them, AAC describes in a way that not every player reads.
+_PLAYED_LAYOUTS = "mono|stereo|3.0|4.0|5.0|5.1|7.1"
 _SLACK = 2  # frames: headers and edits round
-VIDEO_IN_MP4 = frozenset({"h264", "hevc", "av1", "mpeg4"})
+VIDEO_IN_MP4 = frozenset({"h264", "hevc", "av1"})  # what players of today play
 
 
 def keep_audio(info: probe.MediaInfo) -> list[str]:
-    """Options that carry the first sound track over: untouched where MP4 can hold it, otherwise as AAC."""
+    """Options that carry the first sound track over: untouched where every player has it, otherwise as AAC."""
     if info.audio is None:
         return ["-an"]
-    return ["-map", f"0:{info.audio.index}", *(["-c:a", "copy"] if _fits_mp4(info.audio) else AAC)]
+    aac = ["-af", f"aformat=channel_layouts={_PLAYED_LAYOUTS}", "-c:a", "aac", "-b:a", str(_aac_rate(info.audio))]
+    return ["-map", f"0:{info.audio.index}", *(["-c:a", "copy"] if _is_played(info.audio) else aac)]
 
 
 def sound_bytes(source: Path, info: probe.MediaInfo, length_s: float, work: Work) -> int:
     """How large the sound is that `keep_audio` carries over."""
     if info.audio is None:
         return 0
-    if _fits_mp4(info.audio):
+    if _is_played(info.audio):
         return fit.packet_bytes(source, info.audio.index, work)
-    return round(AAC_RATE / 8 * (info.audio.duration_s or info.duration_s or length_s))
+    return round(_aac_rate(info.audio) / 8 * (info.audio.duration_s or info.duration_s or length_s))
 
 
-def _fits_mp4(audio: probe.AudioStream) -> bool:
+def _aac_rate(audio: probe.AudioStream) -> int:
+    """Bits a second."""
+    return max(192_000, 64_000 * audio.channels)
+
+
+def _is_played(audio: probe.AudioStream) -> bool:
     # MP4 has no word for the low rates of MPEG-2.5
-    return audio.codec in _AUDIO_IN_MP4 and (audio.codec != "mp3" or audio.sample_rate >= 16_000)
+    return audio.codec in _PLAYED_AUDIO and (audio.codec != "mp3" or audio.sample_rate >= 16_000)
 
 
 def length_s(info: probe.MediaInfo, video: probe.VideoStream) -> float:
@@ -54,7 +64,7 @@ def length_s(info: probe.MediaInfo, video: probe.VideoStream) -> float:
 
 
 def require_frames(made: int, source: Path, stream: probe.VideoStream, length_s: float, work: Work) -> None:
-    """Raises EncodeFailed when less than `probe.ENOUGH` of the source's frames came out: it is damaged or cut off."""
+    """Raises AssetInvalid when less than `probe.ENOUGH` of the source's frames came out: it is damaged or cut off."""
     if stream.frames and made >= probe.ENOUGH * stream.frames:
         return
     # A header counts frames that an edit hides, packets may be fields or frames that are never shown, and the length
@@ -62,10 +72,30 @@ def require_frames(made: int, source: Path, stream: probe.VideoStream, length_s:
     counted = stream.frames or probe.pictures(source, stream, work) or 0
     expected = min(counted, round(length_s * stream.frame_rate))
     if made + _SLACK < probe.ENOUGH * expected:
-        raise EncodeFailed(
-            f"FFmpeg could not make the video: only {made} of about {expected} frames could be read.",
-            detail=f"{made} frames; {counted} counted, {length_s} s at {stream.frame_rate}",
-        )
+        log.info("source.damaged", frames=made, counted=counted, length_s=length_s, rate=str(stream.frame_rate))
+        raise damaged(made, expected)
+
+
+def damaged(frames: int, wanted: int) -> AssetInvalid:
+    """For a source that lacks too much. It is the job's own fault: it would lack that at another try too."""
+    return AssetInvalid(f"The video is damaged or cut off: only {frames} of about {wanted} frames could be read.")
+
+
+def tracks(work: Work) -> dict[str, mp4.Track]:
+    """The tracks of the finished file. Raises EncodeFailed when it has no picture."""
+    try:
+        found = mp4.tracks(work.output)
+    except ValueError as error:
+        raise EncodeFailed(detail=str(error)) from error
+    if "vide" not in found:
+        raise EncodeFailed(detail="the output has no picture")
+    return found
+
+
+def require_written(frames: int, work: Work) -> None:
+    """Raises EncodeFailed when the finished file does not have as many frames as were to be written."""
+    if (there := tracks(work)["vide"].packets) != frames:
+        raise EncodeFailed(f"FFmpeg could not make the video: {there} frames were written, not {frames}.")
 
 
 def made(size: tuple[int, int], frames: int, duration_s: float) -> probe.MediaInfo:

@@ -33,6 +33,7 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"OggS", "an Ogg file"),
     (b"\x1aE\xdf\xa3", "a Matroska or WebM file"),
 )
+_MAY_BE_ANY_MEDIA = frozenset({"an MP4 or MOV file", "a Matroska or WebM file", "an Ogg file", "an AVI video"})
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,8 @@ def sniff(path: Path) -> str:
         return "an HTML page"
     if b"-->" in head:
         return "a subtitle file"
+    if b"<svg" in head:
+        return "an SVG image"
     if b"\0" not in head and head.strip():
         return "a text file"
     return "of an unknown kind"
@@ -189,7 +192,9 @@ def _asset(path: Path, name: str, wanted: str, work: Work) -> MediaInfo:
     except AssetTooLarge as error:
         raise AssetTooLarge(f"{name}: {error.message}") from error
     except AssetInvalid as error:
-        raise AssetInvalid(f"{name}: the file is {sniff(path)}, not {wanted}.", detail=error.detail) from error
+        found = sniff(path)
+        wrong = " that is damaged or cut off" if found in _MAY_BE_ANY_MEDIA else f", not {wanted}"
+        raise AssetInvalid(f"{name}: the file is {found}{wrong}.", detail=error.detail) from error
 
 
 def _measured_s(path: Path, name: str, info: MediaInfo, index: int, work: Work) -> float | None:

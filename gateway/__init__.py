@@ -10,8 +10,8 @@ from gateway.settings import Settings
 def create_app(settings: Settings | None = None) -> Flask:
     """The wired application; `settings` default to the environment's. Starts no thread and migrates nothing."""
     from gateway import api, cli
-    from gateway.services import Services
     from gateway.settings import check, load
+    from gateway.wiring import Services
     from wire.settings import SettingsError
 
     if settings is None:

@@ -10,7 +10,7 @@ from gateway.auth import FROM_ENVIRONMENT
 from gateway.endpoint.commands import runpod
 from gateway.migrations import migrate
 from gateway.providers.worker_client import worker_secrets
-from gateway.services import services
+from gateway.wiring import services
 from wire.clock import to_rfc3339
 from wire.settings import SettingsError
 

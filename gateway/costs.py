@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from gateway import jobs
-from gateway.jobs import Attempt, Job
+from gateway.jobs import Attempt, Job, State
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Costs:
         """`execution_ms`: how long the provider says that the machine worked; by default as long as we saw it work."""
         provider = self._providers.get(attempt.provider)
         price = provider.price((job.stats or {}).get("gpu")) if provider else None
-        if price is None:
+        began = attempt.state is State.DONE or attempt.claimed_at or attempt.running_at or execution_ms
+        if price is None or not began:
             return job, attempt
         job, attempt = jobs.charge(job, attempt, price.nano_per_s, execution_ms)
         if job.stats is not None:

@@ -47,6 +47,11 @@ class Pace:
                 wished = max(LEAST_MS if lengths else FIRST_MS, age * UNTOLD)
             return self._free_ms(now, min(MOST_MS, wished))
 
+    def spread_ms(self, now: int, wished_ms: int) -> int:
+        """`wished_ms`, or longer where as many looks as there may be are planned then."""
+        with self._lock:
+            return self._free_ms(now, wished_ms)
+
     def _free_ms(self, now: int, wished: float) -> int:
         """`wished`, or later where that second is full."""
         for second in [second for second in self._planned if second < now // 1000]:

@@ -13,7 +13,9 @@ import structlog
 from gateway import ids, jobs
 from gateway.bell import Bell
 from gateway.costs import Costs
+from gateway.job_service import check_output, log_end
 from gateway.jobs import Attempt, Job, State
+from gateway.metrics import Metrics
 from gateway.pace import FIRST_MS, Pace
 from gateway.providers.base import (
     Accepted,
@@ -27,7 +29,6 @@ from gateway.providers.base import (
     Remote,
     Unavailable,
 )
-from gateway.service import check_output, log_end
 from gateway.settings import Settings
 from gateway.signing import Signer
 from gateway.storage import Storage
@@ -76,6 +77,7 @@ class Parts:
     bell: Bell
     pace: Pace
     costs: Costs
+    metrics: Metrics
     started_at: int
 
 
@@ -142,10 +144,12 @@ class Step:
             attempt = tx.attempt(job.attempt_id) if job.attempt_id else None
             if attempt is not None and attempt.claim_id is not None and not attempt.ended:
                 return True
-            tx.save_job(jobs.give_up(job, error, now), lease_token=self._token)
+            job = jobs.give_up(job, error, now)
+            tx.save_job(job, lease_token=self._token)
             if attempt is not None:
                 tx.save_attempt(jobs.supersede(attempt, now))
         log.info("job.failed", code=error.code)
+        self._parts.metrics.job_ended(job, attempt)
         self._parts.bell.ring()
         return True
 
@@ -258,7 +262,8 @@ class Step:
     def _until_next_look_ms(self, attempt: Attempt, now: int) -> int:
         if attempt.heard_at is None:
             return self._pause_ms(attempt, now)
-        return min(POLL_CLAIMED_MS, max(FIRST_MS, attempt.heard_at + SILENCE_MS + 1 - now))
+        wished = min(POLL_CLAIMED_MS, max(FIRST_MS, attempt.heard_at + SILENCE_MS + 1 - now))
+        return self._parts.pace.spread_ms(now, wished)
 
     def _pause_ms(self, attempt: Attempt, now: int) -> int:
         told = self._parts.settings.worker_events
@@ -335,6 +340,9 @@ class Step:
                 tx.wake_oldest_waiting(self._clock.now_ms())
         if changed.ended and not fresh.ended:
             log_end(after, changed)
+            self._parts.metrics.attempt_ended(changed)
+            if after.finished and not job.finished:
+                self._parts.metrics.job_ended(after, changed)
             self._parts.pace.learn(after, changed, remote.took_ms if remote else None)
             self._parts.bell.ring()
 
@@ -354,7 +362,11 @@ class Step:
 
     def _next_provider(self, previous: Attempt | None) -> str:
         names = list(self._parts.providers)
-        if previous is None or previous.error_code not in _NEXT_PROVIDER or previous.provider not in names:
+        if previous is None or previous.provider not in names:
+            return names[0]
+        # Nobody there has ever answered for it, as when a provider says 500 to every submit.
+        unknown = (previous.remote_id, previous.claim_id, previous.running_at) == (None, None, None)
+        if not unknown and previous.error_code not in _NEXT_PROVIDER:
             return names[0]
         return names[(names.index(previous.provider) + 1) % len(names)]
 

@@ -113,6 +113,15 @@ class StaleLease(Exception):
 
 
 @dataclass(frozen=True)
+class Unfinished:
+    """Jobs that have not ended: how many by status, when the oldest was made, how many should have ended."""
+
+    by_status: Mapping[str, int]
+    oldest_at: int | None
+    past_limits: int
+
+
+@dataclass(frozen=True)
 class ApiKey:
     """A client's key. The key itself is not stored, only its SHA-256."""
 
@@ -200,6 +209,18 @@ class Store:
         query = sa.select(jobs.c.id).where(_due(now)).order_by(jobs.c.attempt_id.is_not(None), jobs.c.id).limit(limit)
         with self._engine.connect() as connection:
             return list(connection.scalars(query))
+
+    def unfinished(self, now: int, margin_ms: int) -> Unfinished:
+        """Figures of the jobs that have not ended. `past_limits`: by more than `margin_ms`."""
+        open_jobs = jobs.c.status.in_([Status.QUEUED, Status.RUNNING])
+        limits_ms = (jobs.c.queue_limit_s + jobs.c.timeout_s) * 1000
+        past = sa.case((jobs.c.queued_at + limits_ms + 2 * margin_ms < now, 1), else_=0)
+        query = sa.select(jobs.c.status, sa.func.count(), sa.func.min(jobs.c.created_at), sa.func.sum(past))
+        with self._engine.connect() as connection:
+            rows = connection.execute(query.where(open_jobs).group_by(jobs.c.status)).all()
+        return Unfinished(
+            {row[0]: row[1] for row in rows}, min((row[2] for row in rows), default=None), sum(row[3] for row in rows)
+        )
 
     def next_due_at(self) -> int | None:
         """When the next job needs a look."""

@@ -113,6 +113,14 @@ def request_errors() -> str:
     return "\n".join(rows) + "\n"
 
 
+def stats_table() -> str:
+    from gateway.api.documents import JobStatsSchema
+
+    rows = ["| Field | Meaning |", "|---|---|"]
+    rows += [f"| `{name}` | {field.metadata['description']} |" for name, field in JobStatsSchema().fields.items()]
+    return "\n".join(rows) + "\n"
+
+
 def settings_table() -> str:
     import dataclasses
 
@@ -170,6 +178,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "operations-reference": operations_reference,
     "job-errors": job_errors,
     "request-errors": request_errors,
+    "stats-table": stats_table,
     "settings-table": settings_table,
     "runpod-form": runpod_form,
     "runpod-costs": runpod_costs,

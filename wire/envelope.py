@@ -178,16 +178,19 @@ class StatsSchema(_Wire):
 
     duration_s = fields.Float(metadata={"description": "Length of the finished video."})
     size_bytes = fields.Integer(metadata={"description": "Size of the finished video."})
-    width = fields.Integer()
-    height = fields.Integer()
+    width = fields.Integer(metadata={"description": "Of the finished video, in pixels."})
+    height = fields.Integer(metadata={"description": "The same."})
     frames = fields.Integer(metadata={"description": "Number of pictures in the finished video."})
     encoder = fields.String(metadata={"description": "The encoder that made the picture; `copy` when none was needed."})
     device = fields.String(metadata={"description": "`gpu` or `cpu`."})
     gpu = fields.String(metadata={"description": "The worker's GPU, where the provider tells."})
-    ffmpeg_version = fields.String()
+    ffmpeg_version = fields.String(metadata={"description": "The worker's FFmpeg."})
     warnings = fields.List(
         fields.String(),
-        metadata={"description": "What was not as it should be and did not stop the job. Seldom there."},
+        metadata={
+            "description": "What was not as it should be and did not stop the job: parts that could not be decoded, "
+            "letters or fonts that the worker lacks, an encoder that failed. Seldom there."
+        },
     )
     fetch_s = fields.Float(metadata={"description": "Fetching the assets."})
     processing_s = fields.Float(metadata={"description": "Running the operation."})

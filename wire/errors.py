@@ -31,6 +31,11 @@ MAX_DETAIL = 4000
 CODES: dict[str, type[ReelayError]] = {}
 
 
+def storable(text: str) -> str:
+    """`text` without what JSON may bring and no database takes: halves of characters, and NUL."""
+    return text.replace("\0", "?").encode(errors="replace").decode()
+
+
 class ReelayError(Exception):
     """The root. `code` is stable, `message` is for the client, `detail` is for the log only."""
 
@@ -39,7 +44,7 @@ class ReelayError(Exception):
     retryable: ClassVar[bool] = False
 
     def __init__(self, message: str | None = None, *, detail: str | None = None) -> None:
-        self.message = message or self.text
+        self.message = storable(message or self.text)
         self.detail = detail[-MAX_DETAIL:] if detail else None
         super().__init__(self.message)
 

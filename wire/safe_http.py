@@ -116,13 +116,15 @@ class _HttpsPool(HTTPSConnectionPool):
     ConnectionCls = _HttpsConnection
 
 
-class _Adapter(HTTPAdapter):
+class TimelyAdapter(HTTPAdapter):
+    """Ends a call whose headers have not all come within the read time-out."""
+
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
 
 
-class _PublicOnly(IPFilterAdapter, _Adapter):  # type: ignore[misc]
+class _PublicOnly(IPFilterAdapter, TimelyAdapter):  # type: ignore[misc]
     def build_connection_pool_key_attributes(self, request, verify, cert=None):  # type: ignore[no-untyped-def]
         host_params, pool_kwargs = super().build_connection_pool_key_attributes(request, verify, cert)
         if not is_public(host_params["host"]):
@@ -163,7 +165,7 @@ def session(allow_origins: Collection[str] = ()) -> _Session:
     http.mount("http://", _PublicOnly(is_https_proto=False))  # type: ignore[call-arg]
     http.mount("https://", _PublicOnly(is_https_proto=True))  # type: ignore[call-arg]
     for origin in allow_origins:
-        http.mount(f"{origin.rstrip('/').lower()}/", _Adapter())
+        http.mount(f"{origin.rstrip('/').lower()}/", TimelyAdapter())
     return http
 
 

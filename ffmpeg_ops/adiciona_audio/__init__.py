@@ -3,11 +3,11 @@
 The new sound replaces the video's own, or is mixed with it. By default it is cut, or filled up with silence, to the
 exact length of the video.
 
-- The picture is copied untouched. It is encoded anew only where MP4 cannot carry its codec (VP8, VP9 and older ones),
-  where an AVI has B-frames or is cut, and where `length` is audio and the sound outlasts it: then the last frame stands
-  still until the end. With `encoding` it is also encoded anew where that names a `codec` that the picture does not have
-  yet, where it names a `quality`, and where the copy would have more than `max_bytes`. It may then have up to 4096x2304
-  pixels, and HDR becomes SDR.
+- The picture is copied untouched. It is encoded anew only where players of MP4 do not know its codec (VP9, MPEG-4 ASP
+  and older ones), where an AVI has B-frames or is cut, and where `length` is audio and the sound outlasts it: then the
+  last frame stands still until the end. With `encoding` it is also encoded anew where that names a `codec` that the
+  picture does not have yet, where it names a `quality`, and where the copy would have more than `max_bytes`. It may
+  then have up to 4096x2304 pixels, and HDR becomes SDR.
 - Videos last up to four hours. Parts of a damaged source that could not be decoded are counted in `warnings`; where
   less than 98 % of the frames are there, the job fails.
 - The sound becomes AAC, stereo, 48 kHz, 192 kbit/s. A new sound that is AAC already, mono or stereo, is copied as well

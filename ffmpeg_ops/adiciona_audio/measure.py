@@ -19,22 +19,34 @@ MAX_PACKETS = 1_000_000  # four hours at 60 frames a second are fewer
 SILENCE_LUFS = -69.0  # the meter starts at −70
 
 
-def sound_s(path: Path, stream: AudioStream, work: Work) -> float:
-    """How long a sound is by its decoded samples. Raises AssetInvalid when there are none."""
+class Unsteady(Exception):
+    """A sound changes its rate or its channels on the way: FFmpeg begins its filters anew, and they lose count."""
+
+
+def sound_s(path: Path, stream: AudioStream, work: Work) -> tuple[float, bool]:
+    """How long a sound is by its decoded samples, and whether all of it could be decoded.
+
+    Raises AssetInvalid when nothing could, or Unsteady.
+    """
     seconds = f"{from_its_start(stream)},asetnsamples=n={RATE}:p=0"  # one line of output a second
     source = [*ffmpeg.INPUT_LIMITS, "-i", str(path), "-map", f"0:{stream.index}"]
     command = [*_QUIET, *source, "-af", seconds, "-c:a", "pcm_s16le", *_TO_FRAMECRC]
     end = 0
+    steady = True
 
     def on_second(line: str) -> None:
-        nonlocal end
+        nonlocal end, steady
         if line and not line.startswith("#"):
-            end = sum(map(int, line.split(",")[2:4]))
+            start, length = map(int, line.split(",")[2:4])
+            steady &= start >= end
+            end = start + length
 
-    ffmpeg.each_line_of(command, work, on_second, timeout_s=work.limits.timeout_s)
+    damaged = ffmpeg.each_line_of(command, work, on_second, timeout_s=work.limits.timeout_s)
+    if not steady:
+        raise Unsteady(f"{path.name} begins anew before {end / RATE} s")
     if not end:
         raise AssetInvalid("url_audio: the file's sound cannot be decoded.")
-    return end / RATE
+    return end / RATE, not damaged
 
 
 def loudness_lufs(inputs: list[str], graph: str, work: Work) -> float:

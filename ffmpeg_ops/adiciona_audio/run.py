@@ -9,17 +9,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ffmpeg_ops import encoders, ffmpeg, fit, output, probe
-from ffmpeg_ops.adiciona_audio import measure, picture, sound
+import structlog
+
+from ffmpeg_ops import encoders, ffmpeg, fit, mp4, output, probe
+from ffmpeg_ops.adiciona_audio import measure, picture, sound, steady
+from ffmpeg_ops.adiciona_audio.measure import Unsteady
 from ffmpeg_ops.encoding import Encoding
 from ffmpeg_ops.operation import Work
 from wire.errors import EncodeFailed, InvalidParams, OutputTooLarge
 
+log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _SLACK = 1  # frames: a cut may fall on either side of one
 _CLEAR_S = 0.1  # a header's word on a length is good to this
 _COPY_SHORT_S = 0.015  # how much a copied sound may end too early
+_SOUND_OFF_S = 0.0205  # how much the sound may be too long or too short: 20 ms, and what headers round
 _RESTARTED = frozenset({"mpegts", "mpeg", "ogg"})  # since FFmpeg 6 these begin with the first stream that is used
 
 
@@ -27,7 +32,8 @@ _RESTARTED = frozenset({"mpegts", "mpeg", "ogg"})  # since FFmpeg 6 these begin 
 class Sources:
     """Both files, as ffprobe found them. `sound` starts as late as told after its file, `video_s` lasts the picture.
 
-    `original` is the video's own sound, None where it is not heard.
+    `original` is the video's own sound, None where it is not heard. Where the sounds had to be made steady first,
+    `audio` and `original_file` are those files, and `errors` were met.
     """
 
     video: Path
@@ -38,6 +44,9 @@ class Sources:
     sound: probe.AudioStream
     original: probe.AudioStream | None
     video_s: float
+    steady: bool = False
+    original_file: Path | None = None
+    errors: int = 0
 
     @property
     def frame_s(self) -> float:
@@ -48,14 +57,23 @@ class Sources:
 
         The output begins with the picture, whatever else the video file begins with.
         """
-        heard_s = [self.original.start_s] if self.original else []
+        heard_s = [self.original.start_s] if self.original and not self.original_file else []
         shift = _shifted(_zero_s(self.info, [self.stream.start_s, *heard_s]) - self.stream.start_s)
         limits = ffmpeg.DECODE_LIMITS if decoded else ffmpeg.INPUT_LIMITS
         video = [*shift, *picture.times(self.info, self.stream), *limits, "-i", str(self.video)]
         upto = [] if sound_end_s is None else ["-t", f"{sound_end_s:.6f}"]
+        new = [*_shifted(self._sound_shift_s), *upto, *ffmpeg.INPUT_LIMITS, "-i", str(self.audio)]
+        if self.original is None or self.original_file is None:
+            return [*video, *new]
+        shift = _shifted(self.original.start_s - self.stream.start_s)
+        return [*video, *new, *shift, *ffmpeg.INPUT_LIMITS, "-i", str(self.original_file)]
+
+    @property
+    def _sound_shift_s(self) -> float:
+        if self.steady:
+            return self.sound.start_s
         file_s = self.audio_info.start_s
-        shift = _shifted(_zero_s(self.audio_info, [file_s + self.sound.start_s]) - file_s)
-        return [*video, *shift, *upto, *ffmpeg.INPUT_LIMITS, "-i", str(self.audio)]
+        return _zero_s(self.audio_info, [file_s + self.sound.start_s]) - file_s
 
 
 @dataclass(frozen=True)
@@ -79,6 +97,20 @@ def _shifted(by_s: float) -> list[str]:
 
 def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> dict[str, Any]:
     sources = _sources(work, assets["url_video"], assets["url_audio"], mixed=params["mode"] == "mix")
+    try:
+        return _make(work, params, sources)
+    except Unsteady as error:
+        log.warning("adiciona_audio.unsteady", reason=str(error))
+    try:
+        return _make(work, params, _steadied(work, params, sources))
+    except Unsteady as error:
+        raise EncodeFailed(
+            "FFmpeg could not make the video: its sound got a wrong length.", detail=str(error)
+        ) from error
+
+
+def _make(work: Work, params: Mapping[str, Any], sources: Sources) -> dict[str, Any]:
+    """One try. Raises measure.Unsteady where the sound did not come out as it should."""
     length_s, sound_end_s = _lengths(sources, params, work)
     copied = _copied_picture(sources, length_s, params.get("encoding", {}), work)
     copies_sound = _sound_can_be_copied(sources, params, length_s, sound_end_s, work)
@@ -94,14 +126,17 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
             return fit.packet_bytes(sources.audio, sources.sound.index, work, length_s)
         return round(sound.AAC_RATE / 8 * length_s)
 
+    def check(encoded: ffmpeg.Encoded) -> dict[str, mp4.Track]:
+        return _checked(work, encoded, length_s, sources.sound.sample_rate if copies_sound else sound.RATE)
+
     asked = Encoding.of(params)
     if copied is not None:
         try:
-            return _copy(work, sources, length_s, copied, command(copied.options, False), asked.max_bytes)
+            return _copy(work, sources, length_s, copied, command(copied.options, False), asked.max_bytes, check)
         except OutputTooLarge:
             if asked.max_bytes is None:
                 raise
-    return _encode(work, sources, length_s, lambda options: command(options, True), asked, sound_bytes)
+    return _encode(work, sources, length_s, lambda options: command(options, True), asked, sound_bytes, check)
 
 
 def copied_sound(sources: Sources, shown: list[str], length_s: float, decoded: bool) -> list[str]:
@@ -127,6 +162,19 @@ def _sources(work: Work, video: Path, audio: Path, *, mixed: bool) -> Sources:
     return Sources(video, info, stream, audio, audio_info, track, original, output.length_s(info, stream))
 
 
+def _steadied(work: Work, params: Mapping[str, Any], sources: Sources) -> Sources:
+    """The sources with their sounds decoded first, the original one where it is heard."""
+    most_s = ffmpeg.MAX_LENGTH_S if params["length"] == "audio" else sources.video_s
+    audio, errors = steady.decoded(sources.audio, sources.sound, "new.w64", most_s, work)
+    original = None
+    if (track := sources.original) is not None:
+        earlier_s = max(0.0, sources.stream.start_s - track.start_s)
+        original, more = steady.decoded(sources.video, track, "original.w64", sources.video_s + earlier_s, work)
+        errors += more
+    track = replace(sources.sound, index=0, codec="pcm_f32le")
+    return replace(sources, audio=audio, sound=track, steady=True, original_file=original, errors=errors)
+
+
 def _submit(pool: ThreadPoolExecutor, task: Callable[[], T]) -> Callable[[], T]:
     return pool.submit(contextvars.copy_context().run, task).result
 
@@ -137,7 +185,7 @@ def _lengths(sources: Sources, params: Mapping[str, Any], work: Work) -> tuple[f
     if params["loop"]:
         end_s: float | None = None
     elif params["length"] != "video" or params["fade_out"]:
-        end_s = start_s + measure.sound_s(sources.audio, sources.sound, work)
+        end_s = start_s + _sound_s(sources, work)
     else:
         end_s = None
     length_s = sources.video_s
@@ -148,6 +196,14 @@ def _lengths(sources: Sources, params: Mapping[str, Any], work: Work) -> tuple[f
     if start_s >= length_s:
         raise InvalidParams(f"start: the video ends after {length_s:.2f} seconds.")
     return length_s, end_s
+
+
+def _sound_s(sources: Sources, work: Work) -> float:
+    """How long the new sound is. Raises Unsteady for damaged ADTS, of which not even all packets can be copied."""
+    seconds, whole = measure.sound_s(sources.audio, sources.sound, work)
+    if not whole and sources.audio_info.format == "aac" and not sources.steady:
+        raise Unsteady("damaged ADTS")
+    return seconds
 
 
 def _longer(sources: Sources, length_s: float) -> bool:
@@ -172,18 +228,34 @@ def _copied_picture(sources: Sources, length_s: float, asked: Mapping[str, Any],
     return Picture(picture.copy(sources.stream, upto), upto.packets if upto else None)
 
 
+def _checked(work: Work, encoded: ffmpeg.Encoded, length_s: float, sample_rate: int) -> dict[str, mp4.Track]:
+    """The tracks of the output. Raises Unsteady where its sound, by times or by packets, is not `length_s` long."""
+    tracks = output.tracks(work)
+    heard = tracks.get("soun", mp4.Track(0, 0.0, 0.0))
+    for told_s in (heard.packets_s, heard.packets * sound.FRAME / sample_rate):
+        if encoded.restarted or abs(told_s - heard.skipped_s - length_s) > _SOUND_OFF_S:
+            raise Unsteady(f"{heard} is not {length_s} s long; FFmpeg began anew: {encoded.restarted}")
+    return tracks
+
+
 def _copy(
-    work: Work, sources: Sources, length_s: float, copied: Picture, arguments: list[str], max_bytes: int | None
+    work: Work,
+    sources: Sources,
+    length_s: float,
+    copied: Picture,
+    arguments: list[str],
+    max_bytes: int | None,
+    check: Callable[[ffmpeg.Encoded], dict[str, mp4.Track]],
 ) -> dict[str, Any]:
     """Copies the picture. Raises OutputTooLarge also when that takes more than `max_bytes`; nobody sees it try."""
     trial = replace(encoders.limited(work, max_bytes), progress=lambda share: None) if max_bytes else work
     encoded = ffmpeg.encode(arguments, trial, length_s=length_s)
     work.progress(1.0)
-    _require(encoded.frames, copied.frames)
-    frames = min(encoded.frames, copied.frames or encoded.frames)
-    stream = replace(sources.stream, frames=frames, duration_s=length_s)
+    shown = check(encoded)["vide"]
+    _require(shown.packets, copied.frames)
+    stream = replace(sources.stream, frames=shown.packets, duration_s=length_s)
     stats = output.stats(work, "copy", "cpu", replace(sources.info, video=stream))
-    return {**stats, **_told_of((), encoded.errors)}
+    return {**stats, **_told_of((), sources.errors + encoded.errors)}
 
 
 def _encode(
@@ -193,6 +265,7 @@ def _encode(
     command: Callable[[list[str]], list[str]],
     asked: Encoding,
     sound_bytes: Callable[[], int],
+    check: Callable[[ffmpeg.Encoded], dict[str, mp4.Track]],
 ) -> dict[str, Any]:
     probe.require_size(sources.stream, "url_video")
     shorter = _shorter(sources, length_s)
@@ -207,18 +280,21 @@ def _encode(
         length_s=length_s,
         sound_bytes=sound_bytes,
     )
+    shown = check(made.encoded)["vide"]
+    if shown.packets_s > shown_s / probe.ENOUGH + 2 * sources.frame_s:
+        raise EncodeFailed(detail=f"{shown} is not {shown_s} s long")
     _require(made.encoded.frames, wanted)
     if wanted is None:
         read = made.encoded.frames - round((shown_s - sources.video_s) * sources.stream.frame_rate)  # the last stands
         output.require_frames(read, sources.video, sources.stream, sources.video_s, work)
     stats = output.stats(work, made.encoder.name, made.encoder.device)
-    return {**stats, **_told_of(made.warnings, made.encoded.errors)}
+    return {**stats, **_told_of(made.warnings, sources.errors + made.encoded.errors)}
 
 
 def _require(frames: int, wanted: int | None) -> None:
-    """Raises EncodeFailed when less than `probe.ENOUGH` of the frames that should be there came out."""
+    """Raises AssetInvalid when less than `probe.ENOUGH` of the frames that should be there came out."""
     if wanted is not None and frames + _SLACK < probe.ENOUGH * wanted:
-        raise EncodeFailed(f"FFmpeg could not make the video: only {frames} of about {wanted} frames could be read.")
+        raise output.damaged(frames, wanted)
 
 
 def _told_of(warnings: Sequence[str], errors: int) -> dict[str, Any]:
@@ -233,13 +309,11 @@ def _told(sources: Sources) -> int | None:
 
 
 def _packets_up_to(length_s: float, sources: Sources, work: Work) -> list[picture.Packet]:
-    """The picture's packets. Raises EncodeFailed where the file is cut off before `length_s`."""
+    """The picture's packets. Raises AssetInvalid where the file is cut off before `length_s`."""
     packets = measure.packets(sources.video, sources.stream, work)
     told, there_s = _told(sources), max((packet.shown_s for packet in packets), default=0.0) + sources.frame_s
     if told and len(packets) < probe.ENOUGH * told and there_s < probe.ENOUGH * length_s:
-        raise EncodeFailed(
-            f"FFmpeg could not make the video: only {len(packets)} of about {told} frames could be read."
-        )
+        raise output.damaged(len(packets), told)
     return packets
 
 
@@ -258,7 +332,7 @@ def _sound_can_be_copied(
     if sound_end_s is None:
         sound_end_s = _roughly_s(sources.audio_info, stream)
         if sound_end_s is None or abs(sound_end_s - length_s) < _CLEAR_S:
-            sound_end_s = _told_s(sources.audio_info, stream) or measure.sound_s(sources.audio, stream, work)
+            sound_end_s = _told_s(sources.audio_info, stream) or _sound_s(sources, work)
     return sound_end_s >= length_s - _COPY_SHORT_S
 
 
@@ -274,7 +348,11 @@ def _told_s(info: probe.MediaInfo, stream: probe.AudioStream) -> float | None:
 
 
 def _graph(sources: Sources, params: Mapping[str, Any], length_s: float, sound_end_s: float | None, work: Work) -> str:
-    sounds = sound.Sounds(sources.sound, sources.original, length_s, length_s if sound_end_s is None else sound_end_s)
+    original, original_input = sources.original, 0
+    if original is not None and sources.original_file is not None:
+        original, original_input = replace(original, index=0), 2
+    new_end_s = length_s if sound_end_s is None else sound_end_s
+    sounds = sound.Sounds(sources.sound, original, length_s, new_end_s, original_input)
     target: float | None = params["loudness"]
     if target is None:
         return sound.graph(sounds, params)

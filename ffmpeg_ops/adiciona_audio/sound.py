@@ -28,13 +28,14 @@ class Sounds:
     """What goes into the graph.
 
     `new.start_s` counts from the start of its file, `original` is None where the video's own sound is not heard,
-    `new_end_s` is when the new sound ends in the output.
+    `new_end_s` is when the new sound ends in the output. `original_input` is the input of FFmpeg that it is read from.
     """
 
     new: AudioStream
     original: AudioStream | None
     length_s: float
     new_end_s: float
+    original_input: int = 0
 
 
 def samples(length_s: float) -> int:
@@ -55,8 +56,9 @@ def graph(sounds: Sounds, params: Mapping[str, Any], finish: str = "") -> str:
         loud = params["volume"] > 1 or sounds.new.channels > 2
     else:
         original = f"{on_time(sounds.original)},volume={params['original_volume']:.6f},{fit}"
-        parts = [f"[1:{sounds.new.index}]{new}[new]", f"[0:{sounds.original.index}]{original}[original]"]
-        parts += [
+        parts = [
+            f"[1:{sounds.new.index}]{new}[new]",
+            f"[{sounds.original_input}:{sounds.original.index}]{original}[original]",
             *_ducked(params["ducking"], samples(sounds.length_s)),
             "[original][new]amix=inputs=2:duration=first:normalize=0",
         ]
@@ -64,6 +66,11 @@ def graph(sounds: Sounds, params: Mapping[str, Any], finish: str = "") -> str:
     ending = [_LIMITER] if loud and not finish else []
     ending += [finish] if finish else []
     return ";".join(parts) + "".join(f",{part}" for part in ending) + (f",{fit}" if ending else "") + "[sound]"
+
+
+def as_it_comes(stream: AudioStream) -> str:
+    """Filters that make what `on_time` makes, one sample after the other, whatever the times are."""
+    return f"aresample={RATE},aformat=sample_fmts=flt,{_stereo(stream)}"
 
 
 def from_its_start(stream: AudioStream) -> str:
@@ -79,8 +86,11 @@ def on_time(stream: AudioStream) -> str:
 
     What lies before the picture is cut, what begins later is preceded by silence.
     """
-    stereo = "pan=stereo|c0=c0|c1=c0" if stream.channels == 1 else "aformat=channel_layouts=stereo"  # aformat: −3 dB
-    return f"aresample={RATE}:async=1:first_pts=0,aformat=sample_fmts=fltp,{stereo}"
+    return f"aresample={RATE}:async=1:first_pts=0,aformat=sample_fmts=fltp,{_stereo(stream)}"
+
+
+def _stereo(stream: AudioStream) -> str:
+    return "pan=stereo|c0=c0|c1=c0" if stream.channels == 1 else "aformat=channel_layouts=stereo"  # aformat: −3 dB
 
 
 def gain(measured_lufs: float, target_lufs: float) -> str:

@@ -11,8 +11,8 @@ out by the length of its words.
 Presets: `classic`, `bold`, `box`, `karaoke`, `pop` (large, the current word in colour, for tall video) and `minimal`.
 
 The video may have up to 4096x2304 pixels and last four hours. It keeps its frames and their times; rotation is
-applied, HDR becomes SDR. The sound is kept as it is where MP4 can carry it, and becomes AAC otherwise. What went
-wrong without stopping the job is told in the result's `warnings`.
+applied, HDR becomes SDR. The sound is kept as it is where it is AAC or MP3, which every player has, and becomes AAC
+otherwise. What went wrong without stopping the job is told in the result's `warnings`.
 """
 
 from __future__ import annotations

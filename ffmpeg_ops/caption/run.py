@@ -25,7 +25,7 @@ _SAMPLE = 20_000  # characters that tell which language this is
 def command(video: Path, info: probe.MediaInfo, stream: probe.VideoStream, encoder: Encoder) -> list[str]:
     """FFmpeg's arguments. No word of the client is in the filter: the script has a fixed name in the work directory."""
     # The source's own clock: a frame of variable rate keeps its time to the tick.
-    clock = ["-enc_time_base", str(stream.time_base)] if stream.time_base else []
+    clock = ["-enc_time_base:v", str(stream.time_base)] if stream.time_base else []
     return [
         *ffmpeg.DECODE_LIMITS,
         *["-i", str(video), "-map", f"0:{stream.index}"],
@@ -51,6 +51,7 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
         sound_bytes=lambda: output.sound_bytes(video, info, length_s, work),
     )
     encoded = made.encoded
+    output.require_written(encoded.frames, work)
     # Where every frame that the header counts was written, its word on the length holds; otherwise the file is read.
     whole = encoded.frames == stream.frames and not encoded.errors
     size = (even(stream.width), even(stream.height))

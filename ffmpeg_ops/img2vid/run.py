@@ -57,7 +57,8 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
         length_s=float(count / rate),
         feed=lambda: frames.render(picture, boxes, size),
     )
-    told = output.made(size, count, float(count / rate)) if made.encoded.frames == count else None
+    output.require_written(count, work)
+    told = output.made(size, count, float(count / rate))
     return {**output.stats(work, made.encoder.name, made.encoder.device, told), **made.told}
 
 

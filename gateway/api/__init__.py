@@ -1,4 +1,4 @@
-"""The HTTP API: HTTP in, HTTP out. What it means is decided in `gateway.service`."""
+"""The HTTP API: HTTP in, HTTP out. What it means is decided in `gateway.job_service`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from flask_swagger_ui import get_swaggerui_blueprint
 from ulid import ULID
 from werkzeug import Response as BaseResponse
 
-from gateway.api import events, files, health, jobs, problems, video
-from gateway.services import services
+from gateway.api import events, files, health, jobs, metrics, problems, video
+from gateway.wiring import services
 from wire.errors import Unauthorized
 from wire.serve import read_no_more
 
@@ -58,7 +58,7 @@ def register(app: Flask) -> None:
     for path in ("/", "/docs"):
         app.add_url_rule(path, "root", _to_docs)
     api = problems.ProblemApi(app)
-    for module in (video, jobs, files, events, health):
+    for module in (video, jobs, files, events, health, metrics):
         api.register_blueprint(module.blueprint())
     app.register_blueprint(get_swaggerui_blueprint("/docs", "/openapi.json", _SWAGGER_UI, blueprint_name="docs"))
     problems.register(app)
@@ -88,15 +88,23 @@ def _check_key() -> None:
     """Before the body is read: who has no key cannot make us read one."""
     if not needs_key(request.endpoint):
         return
-    key = services().keys.recognise(request.headers.get("X-API-Key"))
+    key = services().keys.recognise(request.headers.get("X-API-Key") or _scraper_key())
     if key is None:
         raise Unauthorized
     g.key_id = key.id
 
 
+def _scraper_key() -> str | None:
+    """Prometheus has no header of its own for keys."""
+    authorization = request.authorization
+    if request.endpoint != "metrics.Metrics" or authorization is None or authorization.type != "bearer":
+        return None
+    return authorization.token
+
+
 def _finish(response: Response) -> Response:
     response.headers["X-Request-Id"] = g.request_id
-    quiet = request.endpoint in {"health.Health", "events.Events"} and response.status_code < 400
+    quiet = request.endpoint in {"health.Health", "events.Events", "metrics.Metrics"} and response.status_code < 400
     (log.debug if quiet else log.info)(
         "request",
         method=request.method,

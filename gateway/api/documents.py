@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.costs import usd
 from gateway.jobs import FINISHED, Job, Status
-from gateway.services import services
+from gateway.wiring import services
 from wire.clock import to_rfc3339
 from wire.envelope import StatsSchema
 from wire.errors import CODES, JobError
@@ -28,10 +28,19 @@ class JobStatsSchema(StatsSchema):
     queue_s = fields.Float(metadata={"description": "From the request to the start of the work."})
     total_s = fields.Float(metadata={"description": "From the request to the end."})
     provider = fields.String(metadata={"description": "Who lent the machine."})
-    tries = fields.Integer(metadata={"description": "How many attempts it took."})
-    cost_usd = fields.Float(allow_none=True, metadata={"description": "What all attempts cost; null on own machines."})
+    tries = fields.Integer(metadata={"description": "How many attempts may have run, the last one included."})
+    cost_usd = fields.Float(
+        allow_none=True,
+        metadata={
+            "description": "What all attempts cost, by the time that machines worked on them and without the start of "
+            "a worker; null on own machines."
+        },
+    )
     idle_cost_usd = fields.Float(
-        metadata={"description": "What the worker costs on top while it waits for the next job, if none comes."}
+        metadata={
+            "description": "What the worker costs on top while it waits for the next job, if none comes: for a job "
+            "that comes alone often many times `cost_usd`. Not there on own machines."
+        }
     )
 
 

@@ -10,8 +10,8 @@ from flask.views import MethodView
 from marshmallow import Schema
 
 from gateway.api.blueprint import Blueprint
-from gateway.services import services
 from gateway.step import EVENTS_PURPOSE
+from gateway.wiring import services
 from wire.envelope import Event, EventSchema
 from wire.errors import AttemptSuperseded, Unauthorized
 

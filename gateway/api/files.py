@@ -14,9 +14,9 @@ from werkzeug.wsgi import ClosingIterator
 
 from gateway import ids
 from gateway.api.blueprint import Blueprint
-from gateway.services import services
 from gateway.storage import StorageFullError
 from gateway.storage.local import LocalStorage
+from gateway.wiring import services
 from wire.clock import to_rfc3339
 from wire.errors import (
     AttemptSuperseded,

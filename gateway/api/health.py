@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from gateway.api.blueprint import Blueprint
 from gateway.dispatcher import HEARTBEAT_LEASE
 from gateway.providers.base import ProviderError
-from gateway.services import services
+from gateway.wiring import services
 
 KEPT_S = 1.0
 

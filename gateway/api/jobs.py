@@ -12,7 +12,7 @@ from ffmpeg_ops.operation import OPERATIONS
 from gateway.api.blueprint import Blueprint
 from gateway.api.documents import JobListSchema, JobSchema, WaitSchema, job_document, job_response
 from gateway.jobs import Status
-from gateway.services import services
+from gateway.wiring import services
 from wire.errors import JobFinished, NotFound
 
 

@@ -10,7 +10,7 @@ from flask import Response, g, request
 from ffmpeg_ops.operation import OPERATIONS, Operation
 from gateway.api.blueprint import Blueprint
 from gateway.api.documents import JobSchema, WaitSchema, job_response
-from gateway.services import services
+from gateway.wiring import services
 from wire.errors import IdempotencyMismatch, NotFound, StorageLow, ValidationFailed
 
 MAX_IDEMPOTENCY_KEY = 255

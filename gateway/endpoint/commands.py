@@ -16,8 +16,8 @@ from gateway.endpoint.form import HIDDEN
 from gateway.endpoint.management import Management
 from gateway.endpoint.plan import apply, look
 from gateway.endpoint.wanted import Wanted, is_secret, load, name_in
-from gateway.services import services
 from gateway.settings import Settings
+from gateway.wiring import services
 from wire.settings import SettingsError, read
 
 runpod = AppGroup(

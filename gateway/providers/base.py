@@ -14,6 +14,7 @@ own id where the provider allows that, and else answers WAITING: the dispatcher 
 when the attempt never began there and never will; then it does not count, and another provider is asked.
 `cancel(attempt)` takes the attempt back, without error if it is unknown there. `reconcile()` is called every few
 seconds, by one process at a time, and returns within a minute. `check()` tells whether the provider can be reached.
+`workers()` counts the machines there by the provider's own words for their states, where it tells.
 `price(gpu)` is that of a machine there, by the worker's own word of its GPU; None where nobody has to pay.
 All but `submit` may otherwise raise `Unavailable` (ask again later) and nothing else. No call waits longer than its own
 time-out, and no exception of an HTTP library gets out.
@@ -32,7 +33,7 @@ from gateway.settings import Settings
 from gateway.signing import Signer
 from gateway.store import Store
 from wire.clock import Clock
-from wire.errors import JobError, JobFault
+from wire.errors import JobError, JobFault, storable
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,9 @@ class ProviderError(Exception):
 
     code = "provider_error"
 
+    def __init__(self, reason: str) -> None:
+        super().__init__(storable(reason))
+
 
 class Refused(ProviderError):
     """The provider, or the worker there, says that the job itself is at fault."""
@@ -140,5 +144,7 @@ class Provider(Protocol):
     def reconcile(self) -> None: ...
 
     def check(self) -> None: ...
+
+    def workers(self) -> Mapping[str, int]: ...
 
     def price(self, gpu: str | None) -> Price | None: ...

@@ -11,7 +11,8 @@ from typing import Any
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
+
+from wire.safe_http import TimelyAdapter
 
 CONNECT_TIMEOUT_S = 3
 READ_TIMEOUT_S = 10
@@ -57,7 +58,7 @@ class Api:
         http.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         http.headers.update(self._headers)
         for scheme in ("http://", "https://"):
-            http.mount(scheme, HTTPAdapter(pool_connections=1, pool_maxsize=_CONNECTIONS))
+            http.mount(scheme, TimelyAdapter(pool_connections=1, pool_maxsize=_CONNECTIONS))
         return http
 
     def _call(self, http: requests.Session, method: str, path: str, body: Mapping[str, Any] | None) -> Answer:

@@ -36,5 +36,9 @@ class LocalProvider:
     def check(self) -> None:
         self._worker.check()
 
+    def workers(self) -> Mapping[str, int]:
+        self.check()
+        return {}
+
     def price(self, gpu: str | None) -> None:
         return None

@@ -8,6 +8,7 @@ found out by the worker's claim alone.
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -50,6 +51,10 @@ PHASES: Mapping[str, Phase] = {
     "TIMED_OUT": Phase.FAILED,
 }
 _TIMES = ("executionTime", "delayTime")
+# Ids of theirs are UUIDs with an ending. What else comes would not fit into a path or the database.
+_ID = re.compile(r"[A-Za-z0-9][\w.:-]{0,199}", re.ASCII)
+# No job is kept there for longer, and so none can say that it took longer.
+MOST_MS = 7 * 86_400_000
 MAX_BODY_BYTES = 10_000_000
 # How long a job waits there before its client is told why, and how long `/health` is believed.
 QUIET_S = 10
@@ -57,6 +62,7 @@ HEALTH_KEPT_S = 5.0
 # How long a call waits for its turn, and how long nobody calls after a 429 that does not say.
 TURN_S = 2.0
 TOO_MANY_S = 5.0
+MOST_TOO_MANY_S = 60.0
 
 
 def budgets() -> dict[str, Budget]:
@@ -78,6 +84,7 @@ class RunPodProvider:
         settings = context.settings
         self._clock = context.clock
         # With nobody else to ask, a job keeps its place in the queue.
+        self._fenced = settings.worker_events
         self._queue_limit_s = None if settings.providers[-1:] == (self.name,) else settings.runpod_queue_limit_s
         base = f"{settings.runpod_api_base.rstrip('/')}/{quote(settings.runpod_endpoint_id or '', safe='')}"
         self._api = Api(base, {"Authorization": f"Bearer {settings.runpod_api_key}"}, keep_alive=True)
@@ -86,7 +93,7 @@ class RunPodProvider:
         self._budgets = budgets()
         self._breaker = Breaker()
         self._health_lock = threading.Lock()
-        self._health: Mapping[str, Any] = {}
+        self._health: Mapping[str, Any] | Unavailable = Unavailable("RunPod is being asked why")
         self._health_at = -HEALTH_KEPT_S
 
     def submit(self, attempt: Attempt, job_input: Mapping[str, Any]) -> Accepted | NotYet:
@@ -104,18 +111,27 @@ class RunPodProvider:
                 raise Unavailable(f"RunPod cannot be reached: {type(error).__name__}") from error
             raise Ambiguous(f"RunPod's answer was lost: {type(error).__name__}") from error
         remote_id = answer.body.get("id")
-        if answer.status == 200 and isinstance(remote_id, str) and remote_id:
+        if answer.status == 200 and isinstance(remote_id, str) and _ID.fullmatch(remote_id):
             return Accepted(remote_id)
         if answer.status < 300 or answer.status >= 500:
             raise Ambiguous(f"RunPod answered with status {answer.status} and no job id")
         raise _not_usable(answer)
 
     def poll(self, attempt: Attempt) -> Remote:
+        try:
+            return self._poll(attempt)
+        except Unavailable as error:
+            if self._forsaken(attempt):
+                raise NoCapacity(f"a job in RunPod's queue cannot be followed: {error}") from error
+            raise
+
+    def _poll(self, attempt: Attempt) -> Remote:
         if attempt.remote_id is None:
             return Remote(Phase.WAITING)
         answer = self._ask("status", "GET", f"/status/{quote(attempt.remote_id, safe='')}")
         if answer.status == 404:
-            return Remote(Phase.GONE)
+            # What RunPod has forgotten a worker may still do: its claim, or its silence, knows better.
+            return Remote(Phase.GONE) if attempt.claimed_at is None else Remote(Phase.RUNNING)
         if answer.status != 200:
             raise _not_usable(answer)
         status = answer.body.get("status")
@@ -126,7 +142,10 @@ class RunPodProvider:
         if status not in PHASES:
             self.cancel(attempt)  # nobody knows what it does there: it must not go on
             return Remote(Phase.FAILED, error=WorkerError(f"RunPod told an unknown state of the job: {status:.40}."))
-        return _remote(status, answer.body)
+        remote = _remote(status, answer.body)
+        if isinstance(remote.error, WorkerLost) and attempt.claimed_at is not None:
+            return Remote(Phase.RUNNING)  # as above
+        return remote
 
     def cancel(self, attempt: Attempt) -> None:
         if attempt.remote_id is None:
@@ -143,10 +162,16 @@ class RunPodProvider:
         if answer.status != 200 or not isinstance(answer.body.get("workers"), Mapping):
             raise _not_usable(answer)
 
+    def workers(self) -> Mapping[str, int]:
+        told = self._told_health().get("workers")
+        counts = told.items() if isinstance(told, Mapping) else ()
+        return {str(state): count for state, count in counts if isinstance(count, int)}
+
     def price(self, gpu: str | None) -> Price:
         """Of a GPU that nobody knows: that of the last one known, and before that of the dearest with NVENC."""
         known = price_nano_per_s(gpu, self._prices) if gpu else None
-        self._last_price = known or self._last_price
+        if known is not None:
+            self._last_price = known
         return Price(self._last_price, self._idle_s)
 
     def _policy(self, attempt: Attempt, job_input: Mapping[str, Any]) -> dict[str, int]:
@@ -155,7 +180,7 @@ class RunPodProvider:
         ttl = max(0, attempt.deadline - self._clock.now_ms())
         if self._queue_limit_s is not None:
             ttl = min(ttl, self._queue_limit_s * 1000 + execution)
-        return {"executionTimeout": execution, "ttl": ttl + MARGIN_MS}
+        return {"executionTimeout": execution, "ttl": min(MOST_MS, ttl + MARGIN_MS)}
 
     def _waiting(self, attempt: Attempt) -> Remote:
         since = attempt.sent_at or attempt.created_at
@@ -168,19 +193,36 @@ class RunPodProvider:
     def _waited_too_long(self, since_ms: int) -> bool:
         return self._queue_limit_s is not None and self._waited_s(since_ms) > self._queue_limit_s
 
+    def _forsaken(self, attempt: Attempt) -> bool:
+        """Whether another provider may have it although RunPod could not be told: a worker's late claim is refused."""
+        unbegun = attempt.claimed_at is None and attempt.running_at is None
+        limit_s = self._queue_limit_s
+        waited_s = self._waited_s(attempt.sent_at or attempt.created_at)
+        return self._fenced and unbegun and limit_s is not None and waited_s > 2 * limit_s
+
     def _waited_s(self, since_ms: int) -> float:
         return (self._clock.now_ms() - since_ms) / 1000
 
     def _why_waiting(self) -> str:
         """What `/health` says about a queue that does not move."""
-        with self._health_lock:  # one asks, all read
-            if time.monotonic() - self._health_at > HEALTH_KEPT_S:
-                try:
-                    self._health = self._ask("health", "GET", "/health").body
-                except Unavailable as error:
-                    return str(error)
+        try:
+            return why_waiting(self._told_health())
+        except Unavailable as error:
+            return str(error)
+
+    def _told_health(self) -> Mapping[str, Any]:
+        """What `/health` says, or last said. One thread asks; the others go on. Raises Unavailable."""
+        if time.monotonic() - self._health_at > HEALTH_KEPT_S and self._health_lock.acquire(blocking=False):
+            try:
+                self._health = self._ask("health", "GET", "/health").body
+            except Unavailable as error:
+                self._health = error
+            finally:
                 self._health_at = time.monotonic()
-            return why_waiting(self._health)
+                self._health_lock.release()
+        if isinstance(self._health, Unavailable):
+            raise Unavailable(str(self._health))
+        return self._health
 
     def _ask(self, kind: str, method: str, path: str) -> Answer:
         """A call that may be made again. Raises Unavailable."""
@@ -209,7 +251,7 @@ class RunPodProvider:
         elif self._breaker.succeeded():
             log.info("runpod.works_again")
         if answer.status == 429:
-            pause = answer.retry_after_s or TOO_MANY_S
+            pause = min(MOST_TOO_MANY_S, answer.retry_after_s or TOO_MANY_S)
             self._budgets[kind].close(pause)
             log.warning("runpod.too_many_calls", kind=kind, pause_s=pause)
             raise BudgetExhausted(pause)
@@ -252,7 +294,7 @@ def why_waiting(health: Mapping[str, Any]) -> str:
 
 def _remote(status: str, body: Mapping[str, Any]) -> Remote:
     phase = PHASES[status]
-    execution_ms, delay_ms = (told if isinstance(told := body.get(name), int) else None for name in _TIMES)
+    execution_ms, delay_ms = (_ms(body.get(name)) for name in _TIMES)
     took_ms = None if execution_ms is None or delay_ms is None else execution_ms + delay_ms
     if phase is Phase.RUNNING:
         return Remote(phase, progress=_progress(body.get("output")))
@@ -264,6 +306,10 @@ def _remote(status: str, body: Mapping[str, Any]) -> Remote:
             return Remote(Phase.FAILED, error=lost, execution_ms=execution_ms)
     ended = {"CANCELLED": Cancelled(), "TIMED_OUT": JobTimeout()}.get(status)
     return Remote(phase, error=ended or job_error(body.get("error")), execution_ms=execution_ms)
+
+
+def _ms(told: Any) -> int | None:
+    return told if type(told) is int and 0 <= told <= MOST_MS else None
 
 
 def job_error(raw: Any) -> JobError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -103,6 +104,17 @@ def damaged(media: Media, name: str, arguments: str, flips: int, *, after: bytes
     for i in range(flips):
         content[start + i * (len(content) - start) // flips] ^= 0xFF
     path = media.folder / f"damaged-{flips}-{name}"
+    path.write_bytes(content)
+    return path
+
+
+def flipped(media: Media, name: str, arguments: str, flips: int, seed: int) -> Path:
+    """What `arguments` make, with `flips` random bytes behind the first 4000 turned round."""
+    content = bytearray(media.made(f"whole-{name}", arguments).read_bytes())
+    chance = random.Random(seed)
+    for _ in range(flips):
+        content[chance.randrange(4000, len(content))] ^= 0xFF
+    path = media.folder / f"flipped-{flips}-{seed}-{name}"
     path.write_bytes(content)
     return path
 

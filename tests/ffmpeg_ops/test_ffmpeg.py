@@ -321,3 +321,53 @@ def test_the_release_is_read_from_what_builds_call_themselves(
 ) -> None:
     monkeypatch.setattr(ffmpeg, "version", lambda: told)
     assert ffmpeg.is_from.__wrapped__(6) is new
+
+
+# --- what counts as damage -------------------------------------------------------------------------------------------
+
+DECODERS = [  # in the forms of 5.1 and of 7.1
+    "[h264 @ 0x55e68d48ad80] [error] error while decoding MB 2 5, bytestream -19",
+    "[hevc @ 0x5610e0fa5340] [error] Error splitting the input into NAL units.",
+    "[mpeg2video @ 0x55a8350d3680] [error] Warning MVs not available",
+    "[mp3float @ 0x5611476760c0] [error] Header missing",
+    "[aac @ 0x55dd25dc2840] [error] decode_pce: Input buffer exhausted before END element found",
+    "[ac3 @ 0x55e858f4e900] [error] exponent -2 is out-of-range",
+    "[ogg @ 0x564d30fa8980] [error] CRC mismatch!",
+    "[mov,mp4,m4a,3gp,3g2,mj2 @ 0x55b0a52c0a00] [error] stream 0, offset 0x30: partial file",
+    "[error] Error while decoding stream #1:0: Invalid data found when processing input",
+    "[vist#0:0/hevc @ 0x5610e0d5ec40] [dec:hevc @ 0x5610e0d83400] [error] Error submitting packet to decoder: Invalid data",
+    "[aist#0:0/flac @ 0x55d09e6ba100] [dec:flac @ 0x55d09e6b5ac0] [error] Decoding error: Invalid data found",
+    "[in#0/mov,mp4,m4a,3gp,3g2,mj2 @ 0x5581c0c4a600] [error] Error during demuxing: Invalid data found",
+    "[h264 @ 0x55e68d48ad80] [fatal] no frame!",
+]
+OTHERS = [
+    "[aac @ 0x55b6940c1d80] [error] Input contains (near) NaN/+-Inf",
+    "[error] Error submitting audio frame to the encoder",
+    "[aost#0:0/aac @ 0x55d901379180] [error] Error submitting audio frame to the encoder",
+    "Svt[error]: Instance 1: Source Width must be at least 64",
+    "x265 [error]: the bitrate is too low",
+    "[libsvtav1 @ 0x55a5cc85e980] [error] Error setting encoder parameters: bad parameter (0x80001005)",
+    "[libx264 @ 0x558b3ee0c6c0] [error] b-pyramid normal + refs 1 is not supported",
+    "[libx265 @ 0x55c766cb0040] [error] Image size is too small (8x8).",
+    "[libaom-av1 @ 0x5574bdecb440] [error]   Additional information: Cannot find aom option foo",
+    "[h264_nvenc @ 0x55f822f26400] [error] Cannot load libcuda.so.1",
+    "[vost#0:0/libx265 @ 0x55b8092f4300] [error] Could not open encoder before EOF",
+    "[vf#0:0 @ 0x55b8092f4b00] [error] Task finished with error code: -22 (Invalid argument)",
+    "[out#0/mp4 @ 0x5581c0c4a600] [error] Error writing trailer: No space left on device",
+    "[mp4 @ 0x557074c77300] [error] Application provided invalid, non monotonically increasing dts to muxer in stream 0",
+    "[error] av_interleaved_write_frame(): Invalid data found when processing input",
+    "[Parsed_ass_0 @ 0x55cf9a1c1d40] [error] Neither PlayResX nor PlayResY defined.",
+    "[h264 @ 0x55e68d48ad80] [warning] error while decoding MB 2 5, which is hidden",
+    "[mp3 @ 0x56547fa80a80] [warning] Estimating duration from bitrate, this may be inaccurate",
+    "",
+]
+
+
+@pytest.mark.parametrize("line", DECODERS)
+def test_what_a_decoder_or_a_demuxer_calls_an_error_is_damage(line: str) -> None:
+    assert ffmpeg.is_decode_error(line)
+
+
+@pytest.mark.parametrize("line", OTHERS)
+def test_what_encoders_muxers_and_filters_say_is_none(line: str) -> None:
+    assert not ffmpeg.is_decode_error(line)

@@ -34,9 +34,9 @@ def test_a_length_that_nothing_tells_is_an_error_that_says_so(frame_rate: Fracti
 
 
 @pytest.mark.parametrize(
-    ("codec", "options"), [("aac", ["copy"]), ("mp3", ["copy"]), ("opus", ["aac"]), ("pcm_s16le", ["aac"])]
+    ("codec", "options"), [("aac", ["copy"]), ("mp3", ["copy"]), ("ac3", ["aac"]), ("alac", ["aac"]), ("opus", ["aac"])]
 )
-def test_sound_is_copied_where_mp4_can_hold_it(codec: str, options: list[str]) -> None:
+def test_sound_is_copied_where_every_player_has_it(codec: str, options: list[str]) -> None:
     arguments = output.keep_audio(info(audio=AudioStream(3, codec, 48_000, 2, 1.0)))
     assert arguments[:2] == ["-map", "0:3"]
     assert arguments[arguments.index("-c:a") + 1 :][:1] == options

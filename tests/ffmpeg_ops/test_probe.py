@@ -27,8 +27,8 @@ NOT_MEDIA: dict[str, tuple[bytes, str]] = {
     "noise": (bytes(range(255, -1, -1)) * 20, "of an unknown kind"),
     "zeros": (bytes(5000), "of an unknown kind"),
     "empty": (b"", "of an unknown kind"),
-    "truncated_mp4": (b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41", "an MP4 or MOV file"),
     "sdp": (b"v=0\no=- 0 0 IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n", "a text file"),
+    "svg": (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"></svg>', "an SVG image"),
     "dash": (b'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"></MPD>', "a text file"),
 }
 
@@ -92,6 +92,18 @@ def test_what_is_no_media_is_refused_in_words_that_say_what_it_is(kind: str, fak
     with pytest.raises(AssetInvalid) as caught:
         probe.video_asset(fake, "url_video", work)
     assert caught.value.message == f"url_video: the file is {name}, not a video."
+
+
+@pytest.mark.parametrize(("extension", "name"), [("mp4", "an MP4 or MOV file"), ("mkv", "a Matroska or WebM file")])
+def test_media_without_its_end_is_not_called_something_else(
+    extension: str, name: str, media: Media, fake: Path, work: Work
+) -> None:
+    """An upload that broke off: MP4's table of contents stands at the end."""
+    whole = media.made(f"to-cut.{extension}", f"-i {media.video().name} -c copy").read_bytes()
+    fake.write_bytes(whole[: len(whole) // 2] if extension == "mp4" else whole[:40])
+    with pytest.raises(AssetInvalid) as caught:
+        probe.video_asset(fake, "url_video", work)
+    assert caught.value.message == f"url_video: the file is {name} that is damaged or cut off."
 
 
 @pytest.mark.parametrize("kind", ["html", "playlist", "zeros", "empty"])

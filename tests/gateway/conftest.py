@@ -20,9 +20,9 @@ from gateway.costs import Price
 from gateway.jobs import Attempt, Job, State, Status
 from gateway.migrations import migrate
 from gateway.providers.base import Accepted, NotYet, Phase, Provider, Remote
-from gateway.services import Services
 from gateway.settings import Settings
 from gateway.store import ApiKey, Store
+from gateway.wiring import Services
 
 START_MS = 1_700_000_000_000
 SECRET_KEY = "tests-secret-key-0123456789abcdef"
@@ -66,6 +66,7 @@ class FakeProvider:
             "reconcile": None,
             "check": None,
             "price": None,
+            "workers": {},
         }
         self._script: dict[str, deque[Any]] = {method: deque() for method in self.default}
         self._lock = threading.Lock()
@@ -94,6 +95,9 @@ class FakeProvider:
 
     def check(self) -> None:
         self._answer("check", None)
+
+    def workers(self) -> Mapping[str, int]:
+        return self._answer("workers", None)
 
     def price(self, gpu: str | None) -> Price | None:
         return self._answer("price", None)

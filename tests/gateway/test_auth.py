@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from gateway.auth import FROM_ENVIRONMENT, Keys, _mistyped, make_secret
-from gateway.services import Services
 from gateway.settings import Settings
 from gateway.store import Store, Transaction
+from gateway.wiring import Services
 from tests.gateway.conftest import START_MS, FixedClock, Wire
 
 OWN = "a key of the operator's own"

@@ -7,7 +7,7 @@ from click.testing import Result
 from flask import Flask
 
 from gateway.providers.worker_client import worker_secrets
-from gateway.services import Services
+from gateway.wiring import Services
 
 
 def run(app: Flask, *words: str) -> Result:

@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from gateway import dispatcher as loop_module
+from gateway import pace
 from gateway import step as module
 from gateway.costs import Price
 from gateway.dispatcher import LEASE_MS, POOL, RECONCILE_MS, TICK_MS
@@ -29,12 +30,12 @@ from gateway.providers.base import (
     Remote,
     Unavailable,
 )
-from gateway.services import Services
 from gateway.settings import Settings
 from gateway.step import AMBIGUOUS_MS, EVENTS_PURPOSE, SILENCE_MS, UNCLAIMED_MS
+from gateway.wiring import Services
 from tests.gateway.conftest import CLAIM, SECRET_KEY, START_MS, FakeProvider, FixedClock, JobFactory, Wire
 from tests.servers import eventually
-from wire.envelope import Event, parse_job_input
+from wire.envelope import ErrorSchema, Event, parse_job_input
 from wire.errors import (
     AssetNotFound,
     AttemptSuperseded,
@@ -835,6 +836,37 @@ def test_an_ambiguous_attempt_that_nobody_knows_is_given_up_and_tried_again(
     assert not job_of(services, job).finished
 
 
+def test_what_one_provider_leaves_in_doubt_the_next_one_is_asked_for(
+    wire: Wire, job_factory: JobFactory, clock: FixedClock
+) -> None:
+    chain = {name: FakeProvider(name) for name in ("one", "two")}
+    chain["one"].default["submit"] = Ambiguous("500 to every submit")
+    services = wire(chain)
+    job = job_factory()
+    turn(services)
+    clock.advance(AMBIGUOUS_MS + 3_000)
+    turn(services)
+    follow(services, clock, job, 1)
+    assert [(a.provider, a.state) for a in attempts_of(services, job)] == [
+        ("one", State.FAILED),
+        ("two", State.SUBMITTED),
+    ]
+
+
+def test_a_message_that_no_database_takes_ends_the_attempt_all_the_same(
+    services: Services, provider: FakeProvider, job_factory: JobFactory, clock: FixedClock
+) -> None:
+    turned_down, failed = job_factory(), job_factory(attempt=State.SUBMITTED)
+    provider.script("submit", Unavailable("half: \ud800, none: \0"))
+    error = ErrorSchema().load({"code": "worker_error", "message": "half: \ud800, none: \0", "retryable": True})
+    provider.script("poll", Remote(Phase.FAILED, error=error))
+    clock.advance(3_000)
+    turn(services)
+    for job in (turned_down, failed):
+        (attempt,) = attempts_of(services, job)
+        assert (attempt.state, attempt.error_message) == (State.FAILED, "half: ?, none: ?")
+
+
 @pytest.mark.parametrize("phase", [Phase.COMPLETED, Phase.FAILED])
 def test_an_end_without_its_details_is_tried_again(
     services: Services, provider: FakeProvider, job_factory: JobFactory, clock: FixedClock, phase: Phase
@@ -874,8 +906,8 @@ def test_the_loop_outlives_a_broken_database_and_a_bug(
     job_factory()
     second = job_factory()
     services.dispatcher.start()
-    eventually(lambda: len(provider.called("submit")) == 2)
-    eventually(lambda: State.SUBMITTED in states(services, second) or broken)
+    eventually(lambda: len(provider.called("submit")) == 2, 30)
+    eventually(lambda: State.SUBMITTED in states(services, second), 30)
     services.dispatcher.stop()
     assert not broken
 
@@ -899,6 +931,17 @@ def test_jobs_that_nobody_has_tried_go_before_looks(
 
 
 # What a provider tells while a job waits, runs and ends
+
+
+def test_claimed_attempts_too_share_the_looks_of_a_second(
+    services: Services, provider: FakeProvider, job_factory: JobFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "LOOKS_A_SECOND", 2)
+    provider.default["poll"] = Remote(Phase.RUNNING, progress=0.1)
+    claimed = [job_factory(attempt=State.CLAIMED, status=Status.RUNNING, tries=1) for _ in range(5)]
+    turn(services)
+    pauses = sorted((job_of(services, job).next_at or 0) - START_MS for job in claimed)
+    assert pauses == [10_000, 10_000, 11_000, 11_000, 12_000]
 
 
 def test_why_it_waits_is_told_until_it_runs(
@@ -1018,6 +1061,25 @@ def test_a_completed_attempt_costs_what_its_machine_costs(
     assert after.cost_nano == attempts_of(services, job)[0].cost_nano == round(seconds * 1_000_000)
     assert after.stats is not None
     assert after.stats["idle_cost_usd"] == 0.3
+
+
+def test_a_provider_that_never_began_costs_nothing_of_what_a_free_one_did(
+    wire: Wire, job_factory: JobFactory, put_output: PutOutput
+) -> None:
+    dear, free = FakeProvider("dear"), FakeProvider("free")
+    services = wire({"dear": dear, "free": free})
+    dear.default["price"] = Price(1_000_000, 300)
+    dear.script("submit", Unavailable("no credit"))
+    job = job_factory()
+    turn(services)
+    turn(services)
+    attempt = attempts_of(services, job)[-1]
+    put_output(attempt.id, BODY)
+    claim(services, attempt.id)
+    assert COMPLETED.result is not None
+    services.jobs.on_event(attempt.id, Event("completed", CLAIM, result=COMPLETED.result))
+    after = job_of(services, job)
+    assert (after.status, attempt.provider, after.cost_nano) == (Status.COMPLETED, "free", None)
 
 
 def test_failed_and_cancelled_attempts_cost_too(

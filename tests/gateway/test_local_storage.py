@@ -12,9 +12,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from gateway import ids
-from gateway.services import Services
 from gateway.storage import StorageFullError
 from gateway.storage.local import LocalStorage
+from gateway.wiring import Services
 from tests.gateway.conftest import SECRET_KEY, START_MS, FixedClock, Wire
 
 KEY = f"outputs/{ids.new('job', START_MS)}/{ids.new('att', START_MS)}.mp4"

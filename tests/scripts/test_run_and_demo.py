@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ffmpeg_ops.operation import OPERATIONS
 from scripts.stack import Stack, StackError, free_port
 from tests.conftest import ROOT
 from tests.servers import eventually
@@ -43,6 +44,18 @@ def test_the_demo_exits_non_zero_with_the_reason_when_a_job_fails(tmp_path: Path
     assert demo.returncode == 1
     assert re.search(r"The demo failed: \w+ ended as failed: worker_error: ff\w+ is not installed", demo.stdout)
     for port in re.findall(r"Gateway at http://127\.0\.0\.1:(\d+), worker at port (\d+)", demo.stdout)[0]:
+        assert not listens(int(port))
+
+
+def test_the_cloud_demo_makes_every_video_by_way_of_runpod_and_leaves_nothing_running() -> None:
+    command = [sys.executable, "-m", "scripts.demo", "--cloud"]
+    demo = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150)
+    assert demo.returncode == 0, demo.stdout
+    for operation in OPERATIONS:
+        assert re.search(rf"demo-output/{operation}\.mp4: .*, \$0\.\d{{6}} and at most \$0\.\d{{6}} idle", demo.stdout)
+    [calls] = re.findall(r"The gateway made (\d+) calls to RunPod", demo.stdout)
+    assert int(calls) >= len(OPERATIONS)
+    for port in re.findall(r"http://127\.0\.0\.1:(\d+)", demo.stdout):
         assert not listens(int(port))
 
 

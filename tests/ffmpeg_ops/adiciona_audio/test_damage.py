@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from ffmpeg_ops.adiciona_audio import run
 from ffmpeg_ops.operation import Work
-from tests.ffmpeg_ops.adiciona_audio.listen import add, length_s
-from tests.ffmpeg_ops.media import Media, damaged, frame_count, packets_md5
-from wire.errors import EncodeFailed
+from tests.ffmpeg_ops.adiciona_audio.listen import add, length_s, level_db, tone, wave
+from tests.ffmpeg_ops.media import Media, damaged, flipped, frame_count, packets_md5
+from wire.errors import AssetInvalid, EncodeFailed
 
 PICTURE = "-f lavfi -i testsrc2=size=160x96:rate=25:duration=4"
 VP9 = f"{PICTURE} -c:v libvpx-vp9 -deadline realtime -cpu-used 8 -g 10"
@@ -41,6 +42,89 @@ def test_damaged_sound_is_used_and_its_errors_are_counted(media: Media, work: Wo
     assert length_s(work.output) == pytest.approx(4, abs=0.02)
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "flips", "seed"),
+    [
+        ("b.mp3", "-ac 2 -b:a 128k", 100, 0),  # a header of another rate among them
+        ("b.mp3", "-ac 2 -b:a 128k", 400, 1),
+        ("b.ac3", "-ac 2", 100, 0),
+        ("b.ac3", "-ac 2", 400, 1),
+        ("b.flac", "-ac 2", 100, 0),
+        ("b.ogg", "-ac 2 -c:a libopus", 2, 1),
+        ("b.aac", "-ac 2", 100, 0),
+    ],
+)
+@pytest.mark.parametrize("params", [{}, {"loop": True, "mode": "mix"}], ids=["plain", "mixed"])
+def test_damaged_sound_of_any_kind_gets_the_exact_length(
+    name: str, codec: str, flips: int, seed: int, params: dict[str, Any], media: Media, work: Work
+) -> None:
+    sound = flipped(media, name, f"{SOUND} {codec}", flips, seed)
+    stats = add(work, media.video(seconds=4.0), sound, **params)
+    assert errors(stats) > 0
+    assert length_s(work.output) == pytest.approx(4, abs=0.02)
+    assert (stats["frames"], stats["duration_s"]) == (100, 4.0)
+
+
+FORMS = {
+    "mp3": ("-ar 44100 -ac 2", "-ar 22050 -ac 1"),
+    "ac3": ("-ac 2", "-ar 44100 -ac 6"),
+    "aac": ("-ar 44100 -ac 2", "-ar 22050 -ac 1"),
+    "ogg": ("-c:a libopus -ac 2", "-c:a libopus -ac 1"),
+    "ts": ("-c:a ac3 -ac 2", "-c:a ac3 -ac 6"),
+}
+
+
+def joined(media: Media, extension: str) -> Path:
+    """Two sounds of 1.5 s, of 500 and of 1300 Hz, one after the other in one file: its rate or channels change."""
+    parts = []
+    for hz, form in zip((500, 1300), FORMS[extension], strict=True):
+        waves = "|".join([f"0.1*sin(2*PI*{hz}*t)"] * 2)
+        parts.append(tone(media, f"part-{hz}.{extension}", waves, 1.5, options=form).read_bytes())
+    path = media.folder / f"joined.{extension}"
+    path.write_bytes(b"".join(parts))
+    return path
+
+
+@pytest.mark.parametrize("extension", FORMS)
+@pytest.mark.parametrize(
+    ("params", "expected_s"),
+    [({}, 4.0), ({"length": "audio"}, 3.0), ({"mode": "mix", "original_volume": 0, "length": "shortest"}, 3.0)],
+    ids=["video", "audio", "mixed"],
+)
+def test_sound_that_changes_on_the_way_is_heard_in_full(
+    extension: str, params: dict[str, Any], expected_s: float, media: Media, work: Work
+) -> None:
+    add(work, media.video(seconds=4.0), joined(media, extension), **params)
+    told = 0.02 if expected_s == 4 else 0.13  # the second part brings its encoder's delay along
+    assert length_s(work.output) == pytest.approx(expected_s, abs=told)
+    heard = wave(work.output)
+    assert level_db(heard, 500, 0.2, 1.3) == pytest.approx(-20, abs=1)
+    assert level_db(heard, 1300, 1.8, 2.8) == pytest.approx(-20, abs=4)
+    assert level_db(heard, 500, 1.8, 2.8) < -50 > level_db(heard, 1300, 0.2, 1.3)
+
+
+def test_a_video_s_own_sound_that_changes_on_the_way_stays_in_step(media: Media, work: Work) -> None:
+    """A broadcast goes from stereo to 5.1; its sound begins before its picture."""
+    sound = joined(media, "ts")
+    picture = media.video(seconds=2.5, audio=False)
+    inputs = f"-itsoffset 0.5 -i {picture.name} -i {sound.name}"
+    video = media.made("changing.ts", f"{inputs} -map 0:v -map 1:a -c copy")
+    stats = add(work, video, media.tone(1.0, frequency=3000), mode="mix", volume=0)
+    assert stats["duration_s"] == pytest.approx(2.5, abs=0.04)
+    assert length_s(work.output) == pytest.approx(stats["duration_s"], abs=0.02)
+    heard = wave(work.output)
+    assert level_db(heard, 500, 0.05, 0.9) == pytest.approx(-20, abs=1)
+    assert level_db(heard, 1300, 1.15, 2.4) == pytest.approx(-20, abs=4)
+
+
+def test_sound_of_a_wrong_length_is_a_failure(media: Media, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFmpeg ended well, and yet: here it was told to make too much, as if it had counted wrong."""
+    right = run.sound.samples
+    monkeypatch.setattr(run.sound, "samples", lambda seconds: right(seconds) + 2000)
+    with pytest.raises(EncodeFailed, match="wrong length"):
+        add(work, media.video(seconds=2.0), media.tone(1.0))
+
+
 def test_damaged_packets_of_a_picture_are_copied_as_they_are(media: Media, work: Work) -> None:
     video = damaged(media, "copied.mp4", X264, 6, after=b"mdat")
     stats = add(work, video, media.tone(2.0))
@@ -67,7 +151,7 @@ def test_a_picture_that_is_cut_off_is_a_failure(codec: str, params: dict[str, An
     name = f"{codec.split()[0]}.mov"
     video = cut_off(media, name, f"{PICTURE} -c:v {codec} -g 10 -movflags +faststart", 0.4)
     seconds = {"audio": 5.0, "shortest": 3.0}.get(params.get("length", ""), 1.0)
-    with pytest.raises(EncodeFailed):
+    with pytest.raises(AssetInvalid):
         add(work, video, media.tone(seconds), **params)
 
 

@@ -85,7 +85,7 @@ def test_hevc_is_copied_and_tagged_for_apple(media: Media, work: Work) -> None:
     [
         ("plain.avi", "-c:v libx264 -preset ultrafast -bf 0 -pix_fmt yuv420p", True),
         ("b.avi", B_FRAMES, False),
-        ("mpeg4.avi", "-c:v mpeg4", True),
+        ("mpeg4.avi", "-c:v mpeg4", False),
         ("prores.mov", "-c:v prores_ks -pix_fmt yuv422p10le", False),
         ("mjpeg.avi", "-c:v mjpeg -pix_fmt yuvj420p", False),
         ("mpeg2.ts", "-c:v mpeg2video", False),

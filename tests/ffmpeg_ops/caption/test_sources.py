@@ -20,10 +20,11 @@ from tests.ffmpeg_ops.media import (
     hdr,
     packets_md5,
     run,
+    samples_of,
     stream,
     streams,
 )
-from wire.errors import EncodeFailed
+from wire.errors import AssetInvalid
 
 SRT = "1\n00:00:00,000 --> 00:20:00,000\nTexto\n"
 X264 = "-c:v libx264 -preset ultrafast"
@@ -84,6 +85,30 @@ def test_other_containers_and_codecs_become_mp4(name: str, codecs: str, sound: s
     assert stats["frames"] == frame_count(video) == 25
     assert stream(work.output, "audio")["codec_name"] == sound
     assert audio_length_s(work.output) == pytest.approx(1, abs=0.08)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("camera.avi", "mjpeg -pix_fmt yuvj420p"), ("camera.mxf", "mpeg2video")])
+def test_sound_that_is_encoded_keeps_its_time_to_the_sample(name: str, codec: str, media: Media, work: Work) -> None:
+    """These containers count in whole pictures, which is too coarse a clock for sound."""
+    sound = "-f lavfi -i aevalsrc=gt(t\\,0.5)*sin(2*PI*1000*t):s=48000:d=1"
+    video = media.made(name, f"-f lavfi -i testsrc2=size=96x64:rate=25:duration=1 {sound} -c:v {codec} -c:a pcm_s16le")
+    caption(work, video)
+    loud = np.flatnonzero(np.abs(samples_of(work.output)) > 16000)
+    assert loud[0] == pytest.approx(24_000, abs=48)
+    assert float(stream(work.output, "audio")["duration"]) == pytest.approx(1, abs=0.001)
+
+
+@pytest.mark.parametrize(("channels", "layout"), [("5.1(side)", "5.1"), ("mono", "mono")])
+def test_surround_becomes_what_every_player_has(channels: str, layout: str, media: Media, work: Work) -> None:
+    """Browsers show an MP4 with AC-3 in silence, and AAC has a number of its own for the usual layouts alone."""
+    sound = f"-f lavfi -i sine=duration=1,aformat=channel_layouts={channels}"
+    video = media.made(
+        f"surround-{channels}.mkv", f"-f lavfi -i testsrc2=size=96x64:rate=25:duration=1 {sound} {X264} -c:a ac3"
+    )
+    assert stream(video, "audio")["channel_layout"] == channels
+    caption(work, video)
+    made = stream(work.output, "audio")
+    assert (made["codec_name"], made["channel_layout"]) == ("aac", layout)
 
 
 def test_the_default_sound_track_is_the_one_that_is_kept(media: Media, work: Work) -> None:
@@ -221,7 +246,7 @@ def test_a_video_that_is_cut_off_is_refused(media: Media, work: Work) -> None:
     whole = damaged(media, 0).read_bytes()
     cut = media.folder / "cut.mp4"
     cut.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(EncodeFailed, match="frames could be read"):
+    with pytest.raises(AssetInvalid, match="frames could be read"):
         caption(work, cut)
 
 

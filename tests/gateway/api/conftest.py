@@ -12,7 +12,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from gateway.services import Services
+from gateway.wiring import Services
 from tests.gateway.conftest import CLAIM, FakeProvider
 
 CAPTION = {"url_video": "https://example.com/v.mp4", "url_srt": "https://example.com/s.srt"}

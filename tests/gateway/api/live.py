@@ -16,8 +16,8 @@ from typing import Any
 import requests
 
 from gateway.jobs import Attempt, Job, State, Status
-from gateway.services import Services
 from gateway.settings import Settings
+from gateway.wiring import Services
 from tests.conftest import ROOT
 from tests.gateway.conftest import CLAIM, SECRET_KEY, new_attempt, new_job
 from tests.servers import eventually

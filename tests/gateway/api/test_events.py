@@ -9,7 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from gateway.jobs import Status
-from gateway.services import Services
+from gateway.wiring import Services
 from tests.gateway.api.conftest import VIDEO, Worker, assert_problem
 from tests.gateway.conftest import CLAIM, FixedClock
 

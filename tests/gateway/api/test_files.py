@@ -18,7 +18,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from gateway import ids
-from gateway.services import Services
+from gateway.wiring import Services
 from tests.gateway.api.conftest import CAPTION, VIDEO, Worker, assert_problem, local
 from tests.gateway.conftest import START_MS, FixedClock, Wire
 

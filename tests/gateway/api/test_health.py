@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 
 from gateway.dispatcher import HEARTBEAT_MS
 from gateway.providers.base import Unavailable
-from gateway.services import Services
+from gateway.wiring import Services
 from tests.gateway.conftest import FakeProvider, FixedClock, Wire
 
 

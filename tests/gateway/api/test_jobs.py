@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 from sqlalchemy.exc import OperationalError
 
 from gateway.jobs import State, Status
-from gateway.services import Services
+from gateway.wiring import Services
 from tests.gateway.api.conftest import CAPTION, Worker, assert_problem
 from tests.gateway.conftest import JobFactory, Wire
 

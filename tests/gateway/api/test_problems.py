@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from werkzeug.exceptions import default_exceptions
 
 from gateway.api import problems
-from gateway.services import Services
+from gateway.wiring import Services
 from tests.gateway.api.conftest import CAPTION, assert_problem
 from wire import errors
 

@@ -14,8 +14,8 @@ from marshmallow import fields
 
 from ffmpeg_ops.operation import OPERATIONS
 from gateway.jobs import Status
-from gateway.services import Services
 from gateway.store import Store
+from gateway.wiring import Services
 from tests.gateway.api.conftest import CAPTION, Worker, assert_problem
 from tests.gateway.conftest import FixedClock
 

@@ -153,7 +153,12 @@ def test_some_gpus_can_be_left_out_but_not_all(file: Path, edit: Edit) -> None:
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("name = ", "is no TOML: Invalid value"), (b"\xff", "is no TOML: "), ("project = 3", "project._schema: Invalid")],
+    [
+        ("name = ", "is no TOML: Invalid value"),
+        (b"\xff", "is no TOML: "),
+        ("a = " + "[" * 9_999, "is no TOML: "),
+        ("project = 3", "project._schema: Invalid"),
+    ],
 )
 def test_a_file_that_is_none_is_told(file: Path, text: str | bytes, told: str) -> None:
     file.write_bytes(text if isinstance(text, bytes) else text.encode())

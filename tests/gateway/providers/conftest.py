@@ -13,7 +13,7 @@ import pytest
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from gateway.jobs import Attempt
-from gateway.providers import Context, make
+from gateway.providers import KNOWN, Context, make
 from gateway.providers.base import Provider
 from gateway.providers.runpod import RunPodProvider
 from gateway.providers.worker_client import worker_secrets
@@ -24,6 +24,7 @@ from handler.settings import Settings as WorkerSettings
 from tests.emulators.runpod import Config, Emulator
 from tests.emulators.runpod.jobs import Queue
 from tests.gateway.conftest import SECRET_KEY, new_attempt, new_job
+from tests.servers import FileServer
 from wire.clock import Clock, SystemClock
 from wire.errors import Cancelled, JobError
 from wire.settings import read
@@ -180,7 +181,15 @@ def runpod_settings(emulator: Emulator, **changes: Any) -> Settings:
 
 
 def runpod_provider(emulator: Emulator, clock: Clock | None = None, **changes: Any) -> RunPodProvider:
-    settings = runpod_settings(emulator, **changes)
+    return _provider(runpod_settings(emulator, **changes), clock)
+
+
+def runpod_provider_at(files: FileServer) -> RunPodProvider:
+    """Its job API is below `/v2/ep` of `files`, which answers what no emulator would."""
+    return _provider(Settings(("runpod",), runpod_endpoint_id="ep", runpod_api_base=f"{files.origin}/v2"))
+
+
+def _provider(settings: Settings, clock: Clock | None = None) -> RunPodProvider:
     context = Context(settings, Signer((SECRET_KEY,)), cast(Any, None), clock or SystemClock())
     return cast(RunPodProvider, make(context)["runpod"])
 
@@ -204,7 +213,7 @@ def runpod_stand(runpod: Emulator) -> Stand:
     )
 
 
-@pytest.fixture(params=["local", "runpod"])
+@pytest.fixture(params=list(KNOWN))
 def stand(request: pytest.FixtureRequest) -> Stand:
-    """Every provider in turn."""
+    """Every provider in turn; one without a fixture `<name>_stand` is an error."""
     return request.getfixturevalue(f"{request.param}_stand")  # type: ignore[no-any-return]

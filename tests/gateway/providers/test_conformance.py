@@ -9,6 +9,7 @@ import pytest
 from gateway.jobs import Attempt
 from gateway.providers import KNOWN
 from gateway.providers.base import Accepted, Ambiguous, NotYet, Phase, Unavailable
+from gateway.settings import PROVIDERS
 from tests.gateway.providers.conftest import Stand, attempt_named, job_input
 from wire.errors import AssetNotFound, Cancelled, EncodeFailed, JobError, WorkerOutdated
 
@@ -21,8 +22,12 @@ def accepted(stand: Stand) -> Attempt:
     return replace(attempt, remote_id=answer.remote_id)
 
 
-def test_a_provider_carries_its_name(stand: Stand) -> None:
-    assert stand.provider.name in KNOWN
+def test_a_provider_carries_its_name(stand: Stand, request: pytest.FixtureRequest) -> None:
+    assert stand.provider.name == request.node.callspec.params["stand"]
+
+
+def test_settings_know_every_provider_and_no_other() -> None:
+    assert set(KNOWN) == set(PROVIDERS)
 
 
 def test_an_accepted_attempt_is_running_once_a_worker_has_it(stand: Stand) -> None:

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -155,6 +155,29 @@ def test_an_answer_that_trickles_meets_its_deadline(files: FileServer, impatient
     with pytest.raises(Unavailable):
         client_of(files).poll(ATTEMPT.id)
     assert time.monotonic() - began < 2
+
+
+def test_headers_that_never_end_meet_the_read_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "READ_TIMEOUT_S", 0.3)
+    ended = threading.Event()
+
+    def trickle() -> None:
+        connection, _ = server.accept()
+        with connection, suppress(OSError):
+            while not ended.wait(0.02):
+                connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        timer = threading.Timer(3, ended.set)
+        timer.start()
+        with pytest.raises(Unavailable):
+            WorkerClient(f"http://127.0.0.1:{server.getsockname()[1]}", "t", "k").poll(ATTEMPT.id)
+        assert not ended.is_set()
+        ended.set()
+        timer.cancel()
+        thread.join()
 
 
 def test_an_answer_without_end_is_not_read_to_the_end(files: FileServer) -> None:

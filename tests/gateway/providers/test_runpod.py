@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -18,7 +21,15 @@ from gateway.settings import Settings, check
 from tests.emulators.runpod import Emulator
 from tests.emulators.runpod.jobs import QUEUED
 from tests.gateway.conftest import FixedClock
-from tests.gateway.providers.conftest import attempt_named, job_input, runpod_provider, runpod_settings, taken
+from tests.gateway.providers.conftest import (
+    attempt_named,
+    job_input,
+    runpod_provider,
+    runpod_provider_at,
+    runpod_settings,
+    taken,
+)
+from tests.servers import FileServer, Reply, eventually
 from wire.clock import SystemClock
 from wire.errors import JobTimeout, WorkerError, WorkerLost
 from wire.settings import SettingsError, read
@@ -58,6 +69,13 @@ def test_the_job_goes_with_its_limits(runpod: Emulator) -> None:
     assert job.ttl_s == 300 + 600 + 2 * MARGIN_MS / 1000
 
 
+def test_no_job_asks_to_be_kept_for_longer_than_they_keep_any(runpod: Emulator, provider: RunPodProvider) -> None:
+    attempt = accepted(provider, replace(new(), deadline=SystemClock().now_ms() + 8 * 86_400_000))
+    job = runpod.queue.get(attempt.remote_id or "")
+    assert job is not None
+    assert job.ttl_s == 7 * 86_400
+
+
 def test_with_nobody_else_to_ask_a_job_keeps_its_place_in_the_queue(runpod: Emulator) -> None:
     clock = FixedClock()
     provider = runpod_provider(runpod, clock)
@@ -84,6 +102,8 @@ def test_a_job_that_is_too_large_for_them_is_refused_without_a_call(runpod: Emul
     {"kind": "garbage"},
     {"kind": "garbage", "body": '{"status": "IN_QUEUE"}'},
     {"kind": "garbage", "body": '{"id": 7}'},
+    *({"kind": "garbage", "body": json.dumps({"id": told, "status": "IN_QUEUE"})}
+      for told in ("", "..", "a/../b", "\ud800", "a\0b", "x" * 10_000)),
 ])  # fmt: skip
 def test_a_submit_whose_answer_tells_nothing_is_ambiguous(
     runpod: Emulator, provider: RunPodProvider, fault: dict[str, Any]
@@ -94,6 +114,16 @@ def test_a_submit_whose_answer_tells_nothing_is_ambiguous(
         provider.submit(attempt, job_input(attempt))
     assert provider.poll(attempt).phase is Phase.WAITING, "nobody can ask RunPod by our own id"
     provider.cancel(attempt)
+
+
+def test_a_pause_that_would_last_for_ever_is_cut_short(files: FileServer) -> None:
+    provider = runpod_provider_at(files)
+    files.routes["/v2/ep/run"] = Reply(429, headers={"Retry-After": "9" * 400})
+    attempt = new()
+    answer = provider.submit(attempt, job_input(attempt))
+    assert isinstance(answer, NotYet)
+    assert answer.retry_in_s == 60
+    assert provider._budgets["run"]._closed_until < time.monotonic() + 61
 
 
 def test_silence_after_a_submit_is_ambiguous(
@@ -206,10 +236,25 @@ def test_a_result_that_is_none_is_a_failure(runpod: Emulator, provider: RunPodPr
     assert type(provider.poll(attempt).error) is WorkerError
 
 
+@pytest.mark.parametrize("told", [-5_000, 10**30, 1.5, "1200", True, None, float("nan"), [7]])
+def test_a_time_that_is_none_costs_nothing(files: FileServer, told: Any) -> None:
+    result = {"status": "COMPLETED", "output": {"stats": {"size_bytes": 1}}, "executionTime": told, "delayTime": 7}
+    files.routes["/v2/ep/status/unknown"] = Reply(body=json.dumps(result).encode())
+    remote = runpod_provider_at(files).poll(attempt_named())
+    assert (remote.phase, remote.execution_ms, remote.took_ms) == (Phase.COMPLETED, None, None)
+
+
 def test_a_result_that_expired_is_gone(runpod: Emulator, provider: RunPodProvider) -> None:
     attempt = accepted(provider)
     runpod.expire(attempt.remote_id or "")
     assert provider.poll(attempt).phase is Phase.GONE
+    assert provider.poll(replace(attempt, claimed_at=1)).phase is Phase.RUNNING, "its claim tells more"
+
+
+def test_what_they_forgot_under_a_living_claim_goes_on(runpod: Emulator, provider: RunPodProvider) -> None:
+    attempt = replace(accepted(provider), claim_id="claim_1", claimed_at=1)
+    runpod.expire(attempt.remote_id or "")
+    assert provider.poll(attempt).phase is Phase.RUNNING
 
 
 def test_a_job_that_ran_too_long_there_timed_out(runpod: Emulator, provider: RunPodProvider) -> None:
@@ -267,6 +312,57 @@ def test_a_job_that_cannot_be_taken_back_does_not_go_elsewhere_yet(runpod: Emula
     with pytest.raises(Unavailable):
         provider.poll(attempt)
     assert runpod.job(attempt.remote_id or "")["status"] == QUEUED
+
+
+def test_a_health_that_hangs_holds_up_one_look_and_no_other(runpod: Emulator) -> None:
+    clock = FixedClock()
+    provider = runpod_provider(runpod, clock)
+    attempt = accepted(provider, replace(new(), sent_at=clock.now_ms()))
+    clock.advance(20_000)
+    runpod.inject("slow", "health", seconds=1, times=None)
+    began = time.monotonic()
+    asking = threading.Thread(target=provider.poll, args=(attempt,))
+    asking.start()
+    eventually(lambda: provider._health_lock.locked(), 1)
+    assert provider.poll(attempt).reason == "RunPod is being asked why"
+    assert time.monotonic() - began < 0.9
+    asking.join()
+    assert provider.poll(attempt).reason == "the endpoint has no workers; its max workers may be 0"
+
+
+def test_a_health_that_fails_is_not_asked_by_everybody(runpod: Emulator) -> None:
+    clock = FixedClock()
+    provider = runpod_provider(runpod, clock)
+    attempt = accepted(provider, replace(new(), sent_at=clock.now_ms()))
+    clock.advance(20_000)
+    runpod.inject("lost_reply", "health", times=None)
+    reasons = {provider.poll(attempt).reason for _ in range(5)}
+    assert reasons == {"RunPod cannot be reached: ConnectionError"}
+    assert runpod.calls["health"] == 1
+
+
+@pytest.mark.parametrize(("changes", "goes"), [
+    ({}, True),
+    ({"claimed_at": 1}, False),
+    ({"running_at": 1}, False),
+    ({"worker_events": False}, False),
+    ({"providers": ("local", "runpod")}, False),
+])  # fmt: skip
+def test_what_nobody_began_goes_elsewhere_when_runpod_stays_away(
+    runpod: Emulator, changes: dict[str, Any], goes: bool
+) -> None:
+    clock = FixedClock()
+    of_settings = {name: changes[name] for name in ("worker_events", "providers") if name in changes}
+    provider = runpod_provider(runpod, clock, **{"providers": BOTH, **of_settings})
+    attempt = accepted(provider, replace(new(), sent_at=clock.now_ms()))
+    of_attempt = {name: changes[name] for name in changes.keys() - of_settings}
+    runpod.inject("status", "*", status=500, times=None)
+    clock.advance(599_000)
+    with pytest.raises(Unavailable):
+        provider.poll(replace(attempt, **of_attempt))
+    clock.advance(2_000)
+    with pytest.raises(NoCapacity if goes else Unavailable):
+        provider.poll(replace(attempt, **of_attempt))
 
 
 @pytest.mark.parametrize(("workers", "cause"), [
@@ -334,9 +430,20 @@ def test_what_runpod_needs_is_asked_for_together(runpod: Emulator) -> None:
 
 
 def test_a_price_is_that_of_the_gpu_else_of_the_last_one(runpod: Emulator) -> None:
-    provider = runpod_provider(runpod, runpod_gpu_prices={"ADA_24": 999})
+    provider = runpod_provider(runpod, runpod_gpu_prices={"ADA_24": 999, "AMPERE_16": 0})
     assert provider.price(None).nano_per_s == 1_110_000, "the dearest that can encode"
     assert provider.price("NVIDIA L4").nano_per_s == 190_000
     assert provider.price("a GPU of tomorrow").nano_per_s == 190_000
     assert provider.price("NVIDIA GeForce RTX 4090").nano_per_s == 999
     assert provider.price(None).idle_nano == 999 * 300
+    assert provider.price("NVIDIA RTX A4000").nano_per_s == 0, "a price of nothing is one"
+
+
+def test_a_worker_that_runpod_lost_is_not_lost_while_its_claim_lives(
+    runpod: Emulator, provider: RunPodProvider
+) -> None:
+    attempt = accepted(provider)
+    taken(runpod, attempt)
+    runpod.queue.done("a-worker-of-the-test", attempt.remote_id or "", error="job timed out after 1 retries")
+    assert type(provider.poll(attempt).error) is WorkerLost
+    assert provider.poll(replace(attempt, claimed_at=1)).phase is Phase.RUNNING

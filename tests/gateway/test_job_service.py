@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from gateway.jobs import Job, State, Status
-from gateway.services import Services
+from gateway.wiring import Services
 from tests.gateway.conftest import CLAIM, START_MS, FixedClock, JobFactory, Wire
 from wire.envelope import Event
 from wire.errors import (

@@ -13,9 +13,10 @@ from gateway.auth import Keys
 from gateway.bell import Bell
 from gateway.costs import Costs
 from gateway.dispatcher import Dispatcher
+from gateway.job_service import Jobs
+from gateway.metrics import Metrics
 from gateway.pace import Pace
 from gateway.providers.base import Provider
-from gateway.service import Jobs
 from gateway.settings import Settings, secrets_of
 from gateway.shares import Shares
 from gateway.signing import Signer
@@ -39,6 +40,7 @@ class Services:
     keys: Keys
     jobs: Jobs
     dispatcher: Dispatcher
+    metrics: Metrics
     shares: Shares
 
     @classmethod
@@ -51,7 +53,7 @@ class Services:
         store = Store(make_engine(settings.database, pool_size=settings.threads + 24))
         storage = LocalStorage(settings, signer, clock)
         chain = provider if provider is not None else providers.make(providers.Context(settings, signer, store, clock))
-        costs, pace = Costs(chain), Pace()
+        costs, pace, metrics = Costs(chain), Pace(), Metrics(store, chain, clock)
         return cls(
             settings=settings,
             clock=clock,
@@ -60,10 +62,11 @@ class Services:
             storage=storage,
             providers=chain,
             keys=Keys(store, clock),
-            jobs=Jobs(store, storage, clock, settings, bell, costs, pace),
+            jobs=Jobs(store, storage, clock, settings, bell, costs, pace, metrics),
             dispatcher=Dispatcher(
-                Parts(store, storage, chain, clock, settings, signer, bell, pace, costs, clock.now_ms())
+                Parts(store, storage, chain, clock, settings, signer, bell, pace, costs, metrics, clock.now_ms())
             ),
+            metrics=metrics,
             shares=Shares(settings.threads),
         )
 

@@ -14,6 +14,7 @@ from gateway import ids, jobs
 from gateway.bell import Bell
 from gateway.costs import Costs
 from gateway.jobs import Attempt, Job, State
+from gateway.metrics import Metrics
 from gateway.pace import Pace
 from gateway.settings import Settings
 from gateway.storage import Storage
@@ -33,10 +34,18 @@ class Jobs:
     """Every method is one or two short transactions; `bell` rings when the dispatcher or a waiter has work."""
 
     def __init__(
-        self, store: Store, storage: Storage, clock: Clock, settings: Settings, bell: Bell, costs: Costs, pace: Pace
+        self,
+        store: Store,
+        storage: Storage,
+        clock: Clock,
+        settings: Settings,
+        bell: Bell,
+        costs: Costs,
+        pace: Pace,
+        metrics: Metrics,
     ) -> None:
         self._store, self._storage, self._clock, self._settings = store, storage, clock, settings
-        self._bell, self._costs, self._pace = bell, costs, pace
+        self._bell, self._costs, self._pace, self._metrics = bell, costs, pace, metrics
 
     def create(self, key_id: str, operation: str, params: Mapping[str, Any], idempotency_key: str | None = None) -> Job:
         """A new job, committed. With an Idempotency-Key, the job of the first such request.
@@ -87,8 +96,12 @@ class Jobs:
         with self._store.transaction() as tx:
             job = tx.job(job_id)
             assert job is not None
+            ended_before = job.finished
             job = jobs.cancel(job, self._clock.now_ms())
             tx.save_job(job)
+            attempt = tx.attempt(job.attempt_id) if job.attempt_id else None
+        if not ended_before:
+            self._metrics.job_ended(job, attempt)
         log.info("job.cancelled", job_id=job_id)
         self._bell.ring()
         return job
@@ -111,8 +124,11 @@ class Jobs:
         elif event.type == "failed" and event.error is not None:
             self._failed(attempt_id, event.claim_id, event.error)
         elif event.type == "started":
-            job, _ = self._apply(attempt_id, lambda j, a: jobs.claim(j, a, event.claim_id, self._clock.now_ms()))
+            now = self._clock.now_ms()
+            job, attempt = self._apply(attempt_id, lambda j, a: jobs.claim(j, a, event.claim_id, now))
             log.info("attempt.claimed", job_id=job.id)
+            if attempt.claimed_at == now:  # not where the claim was repeated
+                self._metrics.claimed(attempt)
         else:
             progress = event.progress or 0.0
             self._apply(attempt_id, lambda j, a: jobs.beat(j, a, event.claim_id, progress, self._clock.now_ms()))
@@ -145,6 +161,9 @@ class Jobs:
         if before is not None and not before.ended:
             log_end(job, attempt)
             self._pace.learn(job, attempt)
+            self._metrics.attempt_ended(attempt)
+            if job.finished:
+                self._metrics.job_ended(job, attempt)
         self._bell.ring()
 
     def _apply(
