@@ -22,8 +22,8 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from gateway import create_app, dispatcher, jobs, pace, step
 from gateway.__main__ import prepare
-from gateway.services import Services
 from gateway.settings import Settings
+from gateway.wiring import Services
 from tests.chaos import steps
 from wire import log
 from wire.settings import read
@@ -56,8 +56,8 @@ def serve(environ: Mapping[str, str]) -> None:
     """A gateway as `python -m gateway` is one, in this process and with a plainer HTTP server."""
     for (module, name), value in TIMES.items():
         setattr(module, name, value)
-    if "SILENCE_MS" in environ:
-        step.SILENCE_MS = int(environ["SILENCE_MS"])
+    for name in {"SILENCE_MS", "AMBIGUOUS_MS"} & environ.keys():
+        setattr(step, name, int(environ[name]))
     if "CHAOS" in environ:
         steps.install("gateway", Path(environ["CHAOS"]))
     settings = read(Settings, environ)

@@ -12,9 +12,9 @@ from gateway import store as tables
 from gateway.dispatcher import LEASE_MS
 from gateway.jobs import Attempt, Job, State, Status
 from gateway.providers.base import Accepted, Ambiguous, NoCapacity, NotYet, Phase, Refused, Remote, Unavailable
-from gateway.services import Services
 from gateway.step import Step
 from gateway.store import StaleLease
+from gateway.wiring import Services
 from tests.gateway.conftest import CLAIM, FakeProvider, FixedClock, JobFactory, Wire
 from wire.envelope import Event
 from wire.errors import AttemptSuperseded, EncodeFailed, InvalidParams
