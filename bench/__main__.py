@@ -1,4 +1,4 @@
-"""`python -m bench NAME [--json]`."""
+"""`python -m bench NAME [--json] [--jobs N]`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=bench.__doc__)
     parser.add_argument("name", choices=names)
     parser.add_argument("--json", action="store_true", help="one flat object of figures on standard output, no table")
+    parser.add_argument("--jobs", type=int, help="of chaos: so many jobs under random kills")
     chosen = parser.parse_args()
+    options = {} if chosen.jobs is None else {"jobs": chosen.jobs}
+    if options and chosen.name != "chaos":
+        parser.error("only chaos takes --jobs")
     log.configure("WARNING")  # to standard error
-    figures: list[Figure] = importlib.import_module(f"bench.{chosen.name}").measure()
+    figures: list[Figure] = importlib.import_module(f"bench.{chosen.name}").measure(**options)
     if chosen.json:
         json.dump({figure.name: figure.value for figure in figures}, sys.stdout, indent=2)
         print()

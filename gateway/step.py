@@ -392,7 +392,7 @@ class Step:
 
 
 def _still_there(job: Job, attempt: Attempt, remote: Remote, now: int) -> jobs.Pair:
-    if remote.phase is Phase.WAITING and attempt.state is State.AMBIGUOUS:
+    if remote.phase is Phase.WAITING and attempt.state is State.AMBIGUOUS and attempt.remote_id is None:
         return jobs.waits(job, attempt, remote.reason)  # it was not found there: nobody knows yet
     job, attempt = jobs.accept(job, attempt, attempt.remote_id, now)
     if remote.phase is Phase.RUNNING:

@@ -1122,6 +1122,26 @@ def test_what_was_found_out_of_no_attempt_stays_ambiguous(
     assert attempts_of(services, job)[0].error_code == "worker_lost"
 
 
+def test_an_id_that_came_late_ends_the_doubt(
+    services: Services, wire: Wire, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory
+) -> None:
+    job, other = job_factory(), wire()
+
+    def slow(attempt: Attempt) -> Accepted:
+        clock.advance(LEASE_MS)
+        turn(other)
+        return Accepted("told late")
+
+    provider.script("submit", slow)
+    turn(services)
+    assert states(services, job) == [State.AMBIGUOUS]
+    turn(services)
+    assert states(services, job) == [State.SUBMITTED], "it waits in the queue there, under its id"
+    clock.advance(AMBIGUOUS_MS + 1)
+    turn(services)
+    assert (states(services, job), job_of(services, job).tries) == ([State.SUBMITTED], 1)
+
+
 @on_every_database
 @pytest.mark.parametrize("told_ms", [None, 2_500])
 def test_a_completed_attempt_costs_what_its_machine_costs(

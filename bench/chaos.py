@@ -1,0 +1,51 @@
+"""Deaths of gateway, dispatcher and workers: all pairs of steps, or with --jobs so many jobs under random kills.
+
+Every run is one job's life by way of a stand-in for RunPod with real workers, and ends with one accepted result or is
+counted as broken. With --jobs the workers only pretend to encode.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from bench.figures import Figure
+from tests.chaos.load import Load
+from tests.chaos.matrix import matrix, table
+
+SEED = 5
+
+
+def measure(jobs: int | None = None) -> list[Figure]:
+    with tempfile.TemporaryDirectory(prefix="reelay-chaos-") as folder:
+        return _pairs(Path(folder)) if jobs is None else _load(Path(folder), jobs)
+
+
+def _pairs(folder: Path) -> list[Figure]:
+    with matrix(folder, seed=SEED) as chaos:
+        points = chaos.points(chaos.clean())
+        singles = chaos.singles(points)
+        print(table("one death", singles), file=sys.stderr)
+        pairs = chaos.pairs(singles)
+        print(table("two deaths", pairs), file=sys.stderr)
+    broken = sum(bool(outcome.wrong) for outcome in [*singles, *pairs])
+    return [
+        Figure("chaos.points", len(points), "", "", "steps before and after which somebody may die"),
+        Figure("chaos.runs", len(singles) + len(pairs), "", "", "runs with one death and with two"),
+        Figure("chaos.broken", broken, "", "0", "runs that did not keep every promise"),
+    ]
+
+
+def _load(folder: Path, jobs: int) -> list[Figure]:
+    report = Load(folder, seed=SEED, pretend=True).run(jobs)
+    print(report, file=sys.stderr)
+    kills = sum(report.kills.values())
+    completed = report.ends["completed"]
+    return [
+        Figure("chaos.jobs", jobs, "", "", "jobs that were acknowledged"),
+        Figure("chaos.kills", kills, "", "", "kill -9 of gateway, dispatcher or worker meanwhile"),
+        Figure("chaos.completed", completed, "", "all", "jobs that ended with an output"),
+        Figure("chaos.repeated", report.encodes - completed, "", "≤ workers killed", "encodes beyond one a job"),
+        Figure("chaos.broken", len(report.wrong), "", "0", "promises that were not kept"),
+    ]

@@ -1,0 +1,163 @@
+"""`python -m tests.chaos.gateway`: makes gateways in no time, by forking from a process that has imported all.
+
+Every line on standard input, a JSON object of environment variables, is one gateway, or a dispatcher alone where ROLE
+says so. The answer is the number of a process, and of its group, that starts it again whenever it was killed, as
+systemd does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from gateway import create_app, dispatcher, jobs, pace, step
+from gateway.__main__ import prepare
+from gateway.settings import Settings
+from gateway.wiring import Services
+from tests.chaos import steps
+from wire import log
+from wire.settings import read
+
+# In life seconds and minutes: what a run waits for when somebody has died.
+TIMES = {
+    (step, "SILENCE_MS"): 2_500,
+    (step, "AMBIGUOUS_MS"): 1_500,
+    (step, "UNCLAIMED_MS"): 2_500,
+    (step, "POLL_CLAIMED_MS"): 500,
+    (step, "LATER_MS"): 300,
+    (dispatcher, "LEASE_MS"): 1_000,
+    (dispatcher, "IDLE_S"): 0.1,
+    (dispatcher, "HEARTBEAT_MS"): 1_500,
+    (dispatcher, "TICK_MS"): 500,
+    (dispatcher, "RECONCILE_MS"): 1_000,
+    (jobs, "RETRY_AFTER_MS"): (100, 200),
+    (pace, "FIRST_MS"): 400,
+    (step, "FIRST_MS"): 400,
+    (pace, "TOLD_FIRST_MS"): 400,
+    (pace, "LEAST_MS"): 200,
+}
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_request(self, *args: object) -> None: ...
+
+
+def serve(environ: Mapping[str, str]) -> None:
+    """A gateway as `python -m gateway` is one, in this process and with a plainer HTTP server."""
+    for (module, name), value in TIMES.items():
+        setattr(module, name, value)
+    for name in {"SILENCE_MS", "AMBIGUOUS_MS"} & environ.keys():
+        setattr(step, name, int(environ[name]))
+    if "CHAOS" in environ:
+        steps.install("gateway", Path(environ["CHAOS"]))
+    settings = read(Settings, environ)
+    log.configure("INFO")
+    prepare(settings)
+    app = create_app(settings)
+    parts: Services = app.extensions["reelay"]
+    if environ.get("ROLE") == "dispatcher":
+        parts.dispatcher.run()
+    server = make_server("127.0.0.1", settings.port, app, threaded=True, request_handler=_Quiet)
+    if settings.run_dispatcher:
+        parts.dispatcher.start()
+    server.serve_forever(0.05)
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _supervise(environ: Mapping[str, str]) -> None:
+    _die_with_parent()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    with Path(environ["LOG"]).open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    while (child := os.fork()) != 0:
+        _, status = os.waitpid(child, 0)
+        if os.waitstatus_to_exitcode(status) not in {steps.KILLED, -signal.SIGKILL}:
+            os._exit(1)
+    _die_with_parent()
+    serve(environ)
+
+
+def _warm_up() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(providers=("local",), secret_key=("x" * 40,), data_dir=Path(folder), x_api_key="x" * 16)
+        prepare(settings)
+        create_app(settings)
+
+
+def main() -> None:
+    _warm_up()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            try:
+                os.setpgid(0, 0)
+                _supervise(json.loads(line))
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+            os._exit(1)
+        os.setpgid(child, child)  # here too: whoever comes first
+        print(child, flush=True)
+
+
+class Zygote:
+    """The process that makes gateways."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "tests.chaos.gateway"]
+        self._process = subprocess.Popen(
+            command, cwd=steps.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._lock = threading.Lock()
+        self._running: set[int] = set()
+
+    def start(self, environ: Mapping[str, str]) -> int:
+        """A gateway that is about to serve, and serves again after every death; answers what `kill` takes."""
+        assert self._process.stdin and self._process.stdout
+        with self._lock:
+            self._process.stdin.write(json.dumps(dict(environ)) + "\n")
+            self._process.stdin.flush()
+            group = int(self._process.stdout.readline())
+            self._running.add(group)
+        return group
+
+    def kill_once(self, group: int) -> bool:
+        """kill -9 of the gateway, which is then started again; False when it is down at this moment."""
+        children = Path(f"/proc/{group}/task/{group}/children").read_text().split()
+        for child in children:
+            os.kill(int(child), signal.SIGKILL)
+        return bool(children)
+
+    def kill(self, group: int) -> None:
+        """kill -9, and no more starts."""
+        self._running.discard(group)
+        try:
+            os.killpg(group, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def close(self) -> None:
+        for group in list(self._running):
+            self.kill(group)
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.close()
+        self._process.wait(10)
+        self._process.stdout.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""The steps of a process: everything it does that another process can see. And death before or after any of them.
+
+Steps are found by hooks in the libraries that every such effect goes through, never listed by hand: commits of the
+database, HTTP requests, files and folders made, renamed and removed, processes started. A step's name is what it is and
+where in our code it is done, so that the same step has the same name in every run.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+ROOT = Path(__file__).parents[2]
+KILLED = 137
+_ROOMS = tuple(str(ROOT / room) for room in ("wire", "ffmpeg_ops", "handler", "gateway"))
+_FRAMES = 4
+_ID = re.compile(r"(?=\w*\d)[\w-]{9,}(\.mp4)?")
+
+
+@dataclass(frozen=True, order=True)
+class Point:
+    """The `nth` time that the step `name` is come to, since the run began or the last death."""
+
+    name: str
+    nth: int
+
+    def __str__(self) -> str:
+        return self.name if self.nth == 1 else f"{self.name} #{self.nth}"
+
+
+@dataclass
+class Plan:
+    """What one run is to do, and what it did, in a file that all its processes share.
+
+    `deaths`: the points that are still to be died at, in this order; `died` those that were, with the process.
+    `steps`: every step that was come to, as [process, how many had died before, name].
+    """
+
+    deaths: list[tuple[str, int]] = field(default_factory=list)
+    died: list[tuple[int, str]] = field(default_factory=list)
+    steps: list[tuple[int, int, str]] = field(default_factory=list)
+
+    def points(self, after_deaths: int = 0) -> list[Point]:
+        """Every point that came after so many deaths and before the next one."""
+        seen: Counter[str] = Counter()
+        found = []
+        for _, died, name in self.steps:
+            if died == after_deaths:
+                seen[name] += 1
+                found.append(Point(name, seen[name]))
+        return found
+
+
+class Book:
+    """Keeps the plan of the run that is on; between two runs there is none, and steps are not counted."""
+
+    def __init__(self, folder: Path) -> None:
+        self._plan, self._lock = folder / "plan.json", folder / "plan.lock"
+
+    def open(self, *deaths: Point) -> None:
+        with self._locked():
+            self._write(Plan([(point.name, point.nth) for point in deaths]))
+
+    def read(self) -> Plan:
+        with self._locked():
+            return Plan(**json.loads(self._plan.read_text()))
+
+    def close(self) -> Plan:
+        with self._locked():
+            plan = Plan(**json.loads(self._plan.read_text()))
+            self._plan.unlink()
+            return plan
+
+    def step(self, name: str) -> None:
+        """Note the step, and die here if that is the plan."""
+        with self._locked():
+            if not self._plan.exists():
+                return
+            plan = Plan(**json.loads(self._plan.read_text()))
+            deaths = len(plan.died)
+            plan.steps.append((os.getpid(), deaths, name))
+            nth = sum((died, step) == (deaths, name) for _, died, step in plan.steps)
+            dies = bool(plan.deaths) and tuple(plan.deaths[0]) == (name, nth)
+            if dies:
+                plan.deaths.pop(0)
+                plan.died.append((os.getpid(), name))
+            self._write(plan)
+            if dies:
+                os._exit(KILLED)
+
+    def _write(self, plan: Plan) -> None:
+        self._plan.write_text(json.dumps(asdict(plan)))
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self._lock.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def install(role: str, folder: Path) -> None:
+    """From now on this process, but none that it starts, comes to steps. `role` is the first word of their names."""
+    book, owner = Book(folder), os.getpid()
+
+    def come_to(when: str, what: str, site: str) -> None:
+        if os.getpid() == owner:
+            book.step(f"{role} {when} {what}{site and ' in '}{site}")
+
+    def around(holder: Any, name: str, what: Callable[..., str | None], *, anywhere: bool = False) -> None:
+        original = getattr(holder, name)
+
+        @functools.wraps(original)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            site, told = _site(), what(*args, **kwargs)
+            if told is None or not (site or anywhere):
+                return original(*args, **kwargs)
+            come_to("before", told, site)
+            answer = original(*args, **kwargs)
+            come_to("after", told, site)
+            return answer
+
+        setattr(holder, name, wrapper)
+
+    for name in ("replace", "rename", "link", "symlink", "unlink", "remove", "mkdir", "rmdir"):
+        around(os, name, functools.partial(_told, name))
+    around(os, "open", lambda path, flags, *_, **__: "create" if flags & os.O_CREAT else None)
+    around(subprocess.Popen, "__init__", lambda _, command, *__, **___: f"start {_program(command)}")
+    _hook_http(around, come_to)
+    if role == "gateway":
+        from sqlalchemy.engine.default import DefaultDialect
+
+        around(DefaultDialect, "do_commit", functools.partial(_told, "commit"))
+
+
+def _hook_http(around: Callable[..., None], come_to: Callable[[str, str, str], None]) -> None:
+    from requests.adapters import HTTPAdapter
+
+    around(HTTPAdapter, "send", lambda _, request, *__, **___: _called(request.method, request.url))
+    try:
+        import aiohttp
+    except ImportError:  # of RunPod's SDK, in workers only
+        return
+    original = aiohttp.ClientSession._request
+
+    async def request(self: Any, method: str, url: Any, **kwargs: Any) -> Any:
+        told = _called(method, str(url))
+        come_to("before", told, "")
+        answer = await original(self, method, url, **kwargs)
+        come_to("after", told, "")
+        return answer
+
+    aiohttp.ClientSession._request = request  # type: ignore[assignment]
+
+
+def _told(what: str, *_: Any, **__: Any) -> str:
+    return what
+
+
+def _called(method: str | None, url: str | None) -> str:
+    parts = ["*" if _ID.fullmatch(part) else part for part in urlsplit(url or "").path.split("/")]
+    return f"{method} {'/'.join(parts)}"
+
+
+def _program(command: Any) -> str:
+    """Of a command line under setpriv and prlimit, the program that they become."""
+    words = [command] if isinstance(command, str) else [str(word) for word in command]
+    return next((Path(word).name for word in reversed(words) if Path(word).name in {"ffmpeg", "ffprobe"}), words[0])
+
+
+def _site() -> str:
+    """The innermost functions of our own that led here, outermost first."""
+    names: list[str] = []
+    frame = sys._getframe(2)
+    while frame is not None and len(names) < _FRAMES:
+        if frame.f_code.co_filename.startswith(_ROOMS):
+            names.append(f"{Path(frame.f_code.co_filename).stem}.{frame.f_code.co_name}")
+        frame = frame.f_back  # type: ignore[assignment]
+    return " > ".join(reversed(names))
