@@ -41,7 +41,7 @@ def test_a_death_at_any_step_loses_nothing(tmp_path: Path) -> None:
 def _store_a_file(folder: Path) -> None:
     steps.install("gateway", folder)
     settings = Settings(data_dir=folder)
-    LocalStorage(settings, Signer(("x" * 32,)), SystemClock()).write(KEY, [b"file"])
+    LocalStorage(settings, Signer(("x" * 32,)), SystemClock()).write(KEY, [b"file"], 4)
 
 
 def test_steps_are_found_and_died_at(tmp_path: Path) -> None:
