@@ -48,7 +48,7 @@ def completed(services: Services, job_factory: JobFactory, clock: FixedClock) ->
         over = {"status": Status.COMPLETED, "next_at": None, "started_at": now, "finished_at": now}
         job = job_factory(attempt=State.DONE, **{**over, **changes})
         key = f"outputs/{job.id}/{job.attempt_id}.mp4"
-        services.storage.write(key, [b"video"])
+        services.storage.write(key, [b"video"], 5)
         job = replace(job, output_key=key)
         with services.store.transaction() as tx:
             tx.save_job(job)
@@ -90,7 +90,7 @@ def test_what_a_worker_has_uploaded_and_not_reported_yet_is_kept(
 ) -> None:
     job = job_factory(attempt=state, status=status)
     key = f"outputs/{job.id}/{job.attempt_id}.mp4"
-    services.storage.write(key, [b"video"])
+    services.storage.write(key, [b"video"], 5)
     clock.advance(20 * DAY_MS)
     clean(services)
     assert keys(services) == {key}
@@ -105,7 +105,7 @@ def test_the_output_of_an_older_attempt_is_removed_at_once(
     older = new_attempt(job, clock.now_ms() - 1, state)
     with services.store.transaction() as tx:
         tx.add_attempt(older)
-    services.storage.write(older.output_key, [b"late"])
+    services.storage.write(older.output_key, [b"late"], 4)
     clean(services)
     wanted = {job.output_key} if status not in {Status.FAILED, Status.CANCELLED} else set()
     assert keys(services) == wanted
@@ -115,7 +115,7 @@ def test_files_without_a_job_are_not_lost_before_their_time(services: Services, 
     """As when the database is a copy of yesterday's, or another one by mistake."""
     job = new_job(clock.now_ms())
     key = new_attempt(job, clock.now_ms()).output_key
-    services.storage.write(key, [b"video"])
+    services.storage.write(key, [b"video"], 5)
     clock.advance(7 * DAY_MS - 1)
     clean(services)
     assert keys(services) == {key}
@@ -129,7 +129,7 @@ def test_files_without_a_job_are_not_lost_before_their_time(services: Services, 
 
 def upload(services: Services, key_id: str) -> str:
     key = f"uploads/{key_id}/{ids.ulid(services.clock.now_ms())}"
-    services.storage.write(key, [b"asset"])
+    services.storage.write(key, [b"asset"], 5)
     return key
 
 
@@ -231,7 +231,7 @@ def live_day(services: Services, clock: FixedClock, jobs: int) -> None:
                 tx.add_attempt(attempt)
             tx.claim_idempotency_key("key_a", f"{job.id}", "f", job.id, now=now, after=now - DAY_MS)
             if number < 2:
-                services.storage.write(attempts[number].output_key, [b"video"])
+                services.storage.write(attempts[number].output_key, [b"video"], 5)
     upload(services, ids.new("key", 0))
 
 

@@ -212,7 +212,7 @@ def test_every_new_folder_is_entered_on_the_disk(storage: LocalStorage, monkeypa
 def test_the_keys_of_whole_files_are_found_and_nothing_else(storage: LocalStorage) -> None:
     assert list(storage.keys()) == []
     for key in (KEY, OTHER, UPLOAD):
-        storage.write(key, [b"x"])
+        storage.write(key, [b"x"], 1)
     storage.path(KEY).with_name(".part-abc").touch()
     storage.path(KEY).with_name("notes.txt").touch()
     (storage._root / "outputs" / "stray").touch()
@@ -221,7 +221,7 @@ def test_the_keys_of_whole_files_are_found_and_nothing_else(storage: LocalStorag
 
 def test_files_may_go_while_keys_are_listed(storage: LocalStorage) -> None:
     for key in (KEY, OTHER):
-        storage.write(key, [b"x"])
+        storage.write(key, [b"x"], 1)
     keys = storage.keys()
     assert next(keys) in {KEY, OTHER}
     for key in (KEY, OTHER):
@@ -232,7 +232,7 @@ def test_files_may_go_while_keys_are_listed(storage: LocalStorage) -> None:
 def test_deleting_leaves_no_empty_folder(storage: LocalStorage) -> None:
     second = KEY.replace(".mp4", "")[:-1] + "Z.mp4"
     for key in (KEY, second):
-        storage.write(key, [b"x"])
+        storage.write(key, [b"x"], 1)
     storage.delete(KEY)
     assert list(storage.keys()) == [second]
     storage.delete(second)
@@ -240,7 +240,7 @@ def test_deleting_leaves_no_empty_folder(storage: LocalStorage) -> None:
 
 
 def test_a_download_goes_on_while_its_file_is_deleted(storage: LocalStorage) -> None:
-    storage.write(KEY, [b"first ", b"second"])
+    storage.write(KEY, [b"first ", b"second"], 12)
     with storage.path(KEY).open("rb") as file:
         assert file.read(6) == b"first "
         storage.delete(KEY)
@@ -252,7 +252,7 @@ def killed_while_writing(settings: Settings) -> None:
         yield b"half"
         os._exit(9)
 
-    LocalStorage(settings, Signer((SECRET_KEY,)), FixedClock()).write(KEY, chunks())
+    LocalStorage(settings, Signer((SECRET_KEY,)), FixedClock()).write(KEY, chunks(), 1 << 30)
 
 
 def test_what_a_killed_gateway_left_is_removed_and_what_is_being_written_is_not(
@@ -275,7 +275,7 @@ def test_what_a_killed_gateway_left_is_removed_and_what_is_being_written_is_not(
 
 
 def test_a_folder_without_files_is_removed(storage: LocalStorage) -> None:
-    storage.write(UPLOAD, [b"x"])
+    storage.write(UPLOAD, [b"x"], 1)
     storage.path(KEY).parent.mkdir(parents=True)
     storage.tidy()
     assert not storage.path(KEY).parent.exists()
@@ -294,7 +294,7 @@ def test_folders_that_another_process_removes_disturb_no_transfer(storage: Local
     process.start()
     try:
         for number in range(200):
-            assert storage.write(KEY, [b"x" * number]).size_bytes == number
+            assert storage.write(KEY, [b"x" * number], number).size_bytes == number
             storage.delete(KEY)
     finally:
         stop.set()
