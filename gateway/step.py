@@ -289,7 +289,7 @@ class Step:
 
     def _take_back(self, attempt: Attempt, error: JobError) -> None:
         self._cancel_there(attempt)
-        self._write(lambda j, a: jobs.fail(j, a, error, self._clock.now_ms()), attempt)
+        self._write(_failed_there(attempt, error, self._clock.now_ms()), attempt)
 
     def _clean_up(self, attempt: Attempt | None) -> None:
         """The job is over: take back what may still run."""
@@ -401,7 +401,7 @@ def _still_there(job: Job, attempt: Attempt, remote: Remote, now: int) -> jobs.P
 
 
 def _failed_there(polled: Attempt, error: JobError, now: int) -> Callable[[Job, Attempt], jobs.Pair]:
-    """What the provider's word that the attempt `polled` failed means for the records as they are now."""
+    """What the end of the attempt that was looked at as `polled` means for the records as they are now."""
 
     def change(job: Job, attempt: Attempt) -> jobs.Pair:
         claimed_since = attempt.claim_id != polled.claim_id

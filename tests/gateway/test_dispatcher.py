@@ -1122,6 +1122,17 @@ def test_what_was_found_out_of_no_attempt_stays_ambiguous(
     assert attempts_of(services, job)[0].error_code == "worker_lost"
 
 
+def test_a_claim_that_comes_while_the_doubt_is_given_up_is_kept(
+    services: Services, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory
+) -> None:
+    job = job_factory(attempt=State.AMBIGUOUS, tries=1)
+    clock.advance(AMBIGUOUS_MS + 1)
+    provider.script("cancel", lambda attempt: claim(services, attempt.id))
+    turn(services)
+    assert (states(services, job), job_of(services, job).status) == ([State.CLAIMED], Status.RUNNING)
+    beat(services, job.attempt_id)
+
+
 def test_an_id_that_came_late_ends_the_doubt(
     services: Services, wire: Wire, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory
 ) -> None:
