@@ -181,7 +181,7 @@ def test_a_worker_on_which_no_encoder_works_asks_to_be_replaced(
     worker = start(PATH=_stand_in(tmp_path, "ffmpeg", "echo no such encoder >&2; exit 1"))
     eventually(lambda: platform.ends, 20)
     assert platform.ends[0]["stopPod"] is True
-    assert _error(platform.ends[0])["code"] == "worker_error"
+    assert _error(platform.ends[0])["code"] == "encoder_unavailable"
     assert worker.said("worker.cannot_encode")
 
 
