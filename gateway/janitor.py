@@ -17,7 +17,7 @@ import structlog
 from gateway import ids
 from gateway.jobs import Job
 from gateway.settings import Settings
-from gateway.storage import Storage
+from gateway.storage import Storage, StorageUnavailable
 from gateway.store import Store
 from wire.clock import Clock
 
@@ -119,7 +119,7 @@ class Janitor:
     def _delete(self, key: str) -> None:
         try:
             self._storage.delete(key)
-        except OSError as error:
+        except (OSError, StorageUnavailable) as error:
             log.error("clean_up.delete_failed", key=key, reason=str(error))
         else:
             self._removed[key.partition("/")[0]] += 1

@@ -12,10 +12,9 @@ import structlog
 
 from gateway import ids, jobs, webhooks
 from gateway.bell import Bell
-from gateway.costs import Costs
+from gateway.ends import Ends
 from gateway.jobs import Attempt, Job, State
 from gateway.metrics import Metrics
-from gateway.pace import Pace
 from gateway.settings import Settings
 from gateway.storage import Storage
 from gateway.store import Store
@@ -49,12 +48,11 @@ class Jobs:
         clock: Clock,
         settings: Settings,
         bell: Bell,
-        costs: Costs,
-        pace: Pace,
+        ends: Ends,
         metrics: Metrics,
     ) -> None:
         self._store, self._storage, self._clock, self._settings = store, storage, clock, settings
-        self._bell, self._costs, self._pace, self._metrics = bell, costs, pace, metrics
+        self._bell, self._ends, self._metrics = bell, ends, metrics
 
     def create(
         self,
@@ -115,13 +113,11 @@ class Jobs:
             job = tx.job(job_id)
             if job is None:
                 raise NotFound("There is no such job.")
-            ended_before = job.finished
-            job = jobs.cancel(job, self._clock.now_ms())
+            before, job = job, jobs.cancel(job, self._clock.now_ms())
             tx.save_job(job)
             attempt = tx.attempt(job.attempt_id) if job.attempt_id else None
-        if not ended_before:
-            self._metrics.job_ended(job, attempt)
-        log.info("job.cancelled", job_id=job_id)
+        if not before.finished:
+            self._ends.of_job(job, attempt)
         self._bell.ring()
         return job
 
@@ -160,7 +156,7 @@ class Jobs:
             self._failed(attempt_id, event.claim_id, event.error)
         elif event.type == "started":
             now = self._clock.now_ms()
-            job, attempt = self._apply(attempt_id, lambda j, a: jobs.claim(j, a, event.claim_id, now))
+            _, job, attempt = self._apply(attempt_id, lambda j, a: jobs.claim(j, a, event.claim_id, now))
             log.info("attempt.claimed", job_id=job.id)
             if attempt.claimed_at == now:  # not where the claim was repeated
                 self._metrics.claimed(attempt)
@@ -192,19 +188,15 @@ class Jobs:
         self._end(attempt_id, end)
 
     def _end(self, attempt_id: str, change: Callable[[Job, Attempt], jobs.Pair]) -> None:
-        before = self._store.attempt(attempt_id)
-        job, attempt = self._apply(attempt_id, change, frees_worker=True)
-        if before is not None and not before.ended:
-            log_end(job, attempt)
-            self._pace.learn(job, attempt)
-            self._metrics.attempt_ended(attempt)
-            if job.finished:
-                self._metrics.job_ended(job, attempt)
+        (before, old), job, attempt = self._apply(attempt_id, change, frees_worker=True)
+        if not old.ended:
+            self._ends.of_attempt(before, job, attempt)
         self._bell.ring()
 
     def _apply(
         self, attempt_id: str, change: Callable[[Job, Attempt], jobs.Pair], *, frees_worker: bool = False
-    ) -> jobs.Pair:
+    ) -> tuple[jobs.Pair, Job, Attempt]:
+        """The records as they were, and as they are."""
         with self._store.transaction() as tx:
             attempt = tx.attempt(attempt_id)
             job = tx.job(attempt.job_id) if attempt else None
@@ -213,15 +205,15 @@ class Jobs:
             # read again behind the job's lock, which on PostgreSQL is what keeps two events apart
             attempt = tx.attempt(attempt_id) or attempt
             structlog.contextvars.bind_contextvars(job_id=job.id)
-            ended = attempt.ended
+            before = job, attempt
             job, attempt = change(job, attempt)
-            if attempt.ended and not ended:
-                job, attempt = self._costs.charge(job, attempt)
+            if attempt.ended and not before[1].ended:
+                job, attempt = self._ends.charge(job, attempt)
             tx.save_job(job)
             tx.save_attempt(attempt)
             if frees_worker:
                 tx.wake_oldest_waiting(self._clock.now_ms())
-        return job, attempt
+        return before, job, attempt
 
 
 def check_output(
@@ -239,21 +231,6 @@ def check_output(
     if stored.size_bytes > max_bytes:
         return OutputTooLarge(f"The video has {stored.size_bytes} bytes, {max_bytes} are allowed.")
     return None
-
-
-def log_end(job: Job, attempt: Attempt) -> None:
-    """The one line that tells how an attempt ended and what that means for its job."""
-    log.info(
-        "attempt.ended",
-        job_id=job.id,
-        attempt_id=attempt.id,
-        provider=attempt.provider,
-        attempt_state=str(attempt.state),
-        job_status=str(job.status),
-        tries=job.tries,
-        code=attempt.error_code,
-        reason=attempt.error_message,
-    )
 
 
 def _same_request(known: tuple[str, str], fingerprint: str, job: Job | None) -> Job:

@@ -12,10 +12,9 @@ import structlog
 
 from gateway import ids, jobs
 from gateway.bell import Bell
-from gateway.costs import Costs
-from gateway.job_service import check_output, log_end
+from gateway.ends import Ends
+from gateway.job_service import check_output
 from gateway.jobs import Attempt, Job, State
-from gateway.metrics import Metrics
 from gateway.pace import FIRST_MS, Pace
 from gateway.providers.base import (
     Accepted,
@@ -76,8 +75,7 @@ class Parts:
     signer: Signer
     bell: Bell
     pace: Pace
-    costs: Costs
-    metrics: Metrics
+    ends: Ends
     started_at: int
 
 
@@ -148,8 +146,7 @@ class Step:
             tx.save_job(job, lease_token=self._token)
             if attempt is not None:
                 tx.save_attempt(jobs.supersede(attempt, now))
-        log.info("job.failed", code=error.code)
-        self._parts.metrics.job_ended(job, attempt)
+        self._parts.ends.of_job(job, attempt)
         self._parts.bell.ring()
         return True
 
@@ -301,11 +298,14 @@ class Step:
             job = tx.leased_job(self._job.id, self._token)
             now = self._clock.now_ms()
             fresh = tx.attempt(job.attempt_id) if job.attempt_id else None
-            if fresh is not None and not fresh.ended:
-                job, fresh = self._charged(job, jobs.supersede(fresh, now))
-                tx.save_attempt(fresh)
+            left = None if fresh is None or fresh.ended else fresh
+            if left is not None:
+                job, left = self._parts.ends.charge(job, jobs.supersede(left, now))
+                tx.save_attempt(left)
             self._release(tx, job, None)
             tx.wake_oldest_waiting(now)
+        if left is not None:
+            self._parts.ends.of_attempt(job, job, left)
 
     def _cancel_there(self, attempt: Attempt) -> bool:
         try:
@@ -335,22 +335,15 @@ class Step:
             assert fresh is not None
             after, changed = change(job, fresh)
             if changed.ended and not fresh.ended:
-                after, changed = self._charged(after, changed, remote.execution_ms if remote else None)
+                after, changed = self._parts.ends.charge(after, changed, remote.execution_ms if remote else None)
             tx.save_attempt(changed)
             next_at = after.next_at if next_in_ms is None else self._clock.now_ms() + round(next_in_ms)
             self._release(tx, after, next_at)
             if wake or (changed.ended and fresh.state is not State.INTENT):
                 tx.wake_oldest_waiting(self._clock.now_ms())
         if changed.ended and not fresh.ended:
-            log_end(after, changed)
-            self._parts.metrics.attempt_ended(changed)
-            if after.finished and not job.finished:
-                self._parts.metrics.job_ended(after, changed)
-            self._parts.pace.learn(after, changed, remote.took_ms if remote else None)
+            self._parts.ends.of_attempt(job, after, changed, remote.took_ms if remote else None)
             self._parts.bell.ring()
-
-    def _charged(self, job: Job, attempt: Attempt, execution_ms: int | None = None) -> jobs.Pair:
-        return self._parts.costs.charge(job, attempt, execution_ms)
 
     def _release(self, tx: Transaction, job: Job, next_at: int | None) -> None:
         free = replace(job, next_at=next_at, lease_token=None, lease_expires_at=None)

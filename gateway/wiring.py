@@ -14,6 +14,7 @@ from gateway.bell import Bell
 from gateway.costs import Costs
 from gateway.dispatcher import Dispatcher
 from gateway.documents import Documents
+from gateway.ends import Ends
 from gateway.job_service import Jobs
 from gateway.metrics import Metrics
 from gateway.pace import Pace
@@ -56,7 +57,8 @@ class Services:
         store = Store(make_engine(settings.database, pool_size=settings.threads + 24))
         storage = _storage(settings, signer, clock)
         chain = provider if provider is not None else providers.make(providers.Context(settings, signer, store, clock))
-        costs, pace, metrics = Costs(chain), Pace(), Metrics(store, chain, clock)
+        pace, metrics = Pace(), Metrics(store, chain, clock)
+        ends = Ends(Costs(chain), pace, metrics)
         documents = Documents(settings, store, storage, clock)
         return cls(
             settings=settings,
@@ -66,10 +68,10 @@ class Services:
             storage=storage,
             providers=chain,
             keys=Keys(store, clock),
-            jobs=Jobs(store, storage, clock, settings, bell, costs, pace, metrics),
+            jobs=Jobs(store, storage, clock, settings, bell, ends, metrics),
             documents=documents,
             dispatcher=Dispatcher(
-                Parts(store, storage, chain, clock, settings, signer, bell, pace, costs, metrics, clock.now_ms()),
+                Parts(store, storage, chain, clock, settings, signer, bell, pace, ends, clock.now_ms()),
                 Sender(settings, store, documents, signer, clock, bell),
             ),
             metrics=metrics,

@@ -83,8 +83,8 @@ class RunPodProvider:
     def __init__(self, context: Context) -> None:
         settings = context.settings
         self._clock = context.clock
-        # With nobody else to ask, a job keeps its place in the queue.
         self._fenced = settings.worker_events
+        # With nobody else to ask, a job keeps its place in the queue.
         self._queue_limit_s = None if settings.providers[-1:] == (self.name,) else settings.runpod_queue_limit_s
         base = f"{settings.runpod_api_base.rstrip('/')}/{quote(settings.runpod_endpoint_id or '', safe='')}"
         self._api = Api(base, {"Authorization": f"Bearer {settings.runpod_api_key}"}, keep_alive=True)

@@ -15,6 +15,7 @@ from sqlalchemy.exc import OperationalError
 from gateway import ids, janitor
 from gateway.janitor import ROUND_MS, Janitor
 from gateway.jobs import Job, State, Status
+from gateway.storage import StorageUnavailable
 from gateway.wiring import Services
 from tests.gateway.conftest import FakeProvider, FixedClock, JobFactory, Wire, new_attempt, new_job
 
@@ -290,14 +291,17 @@ def test_of_two_that_clean_up_at_the_same_time_none_disturbs_the_other(
     assert rubbish() == (0, 0, 0)
 
 
+@pytest.mark.parametrize(
+    "error", [PermissionError(1, "Operation not permitted"), StorageUnavailable("S3 answered 503")]
+)
 def test_a_file_that_cannot_be_removed_keeps_no_other_one(
-    services: Services, rubbish: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+    services: Services, rubbish: Callable[[], object], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     stuck, delete = sorted(keys(services))[0], services.storage.delete
 
     def refuse(key: str) -> None:
         if key == stuck:
-            raise PermissionError(1, "Operation not permitted")
+            raise error
         delete(key)
 
     monkeypatch.setattr(services.storage, "delete", refuse)

@@ -95,6 +95,21 @@ def test_a_job_that_nobody_took_and_one_that_was_cancelled_are_counted_once(
     assert value(services, "reelay_jobs_ended_total", status="cancelled") == 1
 
 
+def test_an_attempt_that_was_taken_back_is_counted_with_its_cost(
+    services: Services, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory
+) -> None:
+    provider.default["price"] = Price(1_000_000)
+    job = job_factory(attempt=State.CLAIMED, status=Status.RUNNING)
+    claimed_at = newest(services, job).claimed_at or 0
+    clock.advance(3_000)
+    services.jobs.cancel(job.id, job.key_id)
+    turn(services)
+    assert value(services, "reelay_attempts_ended_total", provider="fake", state="superseded") == 1
+    spent = (clock.now_ms() - claimed_at) / 1e6
+    assert value(services, "reelay_cost_usd_total", provider="fake") == pytest.approx(spent)
+    assert value(services, "reelay_jobs_ended_total", status="cancelled", provider="fake") == 1
+
+
 def test_gauges_tell_what_is_open_and_what_should_not_be(
     services: Services, clock: FixedClock, job_factory: JobFactory
 ) -> None:
