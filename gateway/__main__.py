@@ -37,6 +37,9 @@ def main() -> None:
         threads=settings.threads,
         graceful_timeout=10,
         keepalive=5,
+        limit_request_line=4094,  # bytes; a signed URL has some 300
+        limit_request_fields=64,
+        limit_request_field_size=8190,
         post_worker_init=_start,
         worker_exit=_stop,
         proc_name="reelay-gateway",

@@ -6,10 +6,12 @@ import click
 from flask import Flask
 from flask.cli import AppGroup, with_appcontext
 
-from gateway.auth import FROM_ENVIRONMENT, webhook_secrets
+from gateway.auth import FROM_ENVIRONMENT, SCOPES, webhook_secrets
+from gateway.costs import usd
 from gateway.endpoint.commands import runpod
 from gateway.migrations import migrate
 from gateway.providers.worker_client import worker_secrets
+from gateway.store import ApiKey
 from gateway.wiring import services
 from wire.clock import to_rfc3339
 from wire.settings import SettingsError
@@ -47,35 +49,88 @@ class _OnlyRunpod(AppGroup):
 
 @keys.command("create")
 @click.argument("name")
-def create(name: str) -> None:
+@click.option(
+    "--scope",
+    "scopes",
+    type=click.Choice(SCOPES),
+    multiple=True,
+    default=("jobs",),
+    show_default=True,
+    help="What it may do: make and follow jobs, read /metrics, or all. May be given more than once.",
+)
+def create(name: str, scopes: tuple[str, ...]) -> None:
     """Make a key for the client NAME and print it. It is shown this once."""
     migrate(services().settings)
-    key, secret = services().keys.create(name)
-    click.echo(f"{key.id}  {name}", err=True)
+    key, secret = services().keys.create(name, scopes)
+    click.echo(f"{key.id}  {name} ({key.scopes})", err=True)
     click.echo(secret)
 
 
 @keys.command("list")
 def show() -> None:
-    """List all keys."""
-    migrate(services().settings)
-    for key in services().keys.list():
-        state = f"revoked {to_rfc3339(key.revoked_at)}" if key.revoked_at else "valid"
+    """List all keys, with their scopes and what their jobs have cost today (UTC)."""
+    here = services()
+    migrate(here.settings)
+    now = here.clock.now_ms()
+    spent = here.store.spent_by_key(now)
+    for key in here.keys.list():
         shown = f"{key.prefix}…" if key.prefix else "(hidden)"
-        click.echo(f"{key.id}  {shown:<9}  {to_rfc3339(key.created_at)}  {state}  {key.name} ({key.source})")
+        columns = (
+            f"{key.id}  {shown:<9}",
+            to_rfc3339(key.created_at),
+            _state(key, now),
+            key.scopes,
+            f"${usd(spent.get(key.id, 0)):.6f} today",
+            f"{key.name} ({key.source})",
+        )
+        click.echo("  ".join(columns))
+
+
+def _state(key: ApiKey, now: int) -> str:
+    if key.revoked_at is not None:
+        return f"revoked {to_rfc3339(key.revoked_at)}"
+    if key.previous_until is not None and now < key.previous_until:
+        return f"valid, the secret before until {to_rfc3339(key.previous_until)}"
+    return "valid"
 
 
 @keys.command("revoke")
 @click.argument("key_id")
 def revoke(key_id: str) -> None:
     """Refuse the key with the id KEY_ID from now on."""
-    migrate(services().settings)
-    key = next((key for key in services().keys.list() if key.id == key_id), None)
-    if key is not None and key.source == FROM_ENVIRONMENT:
-        raise click.ClickException("This key comes from X_API_KEY: change or unset it there, and restart the gateway.")
-    if services().keys.revoke(key_id) is None:
-        raise click.ClickException(f"There is no key {key_id}; `keys list` shows them all.")
+    _must_be_ours(key_id)
+    services().keys.revoke(key_id)
     click.echo(f"{key_id} is revoked.")
+
+
+@keys.command("rotate")
+@click.argument("key_id")
+@click.option(
+    "--grace-hours",
+    type=click.FloatRange(0, 24 * 365),
+    default=24.0,
+    show_default=True,
+    help="How long the secret before stays valid; 0 where it may be known to a stranger.",
+)
+def rotate(key_id: str, grace_hours: float) -> None:
+    """Give the key KEY_ID a new secret and print it. It is shown this once; jobs and files stay the key's own."""
+    _must_be_ours(key_id)
+    rotated = services().keys.rotate(key_id, round(grace_hours * 3_600_000))
+    if rotated is None:
+        raise click.ClickException(f"The key {key_id} is revoked.")
+    key, secret = rotated
+    click.echo(f"The secret before this one is valid until {to_rfc3339(key.previous_until or 0)}.", err=True)
+    click.echo(secret)
+
+
+def _must_be_ours(key_id: str) -> None:
+    """There is such a key, and it can be changed here."""
+    migrate(services().settings)
+    key = services().store.api_key(key_id)
+    if key is None:
+        raise click.ClickException(f"There is no key {key_id}; `keys list` shows them all.")
+    if key.source == FROM_ENVIRONMENT:
+        raise click.ClickException("This key comes from X_API_KEY: change or unset it there, and restart the gateway.")
 
 
 @keys.command("webhook-secret")

@@ -9,6 +9,7 @@ from gateway.costs import Costs
 from gateway.jobs import Attempt, Job
 from gateway.metrics import Metrics
 from gateway.pace import Pace
+from gateway.store import Transaction
 
 log = structlog.get_logger(__name__)
 
@@ -19,9 +20,12 @@ class Ends:
     def __init__(self, costs: Costs, pace: Pace, metrics: Metrics) -> None:
         self._costs, self._pace, self._metrics = costs, pace, metrics
 
-    def charge(self, job: Job, attempt: Attempt, execution_ms: int | None = None) -> jobs.Pair:
-        """Both with what the attempt cost; see Costs."""
-        return self._costs.charge(job, attempt, execution_ms)
+    def charge(self, tx: Transaction, job: Job, attempt: Attempt, execution_ms: int | None = None) -> jobs.Pair:
+        """Both with what the attempt cost (see Costs), which its key has spent from now on."""
+        job, attempt = self._costs.charge(job, attempt, execution_ms)
+        if attempt.cost_nano:
+            tx.spend(job.key_id, attempt.cost_nano, attempt.ended_at or 0)
+        return job, attempt
 
     def of_attempt(self, before: Job, job: Job, attempt: Attempt, took_ms: int | None = None) -> None:
         """The attempt has ended; `before` is the job as it was. `took_ms`: how long, by the provider's word."""

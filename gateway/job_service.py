@@ -15,6 +15,7 @@ from gateway.bell import Bell
 from gateway.ends import Ends
 from gateway.jobs import Attempt, Job, State
 from gateway.metrics import Metrics
+from gateway.quotas import Quotas
 from gateway.settings import Settings
 from gateway.storage import Storage
 from gateway.store import Store
@@ -53,6 +54,7 @@ class Jobs:
     ) -> None:
         self._store, self._storage, self._clock, self._settings = store, storage, clock, settings
         self._bell, self._ends, self._metrics = bell, ends, metrics
+        self._quotas = Quotas(settings)
 
     def create(
         self,
@@ -64,7 +66,8 @@ class Jobs:
     ) -> Job:
         """A new job, committed. With an Idempotency-Key, the job of the first such request.
 
-        Raises IdempotencyMismatch when that request was another one, StorageLow when there is no room for a new job.
+        Raises IdempotencyMismatch when that request was another one, StorageLow when there is no room for a new job,
+        TooManyJobs and SpendingLimit when the key may have no more.
         """
         now = self._clock.now_ms()
         job = Job(
@@ -93,6 +96,7 @@ class Jobs:
             # Only now: a request that was accepted already has its job, however full the disk is.
             if self._storage.free_percent() < self._settings.min_free_disk_percent:
                 raise StorageLow
+            self._quotas.check(tx, key_id, now)
             tx.add_job(job)
         structlog.contextvars.bind_contextvars(job_id=job.id)
         log.info("job.created", operation=operation, key_id=key_id)
@@ -208,7 +212,7 @@ class Jobs:
             before = job, attempt
             job, attempt = change(job, attempt)
             if attempt.ended and not before[1].ended:
-                job, attempt = self._ends.charge(job, attempt)
+                job, attempt = self._ends.charge(tx, job, attempt)
             tx.save_job(job)
             tx.save_attempt(attempt)
             if frees_worker:

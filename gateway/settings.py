@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import secrets
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 from marshmallow import ValidationError, fields, validate
 
+from gateway.auth import MAX_SECRET, mistyped
 from gateway.gpus import Prices
 from gateway.jobs import MARGIN_MS
 from wire.settings import CommaList, Folder, Origins, SettingsError, read, setting
@@ -54,6 +57,19 @@ def _database(url: str) -> None:
         raise ValidationError(f"Needs a Python package that is not installed: {error.name}.") from error
 
 
+def _own_key(secret: str) -> None:
+    if mistyped(secret):
+        raise ValidationError("Looks like a key of `keys create`, but is mistyped: its checksum is wrong.")
+
+
+def _rate_storage(url: str) -> None:
+    """The URL may hold a password: no message shows it."""
+    if urlsplit(url).scheme not in {"memory", "redis", "rediss"}:
+        raise ValidationError("Must be memory:// or a URL like redis://:password@host:6379/0.")
+    if not url.startswith("memory:") and importlib.util.find_spec("redis") is None:
+        raise ValidationError("Needs the Python package redis, which is not installed.")
+
+
 @dataclass(frozen=True)
 class Settings:
     """See `.env.example`, which is made from these lines."""
@@ -62,7 +78,7 @@ class Settings:
         CommaList(), None, f"Providers in the order of trial, comma list. Must be set. Known: {', '.join(PROVIDERS)}."
     )
     x_api_key: str | None = setting(
-        fields.String(validate=validate.Length(min=16)),
+        fields.String(validate=[validate.Length(min=16, max=MAX_SECRET), _own_key]),
         None,
         "A first API key for clients, besides those of `keys create`.",
     )
@@ -129,6 +145,32 @@ class Settings:
     runpod_idle_timeout_s: int = setting(
         _whole(1, 3600), 300, "Idle timeout of the endpoint, in which its worker is paid for after its last job."
     )
+    rate_limit_per_key: int = setting(
+        _whole(0, 10_000_000), 6000, "Requests that a key may make in a minute; 0 is no limit, here and below."
+    )
+    rate_limit_per_address: int = setting(
+        _whole(0, 10_000_000), 600, "Requests without a key (`/ready`, documentation) in a minute from one address."
+    )
+    failed_keys_per_address: int = setting(
+        _whole(0, 10_000_000),
+        30,
+        "Requests with no valid key in a minute from one address; after that it gets 429 for the rest of the minute.",
+    )
+    rate_limit_storage: str = setting(
+        fields.String(validate=_rate_storage),
+        "memory://",
+        "Where requests are counted: `memory://`, each process for itself, or `redis://…`, shared by several gateways.",
+    )
+    max_jobs_per_key: int = setting(_whole(0, 10_000_000), 5000, "Unfinished jobs that a key may have.")
+    max_waiting_per_key: int = setting(
+        _whole(0, 128), 0, "Requests of one key that may wait for jobs at once. 0: the whole half of THREADS."
+    )
+    daily_spending_limit_usd: Decimal = setting(
+        fields.Decimal(allow_nan=False, places=6, validate=validate.Range(0, 1_000_000)),
+        "50",
+        "What the attempts of one key may cost in a day (UTC) before its new jobs are refused, in dollars.",
+    )
+    max_body_bytes: int = setting(_whole(1000, 100_000_000), 1_000_000, "Largest JSON body of a request.")
     max_asset_bytes: int = setting(
         _whole(1, 10 * GB), 100_000_000, "Largest file that a job may name or that is uploaded."
     )
@@ -171,6 +213,10 @@ class Settings:
     @property
     def database(self) -> str:
         return self.database_url or f"sqlite:///{self.data_dir / 'reelay.db'}"
+
+    @property
+    def daily_spending_limit_nano(self) -> int:
+        return int(Decimal(self.daily_spending_limit_usd) * 1_000_000_000)
 
     @property
     def files_dir(self) -> Path:

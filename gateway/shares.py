@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 
 class Share:
@@ -32,8 +33,25 @@ class Share:
 
 
 class Shares:
-    """Of `threads`: at most half wait for jobs, at most a quarter transfer files."""
+    """Of `threads`: at most half wait for jobs, `per_key` (0: all) of these for one key; a quarter transfer files."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, per_key: int = 0) -> None:
         self.waiting = Share(threads // 2)
         self.transfers = Share(threads // 4)
+        self._per_key = per_key or threads
+        self._lock, self._waiting_of = threading.Lock(), Counter[str]()
+
+    @contextmanager
+    def waiting_for(self, key_id: str) -> Iterator[bool]:
+        """Hold one thread of those that wait inside the block, if the key may have one more and there is one left."""
+        with self._lock:
+            self._waiting_of[key_id] += 1
+            may = self._waiting_of[key_id] <= self._per_key
+        try:
+            with self.waiting.held() if may else nullcontext(False) as held:
+                yield held
+        finally:
+            with self._lock:
+                self._waiting_of[key_id] -= 1
+                if not self._waiting_of[key_id]:
+                    del self._waiting_of[key_id]

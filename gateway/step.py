@@ -35,6 +35,7 @@ from gateway.store import StaleLease, Store, Transaction
 from wire.clock import Clock
 from wire.envelope import SILENCE_S, Delivery, DeliverySchema, EventTarget, Limits
 from wire.errors import (
+    BudgetExhausted,
     EncoderUnavailable,
     JobError,
     JobTimeout,
@@ -103,7 +104,7 @@ class Step:
 
     def _begin(self, previous: Attempt | None) -> None:
         now = self._clock.now_ms()
-        if self._waited_too_long(now):
+        if self._must_not_begin(now):
             return
         attempt = Attempt(
             id=ids.new("att", now),
@@ -122,7 +123,7 @@ class Step:
 
     def _send_again(self, attempt: Attempt) -> None:
         now = self._clock.now_ms()
-        if self._waited_too_long(now):
+        if self._must_not_begin(now):
             return
         with self._store.transaction() as tx:
             tx.leased_job(self._job.id, self._token)
@@ -133,10 +134,11 @@ class Step:
             tx.save_attempt(attempt)
         self._submit(attempt)
 
-    def _waited_too_long(self, now: int) -> bool:
-        if now < self._job.queue_deadline:
+    def _must_not_begin(self, now: int) -> bool:
+        """Whether the job has waited too long, or its key has no money left; it fails then, unless a worker has it."""
+        error = self._reason_not_to_begin(now)
+        if error is None:
             return False
-        error = self._queue_timeout()
         with self._store.transaction() as tx:
             job = tx.leased_job(self._job.id, self._token)
             attempt = tx.attempt(job.attempt_id) if job.attempt_id else None
@@ -149,6 +151,14 @@ class Step:
         self._parts.ends.of_job(job, attempt)
         self._parts.bell.ring()
         return True
+
+    def _reason_not_to_begin(self, now: int) -> JobError | None:
+        if now >= self._job.queue_deadline:
+            return self._queue_timeout()
+        limit_nano = self._parts.settings.daily_spending_limit_nano
+        if limit_nano and self._store.spent(self._job.key_id, now).today_nano >= limit_nano:
+            return BudgetExhausted()
+        return None
 
     def _queue_timeout(self, reason: str | None = None) -> QueueTimeout:
         reason = reason or self._job.waiting_for
@@ -300,7 +310,7 @@ class Step:
             fresh = tx.attempt(job.attempt_id) if job.attempt_id else None
             left = None if fresh is None or fresh.ended else fresh
             if left is not None:
-                job, left = self._parts.ends.charge(job, jobs.supersede(left, now))
+                job, left = self._parts.ends.charge(tx, job, jobs.supersede(left, now))
                 tx.save_attempt(left)
             self._release(tx, job, None)
             tx.wake_oldest_waiting(now)
@@ -335,7 +345,8 @@ class Step:
             assert fresh is not None
             after, changed = change(job, fresh)
             if changed.ended and not fresh.ended:
-                after, changed = self._parts.ends.charge(after, changed, remote.execution_ms if remote else None)
+                took_ms = remote.execution_ms if remote else None
+                after, changed = self._parts.ends.charge(tx, after, changed, took_ms)
             tx.save_attempt(changed)
             next_at = after.next_at if next_in_ms is None else self._clock.now_ms() + round(next_in_ms)
             self._release(tx, after, next_at)

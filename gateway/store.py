@@ -25,6 +25,7 @@ CONNECT_S = 5
 STATEMENT_S = 15
 # How long a process that was frozen in a transaction keeps its locks, and a server that fell silent is waited for.
 IDLE_S = 30
+DAY_MS = 86_400_000
 
 metadata = sa.MetaData()
 _ID = sa.String(40)
@@ -71,6 +72,12 @@ jobs = Table(
     Column("lease_expires_at", sa.BigInteger),
     sa.Index("jobs_by_key", "key_id", "id"),
     sa.Index("jobs_due", "next_at"),
+    sa.Index(
+        "jobs_unfinished",
+        "key_id",
+        sqlite_where=sa.text("finished_at IS NULL"),
+        postgresql_where=sa.text("finished_at IS NULL"),
+    ),
 )
 
 attempts = Table(
@@ -116,6 +123,20 @@ api_keys = Table(
     Column("revoked_at", sa.BigInteger),
     Column("webhook_rotations", sa.Integer, nullable=False, server_default="0"),
     Column("webhook_rotated_at", sa.BigInteger),
+    Column("scopes", sa.String(64), nullable=False, server_default="jobs,metrics"),
+    Column("previous_sha256", sa.String(64)),
+    Column("previous_until", sa.BigInteger),
+    sa.Index("api_keys_previous", "previous_sha256"),
+)
+
+# What the attempts of a key have cost, by the day (UTC, counted from 1970) on which they ended.
+spending = Table(
+    "spending",
+    metadata,
+    Column("key_id", _ID, primary_key=True),
+    Column("day", sa.Integer, primary_key=True, autoincrement=False),
+    Column("cost_nano", sa.BigInteger, nullable=False),
+    Column("attempts", sa.Integer, nullable=False),
 )
 
 webhooks = Table(
@@ -158,8 +179,9 @@ class Unfinished:
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A client's key. The key itself is not stored, only its SHA-256.
+    """A client's key. Its secret is not stored, only the SHA-256; `scopes` are words with commas between them.
 
+    `previous_sha256`: of the secret before it, which is valid too until `previous_until`.
     `webhook_rotations`: how often the secret of its webhooks was changed, the last time at `webhook_rotated_at`.
     """
 
@@ -172,6 +194,20 @@ class ApiKey:
     revoked_at: int | None = None
     webhook_rotations: int = 0
     webhook_rotated_at: int | None = None
+    scopes: str = ""
+    previous_sha256: str | None = None
+    previous_until: int | None = None
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a key's attempts have cost, in nano-dollars: those that ended today, and one of them in the mean.
+
+    The mean is that of the last day on which any ended; 0 while nothing is known.
+    """
+
+    today_nano: int
+    mean_nano: int
 
 
 def make_engine(url: str, pool_size: int = 40, *, statement_s: int = STATEMENT_S) -> sa.Engine:
@@ -317,7 +353,10 @@ class Store:
         return ApiKey(**row) if row else None
 
     def api_key_by_hash(self, secret_sha256: str) -> ApiKey | None:
-        query = sa.select(api_keys).where(api_keys.c.secret_sha256 == secret_sha256)
+        """The key that has, or before its rotation had, the secret with this hash."""
+        either = sa.or_(api_keys.c.secret_sha256 == secret_sha256, api_keys.c.previous_sha256 == secret_sha256)
+        newest_first = (api_keys.c.secret_sha256 == secret_sha256).desc()
+        query = sa.select(api_keys).where(either).order_by(newest_first)
         with self._engine.connect() as connection:
             row = connection.execute(query).mappings().first()
         return ApiKey(**row) if row else None
@@ -325,6 +364,16 @@ class Store:
     def api_keys(self) -> list[ApiKey]:
         with self._engine.connect() as connection:
             return _api_keys(connection)
+
+    def spent(self, key_id: str, now: int) -> Spent:
+        with self._engine.connect() as connection:
+            return _spent(connection, key_id, now)
+
+    def spent_by_key(self, now: int) -> dict[str, int]:
+        """Nano-dollars of today, of the keys that have spent any."""
+        query = sa.select(spending.c.key_id, spending.c.cost_nano).where(spending.c.day == now // DAY_MS)
+        with self._engine.connect() as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
 
     def lease_expires_at(self, name: str) -> int | None:
         """Until when somebody holds the lease `name`; None when nobody ever did."""
@@ -371,6 +420,25 @@ class Transaction:
             raise StaleLease(job.id)
         if job.finished and job.webhook_url is not None:
             self._insert_webhook(hooks.due(job, job.finished_at or 0))
+
+    def unfinished_jobs(self, key_id: str) -> int:
+        """How many jobs of the key have not ended."""
+        query = sa.select(sa.func.count()).where(jobs.c.key_id == key_id, jobs.c.finished_at.is_(None))
+        return self._connection.scalar(query) or 0
+
+    def lock_key(self, key_id: str) -> None:
+        """Whoever else calls this for the key waits for this transaction's end. On SQLite all writers do."""
+        self._connection.execute(sa.select(api_keys.c.id).where(api_keys.c.id == key_id).with_for_update())
+
+    def spent(self, key_id: str, now: int) -> Spent:
+        return _spent(self._connection, key_id, now)
+
+    def spend(self, key_id: str, cost_nano: int, now: int) -> None:
+        """An attempt of the key has cost so much."""
+        row = {"key_id": key_id, "day": now // DAY_MS, "cost_nano": cost_nano, "attempts": 1}
+        insert = self._dialect.insert(spending).values(**row)
+        added = {name: spending.c[name] + row[name] for name in ("cost_nano", "attempts")}
+        self._connection.execute(insert.on_conflict_do_update(index_elements=["key_id", "day"], set_=added))
 
     def save_attempt(self, attempt: Attempt) -> None:
         query = attempts.update().where(attempts.c.id == attempt.id).values(**_changeable(attempt))
@@ -503,6 +571,14 @@ def _attempt(connection: sa.Connection, attempt_id: str) -> Attempt | None:
 
 def _api_keys(connection: sa.Connection) -> list[ApiKey]:
     return [ApiKey(**row) for row in connection.execute(sa.select(api_keys).order_by(api_keys.c.id)).mappings()]
+
+
+def _spent(connection: sa.Connection, key_id: str, now: int) -> Spent:
+    newest = sa.select(spending).where(spending.c.key_id == key_id).order_by(spending.c.day.desc()).limit(1)
+    row = connection.execute(newest).mappings().first()
+    if row is None:
+        return Spent(0, 0)
+    return Spent(row["cost_nano"] if row["day"] == now // DAY_MS else 0, row["cost_nano"] // row["attempts"])
 
 
 def _to_job(row: Mapping[Any, Any]) -> Job:

@@ -19,6 +19,7 @@ from gateway.job_service import Jobs
 from gateway.metrics import Metrics
 from gateway.pace import Pace
 from gateway.providers.base import Provider
+from gateway.rates import Rates
 from gateway.settings import Settings, secrets_of
 from gateway.shares import Shares
 from gateway.signing import Signer
@@ -46,6 +47,7 @@ class Services:
     dispatcher: Dispatcher
     metrics: Metrics
     shares: Shares
+    rates: Rates
 
     @classmethod
     def wire(
@@ -75,7 +77,8 @@ class Services:
                 Sender(settings, store, documents, signer, clock, bell),
             ),
             metrics=metrics,
-            shares=Shares(settings.threads),
+            shares=Shares(settings.threads, settings.max_waiting_per_key),
+            rates=Rates(settings, clock),
         )
 
 

@@ -5,7 +5,7 @@
     │   ├── JobFault                the job's own fault: never tried again
     │   │   ├── InvalidParams       AssetForbidden    AssetNotFound    AssetUnavailable
     │   │   ├── AssetTooLarge       AssetEmpty        AssetInvalid     AssetHasNoAudio
-    │   │   └── OutputTooLarge      JobTimeout        QueueTimeout
+    │   │   └── OutputTooLarge      JobTimeout        QueueTimeout     BudgetExhausted
     │   ├── WorkerFault             another try may succeed
     │   │   ├── WorkerOutdated      WorkerLost        WorkerError      WorkerDiskFull
     │   │   ├── EncodeFailed        GatewayUnreachable    UploadFailed     StorageFull    OutputMissing
@@ -14,7 +14,9 @@
     │       └── Superseded          Cancelled
     └── RequestError                a request is refused; only gateway/api knows the HTTP status
         ├── Unauthorized   SignatureInvalid   NotFound         MethodNotAllowed   BadRequest
-        ├── ValidationFailed   MalformedBody  PayloadTooLarge  LengthRequired     UnsupportedMediaType
+        ├── MissingScope       RateLimited    TooManyJobs      SpendingLimit
+        ├── ValidationFailed   MalformedBody  BodyTooComplex   PayloadTooLarge    LengthRequired
+        ├── UnsupportedMediaType
         ├── JobFinished    JobNotFinished     NoWebhook        AttemptSuperseded   IdempotencyMismatch
         └── TransfersBusy  StorageLow         ServiceUnavailable    InternalError  RangeNotSatisfiable
 
@@ -134,6 +136,11 @@ class QueueTimeout(JobFault):
     text = "No worker took the job in time."
 
 
+class BudgetExhausted(JobFault):
+    code = "budget_exhausted"
+    text = "The spending limit of the API key was reached for today before the job had begun, or could be tried again."
+
+
 class WorkerFault(JobError):
     """Not the job's fault: another try, perhaps elsewhere, may succeed."""
 
@@ -205,12 +212,40 @@ class Cancelled(Stopped):
 
 
 class RequestError(ReelayError):
-    """An HTTP request is refused."""
+    """An HTTP request is refused; `retry_after_s`: when it may be repeated, where that is known."""
+
+    retry_after_s: int | None = None
+
+    def __init__(
+        self, message: str | None = None, *, detail: str | None = None, retry_after_s: int | None = None
+    ) -> None:
+        super().__init__(message, detail=detail)
+        self.retry_after_s = retry_after_s or self.retry_after_s
 
 
 class Unauthorized(RequestError):
     code = "unauthorized"
     text = "The request needs a valid key in the header X-API-Key."
+
+
+class MissingScope(RequestError):
+    code = "missing_scope"
+    text = "The key is valid, but may not do this: it lacks the scope that this address needs."
+
+
+class RateLimited(RequestError):
+    code = "rate_limited"
+    text = "Too many requests. Try again after the time in Retry-After."
+
+
+class TooManyJobs(RequestError):
+    code = "too_many_jobs"
+    text = "The key has as many unfinished jobs as it may have. Try again when some have ended."
+
+
+class SpendingLimit(RequestError):
+    code = "spending_limit"
+    text = "The key has reached its spending limit for today (UTC), or its unfinished jobs are going to."
 
 
 class SignatureInvalid(RequestError):
@@ -245,6 +280,11 @@ class ValidationFailed(RequestError):
 class MalformedBody(RequestError):
     code = "malformed_body"
     text = "The body is not valid JSON."
+
+
+class BodyTooComplex(RequestError):
+    code = "body_too_complex"
+    text = "The body is nested too deeply, or an object in it has too many fields."
 
 
 class PayloadTooLarge(RequestError):

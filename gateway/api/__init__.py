@@ -10,25 +10,18 @@ from flask_swagger_ui import get_swaggerui_blueprint
 from ulid import ULID
 from werkzeug import Response as BaseResponse
 
-from gateway.api import events, files, health, jobs, metrics, problems, video
-from gateway.wiring import services
-from wire.errors import Unauthorized
+from gateway.api import callers, events, files, health, jobs, metrics, problems, video
+from gateway.settings import Settings
 from wire.serve import read_no_more
 
 log = structlog.get_logger(__name__)
 
 VERSION = "0.1.0"
-MAX_JSON_BYTES = 1_000_000
-# Who calls these needs no API key: they are public, or carry a signature or a token of their own.
-PUBLIC_ENDPOINTS = frozenset({"health.Health", "health.Ready", "files.File", "events.Events"})
-PUBLIC_BLUEPRINTS = frozenset({"docs", "api-docs"})
-
 _CONFIG = {
     "API_TITLE": "Reelay",
     "API_VERSION": VERSION,
     "OPENAPI_VERSION": "3.1.0",
     "OPENAPI_URL_PREFIX": "/",
-    "MAX_CONTENT_LENGTH": MAX_JSON_BYTES,
     "API_SPEC_OPTIONS": {
         "info": {"description": "Video jobs on GPUs that exist only while there is work."},
         "components": {
@@ -48,12 +41,13 @@ _CONFIG = {
 _SWAGGER_UI = {"app_name": "Reelay", "validatorUrl": None}
 
 
-def register(app: Flask) -> None:
+def register(app: Flask, settings: Settings) -> None:
     """Add all routes, the error documents and the checks before and after every request."""
-    app.config.update(_CONFIG)
+    app.config.update(_CONFIG, MAX_CONTENT_LENGTH=settings.max_body_bytes)
     app.before_request(_identify_request)
-    app.before_request(_check_key)
+    app.before_request(callers.check)
     app.after_request(_finish)
+    app.after_request(callers.add_headers)
     app.after_request(read_no_more)
     for path in ("/", "/docs"):
         app.add_url_rule(path, "root", _to_docs)
@@ -68,13 +62,6 @@ def _to_docs() -> BaseResponse:
     return redirect("/docs/")
 
 
-def needs_key(endpoint: str | None) -> bool:
-    """Whether calls of this Flask endpoint must carry a client's API key. An unknown address needs one too."""
-    if endpoint is None:
-        return True
-    return endpoint not in PUBLIC_ENDPOINTS | {"root"} and endpoint.partition(".")[0] not in PUBLIC_BLUEPRINTS
-
-
 def _identify_request() -> None:
     g.started = time.monotonic()
     given = request.headers.get("X-Request-Id", "")
@@ -82,24 +69,6 @@ def _identify_request() -> None:
     structlog.contextvars.clear_contextvars()
     named = {name: value for name, value in (request.view_args or {}).items() if name in {"job_id", "attempt_id"}}
     structlog.contextvars.bind_contextvars(request_id=g.request_id, **named)
-
-
-def _check_key() -> None:
-    """Before the body is read: who has no key cannot make us read one."""
-    if not needs_key(request.endpoint):
-        return
-    key = services().keys.recognise(request.headers.get("X-API-Key") or _scraper_key())
-    if key is None:
-        raise Unauthorized
-    g.key_id = key.id
-
-
-def _scraper_key() -> str | None:
-    """Prometheus has no header of its own for keys."""
-    authorization = request.authorization
-    if request.endpoint != "metrics.Metrics" or authorization is None or authorization.type != "bearer":
-        return None
-    return authorization.token
 
 
 def _finish(response: Response) -> Response:

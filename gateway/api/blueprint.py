@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from itertools import chain
 from typing import Any
 
 import flask_smorest
@@ -17,9 +18,13 @@ from wire import errors
 
 Refusal = type[errors.RequestError]
 
-# Whoever comes without a key or finds the database down is refused before the view is reached.
+# Whoever comes without a key or too often, or finds the database down, is refused before the view is reached.
 _BEFORE_THE_VIEW = (errors.Unauthorized, errors.ServiceUnavailable)
-_OF_A_BODY = (errors.MalformedBody, errors.PayloadTooLarge, errors.UnsupportedMediaType)
+_OF_A_KEY = (errors.MissingScope, errors.RateLimited)
+_OF_A_BODY = (errors.MalformedBody, errors.BodyTooComplex, errors.PayloadTooLarge, errors.UnsupportedMediaType)
+# Far beyond what any operation takes. Lists are as long as their fields allow.
+MAX_DEPTH = 16
+MAX_FIELDS = 100
 
 
 class _Parser(FlaskParser):
@@ -39,7 +44,26 @@ class _Parser(FlaskParser):
                 json.dumps(body, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:  # numbers of many thousand digits, brackets nested as deep
             raise errors.MalformedBody from error
+        if _too_complex(body):
+            raise errors.BodyTooComplex(
+                f"The body may be nested {MAX_DEPTH} levels deep, and an object in it may have {MAX_FIELDS} fields."
+            )
         return body
+
+
+def _too_complex(body: Any) -> bool:
+    """Level by level: what is nested deep cannot exhaust the stack."""
+    level = [body]
+    for _ in range(MAX_DEPTH):
+        if any(isinstance(node, dict) and len(node) > MAX_FIELDS for node in level):
+            return True
+        inner = chain.from_iterable(
+            node.values() if isinstance(node, dict) else node for node in level if isinstance(node, dict | list)
+        )
+        level = [node for node in inner if isinstance(node, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
@@ -62,11 +86,12 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
 
     @staticmethod
     def _prepare_refusals_doc(doc: dict[str, Any], doc_info: Mapping[str, Any], **_: Any) -> dict[str, Any]:
-        is_public = doc_info.get("manual_doc", {}).get("security") == []
+        security = doc_info.get("manual_doc", {}).get("security")
         takes_json = "application/json" in doc.get("requestBody", {}).get("content", {})
         refusals = {
             *doc_info.get("refusals", ()),
-            *(() if is_public else _BEFORE_THE_VIEW),
+            *(() if security == [] else _BEFORE_THE_VIEW),
+            *(_OF_A_KEY if security is None else ()),
             *((errors.ValidationFailed,) if "arguments" in doc_info else ()),
             *(_OF_A_BODY if takes_json else ()),
         }

@@ -112,7 +112,7 @@ def job_response(job: Job, *, wait: int | None = None) -> Response:
     applied = None
     if asked and not job.finished:
         here = services()
-        with here.shares.waiting.held() as may_wait:
+        with here.shares.waiting_for(job.key_id) as may_wait:
             if may_wait:
                 applied = min(asked, here.settings.max_wait_seconds)
                 job = _waited(job, applied)

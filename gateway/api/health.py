@@ -16,6 +16,7 @@ from gateway.dispatcher import HEARTBEAT_LEASE
 from gateway.providers.base import ProviderError
 from gateway.storage import StorageUnavailable
 from gateway.wiring import services
+from wire.errors import RateLimited
 
 KEPT_S = 1.0
 
@@ -50,6 +51,7 @@ def blueprint() -> Blueprint:
         @here.doc(security=[])
         @here.response(200, ReadySchema)
         @here.alt_response(503, schema=ReadySchema, description="Something is missing; `checks` says what")
+        @here.refuses(RateLimited)
         def get(self) -> Response:
             """Database, storage and dispatcher work, and a provider can be reached."""
             checks = {"database": _try(services().store.ping), "dispatcher": _try(_dispatcher)}

@@ -22,7 +22,10 @@ MEDIA_TYPE = "application/problem+json"
 STATUS: Mapping[type[errors.RequestError], int] = {
     errors.BadRequest: 400,
     errors.MalformedBody: 400,
+    errors.BodyTooComplex: 400,
     errors.Unauthorized: 401,
+    errors.SpendingLimit: 402,
+    errors.MissingScope: 403,
     errors.SignatureInvalid: 403,
     errors.NotFound: 404,
     errors.MethodNotAllowed: 405,
@@ -36,6 +39,8 @@ STATUS: Mapping[type[errors.RequestError], int] = {
     errors.RangeNotSatisfiable: 416,
     errors.ValidationFailed: 422,
     errors.IdempotencyMismatch: 422,
+    errors.RateLimited: 429,
+    errors.TooManyJobs: 429,
     errors.InternalError: 500,
     errors.ServiceUnavailable: 503,
     errors.TransfersBusy: 503,
@@ -44,6 +49,9 @@ STATUS: Mapping[type[errors.RequestError], int] = {
 _NOT_OF_A_STATUS = frozenset(
     {
         errors.MalformedBody,
+        errors.BodyTooComplex,
+        errors.SignatureInvalid,
+        errors.TooManyJobs,
         errors.JobNotFinished,
         errors.NoWebhook,
         errors.AttemptSuperseded,
@@ -112,8 +120,9 @@ def problem(error: errors.RequestError) -> Response:
     if isinstance(error, errors.ValidationFailed):
         document["errors"] = error.errors
     response = Response(json.dumps(document), status, mimetype=MEDIA_TYPE)
-    if status in _RETRY:
-        response.headers["Retry-After"] = str(RETRY_AFTER_S)
+    retry_after_s = error.retry_after_s or (RETRY_AFTER_S if status in _RETRY else None)
+    if retry_after_s is not None:
+        response.headers["Retry-After"] = str(retry_after_s)
     return response
 
 

@@ -12,7 +12,7 @@ from ffmpeg_ops.operation import OPERATIONS, Operation, WebUrl
 from gateway.api.blueprint import Blueprint
 from gateway.api.documents import JobSchema, WaitSchema, job_response
 from gateway.wiring import services
-from wire.errors import IdempotencyMismatch, NotFound, StorageLow, ValidationFailed
+from wire.errors import IdempotencyMismatch, NotFound, SpendingLimit, StorageLow, TooManyJobs, ValidationFailed
 
 MAX_IDEMPOTENCY_KEY = 255
 
@@ -54,7 +54,7 @@ def _view(here: Blueprint, operation: Operation) -> Callable[..., Response]:
     @here.doc(summary=summary, description=description)
     @here.response(202, JobSchema, description="The job, accepted")
     @here.alt_response(200, schema=JobSchema, description="The finished job, after waiting", success=True)
-    @here.refuses(IdempotencyMismatch, NotFound, StorageLow)
+    @here.refuses(IdempotencyMismatch, NotFound, StorageLow, TooManyJobs, SpendingLimit)
     def view(query: dict[str, Any], _: dict[str, Any]) -> Response:
         return _create(operation, query.get("wait"))
 

@@ -227,6 +227,7 @@ def settings(tmp_path: Path, database: str) -> Settings:
         database_url=database,
         min_free_disk_percent=0,
         max_wait_seconds=90,
+        failed_keys_per_address=0,  # tests knock with wrong keys without end
     )
 
 
@@ -263,7 +264,7 @@ def store(services: Services) -> Store:
 
 @pytest.fixture
 def key(services: Services) -> Key:
-    return Key(*services.keys.create("tests"))
+    return Key(*services.keys.create("tests", ("jobs", "metrics")))
 
 
 @pytest.fixture

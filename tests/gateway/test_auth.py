@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.auth import FROM_ENVIRONMENT, Keys, _mistyped, make_secret
+from gateway.auth import FROM_ENVIRONMENT, Keys, make_secret, mistyped
 from gateway.settings import Settings
 from gateway.store import Store, Transaction
 from gateway.wiring import Services
@@ -155,16 +155,16 @@ def test_a_created_key_may_be_the_environments_too(keys: Keys) -> None:
 def test_made_keys_differ_and_carry_a_checksum() -> None:
     made = {make_secret() for _ in range(200)}
     assert len(made) == 200
-    assert all(not _mistyped(secret) and len(secret) == 49 for secret in made)
+    assert all(not mistyped(secret) and len(secret) == 49 for secret in made)
 
 
-def test_a_mistyped_key_is_told_by_its_checksum() -> None:
+def test_amistyped_key_is_told_by_its_checksum() -> None:
     secret = make_secret()
     for i in range(3, len(secret)):
-        assert _mistyped(secret[:i] + ("A" if secret[i] != "A" else "B") + secret[i + 1 :])
+        assert mistyped(secret[:i] + ("A" if secret[i] != "A" else "B") + secret[i + 1 :])
 
 
 def test_a_key_of_another_form_may_be_anything() -> None:
     secret = make_secret()
     for other in ("", "rl_", "x" + secret, secret[:-1], OWN, secret.replace("rl_", "rx_")):
-        assert not _mistyped(other)
+        assert not mistyped(other)

@@ -128,6 +128,7 @@ def live(folder: Path, idle_s: float = IDLE_S) -> Iterator[Live]:
         "X_API_KEY": API_KEY,
         "THREADS": str(THREADS),
         "MIN_FREE_DISK_PERCENT": "0",
+        "FAILED_KEYS_PER_ADDRESS": "0",
         "MAX_ASSET_BYTES": str(MAX_ASSET_BYTES),
         "LOCAL_WORKER_URL": "http://127.0.0.1:9",
     }
