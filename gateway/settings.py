@@ -146,7 +146,7 @@ class Settings:
         _whole(1, 3600), 300, "Idle timeout of the endpoint, in which its worker is paid for after its last job."
     )
     rate_limit_per_key: int = setting(
-        _whole(0, 10_000_000), 6000, "Requests that a key may make in a minute; 0 is no limit, here and below."
+        _whole(0, 10_000_000), 12_000, "Requests that a key may make in a minute; 0 is no limit, here and below."
     )
     rate_limit_per_address: int = setting(
         _whole(0, 10_000_000), 600, "Requests without a key (`/ready`, documentation) in a minute from one address."

@@ -75,6 +75,7 @@ jobs = Table(
     sa.Index(
         "jobs_unfinished",
         "key_id",
+        "finished_at",
         sqlite_where=sa.text("finished_at IS NULL"),
         postgresql_where=sa.text("finished_at IS NULL"),
     ),

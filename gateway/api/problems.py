@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import structlog
@@ -63,6 +64,8 @@ _BY_STATUS: Mapping[int, type[errors.RequestError]] = {
     status: error for error, status in STATUS.items() if error not in _NOT_OF_A_STATUS
 }
 RETRY_AFTER_S = 2
+# How many wrong fields are told of; a long list has many times as many.
+MAX_ERRORS = 100
 _RETRY = frozenset({503, 507})
 
 
@@ -141,7 +144,7 @@ def _validation(messages: Mapping[str, Any]) -> errors.ValidationFailed:
     """webargs' messages by location, as field → reasons; a wrong body as a whole is `_schema`."""
     found: dict[str, object] = {}
     for fields_ in messages.values():
-        found.update(_flat(fields_))
+        found.update(islice(_flat(fields_).items(), MAX_ERRORS))
     reasons = "; ".join(f"{name}: {_first(reason)}" for name, reason in found.items())
     return errors.ValidationFailed(f"One or more fields are not valid. {reasons}", errors=found)
 

@@ -84,6 +84,8 @@ class Load:
         )
         self._environ = {
             **self._runpod.gateway_environ,
+            "RATE_LIMIT_PER_KEY": "0",
+            "MAX_JOBS_PER_KEY": "0",
             "PUBLIC_URL": self._url,
             "PORT": str(port),
             "DATA_DIR": str(self._data),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
-from gateway.auth import FROM_ENVIRONMENT, Keys, make_secret, mistyped
+from gateway.auth import FROM_ENVIRONMENT, SCOPES, Keys, digest, make_secret, may, mistyped
 from gateway.settings import Settings
 from gateway.store import Store, Transaction
 from gateway.wiring import Services
@@ -150,6 +152,136 @@ def test_a_created_key_may_be_the_environments_too(keys: Keys) -> None:
     keys.adopt(secret)
     assert keys.recognise(secret) == record
     assert keys.recognise(OWN) is None
+
+
+def test_both_secrets_open_while_a_key_is_rotated(keys: Keys, clock: FixedClock) -> None:
+    record, old = keys.create("n8n")
+    rotated, new = keys.rotate(record.id, 1000) or (None, "")
+    assert rotated and (rotated.id, rotated.scopes, rotated.created_at) == (record.id, "jobs", START_MS)
+    assert old != new and rotated.prefix == new[:8]
+    clock.advance(999)
+    assert keys.recognise(old) == keys.recognise(new) == rotated
+    clock.advance(1)
+    assert keys.recognise(old) is None
+    assert keys.recognise(new) == rotated
+
+
+def test_without_grace_the_old_secret_ends_at_once(keys: Keys) -> None:
+    record, old = keys.create("n8n")
+    _, new = keys.rotate(record.id, 0) or (None, "")
+    assert keys.recognise(old) is None
+    assert keys.recognise(new)
+
+
+def test_no_more_than_two_secrets_live(keys: Keys) -> None:
+    record, first = keys.create("n8n")
+    second, third = ((keys.rotate(record.id, 60_000) or (None, ""))[1] for _ in range(2))
+    assert [bool(keys.recognise(secret)) for secret in (first, second, third)] == [False, True, True]
+
+
+def test_a_revoked_key_has_no_live_secret_and_gets_no_new_one(keys: Keys) -> None:
+    record, old = keys.create("n8n")
+    _, new = keys.rotate(record.id, 60_000) or (None, "")
+    revoked = keys.revoke(record.id)
+    assert keys.rotate(record.id, 60_000) is None
+    assert keys.rotate("key_x", 60_000) is None
+    assert [keys.recognise(secret) for secret in (old, new)] == [None, None]
+    assert keys.list() == [revoked]
+
+
+def test_a_clock_that_jumps_back_brings_back_no_ended_secret_of_a_revoked_key(keys: Keys, clock: FixedClock) -> None:
+    record, old = keys.create("n8n")
+    keys.rotate(record.id, 1000)
+    keys.revoke(record.id)
+    clock.advance(-3_600_000)
+    assert keys.recognise(old) is None
+
+
+def test_the_environments_key_may_be_the_secret_that_another_key_had(keys: Keys, clock: FixedClock) -> None:
+    record, old = keys.create("n8n")
+    keys.rotate(record.id, 1000)
+    keys.adopt(old)
+    found = keys.recognise(old)
+    assert found and (found.source, found.scopes) == (FROM_ENVIRONMENT, "jobs,metrics,admin")
+    clock.advance(1000)
+    assert keys.recognise(old) == found
+
+
+def test_a_thousand_keys_are_told_apart_and_a_thousand_guesses_are_none(keys: Keys, store: Store) -> None:
+    template, _ = keys.create("n8n")
+    made = {make_secret(): f"key_{i}" for i in range(1000)}
+    with store.transaction() as tx:
+        for secret, key_id in made.items():
+            tx.put_api_key(replace(template, id=key_id, secret_sha256=digest(secret)))
+    found = {secret: keys.recognise(secret) for secret in made}
+    assert len(made) == 1000
+    assert {secret: key and key.id for secret, key in found.items()} == made
+    assert not any(keys.recognise(make_secret()) for _ in range(1000))
+
+
+def test_scopes_are_kept_in_one_order_and_admin_has_all(keys: Keys) -> None:
+    both, _ = keys.create("both", ("metrics", "jobs", "jobs"))
+    admin, _ = keys.create("admin", ("admin",))
+    plain, _ = keys.create("plain")
+    assert (both.scopes, plain.scopes) == ("jobs,metrics", "jobs")
+    assert [[may(key, scope) for scope in SCOPES] for key in (plain, both, admin)] == [
+        [True, False, False],
+        [True, True, False],
+        [True, True, True],
+    ]
+    assert not may(replace(plain, scopes=""), "jobs")
+    assert not may(replace(plain, scopes="jobs-no-more"), "jobs")
+
+
+def test_a_mistyped_key_asks_no_database_and_every_other_one_asks_the_same(
+    keys: Keys, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a stranger can measure does not depend on whether a secret once was one."""
+    record, revoked = keys.create("revoked")
+    keys.revoke(record.id)
+    rotated, ended = keys.create("rotated")
+    _, good = keys.rotate(rotated.id, 0) or (None, "")
+    asked: list[str] = []
+
+    @sa.event.listens_for(store._engine, "before_cursor_execute")
+    def _record(_: object, __: object, statement: str, *___: object) -> None:
+        asked.append(statement)
+
+    for secret in (revoked[:-1] + "_", "x" * 513, None):
+        assert keys.recognise(secret) is None
+    assert asked == []
+    for secret in (revoked, ended, good, make_secret(), OWN):
+        keys.recognise(secret)
+    assert len(asked) == 5 * 2 and len(set(asked)) == 2, "BEGIN and one SELECT each"
+
+
+def test_hashes_are_compared_in_constant_time(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, secret = keys.create("n8n")
+    compared: list[tuple[str, str]] = []
+    compare = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append((a, b)) or compare(a, b))
+    keys.recognise(secret)
+    assert compared == [(record.secret_sha256, record.secret_sha256), (record.secret_sha256, "")]
+    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: False)
+    assert keys.recognise(secret) is None, "nothing but this comparison lets anybody in"
+
+
+def test_what_was_valid_lately_is_known_until_it_is_not(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, secret = keys.create("n8n")
+    assert not keys.lately_recognised(secret)
+    keys.recognise(secret)
+    assert keys.lately_recognised(secret)
+    keys.revoke(record.id)
+    keys.recognise(secret)
+    assert not keys.lately_recognised(secret)
+    assert not any(keys.lately_recognised(other) for other in (None, "", make_secret(), "x" * 1_000_000))
+
+
+def test_only_so_many_are_known(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.auth.MOST_LATELY", 2)
+    made = [keys.create("n8n")[1] for _ in range(3)]
+    assert all(keys.recognise(secret) for secret in made)
+    assert [keys.lately_recognised(secret) for secret in made] == [False, True, True]
 
 
 def test_made_keys_differ_and_carry_a_checksum() -> None:

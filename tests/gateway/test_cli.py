@@ -10,6 +10,7 @@ from flask import Flask
 
 from gateway.providers.worker_client import worker_secrets
 from gateway.wiring import Services
+from tests.gateway.conftest import FixedClock
 
 
 def run(app: Flask, *words: str) -> Result:
@@ -41,6 +42,60 @@ def test_a_revoked_key_is_refused(app: Flask, services: Services) -> None:
     result = run(app, "keys", "revoke", record.id)
     assert (result.exit_code, result.output) == (0, f"{record.id} is revoked.\n")
     assert services.keys.recognise(secret) is None
+
+
+def test_a_key_is_made_with_the_scopes_that_were_named(app: Flask, services: Services) -> None:
+    for words, scopes in (
+        ((), "jobs"),
+        (("--scope", "metrics"), "metrics"),
+        (("--scope", "admin", "--scope", "jobs"), "jobs,admin"),
+    ):
+        key = services.keys.recognise(run(app, "keys", "create", "n8n", *words).stdout.strip())
+        assert key and key.scopes == scopes
+    result = run(app, "keys", "create", "n8n", "--scope", "root")
+    assert result.exit_code == 2 and "'jobs', 'metrics', 'admin'" in result.output
+    assert len(services.keys.list()) == 3
+
+
+def test_a_rotated_key_has_two_secrets_for_a_while(app: Flask, services: Services, clock: FixedClock) -> None:
+    record, old = services.keys.create("n8n")
+    result = run(app, "keys", "rotate", record.id, "--grace-hours", "0.5")
+    new = result.stdout.strip()
+    assert (result.exit_code, result.stdout.count("\n")) == (0, 1)
+    assert "until 2023-11-14T22:43:20.000Z" in result.stderr
+    listed = run(app, "keys", "list").stdout
+    assert "valid, the secret before until 2023-11-14T22:43:20.000Z" in listed
+    assert old not in listed and new not in listed
+    clock.advance(1_800_000)
+    assert [bool(services.keys.recognise(secret)) for secret in (old, new)] == [False, True]
+    assert "before" not in run(app, "keys", "list").stdout
+
+
+def test_the_list_tells_what_keys_have_spent_today(app: Flask, services: Services, clock: FixedClock) -> None:
+    first, second = (services.keys.create(name)[0] for name in ("n8n", "other"))
+    with services.store.transaction() as tx:
+        tx.spend(first.id, 1_500_000_000, clock.now_ms())
+        tx.spend(second.id, 7_000_000_000, clock.now_ms() - 86_400_000)
+    assert ["$1.500000 today" in line for line in run(app, "keys", "list").stdout.splitlines()] == [True, False]
+
+
+@pytest.mark.parametrize("command", ["revoke", "rotate"])
+def test_what_cannot_be_changed_says_why(app: Flask, services: Services, command: str) -> None:
+    services.keys.adopt("a key of the operator's own")
+    (own,) = services.keys.list()
+    result = run(app, "keys", command, own.id)
+    assert result.exit_code == 1 and "X_API_KEY" in result.output
+    assert services.keys.list() == [own]
+    result = run(app, "keys", command, "key_x")
+    assert (result.exit_code, result.output) == (1, "Error: There is no key key_x; `keys list` shows them all.\n")
+
+
+def test_a_revoked_key_gets_no_new_secret(app: Flask, services: Services) -> None:
+    record, _ = services.keys.create("n8n")
+    services.keys.revoke(record.id)
+    result = run(app, "keys", "rotate", record.id)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"The key {record.id} is revoked." in result.stderr
 
 
 def test_revoking_an_unknown_key_says_what_to_do(app: Flask) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway import create_app
+from gateway import auth, create_app
 from gateway.settings import Settings, check, secrets_of
 from tests.gateway.conftest import PROCESSES
 from wire.settings import SettingsError, read
@@ -27,6 +27,33 @@ def test_origins_for_webhooks_are_checked_by_their_form() -> None:
     assert good.webhook_allow_origins == ("http://127.0.0.1:5678", "http://n8n:5678")
     with pytest.raises(SettingsError, match="WEBHOOK_ALLOW_ORIGINS.*'n8n:5678/webhook'"):
         read(Settings, {"WEBHOOK_ALLOW_ORIGINS": "http://me:secret@n8n:5678/webhook"})
+
+
+def test_an_own_key_that_was_copied_wrongly_is_told() -> None:
+    secret = auth.make_secret()
+    assert read(Settings, {"X_API_KEY": secret}).x_api_key == secret
+    wrong = secret[:10] + ("a" if secret[10] != "a" else "b") + secret[11:]
+    with pytest.raises(SettingsError, match="X_API_KEY.*checksum") as caught:
+        read(Settings, {"X_API_KEY": wrong})
+    assert wrong not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["redis", "http://me:pass-word@h/0", "memcached://me:pass-word@h", "pass-word"])
+def test_a_wrong_storage_of_rates_is_told_without_its_password(url: str) -> None:
+    with pytest.raises(SettingsError, match="RATE_LIMIT_STORAGE") as caught:
+        read(Settings, {"RATE_LIMIT_STORAGE": url})
+    assert "pass-word" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("given", "nano"), [("0", 0), ("0.000001", 1_000), ("12.5", 12_500_000_000), ("", 50 * 10**9)])
+def test_a_spending_limit_is_kept_in_nano_dollars(given: str, nano: int) -> None:
+    assert read(Settings, {"DAILY_SPENDING_LIMIT_USD": given}).daily_spending_limit_nano == nano
+
+
+@pytest.mark.parametrize("given", ["-1", "NaN", "Infinity", "much", "1000001"])
+def test_a_spending_limit_that_makes_no_sense_is_refused(given: str) -> None:
+    with pytest.raises(SettingsError, match="DAILY_SPENDING_LIMIT_USD"):
+        read(Settings, {"DAILY_SPENDING_LIMIT_USD": given})
 
 
 def test_settings_do_not_change() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
@@ -47,6 +48,24 @@ def test_many_threads_never_hold_more_than_there_are() -> None:
 
     with ThreadPoolExecutor(20) as pool:
         assert sum(pool.map(one, range(20))) == 3
+
+
+def test_one_key_holds_no_more_than_its_part_of_those_that_wait() -> None:
+    shares = Shares(8, per_key=2)
+    with shares.waiting_for("a") as one, shares.waiting_for("a") as two, shares.waiting_for("a") as three:
+        assert (one, two, three) == (True, True, False)
+        with shares.waiting_for("b") as four, shares.waiting_for("b") as five, shares.waiting_for("c") as six:
+            assert (four, five, six) == (True, True, False), "all keys together hold half of the threads"
+    with shares.waiting_for("a") as again:
+        assert again
+    assert not shares._waiting_of
+
+
+def test_without_a_part_of_its_own_one_key_may_hold_all_that_wait() -> None:
+    shares = Shares(8)
+    with ExitStack() as stack:
+        held = [stack.enter_context(shares.waiting_for("a")) for _ in range(5)]
+    assert held == [True] * 4 + [False]
 
 
 @pytest.mark.parametrize("threads", [4, 5, 16, 256])

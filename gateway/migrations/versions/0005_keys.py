@@ -21,4 +21,5 @@ def upgrade() -> None:
         sa.Column("attempts", sa.Integer, nullable=False),
     )
     unfinished = sa.text("finished_at IS NULL")
-    op.create_index("jobs_unfinished", "jobs", ["key_id"], sqlite_where=unfinished, postgresql_where=unfinished)
+    columns = ["key_id", "finished_at"]  # with the second one SQLite counts without a look at the rows
+    op.create_index("jobs_unfinished", "jobs", columns, sqlite_where=unfinished, postgresql_where=unfinished)

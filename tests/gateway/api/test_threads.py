@@ -397,3 +397,20 @@ def test_the_log_of_all_that_has_no_unexpected_error(server: Live) -> None:
     log = Path(server.services.settings.data_dir / "log").read_text()
     for word in ("request.failed", "Traceback", "dispatcher.step_failed"):
         assert word not in log, log[log.index(word) - 2000 : log.index(word) + 3000]
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("GET /health HTTP/1.1\nX-Long: " + "x" * 8000, 200),
+        ("GET /health HTTP/1.1\nX-Long: " + "x" * 9000, 431),
+        ("GET /health HTTP/1.1\n" + "\n".join(f"X-{i}: 1" for i in range(60)), 200),
+        ("GET /health HTTP/1.1\n" + "\n".join(f"X-{i}: 1" for i in range(70)), 431),
+        ("GET /health?" + "x" * 3500 + " HTTP/1.1", 200),
+        ("GET /health?" + "x" * 4500 + " HTTP/1.1", 414),
+    ],
+)
+def test_heads_beyond_all_measure_are_refused(server: Live, head: str, status: int) -> None:
+    with server.half_sent(head, b"") as connection:
+        reply = connection.recv(65536)
+    assert int(reply.split()[1]) == status, reply

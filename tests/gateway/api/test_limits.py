@@ -1,0 +1,350 @@
+"""Who may call what, and how often: over HTTP, on every route there is."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from ffmpeg_ops.operation import OPERATIONS
+from gateway import create_app
+from gateway.api.callers import SCOPE_OF, needs_key
+from gateway.auth import SCOPES, make_secret
+from gateway.wiring import Services
+from tests.gateway.api.conftest import CAPTION, Worker, assert_problem
+from tests.gateway.conftest import FixedClock, JobFactory, Key, Wire
+
+Limited = Callable[..., FlaskClient]
+JOB = "job_01HF7YAT00M3XH5S9QHW1K2YB4"
+HERE, THERE = "192.0.2.1", "192.0.2.2"
+
+
+@pytest.fixture
+def limited(app: Flask, wire: Wire, key: Key) -> Limited:
+    """A client whose gateway has these limits."""
+
+    def make(**limits: Any) -> FlaskClient:
+        app.extensions["reelay"] = wire(**limits)
+        return app.test_client()
+
+    return make
+
+
+def get(
+    client: FlaskClient, path: str = "/jobs", *, key: str | None = None, at: str = HERE, **headers: str
+) -> TestResponse:
+    headers |= {"X-API-Key": key} if key else {}
+    return client.get(path, headers=headers, environ_overrides={"REMOTE_ADDR": at})
+
+
+def statuses(client: FlaskClient, count: int, **call: Any) -> list[int]:
+    return [get(client, **call).status_code for _ in range(count)]
+
+
+def calls(app: Flask) -> Iterator[tuple[str, str, str]]:
+    """(endpoint, method, path) of all that needs a key."""
+    for rule in app.url_map.iter_rules():
+        if needs_key(rule.endpoint):
+            path = re.sub("<[^>]+>", JOB, rule.rule)
+            yield from ((rule.endpoint, method, path) for method in sorted(rule.methods or ()))
+
+
+# --- scopes -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_route_needs_its_scope(app: Flask, client: FlaskClient, services: Services) -> None:
+    # Written down here a second time on purpose: a new route is the operator's alone until somebody opens it.
+    wanted = {"/metrics": "metrics", "/jobs": "jobs", "/video": "jobs", "/files": "jobs"}
+    secrets = {scope: services.keys.create(scope, (scope,))[1] for scope in SCOPES}
+    none = services.keys.create("none", ())[1]
+    seen = set()
+    for _, method, path in calls(app):
+        scope = wanted[re.match("/[a-z]+", path)[0]]  # type: ignore[index]
+        for mine, secret in secrets.items():
+            response = client.open(path, method=method, headers={"X-API-Key": secret})
+            assert (response.status_code == 403) == (mine not in {scope, "admin"}), (method, path, mine)
+        assert client.open(path, method=method).status_code == 401
+        assert client.open(path, method=method, headers={"X-API-Key": none}).status_code == 403
+        seen.add(scope)
+    assert seen == {"jobs", "metrics"}
+
+
+def test_a_route_that_nobody_has_named_is_for_admin_alone(app: Flask, client: FlaskClient, services: Services) -> None:
+    app.add_url_rule("/new", "new.New", lambda: "secret")
+    assert "new" not in SCOPE_OF
+    for scopes, status in ((("jobs", "metrics"), 403), (("admin",), 200)):
+        secret = services.keys.create("x", scopes)[1]
+        assert client.get("/new", headers={"X-API-Key": secret}).status_code == status
+
+
+def test_the_refusal_names_the_scope_and_reads_no_body(client: FlaskClient, services: Services) -> None:
+    secret = services.keys.create("prometheus", ("metrics",))[1]
+    response = client.post("/video/caption", data=b"{broken", headers={"X-API-Key": secret})
+    assert "`jobs`" in assert_problem(response, 403, "missing_scope")["title"]
+    bearer = {"Authorization": f"Bearer {services.keys.create('n8n')[1]}"}
+    assert "`metrics`" in assert_problem(client.get("/metrics", headers=bearer), 403, "missing_scope")["title"]
+
+
+def test_an_unknown_address_is_not_found_whatever_the_scope(client: FlaskClient, services: Services) -> None:
+    secret = services.keys.create("none", ())[1]
+    assert_problem(client.get("/nothing", headers={"X-API-Key": secret}), 404, "not_found")
+
+
+# --- what belongs to a key --------------------------------------------------------------------------------------------
+
+
+def test_another_keys_job_is_not_there_on_any_route(
+    app: Flask, api: FlaskClient, stranger: FlaskClient, services: Services, worker: Worker
+) -> None:
+    worker.finish()
+    tried = []
+    for _, method, path in calls(app):
+        if JOB in path and method != "OPTIONS":
+            theirs = stranger.open(path.replace(JOB, worker.job_id), method=method)
+            nothing = stranger.open(path, method=method)
+            assert (theirs.status_code, nothing.status_code) == (404, 404), (method, path)
+            assert _without_id(theirs) == _without_id(nothing), "nobody learns that there is such a job"
+            tried.append(method)
+    assert sorted(tried) == ["DELETE", "GET", "HEAD", "POST"]
+    assert services.store.job(worker.job_id).status == "completed"  # type: ignore[union-attr]
+    admin = services.keys.create("admin", ("admin",))[1]
+    assert_problem(get(api, f"/jobs/{worker.job_id}", key=admin), 404, "not_found")
+
+
+def _without_id(response: TestResponse) -> dict[str, Any]:
+    return {**(response.get_json(silent=True) or {}), "requestId": None}
+
+
+def test_keys_share_no_idempotency_key(api: FlaskClient, stranger: FlaskClient) -> None:
+    same = {"Idempotency-Key": "order 7"}
+    mine, theirs = (client.post("/video/caption", json=CAPTION, headers=same).get_json() for client in (api, stranger))
+    assert mine["jobId"] != theirs["jobId"]
+    other = {"url_image": "https://example.com/i.jpg"}
+    assert_problem(stranger.post("/video/img2vid", json=other, headers=same), 422, "idempotency_mismatch")
+
+
+def test_a_rotated_key_keeps_its_jobs_and_idempotency_keys(
+    client: FlaskClient, services: Services, key: Key, clock: FixedClock
+) -> None:
+    headers = {"X-API-Key": key.secret, "Idempotency-Key": "order 7"}
+    job = client.post("/video/caption", json=CAPTION, headers=headers).get_json()
+    _, new = services.keys.rotate(key.record.id, 1000) or (None, "")
+    for secret in (key.secret, new):
+        assert get(client, f"/jobs/{job['jobId']}", key=secret).status_code == 202
+        again = client.post("/video/caption", json=CAPTION, headers={**headers, "X-API-Key": secret})
+        assert again.get_json()["jobId"] == job["jobId"]
+    clock.advance(1000)
+    assert_problem(get(client, key=key.secret), 401, "unauthorized")
+
+
+# --- strangers --------------------------------------------------------------------------------------------------------
+
+
+def test_a_mistyped_key_is_told_so_and_an_unknown_one_is_not(client: FlaskClient, services: Services, key: Key) -> None:
+    typed = key.secret[:20] + ("x" if key.secret[20] != "x" else "y") + key.secret[21:]
+    assert "mistyped" in assert_problem(get(client, key=typed), 401, "unauthorized")["title"]
+    for secret in (make_secret(), "x" * 49):
+        assert "mistyped" not in assert_problem(get(client, key=secret), 401, "unauthorized")["title"]
+
+
+def test_failed_keys_are_limited_per_address_and_nobody_else_is_locked_out(limited: Limited, key: Key) -> None:
+    client = limited(failed_keys_per_address=5)
+    assert statuses(client, 8, key=make_secret()) == [401] * 5 + [429] * 3
+    assert_problem(get(client), 429, "rate_limited")
+    assert get(client, key=key.secret).status_code == 429, "a right key is not looked at either"
+    assert get(client, key=key.secret, at=THERE).status_code == 200
+    assert get(client, "/health").status_code == 200
+
+
+def test_the_lock_ends_with_its_minute(limited: Limited, key: Key, clock: FixedClock) -> None:
+    client = limited(failed_keys_per_address=1)
+    statuses(client, 1)
+    wait_s = int(get(client, key=key.secret).headers["Retry-After"])
+    assert 0 < wait_s <= 60
+    clock.advance(wait_s * 1000)
+    assert get(client, key=key.secret).status_code == 200
+
+
+def test_a_locked_address_asks_the_database_nothing(
+    limited: Limited, app: Flask, key: Key, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = limited(failed_keys_per_address=1)
+    statuses(client, 1)
+    monkeypatch.setattr(app.extensions["reelay"].store, "api_key_by_hash", lambda digest: pytest.fail("was asked"))
+    assert statuses(client, 3, key=make_secret()) == [429] * 3
+
+
+def test_a_stranger_behind_the_same_proxy_does_not_lock_out_who_was_let_in(
+    limited: Limited, app: Flask, key: Key
+) -> None:
+    client = limited(failed_keys_per_address=3)
+    assert get(client, key=key.secret).status_code == 200
+    assert statuses(client, 5, key=make_secret()) == [401] * 3 + [429] * 2
+    assert statuses(client, 5, key=key.secret) == [200] * 5
+    app.extensions["reelay"].keys.revoke(key.record.id)
+    assert statuses(client, 2, key=key.secret) == [429] * 2
+
+
+def test_forged_addresses_are_not_believed(limited: Limited) -> None:
+    client = limited(failed_keys_per_address=3)
+    forged = ("X-Forwarded-For", "X-Real-IP", "Forwarded", "CF-Connecting-IP", "True-Client-IP")
+    seen = [get(client, **dict.fromkeys(forged, f"203.0.113.{i}")).status_code for i in range(6)]
+    assert seen == [401] * 3 + [429] * 3
+    assert get(client, at=THERE, **{"X-Forwarded-For": HERE}).status_code == 401
+
+
+def test_many_addresses_of_one_ipv6_network_are_one(limited: Limited) -> None:
+    client = limited(failed_keys_per_address=3)
+    assert [get(client, at=f"2001:db8::{i}").status_code for i in range(1, 6)] == [401] * 3 + [429] * 2
+    assert get(client, at="2001:db8:0:1::1").status_code == 401
+
+
+def test_fifty_threads_find_out_no_more_than_one(app: Flask, limited: Limited) -> None:
+    limited(failed_keys_per_address=20)
+    barrier = threading.Barrier(50)
+
+    def guess(_: int) -> int:
+        barrier.wait()
+        return get(app.test_client(), key=make_secret()).status_code
+
+    with ThreadPoolExecutor(50) as pool:
+        seen = list(pool.map(guess, range(50)))
+    assert (seen.count(401), seen.count(429)) == (20, 30)
+
+
+def test_a_missing_scope_is_no_failed_key(limited: Limited, services: Services) -> None:
+    client = limited(failed_keys_per_address=2)
+    secret = services.keys.create("prometheus", ("metrics",))[1]
+    assert statuses(client, 5, key=secret) == [403] * 5
+
+
+def test_public_pages_are_limited_per_address_but_never_health(limited: Limited) -> None:
+    client = limited(rate_limit_per_address=3)
+    assert statuses(client, 5, path="/openapi.json") == [200] * 3 + [429] * 2
+    assert get(client, "/ready").status_code == 429
+    assert get(client, "/openapi.json", at=THERE).status_code == 200
+    assert statuses(client, 10, path="/health") == [200] * 10
+
+
+def test_workers_behind_one_address_are_never_too_many(limited: Limited, worker: Worker, app: Flask) -> None:
+    limited(rate_limit_per_address=1, failed_keys_per_address=1, rate_limit_per_key=1)
+    assert [worker.report("started", token="wrong").status_code for _ in range(3)] == [401] * 3
+    assert [worker.report("started").status_code for _ in range(5)] == [200] * 5
+    assert worker.put().status_code == 201
+
+
+# --- rates of a key ---------------------------------------------------------------------------------------------------
+
+
+def test_a_key_sees_what_is_left_and_then_when_to_come_back(limited: Limited, key: Key, clock: FixedClock) -> None:
+    client = limited(rate_limit_per_key=2)
+    left = [dict(get(client, key=key.secret).headers) for _ in range(2)]
+    assert [(h["RateLimit-Limit"], h["RateLimit-Remaining"]) for h in left] == [("2", "1"), ("2", "0")]
+    response = get(client, key=key.secret)
+    assert_problem(response, 429, "rate_limited")
+    reset_s = response.headers["RateLimit-Reset"]
+    assert (response.headers["Retry-After"], response.headers["RateLimit-Remaining"]) == (reset_s, "0")
+    assert 0 < int(reset_s) <= 60
+    clock.advance(int(reset_s) * 1000)
+    assert get(client, key=key.secret).status_code == 200
+
+
+def test_a_busy_key_harms_no_other_and_no_route_is_left_out(
+    limited: Limited, app: Flask, key: Key, services: Services
+) -> None:
+    client = limited(rate_limit_per_key=1)
+    get(client, key=key.secret)
+    for _, method, path in [*calls(app), ("", "GET", "/nothing")]:
+        assert client.open(path, method=method, headers={"X-API-Key": key.secret}).status_code == 429, (method, path)
+    assert get(client, key=services.keys.create("other")[1]).status_code == 200
+
+
+def test_both_secrets_of_a_key_share_one_limit(limited: Limited, key: Key, services: Services) -> None:
+    client = limited(rate_limit_per_key=2)
+    _, new = services.keys.rotate(key.record.id, 1000) or (None, "")
+    assert [get(client, key=secret).status_code for secret in (key.secret, new, new, key.secret)] == [
+        200,
+        200,
+        429,
+        429,
+    ]
+
+
+def test_the_pause_that_a_job_asks_for_stays_the_jobs_own(api: FlaskClient, job_factory: JobFactory) -> None:
+    response = api.get(f"/jobs/{job_factory().id}")
+    assert response.headers["Retry-After"] == "1"
+    assert int(response.headers["RateLimit-Reset"]) > 1
+
+
+# --- jobs and money ---------------------------------------------------------------------------------------------------
+
+
+def test_too_many_jobs_are_told_as_429(limited: Limited, key: Key) -> None:
+    client = limited(max_jobs_per_key=1)
+    post = {"json": CAPTION, "headers": {"X-API-Key": key.secret}}
+    assert client.post("/video/caption", **post).status_code == 202
+    response = client.post("/video/caption", **post)
+    assert_problem(response, 429, "too_many_jobs")
+    assert response.headers["Retry-After"] == "10"
+
+
+def test_spent_money_is_told_as_402_and_hinders_no_look(limited: Limited, key: Key, app: Flask) -> None:
+    client = limited(daily_spending_limit_usd=Decimal(1))
+    here = app.extensions["reelay"]
+    with here.store.transaction() as tx:
+        tx.spend(key.record.id, 1_000_000_000, here.clock.now_ms())
+    response = client.post("/video/caption", json=CAPTION, headers={"X-API-Key": key.secret})
+    assert_problem(response, 402, "spending_limit")
+    assert 0 < int(response.headers["Retry-After"]) <= 86_400
+    assert get(client, key=key.secret).status_code == 200
+
+
+# --- bodies -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [f"/video/{name}" for name in OPERATIONS])
+def test_bodies_that_are_too_deep_or_too_wide_are_refused(api: FlaskClient, path: str) -> None:
+    def nested(levels: int, opening: str, closing: str) -> bytes:
+        return f'{{"url_video": {opening * (levels - 1)}1{closing * (levels - 1)}}}'.encode()
+
+    for opening, closing in (("[", "]"), ('{"a":', "}")):
+        ok = api.post(path, data=nested(16, opening, closing), content_type="application/json")
+        assert_problem(ok, 422, "validation_failed")
+        for levels in (17, 500):
+            deep = api.post(path, data=nested(levels, opening, closing), content_type="application/json")
+            assert_problem(deep, 400, "body_too_complex")
+    for number, status, code in ((100, 422, "validation_failed"), (101, 400, "body_too_complex")):
+        assert_problem(api.post(path, json={f"f{i}": 1 for i in range(number)}), status, code)
+        assert_problem(api.post(path, json={"style": [{f"f{i}": 1 for i in range(number)}]}), status, code)
+
+
+def test_a_long_list_of_words_is_no_complex_body(api: FlaskClient) -> None:
+    words = [{"word": "a", "start": i, "end": i + 1} for i in range(5000)]
+    body = {"url_video": "https://example.com/v.mp4", "words": words}
+    assert api.post("/video/caption", json=body).status_code == 202
+
+
+def test_of_many_mistakes_some_are_told(api: FlaskClient) -> None:
+    body = {"url_video": "https://example.com/v.mp4", "words": [{"word": 1} for _ in range(20_000)]}
+    response = api.post("/video/caption", json=body)
+    document = assert_problem(response, 422, "validation_failed")
+    assert 0 < len(document["errors"]) <= 100
+    assert len(response.data) < 30_000
+
+
+def test_the_largest_body_is_a_setting(app: Flask, key: Key) -> None:
+    small = create_app(replace(app.extensions["reelay"].settings, max_body_bytes=1000))
+    small.extensions["reelay"] = app.extensions["reelay"]
+    headers = {"X-API-Key": key.secret}
+    body = CAPTION | {"subtitles": "x" * 1000}
+    assert_problem(small.test_client().post("/video/caption", json=body, headers=headers), 413, "payload_too_large")
+    assert small.test_client().post("/video/caption", json=CAPTION, headers=headers).status_code == 202
