@@ -20,7 +20,8 @@ class Quotas:
 
     def check(self, tx: Transaction, key_id: str, now: int) -> None:
         """Raises TooManyJobs or SpendingLimit when the key may not make one more job."""
-        if self._refusal(tx, key_id, now, beside=NEAR) is None:
+        unlimited = not self._most_jobs and not self._limit_nano
+        if unlimited or self._refusal(tx, key_id, now, beside=NEAR) is None:
             return
         tx.lock_key(key_id)
         if refusal := self._refusal(tx, key_id, now):
@@ -28,13 +29,12 @@ class Quotas:
 
     def _refusal(self, tx: Transaction, key_id: str, now: int, beside: int = 0) -> RequestError | None:
         """Why there may be no more jobs than there are now, if so many are made at the same moment."""
-        spent = tx.spent(key_id, now) if self._limit_nano else None
-        counts = self._most_jobs or (spent and spent.mean_nano)
-        jobs = tx.unfinished_jobs(key_id) + beside if counts else 0
+        usage = tx.usage(key_id, now)
+        jobs = usage.unfinished + beside
         if self._most_jobs and jobs >= self._most_jobs:
             return TooManyJobs(f"The key has {jobs} unfinished jobs, as many as it may have.", retry_after_s=TOO_MANY_S)
-        if spent is None or spent.today_nano + jobs * spent.mean_nano < self._limit_nano:
+        if not self._limit_nano or usage.today_nano + jobs * usage.mean_nano < self._limit_nano:
             return None
-        if spent.today_nano < self._limit_nano:
+        if usage.today_nano < self._limit_nano:
             return SpendingLimit(retry_after_s=MAY_GET_CHEAPER_S)
         return SpendingLimit(retry_after_s=(DAY_MS - now % DAY_MS) // 1000 + 1)

@@ -156,7 +156,7 @@ class Step:
         if now >= self._job.queue_deadline:
             return self._queue_timeout()
         limit_nano = self._parts.settings.daily_spending_limit_nano
-        if limit_nano and self._store.spent(self._job.key_id, now).today_nano >= limit_nano:
+        if limit_nano and self._store.spent_today(self._job.key_id, now) >= limit_nano:
             return BudgetExhausted()
         return None
 

@@ -201,12 +201,12 @@ class ApiKey:
 
 
 @dataclass(frozen=True)
-class Spent:
-    """What a key's attempts have cost, in nano-dollars: those that ended today, and one of them in the mean.
-
-    The mean is that of the last day on which any ended; 0 while nothing is known.
+class Usage:
+    """How many jobs of a key have not ended, and what its attempts have cost, in nano-dollars: those that ended today,
+    and one in the mean of the last day on which any did; 0 while nothing is known.
     """
 
+    unfinished: int
     today_nano: int
     mean_nano: int
 
@@ -354,21 +354,24 @@ class Store:
         return ApiKey(**row) if row else None
 
     def api_key_by_hash(self, secret_sha256: str) -> ApiKey | None:
-        """The key that has, or before its rotation had, the secret with this hash."""
-        either = sa.or_(api_keys.c.secret_sha256 == secret_sha256, api_keys.c.previous_sha256 == secret_sha256)
-        newest_first = (api_keys.c.secret_sha256 == secret_sha256).desc()
-        query = sa.select(api_keys).where(either).order_by(newest_first)
+        """The key that has the secret with this hash, or else the one that had it before its rotation."""
         with self._engine.connect() as connection:
-            row = connection.execute(query).mappings().first()
-        return ApiKey(**row) if row else None
+            found = [ApiKey(**row) for row in connection.execute(_KEY, {"given": secret_sha256}).mappings()]
+        return max(found, key=lambda key: key.secret_sha256 == secret_sha256, default=None)
 
     def api_keys(self) -> list[ApiKey]:
         with self._engine.connect() as connection:
             return _api_keys(connection)
 
-    def spent(self, key_id: str, now: int) -> Spent:
+    def usage(self, key_id: str, now: int) -> Usage:
         with self._engine.connect() as connection:
-            return _spent(connection, key_id, now)
+            return _usage(connection, key_id, now)
+
+    def spent_today(self, key_id: str, now: int) -> int:
+        """Nano-dollars."""
+        query = sa.select(spending.c.cost_nano).where(spending.c.key_id == key_id, spending.c.day == now // DAY_MS)
+        with self._engine.connect() as connection:
+            return connection.scalar(query) or 0
 
     def spent_by_key(self, now: int) -> dict[str, int]:
         """Nano-dollars of today, of the keys that have spent any."""
@@ -422,17 +425,12 @@ class Transaction:
         if job.finished and job.webhook_url is not None:
             self._insert_webhook(hooks.due(job, job.finished_at or 0))
 
-    def unfinished_jobs(self, key_id: str) -> int:
-        """How many jobs of the key have not ended."""
-        query = sa.select(sa.func.count()).where(jobs.c.key_id == key_id, jobs.c.finished_at.is_(None))
-        return self._connection.scalar(query) or 0
-
     def lock_key(self, key_id: str) -> None:
         """Whoever else calls this for the key waits for this transaction's end. On SQLite all writers do."""
         self._connection.execute(sa.select(api_keys.c.id).where(api_keys.c.id == key_id).with_for_update())
 
-    def spent(self, key_id: str, now: int) -> Spent:
-        return _spent(self._connection, key_id, now)
+    def usage(self, key_id: str, now: int) -> Usage:
+        return _usage(self._connection, key_id, now)
 
     def spend(self, key_id: str, cost_nano: int, now: int) -> None:
         """An attempt of the key has cost so much."""
@@ -574,12 +572,30 @@ def _api_keys(connection: sa.Connection) -> list[ApiKey]:
     return [ApiKey(**row) for row in connection.execute(sa.select(api_keys).order_by(api_keys.c.id)).mappings()]
 
 
-def _spent(connection: sa.Connection, key_id: str, now: int) -> Spent:
-    newest = sa.select(spending).where(spending.c.key_id == key_id).order_by(spending.c.day.desc()).limit(1)
-    row = connection.execute(newest).mappings().first()
-    if row is None:
-        return Spent(0, 0)
-    return Spent(row["cost_nano"] if row["day"] == now // DAY_MS else 0, row["cost_nano"] // row["attempts"])
+def _usage(connection: sa.Connection, key_id: str, now: int) -> Usage:
+    unfinished, day, cost_nano, ended = connection.execute(_USAGE, {"key": key_id}).one()
+    if not ended:
+        return Usage(unfinished, 0, 0)
+    return Usage(unfinished, cost_nano if day == now // DAY_MS else 0, cost_nano // ended)
+
+
+def _usage_query() -> sa.Select[Any]:
+    key = sa.bindparam("key", type_=_ID)
+    unfinished = sa.select(sa.func.count()).where(jobs.c.key_id == key, jobs.c.finished_at.is_(None))
+    newest = sa.select(spending).where(spending.c.key_id == key).order_by(spending.c.day.desc()).limit(1).subquery()
+    always = sa.select(sa.literal(1).label("one")).subquery()
+    columns = unfinished.scalar_subquery(), newest.c.day, newest.c.cost_nano, newest.c.attempts
+    return sa.select(*columns).select_from(always.outerjoin(newest, sa.true()))
+
+
+def _key_query() -> sa.Select[Any]:
+    given = sa.bindparam("given", type_=sa.String)
+    either = sa.or_(api_keys.c.secret_sha256 == given, api_keys.c.previous_sha256 == given)
+    return sa.select(api_keys).where(either)
+
+
+# Every request asks the one, every new job the other: to make them anew takes as long as to run them.
+_KEY, _USAGE = _key_query(), _usage_query()
 
 
 def _to_job(row: Mapping[Any, Any]) -> Job:

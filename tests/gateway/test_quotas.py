@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from gateway.costs import Price
 from gateway.jobs import Job, State, Status
-from gateway.store import Spent
+from gateway.store import Usage
 from gateway.wiring import Services
 from tests.gateway.conftest import CLAIM, FakeProvider, FixedClock, Wire, on_every_database
 from wire.envelope import Event
@@ -86,7 +86,7 @@ def test_fifty_threads_make_no_more_jobs_than_there_may_be(wire: Wire) -> None:
     assert [type(answer) for answer in answers].count(Job) == 20
     assert [type(answer) for answer in answers].count(TooManyJobs) == 30
     with services.store.transaction() as tx:
-        assert tx.unfinished_jobs(key_id) == 20
+        assert tx.usage(key_id, 0).unfinished == 20
     assert isinstance(create(services, key_of(services)), Job), "another key has its own"
 
 
@@ -133,7 +133,7 @@ def test_a_key_that_has_spent_its_day_gets_402_until_midnight(wire: Wire, clock:
         job = create(services, key_id)
         submit(services)
         run(services, clock, job, 1)
-    assert services.store.spent(key_id, clock.now_ms()) == Spent(3 * DOLLAR, DOLLAR)
+    assert services.store.usage(key_id, clock.now_ms()) == Usage(0, 3 * DOLLAR, DOLLAR)
     error = refused(services, key_id)
     left_ms = DAY_MS - clock.now_ms() % DAY_MS
     assert (error.code, error.retry_after_s) == ("spending_limit", left_ms // 1000 + 1)
@@ -158,11 +158,11 @@ def test_unfinished_jobs_count_with_what_one_costs_in_the_mean(wire: Wire, clock
     assert {answer.code for answer in answers if isinstance(answer, RequestError)} == {"spending_limit"}
     assert refused(services, key_id).retry_after_s == 60
     submit(services)
-    before = services.store.spent(key_id, clock.now_ms()).today_nano
+    before = services.store.spent_today(key_id, clock.now_ms())
     for job in made:
         run(services, clock, job, 1)
     # they were all run at the same time here: what each took is up to when its claim came
-    assert before == 2 * DOLLAR and services.store.spent(key_id, clock.now_ms()).today_nano == 10 * DOLLAR
+    assert before == 2 * DOLLAR and services.store.spent_today(key_id, clock.now_ms()) == 10 * DOLLAR
     assert isinstance(refused(services, key_id), SpendingLimit)
 
 
@@ -175,7 +175,7 @@ def test_the_mean_of_the_last_day_counts_on_the_next(wire: Wire, clock: FixedClo
             tx.spend(key_id, 2 * DOLLAR, clock.now_ms())
         tx.spend(key_id, 100 * DOLLAR, clock.now_ms() - DAY_MS)
     clock.advance(DAY_MS)
-    assert services.store.spent(key_id, clock.now_ms()) == Spent(0, 2 * DOLLAR)
+    assert services.store.usage(key_id, clock.now_ms()) == Usage(0, 0, 2 * DOLLAR)
     create(services, key_id)
     create(services, key_id)
     assert refused(services, key_id).code == "spending_limit"
@@ -238,7 +238,7 @@ def test_an_end_that_is_reported_twice_is_spent_once(wire: Wire, clock: FixedClo
     run(services, clock, job, 2)
     attempt_id = (services.store.job(job.id) or job).attempt_id or ""
     services.jobs.on_event(attempt_id, Event("failed", CLAIM, error=AssetNotFound()))
-    assert services.store.spent(key_id, clock.now_ms()) == Spent(2 * DOLLAR, 2 * DOLLAR)
+    assert services.store.usage(key_id, clock.now_ms()) == Usage(0, 2 * DOLLAR, 2 * DOLLAR)
 
 
 def test_a_cancelled_attempt_is_spent_too(wire: Wire, clock: FixedClock) -> None:
