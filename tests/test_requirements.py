@@ -54,7 +54,8 @@ def pins(name: str) -> dict[str, str]:
 
 def uv(*arguments: str) -> None:
     tool = Path(sys.executable).with_name("uv")
-    subprocess.run([tool, "--quiet", *arguments], check=True, timeout=300)
+    # by the machine's certificates, as pip does
+    subprocess.run([tool, "--quiet", "--system-certs", *arguments], check=True, timeout=300)
 
 
 def run_alone(requirements: str, folder: Path, script: str, absent: list[str]) -> None:
