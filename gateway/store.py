@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Column, Table
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import ids
 from gateway import webhooks as hooks
@@ -172,6 +173,11 @@ class ApiKey:
     revoked_at: int | None = None
     webhook_rotations: int = 0
     webhook_rotated_at: int | None = None
+
+
+def brief(error: SQLAlchemyError) -> str:
+    """What the database's driver said, on one line, without the statement and its values."""
+    return " ".join(str(error.__cause__ or error).split())
 
 
 def make_engine(url: str, pool_size: int = 40, *, statement_s: int = STATEMENT_S) -> sa.Engine:
@@ -470,6 +476,13 @@ class Transaction:
         """Take or renew the lease `name`. False while another holder's has not expired."""
         free = sa.or_(leases.c.holder == holder, leases.c.expires_at <= now)
         return self._upsert(leases, {"name": name, "holder": holder, "expires_at": until}, "name", where=free)
+
+    def hold_on(self, name: str, now: int, until: int) -> int:
+        """Renew the lease `name`, which is whoever's; answers since when it has been held without a gap."""
+        if not self.hold(name, str(now), now, until):
+            self._connection.execute(leases.update().where(leases.c.name == name).values(expires_at=until))
+        since = self._connection.execute(sa.select(leases.c.holder).where(leases.c.name == name)).scalar_one()
+        return int(since)
 
     def _upsert(
         self, table: Table, values: Mapping[str, Any], *key: str, where: sa.ColumnElement[bool] | None = None
