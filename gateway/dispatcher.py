@@ -93,17 +93,20 @@ class Dispatcher:
                     log.info("dispatcher.works_again", failures=failures)
                 failures = 0
             except Exception as error:
-                self._listening_since = self._beat_at = None  # nor could workers report
-                pause = min(BROKEN_S, IDLE_S * 2**failures)
                 failures += 1
-                if isinstance(error, SQLAlchemyError):
-                    log.error("dispatcher.database_failed", reason=brief(error), failures=failures)
-                else:
-                    log.exception("dispatcher.tick_failed")
+                pause = min(BROKEN_S, IDLE_S * failures)
+                self._failed(error, failures)
             if failures:
                 self._stopping.wait(pause)
             else:
                 self._bell.wait(rings, pause)
+
+    def _failed(self, error: Exception, failures: int) -> None:
+        self._listening_since = self._beat_at = None  # nor could workers report
+        if isinstance(error, SQLAlchemyError):
+            log.error("dispatcher.database_failed", reason=brief(error), failures=failures)
+        else:
+            log.exception("dispatcher.tick_failed", failures=failures)
 
     def tick(self) -> int:
         """Start a step for every due job that there is a free thread for, and due webhooks. Answers how many steps."""
