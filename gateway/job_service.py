@@ -16,7 +16,7 @@ from gateway.ends import Ends
 from gateway.jobs import Attempt, Job, State
 from gateway.metrics import Metrics
 from gateway.settings import Settings
-from gateway.storage import Storage
+from gateway.storage import Storage, StorageUnavailable
 from gateway.store import Store
 from wire.clock import Clock
 from wire.envelope import Event
@@ -167,7 +167,12 @@ class Jobs:
     def _completed(self, attempt_id: str, claim_id: str, stats: Mapping[str, Any]) -> None:
         attempt = self._store.attempt(attempt_id)
         limit = self._settings.max_output_bytes
-        missing = check_output(self._storage, attempt, stats, limit) if attempt else None
+        try:
+            missing = check_output(self._storage, attempt, stats, limit) if attempt else None
+        except StorageUnavailable:
+            # the worker will ask again, and must not be taken for dead meanwhile
+            self._apply(attempt_id, lambda j, a: jobs.beat(j, a, claim_id, 0.0, self._clock.now_ms()))
+            raise
         if missing is not None:
             self._failed(attempt_id, claim_id, missing)
             return

@@ -6,15 +6,18 @@ saves them. Reads outside never wait for writers.
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Column, Table
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import ids
 from gateway import webhooks as hooks
@@ -23,6 +26,8 @@ from gateway.webhooks import Webhook
 
 CONNECT_S = 5
 STATEMENT_S = 15
+# How long a writer of SQLite waits for those of this process, and then for those of others.
+BUSY_S = 10
 # How long a process that was frozen in a transaction keeps its locks, and a server that fell silent is waited for.
 IDLE_S = 30
 
@@ -174,10 +179,18 @@ class ApiKey:
     webhook_rotated_at: int | None = None
 
 
-def make_engine(url: str, pool_size: int = 40, *, statement_s: int = STATEMENT_S) -> sa.Engine:
+def brief(error: SQLAlchemyError) -> str:
+    """What the database's driver said, on one line, without the statement and its values."""
+    return " ".join(str(error.__cause__ or error).split())
+
+
+def make_engine(
+    url: str, pool_size: int = 40, *, statement_s: int = STATEMENT_S, may_create: bool = False
+) -> sa.Engine:
     """An engine with the durability that a 202 promises: SQLite waits for the disk at every commit.
 
     On PostgreSQL a statement, waiting for locks included, ends with an error after `statement_s`; 0 is for ever.
+    SQLite's file is made only where `may_create` says so: one that has gone must not be replaced by an empty one.
     """
     if not url.startswith("sqlite"):
         idle_s = IDLE_S if statement_s else 0
@@ -189,13 +202,26 @@ def make_engine(url: str, pool_size: int = 40, *, statement_s: int = STATEMENT_S
             "keepalives_interval": 5,
         }
         return sa.create_engine(url, pool_size=pool_size, max_overflow=0, pool_pre_ping=True, connect_args=limits)
-    engine = sa.create_engine(url, pool_size=pool_size, max_overflow=0, connect_args={"timeout": 10})
+    engine = sa.create_engine(url, pool_size=pool_size, max_overflow=0, connect_args={"timeout": BUSY_S})
+    path = engine.url.database or ""
+
+    @sa.event.listens_for(engine, "do_connect")
+    def _must_exist(*_: Any) -> None:
+        if not may_create and _file(path) is None:
+            raise sqlite3.OperationalError("the database's file is not there")
 
     @sa.event.listens_for(engine, "connect")
-    def _configure(connection: Any, _: Any) -> None:
+    def _configure(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # transactions are begun by us, below
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
+        record.info["file"] = _file(path)
+
+    @sa.event.listens_for(engine, "checkout")
+    def _same_file(connection: Any, record: Any, _: Any) -> None:
+        # SQLite would go on writing to a file that was moved away or removed, and nobody would find it again.
+        if _file(path) != record.info["file"]:
+            raise sa.exc.DisconnectionError("the database's file is another one now")
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
@@ -206,20 +232,41 @@ def make_engine(url: str, pool_size: int = 40, *, statement_s: int = STATEMENT_S
     return engine
 
 
+def _file(path: str) -> tuple[int, int] | None:
+    """What tells the file at `path` from another one that took its name; None when there is none."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 class Store:
     """All tables behind one interface; safe to share between threads."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._writing = engine.execution_options(immediate=True)
-        # SQLite's own queue of writers is unfair; one lock in front of it is not.
-        self._write_lock = threading.Lock() if engine.dialect.name == "sqlite" else nullcontext()
+        self._write_lock = threading.Lock() if engine.dialect.name == "sqlite" else None
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """A transaction that may write; committed when the block ends well, undone when it raises."""
-        with self._write_lock, self._writing.begin() as connection:
+        with self._turn(), self._writing.begin() as connection:
             yield Transaction(connection)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """SQLite's own queue of writers is unfair; one lock in front of it is not. Raises sqlalchemy's TimeoutError."""
+        if self._write_lock is None:
+            yield
+            return
+        if not self._write_lock.acquire(timeout=BUSY_S):
+            raise sa.exc.TimeoutError(f"another thread has been writing for {BUSY_S} s")
+        try:
+            yield
+        finally:
+            self._write_lock.release()
 
     def ping(self) -> None:
         """Raises sqlalchemy's errors when the database does not answer."""
@@ -470,6 +517,13 @@ class Transaction:
         """Take or renew the lease `name`. False while another holder's has not expired."""
         free = sa.or_(leases.c.holder == holder, leases.c.expires_at <= now)
         return self._upsert(leases, {"name": name, "holder": holder, "expires_at": until}, "name", where=free)
+
+    def hold_on(self, name: str, now: int, until: int) -> int:
+        """Renew the lease `name`, which is whoever's; answers since when it has been held without a gap."""
+        if not self.hold(name, str(now), now, until):
+            self._connection.execute(leases.update().where(leases.c.name == name).values(expires_at=until))
+        since = self._connection.execute(sa.select(leases.c.holder).where(leases.c.name == name)).scalar_one()
+        return int(since)
 
     def _upsert(
         self, table: Table, values: Mapping[str, Any], *key: str, where: sa.ColumnElement[bool] | None = None

@@ -71,7 +71,7 @@ class Services:
             jobs=Jobs(store, storage, clock, settings, bell, ends, metrics),
             documents=documents,
             dispatcher=Dispatcher(
-                Parts(store, storage, chain, clock, settings, signer, bell, pace, ends, clock.now_ms()),
+                Parts(store, storage, chain, clock, settings, signer, bell, pace, ends),
                 Sender(settings, store, documents, signer, clock, bell),
             ),
             metrics=metrics,

@@ -16,7 +16,7 @@ from gateway import ids
 from gateway.api.blueprint import Blueprint
 from gateway.jobs import MARGIN_MS, MAX_TRIES
 from gateway.settings import Settings
-from gateway.storage import StorageFullError
+from gateway.storage import StorageFullError, StorageUnavailable
 from gateway.storage.local import LocalStorage
 from gateway.wiring import services
 from wire.clock import to_rfc3339
@@ -131,6 +131,8 @@ def _send(key: str, signature: str) -> Response:
         here.shares.transfers.give_back()
         if isinstance(error, FileNotFoundError | ValueError):
             raise NotFound("The file is not there, or no longer.") from error
+        if isinstance(error, OSError):
+            raise StorageUnavailable(f"the disk: {error.strerror}") from error
         raise
     # The share is held until the last byte went out or the client went away. (`call_on_close` is not called for
     # responses that are passed through.)

@@ -12,7 +12,7 @@ from marshmallow import Schema, fields
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 
-from gateway.storage import StorageUnavailable
+from gateway.storage import StorageFullError, StorageUnavailable
 from wire import errors
 
 log = structlog.get_logger(__name__)
@@ -96,6 +96,7 @@ def register(app: Flask) -> None:
     app.register_error_handler(errors.RequestError, problem)
     app.register_error_handler(SQLAlchemyError, _database_failed)
     app.register_error_handler(StorageUnavailable, _storage_failed)
+    app.register_error_handler(StorageFullError, _storage_full)
     app.register_error_handler(Exception, _unexpected)
 
 
@@ -159,6 +160,11 @@ def _database_failed(error: SQLAlchemyError) -> Response:
 def _storage_failed(error: StorageUnavailable) -> Response:
     log.error("storage.failed", reason=str(error))
     return problem(errors.ServiceUnavailable())
+
+
+def _storage_full(_: StorageFullError) -> Response:
+    log.error("storage.full")
+    return problem(errors.StorageLow())
 
 
 def _unexpected(_: Exception) -> Response:

@@ -12,13 +12,13 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
 from gateway.settings import Settings
 from gateway.signing import Signer
-from gateway.storage import KEY, StorageFullError, StoredFile
+from gateway.storage import KEY, StorageFullError, StorageUnavailable, StoredFile
 from wire.clock import Clock
 from wire.envelope import Upload
 
@@ -47,10 +47,12 @@ class LocalStorage:
         return self._url(base, "GET", key, expires_at, 0)
 
     def stat(self, key: str) -> StoredFile | None:
-        try:
-            return StoredFile(key, self.path(key).stat().st_size)
-        except FileNotFoundError:
-            return None
+        with _disk():
+            try:
+                return StoredFile(key, self.path(key).stat().st_size)
+            except FileNotFoundError:
+                self._make_root()
+                return None
 
     def delete(self, key: str) -> None:
         path = self.path(key)
@@ -93,26 +95,44 @@ class LocalStorage:
 
     def write(self, key: str, chunks: Iterable[bytes], size_bytes: int) -> StoredFile:
         path = self.path(key)
-        try:
+        with _disk():
+            self._make_root()
             _write_whole(path, chunks)
-        except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-                raise StorageFullError from error
-            raise
         return StoredFile(key, size_bytes)
 
     def check(self) -> None:
-        """Whether there is room is asked by `free_percent`; that the disk can be written is known since the start."""
+        with _disk():
+            self._make_root()
+            with tempfile.TemporaryFile(dir=self._root, buffering=0) as file:
+                file.write(b"reelay")
 
     def free_percent(self) -> float:
         """Share of the disk that is free, 0 to 100."""
-        self._root.mkdir(parents=True, exist_ok=True)
-        usage = shutil.disk_usage(self._root)
+        with _disk():
+            self._make_root()
+            usage = shutil.disk_usage(self._root)
         return 100 * usage.free / usage.total
+
+    def _make_root(self) -> None:
+        """Not what is above it: where DATA_DIR has gone, with its disk perhaps, nothing may be written in its place."""
+        if not self._root.is_dir():
+            self._root.mkdir(exist_ok=True)
+            _sync_folder(self._root.parent)
 
     def _url(self, base: str, method: str, key: str, expires_at: int, max_bytes: int) -> str:
         signature = self._signer.sign(_purpose(key), [method, expires_at, max_bytes])
         return f"{base}/files/{quote(key)}?signature={signature}"
+
+
+@contextmanager
+def _disk() -> Iterator[None]:
+    """No OSError of the disk gets out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            raise StorageFullError from error
+        raise StorageUnavailable(f"the disk: {error.strerror or error}") from error
 
 
 def _purpose(key: str) -> str:
