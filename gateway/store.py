@@ -7,9 +7,11 @@ saves them. Reads outside never wait for writers.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -39,6 +41,10 @@ class _ForeignText(sa.types.TypeDecorator[str]):
     def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
         return value.replace("\0", "") if value else value
 
+
+# Conditions of indexes. A query must have them word for word, without parameters.
+_UNTRIED = sa.text("attempt_id IS NULL")
+_WAITING = sa.text("waits > 0 AND next_at IS NOT NULL")
 
 jobs = Table(
     "jobs",
@@ -71,6 +77,9 @@ jobs = Table(
     Column("lease_expires_at", sa.BigInteger),
     sa.Index("jobs_by_key", "key_id", "id"),
     sa.Index("jobs_due", "next_at"),
+    # Small however many jobs there are: most are over, and of the others most are somewhere and wait for their end.
+    sa.Index("jobs_untried", "next_at", sqlite_where=_UNTRIED, postgresql_where=_UNTRIED),
+    sa.Index("jobs_waiting", "id", sqlite_where=_WAITING, postgresql_where=_WAITING),
 )
 
 attempts = Table(
@@ -141,6 +150,19 @@ leases = Table(
     Column("holder", sa.String(40), nullable=False),
     Column("expires_at", sa.BigInteger, nullable=False),
 )
+
+
+def _save(table: Table) -> sa.Update:
+    """Writes all columns of the row `its_id`. Made once: to build such a statement takes longer than to run it."""
+    return (
+        table.update()
+        .where(table.c.id == sa.bindparam("its_id"))
+        .values({c.name: sa.bindparam(c.name) for c in table.c if c.name != "id"})
+    )
+
+
+_SAVE_JOB, _SAVE_ATTEMPT = _save(jobs), _save(attempts)
+_SAVE_LEASED_JOB = _SAVE_JOB.where(jobs.c.lease_token == sa.bindparam("token"))
 
 
 class StaleLease(Exception):
@@ -214,12 +236,40 @@ class Store:
         self._writing = engine.execution_options(immediate=True)
         # SQLite's own queue of writers is unfair; one lock in front of it is not.
         self._write_lock = threading.Lock() if engine.dialect.name == "sqlite" else nullcontext()
+        self._arrived: deque[tuple[Job, Future[None]]] = deque()
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """A transaction that may write; committed when the block ends well, undone when it raises."""
         with self._write_lock, self._writing.begin() as connection:
             yield Transaction(connection)
+
+    def add_job(self, job: Job) -> None:
+        """Insert the job and commit. Those that come while somebody writes share one commit, which all wait for."""
+        added: Future[None] = Future()
+        self._arrived.append((job, added))
+        with self._write_lock:
+            batch = []
+            while self._arrived:
+                batch.append(self._arrived.popleft())
+            self._add_jobs(batch)
+        added.result()
+
+    def _add_jobs(self, batch: list[tuple[Job, Future[None]]]) -> None:
+        if not batch:
+            return
+        try:
+            with self._writing.begin() as connection:
+                connection.execute(jobs.insert(), [dict(vars(job)) for job, _ in batch])
+        except Exception as error:
+            if len(batch) == 1:
+                batch[0][1].set_exception(error)
+                return
+            for one in batch:  # whichever it was, the others are not to blame
+                self._add_jobs([one])
+        else:
+            for _, added in batch:
+                added.set_result(None)
 
     def ping(self) -> None:
         """Raises sqlalchemy's errors when the database does not answer."""
@@ -273,12 +323,15 @@ class Store:
             return [_to_job(row) for row in connection.execute(query).mappings()]
 
     def due(self, now: int, limit: int) -> list[str]:
-        """Ids of jobs that somebody should look at: those that nobody has tried yet first, then the oldest."""
-        query = (
-            sa.select(jobs.c.id).where(_due(jobs, now)).order_by(jobs.c.attempt_id.is_not(None), jobs.c.id).limit(limit)
-        )
+        """Ids of jobs that somebody should look at: those that nobody has tried yet first, then the most overdue."""
+        # By the index in both cases, so that a backlog is not read whole for the few that are asked for.
+        query = sa.select(jobs.c.id).where(_due(jobs, now)).order_by(jobs.c.next_at, jobs.c.id)
         with self._engine.connect() as connection:
-            return list(connection.scalars(query))
+            found = list(connection.scalars(query.where(jobs.c.attempt_id.is_(None)).limit(limit)))
+            if len(found) < limit:
+                tried = query.where(jobs.c.attempt_id.is_not(None)).limit(limit - len(found))
+                found += connection.scalars(tried)
+            return found
 
     def unfinished(self, now: int, margin_ms: int) -> Unfinished:
         """Figures of the jobs that have not ended. `past_limits`: by more than `margin_ms`."""
@@ -354,27 +407,24 @@ class Transaction:
         return job
 
     def add_job(self, job: Job) -> None:
-        self._connection.execute(jobs.insert().values(**asdict(job)))
+        self._connection.execute(jobs.insert(), dict(vars(job)))
 
     def add_attempt(self, attempt: Attempt) -> None:
-        self._connection.execute(attempts.insert().values(**asdict(attempt)))
+        self._connection.execute(attempts.insert(), dict(vars(attempt)))
 
     def save_job(self, job: Job, *, lease_token: str | None = None) -> None:
         """Write the job; with `lease_token` only while the row still has it, else StaleLease.
 
         Every end of a job passes here, so its webhook is made here: whatever ends a job cannot forget it.
         """
-        query = jobs.update().where(jobs.c.id == job.id).values(**_changeable(job))
-        if lease_token is not None:
-            query = query.where(jobs.c.lease_token == lease_token)
-        if self._connection.execute(query).rowcount != 1:
+        query = _SAVE_JOB if lease_token is None else _SAVE_LEASED_JOB
+        if self._connection.execute(query, {**_changeable(job), "its_id": job.id, "token": lease_token}).rowcount != 1:
             raise StaleLease(job.id)
         if job.finished and job.webhook_url is not None:
             self._insert_webhook(hooks.due(job, job.finished_at or 0))
 
     def save_attempt(self, attempt: Attempt) -> None:
-        query = attempts.update().where(attempts.c.id == attempt.id).values(**_changeable(attempt))
-        self._connection.execute(query)
+        self._connection.execute(_SAVE_ATTEMPT, {**_changeable(attempt), "its_id": attempt.id})
 
     def lease(self, job_ids: list[str], token: str, now: int, until: int) -> list[Job]:
         """Lease those of `job_ids` that are still due, in their order. What another dispatcher took in between, or
@@ -418,7 +468,7 @@ class Transaction:
 
     def wake_oldest_waiting(self, now: int) -> None:
         """A worker has become free: the job that has waited longest need not sit out its pause."""
-        waiting = sa.and_(jobs.c.status == Status.QUEUED, jobs.c.waits > 0, jobs.c.next_at > now)
+        waiting = sa.and_(jobs.c.status == Status.QUEUED, _WAITING, jobs.c.next_at > now)
         idle = sa.and_(waiting, jobs.c.lease_token.is_(None))
         oldest = sa.select(jobs.c.id).where(idle).order_by(jobs.c.id).limit(1)
         # Whoever calls this holds a job of his own: two that wait for each other's would wait for ever.
@@ -487,7 +537,7 @@ def _due(table: Table, now: int) -> sa.ColumnElement[bool]:
 
 
 def _changeable(record: Job | Attempt) -> dict[str, Any]:
-    return {f.name: getattr(record, f.name) for f in fields(record) if f.name != "id"}
+    return {name: value for name, value in vars(record).items() if name != "id"}
 
 
 def _job(connection: sa.Connection, *where: sa.ColumnElement[bool], lock: bool = False) -> Job | None:
