@@ -32,7 +32,7 @@ POOL = 16
 LEASE_MS = 60_000
 IDLE_S = 1.0
 # Of two rounds at least, however often it rings: a round costs more than a request that made a job.
-LEAST_S = 0.01
+LEAST_S = 0.02
 # Held by whoever ticks; `/ready` looks at it.
 HEARTBEAT_LEASE = "dispatcher"
 HEARTBEAT_MS = 15_000

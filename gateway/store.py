@@ -153,16 +153,21 @@ leases = Table(
 
 
 def _save(table: Table) -> sa.Update:
-    """Writes all columns of the row `its_id`. Made once: to build such a statement takes longer than to run it."""
-    return (
-        table.update()
-        .where(table.c.id == sa.bindparam("its_id"))
-        .values({c.name: sa.bindparam(c.name) for c in table.c if c.name != "id"})
-    )
+    """Writes all columns of the row `its_id`."""
+    changed: dict[str, Any] = {name: sa.bindparam(name) for name in table.c.keys() if name != "id"}  # noqa: SIM118
+    return table.update().where(table.c.id == _ITS_ID).values(changed)
 
 
+# What every request and every step needs, made once: to build a statement takes longer than to run it.
+_ITS_ID: sa.BindParameter[str] = sa.bindparam("its_id")
+_TOKEN: sa.BindParameter[str] = sa.bindparam("token")
+_JOB = sa.select(jobs).where(jobs.c.id == _ITS_ID)
+_LOCKED_JOB = _JOB.with_for_update()
+_LEASED_JOB = _LOCKED_JOB.where(jobs.c.lease_token == _TOKEN)
+_ATTEMPT = sa.select(attempts).where(attempts.c.id == _ITS_ID)
+_KEY_BY_HASH = sa.select(api_keys).where(api_keys.c.secret_sha256 == sa.bindparam("secret_sha256"))
 _SAVE_JOB, _SAVE_ATTEMPT = _save(jobs), _save(attempts)
-_SAVE_LEASED_JOB = _SAVE_JOB.where(jobs.c.lease_token == sa.bindparam("token"))
+_SAVE_LEASED_JOB = _SAVE_JOB.where(jobs.c.lease_token == _TOKEN)
 
 
 class StaleLease(Exception):
@@ -278,7 +283,7 @@ class Store:
 
     def job(self, job_id: str) -> Job | None:
         with self._engine.connect() as connection:
-            return _job(connection, jobs.c.id == job_id)
+            return _job(connection, _JOB, its_id=job_id)
 
     def jobs_by_id(self, job_ids: Collection[str]) -> dict[str, Job]:
         """Those of the jobs that there are."""
@@ -370,9 +375,8 @@ class Store:
         return ApiKey(**row) if row else None
 
     def api_key_by_hash(self, secret_sha256: str) -> ApiKey | None:
-        query = sa.select(api_keys).where(api_keys.c.secret_sha256 == secret_sha256)
         with self._engine.connect() as connection:
-            row = connection.execute(query).mappings().first()
+            row = connection.execute(_KEY_BY_HASH, {"secret_sha256": secret_sha256}).mappings().first()
         return ApiKey(**row) if row else None
 
     def api_keys(self) -> list[ApiKey]:
@@ -394,14 +398,14 @@ class Transaction:
         self._dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
 
     def job(self, job_id: str) -> Job | None:
-        return _job(self._connection, jobs.c.id == job_id, lock=True)
+        return _job(self._connection, _LOCKED_JOB, its_id=job_id)
 
     def attempt(self, attempt_id: str) -> Attempt | None:
         return _attempt(self._connection, attempt_id)
 
     def leased_job(self, job_id: str, token: str) -> Job:
         """The job, if it is still leased under `token`; raises StaleLease otherwise."""
-        job = _job(self._connection, jobs.c.id == job_id, jobs.c.lease_token == token, lock=True)
+        job = _job(self._connection, _LEASED_JOB, its_id=job_id, token=token)
         if job is None:
             raise StaleLease(job_id)
         return job
@@ -540,14 +544,13 @@ def _changeable(record: Job | Attempt) -> dict[str, Any]:
     return {name: value for name, value in vars(record).items() if name != "id"}
 
 
-def _job(connection: sa.Connection, *where: sa.ColumnElement[bool], lock: bool = False) -> Job | None:
-    query = sa.select(jobs).where(*where)
-    row = connection.execute(query.with_for_update() if lock else query).mappings().first()
+def _job(connection: sa.Connection, query: sa.Select[Any], **which: str) -> Job | None:
+    row = connection.execute(query, which).mappings().first()
     return _to_job(row) if row else None
 
 
 def _attempt(connection: sa.Connection, attempt_id: str) -> Attempt | None:
-    row = connection.execute(sa.select(attempts).where(attempts.c.id == attempt_id)).mappings().first()
+    row = connection.execute(_ATTEMPT, {"its_id": attempt_id}).mappings().first()
     return _to_attempt(row) if row else None
 
 
