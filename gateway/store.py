@@ -25,6 +25,7 @@ from gateway.webhooks import Webhook
 
 CONNECT_S = 5
 STATEMENT_S = 15
+CACHE_KB = 256
 # How long a process that was frozen in a transaction keeps its locks, and a server that fell silent is waited for.
 IDLE_S = 30
 
@@ -223,6 +224,8 @@ def make_engine(url: str, pool_size: int = 40, *, statement_s: int = STATEMENT_S
         connection.isolation_level = None  # transactions are begun by us, below
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
+        # of each connection, up to 2 MB otherwise; the system keeps the file in memory once for all of them
+        connection.execute(f"PRAGMA cache_size=-{CACHE_KB}")
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:

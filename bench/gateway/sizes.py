@@ -29,7 +29,7 @@ class Sizes:
     warm_up: int = 2_000
     requests: int = 100_000
     in_flight: int = 5_000
-    ending_s: float = 40.0
+    ending_s: float = 30.0
 
 
 @contextmanager
