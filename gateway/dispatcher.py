@@ -29,7 +29,7 @@ from wire.settings import SettingsError
 log = structlog.get_logger(__name__)
 
 # At 0.15 s a call, enough for LOOKS_A_SECOND and for new jobs beside them.
-POOL = 32
+POOL = 24
 LEASE_MS = 60_000
 IDLE_S = 1.0
 # Of two rounds at least, however often it rings: a round costs more than a request that made a job.
