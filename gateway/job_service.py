@@ -81,23 +81,29 @@ class Jobs:
             request_id=structlog.contextvars.get_contextvars().get("request_id"),
             next_at=now,
         )
-        with self._store.transaction() as tx:
-            if idempotency_key is not None:
-                fingerprint = _fingerprint(operation, params, webhook_url)
-                kept_ms = self._settings.idempotency_retention_seconds * 1000
+        if idempotency_key is None:
+            self._check_room()
+            self._store.add_job(job)
+        else:
+            fingerprint = _fingerprint(operation, params, webhook_url)
+            kept_ms = self._settings.idempotency_retention_seconds * 1000
+            with self._store.transaction() as tx:
                 known = tx.claim_idempotency_key(
                     key_id, idempotency_key, fingerprint, job.id, now=now, after=now - kept_ms
                 )
                 if known[1] != job.id:
                     return _same_request(known, fingerprint, tx.job(known[1]))
-            # Only now: a request that was accepted already has its job, however full the disk is.
-            if self._storage.free_percent() < self._settings.min_free_disk_percent:
-                raise StorageLow
-            tx.add_job(job)
+                # Only now: a request that was accepted already has its job, however full the disk is.
+                self._check_room()
+                tx.add_job(job)
         structlog.contextvars.bind_contextvars(job_id=job.id)
         log.info("job.created", operation=operation, key_id=key_id)
         self._bell.ring()
         return job
+
+    def _check_room(self) -> None:
+        if self._storage.free_percent() < self._settings.min_free_disk_percent:
+            raise StorageLow
 
     def get(self, job_id: str, key_id: str) -> Job:
         """Raises NotFound for another key's job too."""

@@ -386,7 +386,8 @@ class Step:
             after, changed = change(job, fresh)
             if changed.ended and not fresh.ended:
                 after, changed = self._parts.ends.charge(after, changed, remote.execution_ms if remote else None)
-            tx.save_attempt(changed)
+            if changed != fresh:
+                tx.save_attempt(changed)
             next_at = after.next_at if next_in_ms is None else self._clock.now_ms() + round(next_in_ms)
             self._release(tx, after, next_at)
             if wake or (changed.ended and fresh.state is not State.INTENT):

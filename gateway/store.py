@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,11 @@ CONNECT_S = 5
 STATEMENT_S = 15
 # How long a writer of SQLite waits for those of this process, and then for those of others.
 BUSY_S = 10
+CACHE_KB = 256
 # How long a process that was frozen in a transaction keeps its locks, and a server that fell silent is waited for.
 IDLE_S = 30
+# The database as a whole does not work, whatever it was asked.
+_OUT_OF_ORDER = sa.exc.OperationalError, sa.exc.TimeoutError, sa.exc.DisconnectionError
 
 metadata = sa.MetaData()
 _ID = sa.String(40)
@@ -44,6 +49,10 @@ class _ForeignText(sa.types.TypeDecorator[str]):
     def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
         return value.replace("\0", "") if value else value
 
+
+# Conditions of indexes. A query must have them word for word, without parameters.
+_UNTRIED = sa.text("attempt_id IS NULL")
+_WAITING = sa.text("waits > 0 AND next_at IS NOT NULL")
 
 jobs = Table(
     "jobs",
@@ -76,6 +85,9 @@ jobs = Table(
     Column("lease_expires_at", sa.BigInteger),
     sa.Index("jobs_by_key", "key_id", "id"),
     sa.Index("jobs_due", "next_at"),
+    # Small however many jobs there are: most are over, and of the others most are somewhere and wait for their end.
+    sa.Index("jobs_untried", "next_at", sqlite_where=_UNTRIED, postgresql_where=_UNTRIED),
+    sa.Index("jobs_waiting", "id", sqlite_where=_WAITING, postgresql_where=_WAITING),
 )
 
 attempts = Table(
@@ -148,6 +160,24 @@ leases = Table(
 )
 
 
+def _save(table: Table) -> sa.Update:
+    """Writes all columns of the row `its_id`."""
+    changed: dict[str, Any] = {name: sa.bindparam(name) for name in table.c.keys() if name != "id"}  # noqa: SIM118
+    return table.update().where(table.c.id == _ITS_ID).values(changed)
+
+
+# What every request and every step needs, made once: to build a statement takes longer than to run it.
+_ITS_ID: sa.BindParameter[str] = sa.bindparam("its_id")
+_TOKEN: sa.BindParameter[str] = sa.bindparam("token")
+_JOB = sa.select(jobs).where(jobs.c.id == _ITS_ID)
+_LOCKED_JOB = _JOB.with_for_update()
+_LEASED_JOB = _LOCKED_JOB.where(jobs.c.lease_token == _TOKEN)
+_ATTEMPT = sa.select(attempts).where(attempts.c.id == _ITS_ID)
+_KEY_BY_HASH = sa.select(api_keys).where(api_keys.c.secret_sha256 == sa.bindparam("secret_sha256"))
+_SAVE_JOB, _SAVE_ATTEMPT = _save(jobs), _save(attempts)
+_SAVE_LEASED_JOB = _SAVE_JOB.where(jobs.c.lease_token == _TOKEN)
+
+
 class StaleLease(Exception):
     """The job, or its webhook, is not leased under this token any more: whoever held it must drop its result."""
 
@@ -215,6 +245,8 @@ def make_engine(
         connection.isolation_level = None  # transactions are begun by us, below
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
+        # of each connection, up to 2 MB otherwise; the system keeps the file in memory once for all of them
+        connection.execute(f"PRAGMA cache_size=-{CACHE_KB}")
         record.info["file"] = _file(path)
 
     @sa.event.listens_for(engine, "checkout")
@@ -248,6 +280,7 @@ class Store:
         self._engine = engine
         self._writing = engine.execution_options(immediate=True)
         self._write_lock = threading.Lock() if engine.dialect.name == "sqlite" else None
+        self._arrived: deque[tuple[Job, Future[None]]] = deque()
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
@@ -268,6 +301,41 @@ class Store:
         finally:
             self._write_lock.release()
 
+    def add_job(self, job: Job) -> None:
+        """Insert the job and commit. Those that come while somebody writes share one commit, which all wait for."""
+        added: Future[None] = Future()
+        mine = job, added
+        self._arrived.append(mine)
+        try:
+            with self._turn():
+                batch = []
+                while self._arrived:
+                    batch.append(self._arrived.popleft())
+                self._add_jobs(batch)
+        except sa.exc.TimeoutError:
+            # nobody may write a job whose client has been told that it was not taken
+            with suppress(ValueError):
+                self._arrived.remove(mine)
+                raise
+        added.result()
+
+    def _add_jobs(self, batch: list[tuple[Job, Future[None]]]) -> None:
+        if not batch:
+            return
+        try:
+            with self._writing.begin() as connection:
+                connection.execute(jobs.insert(), [dict(vars(job)) for job, _ in batch])
+        except Exception as error:
+            if len(batch) > 1 and not isinstance(error, _OUT_OF_ORDER):
+                for one in batch:  # whichever it was, the others are not to blame
+                    self._add_jobs([one])
+                return
+            for _, added in batch:
+                added.set_exception(error)
+        else:
+            for _, added in batch:
+                added.set_result(None)
+
     def ping(self) -> None:
         """Raises sqlalchemy's errors when the database does not answer."""
         with self._engine.connect() as connection:
@@ -275,7 +343,7 @@ class Store:
 
     def job(self, job_id: str) -> Job | None:
         with self._engine.connect() as connection:
-            return _job(connection, jobs.c.id == job_id)
+            return _job(connection, _JOB, its_id=job_id)
 
     def jobs_by_id(self, job_ids: Collection[str]) -> dict[str, Job]:
         """Those of the jobs that there are."""
@@ -320,12 +388,15 @@ class Store:
             return [_to_job(row) for row in connection.execute(query).mappings()]
 
     def due(self, now: int, limit: int) -> list[str]:
-        """Ids of jobs that somebody should look at: those that nobody has tried yet first, then the oldest."""
-        query = (
-            sa.select(jobs.c.id).where(_due(jobs, now)).order_by(jobs.c.attempt_id.is_not(None), jobs.c.id).limit(limit)
-        )
+        """Ids of jobs that somebody should look at: those that nobody has tried yet first, then the most overdue."""
+        # By the index in both cases, so that a backlog is not read whole for the few that are asked for.
+        query = sa.select(jobs.c.id).where(_due(jobs, now)).order_by(jobs.c.next_at, jobs.c.id)
         with self._engine.connect() as connection:
-            return list(connection.scalars(query))
+            found = list(connection.scalars(query.where(jobs.c.attempt_id.is_(None)).limit(limit)))
+            if len(found) < limit:
+                tried = query.where(jobs.c.attempt_id.is_not(None)).limit(limit - len(found))
+                found += connection.scalars(tried)
+            return found
 
     def unfinished(self, now: int, margin_ms: int) -> Unfinished:
         """Figures of the jobs that have not ended. `past_limits`: by more than `margin_ms`."""
@@ -364,9 +435,8 @@ class Store:
         return ApiKey(**row) if row else None
 
     def api_key_by_hash(self, secret_sha256: str) -> ApiKey | None:
-        query = sa.select(api_keys).where(api_keys.c.secret_sha256 == secret_sha256)
         with self._engine.connect() as connection:
-            row = connection.execute(query).mappings().first()
+            row = connection.execute(_KEY_BY_HASH, {"secret_sha256": secret_sha256}).mappings().first()
         return ApiKey(**row) if row else None
 
     def api_keys(self) -> list[ApiKey]:
@@ -388,40 +458,37 @@ class Transaction:
         self._dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
 
     def job(self, job_id: str) -> Job | None:
-        return _job(self._connection, jobs.c.id == job_id, lock=True)
+        return _job(self._connection, _LOCKED_JOB, its_id=job_id)
 
     def attempt(self, attempt_id: str) -> Attempt | None:
         return _attempt(self._connection, attempt_id)
 
     def leased_job(self, job_id: str, token: str) -> Job:
         """The job, if it is still leased under `token`; raises StaleLease otherwise."""
-        job = _job(self._connection, jobs.c.id == job_id, jobs.c.lease_token == token, lock=True)
+        job = _job(self._connection, _LEASED_JOB, its_id=job_id, token=token)
         if job is None:
             raise StaleLease(job_id)
         return job
 
     def add_job(self, job: Job) -> None:
-        self._connection.execute(jobs.insert().values(**asdict(job)))
+        self._connection.execute(jobs.insert(), dict(vars(job)))
 
     def add_attempt(self, attempt: Attempt) -> None:
-        self._connection.execute(attempts.insert().values(**asdict(attempt)))
+        self._connection.execute(attempts.insert(), dict(vars(attempt)))
 
     def save_job(self, job: Job, *, lease_token: str | None = None) -> None:
         """Write the job; with `lease_token` only while the row still has it, else StaleLease.
 
         Every end of a job passes here, so its webhook is made here: whatever ends a job cannot forget it.
         """
-        query = jobs.update().where(jobs.c.id == job.id).values(**_changeable(job))
-        if lease_token is not None:
-            query = query.where(jobs.c.lease_token == lease_token)
-        if self._connection.execute(query).rowcount != 1:
+        query = _SAVE_JOB if lease_token is None else _SAVE_LEASED_JOB
+        if self._connection.execute(query, {**_changeable(job), "its_id": job.id, "token": lease_token}).rowcount != 1:
             raise StaleLease(job.id)
         if job.finished and job.webhook_url is not None:
             self._insert_webhook(hooks.due(job, job.finished_at or 0))
 
     def save_attempt(self, attempt: Attempt) -> None:
-        query = attempts.update().where(attempts.c.id == attempt.id).values(**_changeable(attempt))
-        self._connection.execute(query)
+        self._connection.execute(_SAVE_ATTEMPT, {**_changeable(attempt), "its_id": attempt.id})
 
     def lease(self, job_ids: list[str], token: str, now: int, until: int) -> list[Job]:
         """Lease those of `job_ids` that are still due, in their order. What another dispatcher took in between, or
@@ -465,7 +532,7 @@ class Transaction:
 
     def wake_oldest_waiting(self, now: int) -> None:
         """A worker has become free: the job that has waited longest need not sit out its pause."""
-        waiting = sa.and_(jobs.c.status == Status.QUEUED, jobs.c.waits > 0, jobs.c.next_at > now)
+        waiting = sa.and_(jobs.c.status == Status.QUEUED, _WAITING, jobs.c.next_at > now)
         idle = sa.and_(waiting, jobs.c.lease_token.is_(None))
         oldest = sa.select(jobs.c.id).where(idle).order_by(jobs.c.id).limit(1)
         # Whoever calls this holds a job of his own: two that wait for each other's would wait for ever.
@@ -541,17 +608,16 @@ def _due(table: Table, now: int) -> sa.ColumnElement[bool]:
 
 
 def _changeable(record: Job | Attempt) -> dict[str, Any]:
-    return {f.name: getattr(record, f.name) for f in fields(record) if f.name != "id"}
+    return {name: value for name, value in vars(record).items() if name != "id"}
 
 
-def _job(connection: sa.Connection, *where: sa.ColumnElement[bool], lock: bool = False) -> Job | None:
-    query = sa.select(jobs).where(*where)
-    row = connection.execute(query.with_for_update() if lock else query).mappings().first()
+def _job(connection: sa.Connection, query: sa.Select[Any], **which: str) -> Job | None:
+    row = connection.execute(query, which).mappings().first()
     return _to_job(row) if row else None
 
 
 def _attempt(connection: sa.Connection, attempt_id: str) -> Attempt | None:
-    row = connection.execute(sa.select(attempts).where(attempts.c.id == attempt_id)).mappings().first()
+    row = connection.execute(_ATTEMPT, {"its_id": attempt_id}).mappings().first()
     return _to_attempt(row) if row else None
 
 

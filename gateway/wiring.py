@@ -54,7 +54,7 @@ class Services:
         """All parts for `settings`; tests hand in a clock that stands still, or providers of their own."""
         clock = clock or SystemClock()
         signer, bell = Signer(secrets_of(settings)), Bell()
-        store = Store(make_engine(settings.database, pool_size=settings.threads + 24))
+        store = Store(make_engine(settings.database, pool_size=settings.threads + 32))
         storage = _storage(settings, signer, clock)
         chain = provider if provider is not None else providers.make(providers.Context(settings, signer, store, clock))
         pace, metrics = Pace(), Metrics(store, chain, clock)
