@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
-import sys
 import threading
 import time
 import uuid
@@ -23,10 +22,11 @@ from handler import workdir
 from scripts.stack import free_port
 from tests.chaos.gateway import Zygote
 from tests.chaos.scene import FINISHED, KEY, counting, media, running_in
+from tests.chaos.worker import Workers
 from tests.emulators.runpod import Config, Emulator
 from tests.servers import FileServer, Reply
 
-CLIENTS, WORKERS = 16, 3
+CLIENTS, WORKERS = 16, 8
 # Between two kills of the same kind of process, in seconds. A dispatcher that never lives for SILENCE_MS finds no dead
 # claim: it cannot know since when workers could reach a gateway.
 PAUSES: Mapping[str, tuple[float, float]] = {"gateway": (2, 6), "dispatcher": (3, 10), "worker": (3, 8)}
@@ -60,7 +60,7 @@ class Load:
         self._home, self._data, port = home, home / "data", free_port()
         self._url = f"http://127.0.0.1:{port}"
         self._random = random.Random(seed)
-        self._files, self._zygote = FileServer(), Zygote()
+        self._files, self._zygote, self._workers = FileServer(), Zygote(), Workers()
         for name, body in media(home).items():
             self._files.routes[f"/{name}"] = Reply(body=body)
         encodes = home / "encodes"
@@ -73,7 +73,7 @@ class Load:
                 latency_ms=10,
                 lost_after_s=5,
                 crash_pause_s=0.1,
-                command=(sys.executable, "-m", "tests.chaos.worker"),
+                command=self._workers.command,
                 env={
                     "FETCH_ALLOW_ORIGINS": self._files.origin,
                     "PATH": f"{counting(home)}:{os.environ['PATH']}",
@@ -91,7 +91,6 @@ class Load:
             "MIN_FREE_DISK_PERCENT": "1",
             "THREADS": "64",
             "RUN_DISPATCHER": "false",
-            "SILENCE_MS": "4000",  # a machine as busy as this may leave a worker that is alive without a turn
         }
 
     def run(self, jobs: int) -> Report:
@@ -127,6 +126,7 @@ class Load:
             yield groups
         finally:
             self._zygote.close()
+            self._workers.close()
             self._files.close()
 
     def _submit(self) -> str:
