@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +26,8 @@ from tests.chaos.worker import Workers
 from tests.emulators.runpod import Config, Emulator
 from tests.servers import FileServer, Reply
 
-CLIENTS, WORKERS = 16, 8
+# Each client has one job under way: to look after thousands that wait would take the time of those that run.
+CLIENTS, WORKERS = 24, 6
 # Between two kills of the same kind of process, in seconds. A dispatcher that never lives for SILENCE_MS finds no dead
 # claim: it cannot know since when workers could reach a gateway.
 PAUSES: Mapping[str, tuple[float, float]] = {"gateway": (2, 6), "dispatcher": (3, 10), "worker": (3, 8)}
@@ -102,8 +103,7 @@ class Load:
                 killer.start()
             try:
                 with ThreadPoolExecutor(CLIENTS) as clients:
-                    ids = list(clients.map(lambda _: self._submit(), range(jobs)))
-                    ends = list(clients.map(self._end, ids))
+                    ids, ends = zip(*clients.map(lambda _: self._live(), range(jobs)), strict=True)
             finally:
                 over.set()
                 for killer in killers:
@@ -129,6 +129,11 @@ class Load:
             self._workers.close()
             self._files.close()
 
+    def _live(self) -> tuple[str, str]:
+        """A job from its submit to its end: its id, and how it ended."""
+        job_id = self._submit()
+        return job_id, self._end(job_id)
+
     def _submit(self) -> str:
         params = {"url_video": self._files.url("/video.mp4"), "url_audio": self._files.url("/audio.m4a")}
         headers = {"Idempotency-Key": str(uuid.uuid4())}
@@ -138,7 +143,7 @@ class Load:
         """How the job ended, `completed` only where its output can be fetched; the last status of one that did not."""
         ends_at = time.monotonic() + 300
         while True:
-            job = self._insist("GET", f"/jobs/{job_id}", headers={"Prefer": "wait=1"}).json()
+            job = self._insist("GET", f"/jobs/{job_id}", headers={"Prefer": "wait=5"}).json()
             if job["status"] in FINISHED or time.monotonic() > ends_at:
                 break
         if job["status"] == "completed":
@@ -187,7 +192,7 @@ class Load:
         counts = self._runpod.queue.counts()
         return counts["inQueue"] + counts["inProgress"]
 
-    def _look(self, report: Report, ids: list[str]) -> None:
+    def _look(self, report: Report, ids: Iterable[str]) -> None:
         stored = self._rows("SELECT id, status, tries, error_code FROM jobs")
         report.tries = Counter(tries for _, _, tries, _ in stored)
         if {row[0] for row in stored} != set(ids) or len(stored) != report.jobs:
