@@ -6,6 +6,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -252,17 +253,15 @@ def secrets_of(settings: Settings) -> tuple[str, ...]:
         return settings.secret_key
     path = settings.data_dir / "secret_key"
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    made = path.with_name(f".secret_key.{secrets.token_hex(8)}")
     if not path.exists():
         # Written whole under another name and linked: two processes that start at once agree on one key.
+        made = path.with_name(f".secret_key.{secrets.token_hex(8)}")
         with open(os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
             file.write(secrets.token_hex(32))
             file.flush()
             os.fsync(file.fileno())
-        try:
+        with suppress(FileExistsError, FileNotFoundError):  # another one was first, and may have tidied up already
             os.link(made, path)
-        except FileExistsError:
-            pass
-        finally:
-            made.unlink()
+    for left in settings.data_dir.glob(".secret_key.*"):  # ours, and those of others who died before they came here
+        left.unlink(missing_ok=True)
     return (path.read_text().strip(),)

@@ -429,6 +429,13 @@ class Store:
         with self._engine.connect() as connection:
             return [(row[0], row[1]) for row in connection.execute(query)]
 
+    def unsent_webhooks(self) -> tuple[int, int | None]:
+        """How many are still to be sent, and when the oldest of their jobs ended."""
+        query = sa.select(sa.func.count(), sa.func.min(jobs.c.finished_at)).join_from(webhooks, jobs)
+        with self._engine.connect() as connection:
+            count, oldest_at = connection.execute(query.where(webhooks.c.next_at > 0)).one()
+            return count, oldest_at
+
     def api_key(self, key_id: str) -> ApiKey | None:
         with self._engine.connect() as connection:
             row = connection.execute(sa.select(api_keys).where(api_keys.c.id == key_id)).mappings().first()

@@ -72,7 +72,7 @@ class Services:
             documents=documents,
             dispatcher=Dispatcher(
                 Parts(store, storage, chain, clock, settings, signer, bell, pace, ends),
-                Sender(settings, store, documents, signer, clock, bell),
+                Sender(settings, store, documents, signer, clock, bell, metrics),
             ),
             metrics=metrics,
             shares=Shares(settings.threads),

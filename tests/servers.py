@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -99,6 +99,10 @@ class FileServer(Loopback):
                     self.close_connection = True
 
             do_GET = do_POST = do_PUT = do_DELETE = _answer
+
+            def handle(self) -> None:
+                with suppress(ConnectionError):  # the caller was killed
+                    super().handle()
 
             def log_message(self, format: str, *args: object) -> None: ...
 

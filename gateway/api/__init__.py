@@ -11,6 +11,7 @@ from ulid import ULID
 from werkzeug import Response as BaseResponse
 
 from gateway.api import events, files, health, jobs, metrics, problems, video
+from gateway.api.webhooks import WEBHOOKS
 from gateway.wiring import services
 from wire.errors import Unauthorized
 from wire.serve import read_no_more
@@ -42,6 +43,7 @@ _CONFIG = {
             }
         },
         "security": [{"apiKey": []}],
+        "webhooks": WEBHOOKS,
     },
 }
 # Without its validator, which would have the specification fetched by a stranger's server.
