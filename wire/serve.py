@@ -78,6 +78,11 @@ class Server(BaseApplication):  # type: ignore[misc]
             "worker_class": _Worker,
             "logger_class": _Logger,
             "control_socket_disable": True,  # would lie at one path for all servers of a user
+            # Else anybody on this machine, a proxy's clients too, sets scheme and path by header.
+            "forwarded_allow_ips": "",
+            "forwarder_headers": "",
+            "worker_connections": 2000,  # open at once; more wait in the backlog
+            "backlog": 1024,
             **options,
         }
         super().__init__()
