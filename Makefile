@@ -3,7 +3,7 @@
 
 PY := .venv/bin/python
 
-PIP_AUDIT = pip-audit==2.9.0
+PIP_AUDIT = pip-audit==2.10.1
 
 # Images are named IMAGE-gateway and IMAGE-worker, for example IMAGE=registry.example.com/me/reelay.
 IMAGE ?= reelay

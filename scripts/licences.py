@@ -49,9 +49,9 @@ def page() -> str:
     rows = [f"| {p.name} | {', '.join(p.rooms)} | {p.licence} | {COPYLEFT.get(p.name, '')} |" for p in packages()]
     return (
         "# Licences of what the images hold\n\n"
-        "Reelay itself is under the MIT licence ([LICENSE](../LICENSE)). Its images add the Python packages below, made by "
-        "`make docs` from what is installed, and Debian's packages, whose licences are in `/usr/share/doc/*/copyright` of "
-        "each image. Two of those matter when you pass the worker's image on: FFmpeg is Debian's build under the GPL "
+        "Reelay itself is under the MIT licence ([LICENSE](../LICENSE)). Its images add the Python packages below, made "
+        "by `make docs` from what is installed, and Debian's packages, whose licences are in `/usr/share/doc/*/copyright` "
+        "of each image. Two of those matter when you pass the worker's image on: FFmpeg is Debian's build under the GPL "
         "(with x264 and x265), and it runs as a program of its own. `opencv-python-headless` brings libraries of FFmpeg "
         "under the LGPL 2.1 along.\n\n"
         "| Package | Image | Licence | Why it may be here |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
