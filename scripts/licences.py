@@ -49,11 +49,11 @@ def page() -> str:
     rows = [f"| {p.name} | {', '.join(p.rooms)} | {p.licence} | {COPYLEFT.get(p.name, '')} |" for p in packages()]
     return (
         "# Licences of what the images hold\n\n"
-        "Reelay itself is under the MIT licence ([LICENSE](../LICENSE)). Its images add the Python packages below, made "
-        "by `make docs` from what is installed, and Debian's packages, whose licences are in `/usr/share/doc/*/copyright` "
+        "Reelay itself is under the MIT licence ([LICENSE](../LICENSE)). Its images add the Python packages below, as "
+        "`make docs` finds them installed, and Debian's packages, whose licences are in `/usr/share/doc/*/copyright` "
         "of each image. Two of those matter when you pass the worker's image on: FFmpeg is Debian's build under the GPL "
-        "(with x264 and x265), and it runs as a program of its own. `opencv-python-headless` brings libraries of FFmpeg "
-        "under the LGPL 2.1 along.\n\n"
+        "(with x264 and x265), and runs as a program of its own. `opencv-python-headless` brings along libraries of "
+        "FFmpeg under the LGPL 2.1.\n\n"
         "| Package | Image | Licence | Why it may be here |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
     )
 
@@ -76,9 +76,10 @@ def packages() -> list[Package]:
 def licence_of(told: metadata.PackageMetadata) -> str:
     """In the newer field, the older one, or the classifiers; `unknown` when none of them tells."""
     classifiers = [c.rpartition(" :: ")[2] for c in told.get_all("Classifier") or [] if c.startswith("License ::")]
-    older = (told.get("License") or "").strip()  # some put the whole text there
+    newer, older = (told[field].strip() if field in told else "" for field in ("License-Expression", "License"))
+    # some put the whole text into the older one
     short = older if older and len(older) < 60 and "\n" not in older and older != "Dual License" else ""
-    return told.get("License-Expression") or short or " OR ".join(classifiers) or "unknown"
+    return newer or short or " OR ".join(classifiers) or "unknown"
 
 
 def refusals(found: list[Package]) -> list[str]:

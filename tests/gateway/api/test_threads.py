@@ -172,6 +172,17 @@ def test_clients_that_do_not_hang_up_block_nobody(server: Live, stack: ExitStack
     assert server.health_s() < 1
 
 
+def test_the_server_itself_believes_no_header_of_a_proxy(server: Live) -> None:
+    """gunicorn would, of everybody on this machine: scheme and path."""
+    forged = {"X-Forwarded-Proto": "https", "X-Forwarded-Ssl": "on", "X-Forwarded-Protocol": "ssl"}
+    answer = server.call("GET", "/health", headers=forged)
+    assert (answer.status_code, "Strict-Transport-Security" in answer.headers) == (200, False)
+    assert (
+        server.call("GET", "/jobs", key=None, headers={"Script-Name": "/jobs", "Path-Info": "/health"}).status_code
+        == 401
+    )
+
+
 # Shares of threads
 
 
