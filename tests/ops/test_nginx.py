@@ -69,8 +69,10 @@ def test_a_file_of_the_largest_size_comes_back_the_same_and_in_parts(front: Live
     assert (part.status_code, part.content) == (206, body[1000:2000])
     assert part.headers["Content-Range"] == f"bytes 1000-1999/{len(body)}"
     assert front.call("HEAD", url, key=None).headers["Content-Length"] == str(len(body))
-    larger = front.call("POST", "/files", data=body + b"x")
-    assert (larger.status_code, larger.json()["code"]) == (413, "payload_too_large")
+    # refused by its head; to who goes on sending nginx may say 502 instead, as the gateway reads no more
+    head = f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: {len(body) + 1}"
+    with front.half_sent(head, b"ID3") as connection:
+        assert read_reply(connection, wait_closed_s=0.1).status == 413
 
 
 def test_a_worker_stores_an_output_through_it(front: Live) -> None:
