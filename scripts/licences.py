@@ -52,8 +52,8 @@ def page() -> str:
         "Reelay itself is under the MIT licence ([LICENSE](../LICENSE)). Its images add the Python packages below, as "
         "`make docs` finds them installed, and Debian's packages, whose licences are in `/usr/share/doc/*/copyright` "
         "of each image. Two of those matter when you pass the worker's image on: FFmpeg is Debian's build under the "
-        "GPL (with x264 and x265), and runs as a program of its own. `opencv-python-headless` brings along libraries of "
-        "FFmpeg under the LGPL 2.1.\n\n"
+        "GPL (with x264 and x265), and runs as a program of its own. `opencv-python-headless` brings along libraries "
+        "of FFmpeg under the LGPL 2.1.\n\n"
         "| Package | Image | Licence | Why it may be here |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
     )
 
