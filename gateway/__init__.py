@@ -22,6 +22,6 @@ def create_app(settings: Settings | None = None) -> Flask:
     check(settings)
     app = Flask(__name__, static_folder=None)
     app.extensions["reelay"] = Services.wire(settings)
-    api.register(app)
+    api.register(app, settings)
     cli.register(app)
     return app

@@ -99,6 +99,15 @@ class Settings:
     )
     public_url: str | None = setting(_url(), None, "How clients reach the gateway. Default: http://127.0.0.1:PORT.")
     worker_url: str | None = setting(_url(), None, "How workers reach the gateway. Default: PUBLIC_URL.")
+    trusted_proxy_hops: int = setting(
+        _whole(0, 5),
+        0,
+        "How many proxies stand before the gateway, whose X-Forwarded-For and -Proto are believed. One too many, and "
+        "clients forge their address.",
+    )
+    cors_origins: tuple[str, ...] = setting(
+        Origins(), "", "Comma list of origins (scheme://host[:port]) whose pages may call the API from a browser."
+    )
     local_worker_url: str = setting(
         _url(), "http://127.0.0.1:3334", "Where the worker of the provider `local` listens."
     )

@@ -17,6 +17,7 @@
     └── RequestError                a request is refused; only gateway/api knows the HTTP status
         ├── Unauthorized   SignatureInvalid   NotFound         MethodNotAllowed   BadRequest
         ├── ValidationFailed   MalformedBody  PayloadTooLarge  LengthRequired     UnsupportedMediaType
+        ├── FileNotMedia
         ├── JobFinished    JobNotFinished     NoWebhook        AttemptSuperseded   IdempotencyMismatch
         └── TransfersBusy  StorageLow         ServiceUnavailable    InternalError  RangeNotSatisfiable
 
@@ -287,6 +288,11 @@ class LengthRequired(RequestError):
 class UnsupportedMediaType(RequestError):
     code = "unsupported_media_type"
     text = "The body must be JSON, with the header Content-Type: application/json."
+
+
+class FileNotMedia(RequestError):
+    code = "file_not_media"
+    text = "The file is no video, audio, image or subtitles that a job could use."
 
 
 class JobFinished(RequestError):

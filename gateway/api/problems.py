@@ -33,6 +33,7 @@ STATUS: Mapping[type[errors.RequestError], int] = {
     errors.LengthRequired: 411,
     errors.PayloadTooLarge: 413,
     errors.UnsupportedMediaType: 415,
+    errors.FileNotMedia: 415,
     errors.RangeNotSatisfiable: 416,
     errors.ValidationFailed: 422,
     errors.IdempotencyMismatch: 422,
@@ -44,6 +45,7 @@ STATUS: Mapping[type[errors.RequestError], int] = {
 _NOT_OF_A_STATUS = frozenset(
     {
         errors.MalformedBody,
+        errors.FileNotMedia,
         errors.JobNotFinished,
         errors.NoWebhook,
         errors.AttemptSuperseded,

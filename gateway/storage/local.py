@@ -55,9 +55,10 @@ class LocalStorage:
                 return None
 
     def delete(self, key: str) -> None:
-        path = self.path(key)
-        path.unlink(missing_ok=True)
-        _remove_if_empty(path.parent)
+        with suppress(FileNotFoundError):
+            path = self.path(key)
+            path.unlink(missing_ok=True)
+            _remove_if_empty(path.parent)
 
     def keys(self) -> Iterator[str]:
         for folder in self._places():
@@ -72,7 +73,7 @@ class LocalStorage:
             for path in (folder / name for name in _names(folder) if name.startswith(_PART)):
                 with suppress(FileNotFoundError):  # it was just finished
                     if self._clock.now_ms() - path.stat().st_mtime * 1000 > HALF_WRITTEN_MS:
-                        path.unlink()
+                        path.unlink(missing_ok=True)
             _remove_if_empty(folder)
 
     def _places(self) -> Iterator[Path]:
@@ -81,10 +82,16 @@ class LocalStorage:
             yield from (self._root / kind / name for name in _names(self._root / kind))
 
     def path(self, key: str) -> Path:
-        """Where the file of `key` is; raises ValueError for anything that is not a key of ours."""
+        """Where the file of `key` is; raises ValueError for anything that is not a key of ours.
+
+        Raises FileNotFoundError where a symbolic link stands in the way: nothing of ours is one, wherever it leads.
+        """
         if not KEY.fullmatch(key):
             raise ValueError("not a storage key")
-        return self._root / key
+        path = self._root / key
+        if any(place.is_symlink() for place in (path, path.parent, path.parent.parent)):
+            raise FileNotFoundError(errno.ENOENT, "a symbolic link", key)
+        return path
 
     def allowed(self, method: str, key: str, signature: str) -> int | None:
         """The size limit that `signature` grants for this very call (0 for GET); None when it grants nothing."""
@@ -149,6 +156,8 @@ def _make_folder(folder: Path) -> None:
 
 
 def _names(folder: Path) -> list[str]:
+    if folder.is_symlink():
+        return []
     try:
         return [path.name for path in folder.iterdir()]
     except (FileNotFoundError, NotADirectoryError):
