@@ -1,7 +1,9 @@
-.PHONY: help setup demo demo-cloud run test check fmt docs pin images test-image push clean
+.PHONY: help setup demo demo-cloud run test check fmt docs pin audit images test-image push clean
 .DEFAULT_GOAL := help
 
 PY := .venv/bin/python
+
+PIP_AUDIT = pip-audit==2.10.1
 
 # Images are named IMAGE-gateway and IMAGE-worker, for example IMAGE=registry.example.com/me/reelay.
 IMAGE ?= reelay
@@ -42,9 +44,14 @@ fmt: setup  ## Format the code
 
 docs: setup  ## Generate the parts of the documentation that come from the code
 	$(PY) -m scripts.docs
+	$(PY) -m scripts.licences
 
 pin: setup  ## Pin all requirements anew
 	PATH="$$PWD/.venv/bin:$$PATH" sh scripts/pin.sh
+
+audit: setup  ## Ask whether the pinned packages of the images have known weaknesses
+	for room in gateway handler; do \
+		$(PY) -m uv tool run $(PIP_AUDIT) --strict --disable-pip --require-hashes -r $$room/requirements.txt || exit 1; done
 
 images:  ## Build the images of gateway and worker, tagged with version and commit (IMAGE, ENGINE)
 	$(BUILD) -f Dockerfile.gateway -t $(IMAGE)-gateway:$(TAG) .

@@ -12,7 +12,7 @@ from gateway import create_app
 from gateway.auth import Keys
 from gateway.migrations import migrate
 from gateway.settings import Settings, load
-from gateway.store import Store, make_engine
+from gateway.store import Store, brief, make_engine
 from wire import log as logs
 from wire.clock import SystemClock
 from wire.serve import Server
@@ -30,7 +30,7 @@ def main() -> None:
     try:
         prepare(settings)
     except SQLAlchemyError as error:
-        sys.exit(f"The database cannot be used: {' '.join(str(error.__cause__ or error).split())}")
+        sys.exit(f"The database cannot be used: {brief(error)}")
     Server(
         lambda: create_app(settings),
         bind=f"{settings.host}:{settings.port}",

@@ -6,6 +6,7 @@ import click
 from flask import Flask
 from flask.cli import AppGroup, with_appcontext
 
+from gateway import backup
 from gateway.auth import FROM_ENVIRONMENT, SCOPES, webhook_secrets
 from gateway.costs import usd
 from gateway.endpoint.commands import runpod
@@ -21,6 +22,7 @@ keys = AppGroup("keys", help="Clients' API keys.")
 
 def register(app: Flask) -> None:
     app.cli.add_command(keys)
+    app.cli.add_command(backup.command)
     app.cli.add_command(runpod)
     app.cli.add_command(worker_env)
 

@@ -14,26 +14,34 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from gateway import ids
 from gateway.janitor import Janitor
 from gateway.jobs import Job
 from gateway.providers.base import Provider, Unavailable
 from gateway.step import Parts, Step
-from gateway.store import StaleLease
+from gateway.store import StaleLease, brief
 from gateway.webhook_sender import Sender
 from wire import log as logs
 from wire.settings import SettingsError
 
 log = structlog.get_logger(__name__)
 
-POOL = 16
+# At 0.15 s a call, enough for LOOKS_A_SECOND and for new jobs beside them.
+POOL = 24
 LEASE_MS = 60_000
 IDLE_S = 1.0
+# Longest pause while the database fails.
+BROKEN_S = 5.0
+# Of two rounds at least, however often it rings: a round costs more than a request that made a job.
+LEAST_S = 0.02
 # Held by whoever ticks; `/ready` looks at it.
 HEARTBEAT_LEASE = "dispatcher"
 HEARTBEAT_MS = 15_000
+# Held together by all: since when workers could report.
+LISTENING_LEASE = "listening"
 TICK_MS = 5_000
 # A provider's `reconcile`, and a step of the clean-up, must return within this time.
 CHORE_MS = 60_000
@@ -46,7 +54,7 @@ class Dispatcher:
     def __init__(self, parts: Parts, webhooks: Sender) -> None:
         self._parts, self._webhooks = parts, webhooks
         self._store, self._providers, self._clock, self._bell = parts.store, parts.providers, parts.clock, parts.bell
-        self._id = ids.ulid(parts.started_at)
+        self._id = ids.ulid(parts.clock.now_ms())
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._pool = ThreadPoolExecutor(POOL, thread_name_prefix="dispatch")
@@ -56,6 +64,7 @@ class Dispatcher:
         self._chores: Mapping[str, Callable[[], None]] = {**reconcile, CLEAN_UP_LEASE: self._clean_up}
         self._doing: dict[str, Future[None]] = {}
         self._beat_at: int | None = None
+        self._listening_since: int | None = None
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self.run, name="dispatcher", daemon=True)
@@ -75,17 +84,33 @@ class Dispatcher:
         self._webhooks.stop()
 
     def run(self) -> None:
-        """Tick until stopped. A broken database is waited out."""
+        """Tick until stopped. A broken database is waited out, with one line in the log for every longer pause."""
         log.info("dispatcher.started", dispatcher=self._id, providers=list(self._providers))
+        failures = 0
         while not self._stopping.is_set():
             rings = self._bell.rings
             try:
                 self.tick()
                 pause = self._pause_s()
-            except SQLAlchemyError:
-                log.exception("dispatcher.database_failed")
-                pause = IDLE_S
-            self._bell.wait(rings, pause)
+                if failures:
+                    log.info("dispatcher.works_again", failures=failures)
+                failures = 0
+            except Exception as error:
+                failures += 1
+                pause = min(BROKEN_S, IDLE_S * failures)
+                self._failed(error, failures)
+            if failures:
+                self._stopping.wait(pause)
+            else:
+                self._stopping.wait(LEAST_S)
+                self._bell.wait(rings, pause)
+
+    def _failed(self, error: Exception, failures: int) -> None:
+        self._listening_since = self._beat_at = None  # nor could workers report
+        if isinstance(error, SQLAlchemyError):
+            log.error("dispatcher.database_failed", reason=brief(error), failures=failures)
+        else:
+            log.exception("dispatcher.tick_failed", failures=failures)
 
     def tick(self) -> int:
         """Start a step for every due job that there is a free thread for, and due webhooks. Answers how many steps."""
@@ -93,7 +118,8 @@ class Dispatcher:
         self._beat()
         self._webhooks.tick()
         now = self._clock.now_ms()
-        due = self._store.due(now, POOL - len(self._busy))
+        free = POOL - len(self._busy)
+        due = self._store.due(now, free) if free else []
         if not due:
             return 0
         token = ids.ulid(now)
@@ -125,7 +151,10 @@ class Dispatcher:
         self._beat_at = now
         with self._store.transaction() as tx:
             tx.hold(HEARTBEAT_LEASE, self._id, now, now + HEARTBEAT_MS)
+            since = tx.hold_on(LISTENING_LEASE, now, now + HEARTBEAT_MS)
             held = [name for name in self._chores if tx.hold(name, self._id, now, now + CHORE_MS)]
+        if self._listening_since is None:  # a restart that was quick leaves no gap
+            self._listening_since = since
         for name in held:
             running = self._doing.get(name)
             if running is None or running.done():  # in the pool: one that takes long must not hold up the jobs
@@ -141,12 +170,23 @@ class Dispatcher:
     def _step(self, job: Job, token: str) -> None:
         with structlog.contextvars.bound_contextvars(job_id=job.id, attempt_id=job.attempt_id):
             try:
-                Step(self._parts, job, token).run()
+                self._look(Step(self._parts, job, token, self._listening_since or self._clock.now_ms()))
             except StaleLease:
                 log.info("dispatcher.lease_lost")
-            except Exception:
+            except (OperationalError, PoolTimeout) as error:
                 # the lease runs out and somebody looks again
+                log.error("dispatcher.step_failed", reason=brief(error))
+            except Exception:
                 log.exception("dispatcher.step_failed")
+
+    def _look(self, step: Step) -> None:
+        try:
+            step.run()
+        except (StaleLease, OperationalError, PoolTimeout):
+            raise
+        except Exception:
+            log.exception("dispatcher.step_failed")
+            step.break_off()
 
 
 def _reconcile(provider: Provider) -> None:

@@ -17,7 +17,7 @@ from gateway.jobs import Attempt, Job, State
 from gateway.metrics import Metrics
 from gateway.quotas import Quotas
 from gateway.settings import Settings
-from gateway.storage import Storage
+from gateway.storage import Storage, StorageUnavailable
 from gateway.store import Store
 from wire.clock import Clock
 from wire.envelope import Event
@@ -84,24 +84,31 @@ class Jobs:
             request_id=structlog.contextvars.get_contextvars().get("request_id"),
             next_at=now,
         )
-        with self._store.transaction() as tx:
-            if idempotency_key is not None:
-                fingerprint = _fingerprint(operation, params, webhook_url)
-                kept_ms = self._settings.idempotency_retention_seconds * 1000
+        if idempotency_key is None:
+            self._check_room()
+            self._store.add_job(job, self._quotas.refusals)
+        else:
+            fingerprint = _fingerprint(operation, params, webhook_url)
+            kept_ms = self._settings.idempotency_retention_seconds * 1000
+            with self._store.transaction() as tx:
                 known = tx.claim_idempotency_key(
                     key_id, idempotency_key, fingerprint, job.id, now=now, after=now - kept_ms
                 )
                 if known[1] != job.id:
                     return _same_request(known, fingerprint, tx.job(known[1]))
-            # Only now: a request that was accepted already has its job, however full the disk is.
-            if self._storage.free_percent() < self._settings.min_free_disk_percent:
-                raise StorageLow
-            self._quotas.check(tx, key_id, now)
-            tx.add_job(job)
+                # Only now: a request that was accepted already has its job, however full the disk is.
+                self._check_room()
+                if refused := self._quotas.refusals(tx, [job]):
+                    raise refused[job.id]
+                tx.add_job(job)
         structlog.contextvars.bind_contextvars(job_id=job.id)
         log.info("job.created", operation=operation, key_id=key_id)
         self._bell.ring()
         return job
+
+    def _check_room(self) -> None:
+        if self._storage.free_percent() < self._settings.min_free_disk_percent:
+            raise StorageLow
 
     def get(self, job_id: str, key_id: str) -> Job:
         """Raises NotFound for another key's job too."""
@@ -171,7 +178,12 @@ class Jobs:
     def _completed(self, attempt_id: str, claim_id: str, stats: Mapping[str, Any]) -> None:
         attempt = self._store.attempt(attempt_id)
         limit = self._settings.max_output_bytes
-        missing = check_output(self._storage, attempt, stats, limit) if attempt else None
+        try:
+            missing = check_output(self._storage, attempt, stats, limit) if attempt else None
+        except StorageUnavailable:
+            # the worker will ask again, and must not be taken for dead meanwhile
+            self._apply(attempt_id, lambda j, a: jobs.beat(j, a, claim_id, 0.0, self._clock.now_ms()))
+            raise
         if missing is not None:
             self._failed(attempt_id, claim_id, missing)
             return

@@ -5,12 +5,13 @@ A change takes frozen records and answers new ones; `store.py` writes them in on
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from wire.errors import AttemptSuperseded, JobError, JobFault, JobFinished
+from wire.errors import AttemptSuperseded, JobError, JobFault, JobFinished, WorkerLost
 
 MAX_TRIES = 3
 # How long after its time-out an attempt may still upload and report.
@@ -223,17 +224,20 @@ def fail(job: Job, attempt: Attempt, error: JobError, now: int) -> Pair:
     attempt = _move(attempt, State.FAILED, ended_at=now, error_code=error.code, error_message=error.message)
     if isinstance(error, JobFault) or job.tries >= MAX_TRIES:
         return _finish(job, Status.FAILED, now, error_code=error.code, error_message=error.message), attempt
-    later = now + RETRY_AFTER_MS[min(job.tries, len(RETRY_AFTER_MS)) - 1]
-    return _requeue(job, now, later, error.message), attempt
+    pause_ms = RETRY_AFTER_MS[min(job.tries, len(RETRY_AFTER_MS)) - 1] * random.uniform(0.8, 1.2)
+    return _requeue(job, now, now + round(pause_ms), error.message), attempt
 
 
 def turn_down(job: Job, attempt: Attempt, code: str, reason: str, now: int, next_at: int) -> Pair:
     """The provider cannot run it and did not: the job goes back to the queue, and the try does not count."""
     if attempt.state is State.CLAIMED:
         return replace(job, next_at=next_at), attempt
+    if attempt.running_at is not None:  # it told before that it ran
+        return fail(job, attempt, WorkerLost(reason), now)
     if attempt.state is not State.INTENT:
         job = replace(job, tries=job.tries - 1)
     attempt = _move(attempt, State.FAILED, ended_at=now, error_code=code, error_message=reason)
+    next_at = min(next_at, job.queue_deadline)
     return replace(_requeue(job, now, next_at, reason), queued_at=job.queued_at, waits=job.waits + 1), attempt
 
 

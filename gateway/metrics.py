@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from gateway.jobs import MARGIN_MS, Attempt, Job, Status
 from gateway.providers.base import Provider, ProviderError
 from gateway.store import Store
+from gateway.webhooks import Webhook
 from wire.clock import Clock
 
 SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
@@ -65,6 +66,12 @@ class Metrics:
         self._bytes = Histogram(
             "reelay_output_bytes", "Sizes of finished videos.", ["operation"], buckets=BYTES, registry=registry
         )
+        self._webhooks = Counter(
+            "reelay_webhook_tries",
+            "Webhooks that were sent; state is what they are since: a pending one is sent again.",
+            ["state"],
+            registry=registry,
+        )
         self._video = Counter(
             "reelay_video_seconds", "Length of all finished videos.", ["operation"], registry=registry
         )
@@ -90,6 +97,9 @@ class Metrics:
         self._bytes.labels(job.operation).observe(stats.get("size_bytes") or 0)
         self._video.labels(job.operation).inc(max(0, stats.get("duration_s") or 0))
 
+    def webhook_tried(self, webhook: Webhook) -> None:
+        self._webhooks.labels(str(webhook.state)).inc()
+
     def text(self) -> bytes:
         """All of them in Prometheus' text format."""
         return generate_latest(self.registry)
@@ -112,6 +122,12 @@ class _State(Collector):
         yield GaugeMetricFamily("reelay_jobs_oldest_seconds", "Age of the oldest job that has not ended.", age_s)
         yield GaugeMetricFamily(
             "reelay_jobs_past_limits", "Jobs that should have ended by their own limits.", unfinished.past_limits
+        )
+        unsent, oldest_at = self._store.unsent_webhooks()
+        yield GaugeMetricFamily("reelay_webhooks_waiting", "Webhooks that are still to be sent, or sent again.", unsent)
+        age_s = 0.0 if oldest_at is None else max(0, now - oldest_at) / 1000
+        yield GaugeMetricFamily(
+            "reelay_webhooks_oldest_seconds", "Since the end of the job whose webhook waits longest.", age_s
         )
         up = GaugeMetricFamily("reelay_provider_up", "1 while the provider can be reached.", labels=["provider"])
         workers = GaugeMetricFamily(

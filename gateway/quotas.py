@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from gateway.jobs import Job
 from gateway.settings import Settings
-from gateway.store import DAY_MS, Transaction
+from gateway.store import DAY_MS, Transaction, Usage
 from wire.errors import RequestError, SpendingLimit, TooManyJobs
 
 # So near to a limit new jobs of a key are made one after the other: no more requests than that are in their
@@ -13,23 +16,34 @@ TOO_MANY_S, MAY_GET_CHEAPER_S = 10, 60
 
 
 class Quotas:
-    """`check` belongs into the transaction that makes the job."""
+    """`refusals` belongs into the transaction that makes the jobs."""
 
     def __init__(self, settings: Settings) -> None:
         self._most_jobs, self._limit_nano = settings.max_jobs_per_key, settings.daily_spending_limit_nano
 
-    def check(self, tx: Transaction, key_id: str, now: int) -> None:
-        """Raises TooManyJobs or SpendingLimit when the key may not make one more job."""
-        unlimited = not self._most_jobs and not self._limit_nano
-        if unlimited or self._refusal(tx, key_id, now, beside=NEAR) is None:
-            return
-        tx.lock_key(key_id)
-        if refusal := self._refusal(tx, key_id, now):
-            raise refusal
+    def refusals(self, tx: Transaction, made: Sequence[Job]) -> dict[str, RequestError]:
+        """Which of the new jobs are too many for their key, by their ids: TooManyJobs or SpendingLimit."""
+        if not self._most_jobs and not self._limit_nano:
+            return {}
+        refused: dict[str, RequestError] = {}
+        for key_id in sorted({job.key_id for job in made}):  # in order: two who lock keys must not wait for each other
+            refused |= self._refusals_of_key(tx, key_id, [job for job in made if job.key_id == key_id])
+        return refused
 
-    def _refusal(self, tx: Transaction, key_id: str, now: int, beside: int = 0) -> RequestError | None:
-        """Why there may be no more jobs than there are now, if so many are made at the same moment."""
+    def _refusals_of_key(self, tx: Transaction, key_id: str, made: Sequence[Job]) -> dict[str, RequestError]:
+        now = max(job.created_at for job in made)
         usage = tx.usage(key_id, now)
+        if self._refusal(usage, now, beside=len(made) + NEAR):
+            tx.lock_key(key_id)
+            usage = tx.usage(key_id, now)
+        refused: dict[str, RequestError] = {}
+        for number, job in enumerate(made):
+            if refusal := self._refusal(usage, now, beside=number - len(refused)):
+                refused[job.id] = refusal
+        return refused
+
+    def _refusal(self, usage: Usage, now: int, beside: int) -> RequestError | None:
+        """Why there may be no more jobs than the unfinished ones and so many `beside`."""
         jobs = usage.unfinished + beside
         if self._most_jobs and jobs >= self._most_jobs:
             return TooManyJobs(f"The key has {jobs} unfinished jobs, as many as it may have.", retry_after_s=TOO_MANY_S)

@@ -1,8 +1,8 @@
 """How many requests in a minute: of a key, of an address without one, of an address with wrong ones.
 
-Counted by whole minutes, in this process or, where several gateways share the work, in Redis. Flask-Limiter is not
-used: it overwrites the Retry-After of jobs, lets unknown addresses pass, and its memory slows every request down once
-there are many addresses, of which one stranger with IPv6 has enough.
+Counted by whole minutes, in this process or, where several gateways share the work, in Redis by `limits`, on which
+Flask-Limiter stands too. Its own memory is not used: when threads begin a window together it lets twice the limit pass,
+and it looks through all names every 10 ms, of which one stranger with IPv6 has enough to keep a core busy.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,11 +21,12 @@ from wire.clock import Clock
 from wire.errors import RateLimited
 
 if TYPE_CHECKING:
-    from redis import Redis
+    from limits.storage import RedisStorage
 
 log = structlog.get_logger(__name__)
 
 MINUTE_MS = 60_000
+KEPT_S = 120  # more than the minute, by what clocks of gateways may differ
 # How many names are counted one by one in a minute; those beyond share one count.
 MOST_NAMES = 50_000
 REDIS_S = 0.25
@@ -80,31 +82,23 @@ class OwnCounts:
 class SharedCounts:
     """Those of all gateways, in Redis; while that does not answer, those of this process."""
 
-    def __init__(self, redis: Redis) -> None:
-        self._redis, self._own, self._asked_again_at = redis, OwnCounts(), 0.0
+    def __init__(self, storage: RedisStorage) -> None:
+        self._storage, self._own, self._asked_again_at = storage, OwnCounts(), 0.0
 
     def add(self, name: str, minute: int) -> int:
-        counted = self._ask("add", name, minute)
+        counted = self._ask(lambda: self._storage.incr(f"{minute}:{name}", KEPT_S))
         return self._own.add(name, minute) if counted is None else counted
 
     def get(self, name: str, minute: int) -> int:
-        counted = self._ask("get", name, minute)
+        counted = self._ask(lambda: self._storage.get(f"{minute}:{name}"))
         return self._own.get(name, minute) if counted is None else counted
 
-    def _ask(self, what: str, name: str, minute: int) -> int | None:
-        from redis.exceptions import RedisError
-
+    def _ask(self, question: Callable[[], int]) -> int | None:
         if time.monotonic() < self._asked_again_at:
             return None
-        key = f"reelay:{minute}:{name}"
         try:
-            if what == "get":
-                return int(self._redis.get(key) or 0)
-            both = self._redis.pipeline()
-            both.incr(key)
-            both.expire(key, 2 * MINUTE_MS // 1000)
-            return int(both.execute()[0])
-        except (RedisError, OSError) as error:
+            return question()
+        except self._storage.base_exceptions as error:
             self._asked_again_at = time.monotonic() + PAUSE_S
             log.warning("rates.redis_failed", error=type(error).__name__)
             return None
@@ -146,9 +140,10 @@ class Rates:
 def _counts(url: str) -> Counts:
     if url.startswith("memory:"):
         return OwnCounts()
-    from redis import Redis  # takes memory that others need not pay
+    from limits.storage import RedisStorage  # takes memory that others need not pay
 
-    return SharedCounts(Redis.from_url(url, socket_timeout=REDIS_S, socket_connect_timeout=REDIS_S))
+    redis = RedisStorage(url, key_prefix="reelay", socket_timeout=REDIS_S, socket_connect_timeout=REDIS_S)
+    return SharedCounts(redis)
 
 
 def address_of(remote: str | None) -> str:

@@ -7,6 +7,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -66,8 +67,9 @@ def _rate_storage(url: str) -> None:
     """The URL may hold a password: no message shows it."""
     if urlsplit(url).scheme not in {"memory", "redis", "rediss"}:
         raise ValidationError("Must be memory:// or a URL like redis://:password@host:6379/0.")
-    if not url.startswith("memory:") and importlib.util.find_spec("redis") is None:
-        raise ValidationError("Needs the Python package redis, which is not installed.")
+    for package in () if url.startswith("memory:") else ("limits", "redis"):
+        if importlib.util.find_spec(package) is None:
+            raise ValidationError(f"Needs the Python package {package}, which is not installed.")
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,15 @@ class Settings:
     )
     public_url: str | None = setting(_url(), None, "How clients reach the gateway. Default: http://127.0.0.1:PORT.")
     worker_url: str | None = setting(_url(), None, "How workers reach the gateway. Default: PUBLIC_URL.")
+    trusted_proxy_hops: int = setting(
+        _whole(0, 5),
+        0,
+        "How many proxies stand before the gateway, whose X-Forwarded-For and -Proto are believed. One too many, and "
+        "clients forge their address.",
+    )
+    cors_origins: tuple[str, ...] = setting(
+        Origins(), "", "Comma list of origins (scheme://host[:port]) whose pages may call the API from a browser."
+    )
     local_worker_url: str = setting(
         _url(), "http://127.0.0.1:3334", "Where the worker of the provider `local` listens."
     )
@@ -298,17 +309,15 @@ def secrets_of(settings: Settings) -> tuple[str, ...]:
         return settings.secret_key
     path = settings.data_dir / "secret_key"
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    made = path.with_name(f".secret_key.{secrets.token_hex(8)}")
     if not path.exists():
         # Written whole under another name and linked: two processes that start at once agree on one key.
+        made = path.with_name(f".secret_key.{secrets.token_hex(8)}")
         with open(os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
             file.write(secrets.token_hex(32))
             file.flush()
             os.fsync(file.fileno())
-        try:
+        with suppress(FileExistsError, FileNotFoundError):  # another one was first, and may have tidied up already
             os.link(made, path)
-        except FileExistsError:
-            pass
-        finally:
-            made.unlink()
+    for left in settings.data_dir.glob(".secret_key.*"):  # ours, and those of others who died before they came here
+        left.unlink(missing_ok=True)
     return (path.read_text().strip(),)

@@ -36,11 +36,16 @@ from wire.clock import Clock
 from wire.envelope import SILENCE_S, Delivery, DeliverySchema, EventTarget, Limits
 from wire.errors import (
     BudgetExhausted,
+    ClaimTimeout,
     EncoderUnavailable,
+    GatewayError,
     JobError,
     JobTimeout,
+    ProviderUnreachable,
     QueueTimeout,
     Stopped,
+    StorageUnreachable,
+    SubmitUnconfirmed,
     WorkerError,
     WorkerLost,
     WorkerOutdated,
@@ -66,7 +71,7 @@ _NEXT_PROVIDER = frozenset({NoCapacity.code, Unavailable.code, WorkerOutdated.co
 
 @dataclass(frozen=True)
 class Parts:
-    """What a step works with. `started_at`: when this dispatcher began to listen, in ms UTC."""
+    """What a step works with."""
 
     store: Store
     storage: Storage
@@ -77,14 +82,13 @@ class Parts:
     bell: Bell
     pace: Pace
     ends: Ends
-    started_at: int
 
 
 class Step:
-    """The look; `run` does it."""
+    """The look; `run` does it. `listening_since`: from when on workers could report, in ms UTC."""
 
-    def __init__(self, parts: Parts, job: Job, token: str) -> None:
-        self._parts, self._job, self._token = parts, job, token
+    def __init__(self, parts: Parts, job: Job, token: str, listening_since: int) -> None:
+        self._parts, self._job, self._token, self._listening_since = parts, job, token, listening_since
         self._store, self._clock = parts.store, parts.clock
 
     def run(self) -> None:
@@ -101,6 +105,13 @@ class Step:
             self._write(lambda j, a: jobs.doubt(j, a), attempt, next_in_ms=0)
         else:
             self._follow(attempt)
+
+    def break_off(self) -> None:
+        """After a bug of ours: the lease runs out and somebody looks again, but not when the job's time is up."""
+        attempt = self._store.attempt(self._job.attempt_id) if self._job.attempt_id else None
+        ends_at = self._job.queue_deadline if attempt is None or attempt.ended else attempt.deadline
+        if self._clock.now_ms() > ends_at:
+            self._end(GatewayError())
 
     def _begin(self, previous: Attempt | None) -> None:
         now = self._clock.now_ms()
@@ -139,18 +150,24 @@ class Step:
         error = self._reason_not_to_begin(now)
         if error is None:
             return False
+        self._end(error)
+        return True
+
+    def _end(self, error: JobError) -> None:
+        """End the job without the word of anybody, unless a worker has claimed it since and has time left."""
         with self._store.transaction() as tx:
-            job = tx.leased_job(self._job.id, self._token)
-            attempt = tx.attempt(job.attempt_id) if job.attempt_id else None
-            if attempt is not None and attempt.claim_id is not None and not attempt.ended:
-                return True
-            job = jobs.give_up(job, error, now)
-            tx.save_job(job, lease_token=self._token)
+            now = self._clock.now_ms()
+            before = tx.leased_job(self._job.id, self._token)
+            attempt = tx.attempt(before.attempt_id) if before.attempt_id else None
+            if attempt is not None and attempt.state is State.CLAIMED and now <= attempt.deadline:
+                return
+            job = before if before.finished else jobs.give_up(before, error, now)
+            self._release(tx, job, None)
             if attempt is not None:
                 tx.save_attempt(jobs.supersede(attempt, now))
-        self._parts.ends.of_job(job, attempt)
-        self._parts.bell.ring()
-        return True
+        if not before.finished:
+            self._parts.ends.of_job(job, attempt)
+            self._parts.bell.ring()
 
     def _reason_not_to_begin(self, now: int) -> JobError | None:
         if now >= self._job.queue_deadline:
@@ -198,6 +215,7 @@ class Step:
             return
         log.info("attempt.not_yet", provider=attempt.provider, reason=answer.reason)
         pause = _pause_ms(answer.retry_in_s * 1000, self._job.waits, MAX_WAIT_MS)
+        pause = min(pause, max(0, self._job.queue_deadline - self._clock.now_ms()))
         self._write(lambda j, a: jobs.not_yet(j, a, answer.reason), attempt, next_in_ms=pause)
 
     def _accepted_late(self, attempt: Attempt) -> None:
@@ -222,22 +240,46 @@ class Step:
         self._write(lambda j, a: jobs.turn_down(j, a, error.code, str(error), now, next_at), attempt)
 
     def _follow(self, attempt: Attempt) -> None:
-        now = self._clock.now_ms()
-        if overdue := self._overdue(attempt, now):
-            self._take_back(attempt, overdue)
-            return
+        overdue = self._overdue(attempt, self._clock.now_ms())
         try:
-            remote = self._provider(attempt).poll(attempt)
-        except NoCapacity as error:
+            remote = self._poll(attempt)
+        except (NoCapacity, Unavailable) as error:
+            self._not_told(attempt, error, overdue)
+        else:
+            self._polled(attempt, remote, overdue)
+
+    def _poll(self, attempt: Attempt) -> Remote:
+        """Raises NoCapacity or Unavailable."""
+        try:
+            return self._provider(attempt).poll(attempt)
+        except (NoCapacity, Unavailable):
+            raise
+        except Exception as error:
+            # a bug there must not keep the job from its end
+            log.exception("provider.poll_failed", provider=attempt.provider)
+            raise Unavailable(f"it cannot be asked: {type(error).__name__}") from error
+
+    def _not_told(self, attempt: Attempt, error: NoCapacity | Unavailable, overdue: JobError | None) -> None:
+        """The provider did not say how the attempt fares."""
+        if overdue is None and isinstance(error, NoCapacity) and attempt.claimed_at is None:
             self._turned_down(attempt, error)
             return
-        except Unavailable as error:
-            log.warning("provider.unavailable", provider=attempt.provider, reason=str(error))
+        log.warning("provider.unavailable", provider=attempt.provider, reason=str(error))
+        if overdue is None and self._clock.now_ms() > self._limit(attempt):
+            overdue = ProviderUnreachable()
+        if overdue is not None:
+            self._take_back(attempt, overdue)
+        else:
             self._write(lambda j, a: (j, a), attempt, next_in_ms=LATER_MS)
-            return
-        self._polled(attempt, remote)
 
-    def _polled(self, attempt: Attempt, remote: Remote) -> None:
+    def _polled(self, attempt: Attempt, remote: Remote, overdue: JobError | None) -> None:
+        """What has ended there is never taken back: a gateway that was away too long still gets the result."""
+        ended = remote.phase is Phase.COMPLETED or (
+            remote.phase is Phase.FAILED and not isinstance(remote.error, Stopped)
+        )
+        if overdue is not None and not ended:
+            self._take_back(attempt, overdue)
+            return
         now = self._clock.now_ms()
         match remote.phase:
             case Phase.COMPLETED:
@@ -245,12 +287,12 @@ class Step:
             case Phase.FAILED:
                 error = remote.error or WorkerError()
                 if isinstance(error, JobTimeout) and attempt.claimed_at is None and self._parts.settings.worker_events:
-                    error = WorkerLost("A worker took the job and never began it.")
+                    error = ClaimTimeout()
                 self._write(_failed_there(attempt, error, now), attempt, remote=remote)
             case Phase.GONE:
                 gone = WorkerLost("The worker no longer knows the attempt.")
                 self._write(_failed_there(attempt, gone, now), attempt)
-            case Phase.WAITING if now >= self._job.queue_deadline:
+            case Phase.WAITING if now >= self._job.queue_deadline and attempt.claimed_at is None:
                 self._take_back(attempt, self._queue_timeout(remote.reason))
             case Phase.WAITING | Phase.RUNNING:
                 change = partial(_still_there, remote=remote, now=now)
@@ -260,12 +302,15 @@ class Step:
 
     def _completed_there(self, attempt: Attempt, remote: Remote, now: int) -> None:
         stats = remote.result["stats"] if remote.result else {}
+        missing: JobError | None
         try:
             missing = check_output(self._parts.storage, attempt, stats, self._parts.settings.max_output_bytes)
         except StorageUnavailable as error:
             log.warning("storage.unavailable", reason=str(error))
-            self._write(lambda j, a: (j, a), attempt, next_in_ms=LATER_MS)
-            return
+            if now <= self._limit(attempt):
+                self._write(lambda j, a: (j, a), attempt, next_in_ms=LATER_MS)
+                return
+            missing = StorageUnreachable()
         change = _failed_there(attempt, missing, now) if missing else partial(jobs.complete, stats=stats, now=now)
         self._write(change, attempt, remote=remote)
 
@@ -280,19 +325,22 @@ class Step:
         return self._parts.pace.pause_ms(attempt, self._job.operation, now, told=told)
 
     def _overdue(self, attempt: Attempt, now: int) -> JobError | None:
-        if attempt.claimed_at is None:
-            if attempt.state is State.AMBIGUOUS and now - (attempt.sent_at or attempt.created_at) > AMBIGUOUS_MS:
-                return WorkerLost("It could not be found out whether a worker took the attempt.")
-            unclaimed_ms = now - attempt.running_at if attempt.running_at else 0
-            if self._parts.settings.worker_events and unclaimed_ms > UNCLAIMED_MS:
-                return WorkerLost("A worker took the job and never began it.")
-            late = JobTimeout() if self._job.status is jobs.Status.RUNNING else QueueTimeout()
-            return late if now > attempt.deadline else None
-        # While no gateway ran, nobody could report: silence counts from our start at the earliest.
-        if now - max(attempt.heard_at or 0, self._parts.started_at) > SILENCE_MS:
-            return WorkerLost()
-        limit = min(attempt.deadline, attempt.claimed_at + self._job.timeout_s * 1000 + jobs.MARGIN_MS)
-        return JobTimeout() if now > limit else None
+        """Why nobody waits for the attempt any longer, unless it has ended there."""
+        if attempt.claimed_at is not None:
+            # While no gateway ran, nobody could report.
+            if now - max(attempt.heard_at or 0, self._listening_since) > SILENCE_MS:
+                return WorkerLost()
+        elif attempt.state is State.AMBIGUOUS and now - (attempt.sent_at or attempt.created_at) > AMBIGUOUS_MS:
+            return SubmitUnconfirmed()
+        elif self._parts.settings.worker_events and now - (attempt.running_at or now) > UNCLAIMED_MS:
+            return ClaimTimeout()
+        began = attempt.claimed_at or attempt.running_at
+        return JobTimeout() if began is not None and now > self._limit(attempt) else None
+
+    def _limit(self, attempt: Attempt) -> int:
+        """When the attempt must have ended, in ms UTC."""
+        began_at = attempt.claimed_at or attempt.running_at or attempt.deadline
+        return min(attempt.deadline, began_at + self._job.timeout_s * 1000 + jobs.MARGIN_MS)
 
     def _take_back(self, attempt: Attempt, error: JobError) -> None:
         self._cancel_there(attempt)
@@ -323,7 +371,10 @@ class Step:
             return True
         except Unavailable as error:
             log.warning("attempt.cancel_failed", provider=attempt.provider, reason=str(error))
-            return False
+        except Exception:
+            # as in _poll
+            log.exception("attempt.cancel_failed", provider=attempt.provider)
+        return False
 
     def _write(
         self,
@@ -347,7 +398,8 @@ class Step:
             if changed.ended and not fresh.ended:
                 took_ms = remote.execution_ms if remote else None
                 after, changed = self._parts.ends.charge(tx, after, changed, took_ms)
-            tx.save_attempt(changed)
+            if changed != fresh:
+                tx.save_attempt(changed)
             next_at = after.next_at if next_in_ms is None else self._clock.now_ms() + round(next_in_ms)
             self._release(tx, after, next_at)
             if wake or (changed.ended and fresh.state is not State.INTENT):

@@ -6,15 +6,20 @@ saves them. Reads outside never wait for writers.
 
 from __future__ import annotations
 
+import sqlite3
 import threading
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Column, Table
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import ids
 from gateway import webhooks as hooks
@@ -23,9 +28,14 @@ from gateway.webhooks import Webhook
 
 CONNECT_S = 5
 STATEMENT_S = 15
+# How long a writer of SQLite waits for those of this process, and then for those of others.
+BUSY_S = 10
+CACHE_KB = 256
 # How long a process that was frozen in a transaction keeps its locks, and a server that fell silent is waited for.
 IDLE_S = 30
 DAY_MS = 86_400_000
+# The database as a whole does not work, whatever it was asked.
+_OUT_OF_ORDER = sa.exc.OperationalError, sa.exc.TimeoutError, sa.exc.DisconnectionError
 
 metadata = sa.MetaData()
 _ID = sa.String(40)
@@ -40,6 +50,11 @@ class _ForeignText(sa.types.TypeDecorator[str]):
     def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
         return value.replace("\0", "") if value else value
 
+
+# Conditions of indexes. A query must have them word for word, without parameters.
+_UNTRIED = sa.text("attempt_id IS NULL")
+_WAITING = sa.text("waits > 0 AND next_at IS NOT NULL")
+_UNFINISHED = sa.text("finished_at IS NULL")
 
 jobs = Table(
     "jobs",
@@ -72,13 +87,10 @@ jobs = Table(
     Column("lease_expires_at", sa.BigInteger),
     sa.Index("jobs_by_key", "key_id", "id"),
     sa.Index("jobs_due", "next_at"),
-    sa.Index(
-        "jobs_unfinished",
-        "key_id",
-        "finished_at",
-        sqlite_where=sa.text("finished_at IS NULL"),
-        postgresql_where=sa.text("finished_at IS NULL"),
-    ),
+    sa.Index("jobs_unfinished", "key_id", "finished_at", sqlite_where=_UNFINISHED, postgresql_where=_UNFINISHED),
+    # Small however many jobs there are: most are over, and of the others most are somewhere and wait for their end.
+    sa.Index("jobs_untried", "next_at", sqlite_where=_UNTRIED, postgresql_where=_UNTRIED),
+    sa.Index("jobs_waiting", "id", sqlite_where=_WAITING, postgresql_where=_WAITING),
 )
 
 attempts = Table(
@@ -165,6 +177,38 @@ leases = Table(
 )
 
 
+def _save(table: Table) -> sa.Update:
+    """Writes all columns of the row `its_id`."""
+    changed: dict[str, Any] = {name: sa.bindparam(name) for name in table.c.keys() if name != "id"}  # noqa: SIM118
+    return table.update().where(table.c.id == _ITS_ID).values(changed)
+
+
+def _usage_of_a_key() -> sa.Select[Any]:
+    """One row: unfinished jobs, and day, cost and attempts of the newest row of `spending`."""
+    unfinished = sa.select(sa.func.count()).where(jobs.c.key_id == _ITS_ID, _UNFINISHED).scalar_subquery()
+    of_key = sa.select(spending).where(spending.c.key_id == _ITS_ID)
+    newest = of_key.order_by(spending.c.day.desc()).limit(1).subquery()
+    always = sa.select(sa.literal(1).label("one")).subquery()
+    columns = unfinished, newest.c.day, newest.c.cost_nano, newest.c.attempts
+    return sa.select(*columns).select_from(always.outerjoin(newest, sa.true()))
+
+
+# What every request and every step needs, made once: to build a statement takes longer than to run it.
+_ITS_ID: sa.BindParameter[str] = sa.bindparam("its_id")
+_TOKEN: sa.BindParameter[str] = sa.bindparam("token")
+_HASH: sa.BindParameter[str] = sa.bindparam("hash")
+_JOB = sa.select(jobs).where(jobs.c.id == _ITS_ID)
+_LOCKED_JOB = _JOB.with_for_update()
+_LEASED_JOB = _LOCKED_JOB.where(jobs.c.lease_token == _TOKEN)
+_ATTEMPT = sa.select(attempts).where(attempts.c.id == _ITS_ID)
+_KEY_BY_HASH = sa.select(api_keys).where(sa.or_(api_keys.c.secret_sha256 == _HASH, api_keys.c.previous_sha256 == _HASH))
+_LOCKED_KEY = sa.select(api_keys.c.id).where(api_keys.c.id == _ITS_ID).with_for_update()
+_SPENT = sa.select(spending.c.cost_nano).where(spending.c.key_id == _ITS_ID, spending.c.day == sa.bindparam("day"))
+_USAGE = _usage_of_a_key()
+_SAVE_JOB, _SAVE_ATTEMPT = _save(jobs), _save(attempts)
+_SAVE_LEASED_JOB = _SAVE_JOB.where(jobs.c.lease_token == _TOKEN)
+
+
 class StaleLease(Exception):
     """The job, or its webhook, is not leased under this token any more: whoever held it must drop its result."""
 
@@ -211,10 +255,18 @@ class Usage:
     mean_nano: int
 
 
-def make_engine(url: str, pool_size: int = 40, *, statement_s: int = STATEMENT_S) -> sa.Engine:
+def brief(error: SQLAlchemyError) -> str:
+    """What the database's driver said, on one line, without the statement and its values."""
+    return " ".join(str(error.__cause__ or error).split())
+
+
+def make_engine(
+    url: str, pool_size: int = 40, *, statement_s: int = STATEMENT_S, may_create: bool = False
+) -> sa.Engine:
     """An engine with the durability that a 202 promises: SQLite waits for the disk at every commit.
 
     On PostgreSQL a statement, waiting for locks included, ends with an error after `statement_s`; 0 is for ever.
+    SQLite's file is made only where `may_create` says so: one that has gone must not be replaced by an empty one.
     """
     if not url.startswith("sqlite"):
         idle_s = IDLE_S if statement_s else 0
@@ -226,13 +278,28 @@ def make_engine(url: str, pool_size: int = 40, *, statement_s: int = STATEMENT_S
             "keepalives_interval": 5,
         }
         return sa.create_engine(url, pool_size=pool_size, max_overflow=0, pool_pre_ping=True, connect_args=limits)
-    engine = sa.create_engine(url, pool_size=pool_size, max_overflow=0, connect_args={"timeout": 10})
+    engine = sa.create_engine(url, pool_size=pool_size, max_overflow=0, connect_args={"timeout": BUSY_S})
+    path = engine.url.database or ""
+
+    @sa.event.listens_for(engine, "do_connect")
+    def _must_exist(*_: Any) -> None:
+        if not may_create and _file(path) is None:
+            raise sqlite3.OperationalError("the database's file is not there")
 
     @sa.event.listens_for(engine, "connect")
-    def _configure(connection: Any, _: Any) -> None:
+    def _configure(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # transactions are begun by us, below
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
+        # of each connection, up to 2 MB otherwise; the system keeps the file in memory once for all of them
+        connection.execute(f"PRAGMA cache_size=-{CACHE_KB}")
+        record.info["file"] = _file(path)
+
+    @sa.event.listens_for(engine, "checkout")
+    def _same_file(connection: Any, record: Any, _: Any) -> None:
+        # SQLite would go on writing to a file that was moved away or removed, and nobody would find it again.
+        if _file(path) != record.info["file"]:
+            raise sa.exc.DisconnectionError("the database's file is another one now")
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
@@ -243,20 +310,93 @@ def make_engine(url: str, pool_size: int = 40, *, statement_s: int = STATEMENT_S
     return engine
 
 
+def _file(path: str) -> tuple[int, int] | None:
+    """What tells the file at `path` from another one that took its name; None when there is none."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+# Asked in the transaction that inserts these jobs: which of them must not be made, by their ids, and why.
+Refuse = Callable[["Transaction", Sequence[Job]], Mapping[str, Exception]]
+_Arrival = tuple[Job, Refuse | None, Future[None]]
+
+
 class Store:
     """All tables behind one interface; safe to share between threads."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._writing = engine.execution_options(immediate=True)
-        # SQLite's own queue of writers is unfair; one lock in front of it is not.
-        self._write_lock = threading.Lock() if engine.dialect.name == "sqlite" else nullcontext()
+        self._write_lock = threading.Lock() if engine.dialect.name == "sqlite" else None
+        self._arrived: deque[_Arrival] = deque()
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """A transaction that may write; committed when the block ends well, undone when it raises."""
-        with self._write_lock, self._writing.begin() as connection:
+        with self._turn(), self._writing.begin() as connection:
             yield Transaction(connection)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """SQLite's own queue of writers is unfair; one lock in front of it is not. Raises sqlalchemy's TimeoutError."""
+        if self._write_lock is None:
+            yield
+            return
+        if not self._write_lock.acquire(timeout=BUSY_S):
+            raise sa.exc.TimeoutError(f"another thread has been writing for {BUSY_S} s")
+        try:
+            yield
+        finally:
+            self._write_lock.release()
+
+    def add_job(self, job: Job, refuse: Refuse | None = None) -> None:
+        """Insert the job and commit. Those that come while somebody writes share one commit, which all wait for.
+
+        Raises what `refuse` has against it.
+        """
+        mine = job, refuse, Future[None]()
+        self._arrived.append(mine)
+        try:
+            with self._turn():
+                batch = []
+                while self._arrived:
+                    batch.append(self._arrived.popleft())
+                self._add_jobs(batch)
+        except sa.exc.TimeoutError:
+            # nobody may write a job whose client has been told that it was not taken
+            with suppress(ValueError):
+                self._arrived.remove(mine)
+                raise
+        mine[2].result()
+
+    def _add_jobs(self, batch: list[_Arrival]) -> None:
+        if not batch:
+            return
+        refused: dict[str, Exception] = {}
+        try:
+            with self._writing.begin() as connection:
+                for refuse in dict.fromkeys(refuse for _, refuse, _ in batch if refuse):
+                    theirs = [job for job, asked, _ in batch if asked == refuse]
+                    refused |= refuse(Transaction(connection), theirs)
+                rows = [dict(vars(job)) for job, _, _ in batch if job.id not in refused]
+                if rows:
+                    connection.execute(jobs.insert(), rows)
+        except Exception as error:
+            if len(batch) > 1 and not isinstance(error, _OUT_OF_ORDER):
+                for one in batch:  # whichever it was, the others are not to blame
+                    self._add_jobs([one])
+                return
+            for _, _, added in batch:
+                added.set_exception(error)
+        else:
+            for job, _, added in batch:
+                if reason := refused.get(job.id):
+                    added.set_exception(reason)
+                else:
+                    added.set_result(None)
 
     def ping(self) -> None:
         """Raises sqlalchemy's errors when the database does not answer."""
@@ -265,7 +405,7 @@ class Store:
 
     def job(self, job_id: str) -> Job | None:
         with self._engine.connect() as connection:
-            return _job(connection, jobs.c.id == job_id)
+            return _job(connection, _JOB, its_id=job_id)
 
     def jobs_by_id(self, job_ids: Collection[str]) -> dict[str, Job]:
         """Those of the jobs that there are."""
@@ -310,12 +450,15 @@ class Store:
             return [_to_job(row) for row in connection.execute(query).mappings()]
 
     def due(self, now: int, limit: int) -> list[str]:
-        """Ids of jobs that somebody should look at: those that nobody has tried yet first, then the oldest."""
-        query = (
-            sa.select(jobs.c.id).where(_due(jobs, now)).order_by(jobs.c.attempt_id.is_not(None), jobs.c.id).limit(limit)
-        )
+        """Ids of jobs that somebody should look at: those that nobody has tried yet first, then the most overdue."""
+        # By the index in both cases, so that a backlog is not read whole for the few that are asked for.
+        query = sa.select(jobs.c.id).where(_due(jobs, now)).order_by(jobs.c.next_at, jobs.c.id)
         with self._engine.connect() as connection:
-            return list(connection.scalars(query))
+            found = list(connection.scalars(query.where(jobs.c.attempt_id.is_(None)).limit(limit)))
+            if len(found) < limit:
+                tried = query.where(jobs.c.attempt_id.is_not(None)).limit(limit - len(found))
+                found += connection.scalars(tried)
+            return found
 
     def unfinished(self, now: int, margin_ms: int) -> Unfinished:
         """Figures of the jobs that have not ended. `past_limits`: by more than `margin_ms`."""
@@ -348,6 +491,13 @@ class Store:
         with self._engine.connect() as connection:
             return [(row[0], row[1]) for row in connection.execute(query)]
 
+    def unsent_webhooks(self) -> tuple[int, int | None]:
+        """How many are still to be sent, and when the oldest of their jobs ended."""
+        query = sa.select(sa.func.count(), sa.func.min(jobs.c.finished_at)).join_from(webhooks, jobs)
+        with self._engine.connect() as connection:
+            count, oldest_at = connection.execute(query.where(webhooks.c.next_at > 0)).one()
+            return count, oldest_at
+
     def api_key(self, key_id: str) -> ApiKey | None:
         with self._engine.connect() as connection:
             row = connection.execute(sa.select(api_keys).where(api_keys.c.id == key_id)).mappings().first()
@@ -356,7 +506,7 @@ class Store:
     def api_key_by_hash(self, secret_sha256: str) -> ApiKey | None:
         """The key that has the secret with this hash, or else the one that had it before its rotation."""
         with self._engine.connect() as connection:
-            found = [ApiKey(**row) for row in connection.execute(_KEY, {"given": secret_sha256}).mappings()]
+            found = [ApiKey(**row) for row in connection.execute(_KEY_BY_HASH, {"hash": secret_sha256}).mappings()]
         return max(found, key=lambda key: key.secret_sha256 == secret_sha256, default=None)
 
     def api_keys(self) -> list[ApiKey]:
@@ -369,9 +519,8 @@ class Store:
 
     def spent_today(self, key_id: str, now: int) -> int:
         """Nano-dollars."""
-        query = sa.select(spending.c.cost_nano).where(spending.c.key_id == key_id, spending.c.day == now // DAY_MS)
         with self._engine.connect() as connection:
-            return connection.scalar(query) or 0
+            return connection.scalar(_SPENT, {"its_id": key_id, "day": now // DAY_MS}) or 0
 
     def spent_by_key(self, now: int) -> dict[str, int]:
         """Nano-dollars of today, of the keys that have spent any."""
@@ -394,40 +543,38 @@ class Transaction:
         self._dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
 
     def job(self, job_id: str) -> Job | None:
-        return _job(self._connection, jobs.c.id == job_id, lock=True)
+        return _job(self._connection, _LOCKED_JOB, its_id=job_id)
 
     def attempt(self, attempt_id: str) -> Attempt | None:
         return _attempt(self._connection, attempt_id)
 
     def leased_job(self, job_id: str, token: str) -> Job:
         """The job, if it is still leased under `token`; raises StaleLease otherwise."""
-        job = _job(self._connection, jobs.c.id == job_id, jobs.c.lease_token == token, lock=True)
+        job = _job(self._connection, _LEASED_JOB, its_id=job_id, token=token)
         if job is None:
             raise StaleLease(job_id)
         return job
 
     def add_job(self, job: Job) -> None:
-        self._connection.execute(jobs.insert().values(**asdict(job)))
+        self._connection.execute(jobs.insert(), dict(vars(job)))
 
     def add_attempt(self, attempt: Attempt) -> None:
-        self._connection.execute(attempts.insert().values(**asdict(attempt)))
+        self._connection.execute(attempts.insert(), dict(vars(attempt)))
 
     def save_job(self, job: Job, *, lease_token: str | None = None) -> None:
         """Write the job; with `lease_token` only while the row still has it, else StaleLease.
 
         Every end of a job passes here, so its webhook is made here: whatever ends a job cannot forget it.
         """
-        query = jobs.update().where(jobs.c.id == job.id).values(**_changeable(job))
-        if lease_token is not None:
-            query = query.where(jobs.c.lease_token == lease_token)
-        if self._connection.execute(query).rowcount != 1:
+        query = _SAVE_JOB if lease_token is None else _SAVE_LEASED_JOB
+        if self._connection.execute(query, {**_changeable(job), "its_id": job.id, "token": lease_token}).rowcount != 1:
             raise StaleLease(job.id)
         if job.finished and job.webhook_url is not None:
             self._insert_webhook(hooks.due(job, job.finished_at or 0))
 
     def lock_key(self, key_id: str) -> None:
         """Whoever else calls this for the key waits for this transaction's end. On SQLite all writers do."""
-        self._connection.execute(sa.select(api_keys.c.id).where(api_keys.c.id == key_id).with_for_update())
+        self._connection.execute(_LOCKED_KEY, {"its_id": key_id})
 
     def usage(self, key_id: str, now: int) -> Usage:
         return _usage(self._connection, key_id, now)
@@ -440,8 +587,7 @@ class Transaction:
         self._connection.execute(insert.on_conflict_do_update(index_elements=["key_id", "day"], set_=added))
 
     def save_attempt(self, attempt: Attempt) -> None:
-        query = attempts.update().where(attempts.c.id == attempt.id).values(**_changeable(attempt))
-        self._connection.execute(query)
+        self._connection.execute(_SAVE_ATTEMPT, {**_changeable(attempt), "its_id": attempt.id})
 
     def lease(self, job_ids: list[str], token: str, now: int, until: int) -> list[Job]:
         """Lease those of `job_ids` that are still due, in their order. What another dispatcher took in between, or
@@ -485,7 +631,7 @@ class Transaction:
 
     def wake_oldest_waiting(self, now: int) -> None:
         """A worker has become free: the job that has waited longest need not sit out its pause."""
-        waiting = sa.and_(jobs.c.status == Status.QUEUED, jobs.c.waits > 0, jobs.c.next_at > now)
+        waiting = sa.and_(jobs.c.status == Status.QUEUED, _WAITING, jobs.c.next_at > now)
         idle = sa.and_(waiting, jobs.c.lease_token.is_(None))
         oldest = sa.select(jobs.c.id).where(idle).order_by(jobs.c.id).limit(1)
         # Whoever calls this holds a job of his own: two that wait for each other's would wait for ever.
@@ -538,6 +684,13 @@ class Transaction:
         free = sa.or_(leases.c.holder == holder, leases.c.expires_at <= now)
         return self._upsert(leases, {"name": name, "holder": holder, "expires_at": until}, "name", where=free)
 
+    def hold_on(self, name: str, now: int, until: int) -> int:
+        """Renew the lease `name`, which is whoever's; answers since when it has been held without a gap."""
+        if not self.hold(name, str(now), now, until):
+            self._connection.execute(leases.update().where(leases.c.name == name).values(expires_at=until))
+        since = self._connection.execute(sa.select(leases.c.holder).where(leases.c.name == name)).scalar_one()
+        return int(since)
+
     def _upsert(
         self, table: Table, values: Mapping[str, Any], *key: str, where: sa.ColumnElement[bool] | None = None
     ) -> bool:
@@ -554,17 +707,16 @@ def _due(table: Table, now: int) -> sa.ColumnElement[bool]:
 
 
 def _changeable(record: Job | Attempt) -> dict[str, Any]:
-    return {f.name: getattr(record, f.name) for f in fields(record) if f.name != "id"}
+    return {name: value for name, value in vars(record).items() if name != "id"}
 
 
-def _job(connection: sa.Connection, *where: sa.ColumnElement[bool], lock: bool = False) -> Job | None:
-    query = sa.select(jobs).where(*where)
-    row = connection.execute(query.with_for_update() if lock else query).mappings().first()
+def _job(connection: sa.Connection, query: sa.Select[Any], **which: str) -> Job | None:
+    row = connection.execute(query, which).mappings().first()
     return _to_job(row) if row else None
 
 
 def _attempt(connection: sa.Connection, attempt_id: str) -> Attempt | None:
-    row = connection.execute(sa.select(attempts).where(attempts.c.id == attempt_id)).mappings().first()
+    row = connection.execute(_ATTEMPT, {"its_id": attempt_id}).mappings().first()
     return _to_attempt(row) if row else None
 
 
@@ -573,29 +725,10 @@ def _api_keys(connection: sa.Connection) -> list[ApiKey]:
 
 
 def _usage(connection: sa.Connection, key_id: str, now: int) -> Usage:
-    unfinished, day, cost_nano, ended = connection.execute(_USAGE, {"key": key_id}).one()
+    unfinished, day, cost_nano, ended = connection.execute(_USAGE, {"its_id": key_id}).one()
     if not ended:
         return Usage(unfinished, 0, 0)
     return Usage(unfinished, cost_nano if day == now // DAY_MS else 0, cost_nano // ended)
-
-
-def _usage_query() -> sa.Select[Any]:
-    key = sa.bindparam("key", type_=_ID)
-    unfinished = sa.select(sa.func.count()).where(jobs.c.key_id == key, jobs.c.finished_at.is_(None))
-    newest = sa.select(spending).where(spending.c.key_id == key).order_by(spending.c.day.desc()).limit(1).subquery()
-    always = sa.select(sa.literal(1).label("one")).subquery()
-    columns = unfinished.scalar_subquery(), newest.c.day, newest.c.cost_nano, newest.c.attempts
-    return sa.select(*columns).select_from(always.outerjoin(newest, sa.true()))
-
-
-def _key_query() -> sa.Select[Any]:
-    given = sa.bindparam("given", type_=sa.String)
-    either = sa.or_(api_keys.c.secret_sha256 == given, api_keys.c.previous_sha256 == given)
-    return sa.select(api_keys).where(either)
-
-
-# Every request asks the one, every new job the other: to make them anew takes as long as to run them.
-_KEY, _USAGE = _key_query(), _usage_query()
 
 
 def _to_job(row: Mapping[Any, Any]) -> Job:

@@ -21,6 +21,7 @@ from gateway.auth import webhook_secrets
 from gateway.bell import Bell
 from gateway.documents import Documents
 from gateway.jobs import Job
+from gateway.metrics import Metrics
 from gateway.settings import Settings
 from gateway.signing import Signer
 from gateway.store import StaleLease, Store
@@ -42,10 +43,17 @@ class Sender:
     """`tick` starts what is due and returns at once."""
 
     def __init__(
-        self, settings: Settings, store: Store, documents: Documents, signer: Signer, clock: Clock, bell: Bell
+        self,
+        settings: Settings,
+        store: Store,
+        documents: Documents,
+        signer: Signer,
+        clock: Clock,
+        bell: Bell,
+        metrics: Metrics,
     ) -> None:
         self._settings, self._store, self._documents = settings, store, documents
-        self._signer, self._clock, self._bell = signer, clock, bell
+        self._signer, self._clock, self._bell, self._metrics = signer, clock, bell, metrics
         self._lock = threading.Lock()
         self._under_way: Counter[str] = Counter()
         self._threads: set[threading.Thread] = set()
@@ -120,6 +128,7 @@ class Sender:
         webhook = webhooks.tried(webhook, outcome, self._clock.now_ms())
         with self._store.transaction() as tx:
             tx.save_webhook(webhook, lease_token=token)
+        self._metrics.webhook_tried(webhook)
         _log(job, webhook)
 
     def _post(self, webhook: Webhook, job: Job) -> safe_http.Answered:

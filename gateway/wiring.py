@@ -56,7 +56,7 @@ class Services:
         """All parts for `settings`; tests hand in a clock that stands still, or providers of their own."""
         clock = clock or SystemClock()
         signer, bell = Signer(secrets_of(settings)), Bell()
-        store = Store(make_engine(settings.database, pool_size=settings.threads + 24))
+        store = Store(make_engine(settings.database, pool_size=settings.threads + 32))
         storage = _storage(settings, signer, clock)
         chain = provider if provider is not None else providers.make(providers.Context(settings, signer, store, clock))
         pace, metrics = Pace(), Metrics(store, chain, clock)
@@ -73,8 +73,8 @@ class Services:
             jobs=Jobs(store, storage, clock, settings, bell, ends, metrics),
             documents=documents,
             dispatcher=Dispatcher(
-                Parts(store, storage, chain, clock, settings, signer, bell, pace, ends, clock.now_ms()),
-                Sender(settings, store, documents, signer, clock, bell),
+                Parts(store, storage, chain, clock, settings, signer, bell, pace, ends),
+                Sender(settings, store, documents, signer, clock, bell, metrics),
             ),
             metrics=metrics,
             shares=Shares(settings.threads, settings.max_waiting_per_key),

@@ -30,6 +30,7 @@ from wire.errors import (
     JobError,
     JobTimeout,
     Stopped,
+    UploadFailed,
     WorkerDiskFull,
     WorkerError,
     WorkerOutdated,
@@ -45,6 +46,8 @@ FETCHED, PROCESSED = 0.05, 0.95
 STOP_GRACE_S = 1.0
 # Figures, a path and a few warnings; far below what RunPod (20 MB) and a gateway take.
 MAX_RESULT_BYTES = 500_000
+# After the attempt's own time, to bring the output away; just less than the gateway waits.
+UPLOAD_S = 110.0
 
 
 def run_attempt(
@@ -102,6 +105,7 @@ def _run(
     reporter: Reporter,
 ) -> dict[str, Any]:
     operation, params = validated(job_input)
+    began_at = time.monotonic()
     limits = job_input.delivery.limits if job_input.delivery else Limits()
     with private_directory(settings.work_dir) as directory:
 
@@ -109,14 +113,16 @@ def _run(
             progress(FETCHED + (PROCESSED - FETCHED) * fraction)
 
         work = Work(directory, limits, stop, on_operation)
-        with _time_limit(limits.timeout_s, stop):
+        with _time_limit(limits.timeout_s, stop, JobTimeout()):
             assets, fetch_s = _timed(lambda: _fetch_all(operation, params, work, settings), stop)
             progress(FETCHED)
             reporter.encoding()
             stats, processing_s = _timed(lambda: operation.run(work, params, assets), stop)
         gpu = {"gpu": unquote_plus(settings.runpod_gpu_name)} if settings.runpod_gpu_name else {}
         result: dict[str, Any] = {"stats": {**stats, **gpu, "fetch_s": fetch_s, "processing_s": processing_s}}
-        _, result["stats"]["upload_s"] = _timed(lambda: result.update(_store(work, job_input, settings)), stop)
+        left_s = limits.timeout_s + UPLOAD_S - (time.monotonic() - began_at)
+        with _time_limit(left_s, stop, UploadFailed(detail="it took too long")):
+            _, result["stats"]["upload_s"] = _timed(lambda: result.update(_store(work, job_input, settings)), stop)
     return _sendable(ResultSchema().dump(result))
 
 
@@ -210,12 +216,12 @@ def _interruptible(task: Callable[[], T], stop: StopSignal) -> T:
 
 
 @contextmanager
-def _time_limit(seconds: float, stop: StopSignal) -> Iterator[None]:
-    """Stops the attempt with JobTimeout after `seconds`.
+def _time_limit(seconds: float, stop: StopSignal, reason: JobError) -> Iterator[None]:
+    """Stops the attempt with `reason` after `seconds`.
 
     The delivery's deadline is the gateway's to hold: this machine's clock may be wrong.
     """
-    timer = threading.Timer(seconds, lambda: stop.set(JobTimeout()))
+    timer = threading.Timer(seconds, lambda: stop.set(reason))
     timer.daemon = True
     timer.start()
     try:

@@ -102,7 +102,8 @@ def operations_reference() -> str:
 
 
 def job_errors() -> str:
-    return _errors(errors.JobFault, "no") + _errors(errors.WorkerFault, "yes", head=False)
+    others = _errors(errors.WorkerFault, "yes", head=False) + _errors(errors.GatewayError, "no", head=False)
+    return _errors(errors.JobFault, "no") + others
 
 
 def request_errors() -> str:

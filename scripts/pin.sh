@@ -1,6 +1,6 @@
 #!/bin/sh
 # Pins all requirements anew: one resolution for everything, from which gateway and worker take their part.
-# One file serves every Python from 3.11 on.
+# One file serves every Python from 3.11 on. What goes into the images carries the hashes of its packages.
 set -eu
 cd "$(dirname "$0")/.."
 pin() {
@@ -9,5 +9,5 @@ pin() {
 }
 pin requirements.in --upgrade -o requirements.txt
 for room in gateway handler; do
-    pin "$room/requirements.in" -c requirements.txt --upgrade -o "$room/requirements.txt"
+    pin "$room/requirements.in" -c requirements.txt --upgrade --generate-hashes -o "$room/requirements.txt"
 done

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Sets up everything that the other targets need: FFmpeg with fonts, and the virtual environment .venv.
-# With CI set, also the servers of tests that are otherwise left out where those are missing: PostgreSQL, Redis, and
-# Node.js for an S3 on loopback.
+# With CI set, also the servers of tests that are otherwise left out where those are missing: PostgreSQL, Redis, nginx,
+# and Node.js for an S3 on loopback.
 # Safe to call again at any time; does nothing when all is there.
 set -eu
 cd "$(dirname "$0")/.."
@@ -73,6 +73,7 @@ if [ -n "${CI:-}" ]; then
     ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || install_debian "PostgreSQL is missing" postgresql
     command -v redis-server >/dev/null || install_debian "Redis is missing" redis-server
     command -v npm >/dev/null || install_debian "Node.js is missing" nodejs npm
+    command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || install_debian "nginx is missing" nginx
     command -v promtool >/dev/null || install_debian "promtool is missing" prometheus
     if ! cmp -s tests/s3/package-lock.json tests/s3/node_modules/.installed; then
         echo "setup: installing the S3 of the tests"

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -24,11 +24,28 @@ QUICK = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_con
 
 
 class Postgres:
-    """A running server; `database` makes one of one's own."""
+    """A server, run by `command` in `folder`; `database` makes one of one's own."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, command: Sequence[str | Path], folder: Path) -> None:
         self.port = port
+        self._command, self._folder = command, folder
+        self._process: subprocess.Popen[bytes] | None = None
         self._made = 0
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        path = self._folder / "log"
+        with path.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, cwd=self._folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
+        _wait_until_it_answers(self, self._process, path)
+
+    def stop(self) -> None:
+        """At once: whoever is connected is cut off."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait(10)
 
     @contextmanager
     def database(self, template: str = "template0") -> Iterator[str]:
@@ -70,18 +87,16 @@ def postgres_server() -> Iterator[Postgres]:
         data = Path(folder) / "data"
         initdb = [bin_dir / "initdb", "-D", data, "-U", "tests", "-A", "trust", "-E", "UTF8", "--no-locale", "-N"]
         subprocess.run([*as_user, *initdb], cwd=folder, check=True, capture_output=True, timeout=START_S)
-        server = Postgres(free_port())
-        settings = [f"port={server.port}", "listen_addresses=127.0.0.1", "unix_socket_directories=", *QUICK]
+        port = free_port()
+        settings = [f"port={port}", "listen_addresses=127.0.0.1", "unix_socket_directories=", *QUICK]
         options = [part for setting in settings for part in ("-c", setting)]
-        with (Path(folder) / "log").open("wb") as log:
-            command = [*as_user, "setpriv", "--pdeathsig", "INT", "--", bin_dir / "postgres", "-D", data, *options]
-            process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        command = [*as_user, "setpriv", "--pdeathsig", "INT", "--", bin_dir / "postgres", "-D", data, *options]
+        server = Postgres(port, command, Path(folder))
         try:
-            _wait_until_it_answers(server, process, Path(folder) / "log")
+            server.start()
             yield server
         finally:
-            process.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
-            process.wait(10)
+            server.stop()
 
 
 def _wait_until_it_answers(server: Postgres, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -36,7 +36,27 @@ class Reply:
 Route = Reply | Callable[[Request], Reply]
 
 
-class FileServer:
+class Loopback:
+    """An HTTP server on a free port, until it is closed."""
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._http.daemon_threads = True
+        self._http.block_on_close = False
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        return int(self._http.server_address[1])
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+
+class FileServer(Loopback):
     """`routes` maps paths (without query) to replies; `requests` records what came. `url(path)` is where it listens."""
 
     def __init__(self) -> None:
@@ -80,36 +100,31 @@ class FileServer:
 
             do_GET = do_POST = do_PUT = do_DELETE = _answer
 
+            def handle(self) -> None:
+                with suppress(ConnectionError):  # the caller was killed
+                    super().handle()
+
             def log_message(self, format: str, *args: object) -> None: ...
 
         self.closing = threading.Event()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self._http.block_on_close = False
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
-        self._thread.start()
+        super().__init__(Handler)
 
     @property
     def origin(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
+        return f"http://127.0.0.1:{self.port}"
 
     def url(self, path: str) -> str:
         return f"{self.origin}{path}"
 
     def close(self) -> None:
         self.closing.set()
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
+        super().close()
 
 
 @contextmanager
 def file_server() -> Iterator[FileServer]:
-    server = FileServer()
-    try:
+    with closing(FileServer()) as server:
         yield server
-    finally:
-        server.close()
 
 
 def eventually(check: Callable[[], object], seconds: float = 10.0) -> None:

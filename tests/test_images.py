@@ -51,6 +51,9 @@ def test_only_pinned_packages_and_no_code_but_its_own(name: str) -> None:
     assert copied == ROOMS[name]
     pins = [rest.split()[0] for word, rest in instructions(name) if word == "COPY" and "requirements.txt" in rest]
     assert pins[0] in {f"{room}/requirements.txt" for room in ROOMS[name]}
+    installs = [rest for word, rest in instructions(name) if word == "RUN" and "pip" in rest and "all.txt" not in rest]
+    assert [rest for rest in installs if " install --" in rest and "apt-get" not in rest] != []
+    assert all("--require-hashes" in rest for rest in installs if "apt-get" not in rest)
 
 
 def test_the_host_lends_the_gpu_with_its_encoder() -> None:

@@ -48,13 +48,19 @@ assert not there, there
 
 def pins(name: str) -> dict[str, str]:
     """Package → its whole line, without comments."""
-    lines = [line.partition(" #")[0].strip() for line in (ROOT / name).read_text().splitlines()]
-    return {re.split(r"[=<>~!\[ ;@]", line)[0].lower(): line for line in lines if line and not line.startswith("#")}
+    return {re.split(r"[=<>~!\[ ;@]", line)[0].lower(): line for line in pinned(name)}
+
+
+def pinned(name: str) -> list[str]:
+    """The lines that name packages, without comments and hashes."""
+    lines = [line.partition(" #")[0].strip(" \\") for line in (ROOT / name).read_text().splitlines()]
+    return [line for line in lines if line and not line.startswith(("#", "--hash="))]
 
 
 def uv(*arguments: str) -> None:
     tool = Path(sys.executable).with_name("uv")
-    subprocess.run([tool, "--quiet", *arguments], check=True, timeout=300)
+    # by the machine's certificates, as pip does
+    subprocess.run([tool, "--quiet", "--system-certs", *arguments], check=True, timeout=300)
 
 
 def run_alone(requirements: str, folder: Path, script: str, absent: list[str]) -> None:
@@ -77,6 +83,13 @@ def test_every_line_is_one_exact_pin(name: str) -> None:
         assert re.match(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==[0-9][^ ]*( ; .+)?$", line), line
 
 
+@pytest.mark.parametrize("name", FILES[1:])
+def test_what_goes_into_an_image_is_known_by_its_hash(name: str) -> None:
+    text = (ROOT / name).read_text().replace("\\\n", " ")
+    for line in text.splitlines():
+        assert re.fullmatch(r"[^ ]+==[^ ]+( ; .+?)?( +--hash=sha256:[0-9a-f]{64})+", line), line[:80]
+
+
 @pytest.mark.parametrize("name", FILES + [name.replace(".txt", ".in") for name in FILES])
 def test_no_file_names_an_index_or_a_host(name: str) -> None:
     text = (ROOT / name).read_text()
@@ -94,7 +107,7 @@ def test_both_sides_have_the_pins_of_the_whole(name: str) -> None:
 
 
 def lines_of(name: str, package: str) -> list[str]:
-    return [line for line in (ROOT / name).read_text().splitlines() if re.match(rf"{re.escape(package)}[=\[]", line)]
+    return [line for line in pinned(name) if re.match(rf"{re.escape(package)}[=\[]", line)]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
     ReelayError
     ├── JobError                    ends an attempt
+    │   ├── GatewayError            a bug of ours
     │   ├── JobFault                the job's own fault: never tried again
     │   │   ├── InvalidParams       AssetForbidden    AssetNotFound    AssetUnavailable
     │   │   ├── AssetTooLarge       AssetEmpty        AssetInvalid     AssetHasNoAudio
@@ -9,12 +10,13 @@
     │   ├── WorkerFault             another try may succeed
     │   │   ├── WorkerOutdated      WorkerLost        WorkerError      WorkerDiskFull
     │   │   ├── EncodeFailed        GatewayUnreachable    UploadFailed     StorageFull    OutputMissing
-    │   │   └── EncoderUnavailable
+    │   │   ├── EncoderUnavailable  SubmitUnconfirmed     ClaimTimeout
+    │   │   └── ProviderUnreachable     StorageUnreachable
     │   └── Stopped                 nobody wants the attempt any more
     │       └── Superseded          Cancelled
     └── RequestError                a request is refused; only gateway/api knows the HTTP status
         ├── Unauthorized   SignatureInvalid   NotFound         MethodNotAllowed   BadRequest
-        ├── MissingScope       RateLimited    TooManyJobs      SpendingLimit
+        ├── MissingScope   RateLimited        TooManyJobs      SpendingLimit      FileNotMedia
         ├── ValidationFailed   MalformedBody  BodyTooComplex   PayloadTooLarge    LengthRequired
         ├── UnsupportedMediaType
         ├── JobFinished    JobNotFinished     NoWebhook        AttemptSuperseded   IdempotencyMismatch
@@ -197,6 +199,31 @@ class OutputMissing(WorkerFault):
     text = "The worker reported success, but the stored video is missing or incomplete."
 
 
+class SubmitUnconfirmed(WorkerFault):
+    code = "submit_unconfirmed"
+    text = "It could not be found out whether a worker took the job."
+
+
+class ClaimTimeout(WorkerFault):
+    code = "claim_timeout"
+    text = "A worker took the job and never began it."
+
+
+class ProviderUnreachable(WorkerFault):
+    code = "provider_unreachable"
+    text = "The provider took the job and could not be asked about it any more."
+
+
+class StorageUnreachable(WorkerFault):
+    code = "storage_unreachable"
+    text = "The worker reported success, but the storage could not be asked for the video."
+
+
+class GatewayError(JobError):
+    code = "gateway_error"
+    text = "Something went wrong on the server until the job's time was up."
+
+
 class Stopped(JobError):
     """Nobody wants the attempt any more; the worker drops it within two seconds."""
 
@@ -300,6 +327,11 @@ class LengthRequired(RequestError):
 class UnsupportedMediaType(RequestError):
     code = "unsupported_media_type"
     text = "The body must be JSON, with the header Content-Type: application/json."
+
+
+class FileNotMedia(RequestError):
+    code = "file_not_media"
+    text = "The file is no video, audio, image or subtitles that a job could use."
 
 
 class JobFinished(RequestError):

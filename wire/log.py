@@ -68,7 +68,8 @@ def configure(level: str = "INFO", *, json: bool | None = None, stream: TextIO |
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for noisy in ("urllib3", "PIL", "alembic.runtime.plugins"):
+    # boto's details are requests with their signatures
+    for noisy in ("urllib3", "PIL", "alembic.runtime.plugins", "boto3", "botocore", "s3transfer"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.getLogger("urllib3.connection").setLevel(logging.ERROR)  # its warnings repeat URLs, secrets and all
     structlog.configure(

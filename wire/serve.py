@@ -26,6 +26,14 @@ class _Logger(glogging.Logger):  # type: ignore[misc]
             logger.propagate = True
             logger.setLevel(logging.INFO)
 
+    def warning(self, msg: str, *args: Any, **kwargs: Any) -> None:
+        if msg.startswith("Invalid request from"):  # goes on to quote the request, keys and signatures in it
+            msg = ": ".join(msg.split(": ")[:2])
+        super().warning(msg, *args, **kwargs)
+
+    def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
+        super().exception(msg, *(str(arg).partition("?")[0] for arg in args), **kwargs)
+
 
 class _Connection(socket.socket):
     """Ends when a client neither sends nor reads for IDLE_S. gunicorn waits for ever once a request has begun."""
@@ -78,6 +86,11 @@ class Server(BaseApplication):  # type: ignore[misc]
             "worker_class": _Worker,
             "logger_class": _Logger,
             "control_socket_disable": True,  # would lie at one path for all servers of a user
+            # Else anybody on this machine, a proxy's clients too, sets scheme and path by header.
+            "forwarded_allow_ips": "",
+            "forwarder_headers": "",
+            "worker_connections": 2000,  # open at once; more wait in the backlog
+            "backlog": 1024,
             **options,
         }
         super().__init__()

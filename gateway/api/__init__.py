@@ -10,7 +10,8 @@ from flask_swagger_ui import get_swaggerui_blueprint
 from ulid import ULID
 from werkzeug import Response as BaseResponse
 
-from gateway.api import callers, events, files, health, jobs, metrics, problems, video
+from gateway.api import callers, events, files, front, health, jobs, metrics, problems, video
+from gateway.api.webhooks import WEBHOOKS
 from gateway.settings import Settings
 from wire.serve import read_no_more
 
@@ -35,16 +36,19 @@ _CONFIG = {
             }
         },
         "security": [{"apiKey": []}],
+        "webhooks": WEBHOOKS,
     },
 }
-# Without its validator, which would have the specification fetched by a stranger's server.
-_SWAGGER_UI = {"app_name": "Reelay", "validatorUrl": None}
+# Without its validator, which would have the specification fetched by a stranger's server, and with nothing of the
+# request in the page: its script is always the same one.
+_SWAGGER_UI = {"app_name": "Reelay", "validatorUrl": None, "oauth2RedirectUrl": "/docs/oauth2-redirect.html"}
 
 
 def register(app: Flask, settings: Settings) -> None:
     """Add all routes, the error documents and the checks before and after every request."""
     app.config.update(_CONFIG, MAX_CONTENT_LENGTH=settings.max_body_bytes)
     app.before_request(_identify_request)
+    front.register(app, settings.trusted_proxy_hops)
     app.before_request(callers.check)
     app.after_request(_finish)
     app.after_request(callers.add_headers)
@@ -55,6 +59,7 @@ def register(app: Flask, settings: Settings) -> None:
     for module in (video, jobs, files, events, health, metrics):
         api.register_blueprint(module.blueprint())
     app.register_blueprint(get_swaggerui_blueprint("/docs", "/openapi.json", _SWAGGER_UI, blueprint_name="docs"))
+    front.let_docs_run(app)
     problems.register(app)
 
 

@@ -75,6 +75,11 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._prepare_doc_cbks.append(self._prepare_refusals_doc)
 
+    def arguments(self, schema: Schema | type[Schema], **kwargs: Any) -> Callable[..., Any]:
+        """As ever, but one schema for all requests: to make one takes longer than to use it."""
+        made = schema() if isinstance(schema, type) else schema
+        return super().arguments(made, **kwargs)  # type: ignore[no-any-return]
+
     def refuses(self, *refusals: Refusal) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Decorates a view with the problems of its own that it may answer."""
 

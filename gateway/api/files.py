@@ -12,17 +12,18 @@ from marshmallow import EXCLUDE, Schema, fields
 from werkzeug.exceptions import ClientDisconnected
 from werkzeug.wsgi import ClosingIterator
 
-from gateway import ids
+from gateway import ids, sniffing
 from gateway.api.blueprint import Blueprint
 from gateway.jobs import MARGIN_MS, MAX_TRIES
 from gateway.settings import Settings
-from gateway.storage import StorageFullError
+from gateway.storage import StorageFullError, StorageUnavailable
 from gateway.storage.local import LocalStorage
 from gateway.wiring import services
 from wire.clock import to_rfc3339
 from wire.errors import (
     AttemptSuperseded,
     BadRequest,
+    FileNotMedia,
     LengthRequired,
     NotFound,
     PayloadTooLarge,
@@ -67,7 +68,7 @@ def blueprint() -> Blueprint:
     @here.route("", methods=["POST"])
     @here.response(201, UploadSchema)
     @here.doc(requestBody=_FILE_BODY)
-    @here.refuses(*_OF_STORING, UnsupportedMediaType)
+    @here.refuses(*_OF_STORING, UnsupportedMediaType, FileNotMedia)
     def upload() -> Response:
         """Upload a file that a job may name. The body is the file itself, not a form."""
         return _upload()
@@ -103,7 +104,7 @@ def _upload() -> Response:
     if here.storage.free_percent() < here.settings.min_free_disk_percent:
         raise StorageLow
     key = f"uploads/{g.key_id}/{ids.ulid(now)}"
-    size = _store(key, here.settings.max_asset_bytes)
+    size = _store(key, here.settings.max_asset_bytes, sniffed=True)
     expires_at = now + here.settings.upload_retention_seconds * 1000
     # The file itself ends with its time, unless a job still needs it: then its URL must hold as long as that job may.
     url = here.storage.presign_get(key, expires_at=expires_at + _longest_ms(here.settings), for_worker=True)
@@ -125,17 +126,27 @@ def _send(key: str, signature: str) -> Response:
     if not here.shares.transfers.take():
         raise TransfersBusy
     try:
-        kind = "video/mp4" if key.endswith(".mp4") else "application/octet-stream"
-        response = send_file(_local().path(key), mimetype=kind, conditional=True, max_age=0)
+        is_video = key.endswith(".mp4")
+        response = send_file(
+            _local().path(key),
+            mimetype="video/mp4" if is_video else "application/octet-stream",
+            # what a client uploaded is never shown as a page of ours
+            as_attachment=not is_video,
+            download_name=key.split("/")[1] + ".mp4" if is_video else key.rpartition("/")[2],
+            conditional=True,
+            max_age=0,
+        )
     except BaseException as error:
         here.shares.transfers.give_back()
         if isinstance(error, FileNotFoundError | ValueError):
             raise NotFound("The file is not there, or no longer.") from error
+        if isinstance(error, OSError):
+            raise StorageUnavailable(f"the disk: {error.strerror}") from error
         raise
     # The share is held until the last byte went out or the client went away. (`call_on_close` is not called for
     # responses that are passed through.)
     response.response = ClosingIterator(response.response, here.shares.transfers.give_back)  # type: ignore[arg-type]
-    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.cache_control.private = True  # a proxy that keeps files would go on sending them after the URL's end
     return response
 
 
@@ -174,8 +185,11 @@ def _must_be_wanted(key: str) -> None:
         raise AttemptSuperseded
 
 
-def _store(key: str, max_bytes: int, check: Callable[[], None] = lambda: None) -> int:
-    """Write the request's body under `key`, if `check` lets it pass once all of it has come; answers its size."""
+def _store(key: str, max_bytes: int, check: Callable[[], None] = lambda: None, *, sniffed: bool = False) -> int:
+    """Write the request's body under `key`, if `check` lets it pass once all of it has come; answers its size.
+
+    `sniffed`: what begins like no media is refused, and not kept.
+    """
     here = services()
     length = request.content_length
     if length is None:
@@ -189,10 +203,24 @@ def _store(key: str, max_bytes: int, check: Callable[[], None] = lambda: None) -
         if not held:
             raise TransfersBusy
         try:
-            return here.storage.write(key, _body(length, check), length).size_bytes
+            chunks = _body(length, check)
+            return here.storage.write(key, _media(chunks) if sniffed else chunks, length).size_bytes
         except StorageFullError as error:
             log.error("storage.full", key=key)
             raise StorageLow from error
+
+
+def _media(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same chunks; raises FileNotMedia before the first one when no job could use what they begin with."""
+    head = b""
+    for chunk in chunks:
+        head += chunk
+        if len(head) >= sniffing.HEAD_BYTES:
+            break
+    if not sniffing.is_media(head[: sniffing.HEAD_BYTES]):
+        raise FileNotMedia
+    yield head
+    yield from chunks
 
 
 def _body(length: int, check: Callable[[], None]) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from gateway.api.blueprint import Blueprint
 from gateway.dispatcher import HEARTBEAT_LEASE
 from gateway.providers.base import ProviderError
-from gateway.storage import StorageUnavailable
+from gateway.storage import StorageFullError, StorageUnavailable
 from gateway.wiring import services
 from wire.errors import RateLimited
 
@@ -100,7 +100,10 @@ def _dispatcher() -> None:
 
 def _storage() -> None:
     here = services()
-    here.storage.check()
+    try:
+        here.storage.check()
+    except StorageFullError as error:
+        raise _NotWellError("the disk is full") from error
     free = here.storage.free_percent()
     if free < here.settings.min_free_disk_percent:
         raise _NotWellError(f"only {free:.1f} % of the disk is free")

@@ -13,7 +13,7 @@ from marshmallow import Schema, fields
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 
-from gateway.storage import StorageUnavailable
+from gateway.storage import StorageFullError, StorageUnavailable
 from wire import errors
 
 log = structlog.get_logger(__name__)
@@ -37,6 +37,7 @@ STATUS: Mapping[type[errors.RequestError], int] = {
     errors.LengthRequired: 411,
     errors.PayloadTooLarge: 413,
     errors.UnsupportedMediaType: 415,
+    errors.FileNotMedia: 415,
     errors.RangeNotSatisfiable: 416,
     errors.ValidationFailed: 422,
     errors.IdempotencyMismatch: 422,
@@ -53,6 +54,7 @@ _NOT_OF_A_STATUS = frozenset(
         errors.BodyTooComplex,
         errors.SignatureInvalid,
         errors.TooManyJobs,
+        errors.FileNotMedia,
         errors.JobNotFinished,
         errors.NoWebhook,
         errors.AttemptSuperseded,
@@ -107,6 +109,7 @@ def register(app: Flask) -> None:
     app.register_error_handler(errors.RequestError, problem)
     app.register_error_handler(SQLAlchemyError, _database_failed)
     app.register_error_handler(StorageUnavailable, _storage_failed)
+    app.register_error_handler(StorageFullError, _storage_full)
     app.register_error_handler(Exception, _unexpected)
 
 
@@ -171,6 +174,11 @@ def _database_failed(error: SQLAlchemyError) -> Response:
 def _storage_failed(error: StorageUnavailable) -> Response:
     log.error("storage.failed", reason=str(error))
     return problem(errors.ServiceUnavailable())
+
+
+def _storage_full(_: StorageFullError) -> Response:
+    log.error("storage.full")
+    return problem(errors.StorageLow())
 
 
 def _unexpected(_: Exception) -> Response:

@@ -31,7 +31,7 @@ _HEADERS = [
         "in": "header",
         "name": "Idempotency-Key",
         "schema": {"type": "string", "maxLength": MAX_IDEMPOTENCY_KEY},
-        "description": "Repeating a request with the same key and body answers with the same job, for a day.",
+        "description": "Repeating a request with the same key and body gives the same job, for a day by default.",
     },
 ]
 

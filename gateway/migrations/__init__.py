@@ -21,7 +21,7 @@ def migrate(settings: Settings) -> None:
     """Bring the database to this release's schema; any number of processes may call it at once."""
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Another process may hold the lock, and a big table may take, as long as they need.
-    engine = make_engine(settings.database, pool_size=2, statement_s=0)
+    engine = make_engine(settings.database, pool_size=2, statement_s=0, may_create=True)
     try:
         with _locked(settings, engine):
             if engine.dialect.name == "sqlite":

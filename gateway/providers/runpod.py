@@ -138,7 +138,8 @@ class RunPodProvider:
         if not isinstance(status, str):
             raise Unavailable("RunPod's answer makes no sense")
         if status == "IN_QUEUE":
-            return self._waiting(attempt)
+            # one that lost its worker queues again there: the claim's silence will tell
+            return self._waiting(attempt) if attempt.claimed_at is None else Remote(Phase.RUNNING)
         if status not in PHASES:
             self.cancel(attempt)  # nobody knows what it does there: it must not go on
             return Remote(Phase.FAILED, error=WorkerError(f"RunPod told an unknown state of the job: {status:.40}."))

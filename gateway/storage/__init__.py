@@ -32,7 +32,7 @@ class StorageUnavailable(Exception):
 class Storage(Protocol):
     """Keys are `outputs/<job>/<attempt>.mp4` and `uploads/<key id>/<ulid>`; all else is a ValueError.
 
-    Times are in ms UTC. Where files lie on another machine, what asks it raises StorageUnavailable; presigning asks
+    Times are in ms UTC. What asks the disk, or the machine where files lie, raises StorageUnavailable; presigning asks
     nobody.
     """
 
@@ -48,7 +48,7 @@ class Storage(Protocol):
     def write(self, key: str, chunks: Iterable[bytes], size_bytes: int) -> StoredFile:
         """Store the file of `size_bytes`, replacing what was there; whole or, whatever is raised, not at all.
 
-        Raises StorageFullError, and what `chunks` raises.
+        Raises StorageFullError, StorageUnavailable, and what `chunks` raises, if that is no OSError.
         """
 
     def delete(self, key: str) -> None:

@@ -12,13 +12,13 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
 from gateway.settings import Settings
 from gateway.signing import Signer
-from gateway.storage import KEY, StorageFullError, StoredFile
+from gateway.storage import KEY, StorageFullError, StorageUnavailable, StoredFile
 from wire.clock import Clock
 from wire.envelope import Upload
 
@@ -47,15 +47,18 @@ class LocalStorage:
         return self._url(base, "GET", key, expires_at, 0)
 
     def stat(self, key: str) -> StoredFile | None:
-        try:
-            return StoredFile(key, self.path(key).stat().st_size)
-        except FileNotFoundError:
-            return None
+        with _disk():
+            try:
+                return StoredFile(key, self.path(key).stat().st_size)
+            except FileNotFoundError:
+                self._make_root()
+                return None
 
     def delete(self, key: str) -> None:
-        path = self.path(key)
-        path.unlink(missing_ok=True)
-        _remove_if_empty(path.parent)
+        with suppress(FileNotFoundError):
+            path = self.path(key)
+            path.unlink(missing_ok=True)
+            _remove_if_empty(path.parent)
 
     def keys(self) -> Iterator[str]:
         for folder in self._places():
@@ -70,7 +73,7 @@ class LocalStorage:
             for path in (folder / name for name in _names(folder) if name.startswith(_PART)):
                 with suppress(FileNotFoundError):  # it was just finished
                     if self._clock.now_ms() - path.stat().st_mtime * 1000 > HALF_WRITTEN_MS:
-                        path.unlink()
+                        path.unlink(missing_ok=True)
             _remove_if_empty(folder)
 
     def _places(self) -> Iterator[Path]:
@@ -79,10 +82,16 @@ class LocalStorage:
             yield from (self._root / kind / name for name in _names(self._root / kind))
 
     def path(self, key: str) -> Path:
-        """Where the file of `key` is; raises ValueError for anything that is not a key of ours."""
+        """Where the file of `key` is; raises ValueError for anything that is not a key of ours.
+
+        Raises FileNotFoundError where a symbolic link stands in the way: nothing of ours is one, wherever it leads.
+        """
         if not KEY.fullmatch(key):
             raise ValueError("not a storage key")
-        return self._root / key
+        path = self._root / key
+        if any(place.is_symlink() for place in (path, path.parent, path.parent.parent)):
+            raise FileNotFoundError(errno.ENOENT, "a symbolic link", key)
+        return path
 
     def allowed(self, method: str, key: str, signature: str) -> int | None:
         """The size limit that `signature` grants for this very call (0 for GET); None when it grants nothing."""
@@ -93,26 +102,44 @@ class LocalStorage:
 
     def write(self, key: str, chunks: Iterable[bytes], size_bytes: int) -> StoredFile:
         path = self.path(key)
-        try:
+        with _disk():
+            self._make_root()
             _write_whole(path, chunks)
-        except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-                raise StorageFullError from error
-            raise
         return StoredFile(key, size_bytes)
 
     def check(self) -> None:
-        """Whether there is room is asked by `free_percent`; that the disk can be written is known since the start."""
+        with _disk():
+            self._make_root()
+            with tempfile.TemporaryFile(dir=self._root, buffering=0) as file:
+                file.write(b"reelay")
 
     def free_percent(self) -> float:
         """Share of the disk that is free, 0 to 100."""
-        self._root.mkdir(parents=True, exist_ok=True)
-        usage = shutil.disk_usage(self._root)
+        with _disk():
+            self._make_root()
+            usage = shutil.disk_usage(self._root)
         return 100 * usage.free / usage.total
+
+    def _make_root(self) -> None:
+        """Not what is above it: where DATA_DIR has gone, with its disk perhaps, nothing may be written in its place."""
+        if not self._root.is_dir():
+            self._root.mkdir(exist_ok=True)
+            _sync_folder(self._root.parent)
 
     def _url(self, base: str, method: str, key: str, expires_at: int, max_bytes: int) -> str:
         signature = self._signer.sign(_purpose(key), [method, expires_at, max_bytes])
         return f"{base}/files/{quote(key)}?signature={signature}"
+
+
+@contextmanager
+def _disk() -> Iterator[None]:
+    """No OSError of the disk gets out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            raise StorageFullError from error
+        raise StorageUnavailable(f"the disk: {error.strerror or error}") from error
 
 
 def _purpose(key: str) -> str:
@@ -129,6 +156,8 @@ def _make_folder(folder: Path) -> None:
 
 
 def _names(folder: Path) -> list[str]:
+    if folder.is_symlink():
+        return []
     try:
         return [path.name for path in folder.iterdir()]
     except (FileNotFoundError, NotADirectoryError):

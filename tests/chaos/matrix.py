@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
+from tests.chaos.gateway import Zygote
 from tests.chaos.scene import Fault, Outcome, Scene
 from tests.chaos.steps import Point
+from tests.chaos.worker import Workers
 
 Run = tuple[tuple[Point, ...], tuple[Fault, ...]]
 
@@ -22,9 +25,13 @@ FAULTS: tuple[Fault, ...] = (
     {"kind": "garbage", "on": "status", "times": 2},
     {"kind": "slow", "on": "run", "seconds": 0.5},
     {"kind": "slow", "on": "job-done", "seconds": 0.5},
+    {"kind": "lost_reply", "on": "webhook"},
+    {"kind": "status", "on": "webhook", "status": 503},
 )
 FAULTY = 0.3
 CLEAN_RUNS = 4
+# A run spends most of its time waiting for a lease, a silence or a pause to be over.
+LANES = 6 * (os.cpu_count() or 1)
 
 
 class Matrix:
@@ -34,12 +41,13 @@ class Matrix:
         self._scenes, self._random = scenes, random.Random(seed)
 
     def clean(self) -> list[Outcome]:
-        return self._all([((), ())] * CLEAN_RUNS)
+        return [self._scenes[0].run() for _ in range(CLEAN_RUNS)]
 
     def points(self, clean: Iterable[Outcome]) -> list[Point]:
         """Every step once; again where it is done again in every run, and not just because time has passed."""
         seen = Counter(point for outcome in clean for point in outcome.plan.points())
-        return sorted(point for point, runs in seen.items() if point.nth == 1 or runs == CLEAN_RUNS)
+        again = {point for point, runs in seen.items() if point.nth == 1 or runs == CLEAN_RUNS}
+        return sorted(again.union(self._scenes[0].first_start))
 
     def singles(self, points: Iterable[Point]) -> list[Outcome]:
         return self._all([((point,), self._faults()) for point in points])
@@ -78,12 +86,13 @@ class Matrix:
 
 
 @contextmanager
-def matrix(home: Path, *, seed: int, lanes: int = 2) -> Iterator[Matrix]:
+def matrix(home: Path, *, seed: int, lanes: int = LANES) -> Iterator[Matrix]:
     with ExitStack() as stack:
+        gateways, workers = stack.enter_context(closing(Zygote())), stack.enter_context(closing(Workers()))
         homes = [home / f"lane-{lane}" for lane in range(lanes)]
         for each in homes:
             each.mkdir()
-        yield Matrix([stack.enter_context(Scene(each)) for each in homes], seed)
+        yield Matrix([stack.enter_context(Scene(each, gateways, workers)) for each in homes], seed)
 
 
 def table(what: str, outcomes: list[Outcome]) -> str:
@@ -93,7 +102,7 @@ def table(what: str, outcomes: list[Outcome]) -> str:
     seconds = sorted(outcome.seconds for outcome in outcomes) or [0.0]
     head = (
         f"{what}: {len(outcomes)} runs, {reached} with every death that was planned, {len(wrong)} broken;"
-        f" {sum(outcome.encodes for outcome in outcomes)} encodes, {sum(bool(o.left) for o in outcomes)} with files"
-        f" for the clean-up; {seconds[len(seconds) // 2]:.1f} s in the middle, {seconds[-1]:.1f} s at most"
+        f" {sum(outcome.encodes for outcome in outcomes)} encodes, {sum(outcome.told for outcome in outcomes)} webhooks"
+        f" sent; {seconds[len(seconds) // 2]:.1f} s in the middle, {seconds[-1]:.1f} s at most"
     )
     return "\n".join([head, *(f"  {outcome}" for outcome in wrong)])

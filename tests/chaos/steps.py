@@ -7,17 +7,19 @@ where in our code it is done, so that the same step has the same name in every r
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import functools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -42,7 +44,7 @@ class Point:
 
 @dataclass
 class Plan:
-    """What one run is to do, and what it did, in a file that all its processes share.
+    """What one run is to do, and what it did.
 
     `deaths`: the points that are still to be died at, in this order; `died` those that were, with the process.
     `steps`: every step that was come to, as [process, how many had died before, name].
@@ -67,19 +69,20 @@ class Book:
     """Keeps the plan of the run that is on; between two runs there is none, and steps are not counted."""
 
     def __init__(self, folder: Path) -> None:
-        self._plan, self._lock = folder / "plan.json", folder / "plan.lock"
+        self._plan, self._steps, self._lock = folder / "plan.json", folder / "plan.steps", folder / "plan.lock"
 
     def open(self, *deaths: Point) -> None:
         with self._locked():
-            self._write(Plan([(point.name, point.nth) for point in deaths]))
+            self._steps.write_text("")
+            self._plan.write_text(json.dumps({"deaths": [(point.name, point.nth) for point in deaths], "died": []}))
 
     def read(self) -> Plan:
         with self._locked():
-            return Plan(**json.loads(self._plan.read_text()))
+            return self._read()
 
     def close(self) -> Plan:
         with self._locked():
-            plan = Plan(**json.loads(self._plan.read_text()))
+            plan = self._read()
             self._plan.unlink()
             return plan
 
@@ -88,26 +91,33 @@ class Book:
         with self._locked():
             if not self._plan.exists():
                 return
-            plan = Plan(**json.loads(self._plan.read_text()))
-            deaths = len(plan.died)
-            plan.steps.append((os.getpid(), deaths, name))
-            nth = sum((died, step) == (deaths, name) for _, died, step in plan.steps)
-            dies = bool(plan.deaths) and tuple(plan.deaths[0]) == (name, nth)
-            if dies:
-                plan.deaths.pop(0)
-                plan.died.append((os.getpid(), name))
-            self._write(plan)
-            if dies:
-                os._exit(KILLED)
+            plan = json.loads(self._plan.read_text())
+            came = f"\t{len(plan['died'])}\t{name}\n"
+            with self._steps.open("a") as file:
+                file.write(f"{os.getpid()}{came}")
+            if not plan["deaths"] or plan["deaths"][0] != [name, self._steps.read_text().count(came)]:
+                return
+            plan["died"].append((os.getpid(), plan["deaths"].pop(0)[0]))
+            self._plan.write_text(json.dumps(plan))
+            os._exit(KILLED)
 
-    def _write(self, plan: Plan) -> None:
-        self._plan.write_text(json.dumps(asdict(plan)))
+    def _read(self) -> Plan:
+        lines = (line.split("\t") for line in self._steps.read_text().splitlines())
+        return Plan(
+            **json.loads(self._plan.read_text()),
+            steps=[(int(process), int(died), name) for process, died, name in lines],
+        )
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         with self._lock.open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def die_with_parent() -> None:
+    """From now on this process is killed when its parent dies."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def install(role: str, folder: Path) -> None:
@@ -137,21 +147,25 @@ def install(role: str, folder: Path) -> None:
         around(os, name, functools.partial(_told, name))
     around(os, "open", lambda path, flags, *_, **__: "create" if flags & os.O_CREAT else None)
     around(subprocess.Popen, "__init__", lambda _, command, *__, **___: f"start {_program(command)}")
-    _hook_http(around, come_to)
-    if role == "gateway":
+    _hook_requests(around)
+    if role == "worker":
+        _hook_aiohttp(come_to)
+    else:
         from sqlalchemy.engine.default import DefaultDialect
 
         around(DefaultDialect, "do_commit", functools.partial(_told, "commit"))
 
 
-def _hook_http(around: Callable[..., None], come_to: Callable[[str, str, str], None]) -> None:
+def _hook_requests(around: Callable[..., None]) -> None:
     from requests.adapters import HTTPAdapter
 
     around(HTTPAdapter, "send", lambda _, request, *__, **___: _called(request.method, request.url))
-    try:
-        import aiohttp
-    except ImportError:  # of RunPod's SDK, in workers only
-        return
+
+
+def _hook_aiohttp(come_to: Callable[[str, str, str], None]) -> None:
+    """Of RunPod's SDK."""
+    import aiohttp
+
     original = aiohttp.ClientSession._request
 
     async def request(self: Any, method: str, url: Any, **kwargs: Any) -> Any:

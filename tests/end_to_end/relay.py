@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler
 
 import requests
+
+from tests.servers import Loopback
 
 TIMEOUT_S = 10
 
 
-class Relay:
+class Relay(Loopback):
     """Jobs go to the workers at all the ports in `targets`, everything else to the first; the first one's answer counts."""
 
     def __init__(self) -> None:
@@ -47,26 +48,10 @@ class Relay:
 
             def log_message(self, format: str, *args: object) -> None: ...
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self._http.block_on_close = False
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
-        self._thread.start()
-
-    @property
-    def port(self) -> int:
-        return int(self._http.server_address[1])
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
+        super().__init__(Handler)
 
 
 @contextmanager
 def relay() -> Iterator[Relay]:
-    made = Relay()
-    try:
+    with closing(Relay()) as made:
         yield made
-    finally:
-        made.close()

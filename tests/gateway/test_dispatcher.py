@@ -417,6 +417,7 @@ def test_a_dead_claim_is_given_up_even_when_the_provider_cannot_be_told(
 ) -> None:
     job = job_factory(attempt=State.CLAIMED, status=Status.RUNNING, tries=1)
     provider.script("cancel", Unavailable("500"))
+    turn(services)
     clock.advance(SILENCE_MS + 1)
     turn(services)
     assert states(services, job) == [State.FAILED]
@@ -910,7 +911,7 @@ def test_an_ambiguous_attempt_that_nobody_knows_is_given_up_and_tried_again(
     clock.advance(AMBIGUOUS_MS + 3_000)
     turn(services)
     assert states(services, job) == [State.FAILED]
-    assert attempts_of(services, job)[0].error_code == "worker_lost"
+    assert attempts_of(services, job)[0].error_code == "submit_unconfirmed"
     assert not job_of(services, job).finished
 
 
@@ -1058,7 +1059,7 @@ def test_a_worker_that_takes_a_job_and_never_begins_it_is_lost(
     clock.advance(UNCLAIMED_MS + 1)
     turn(services)
     assert states(services, job) == [State.FAILED]
-    assert attempts_of(services, job)[0].error_code == "worker_lost"
+    assert attempts_of(services, job)[0].error_code == "claim_timeout"
     assert len(provider.called("cancel")) == 1
 
 
@@ -1093,7 +1094,10 @@ def test_a_time_out_there_of_what_nobody_claimed_is_no_fault_of_the_job(
     lost = job_factory(attempt=State.SUBMITTED)
     provider.default["poll"] = Remote(Phase.FAILED, error=JobTimeout())
     turn(services)
-    assert (job_of(services, lost).status, attempts_of(services, lost)[0].error_code) == (Status.QUEUED, "worker_lost")
+    assert (job_of(services, lost).status, attempts_of(services, lost)[0].error_code) == (
+        Status.QUEUED,
+        "claim_timeout",
+    )
     slow = job_factory(attempt=State.CLAIMED)
     turn(services)
     assert (job_of(services, slow).status, job_of(services, slow).error_code) == (Status.FAILED, "job_timeout")
@@ -1119,7 +1123,7 @@ def test_what_was_found_out_of_no_attempt_stays_ambiguous(
     assert states(services, job) == [State.AMBIGUOUS], "WAITING does not say that it was found"
     clock.advance(AMBIGUOUS_MS + 1)
     turn(services)
-    assert attempts_of(services, job)[0].error_code == "worker_lost"
+    assert attempts_of(services, job)[0].error_code == "submit_unconfirmed"
 
 
 def test_a_claim_that_comes_while_the_doubt_is_given_up_is_kept(

@@ -272,7 +272,8 @@ def test_completed_without_the_whole_output_is_tried_again(
     attempt = services.store.attempt(job.attempt_id or "")
     after = services.jobs.get(job.id, job.key_id)
     assert attempt and (attempt.state, attempt.error_code) == (State.FAILED, "output_missing")
-    assert (after.status, after.next_at, after.error_code) == (Status.QUEUED, START_MS + 1_000, None)
+    assert (after.status, after.error_code) == (Status.QUEUED, None)
+    assert START_MS < (after.next_at or 0) <= START_MS + 1_200
 
 
 def test_a_foreign_claim_cannot_fail_the_attempt_by_claiming_to_have_completed(

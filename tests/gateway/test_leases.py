@@ -100,7 +100,7 @@ def test_who_wakes_after_its_lease_writes_nothing(
         provider.script(call, asleep)
         token = f"token-{number}"
         try:
-            Step(services.dispatcher._parts, leased(services, job, token, clock.now_ms()), token).run()
+            Step(services.dispatcher._parts, leased(services, job, token, clock.now_ms()), token, 0).run()
         except StaleLease:
             stale += 1
         for was, now in zip(before, rows(services, job), strict=True):
@@ -155,6 +155,7 @@ def test_a_clock_that_goes_back_stops_no_new_job(
 def test_a_clock_that_goes_forward_takes_a_claim_away_early_and_its_worker_hears_so(
     services: Services, job_factory: JobFactory, clock: FixedClock
 ) -> None:
+    turn(services)
     job = job_factory(attempt=State.CLAIMED, status=Status.RUNNING, tries=1)
     clock.advance(HOUR_MS)
     turn(services)

@@ -15,10 +15,11 @@ import pytest
 from gateway import ids
 from gateway.settings import Settings
 from gateway.signing import Signer
-from gateway.storage import StorageFullError
+from gateway.storage import StorageFullError, StorageUnavailable
 from gateway.storage.local import HALF_WRITTEN_MS, LocalStorage
 from gateway.wiring import Services
 from tests.gateway.conftest import PROCESSES, SECRET_KEY, START_MS, FixedClock, Wire
+from wire.errors import BadRequest
 
 KEY = f"outputs/{ids.new('job', START_MS)}/{ids.new('att', START_MS)}.mp4"
 OTHER = f"outputs/{ids.new('job', START_MS)}/{ids.new('att', START_MS)}.mp4"
@@ -159,11 +160,11 @@ def test_a_file_is_stored_replaced_and_deleted(storage: LocalStorage, key: str) 
 
 def broken_after(*chunks: bytes) -> Iterator[bytes]:
     yield from chunks
-    raise ConnectionResetError("the sender went away")
+    raise BadRequest("the sender went away")
 
 
 def test_a_broken_transfer_leaves_nothing(storage: LocalStorage) -> None:
-    with pytest.raises(ConnectionResetError):
+    with pytest.raises(BadRequest):
         storage.write(KEY, broken_after(b"half"), 9)
     assert files_in(storage) == []
     assert not storage.path(KEY).parent.exists()
@@ -171,7 +172,7 @@ def test_a_broken_transfer_leaves_nothing(storage: LocalStorage) -> None:
 
 def test_a_broken_transfer_leaves_what_was_there(storage: LocalStorage) -> None:
     storage.write(KEY, [b"whole"], 5)
-    with pytest.raises(ConnectionResetError):
+    with pytest.raises(BadRequest):
         storage.write(KEY, broken_after(b"half"), 9)
     assert [path.read_bytes() for path in files_in(storage)] == [b"whole"]
 
@@ -324,7 +325,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(
 def test_another_error_of_the_disk_is_not_a_full_one(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full(errno.EIO))
-        with pytest.raises(OSError, match="Input/output"):
+        with pytest.raises(StorageUnavailable, match="Input/output"):
             storage.write(KEY, [b"x"], 1)
     assert files_in(storage) == []
 

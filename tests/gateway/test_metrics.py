@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway import webhooks
 from gateway.costs import Price
 from gateway.jobs import Attempt, Job, State, Status
 from gateway.providers.base import NotYet, Phase, Remote, Unavailable
 from gateway.wiring import Services
 from tests.conftest import ROOT
-from tests.gateway.conftest import CLAIM, FakeProvider, FixedClock, JobFactory
+from tests.gateway.conftest import CLAIM, FakeProvider, FixedClock, JobFactory, Wire
+from tests.servers import FileServer, Reply
 from wire.envelope import Event
 from wire.errors import AssetNotFound
 
@@ -123,8 +125,27 @@ def test_gauges_tell_what_is_open_and_what_should_not_be(
 
 
 def test_without_jobs_gauges_are_zero(services: Services) -> None:
-    names = ("reelay_jobs", "reelay_jobs_oldest_seconds", "reelay_jobs_past_limits")
-    assert [value(services, name) for name in names] == [0, 0, 0]
+    jobs = ("reelay_jobs", "reelay_jobs_oldest_seconds", "reelay_jobs_past_limits")
+    webhooks = ("reelay_webhooks_waiting", "reelay_webhooks_oldest_seconds")
+    assert {name: value(services, name) for name in jobs + webhooks} == dict.fromkeys(jobs + webhooks, 0)
+
+
+def test_webhooks_by_what_came_of_them_and_those_that_wait(
+    wire: Wire, clock: FixedClock, job_factory: JobFactory, files: FileServer
+) -> None:
+    services = wire(webhook_allow_origins=(files.origin,))
+    for path, status in {"/takes": 204, "/busy": 503, "/gone": 410}.items():
+        files.routes[path] = Reply(status)
+        job = job_factory(webhook_url=files.url(path))
+        services.jobs.cancel(job.id, job.key_id)
+    assert value(services, "reelay_webhooks_waiting") == 3
+    for _ in range(2):  # two at a time go to one host
+        turn(services)
+    tried = {state: value(services, "reelay_webhook_tries_total", state=state) for state in webhooks.State}
+    assert tried == {"succeeded": 1, "pending": 1, "failed": 1}
+    clock.advance(2_000)
+    assert value(services, "reelay_webhooks_waiting") == 1
+    assert value(services, "reelay_webhooks_oldest_seconds") == 2
 
 
 def test_providers_and_their_workers(services: Services, provider: FakeProvider) -> None:

@@ -172,6 +172,13 @@ def test_a_made_secret_key_is_kept_and_private(tmp_path: Path) -> None:
     assert list(settings.data_dir.iterdir()) == [path]
 
 
+def test_what_somebody_left_who_died_while_making_the_key_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".secret_key.0123456789abcdef").write_text("half a k")
+    (made,) = secrets_of(Settings(data_dir=tmp_path))
+    assert len(made) == 64
+    assert [path.name for path in tmp_path.iterdir()] == ["secret_key"]
+
+
 def make_secret(folder: str) -> tuple[str, ...]:
     return secrets_of(Settings(data_dir=Path(folder)))
 

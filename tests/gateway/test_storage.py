@@ -220,9 +220,9 @@ def test_there_is_room_and_it_can_be_reached(place: Place) -> None:
 def test_an_upload_of_a_client_can_be_read_by_a_worker(services: Services) -> None:
     _, secret = services.keys.create("tests")
     base, headers = services.settings.client_base, {"X-API-Key": secret}
-    answer = requests.post(f"{base}/files", data=b"a photo", headers=headers, timeout=10)
+    answer = requests.post(f"{base}/files", data=b"BM a photo", headers=headers, timeout=10)
     assert answer.status_code == 201, answer.text
-    assert requests.get(answer.json()["url"], timeout=10).content == b"a photo"
+    assert requests.get(answer.json()["url"], timeout=10).content == b"BM a photo"
 
 
 # S3 alone

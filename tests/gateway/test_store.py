@@ -16,6 +16,7 @@ from gateway.store import ApiKey, StaleLease, Store, make_engine
 from gateway.webhooks import State as WebhookState
 from gateway.webhooks import Webhook
 from tests.gateway.conftest import START_MS, JobFactory, new_attempt, new_job, on_every_database
+from tests.servers import eventually
 
 pytestmark = on_every_database
 
@@ -121,6 +122,60 @@ def test_a_transaction_that_raises_leaves_nothing(store: Store) -> None:
         raise RuntimeError
     assert store.job(job.id) is None
     add(store, job)  # and the lock is free again
+
+
+def test_jobs_that_come_at_once_are_all_committed_before_anybody_is_answered(opened: Callable[[], Store]) -> None:
+    store, other = opened(), opened()
+    made = [new_job(NOW) for _ in range(60)]
+
+    def add_and_look(number: int) -> object:
+        found = []
+        for job in made[number * 5 : number * 5 + 5]:
+            store.add_job(job)
+            found.append(other.job(job.id))
+        return found
+
+    assert together(12, add_and_look) == [made[i * 5 : i * 5 + 5] for i in range(12)]
+
+
+def test_jobs_that_wait_for_a_writer_share_one_commit(store: Store) -> None:
+    if store._engine.dialect.name != "sqlite":
+        pytest.skip("PostgreSQL takes many writers at once")
+    commits: list[object] = []
+    sa.event.listen(store._engine, "commit", commits.append)
+    made = [new_job(NOW) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        with store.transaction():
+            adding = [pool.submit(store.add_job, job) for job in made]
+            eventually(lambda: len(store._arrived) == 8)
+            assert not any(future.done() for future in adding)
+        for future in adding:
+            future.result(10)
+    assert len(commits) == 2
+    assert [store.job(job.id) for job in made] == made
+
+
+def test_a_job_that_cannot_be_stored_fails_alone(store: Store) -> None:
+    (twice,) = add(store, new_job(NOW))
+    good = [new_job(NOW) for _ in range(6)]
+
+    def add_one(number: int) -> object:
+        if number == 3:
+            with pytest.raises(IntegrityError):
+                store.add_job(twice)
+        else:
+            store.add_job(good[number - (number > 3)])
+        return number
+
+    if store._engine.dialect.name == "sqlite":
+        with ThreadPoolExecutor(1) as outside:
+            with store.transaction():  # all of them wait for its end, and go as one
+                done = outside.submit(together, 7, add_one)
+                eventually(lambda: len(store._arrived) == 7)
+            done.result(10)
+    else:
+        together(7, add_one)
+    assert [store.job(job.id) for job in good] == good
 
 
 def test_an_attempt_needs_its_job(store: Store) -> None:
@@ -455,6 +510,26 @@ def test_the_oldest_jobs_are_deleted_first_and_no_more_than_asked_for(store: Sto
     made = add(store, *(ended(NOW + i) for i in range(3)))
     delete_jobs(store, NOW + 9, 2)
     assert [store.job(job.id) for job in made] == [None, None, made[2]]
+
+
+def test_a_backlog_is_never_read_whole(store: Store) -> None:
+    if store._engine.dialect.name != "sqlite":
+        pytest.skip("PostgreSQL chooses its plans by statistics")
+    calls: list[tuple[str, tuple[object, ...]]] = []
+    sa.event.listen(store._engine, "before_cursor_execute", lambda *call: calls.append((call[2], call[3])))
+    store.due(NOW, 5)
+    with store.transaction() as tx:
+        tx.wake_oldest_waiting(NOW)
+    with store._engine.connect() as connection:
+        plans = [
+            [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
+            for statement, values in calls
+            if statement.startswith(("SELECT", "UPDATE"))
+        ]
+    untried, tried, waiting = plans
+    assert untried[0] == "SEARCH jobs USING INDEX jobs_untried (next_at<?)"
+    assert tried[0] == "SEARCH jobs USING INDEX jobs_due (next_at<?)"
+    assert waiting[-1] == "SCAN jobs USING INDEX jobs_waiting"
 
 
 def test_neither_search_goes_through_all_jobs(store: Store) -> None:

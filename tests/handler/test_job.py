@@ -17,7 +17,17 @@ from handler import job
 from handler.job import run_attempt
 from handler.settings import Settings
 from tests.handler.conftest import Job
-from tests.handler.support import EVENT_TOKEN, PUT, Attempt, Gateway, deaf_server, failure, free_port, raw_server
+from tests.handler.support import (
+    EVENT_TOKEN,
+    FOREVER_S,
+    PUT,
+    Attempt,
+    Gateway,
+    deaf_server,
+    failure,
+    free_port,
+    raw_server,
+)
 from tests.servers import FileServer, Reply, eventually
 from wire import safe_http
 from wire.clock import to_rfc3339
@@ -482,6 +492,16 @@ def test_work_that_takes_too_long_is_stopped_and_told(img2vid: Job, settings: Se
     error = failure(img2vid(duration=60, frame_rate=60, delivery=delivery), settings)
     assert error.code == "job_timeout"
     assert [event["error"]["code"] for event in gateway.of_type("failed")] == ["job_timeout"]
+
+
+def test_an_upload_that_never_ends_is_stopped_and_told(
+    img2vid: Job, settings: Settings, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "UPLOAD_S", -1.0)  # of 4 s for the attempt, three are for all until the upload has ended
+    gateway.on_put = lambda request: Reply(pause_s=FOREVER_S)
+    error = failure(img2vid(delivery=gateway.delivery(limits={"timeout_s": 4})), settings)
+    assert error.code == "upload_failed" and error.retryable
+    assert [event["error"]["code"] for event in gateway.of_type("failed")] == ["upload_failed"]
 
 
 def test_an_output_over_the_limit_is_the_jobs_fault(caption: Job, settings: Settings, gateway: Gateway) -> None:

@@ -117,6 +117,7 @@ def test_what_json_cannot_hold_does_not_break_a_line(stream: io.StringIO) -> Non
 def test_urls_of_strangers_are_not_logged_by_the_http_library(stream: io.StringIO) -> None:
     log.configure("DEBUG", json=True, stream=stream)
     logging.getLogger("urllib3.connectionpool").debug("GET /file?signature=secret")
+    logging.getLogger("botocore.endpoint").debug("Authorization: secret")
     assert lines(stream) == []
 
 

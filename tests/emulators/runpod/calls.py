@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hmac
 import threading
 import time
 from collections import Counter, deque
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from flask import Response, jsonify, make_response, request
+from flask import Blueprint, Response, jsonify, make_response, request
 
 from tests.emulators.runpod.config import WINDOW_S, Config
 from tests.emulators.runpod.faults import JOB_CALLS, Fault, Faults
@@ -128,3 +129,25 @@ class Calls:
 def hang_up() -> Response:
     request.environ[HANG_UP]()
     return Response(status=502)
+
+
+def face(name: str, config: Callable[[], Config], authorization: Callable[[Config], str]) -> Blueprint:
+    """One face of the endpoint: only for its own id, and for calls with this `Authorization`."""
+    api = Blueprint(name, __name__, url_prefix="/v2/<endpoint>")
+
+    @api.url_value_preprocessor
+    def of_the_endpoint(endpoint: str | None, values: dict[str, Any] | None) -> None:
+        if values and values.pop("endpoint") != config().endpoint_id:
+            raise Problem(404, "endpoint not found")
+
+    @api.before_request
+    def authorize() -> None:
+        given = request.headers.get("Authorization", "")
+        if not hmac.compare_digest(given.encode(), authorization(config()).encode()):
+            raise Problem(401, "unauthorized")
+
+    @api.errorhandler(Problem)
+    def problem(error: Problem) -> Response:
+        return error.response()
+
+    return api

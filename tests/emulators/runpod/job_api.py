@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -10,7 +9,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from tests.emulators.runpod.calls import Calls, Problem
+from tests.emulators.runpod.calls import Calls, Problem, face
 from tests.emulators.runpod.config import Config
 from tests.emulators.runpod.faults import Fault
 from tests.emulators.runpod.fleet import Fleet
@@ -18,22 +17,7 @@ from tests.emulators.runpod.jobs import FINAL, Job, Queue
 
 
 def job_api(config: Callable[[], Config], queue: Queue, fleet: Fleet, calls: Calls) -> Blueprint:
-    api = Blueprint("job_api", __name__, url_prefix="/v2/<endpoint>")
-
-    @api.url_value_preprocessor
-    def of_the_endpoint(endpoint: str | None, values: dict[str, Any] | None) -> None:
-        if values and values.pop("endpoint") != config().endpoint_id:
-            raise Problem(404, "endpoint not found")
-
-    @api.before_request
-    def authorize() -> None:
-        given = request.headers.get("Authorization", "")
-        if not hmac.compare_digest(given.encode(), f"Bearer {config().api_key}".encode()):
-            raise Problem(401, "unauthorized")
-
-    @api.errorhandler(Problem)
-    def problem(error: Problem) -> Response:
-        return error.response()
+    api = face("job_api", config, lambda settings: f"Bearer {settings.api_key}")
 
     @api.post("/run")
     @calls.call("run")

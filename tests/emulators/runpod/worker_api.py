@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 import threading
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from tests.emulators.runpod.calls import Calls, Problem, hang_up
+from tests.emulators.runpod.calls import Calls, Problem, face, hang_up
 from tests.emulators.runpod.config import Config
 from tests.emulators.runpod.faults import HAND_OVER, Fault
 from tests.emulators.runpod.fleet import Fleet
@@ -37,22 +36,7 @@ def environment(base: str, worker_id: str, config: Config) -> dict[str, str]:
 
 
 def worker_api(config: Callable[[], Config], queue: Queue, fleet: Fleet, calls: Calls) -> Blueprint:
-    api = Blueprint("worker_api", __name__, url_prefix="/v2/<endpoint>")
-
-    @api.url_value_preprocessor
-    def of_the_endpoint(endpoint: str | None, values: dict[str, Any] | None) -> None:
-        if values and values.pop("endpoint") != config().endpoint_id:
-            raise Problem(404, "endpoint not found")
-
-    @api.before_request
-    def authorize() -> None:
-        given = request.headers.get("Authorization", "")
-        if not hmac.compare_digest(given.encode(), config().worker_key.encode()):
-            raise Problem(401, "unauthorized")
-
-    @api.errorhandler(Problem)
-    def problem(error: Problem) -> Response:
-        return error.response()
+    api = face("worker_api", config, lambda settings: settings.worker_key)
 
     @api.get("/job-take/<worker_id>")
     @calls.call("job-take")

@@ -16,7 +16,7 @@ from gateway.wiring import Services
 from tests.gateway.conftest import CLAIM, FakeProvider
 
 CAPTION = {"url_video": "https://example.com/v.mp4", "url_srt": "https://example.com/s.srt"}
-VIDEO = b"a finished video " * 64
+VIDEO = b"\0\0\0\x18ftypmp42" + b"a finished video " * 64
 
 
 def local(url: str) -> str:

@@ -117,8 +117,8 @@ def _closed(connection: socket.socket, seconds: float) -> bool:
 
 
 @contextmanager
-def live(folder: Path, idle_s: float = IDLE_S) -> Iterator[Live]:
-    """Runs until the block ends; clients that stall are cut off after `idle_s`."""
+def live(folder: Path, idle_s: float = IDLE_S, **more: str) -> Iterator[Live]:
+    """Runs until the block ends; clients that stall are cut off after `idle_s`. `more` are settings."""
     port = free_port()
     settings = {
         "PROVIDERS": "local",
@@ -131,6 +131,7 @@ def live(folder: Path, idle_s: float = IDLE_S) -> Iterator[Live]:
         "FAILED_KEYS_PER_ADDRESS": "0",
         "MAX_ASSET_BYTES": str(MAX_ASSET_BYTES),
         "LOCAL_WORKER_URL": "http://127.0.0.1:9",
+        **more,
     }
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **settings}
     folder.mkdir(parents=True, exist_ok=True)

@@ -80,13 +80,13 @@ def test_a_download_outlives_its_file(
 def test_an_old_upload_can_be_fetched_while_a_job_waits_and_not_afterwards(
     api: FlaskClient, client: FlaskClient, services: Services, clock: FixedClock
 ) -> None:
-    answer = api.post("/files", data=b"a video", content_type="video/mp4").get_json()
+    answer = api.post("/files", data=b"ID3 a song", content_type="video/mp4").get_json()
     assert answer["expiresAt"] == to_rfc3339(clock.now_ms() + DAY_MS)
     clock.advance(DAY_MS - 1)
     job = api.post("/video/caption", json={**CAPTION, "url_video": answer["url"]}).get_json()
     clock.advance(3600 * 1000 - 1)
     clean(services)
-    assert client.get(local(answer["url"]), buffered=True).data == b"a video"
+    assert client.get(local(answer["url"]), buffered=True).data == b"ID3 a song"
     api.delete(f"/jobs/{job['jobId']}")
     services.dispatcher.tick()
     services.dispatcher.settle()

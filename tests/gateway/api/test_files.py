@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -70,6 +72,50 @@ def test_a_signature_is_for_one_key(worker: Worker, new_worker: Callable[[], Wor
     path, signature = other.upload.partition("?")[0], worker.upload.partition("?")[2]
     assert_problem(worker.client.put(f"{path}?{signature}", data=VIDEO), 403, "signature_invalid")
     assert stored(services) == []
+
+
+def test_nothing_can_be_added_to_what_was_signed(client: FlaskClient, video: str, services: Services) -> None:
+    """Method, key, expiry and size are in the signature; who changes the URL around it gains nothing."""
+    path, _, signature = video.partition("?signature=")
+    content, _, mac = signature.rpartition(".")
+    granted = json.loads(b64decode(content + "=" * (-len(content) % 4), altchars=b"-_"))
+    assert granted == ["GET", services.clock.now_ms() + services.settings.url_ttl_seconds * 1000, 0]
+    for changed in (["PUT", granted[1], 10**9], ["GET", granted[1] + 10**9, 0], ["HEAD", *granted[1:]], "GET", []):
+        forged = b64encode(json.dumps(changed).encode(), altchars=b"-_").decode().rstrip("=")
+        for ending in (mac, "", mac[::-1]):
+            assert_problem(fetch(client, f"{path}?signature={forged}.{ending}"), 403, "signature_invalid")
+            assert_problem(client.put(f"{path}?signature={forged}.{ending}", data=b"x"), 403, "signature_invalid")
+    for query in (f"signature=x&signature={signature}", f"expires_at=9999999999999&max_bytes=1&signature=x.{mac}"):
+        assert_problem(fetch(client, f"{path}?{query}"), 403, "signature_invalid")
+
+
+def test_other_spellings_of_a_signed_key_are_other_keys(client: FlaskClient, video: str) -> None:
+    path, _, signature = video.partition("?signature=")
+    key = path.removeprefix("/files/")
+    folder, _, name = key.rpartition("/")
+    spellings = [
+        key.replace("/", "%252f"),
+        key.replace("/", "%255c"),
+        key.replace("/", "\\"),
+        key.replace(".", "%252e"),
+        f"x/../{key}",
+        f"%2e%2e/files/{key}",
+        f"{folder}/./{name}",
+        f"{folder}/../{folder.rpartition('/')[2]}/{name}",
+        f"/{key}",
+        key.lower(),
+        f"{key}%00",
+        f"{key}%0a",
+        f"{key}/",
+        f"{key};x",
+        f"{key}.mp4",
+        f"/{'x' * 5000}/{key}",
+    ]
+    for spelling in spellings:
+        response = fetch(client, f"/files/{spelling}?signature={signature}")
+        assert response.status_code in {308, 401, 403, 404}, spelling
+        assert VIDEO not in response.data
+    assert fetch(client, video).data == VIDEO
 
 
 def test_a_signature_ends(worker: Worker, services: Services, clock: FixedClock) -> None:
@@ -377,6 +423,28 @@ def test_even_a_good_signature_opens_only_storage_keys(client: FlaskClient, serv
     assert_problem(response, 404, "not_found")
 
 
+@pytest.mark.parametrize("depth", [0, 1, 2], ids=["file", "folder of the job", "folder of outputs"])
+def test_a_symbolic_link_in_the_storage_leads_nowhere(
+    client: FlaskClient, worker: Worker, services: Services, tmp_path: Path, depth: int
+) -> None:
+    """Nothing of ours is one: what a link leads to is neither sent, nor replaced, nor listed, nor removed."""
+    key = worker.upload.partition("?")[0].removeprefix("/files/")
+    link = (services.settings.files_dir / key, *(services.settings.files_dir / key).parents)[depth]
+    secret = tmp_path.joinpath("outside", *(key.split("/")[3 - depth :] or ["x"]))
+    secret.parent.mkdir(parents=True, exist_ok=True)
+    secret.write_bytes(b"not for clients")
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(secret if depth == 0 else tmp_path / "outside")
+    assert_problem(fetch(client, signed(services, "GET", key)), 404, "not_found")
+    assert worker.put().status_code == 500
+    assert services.storage.stat(key) is None
+    assert depth == 0 or key not in set(services.storage.keys())
+    services.storage.delete(key)
+    services.storage.tidy()
+    assert secret.read_bytes() == b"not for clients"
+    assert [path for path in (tmp_path / "outside").rglob("*") if path.is_file()] == [secret]
+
+
 # Uploads
 
 
@@ -398,10 +466,59 @@ def test_an_upload_can_be_named_in_a_job(api: FlaskClient) -> None:
 
 
 def test_an_upload_is_never_shown_as_a_page(api: FlaskClient, client: FlaskClient) -> None:
-    url = local(upload(api, b"<script>alert(1)</script>", content_type="text/html").get_json()["url"])
+    """Its media type is not the client's, and where a browser would show it all the same, nothing in it runs."""
+    page = b"1\n00:00:01,000 --> 00:00:02,000\n<script>alert(1)</script>\n"
+    url = local(upload(api, page, content_type="text/html").get_json()["url"])
     response = fetch(client, url)
-    assert response.mimetype == "application/octet-stream"
+    assert (response.mimetype, response.data) == ("application/octet-stream", page)
     assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.headers["Content-Disposition"].startswith("attachment; filename=")
+    assert {"default-src 'none'", "sandbox"} <= set(response.headers["Content-Security-Policy"].split("; "))
+
+
+def test_a_video_plays_in_anybodys_page_and_is_kept_by_no_proxy(
+    client: FlaskClient, worker: Worker, video: str
+) -> None:
+    for response in (fetch(client, video), fetch(client, video, Range="bytes=0-1")):
+        assert response.headers["Content-Disposition"] == f"inline; filename={worker.job_id}.mp4"
+        assert response.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
+        assert "private" in response.headers["Cache-Control"]
+        assert "sandbox" in response.headers["Content-Security-Policy"]
+
+
+NOT_MEDIA = [
+    b"x",
+    b"<!doctype html><script>alert(1)</script>",
+    b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>",
+    b"<html><!--\n00:00:01,000 --> 00:00:02,000\n--><script>alert(1)</script>",
+    b"MZ\x90\0",
+    b"\x7fELF\x02\x01\x01",
+    b"PK\x03\x04",
+    b"\x1f\x8b\x08\0",
+    b"%PDF-1.7",
+    b"#!/bin/sh\n",
+    b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n",
+    b"ffconcat version 1.0\nfile /etc/passwd\n",
+    b"RIFF\x04\0\0\0CDDA",
+    b"a=b&c=d",
+    b"\0" * 70_000,
+    b"x" * 70_000 + b"00:00:01,000 --> 00:00:02,000",
+]
+
+
+@pytest.mark.parametrize("content_type", ["video/mp4", ""])
+@pytest.mark.parametrize("body", NOT_MEDIA, ids=range(len(NOT_MEDIA)))
+def test_what_no_job_could_use_is_refused_by_its_content(
+    api: FlaskClient, services: Services, body: bytes, content_type: str
+) -> None:
+    assert_problem(upload(api, body, content_type=content_type), 415, "file_not_media")
+    assert stored(services) == []
+
+
+def test_refused_files_keep_no_thread(api: FlaskClient, services: Services) -> None:
+    for _ in range(services.settings.threads):
+        assert upload(api, b"no media").status_code == 415
+    assert upload(api).status_code == 201
 
 
 def test_the_url_of_an_upload_ends_with_the_longest_job_that_may_name_it(
@@ -423,7 +540,7 @@ def test_the_url_of_an_upload_takes_no_other_file(api: FlaskClient, client: Flas
 
 @pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "text/plain", "", "video/mp4", "odd;;"])
 def test_any_single_file_is_taken_whatever_its_media_type(api: FlaskClient, content_type: str) -> None:
-    assert upload(api, b"a=b&c=d", content_type=content_type).get_json()["size_bytes"] == 7
+    assert upload(api, b"ID3 a=b", content_type=content_type).get_json()["size_bytes"] == 7
 
 
 def test_a_form_is_refused_with_advice(api: FlaskClient) -> None:
@@ -433,8 +550,8 @@ def test_a_form_is_refused_with_advice(api: FlaskClient) -> None:
 
 def test_the_largest_upload_is_taken_and_no_larger_one(api: FlaskClient, app: Flask, wire: Wire) -> None:
     app.extensions["reelay"] = wire(max_asset_bytes=2_000_000)
-    assert upload(api, b"x" * 2_000_000).status_code == 201
-    assert_problem(upload(api, b"x" * 2_000_001), 413, "payload_too_large")
+    assert upload(api, b"ID3".ljust(2_000_000, b"x")).status_code == 201
+    assert_problem(upload(api, b"ID3".ljust(2_000_001, b"x")), 413, "payload_too_large")
     assert [path.stat().st_size for path in stored(app.extensions["reelay"])] == [2_000_000]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -11,8 +12,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from ffmpeg_ops.operation import OPERATIONS
+from gateway import webhooks
 from gateway.wiring import Services
 from tests.gateway.api.conftest import CAPTION, Worker, local
+from tests.gateway.conftest import JobFactory
 
 METHODS = {"get", "put", "post", "delete", "head", "options", "patch", "trace"}
 UNDOCUMENTED = {"/", "/docs", "/docs/", "/docs/{path}", "/openapi.json"}
@@ -128,7 +131,7 @@ def test_every_status_that_is_seen_is_documented(
     check(spec, "/jobs/{job_id}", "get", {200, 202, 401, 404, 422, 503})
     check(spec, "/jobs/{job_id}", "delete", {200, 401, 404, 409, 503})
     check(spec, "/jobs/{job_id}/webhook", "post", {202, 401, 404, 409, 503})
-    uploads = {api.post("/files", **kw).status_code for kw in (form, short, {"data": b"x"}, {})}
+    uploads = {api.post("/files", **kw).status_code for kw in (form, short, {"data": b"ID3"}, {})}
     check(spec, "/files", "post", uploads | {401, 413, 503, 507})
     worker.finish()
     url = local(api.get(f"/jobs/{worker.job_id}").get_json()["video_url"])
@@ -205,3 +208,20 @@ def test_the_documentation_serves_its_own_files_alone(client: FlaskClient) -> No
     for path in ("../__init__.py", "%2e%2e/__init__.py", "..%2f__init__.py", "/etc/passwd", "%00", "x" * 5000):
         response = client.get(f"/docs/{path}", buffered=True)
         assert response.status_code in {401, 404, 308}, path
+
+
+def test_the_webhook_that_is_sent_is_the_one_that_is_described(
+    spec: dict[str, Any], services: Services, job_factory: JobFactory
+) -> None:
+    [described] = [item["post"] for item in spec["webhooks"].values()]
+    job = job_factory(webhook_url="https://example.com/hook")
+    job = services.jobs.cancel(job.id, job.key_id)
+    sent = json.loads(webhooks.body(job, services.documents.of(job)))
+    schema = described["requestBody"]["content"]["application/json"]["schema"]
+    assert set(sent) == set(schema["properties"]) == set(schema["required"])
+    assert schema["properties"]["type"]["enum"] == ["job.cancelled", "job.completed", "job.failed"]
+    assert sent["type"] == "job.cancelled"
+    assert set(sent["data"]) <= set(spec["components"]["schemas"]["Job"]["properties"])
+    signed = webhooks.headers("wh_1", ["whsec_c2VjcmV0"], b"", 0)
+    assert {parameter["name"] for parameter in described["parameters"]} == set(signed) - {"Content-Type"}
+    assert described["tags"] == ["jobs"] and "jobs" in {tag["name"] for tag in spec["tags"]}

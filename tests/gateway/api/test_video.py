@@ -16,7 +16,7 @@ from ffmpeg_ops.operation import OPERATIONS
 from gateway.jobs import Status
 from gateway.store import Store
 from gateway.wiring import Services
-from tests.gateway.api.conftest import CAPTION, Worker, assert_problem
+from tests.gateway.api.conftest import CAPTION, VIDEO, Worker, assert_problem
 from tests.gateway.conftest import FixedClock
 
 IMAGE = {"url_image": "https://example.com/photo.jpg"}
@@ -101,7 +101,7 @@ def test_a_finished_job_has_url_and_stats(api: FlaskClient, worker: Worker, cloc
     assert job["finishedAt"] == "2023-11-14T22:13:25.000Z"
     assert job["stats"] == {
         "duration_s": 2.0,
-        "size_bytes": 1088,
+        "size_bytes": len(VIDEO),
         "encoder": "libx264",
         "provider": "fake",
         "queue_s": 2.0,

@@ -1,0 +1,134 @@
+"""Thousands of jobs in flight at RunPod: how often it is asked, and how soon the end of a job is seen."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.figures import Figure
+from bench.gateway.client import Load, drive
+from bench.gateway.sizes import Sizes, gateway, post, rounded
+from ffmpeg_ops.operation import StopSignal
+from handler.events import Events, Reporter, Silent
+from handler.upload import upload
+from tests.emulators.runpod.jobs import Job, Queue
+from wire.envelope import parse_job_input
+
+WORKERS, WORK_S = 10, 1.0
+WINDOW_S = 10  # that of RunPod's own limits
+SUBMITTED_S, SEEN_S = 240, 120
+CONTENT = b"....ftyp"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Polls in the busiest WINDOW_S, a second of it, and how long each end took to be seen."""
+
+    polls_per_s: float
+    seconds: list[float]
+
+
+def measure(folder: Path, sizes: Sizes) -> list[Figure]:
+    untold = fly(folder / "untold", sizes, events=False)
+    told = fly(folder / "told", sizes, events=True)
+    jobs = f"{sizes.in_flight} jobs in flight"
+    return [
+        Figure("gateway.polls_per_s", rounded(untold.polls_per_s), "1/s", "≤ 100", f"{jobs}, events off: `/status`"),
+        Figure("gateway.seen_s", rounded(max(untold.seconds)), "s", "≤ 60", "the same: latest sight of an end"),
+        Figure("gateway.told_polls_per_s", rounded(told.polls_per_s), "1/s", "≤ 100", f"{jobs}, events on: `/status`"),
+        Figure("gateway.told_seen_s", rounded(max(told.seconds)), "s", "≤ 1", "the same: latest sight of an end"),
+    ]
+
+
+def fly(folder: Path, sizes: Sizes, *, events: bool) -> Seen:
+    with gateway(folder, WORKER_EVENTS=str(events).lower()) as (stack, runpod):
+        began = time.monotonic()
+        drive(Load(stack.port, (post(stack),), sizes.connections, count=sizes.in_flight))
+        _wait(lambda: runpod.queue.counts()["inQueue"] >= sizes.in_flight, SUBMITTED_S, "jobs were not submitted")
+        submitted_s = time.monotonic() - began
+        workers = _Workers(runpod.queue, folder)
+        polls = [runpod.calls["status"]]
+
+        def second() -> None:
+            time.sleep(1)
+            polls.append(runpod.calls["status"])
+
+        ends_at = time.monotonic() + sizes.ending_s
+        while time.monotonic() < ends_at:
+            second()
+        ended_at = workers.stop()
+        database = folder / "data" / "reelay.db"
+        ends_at = time.monotonic() + SEEN_S
+        while not (finished_at := _finished_at(database)).keys() >= ended_at.keys():
+            if time.monotonic() > ends_at:
+                raise RuntimeError(f"{len(ended_at.keys() - finished_at.keys())} ends were not seen")
+            second()
+    busiest = max(late - early for early, late in zip(polls, polls[WINDOW_S:] or polls[-1:], strict=False))
+    seen = Seen(
+        busiest / min(WINDOW_S, len(polls) - 1),
+        [(finished_at[job_id] - at_ms) / 1000 for job_id, at_ms in ended_at.items()],
+    )
+    print(
+        f"events {'on' if events else 'off'}: submitted in {submitted_s:.0f} s, {len(seen.seconds)} ends seen within"
+        f" {max(seen.seconds):.2f} s, {seen.polls_per_s:.0f} polls a second",
+        file=sys.stderr,
+    )
+    return seen
+
+
+class _Workers:
+    """Take one job each, claim it, wait, store a few bytes and tell of them as a worker does."""
+
+    def __init__(self, queue: Queue, folder: Path) -> None:
+        self._queue, self._output = queue, folder / "output.mp4"
+        self._output.write_bytes(CONTENT)
+        self._over = threading.Event()
+        self._ended_at: dict[str, float] = {}
+        self._threads = [threading.Thread(target=self._run, args=(f"worker{i}",)) for i in range(WORKERS)]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> dict[str, float]:
+        """When each job's work was over, in ms UTC."""
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+        return self._ended_at
+
+    def _run(self, name: str) -> None:
+        while not self._over.is_set():
+            for job in self._queue.take(name, 1, 1.0, lambda: not self._over.is_set()):
+                self._work(name, job)
+
+    def _work(self, name: str, job: Job) -> None:
+        delivery, stop = parse_job_input(job.input).delivery, StopSignal()
+        assert delivery is not None and delivery.upload is not None
+        reporter: Reporter = Events(delivery, stop) if delivery.events else Silent()
+        reporter.claim()
+        time.sleep(WORK_S)
+        upload(self._output, delivery.upload, stop)
+        result = {"stats": {"size_bytes": len(CONTENT), "duration_s": WORK_S}}
+        self._ended_at[delivery.job_id] = time.time() * 1000
+        reporter.completed(result)
+        reporter.close()
+        self._queue.done(name, job.id, result)
+
+
+def _finished_at(database: Path) -> dict[str, int]:
+    """Of the completed jobs, in ms UTC."""
+    with closing(sqlite3.connect(database, timeout=10)) as connection:
+        return dict(connection.execute("SELECT id, finished_at FROM jobs WHERE status = 'completed'").fetchall())
+
+
+def _wait(until: Callable[[], bool], seconds: float, otherwise: str) -> None:
+    ends_at = time.monotonic() + seconds
+    while not until():
+        if time.monotonic() > ends_at:
+            raise RuntimeError(f"{otherwise} within {seconds} s")
+        time.sleep(0.1)

@@ -1,0 +1,65 @@
+"""How much is measured, and what the parts of this bench share."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.figures import RUNS
+from bench.gateway.client import request
+from scripts.stack import Stack
+from tests.emulators.runpod import Config, Emulator
+
+CORES = 2
+JOB = json.dumps({"url_image": "https://example.com/photo.jpg"})
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """`requests`: those after which memory is looked at. `ending_s`: how long jobs end while `in_flight` were there."""
+
+    runs: int = RUNS
+    seconds: float = 4.0
+    connections: int = 16
+    warm_up: int = 2_000
+    requests: int = 100_000
+    in_flight: int = 5_000
+    ending_s: float = 30.0
+
+
+@contextmanager
+def gateway(folder: Path, **environ: str) -> Iterator[tuple[Stack, Emulator]]:
+    """A gateway on CORES cores, and its endpoint: without workers, with room for all jobs."""
+    with Emulator(Config(max_workers=0, max_queued=10_000_000)) as runpod:
+        stack = Stack(folder / "data", folder / "logs", environ={**runpod.gateway_environ, **environ})
+        with on_few_cores():
+            stack.__enter__()
+        try:
+            yield stack, runpod
+        finally:
+            stack.stop()
+
+
+@contextmanager
+def on_few_cores() -> Iterator[None]:
+    """Processes that are started inside have CORES cores, and keep them."""
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(mine)[:CORES])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, mine)
+
+
+def post(stack: Stack) -> str:
+    """The request for a job, as it goes over the wire."""
+    return request("POST", "/video/img2vid", {"X-API-Key": stack.api_key}, JOB)
+
+
+def rounded(value: float) -> Any:
+    return float(f"{value:.3g}")

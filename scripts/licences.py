@@ -1,0 +1,100 @@
+"""Generates docs/licences.md: what goes into the images, and under which licences, as the installed packages tell."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs/licences.md"
+# Licences that ask something of who changes or links a package, each with why we may have it.
+COPYLEFT = {
+    "certifi": "MPL-2.0: holds for its own files, which are passed on unchanged",
+    "paramiko": "LGPL-2.1: a dependency of runpod's, imported as it is and replaceable in the image",
+    "psycopg": "LGPL-3.0: imported as it is and replaceable in the image",
+    "psycopg-binary": "LGPL-3.0: as psycopg",
+    "tqdm": "MPL-2.0: a dependency of runpod's, passed on unchanged",
+}
+# Whole words of all others that we have.
+FREE = frozenset(
+    {"0BSD", "Apache", "BSD", "CC0", "CMU", "ISC", "MIT", "PSF", "Python Software Foundation", "Unlicense", "Zlib"}
+)
+_COPYLEFT = re.compile(r"GPL|MPL|EPL|EUPL|CDDL|CC-BY-SA|OSL|SSPL|BUSL|Mozilla|copyleft|General Public", re.IGNORECASE)
+# For other systems and interpreters than those of the images, so never installed there.
+_ELSEWHERE = re.compile(r"sys_platform == '(win32|emscripten)'|platform_python_implementation != 'CPython'")
+
+
+@dataclass(frozen=True)
+class Package:
+    """`licence` is what its metadata tell."""
+
+    name: str
+    rooms: tuple[str, ...]
+    licence: str
+
+
+def main() -> int:
+    fresh = page()
+    if "--check" in sys.argv:
+        return 0 if PAGE.read_text() == fresh else 1
+    PAGE.write_text(fresh)
+    return 0
+
+
+def page() -> str:
+    rows = [f"| {p.name} | {', '.join(p.rooms)} | {p.licence} | {COPYLEFT.get(p.name, '')} |" for p in packages()]
+    return (
+        "# Licences of what the images hold\n\n"
+        "Reelay itself is under the MIT licence ([LICENSE](../LICENSE)). Its images add the Python packages below, as "
+        "`make docs` finds them installed, and Debian's packages, whose licences are in `/usr/share/doc/*/copyright` "
+        "of each image. Two of those matter when you pass the worker's image on: FFmpeg is Debian's build under the "
+        "GPL (with x264 and x265), and runs as a program of its own. `opencv-python-headless` brings along libraries "
+        "of FFmpeg under the LGPL 2.1.\n\n"
+        "| Package | Image | Licence | Why it may be here |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
+    )
+
+
+def packages() -> list[Package]:
+    """Those of the images that are installed here, by name."""
+    rooms: dict[str, list[str]] = {}
+    for room, image in (("gateway", "gateway"), ("handler", "worker")):
+        for name in _pinned(ROOT / room / "requirements.txt"):
+            rooms.setdefault(name, []).append(image)
+    found = []
+    for name, images in sorted(rooms.items()):
+        try:
+            found.append(Package(name, tuple(dict.fromkeys(images)), licence_of(metadata.metadata(name))))
+        except metadata.PackageNotFoundError:
+            continue  # for another version of Python
+    return found
+
+
+def licence_of(told: metadata.PackageMetadata) -> str:
+    """In the newer field, the older one, or the classifiers; `unknown` when none of them tells."""
+    classifiers = [c.rpartition(" :: ")[2] for c in told.get_all("Classifier") or [] if c.startswith("License ::")]
+    newer, older = (told[field].strip() if field in told else "" for field in ("License-Expression", "License"))
+    # some put the whole text into the older one
+    short = older if older and len(older) < 60 and "\n" not in older and older != "Dual License" else ""
+    return newer or short or " OR ".join(classifiers) or "unknown"
+
+
+def refusals(found: list[Package]) -> list[str]:
+    """What may not go into an image before somebody has looked at it."""
+    unknown = [p for p in found if not _COPYLEFT.search(p.licence) and not any(w in p.licence for w in FREE)]
+    copyleft = [p for p in found if _COPYLEFT.search(p.licence) and p.name not in COPYLEFT]
+    return [f"{p.name}: {p.licence}" for p in (*unknown, *copyleft)]
+
+
+def _pinned(path: Path) -> Iterator[str]:
+    for line in path.read_text().splitlines():
+        name = re.match(r"([A-Za-z0-9._-]+)(\[[a-z,]+\])?==", line)
+        if name and not _ELSEWHERE.search(line):
+            yield name[1].lower()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

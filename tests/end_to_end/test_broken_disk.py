@@ -1,0 +1,221 @@
+"""Disks and databases that fail under a running gateway: nothing is acknowledged that is not kept, and all goes on."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from scripts.stack import Stack
+from tests.end_to_end.conftest import MakeStack
+from tests.postgres import postgres_server
+from tests.servers import FileServer, eventually
+
+pytestmark = pytest.mark.slow
+
+FINISHED = {"completed", "failed", "cancelled"}
+RUBBISH = b"this was a database once. " * 40
+
+
+class Gateway:
+    """A running stack without a worker: jobs are taken, wait for a short time, and end with `queue_timeout`."""
+
+    def __init__(self, stack: Stack, url: str) -> None:
+        self.stack, self._url = stack, url
+        self.taken: list[str] = []
+
+    def get(self, path: str) -> requests.Response:
+        return requests.get(f"{self.stack.url}{path}", headers={"X-API-Key": self.stack.api_key}, timeout=30)
+
+    def post(self) -> requests.Response:
+        headers = {"X-API-Key": self.stack.api_key}
+        answer = requests.post(
+            f"{self.stack.url}/video/img2vid", json={"url_image": self._url}, headers=headers, timeout=40
+        )
+        if answer.status_code == 202:
+            self.taken.append(answer.json()["jobId"])
+        return answer
+
+    def refuses(self) -> str:
+        """A POST now is refused with a problem document; answers its code."""
+        answer = self.post()
+        assert answer.status_code in {503, 507}, answer.text
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert answer.headers["Retry-After"]
+        return str(answer.json()["code"])
+
+    def not_ready(self, check: str) -> str:
+        """Waits until `/ready` says no because of `check`; answers the reason."""
+        eventually(lambda: self.get("/ready").json()["checks"][check] != "ok", 25)
+        answer = self.get("/ready")
+        assert answer.status_code == 503
+        return str(answer.json()["checks"][check])
+
+    def works_again(self) -> None:
+        """Without help: a new job is taken, and all that ever were come to their end."""
+        eventually(lambda: self.get("/ready").json()["checks"].get("database") == "ok", 25)
+        eventually(lambda: self.post().status_code == 202, 25)
+        assert self.taken
+        for job_id in self.taken:
+            eventually(lambda job_id=job_id: self.get(f"/jobs/{job_id}").json().get("status") in FINISHED, 40)
+        self.stack.check()
+
+    def log(self) -> list[dict[str, Any]]:
+        lines = (self.stack.log_dir / "gateway.log").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+
+@pytest.fixture
+def start(make_stack: MakeStack, files: FileServer) -> Iterator[Callable[..., Gateway]]:
+    made: list[Gateway] = []
+
+    def run(**environ: str) -> Gateway:
+        stack = make_stack(QUEUE_LIMIT_SECONDS="3", MIN_FREE_DISK_PERCENT="0", **environ)
+        stack._start("gateway", "tests.end_to_end.brief_gateway", stack._gateway_environ())
+        eventually(lambda: _answers(stack), 30)
+        made.append(Gateway(stack, files.url("/photo.jpg")))
+        assert made[-1].post().status_code == 202
+        return made[-1]
+
+    yield run
+    for gateway in made:
+        lines = gateway.log()
+        assert not [line for line in lines if line["event"] == "request.failed"], "nothing is unexpected"
+        # what no request has brought about: the dispatcher's loop, its steps and chores
+        assert len([line for line in lines if line.get("level") == "error" and "request_id" not in line]) < 60
+
+
+def _answers(stack: Stack) -> bool:
+    try:
+        return requests.get(f"{stack.url}/health", timeout=2).ok
+    except requests.RequestException:
+        return False
+
+
+@contextmanager
+def small_disk(place: Path, size: str) -> Iterator[None]:
+    place.mkdir(parents=True, exist_ok=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """All the room that there is."""
+    path = disk / "filler"
+    with path.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+        while True:
+            file.write(b"\0" * 4096)
+    return path
+
+
+def test_a_full_disk(start: Callable[..., Gateway], tmp_path: Path) -> None:
+    with small_disk(tmp_path / "data", "6m"):
+        gateway = start()
+        filler = fill(tmp_path / "data")
+        codes = {gateway.refuses() for _ in range(5)}
+        assert codes <= {"service_unavailable", "storage_low"}
+        assert gateway.get(f"/jobs/{gateway.taken[0]}").ok, "what is there can be read"
+        assert gateway.not_ready("storage") == "the disk is full"
+        filler.unlink()
+        gateway.works_again()
+        assert any(line["event"] == "database.failed" for line in gateway.log())
+        gateway.stack.stop()
+
+
+def test_a_read_only_disk_of_files(start: Callable[..., Gateway], tmp_path: Path) -> None:
+    with small_disk(tmp_path / "data" / "files", "1m"):
+        gateway = start()
+        subprocess.run(["mount", "-o", "remount,ro", tmp_path / "data" / "files"], check=True)
+        headers = {"X-API-Key": gateway.stack.api_key}
+        answer = requests.post(f"{gateway.stack.url}/files", data=b"a photo", headers=headers, timeout=10)
+        assert (answer.status_code, answer.json()["code"]) == (503, "service_unavailable")
+        assert "Read-only" in gateway.not_ready("storage")
+        subprocess.run(["mount", "-o", "remount,rw", tmp_path / "data" / "files"], check=True)
+        answer = requests.post(f"{gateway.stack.url}/files", data=b"a photo", headers=headers, timeout=10)
+        assert answer.status_code == 201
+        gateway.works_again()
+        gateway.stack.stop()
+
+
+def test_another_process_that_locks_the_database(start: Callable[..., Gateway], tmp_path: Path) -> None:
+    gateway = start()
+    with closing(sqlite3.connect(tmp_path / "data" / "reelay.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        began = time.monotonic()
+        codes: list[str] = []
+        posts = [threading.Thread(target=lambda: codes.append(gateway.refuses())) for _ in range(6)]
+        for post in posts:
+            post.start()
+        assert gateway.get(f"/jobs/{gateway.taken[0]}").ok, "nobody who reads waits"
+        for post in posts:
+            post.join()
+        assert codes == ["service_unavailable"] * 6
+        assert time.monotonic() - began < 25, "those who wait do not wait for one another"
+        assert "no dispatcher" in gateway.not_ready("dispatcher")
+        other.execute("ROLLBACK")
+    gateway.works_again()
+    assert any("locked" in line.get("reason", "") for line in gateway.log())
+
+
+def _moved(path: Path) -> Callable[[], None]:
+    path.rename(path.with_suffix(".moved"))
+    return lambda: path.with_suffix(".moved").rename(path) and None
+
+
+def _folder_moved(path: Path) -> Callable[[], None]:
+    data = path.parent
+    data.rename(data.with_name("away"))
+    return lambda: data.with_name("away").rename(data) and None
+
+
+@pytest.mark.parametrize("harm", [_moved, _folder_moved])
+def test_a_database_that_is_moved_away(
+    start: Callable[..., Gateway], tmp_path: Path, harm: Callable[[Path], Callable[[], None]]
+) -> None:
+    gateway = start()
+    path = tmp_path / "data" / "reelay.db"
+    undo = harm(path)
+    assert {gateway.refuses() for _ in range(3)} == {"service_unavailable"}
+    assert gateway.get(f"/jobs/{gateway.taken[0]}").json()["code"] == "service_unavailable"
+    assert gateway.not_ready("database")
+    assert not path.exists(), "no empty one takes its place"
+    undo()
+    gateway.works_again()
+
+
+def test_a_database_that_is_overwritten(start: Callable[..., Gateway], tmp_path: Path) -> None:
+    gateway = start()
+    path = tmp_path / "data" / "reelay.db"
+    before = path.read_bytes()
+    path.write_bytes(RUBBISH)
+    answers = [gateway.post() for _ in range(5)]
+    # SQLite goes by its log and what it remembers as long as it can: what is taken then is in the log
+    assert {answer.status_code for answer in answers} <= {202, 503}
+    assert gateway.get("/jobs").status_code in {200, 503}
+    path.write_bytes(before)
+    gateway.works_again()
+
+
+def test_postgresql_that_is_stopped_and_started(start: Callable[..., Gateway]) -> None:
+    with postgres_server() as server, server.database() as url:
+        gateway = start(DATABASE_URL=url)
+        server.stop()
+        assert gateway.refuses() == "service_unavailable"
+        assert gateway.get("/jobs").json()["code"] == "service_unavailable"
+        assert gateway.not_ready("database")
+        server.start()
+        gateway.works_again()
+        gateway.stack.stop()

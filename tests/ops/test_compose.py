@@ -1,0 +1,35 @@
+"""compose.yaml says the same as the configuration that it mounts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from gateway.settings import Settings
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, Any]:
+    return dict(yaml.safe_load((ROOT / "compose.yaml").read_text())["services"])
+
+
+def test_only_nginx_can_be_reached(services: dict[str, Any]) -> None:
+    assert [name for name, service in services.items() if "ports" in service] == ["nginx"]
+    assert "server gateway:8000;" in (ROOT / "ops/nginx.conf").read_text()
+    assert services["gateway"]["environment"]["PORT"] == "8000"
+
+
+def test_the_gateway_keeps_its_data_and_has_no_rights(services: dict[str, Any]) -> None:
+    gateway = services["gateway"]
+    assert gateway["volumes"] == ["data:/data"] and gateway["environment"]["DATA_DIR"] == "/data"
+    assert gateway["read_only"] and gateway["cap_drop"] == ["ALL"]
+    assert int(gateway["stop_grace_period"].rstrip("s")) > 10  # gunicorn's graceful_timeout
+    assert {name.lower() for name in gateway["environment"]} <= set(Settings.__dataclass_fields__)
+
+
+def test_what_is_mounted_and_built_is_there(services: dict[str, Any]) -> None:
+    assert (ROOT / services["gateway"]["build"]["dockerfile"]).exists()
+    assert services["nginx"]["volumes"] == ["./ops/nginx.conf:/etc/nginx/nginx.conf:ro"]

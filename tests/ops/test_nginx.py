@@ -1,0 +1,173 @@
+"""The shipped nginx configuration, before a real gateway."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import chain, cycle
+from pathlib import Path
+
+import pytest
+
+from tests.gateway.api.conftest import CAPTION
+from tests.gateway.api.live import API_KEY, MAX_ASSET_BYTES, TRANSFERS, Live, read_reply
+from tests.ops.nginx import NGINX, Stalled, config, fronted, latencies
+from tests.servers import eventually
+
+pytestmark = pytest.mark.skipif(NGINX is None, reason="needs nginx")
+
+P99_S = 0.2
+STALLED = 1000
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("nginx")
+
+
+@pytest.fixture(scope="module")
+def front(folder: Path) -> Iterator[Live]:
+    with fronted(folder) as running:
+        yield running
+
+
+def test_nginx_finds_no_mistake_in_it(tmp_path: Path) -> None:
+    (tmp_path / "nginx.conf").write_text(config(tmp_path, 8080, 8000))
+    said = subprocess.run([str(NGINX), "-t", "-c", tmp_path / "nginx.conf"], capture_output=True, text=True, timeout=20)
+    assert said.returncode == 0 and "[warn]" not in said.stderr, said.stderr
+
+
+def test_jobs_go_through(front: Live) -> None:
+    job = front.call("POST", "/video/caption", json=CAPTION)
+    assert job.status_code == 202 and "Server" in job.headers and "/" not in job.headers["Server"]
+    assert front.call("GET", job.headers["Location"]).json()["status"] == "queued"
+    refused = front.call("POST", "/video/caption", key="wrong", json=CAPTION)
+    assert (refused.status_code, refused.json()["code"]) == (401, "unauthorized")
+
+
+def test_a_waiting_request_is_answered_when_its_job_ends(front: Live) -> None:
+    job, _ = front.claimed_job()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(front.call, "GET", f"/jobs/{job.id}", headers={"Prefer": "wait=60"})
+        time.sleep(0.5)
+        assert not waiting.done()
+        front.call("DELETE", f"/jobs/{job.id}")
+        assert waiting.result(5).json()["status"] == "cancelled"
+
+
+def test_a_file_of_the_largest_size_comes_back_the_same_and_in_parts(front: Live) -> None:
+    body = b"ID3" + os.urandom(MAX_ASSET_BYTES - 3)
+    url = front.call("POST", "/files", data=body).json()["url"]
+    assert url.startswith(front.origin)
+    assert front.call("GET", url, key=None).content == body
+    part = front.call("GET", url, key=None, headers={"Range": "bytes=1000-1999"})
+    assert (part.status_code, part.content) == (206, body[1000:2000])
+    assert part.headers["Content-Range"] == f"bytes 1000-1999/{len(body)}"
+    assert front.call("HEAD", url, key=None).headers["Content-Length"] == str(len(body))
+    # refused by its head; to who goes on sending nginx may say 502 instead, as the gateway reads no more
+    head = f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: {len(body) + 1}"
+    with front.half_sent(head, b"ID3") as connection:
+        assert read_reply(connection, wait_closed_s=0.1).status == 413
+
+
+def test_a_worker_stores_an_output_through_it(front: Live) -> None:
+    _, attempt = front.claimed_job()
+    upload = front.services.storage.presign_put(attempt.output_key, max_bytes=9, expires_at=attempt.deadline)
+    path = upload.url.partition("/files/")[2]
+    assert front.call("PUT", f"/files/{path}", key=None, data=b"the video").status_code == 201
+    assert front.services.storage.stat(attempt.output_key).size_bytes == 9  # type: ignore[union-attr]
+
+
+def test_without_a_key_no_byte_of_an_upload_is_taken(front: Live, folder: Path) -> None:
+    for head in (
+        "POST /files HTTP/1.1\nContent-Length: 60000000",
+        "PUT /files/x?signature=y HTTP/1.1\nContent-Length: 9",
+    ):
+        with front.half_sent(head, b"x") as connection:
+            assert read_reply(connection, wait_closed_s=0.1).status in {401, 403}
+    assert [path for path in (folder / "client_body").rglob("*") if path.is_file()] == []
+
+
+def test_what_clients_say_of_themselves_is_not_passed_on(front: Live) -> None:
+    forged = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "Forwarded": "proto=https"}
+    answer = front.call("GET", "/health", headers=forged)
+    assert "Strict-Transport-Security" not in answer.headers
+
+
+def test_large_headers_and_bodies_end_at_nginx(front: Live) -> None:
+    assert front.call("GET", "/jobs", headers={"X-Much": "x" * 9000}).status_code == 400
+    assert front.call("GET", "/jobs?x=" + "x" * 9000).status_code == 414
+    assert front.call("POST", "/video/caption", data=b"x" * 1_100_000).status_code == 413
+
+
+def test_one_address_has_so_many_requests_under_way_and_no_more(front: Live) -> None:
+    head = f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: 1000000"
+    with ExitStack() as stack:
+        connections = [stack.enter_context(front.half_sent(head)) for _ in range(20)]
+        refused = []
+        for connection in connections:
+            connection.settimeout(0.5)
+            try:
+                refused.append(int(connection.recv(4096).split()[1]))
+            except TimeoutError:
+                refused.append(0)
+        assert set(refused) <= {0, 503, 429} and refused.count(0) == TRANSFERS
+        assert front.call("GET", "/health").status_code == 200
+
+
+def test_no_signature_is_in_the_log_of_nginx(front: Live, folder: Path) -> None:
+    url = front.call("POST", "/files", data=b"ID3").json()["url"]
+    signature = url.partition("signature=")[2]
+    front.call("GET", url)
+    front.call("GET", url + "x")
+    eventually(lambda: "GET /files/uploads/" in (folder / "access.log").read_text())
+    text = (folder / "access.log").read_text() + (folder / "error.log").read_text()
+    assert signature not in text and API_KEY not in text
+
+
+ATTACKS = {
+    "headers": [b"GET /health HTTP/1.1\r\nHost: x\r\nX-A: "],
+    "bodies": [
+        b"POST /video/caption HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 900000\r\n\r\n{",
+        b"POST /video/caption HTTP/1.1\r\nHost: x\r\nX-API-Key: %b\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 900000\r\n\r\n{" % API_KEY.encode(),
+        b"POST /files HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\nx",
+        b"POST /files HTTP/1.1\r\nHost: x\r\nX-API-Key: %b\r\nContent-Length: 900000\r\n\r\nID3" % API_KEY.encode(),
+    ],
+    "reads": [b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", [*ATTACKS, "all"])
+def test_a_thousand_stalled_connections_harm_nobody(front: Live, attack: str) -> None:
+    """Honest requests, each on a connection of its own, meanwhile."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 4 * STALLED:
+        pytest.skip("needs more open files")
+    requests = [*chain(*ATTACKS.values())] if attack == "all" else ATTACKS[attack]
+    url = front.call("POST", "/files", data=b"ID3" + os.urandom(2_000_000)).json()["url"]
+    if attack in {"reads", "all"}:
+        requests = [*requests, f"GET {url.removeprefix(front.origin)} HTTP/1.1\r\nHost: x\r\n\r\n".encode()]
+
+    turns = cycle(["/health", "/jobs?status=running"])
+
+    def honest() -> None:
+        assert front.call("GET", next(turns)).status_code == 200
+
+    calm = latencies(honest, 2)
+    with Stalled(front.port, STALLED, requests) as stalled:
+        during = latencies(honest, 5)
+        job = front.call("POST", "/video/caption", json=CAPTION)
+        alive, opened = stalled.count()
+    p99, before = during[int(len(during) * 0.99)], calm[int(len(calm) * 0.99)]
+    print(f"{attack}: {alive} open, {opened} opened; {len(during)} calls, p99 {p99:.3f} s, before {before:.3f} s")
+    assert job.status_code == 202
+    assert alive > 0.8 * STALLED
+    # a machine that is that slow without an attack shows nothing
+    assert p99 < max(P99_S, 3 * before)
