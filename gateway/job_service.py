@@ -51,10 +51,10 @@ class Jobs:
         bell: Bell,
         ends: Ends,
         metrics: Metrics,
+        quotas: Quotas,
     ) -> None:
         self._store, self._storage, self._clock, self._settings = store, storage, clock, settings
-        self._bell, self._ends, self._metrics = bell, ends, metrics
-        self._quotas = Quotas(settings)
+        self._bell, self._ends, self._metrics, self._quotas = bell, ends, metrics, quotas
 
     def create(
         self,

@@ -28,6 +28,7 @@ from gateway.providers.base import (
     Remote,
     Unavailable,
 )
+from gateway.quotas import Quotas
 from gateway.settings import Settings
 from gateway.signing import Signer
 from gateway.storage import Storage, StorageUnavailable
@@ -82,6 +83,7 @@ class Parts:
     bell: Bell
     pace: Pace
     ends: Ends
+    quotas: Quotas
 
 
 class Step:
@@ -172,10 +174,7 @@ class Step:
     def _reason_not_to_begin(self, now: int) -> JobError | None:
         if now >= self._job.queue_deadline:
             return self._queue_timeout()
-        limit_nano = self._parts.settings.daily_spending_limit_nano
-        if limit_nano and self._store.spent_today(self._job.key_id, now) >= limit_nano:
-            return BudgetExhausted()
-        return None
+        return BudgetExhausted() if self._parts.quotas.day_is_spent(self._job.key_id, now) else None
 
     def _queue_timeout(self, reason: str | None = None) -> QueueTimeout:
         reason = reason or self._job.waiting_for

@@ -19,6 +19,7 @@ from gateway.job_service import Jobs
 from gateway.metrics import Metrics
 from gateway.pace import Pace
 from gateway.providers.base import Provider
+from gateway.quotas import Quotas
 from gateway.rates import Rates
 from gateway.settings import Settings, secrets_of
 from gateway.shares import Shares
@@ -61,6 +62,7 @@ class Services:
         chain = provider if provider is not None else providers.make(providers.Context(settings, signer, store, clock))
         pace, metrics = Pace(), Metrics(store, chain, clock)
         ends = Ends(Costs(chain), pace, metrics)
+        quotas = Quotas(settings, store)
         documents = Documents(settings, store, storage, clock)
         return cls(
             settings=settings,
@@ -70,10 +72,10 @@ class Services:
             storage=storage,
             providers=chain,
             keys=Keys(store, clock),
-            jobs=Jobs(store, storage, clock, settings, bell, ends, metrics),
+            jobs=Jobs(store, storage, clock, settings, bell, ends, metrics, quotas),
             documents=documents,
             dispatcher=Dispatcher(
-                Parts(store, storage, chain, clock, settings, signer, bell, pace, ends),
+                Parts(store, storage, chain, clock, settings, signer, bell, pace, ends, quotas),
                 Sender(settings, store, documents, signer, clock, bell, metrics),
             ),
             metrics=metrics,
