@@ -13,9 +13,11 @@ import sqlalchemy as sa
 
 from gateway.costs import Price
 from gateway.jobs import Job, State, Status
+from gateway.quotas import AHEAD_MS, NEAR
 from gateway.store import Usage
 from gateway.wiring import Services
 from tests.gateway.conftest import CLAIM, FakeProvider, FixedClock, Wire, on_every_database
+from tests.servers import eventually
 from wire.envelope import Event
 from wire.errors import AssetNotFound, EncodeFailed, RequestError, SpendingLimit, TooManyJobs
 
@@ -62,6 +64,14 @@ def run(services: Services, clock: FixedClock, job: Job, seconds: int, error: Ex
     services.jobs.on_event(attempt_id, Event("failed", CLAIM, error=error or AssetNotFound()))  # type: ignore[arg-type]
 
 
+def statements(services: Services) -> list[str]:
+    """What is asked of the database from now on."""
+    seen: list[str] = []
+    engine = services.store._engine
+    sa.event.listen(engine, "before_cursor_execute", lambda *event: seen.append(event[2]))
+    return seen
+
+
 def all_at_once(do: Callable[[], object], threads: int = 50) -> list[object]:
     """What `do` answered or raised, in so many threads at the same moment."""
     barrier = threading.Barrier(threads)
@@ -88,6 +98,44 @@ def test_fifty_threads_make_no_more_jobs_than_there_may_be(wire: Wire) -> None:
     with services.store.transaction() as tx:
         assert tx.usage(key_id, 0).unfinished == 20
     assert isinstance(create(services, key_of(services)), Job), "another key has its own"
+
+
+def test_jobs_that_share_a_commit_share_the_look_and_each_key_gets_what_it_may(wire: Wire) -> None:
+    services = limited(wire, jobs=3)
+    one, two = key_of(services, "one"), key_of(services, "two")
+    seen = statements(services)
+    with ThreadPoolExecutor(12) as pool:
+        with services.store.transaction():  # all of them wait for its end, and go as one
+            made = [pool.submit(create, services, key_id) for key_id in [one] * 10 + [two] * 2]
+            eventually(lambda: len(services.store._arrived) == 12)
+        errors = [future.exception(10) for future in made]
+    assert [type(error) for error in errors].count(TooManyJobs) == 7
+    assert not any(errors[10:])
+    assert {key_id: services.store.usage(key_id, 0).unfinished for key_id in (one, two)} == {one: 3, two: 2}
+    inserts = [statement for statement in seen if statement.startswith("INSERT INTO jobs")]
+    counts = [statement for statement in seen if "count(*)" in statement]
+    assert (len(inserts), len(counts)) == (1, 4 + 2), "two looks for each key, and two by this test"
+
+
+def test_far_from_its_limits_a_key_is_seldom_counted(wire: Wire, clock: FixedClock) -> None:
+    services = limited(wire, jobs=NEAR + 300, usd="50")
+    key_id = key_of(services)
+    seen = statements(services)
+
+    def counts() -> int:
+        return sum("count(*)" in statement for statement in seen)
+
+    for _ in range(100):
+        create(services, key_id)
+    assert counts() == 1
+    clock.advance(AHEAD_MS)
+    for _ in range(199):
+        create(services, key_id)
+    assert counts() == 2
+    clock.advance(AHEAD_MS)
+    create(services, key_id)
+    create(services, key_id)
+    assert counts() > 3, "near the limit each one is counted"
 
 
 @on_every_database

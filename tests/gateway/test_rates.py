@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -114,6 +115,22 @@ def test_a_flood_of_addresses_takes_bounded_memory_and_spares_who_was_there(
         counted.check("failed", "10.9.9.9")
     window = counted.take("key", "key_1")
     assert window and window.remaining == 4, "strangers use up nothing of the keys"
+
+
+def test_a_hundred_thousand_addresses_slow_nobody_down(clock: FixedClock) -> None:
+    counted = make(clock, failed_keys_per_address=30)
+    tracemalloc.start()
+    began = time.process_time()
+    for i in range(100_000):
+        counted.take("failed", f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}")
+    took_s, (used, _) = time.process_time() - began, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert used < 10_000_000
+    assert took_s < 5, "50 µs each, tracing included"
+    clock.advance(MINUTE)
+    counted.take("failed", "10.0.0.1")
+    assert isinstance(counted._counts, OwnCounts)
+    assert len(counted._counts._counts) == 1, "the minute's names go with it"
 
 
 def test_gateways_that_share_redis_count_together(redis_url: str, clock: FixedClock) -> None:

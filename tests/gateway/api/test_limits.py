@@ -19,6 +19,7 @@ from ffmpeg_ops.operation import OPERATIONS
 from gateway import create_app
 from gateway.api.callers import SCOPE_OF, needs_key
 from gateway.auth import SCOPES, make_secret
+from gateway.settings import Settings
 from gateway.wiring import Services
 from tests.gateway.api.conftest import CAPTION, Worker, assert_problem
 from tests.gateway.conftest import FixedClock, JobFactory, Key, Wire
@@ -200,6 +201,29 @@ def test_forged_addresses_are_not_believed(limited: Limited) -> None:
     seen = [get(client, **dict.fromkeys(forged, f"203.0.113.{i}")).status_code for i in range(6)]
     assert seen == [401] * 3 + [429] * 3
     assert get(client, at=THERE, **{"X-Forwarded-For": HERE}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("hops", "chain", "seen"),
+    [
+        (0, "{forged}, {client}", [401, 401, 429, 429]),
+        (1, "{forged}, {client}", [401, 401, 429, 429]),
+        (1, "{client}, {forged}", [401, 401, 401, 401]),  # a header that only a proxy of ours could have sent
+        (2, "{forged}, {client}, {proxy}", [401, 401, 429, 429]),
+        (2, "{forged}, {proxy}", [401, 401, 401, 401]),  # one hop too many: what the settings warn of
+    ],
+)
+def test_behind_proxies_the_address_is_the_one_that_the_last_trusted_one_saw(
+    settings: Settings, wire: Wire, hops: int, chain: str, seen: list[int]
+) -> None:
+    changes: dict[str, Any] = {"trusted_proxy_hops": hops, "failed_keys_per_address": 2}
+    app = create_app(replace(settings, **changes))
+    app.extensions["reelay"] = wire(**changes)
+    client = app.test_client()
+    heads = [chain.format(forged=f"203.0.113.{i}", client=HERE, proxy="198.51.100.1") for i in range(4)]
+    assert [get(client, at="10.0.0.1", **{"X-Forwarded-For": head}).status_code for head in heads] == seen
+    honest = heads[0].replace(HERE, THERE).replace("203.0.113.0", "203.0.113.99")
+    assert get(client, at="10.0.0.1", **{"X-Forwarded-For": honest}).status_code == (401 if hops else 429)
 
 
 def test_many_addresses_of_one_ipv6_network_are_one(limited: Limited) -> None:
