@@ -224,9 +224,12 @@ def make_engine(
     """
     if not url.startswith("sqlite"):
         idle_s = IDLE_S if statement_s else 0
+        # whatever the server's default is: a job is acknowledged when it cannot get lost any more
+        durable = "-c synchronous_commit=on"
+        ends = f"-c statement_timeout={statement_s}s -c idle_in_transaction_session_timeout={idle_s}s"
         limits = {
             "connect_timeout": CONNECT_S,
-            "options": f"-c statement_timeout={statement_s}s -c idle_in_transaction_session_timeout={idle_s}s",
+            "options": f"{durable} {ends}",
             "tcp_user_timeout": IDLE_S * 1000,
             "keepalives_idle": 10,
             "keepalives_interval": 5,
