@@ -190,7 +190,7 @@ class _Listings:
         if "after_token" in query:
             kind = fault.kind if fault else None
             if kind == "bad_token":
-                raise Problem(400, "invalid_args", "after_token")
+                raise Problem(400, "invalid_token", "after_token")
             number, after = _untoken(query["after_token"])
         else:
             number, after = self._look(), 0
@@ -235,7 +235,7 @@ def _filtered(rows: list[Row], raw: str) -> list[Row]:
             raise ValueError(f"not to be filtered by: {unknown}")
         return [one for one in rows if all(market.fits(one, *item) for item in filters.items())]
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise Problem(400, "invalid_args", str(error)) from error
+        raise Problem(400, "invalid_request", str(error)) from error
 
 
 def _token(number: int, last: int) -> str:
@@ -247,7 +247,7 @@ def _untoken(token: str) -> tuple[int, int]:
         told = json.loads(base64.urlsafe_b64decode(token))
         return int(told["listing"]), int(told["values"]["id"])
     except (ValueError, KeyError, TypeError) as error:
-        raise Problem(400, "invalid_args", "after_token") from error
+        raise Problem(400, "invalid_token", "after_token") from error
 
 
 def row(instance: Instance, account: Account, config: Config) -> Row:

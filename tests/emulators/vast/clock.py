@@ -39,6 +39,7 @@ class Clock:
         while self.now() < ends_at:
             check()
             time.sleep(_LOOK_S)
+        check()
 
     def _now(self) -> float:
         return self._then + (time.monotonic() - self._real_then) * self._speed

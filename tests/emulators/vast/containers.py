@@ -45,7 +45,7 @@ from wire.settings import read
 VIDEO = b"\0\0\0\x18ftypisom" + bytes(12)
 RETRY_S = 5.0
 TIMEOUT_S = 5.0
-SILENCE_S, LIFETIME_S = 420.0, 7200.0
+SILENCE_S, LIFETIME_S = 420.0, 86400.0
 # What counts seconds in a container, and so has to follow the clock.
 IN_SECONDS = ("WORKER_SILENCE_SECONDS", "WORKER_LIFETIME_SECONDS")
 
@@ -149,13 +149,17 @@ class Pretence:
         self._runs: _Pretended | None = None
         self._deadline = self._heard_at = self._retry_at = 0.0
         self._running = self._dying = False
+        self._fingerprint = ""
         self.port = 0
 
     def start(self) -> None:
         now = self._clock.now()
         self._deadline = self._deadline or now + float(self._env.get("WORKER_LIFETIME_SECONDS", LIFETIME_S))
         self._heard_at, self._dying = now, False
+        self._running = True  # with its supervisor, whatever the worker does
         settings = read(Settings, self._env)
+        if not (settings.session_token and settings.worker_api_key and settings.allowed_ips):
+            return
         self._runs = _Pretended(settings, self._jobs, self._config, self._clock)
         self._worker = create_app(settings, self._runs)
         if self._env.get("WORKER_TLS", "").lower() == "true":
@@ -165,10 +169,9 @@ class Pretence:
             self._server = Server(("127.0.0.1", 0), self._app)
         self.port = self._server.server_address[1]
         self._server.start()
-        self._running = True
 
     def _app(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if environ["PATH_INFO"] == "/identity":
+        if environ["PATH_INFO"] == "/identity" and self._fingerprint:
             return self._identity(environ, start_response)
 
         def starting(status: str, *more: Any) -> Any:

@@ -15,7 +15,6 @@ from tests.emulators.vast.config import Config
 from tests.emulators.vast.containers import Container, Pretence, Processes
 from tests.emulators.vast.faults import BOOT, Fault, Faults
 from tests.emulators.vast.ports import MappedPort, Ports
-from wire.settings import SettingsError
 
 CREATED_S, LOADING_S = 1.0, 2.0  # after the creation
 STEP_S = 1.0
@@ -243,13 +242,8 @@ class Account:
 
     def _start(self, instance: Instance) -> None:
         assert instance.container and instance.port
-        try:
-            instance.container.start()
-        except SettingsError as error:
-            self.exit(instance)
-            instance.message = str(error)
-        else:
-            instance.port.target = instance.container.port
+        instance.container.start()
+        instance.port.target = instance.container.port
 
     def strike(self, instance: Instance, plan: Fault) -> None:
         """What `plan` says, now."""
