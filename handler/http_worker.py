@@ -44,6 +44,7 @@ from wire.settings import SettingsError, read
 MAX_BODY_BYTES = 8_000_000  # of what a gateway takes, escaped and with a delivery
 KEPT_ENDS = 1000
 THREADS = 8
+EXPOSED_THREADS = 32  # where strangers can reach it and may stall, each on one thread
 SHUTDOWN_S = 4.0
 CANCEL_S = 2.0
 _IDENTITY = "identity"
@@ -254,7 +255,7 @@ def main() -> None:
         lambda: _serving_app(settings, shown.fingerprint if shown else None, heartbeat_fd),
         tls=shown.context if shown else None,
         bind=f"{settings.worker_host}:{settings.worker_port}",
-        threads=THREADS,
+        threads=EXPOSED_THREADS if shown else THREADS,
         graceful_timeout=5,
         worker_exit=lambda server, worker: worker.wsgi.extensions["runs"].shut_down(),
         proc_name="reelay-worker",

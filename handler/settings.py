@@ -68,10 +68,17 @@ class Settings:
         "Rented worker: so long after its first start the instance is destroyed, whatever it does.",
     )
     worker_state_dir: Path = setting(
-        Folder(), "~/.reelay", "Rented worker: folder that outlives a restart of the container, for the deadline."
+        Folder(),
+        "/tmp/reelay-state",  # noqa: S108  (made with mode 0700)
+        "Rented worker: folder that outlives a restart of the container, for the deadline.",
     )
     self_destroy_base: str = setting(
         fields.Url(require_tld=False, schemes={"http", "https"}),
         "https://console.vast.ai",
         "Rented worker: base of the API that destroys the instance, with the CONTAINER_API_KEY that Vast.ai sets.",
+    )
+    self_destroy_retry_seconds: int = setting(
+        fields.Integer(validate=validate.Range(min=1)),
+        5,
+        "Rented worker: pause between the first calls to that API; it grows to twelve times this.",
     )

@@ -144,6 +144,23 @@ def relay_to(port: int) -> Callable[[str], tuple[int, bytes]]:
     return answer
 
 
+def knowing(
+    told: Callable[[str, str], object], otherwise: Callable[[str], tuple[int, bytes] | None] = lambda path: None
+) -> Stranger:
+    """Tells a proof made from the nonce and its own fingerprint, and `otherwise` to all other calls."""
+    stranger = Stranger(otherwise)
+
+    def answer(path: str) -> tuple[int, bytes] | None:
+        parts = urlsplit(path)
+        if parts.path != "/identity":
+            return otherwise(path)
+        made = told(parse_qs(parts.query)["nonce"][0], stranger.certificate.fingerprint)
+        return 200, json.dumps({"proof": made}).encode()
+
+    stranger.answer = answer
+    return stranger
+
+
 def every_call(client: WorkerClient) -> list[Callable[[], object]]:
     given = job_input(attempt_named())
     return [lambda: client.submit(given), lambda: client.poll("a"), lambda: client.cancel("a"), client.check]
@@ -242,36 +259,29 @@ def test_who_takes_the_place_of_a_pinned_worker_learns_nothing(settings: WorkerS
         assert moved.beats == 0
 
 
-def test_a_proof_is_good_for_one_nonce_one_certificate_and_one_token(worker: Worker) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda nonce, own, true: proof(TOKEN, "0" * 32, own),  # heard before, of another nonce
+        lambda nonce, own, true: proof(TOKEN, nonce, true),
+        lambda nonce, own, true: proof(KEY, nonce, own),
+        lambda nonce, own, true: proof("", nonce, own),
+        lambda nonce, own, true: proof(TOKEN, nonce, own)[:-1],
+        lambda nonce, own, true: "é" * 64,
+        lambda nonce, own, true: "\ud800",
+        lambda nonce, own, true: "",
+        lambda nonce, own, true: None,
+        lambda nonce, own, true: 7,
+        lambda nonce, own, true: [proof(TOKEN, nonce, own)],
+    ],
+)
+def test_a_proof_is_good_for_one_nonce_one_certificate_and_one_token(
+    worker: Worker, wrong: Callable[[str, str, str], object]
+) -> None:
     true = worker.certificate.fingerprint
-    nonce = "0" * 32
-    stranger = Stranger(lambda path: None)
-    own = stranger.certificate.fingerprint
-    said = [
-        {"proof": proof(TOKEN, nonce, own), "fingerprint": own},  # heard before, of another nonce
-        {"proof": proof("another token", "NONCE", own), "fingerprint": own},
-        {"proof": proof("", "NONCE", own), "fingerprint": own},
-        {"proof": proof(TOKEN, "NONCE", true), "fingerprint": true},
-        {"proof": ""},
-        {"proof": None},
-        {"proof": 7},
-        {"proof": ["x"]},
-        {"proof": "é" * 64},
-        {"proof": "\ud800"},
-        {},
-    ]
-
-    def answer(path: str) -> tuple[int, bytes]:
-        asked = parse_qs(urlsplit(path).query)["nonce"][0]
-        text = json.dumps(said[0]).replace(proof(TOKEN, "NONCE", true), proof(TOKEN, asked, true))
-        return 200, text.encode()
-
-    stranger.answer = answer
-    with stranger:
-        while said:
-            with pytest.raises(Unavailable, match="has not proved"):
-                client_of(stranger.url).check()
-            said.pop(0)
+    with knowing(lambda nonce, own: wrong(nonce, own, true)) as stranger:
+        with pytest.raises(Unavailable, match="has not proved"):
+            client_of(stranger.url).check()
         stranger.assert_learnt_nothing()
 
 
@@ -348,18 +358,8 @@ def test_a_handshake_that_never_ends_has_its_time_and_nothing_was_sent(
 
 
 def test_an_answer_that_is_lost_after_the_proof_is_ambiguous() -> None:
-    stranger = Stranger(lambda path: None)  # it knows the token: a worker that dies under its first job
-
-    def answer(path: str) -> tuple[int, bytes] | None:
-        parts = urlsplit(path)
-        if parts.path != "/identity":
-            return None
-        own = stranger.certificate.fingerprint
-        return 200, json.dumps({"proof": proof(TOKEN, parse_qs(parts.query)["nonce"][0], own)}).encode()
-
-    stranger.answer = answer
-    with stranger:
-        client = client_of(stranger.url)
+    with knowing(lambda nonce, own: proof(TOKEN, nonce, own)) as dying:
+        client = client_of(dying.url)
         with pytest.raises(Ambiguous):
             client.submit(job_input(attempt_named()))
         with pytest.raises(Unreachable):
@@ -368,18 +368,9 @@ def test_an_answer_that_is_lost_after_the_proof_is_ambiguous() -> None:
 
 @pytest.mark.parametrize("body", [b"{}", b'{"slots": 1}', b'{"slots": {"total": "x", "busy": 0}, "peer": "a"}', b"[]"])
 def test_a_health_that_makes_no_sense_is_unavailable(body: bytes) -> None:
-    stranger = Stranger(lambda path: None)
-
-    def answer(path: str) -> tuple[int, bytes]:
-        parts = urlsplit(path)
-        if parts.path != "/identity":
-            return 200, body
-        own = stranger.certificate.fingerprint
-        return 200, json.dumps({"proof": proof(TOKEN, parse_qs(parts.query)["nonce"][0], own)}).encode()
-
-    stranger.answer = answer
-    with stranger, pytest.raises(Unavailable):
-        client_of(stranger.url).health()
+    telling = knowing(lambda nonce, own: proof(TOKEN, nonce, own), lambda path: (200, body))
+    with telling, pytest.raises(Unavailable, match="makes no sense"):
+        client_of(telling.url).health()
 
 
 def test_the_fingerprint_is_that_of_the_certificate_itself(worker: Worker) -> None:
