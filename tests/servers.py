@@ -39,7 +39,7 @@ Route = Reply | Callable[[Request], Reply]
 class FileServer:
     """`routes` maps paths (without query) to replies; `requests` records what came. `url(path)` is where it listens."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.routes: dict[str, Route] = {}
         self.requests: list[Request] = []
         server = self
@@ -83,7 +83,7 @@ class FileServer:
             def log_message(self, format: str, *args: object) -> None: ...
 
         self.closing = threading.Event()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._http.daemon_threads = True
         self._http.block_on_close = False
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)

@@ -1,8 +1,8 @@
 """How a rented worker shows who it is before any secret travels.
 
-It makes a certificate at its start and answers `GET /identity?nonce=…` with a proof over that certificate's fingerprint,
-which only somebody who knows the session token can make. Whoever sits between the two shows a certificate of his own,
-and has no proof for it.
+It makes a certificate at its start and answers `GET /identity?nonce=…` with a proof over that certificate's
+fingerprint, which only somebody who knows the session token can make. Whoever sits between the two shows a certificate
+of his own, and has no proof for it.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from gateway.providers.runpod import RunPodProvider
 from gateway.providers.worker_client import worker_secrets
 from gateway.settings import Settings
 from gateway.signing import Signer
+from handler.certificate import Certificate
 from handler.http_worker import Busy, Run, Runs, create_app
 from handler.settings import Settings as WorkerSettings
 from tests.emulators.runpod import Config, Emulator
@@ -125,9 +126,12 @@ def job_input(attempt: Attempt, operation: str = "caption", **params: Any) -> Ma
     return {"operation": operation, **params, "delivery": delivery}
 
 
-def serve(settings: WorkerSettings) -> tuple[BaseWSGIServer, StubRuns, Callable[[], None]]:
+def serve(
+    settings: WorkerSettings, *, tls: Certificate | None = None, port: int = 0, heartbeat: Callable[[], object] = int
+) -> tuple[BaseWSGIServer, StubRuns, Callable[[], None]]:
     runs = StubRuns(settings)
-    server = make_server("127.0.0.1", 0, create_app(settings, runs), threaded=True)
+    app = create_app(settings, runs, fingerprint=tls and tls.fingerprint, heartbeat=heartbeat)
+    server = make_server("127.0.0.1", port, app, threaded=True, ssl_context=tls and tls.context)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
 
