@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import hmac
+import http.client
 import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -26,6 +28,8 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from ffmpeg_ops.operation import StopSignal
+from gateway.providers.base import Unavailable
+from gateway.providers.worker_client import WorkerClient
 from handler import http_worker
 from handler.http_worker import Runs, create_app
 from handler.settings import Settings
@@ -592,6 +596,41 @@ def test_bodies_that_strangers_do_not_send_block_nobody(served: Served) -> None:
         started = time.monotonic()
         assert served.call("GET", "/health").status_code == 200
         assert time.monotonic() - started < STOP_S
+
+
+def test_behind_tls_strangers_are_refused_unread_and_block_nobody(settings: Settings, tmp_path: Path) -> None:
+    port = free_port()
+    given = {"SESSION_TOKEN": TOKEN, "WORKER_API_KEY": KEY, "ALLOWED_IPS": "127.0.0.1", "WORKER_PORT": str(port)}
+    command = [sys.executable, "-m", "handler.http_worker"]
+    env = _environment(settings, **given, WORKER_TLS="true")
+    client = WorkerClient(f"https://127.0.0.1:{port}", TOKEN, KEY, tls=True)
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.DEVNULL) as process, ExitStack() as stack:
+        stack.callback(process.terminate)
+        eventually(lambda: _reached(client), 20)
+        for _ in range(http_worker.EXPOSED_THREADS // 2):
+            stalled = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+            stalled.sendall(b"\x16")
+        plain = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+        plain.sendall(f"GET /health HTTP/1.1\r\nHost: x\r\nX-Session-Token: {TOKEN}\r\n\r\n".encode())
+        for framing in ("Content-Length: 900000", "Transfer-Encoding: chunked") * (http_worker.EXPOSED_THREADS // 2):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+            secure = stack.enter_context(ssl._create_unverified_context().wrap_socket(connection))
+            assert secure.version() == "TLSv1.3"
+            secure.sendall(f"POST /video/caption HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n".encode())
+            answer = http.client.HTTPResponse(secure)
+            answer.begin()
+            assert answer.status == 401 and b"unauthorized" in answer.read()
+        started = time.monotonic()
+        assert client.health().slots == 1
+        assert time.monotonic() - started < STOP_S
+        assert b"200" not in plain.recv(1000)
+
+
+def _reached(client: WorkerClient) -> bool:
+    try:
+        return client.health().slots > 0
+    except Unavailable:
+        return False
 
 
 @pytest.mark.parametrize(
