@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import secrets
 import tempfile
@@ -161,6 +162,12 @@ class Settings:
         fields.Float(validate=validate.Range(0.01, 10)), 1.0, "Highest price of a rented machine, in dollars an hour."
     )
     vast_max_instances: int = setting(_whole(1, 50), 2, "How many machines are rented at once at most.")
+    vast_allowed_ips: tuple[str, ...] = setting(
+        CommaList(),
+        "",
+        "Comma list of the addresses or networks from which rented machines may be called: those of all gateways. "
+        "Default: what https://api.ipify.org sees of this one.",
+    )
     vast_concurrency: int = setting(_whole(1, 3), 1, "How many jobs a rented machine has at once.")
     vast_idle_timeout: int = setting(
         _whole(10, 3600), 300, "Seconds without a job after which a rented machine is given back."
@@ -258,10 +265,8 @@ def check(settings: Settings) -> None:
         mistakes += [_missing(name, need) for need in PROVIDERS.get(name, ()) if not _has(settings, need)]
     if settings.storage == "s3":
         mistakes += _mistakes_of_s3(settings)
-    # a job that has just begun must be able to end
-    shortest = 2 * (settings.job_timeout_seconds + MARGIN_MS // 1000)
-    if "vast" in (settings.providers or ()) and settings.vast_max_lifetime < shortest:
-        mistakes.append(f"VAST_MAX_LIFETIME: must be {shortest} at least with this JOB_TIMEOUT_SECONDS.")
+    if "vast" in (settings.providers or ()):
+        mistakes += _mistakes_of_vast(settings)
     mistakes += ["SECRET_KEY: every key needs at least 32 characters." for key in settings.secret_key if len(key) < 32]
     if settings.default_wait_seconds > settings.max_wait_seconds:
         mistakes.append("DEFAULT_WAIT_SECONDS: must not be more than MAX_WAIT_SECONDS.")
@@ -271,6 +276,26 @@ def check(settings: Settings) -> None:
         )
     if mistakes:
         raise SettingsError(" ".join(mistakes))
+
+
+def _mistakes_of_vast(settings: Settings) -> list[str]:
+    allowed = settings.vast_allowed_ips
+    mistakes = [f"VAST_ALLOWED_IPS: {one!r} is no address or network." for one in allowed if _odd(one)]
+    if len(",".join(allowed)) > 256:
+        mistakes.append("VAST_ALLOWED_IPS: at most 256 characters, which Vast.ai takes.")
+    # a job that has just begun must be able to end
+    shortest = 2 * (settings.job_timeout_seconds + MARGIN_MS // 1000)
+    if settings.vast_max_lifetime < shortest:
+        mistakes.append(f"VAST_MAX_LIFETIME: must be {shortest} at least with this JOB_TIMEOUT_SECONDS.")
+    return mistakes
+
+
+def _odd(network: str) -> bool:
+    try:
+        ipaddress.ip_network(network)
+    except ValueError:
+        return True
+    return False
 
 
 def _mistakes_of_s3(settings: Settings) -> list[str]:

@@ -20,10 +20,11 @@ from gateway import ids, instances
 from gateway.instances import ORPHAN, OVER, USABLE, Instance, Instances, Pool, Stage, move
 from gateway.providers.base import Context, Unavailable
 from gateway.providers.vast import labels
+from gateway.providers.vast.addresses import Addresses
 from gateway.providers.vast.client import Blind, Client, Row
 from gateway.providers.vast.rent import Landlord
 from gateway.providers.vast.workers import Workers
-from gateway.providers.worker_client import Unreachable
+from gateway.providers.worker_client import NotAllowed, Unreachable
 from gateway.store import StaleLease, Transaction
 
 log = structlog.get_logger(__name__)
@@ -54,7 +55,8 @@ class Keeper:
 
     def __init__(self, context: Context, client: Client, workers: Workers) -> None:
         self.context, self.client, self.workers = context, client, workers
-        self.landlord = Landlord(context, client)
+        self.addresses = Addresses(context.settings.vast_allowed_ips, context.clock)
+        self.landlord = Landlord(context, client, self.addresses)
         self.strangers: set[int] = set()
 
     def reconcile(self) -> None:
@@ -305,7 +307,11 @@ class Round:
     def _how_is(self, instance: Instance) -> bool | None:
         """None when its worker answers well; else whether nothing at all came back."""
         try:
-            self._workers.of(instance).health()
+            self._keeper.addresses.seen(self._workers.of(instance).health().peer)
+        except NotAllowed as error:
+            log.error("vast.worker_does_not_let_us_in", instance_id=instance.id, peer=error.peer)
+            self._keeper.addresses.seen(error.peer)
+            return True  # and never will: whom it lets in was said when it was rented
         except Unavailable as error:
             log.info("vast.worker_does_not_answer", instance_id=instance.id, reason=str(error))
             return isinstance(error, Unreachable) and error.silent

@@ -12,6 +12,7 @@ from gateway.instances import COMING, ORPHAN, USABLE, Instance, Stage, move, ren
 from gateway.jobs import State
 from gateway.providers.base import Context, NoCapacity, Unavailable
 from gateway.providers.vast import labels, offers
+from gateway.providers.vast.addresses import Addresses
 from gateway.providers.vast.client import Client, NotCreated
 from gateway.providers.vast.environment import environment
 from gateway.providers.vast.offers import Offer
@@ -37,9 +38,9 @@ _CANNOT_PAY = frozenset({"insufficient_credit", "spend_rate_limit"})
 class Landlord:
     """Rents at most one machine in a round, after everything else in it."""
 
-    def __init__(self, context: Context, client: Client) -> None:
+    def __init__(self, context: Context, client: Client, addresses: Addresses) -> None:
         self._context, self._settings, self._clock = context, context.settings, context.clock
-        self._client = client
+        self._client, self._addresses = client, addresses
         self._offers: tuple[int, list[Offer]] | None = None
 
     def rent(self, round_: Round) -> None:
@@ -47,7 +48,7 @@ class Landlord:
         if not self._wanted(round_):
             return
         try:
-            offer = self._offer(round_)
+            offer, allowed = self._offer(round_), self._addresses.allowed()
         except (NoCapacity, Unavailable) as error:
             log.warning("vast.nothing_rented", code=error.code, reason=str(error))
             round_.note(trouble=(error.code, str(error)))
@@ -58,7 +59,7 @@ class Landlord:
         except Unavailable as error:
             log.warning("vast.nothing_rented", code=error.code, reason=str(error))
             return  # the next round finds an intent that nobody sent
-        self._create(round_, instance, offer)
+        self._create(round_, instance, offer, allowed)
 
     def over_budget(self, round_: Round, now: int) -> bool:
         """Whether the day's machines have cost what they may."""
@@ -142,8 +143,8 @@ class Landlord:
         log.info("vast.instance", instance_id=instance.id, stage="intent", gpu=offer.gpu, offer_id=offer.id)
         return instance
 
-    def _create(self, round_: Round, instance: Instance, offer: Offer) -> None:
-        request = self._request(instance)
+    def _create(self, round_: Round, instance: Instance, offer: Offer, allowed: tuple[str, ...]) -> None:
+        request = self._request(instance, allowed)
         decided = self._clock.now_ms()
         instance = round_.change(instance, lambda i: move(i, Stage.CREATING, decided, sent_at=decided))
         if self._clock.now_ms() - decided > DECIDED_MS:
@@ -167,7 +168,7 @@ class Landlord:
         why = {"code": error.code, "reason": str(error), "missing_needed": needed}
         round_.change(instance, lambda i: move(i, Stage.AMBIGUOUS, now, **why))
 
-    def _request(self, instance: Instance) -> dict[str, object]:
+    def _request(self, instance: Instance, allowed: tuple[str, ...]) -> dict[str, object]:
         return {
             "client_id": "me",
             "image": self._settings.vast_worker_image,
@@ -175,5 +176,5 @@ class Landlord:
             "disk": offers.DISK_GB,
             "label": instance.label,
             "cancel_unavail": True,
-            "env": environment(self._settings, self._context.signer, instance.rental),
+            "env": environment(self._settings, self._context.signer, instance.rental, allowed),
         }

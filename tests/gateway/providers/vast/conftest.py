@@ -160,6 +160,7 @@ def scene(tmp_path: Path, database: str, at_once: None) -> Iterator[Scene]:
             vast_api_key=vast.config.api_key,
             vast_worker_image="acme/reelay-worker:1.0",
             vast_max_instances=3,
+            vast_allowed_ips=("127.0.0.1",),
         )
         store = Store(make_engine(database))
         yield Scene(vast, settings, store, EmulatedClock(vast))
