@@ -16,6 +16,7 @@ from gateway.providers.base import Accepted, NoCapacity, NotYet, Phase, Unavaila
 from gateway.providers.vast import labels
 from gateway.providers.vast.pool import LEASE, LEASE_MS, MOST_KILLS
 from tests.emulators.vast import offer
+from tests.gateway.conftest import on_every_database
 from tests.gateway.providers.vast.conftest import Scene
 
 RENTAL = "0195a3c2-7e11-7cc2-a5b2-3d1e0f6a9b10"
@@ -106,6 +107,7 @@ def test_a_warm_machine_takes_the_next_job(scene: Scene) -> None:
     assert puts(scene) == 1
 
 
+@on_every_database
 def test_a_machine_has_one_job_at_a_time_whoever_asks(scene: Scene) -> None:
     scene.ready()
     attempts = scene.wants(8)
@@ -533,6 +535,7 @@ def test_only_one_gateway_is_in_a_round(scene: Scene) -> None:
     assert puts(scene) == 1
 
 
+@on_every_database
 def test_a_gateway_that_wakes_after_its_lease_creates_nothing_twice(scene: Scene) -> None:
     """It is stopped before CREATING is committed; the other one goes on."""
     stopped, other = scene.provider, scene.another()
