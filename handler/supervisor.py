@@ -32,7 +32,7 @@ import requests
 log = logging.getLogger("handler.supervisor")
 
 TICK_S = 0.25
-STOP_S = 8.0  # `docker stop` kills after ten
+STOP_S = 7.0  # `docker stop` kills after ten
 CALL_S = 60.0  # a whole call, from the look-up of the name to the answer
 RETRY_S = 5.0  # Vast.ai wants at least three
 MOST_RETRIES = 12  # the longest pause, in RETRY_S
