@@ -205,7 +205,9 @@ class Renter:
     def account(self) -> requests.Response:
         return self.ask("GET", "v0/users/current/")
 
-    def worker(self, instance_id: int, path: str = "/health", method: str = "GET", **more: Any) -> requests.Response:
+    def worker(
+        self, instance_id: int, path: str = "/health", method: str = "GET", patience_s: float = TIMEOUT_S, **more: Any
+    ) -> requests.Response:
         """A call to the instance's worker, at the address that is told now; whatever certificate it shows."""
         told = self.show(instance_id)
         assert told and told["ports"]
@@ -213,9 +215,7 @@ class Renter:
         base = f"{'https' if tls else 'http'}://{told['public_ipaddr'].strip()}:{told['ports']['3334/tcp'][-1]['HostPort']}"
         headers = {"X-Session-Token": TOKEN, "X-API-Key": KEY}
         with warnings.catch_warnings(action="ignore"):
-            return requests.request(
-                method, base + path, headers=headers, verify=False, timeout=(0.5, TIMEOUT_S), **more
-            )
+            return requests.request(method, base + path, headers=headers, verify=False, timeout=patience_s, **more)
 
 
 @pytest.fixture

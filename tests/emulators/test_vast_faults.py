@@ -267,7 +267,7 @@ def test_a_machine_is_a_black_hole(vast: Emulator, renter: Renter) -> None:
     assert status_of(renter, instance) == "running"
     for _ in range(3):
         with pytest.raises(requests.ConnectTimeout):
-            renter.worker(instance)
+            renter.worker(instance, patience_s=0.3)
 
 
 def test_a_machine_turns_into_a_black_hole(vast: Emulator, renter: Renter) -> None:
@@ -278,7 +278,7 @@ def test_a_machine_turns_into_a_black_hole(vast: Emulator, renter: Renter) -> No
     vast.strike(instance, "black_hole")
 
     with pytest.raises(requests.ConnectTimeout):
-        renter.worker(instance)
+        renter.worker(instance, patience_s=0.3)
     vast.advance(421)  # the worker lives on, and hears from nobody
     assert vast.alive() == []
 

@@ -7,15 +7,15 @@ import hmac
 import json
 import socket
 import ssl
-import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
-from tests.emulators.conftest import KEY, TOKEN, WORKER_ENV, MakeVast, Renter, processes
+from tests.emulators.conftest import KEY, TOKEN, WORKER_ENV, MakeVast, Renter
 from tests.emulators.vast import Emulator
 from tests.servers import FileServer, Reply, Request, eventually
 from wire.clock import to_rfc3339
@@ -284,28 +284,54 @@ def test_two_rentals_are_told_apart_by_their_label(vast: Emulator, renter: Rente
     assert len(vast.alive()) == 2
 
 
+def listens(renter: Renter, instance: int) -> bool:
+    try:
+        return renter.worker(instance).ok
+    except requests.ConnectionError:  # the port is mapped before anybody listens
+        return False
+
+
+def of_container(instance: int) -> list[int]:
+    """Processes that live in it, by what their environment says."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"CONTAINER_ID={instance}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.slow
 def test_a_real_worker_starts_and_dies_with_its_instance(
     make_vast: MakeVast, rent: Callable[[Emulator], Renter]
 ) -> None:
-    command = (sys.executable, "-m", "handler.http_worker")
-    vast = make_vast(pretend=False, command=command, boot_s=1)
+    vast = make_vast(pretend=False, boot_s=1)
     renter = rent(vast)
-    instance = running(vast, renter, env=PLAIN)
-
-    def up() -> bool:
-        try:
-            return renter.worker(instance).ok
-        except requests.ConnectionError:  # the port is mapped before anybody listens
-            return False
-
-    eventually(up, 20)
-    container: Any = vast.instances[0].container
-    assert processes(container.group)
+    instance = running(vast, renter)
+    eventually(lambda: listens(renter, instance), 30)
+    assert len(of_container(instance)) >= 2  # the supervisor, the worker
 
     renter.destroy(instance)
 
-    assert processes(container.group) == []
+    eventually(lambda: not of_container(instance), 5)
     assert vast.bill()["alive"] == 0
+
+
+@pytest.mark.slow
+def test_a_real_worker_destroys_itself_in_the_clocks_time(
+    make_vast: MakeVast, rent: Callable[[Emulator], Renter]
+) -> None:
+    vast = make_vast(pretend=False, boot_s=1, speed=100)
+    renter = rent(vast)
+    instance = running(vast, renter)
+
+    eventually(lambda: not vast.alive(), 30)
+
+    eventually(lambda: not of_container(instance), 5)
+    assert vast.calls["self-destroy"] == 1
+    assert vast.bill()["paid_s"] < 2000  # 420 and the start of its processes, a hundred times as fast as life
 
 
 def test_a_real_worker_that_ends_leaves_an_exited_instance(

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
-import hashlib
-import hmac
-import ipaddress
-import json
 import math
 import os
-import re
-import secrets
 import signal
 import ssl
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import parse_qs
 
 import requests
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from ffmpeg_ops.operation import StopSignal
+from handler import certificate
 from handler.events import Events, Reporter, Silent
 from handler.http_worker import Run, Runs, create_app
 from handler.settings import Settings
@@ -47,7 +37,7 @@ RETRY_S = 5.0
 TIMEOUT_S = 5.0
 SILENCE_S, LIFETIME_S = 420.0, 86400.0
 # What counts seconds in a container, and so has to follow the clock.
-IN_SECONDS = ("WORKER_SILENCE_SECONDS", "WORKER_LIFETIME_SECONDS")
+IN_SECONDS = ("WORKER_SILENCE_SECONDS", "WORKER_LIFETIME_SECONDS", "SELF_DESTROY_RETRY_SECONDS")
 
 
 class Container(Protocol):
@@ -94,13 +84,15 @@ class Processes:
             )
 
     def _environ(self) -> dict[str, str]:
-        hurried = {name: self._hurried(self._env[name]) for name in IN_SECONDS if name in self._env}
+        env = {"SELF_DESTROY_RETRY_SECONDS": f"{RETRY_S:.0f}", **self._env}
+        hurried = {name: self._hurried(env[name]) for name in IN_SECONDS if name in env}
         return {
             "PATH": os.environ["PATH"],
             "HOME": str(self._folder),
             "TMPDIR": str(self._folder),
             "PYTHONPATH": str(ROOT),
             "WORK_DIR": str(self._folder / "work"),
+            "WORKER_STATE_DIR": str(self._folder / "state"),
             "OUTPUT_DIR": str(self._folder / "output"),
             **self._config.env,
             **self._env,
@@ -110,7 +102,7 @@ class Processes:
 
     def _hurried(self, seconds: str) -> str:
         speed = self._clock.speed
-        return str(math.ceil(float(seconds) / speed)) if speed > 1 else seconds
+        return str(max(1, math.ceil(float(seconds) / speed))) if speed > 1 else seconds
 
     @property
     def exited(self) -> bool:
@@ -128,12 +120,23 @@ class Processes:
     def self_destroy(self) -> None: ...
 
     def kill(self) -> None:
-        if self._guard and self._guard.returncode is None:
+        if self._guard and self._process and self._guard.returncode is None:
+            below = list(_descendants(self._process.pid))  # a supervisor may have given its worker another group
             os.killpg(self._guard.pid, signal.SIGKILL)
+            for one in below:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(one, signal.SIGKILL)
             for process in filter(None, (self._process, self._guard)):
                 process.wait()
             if self._guard.stdin:
                 self._guard.stdin.close()
+
+
+def _descendants(process: int) -> Iterator[int]:
+    with contextlib.suppress(OSError):
+        for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
+            yield int(child)
+            yield from _descendants(int(child))
 
 
 class Pretence:
@@ -149,7 +152,6 @@ class Pretence:
         self._runs: _Pretended | None = None
         self._deadline = self._heard_at = self._retry_at = 0.0
         self._running = self._dying = False
-        self._fingerprint = ""
         self.port = 0
 
     def start(self) -> None:
@@ -161,35 +163,15 @@ class Pretence:
         if not (settings.session_token and settings.worker_api_key and settings.allowed_ips):
             return
         self._runs = _Pretended(settings, self._jobs, self._config, self._clock)
-        self._worker = create_app(settings, self._runs)
-        if self._env.get("WORKER_TLS", "").lower() == "true":
-            context, self._fingerprint = _certificate()
-            self._server = _TlsServer(("127.0.0.1", 0), self._app, context)
-        else:
-            self._server = Server(("127.0.0.1", 0), self._app)
+        shown = certificate.make() if settings.worker_tls else None
+        fingerprint = shown.fingerprint if shown else None
+        app = create_app(settings, self._runs, fingerprint=fingerprint, heartbeat=self._heard)
+        self._server = _Server(("127.0.0.1", 0), app, shown.context if shown else None)
         self.port = self._server.server_address[1]
         self._server.start()
 
-    def _app(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if environ["PATH_INFO"] == "/identity" and self._fingerprint:
-            return self._identity(environ, start_response)
-
-        def starting(status: str, *more: Any) -> Any:
-            if status[:3] not in {"401", "403"}:
-                self._heard_at = self._clock.now()
-            return start_response(status, *more)
-
-        return self._worker(environ, starting)
-
-    def _identity(self, environ: Mapping[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        nonce = parse_qs(environ["QUERY_STRING"]).get("nonce", [""])[0]
-        if not re.fullmatch(r"[0-9a-f]{16,64}", nonce):
-            start_response("400 Bad Request", [("Content-Type", "application/problem+json")])
-            return [b"{}"]
-        said = f"reelay-worker-identity\n{nonce}\n{self._fingerprint}".encode()
-        proof = hmac.new(self._env["SESSION_TOKEN"].encode(), said, hashlib.sha256).hexdigest()
-        start_response("200 OK", [("Content-Type", "application/json")])
-        return [json.dumps({"fingerprint": self._fingerprint, "proof": proof}).encode()]
+    def _heard(self) -> None:
+        self._heard_at = self._clock.now()
 
     @property
     def exited(self) -> bool:
@@ -271,41 +253,19 @@ class _Pretended(Runs):
         return result
 
 
-class _TlsServer(Server):
-    def __init__(self, address: tuple[str, int], app: Callable[..., Any], context: ssl.SSLContext) -> None:
+class _Server(Server):
+    """Speaks HTTPS where there is a context."""
+
+    def __init__(self, address: tuple[str, int], app: Callable[..., Any], context: ssl.SSLContext | None) -> None:
         super().__init__(address, app)
         self._context = context
 
     def get_request(self) -> tuple[Any, Any]:
         connection, address = super().get_request()
+        if self._context is None:
+            return connection, address
         return self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False), address
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exception(), OSError):  # a caller that trusts nobody, or is gone
             super().handle_error(request, client_address)
-
-
-def _certificate() -> tuple[ssl.SSLContext, str]:
-    """A server's context with a fresh certificate of its own, and the certificate's fingerprint."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "reelay-worker")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=30))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .sign(key, hashes.SHA256())
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    with tempfile.NamedTemporaryFile(suffix=secrets.token_hex(4)) as file:
-        file.write(key.private_bytes(serialization.Encoding.PEM, *form))
-        file.write(certificate.public_bytes(serialization.Encoding.PEM))
-        file.flush()
-        context.load_cert_chain(file.name)
-    return context, hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
