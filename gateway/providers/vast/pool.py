@@ -329,7 +329,8 @@ class Round:
             i = replace(i, heard_at=now, silent_since=None)
             return move(i, Stage.READY, now, ready_at=now) if i.stage is Stage.PROBING else i
 
-        self.change(instance, note)
+        if self.change(instance, note).stage is Stage.READY:
+            self.transaction(lambda tx: tx.wake_oldest_waiting(now))
 
     def _conclude(self) -> None:
         now = self._clock.now_ms()
