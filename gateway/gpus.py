@@ -75,6 +75,11 @@ def price_nano_per_s(gpu_or_pool: str, prices: Mapping[str, int] | None = None) 
     return None if pool is None else (prices or {}).get(pool.name, pool.price)
 
 
+def same_gpu(one: str, other: str) -> bool:
+    """Whether two names, with NVIDIA's prefixes or without, are of the same GPU."""
+    return _key(_short(one)) == _key(_short(other))
+
+
 def dollars(nano: int) -> str:
     """`310_000` → `$0.00031`, `2_790_000_000` → `$2.79`: no digit is lost, and there are two at least."""
     whole, _, part = f"{Decimal(nano) / NANO:.9f}".partition(".")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import ipaddress
 import os
 import secrets
 import tempfile
@@ -27,6 +28,7 @@ DAY_S = 86_400
 PROVIDERS: Mapping[str, tuple[str, ...]] = {
     "local": (),
     "runpod": ("runpod_api_key", "runpod_endpoint_id", "worker_url"),
+    "vast": ("vast_api_key", "vast_worker_image", "deployment", "worker_url"),
 }
 DATABASES = ("sqlite", "postgresql", "postgresql+psycopg", "postgresql+psycopg2")
 
@@ -70,6 +72,14 @@ def _rate_storage(url: str) -> None:
     for package in () if url.startswith("memory:") else ("limits", "redis"):
         if importlib.util.find_spec(package) is None:
             raise ValidationError(f"Needs the Python package {package}, which is not installed.")
+
+
+def _pinned(image: str) -> None:
+    """Hosts keep images: what a tag like `latest` means there is what it meant some day."""
+    name, _, digest = image.partition("@")
+    tag = name.rpartition("/")[2].partition(":")[2]
+    if not digest and tag in {"", "latest"}:
+        raise ValidationError("Must name a version or a digest, like acme/reelay-worker:0.1.0.")
 
 
 @dataclass(frozen=True)
@@ -182,6 +192,50 @@ class Settings:
         "What the attempts of one key may cost in a day (UTC) before its new jobs are refused, in dollars.",
     )
     max_body_bytes: int = setting(_whole(1000, 100_000_000), 1_000_000, "Largest JSON body of a request.")
+    vast_api_key: str | None = setting(fields.String(), None, "Key of the Vast.ai account.")
+    vast_worker_image: str | None = setting(
+        fields.String(validate=_pinned),
+        None,
+        "The worker's image, with its version: rented machines run it.",
+    )
+    deployment: str | None = setting(
+        fields.String(validate=validate.Regexp(r"[a-z0-9-]{1,32}\Z")),
+        None,
+        "Name of this installation in the labels of rented machines. Machines with this name that the database does "
+        "not know are destroyed: no two databases on one Vast.ai account may share it.",
+    )
+    vast_api_base: str = setting(_url(), "https://console.vast.ai", "Base of Vast.ai's API.")
+    vast_priority: str = setting(
+        fields.String(validate=validate.OneOf(["cost", "speed"])),
+        "cost",
+        "Which offer is taken first: `cost` the cheapest, `speed` the newest generation of encoders.",
+    )
+    vast_min_vram_gb: int = setting(_whole(1, 96), 8, "Least memory of a rented GPU, in GB.")
+    vast_max_price: float = setting(
+        fields.Float(validate=validate.Range(0.01, 10)), 1.0, "Highest price of a rented machine, in dollars an hour."
+    )
+    vast_max_instances: int = setting(_whole(1, 50), 2, "How many machines are rented at once at most.")
+    vast_allowed_ips: tuple[str, ...] = setting(
+        CommaList(),
+        "",
+        "Comma list of the addresses or networks from which rented machines may be called: those of all gateways. "
+        "Default: what https://api.ipify.org sees of this one.",
+    )
+    vast_concurrency: int = setting(_whole(1, 3), 1, "How many jobs a rented machine has at once.")
+    vast_idle_timeout: int = setting(
+        _whole(10, 3600), 300, "Seconds without a job after which a rented machine is given back."
+    )
+    vast_max_lifetime: int = setting(
+        _whole(900, 7 * 86_400), 6 * 3600, "Seconds after which a rented machine is given back whatever it does."
+    )
+    vast_daily_budget: float = setting(
+        fields.Float(validate=validate.Range(0.01, 10_000)),
+        10.0,
+        "Dollars that rented machines may cost on one day (UTC); then nothing more is rented, and idle machines go.",
+    )
+    vast_min_credit: float = setting(
+        fields.Float(validate=validate.Range(0, 10_000)), 1.0, "Dollars on the account below which nothing is rented."
+    )
     max_asset_bytes: int = setting(
         _whole(1, 10 * GB), 100_000_000, "Largest file that a job may name or that is uploaded."
     )
@@ -268,6 +322,8 @@ def check(settings: Settings) -> None:
         mistakes += [_missing(name, need) for need in PROVIDERS.get(name, ()) if not _has(settings, need)]
     if settings.storage == "s3":
         mistakes += _mistakes_of_s3(settings)
+    if "vast" in (settings.providers or ()):
+        mistakes += _mistakes_of_vast(settings)
     mistakes += ["SECRET_KEY: every key needs at least 32 characters." for key in settings.secret_key if len(key) < 32]
     if settings.default_wait_seconds > settings.max_wait_seconds:
         mistakes.append("DEFAULT_WAIT_SECONDS: must not be more than MAX_WAIT_SECONDS.")
@@ -277,6 +333,26 @@ def check(settings: Settings) -> None:
         )
     if mistakes:
         raise SettingsError(" ".join(mistakes))
+
+
+def _mistakes_of_vast(settings: Settings) -> list[str]:
+    allowed = settings.vast_allowed_ips
+    mistakes = [f"VAST_ALLOWED_IPS: {one!r} is no address or network." for one in allowed if _odd(one)]
+    if len(",".join(allowed)) > 256:
+        mistakes.append("VAST_ALLOWED_IPS: at most 256 characters, which Vast.ai takes.")
+    # a job that has just begun must be able to end
+    shortest = 2 * (settings.job_timeout_seconds + MARGIN_MS // 1000)
+    if settings.vast_max_lifetime < shortest:
+        mistakes.append(f"VAST_MAX_LIFETIME: must be {shortest} at least with this JOB_TIMEOUT_SECONDS.")
+    return mistakes
+
+
+def _odd(network: str) -> bool:
+    try:
+        ipaddress.ip_network(network)
+    except ValueError:
+        return True
+    return False
 
 
 def _mistakes_of_s3(settings: Settings) -> list[str]:

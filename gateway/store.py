@@ -1,7 +1,7 @@
 """The one truth: tables, and a small interface over them. SQLite by default, PostgreSQL by DATABASE_URL.
 
 Whoever changes something opens `store.transaction()`, reads the records there, asks `gateway.jobs` for new ones and
-saves them. Reads outside never wait for writers.
+saves them. Reads outside never wait for writers. The tables of rented machines are in `gateway.instances`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ metadata = sa.MetaData()
 _ID = sa.String(40)
 
 
-class _ForeignText(sa.types.TypeDecorator[str]):
+class ForeignText(sa.types.TypeDecorator[str]):
     """Text that comes from elsewhere, without the one character that PostgreSQL cannot hold."""
 
     impl = sa.Text
@@ -75,12 +75,12 @@ jobs = Table(
     Column("finished_at", sa.BigInteger),
     Column("tries", sa.Integer, nullable=False),
     Column("waits", sa.Integer, nullable=False),
-    Column("waiting_for", _ForeignText),
+    Column("waiting_for", ForeignText),
     Column("attempt_id", _ID),
     Column("output_key", sa.String(255)),
     Column("stats", sa.JSON(none_as_null=True)),
     Column("error_code", sa.String(64)),
-    Column("error_message", _ForeignText),
+    Column("error_message", ForeignText),
     Column("cost_nano", sa.BigInteger),
     Column("next_at", sa.BigInteger),
     Column("lease_token", sa.String(40)),
@@ -109,7 +109,7 @@ attempts = Table(
     Column("heard_at", sa.BigInteger),
     Column("ended_at", sa.BigInteger),
     Column("error_code", sa.String(64)),
-    Column("error_message", _ForeignText),
+    Column("error_message", ForeignText),
     Column("running_at", sa.BigInteger),
     Column("cost_nano", sa.BigInteger),
 )
@@ -270,9 +270,12 @@ def make_engine(
     """
     if not url.startswith("sqlite"):
         idle_s = IDLE_S if statement_s else 0
+        # whatever the server's default is: a job is acknowledged when it cannot get lost any more
+        durable = "-c synchronous_commit=on"
+        ends = f"-c statement_timeout={statement_s}s -c idle_in_transaction_session_timeout={idle_s}s"
         limits = {
             "connect_timeout": CONNECT_S,
-            "options": f"-c statement_timeout={statement_s}s -c idle_in_transaction_session_timeout={idle_s}s",
+            "options": f"{durable} {ends}",
             "tcp_user_timeout": IDLE_S * 1000,
             "keepalives_idle": 10,
             "keepalives_interval": 5,
@@ -398,6 +401,12 @@ class Store:
                 else:
                     added.set_result(None)
 
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """For reads of what other modules keep here."""
+        with self._engine.connect() as connection:
+            yield connection
+
     def ping(self) -> None:
         """Raises sqlalchemy's errors when the database does not answer."""
         with self._engine.connect() as connection:
@@ -432,7 +441,16 @@ class Store:
         """All attempts of a job, oldest first."""
         query = sa.select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.id)
         with self._engine.connect() as connection:
-            return [_to_attempt(row) for row in connection.execute(query).mappings()]
+            return [to_attempt(row) for row in connection.execute(query).mappings()]
+
+    def attempts_of(self, job_ids: Collection[str]) -> dict[str, list[Attempt]]:
+        """Those of several jobs, by the job's id, oldest first."""
+        query = sa.select(attempts).where(attempts.c.job_id.in_(job_ids)).order_by(attempts.c.id)
+        found: dict[str, list[Attempt]] = {}
+        with self._engine.connect() as connection:
+            for row in connection.execute(query).mappings():
+                found.setdefault(row["job_id"], []).append(to_attempt(row))
+        return found
 
     def attempt(self, attempt_id: str) -> Attempt | None:
         with self._engine.connect() as connection:
@@ -539,27 +557,27 @@ class Transaction:
     """What may be read and written inside one transaction."""
 
     def __init__(self, connection: sa.Connection) -> None:
-        self._connection = connection
+        self.connection = connection
         self._dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
 
     def job(self, job_id: str) -> Job | None:
-        return _job(self._connection, _LOCKED_JOB, its_id=job_id)
+        return _job(self.connection, _LOCKED_JOB, its_id=job_id)
 
     def attempt(self, attempt_id: str) -> Attempt | None:
-        return _attempt(self._connection, attempt_id)
+        return _attempt(self.connection, attempt_id)
 
     def leased_job(self, job_id: str, token: str) -> Job:
         """The job, if it is still leased under `token`; raises StaleLease otherwise."""
-        job = _job(self._connection, _LEASED_JOB, its_id=job_id, token=token)
+        job = _job(self.connection, _LEASED_JOB, its_id=job_id, token=token)
         if job is None:
             raise StaleLease(job_id)
         return job
 
     def add_job(self, job: Job) -> None:
-        self._connection.execute(jobs.insert(), dict(vars(job)))
+        self.connection.execute(jobs.insert(), dict(vars(job)))
 
     def add_attempt(self, attempt: Attempt) -> None:
-        self._connection.execute(attempts.insert(), dict(vars(attempt)))
+        self.connection.execute(attempts.insert(), dict(vars(attempt)))
 
     def save_job(self, job: Job, *, lease_token: str | None = None) -> None:
         """Write the job; with `lease_token` only while the row still has it, else StaleLease.
@@ -567,27 +585,27 @@ class Transaction:
         Every end of a job passes here, so its webhook is made here: whatever ends a job cannot forget it.
         """
         query = _SAVE_JOB if lease_token is None else _SAVE_LEASED_JOB
-        if self._connection.execute(query, {**_changeable(job), "its_id": job.id, "token": lease_token}).rowcount != 1:
+        if self.connection.execute(query, {**_changeable(job), "its_id": job.id, "token": lease_token}).rowcount != 1:
             raise StaleLease(job.id)
         if job.finished and job.webhook_url is not None:
             self._insert_webhook(hooks.due(job, job.finished_at or 0))
 
     def lock_key(self, key_id: str) -> None:
         """Whoever else calls this for the key waits for this transaction's end. On SQLite all writers do."""
-        self._connection.execute(_LOCKED_KEY, {"its_id": key_id})
+        self.connection.execute(_LOCKED_KEY, {"its_id": key_id})
 
     def usage(self, key_id: str, now: int) -> Usage:
-        return _usage(self._connection, key_id, now)
+        return _usage(self.connection, key_id, now)
 
     def spend(self, key_id: str, cost_nano: int, now: int) -> None:
         """An attempt of the key has cost so much."""
         row = {"key_id": key_id, "day": now // DAY_MS, "cost_nano": cost_nano, "attempts": 1}
         insert = self._dialect.insert(spending).values(**row)
         added = {name: spending.c[name] + row[name] for name in ("cost_nano", "attempts")}
-        self._connection.execute(insert.on_conflict_do_update(index_elements=["key_id", "day"], set_=added))
+        self.connection.execute(insert.on_conflict_do_update(index_elements=["key_id", "day"], set_=added))
 
     def save_attempt(self, attempt: Attempt) -> None:
-        self._connection.execute(_SAVE_ATTEMPT, {**_changeable(attempt), "its_id": attempt.id})
+        self.connection.execute(_SAVE_ATTEMPT, {**_changeable(attempt), "its_id": attempt.id})
 
     def lease(self, job_ids: list[str], token: str, now: int, until: int) -> list[Job]:
         """Lease those of `job_ids` that are still due, in their order. What another dispatcher took in between, or
@@ -595,14 +613,14 @@ class Transaction:
         still_due = (
             sa.select(jobs.c.id).where(jobs.c.id.in_(job_ids), _due(jobs, now)).with_for_update(skip_locked=True)
         )
-        mine = set(self._connection.scalars(still_due))
+        mine = set(self.connection.scalars(still_due))
         taken = {"lease_token": token, "lease_expires_at": until, "next_at": until}
-        self._connection.execute(jobs.update().where(jobs.c.id.in_(mine)).values(taken))
+        self.connection.execute(jobs.update().where(jobs.c.id.in_(mine)).values(taken))
         return [self.leased_job(job_id, token) for job_id in job_ids if job_id in mine]
 
     def webhook(self, job_id: str) -> Webhook | None:
         query = sa.select(webhooks).where(webhooks.c.job_id == job_id).with_for_update()
-        row = self._connection.execute(query).mappings().first()
+        row = self.connection.execute(query).mappings().first()
         return _to_webhook(row) if row else None
 
     def lease_webhooks(self, job_ids: list[str], token: str, now: int, until: int) -> list[Webhook]:
@@ -610,10 +628,10 @@ class Transaction:
         two that take the same ones in different order would wait for ever."""
         still_due = sa.and_(webhooks.c.job_id.in_(job_ids), _due(webhooks, now))
         query = sa.select(webhooks).where(still_due).with_for_update(skip_locked=True)
-        mine = [_to_webhook(row) for row in self._connection.execute(query).mappings()]
+        mine = [_to_webhook(row) for row in self.connection.execute(query).mappings()]
         taken: dict[str, Any] = {"lease_token": token, "lease_expires_at": until, "next_at": until}
         chosen = webhooks.c.job_id.in_([webhook.job_id for webhook in mine])
-        self._connection.execute(webhooks.update().where(chosen).values(taken))
+        self.connection.execute(webhooks.update().where(chosen).values(taken))
         return [replace(webhook, **taken) for webhook in mine]
 
     def save_webhook(self, webhook: Webhook, *, lease_token: str | None = None) -> None:
@@ -621,13 +639,13 @@ class Transaction:
         query = webhooks.update().where(webhooks.c.job_id == webhook.job_id).values(**asdict(webhook))
         if lease_token is not None:
             query = query.where(webhooks.c.lease_token == lease_token)
-        if self._connection.execute(query).rowcount != 1:
+        if self.connection.execute(query).rowcount != 1:
             raise StaleLease(webhook.job_id)
 
     def _insert_webhook(self, webhook: Webhook) -> None:
         """Unless the job has one: a job that has ended may be saved again."""
         insert = self._dialect.insert(webhooks).values(**asdict(webhook))
-        self._connection.execute(insert.on_conflict_do_nothing(index_elements=["job_id"]))
+        self.connection.execute(insert.on_conflict_do_nothing(index_elements=["job_id"]))
 
     def wake_oldest_waiting(self, now: int) -> None:
         """A worker has become free: the job that has waited longest need not sit out its pause."""
@@ -636,7 +654,7 @@ class Transaction:
         oldest = sa.select(jobs.c.id).where(idle).order_by(jobs.c.id).limit(1)
         # Whoever calls this holds a job of his own: two that wait for each other's would wait for ever.
         free = oldest.with_for_update(skip_locked=True).scalar_subquery()
-        self._connection.execute(jobs.update().where(jobs.c.id == free).values(next_at=now))
+        self.connection.execute(jobs.update().where(jobs.c.id == free).values(next_at=now))
 
     def claim_idempotency_key(
         self, key_id: str, idempotency_key: str, fingerprint: str, job_id: str, *, now: int, after: int
@@ -648,16 +666,16 @@ class Transaction:
         """
         here = {"key_id": key_id, "idempotency_key": idempotency_key}
         record = {**here, "fingerprint": fingerprint, "job_id": job_id, "created_at": now}
-        self._upsert(idempotency, record, *here, where=idempotency.c.created_at <= after)
+        self.upsert(idempotency, record, *here, where=idempotency.c.created_at <= after)
         kept = sa.select(idempotency.c.fingerprint, idempotency.c.job_id).filter_by(**here)
-        row = self._connection.execute(kept).one()
+        row = self.connection.execute(kept).one()
         return row[0], row[1]
 
     def delete_idempotency_keys(self, keys: Collection[tuple[str, str]], until: int) -> int:
         """Delete those of the records that nobody has taken over since. Answers how many."""
         key = sa.tuple_(idempotency.c.key_id, idempotency.c.idempotency_key)
         query = idempotency.delete().where(key.in_(keys), idempotency.c.created_at <= until)
-        return self._connection.execute(query).rowcount
+        return self.connection.execute(query).rowcount
 
     def delete_jobs(self, finished_until: int, limit: int) -> int:
         """Delete the oldest jobs that ended at `finished_until` or before, with their attempts. Answers how many."""
@@ -666,39 +684,39 @@ class Transaction:
         old = sa.and_(jobs.c.id < ids.first("job", finished_until + 1), jobs.c.finished_at <= finished_until)
         over = sa.func.coalesce(jobs.c.next_at, 0) == 0
         oldest = sa.select(jobs.c.id).where(old, over).order_by(jobs.c.id).limit(limit)
-        return self._connection.execute(jobs.delete().where(jobs.c.id.in_(oldest))).rowcount
+        return self.connection.execute(jobs.delete().where(jobs.c.id.in_(oldest))).rowcount
 
     def api_keys(self) -> list[ApiKey]:
         """All keys; nobody else changes them before this transaction has ended."""
-        if self._connection.dialect.name == "postgresql":
+        if self.connection.dialect.name == "postgresql":
             # Rows cannot be locked that two gateways are about to insert.
-            self._connection.execute(sa.text("LOCK TABLE api_keys IN EXCLUSIVE MODE"))
-        return _api_keys(self._connection)
+            self.connection.execute(sa.text("LOCK TABLE api_keys IN EXCLUSIVE MODE"))
+        return _api_keys(self.connection)
 
     def put_api_key(self, key: ApiKey) -> None:
         """Insert the key, or replace the one with its id."""
-        self._upsert(api_keys, asdict(key), "id")
+        self.upsert(api_keys, asdict(key), "id")
 
     def hold(self, name: str, holder: str, now: int, until: int) -> bool:
         """Take or renew the lease `name`. False while another holder's has not expired."""
         free = sa.or_(leases.c.holder == holder, leases.c.expires_at <= now)
-        return self._upsert(leases, {"name": name, "holder": holder, "expires_at": until}, "name", where=free)
+        return self.upsert(leases, {"name": name, "holder": holder, "expires_at": until}, "name", where=free)
 
     def hold_on(self, name: str, now: int, until: int) -> int:
         """Renew the lease `name`, which is whoever's; answers since when it has been held without a gap."""
         if not self.hold(name, str(now), now, until):
-            self._connection.execute(leases.update().where(leases.c.name == name).values(expires_at=until))
-        since = self._connection.execute(sa.select(leases.c.holder).where(leases.c.name == name)).scalar_one()
+            self.connection.execute(leases.update().where(leases.c.name == name).values(expires_at=until))
+        since = self.connection.execute(sa.select(leases.c.holder).where(leases.c.name == name)).scalar_one()
         return int(since)
 
-    def _upsert(
+    def upsert(
         self, table: Table, values: Mapping[str, Any], *key: str, where: sa.ColumnElement[bool] | None = None
     ) -> bool:
         """Insert the row, or replace the one with this key if it is as `where` says. Whether one was written."""
         insert = self._dialect.insert(table).values(**values)
         query = insert.on_conflict_do_update(index_elements=key, set_=dict(values), where=where)
         # Of an INSERT, SQLAlchemy keeps the count on PostgreSQL only when it is told to.
-        return self._connection.execute(query.execution_options(preserve_rowcount=True)).rowcount == 1
+        return self.connection.execute(query.execution_options(preserve_rowcount=True)).rowcount == 1
 
 
 def _due(table: Table, now: int) -> sa.ColumnElement[bool]:
@@ -717,7 +735,7 @@ def _job(connection: sa.Connection, query: sa.Select[Any], **which: str) -> Job 
 
 def _attempt(connection: sa.Connection, attempt_id: str) -> Attempt | None:
     row = connection.execute(_ATTEMPT, {"its_id": attempt_id}).mappings().first()
-    return _to_attempt(row) if row else None
+    return to_attempt(row) if row else None
 
 
 def _api_keys(connection: sa.Connection) -> list[ApiKey]:
@@ -735,7 +753,7 @@ def _to_job(row: Mapping[Any, Any]) -> Job:
     return Job(**{**row, "status": Status(row["status"])})
 
 
-def _to_attempt(row: Mapping[Any, Any]) -> Attempt:
+def to_attempt(row: Mapping[Any, Any]) -> Attempt:
     return Attempt(**{**row, "state": State(row["state"])})
 
 

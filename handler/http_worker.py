@@ -4,19 +4,25 @@
     GET    /jobs/<attempt id>   {attemptId, status: running|completed|failed|cancelled, progress, result?, error?}
     DELETE /jobs/<attempt id>   stops it within two seconds
     GET    /health              slots and the caller's address as seen here
+    GET    /identity?nonce=…    with WORKER_TLS: the proof that the certificate is this worker's (see wire/identity.py)
 
-Every call needs the session token, the worker's own key and an allowed address. What is not set lets nobody in.
+Every call but the last needs the session token, the worker's own key and an allowed address. What is not set lets
+nobody in. Each call that was let in is a heartbeat for the supervisor, where there is one.
 """
 
 from __future__ import annotations
 
+import argparse
 import hmac
 import ipaddress
+import os
+import select
+import signal
 import sys
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,21 +30,24 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from ffmpeg_ops.operation import StopSignal
-from handler import workdir
+from handler import certificate, workdir
 from handler.job import run_attempt, validated
 from handler.settings import Settings
 from handler.warm import warm_up
 from wire import log as logs
 from wire.envelope import parse_job_input
 from wire.errors import Cancelled, JobError, Stopped, WorkerLost
+from wire.identity import NONCE, proof
 from wire.serve import Server, read_no_more
 from wire.settings import SettingsError, read
 
 MAX_BODY_BYTES = 8_000_000  # of what a gateway takes, escaped and with a delivery
 KEPT_ENDS = 1000
 THREADS = 8
+EXPOSED_THREADS = 32  # where strangers can reach it and may stall, each on one thread
 SHUTDOWN_S = 4.0
 CANCEL_S = 2.0
+_IDENTITY = "identity"
 
 
 @dataclass
@@ -120,12 +129,21 @@ class Runs:
             del self._runs[key]
 
 
-def create_app(settings: Settings, runs: Runs | None = None) -> Flask:
-    """The worker's HTTP face. `app.extensions["runs"]` holds its attempts."""
+def create_app(
+    settings: Settings,
+    runs: Runs | None = None,
+    *,
+    fingerprint: str | None = None,
+    heartbeat: Callable[[], object] = lambda: None,
+) -> Flask:
+    """The worker's HTTP face. `app.extensions["runs"]` holds its attempts.
+
+    `fingerprint` is that of the certificate it is served with; `heartbeat` is called for every caller that is let in.
+    """
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     runs = app.extensions["runs"] = runs or Runs(settings)
-    app.before_request(lambda: _guard(settings))
+    app.before_request(lambda: _guard(settings, heartbeat))
     app.after_request(read_no_more)
     app.register_error_handler(HTTPException, lambda error: _problem(error.code or 500, _code_of(error), error.name))
     app.register_error_handler(JobError, lambda error: _problem(400, error.code, error.message))
@@ -172,17 +190,30 @@ def create_app(settings: Settings, runs: Runs | None = None) -> Flask:
         slots = {"total": settings.worker_concurrency, "busy": runs.active()}
         return jsonify({"status": "ok", "slots": slots, "peer": request.remote_addr})
 
+    @app.get("/identity", endpoint=_IDENTITY)
+    def identity() -> Response:
+        nonce = request.args.get("nonce", "")
+        if fingerprint is None or not settings.session_token:
+            return _problem(404, "not_found", "This worker has no certificate.")
+        if not NONCE.fullmatch(nonce):
+            return _problem(400, "invalid_nonce", "nonce must be 16 to 64 hexadecimal digits.")
+        return jsonify({"fingerprint": fingerprint, "proof": proof(settings.session_token, nonce, fingerprint)})
+
     return app
 
 
-def _guard(settings: Settings) -> Response | None:
+def _guard(settings: Settings, heartbeat: Callable[[], object]) -> Response | None:
     """All three or nothing: token, key, address. An unset value matches nobody."""
+    if request.endpoint == _IDENTITY and request.method == "GET":
+        return None  # it is asked before the caller may trust us with any of the three
     if not _same(settings.session_token, request.headers.get("X-Session-Token")):
         return _problem(401, "unauthorized", "X-Session-Token is missing or wrong.")
     if not _same(settings.worker_api_key, request.headers.get("X-API-Key")):
         return _problem(401, "unauthorized", "X-API-Key is missing or wrong.")
     if not _allowed(request.remote_addr, settings.allowed_ips):
-        return _problem(403, "address_not_allowed", f"Calls from {request.remote_addr} are not allowed.")
+        peer = request.remote_addr  # only told to who knows both secrets
+        return _problem(403, "address_not_allowed", f"Calls from {peer} are not allowed.", peer=peer)
+    heartbeat()
     return None
 
 
@@ -202,34 +233,57 @@ def _code_of(error: HTTPException) -> str:
     return error.name.lower().replace(" ", "_")
 
 
-def _problem(status: int, code: str, detail: str) -> Response:
-    response = jsonify({"type": "about:blank", "title": detail, "status": status, "code": code})
+def _problem(status: int, code: str, detail: str, **more: Any) -> Response:
+    response = jsonify({"type": "about:blank", "title": detail, "status": status, "code": code, **more})
     response.status_code = status
     response.mimetype = "application/problem+json"
     return response
 
 
 def main() -> None:
+    arguments = argparse.ArgumentParser(prog="python -m handler.http_worker")
+    arguments.add_argument("--heartbeat-fd", type=int, help="a pipe of the supervisor's, open for writing")
+    heartbeat_fd: int | None = arguments.parse_args().heartbeat_fd
     try:
         settings = read(Settings)
         _check(settings)
     except SettingsError as error:
         sys.exit(f"Wrong settings: {error}")
     logs.configure(settings.log_level)
+    shown = certificate.make() if settings.worker_tls else None
     Server(
-        lambda: _serving_app(settings),
+        lambda: _serving_app(settings, shown.fingerprint if shown else None, heartbeat_fd),
+        tls=shown.context if shown else None,
         bind=f"{settings.worker_host}:{settings.worker_port}",
-        threads=THREADS,
+        threads=EXPOSED_THREADS if shown else THREADS,
         graceful_timeout=5,
         worker_exit=lambda server, worker: worker.wsgi.extensions["runs"].shut_down(),
         proc_name="reelay-worker",
     ).run()
 
 
-def _serving_app(settings: Settings) -> Flask:
+def _serving_app(settings: Settings, fingerprint: str | None, heartbeat_fd: int | None) -> Flask:
     workdir.sweep(settings.work_dir)  # what a killed process before this one left
     threading.Thread(target=warm_up, daemon=True).start()
-    return create_app(settings)
+    if heartbeat_fd is None:
+        return create_app(settings, fingerprint=fingerprint)
+    threading.Thread(target=_die_with_reader, args=(heartbeat_fd,), daemon=True).start()
+    return create_app(settings, fingerprint=fingerprint, heartbeat=lambda: _beat(heartbeat_fd))
+
+
+def _beat(fd: int) -> None:
+    try:
+        os.write(fd, b".")
+    except OSError:
+        pass  # full: beats enough are on their way; closed: see below
+
+
+def _die_with_reader(fd: int) -> None:
+    """Without a supervisor nothing would end this machine: then nothing is served either."""
+    poll = select.poll()
+    poll.register(fd, 0)  # errors alone, which a pipe without a reader is
+    poll.poll()
+    os.killpg(0, signal.SIGKILL)
 
 
 def _check(settings: Settings) -> None:

@@ -1,4 +1,7 @@
-"""The worker's settings, all from the environment. Shared by both faces; those of the HTTP face say so."""
+"""The worker's settings, all from the environment. Shared by both faces; those of the HTTP face say so.
+
+The supervisor reads its own from the environment itself, so that no mistake in any of them ends it (`supervisor.py`).
+"""
 
 from __future__ import annotations
 
@@ -48,4 +51,34 @@ class Settings:
     )
     allowed_ips: tuple[str, ...] = setting(
         CommaList(), "", "HTTP worker: comma list of addresses or networks that may call. Empty: nobody."
+    )
+    worker_tls: bool = setting(
+        fields.Boolean(),
+        "false",
+        "HTTP worker: serve HTTPS with a certificate made at start, which the gateway asks proof for. Rented ones do.",
+    )
+    worker_silence_seconds: int = setting(
+        fields.Integer(validate=validate.Range(min=1)),
+        420,
+        "Rented worker: without a call from the gateway for so long the instance is destroyed.",
+    )
+    worker_lifetime_seconds: int = setting(
+        fields.Integer(validate=validate.Range(min=1)),
+        86_400,
+        "Rented worker: so long after its first start the instance is destroyed, whatever it does.",
+    )
+    worker_state_dir: Path = setting(
+        Folder(),
+        "/tmp/reelay-state",  # noqa: S108  (made with mode 0700)
+        "Rented worker: folder that outlives a restart of the container, for the deadline.",
+    )
+    self_destroy_base: str = setting(
+        fields.Url(require_tld=False, schemes={"http", "https"}),
+        "https://console.vast.ai",
+        "Rented worker: base of the API that destroys the instance, with the CONTAINER_API_KEY that Vast.ai sets.",
+    )
+    self_destroy_retry_seconds: int = setting(
+        fields.Integer(validate=validate.Range(min=1)),
+        5,
+        "Rented worker: pause between the first calls to that API; it grows to twelve times this.",
     )

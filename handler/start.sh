@@ -1,8 +1,14 @@
 #!/bin/sh
 # The face of the one worker image: WORKER_MODE=runpod (default) takes jobs from RunPod, http serves rented instances.
+# Vast.ai sets CONTAINER_ID in an instance: there the supervisor runs the worker and holds the dead-man switch.
 case "${WORKER_MODE:-runpod}" in
     runpod) exec python -m handler "$@" ;;
-    http) exec python -m handler.http_worker "$@" ;;
+    http)
+        if [ -n "${CONTAINER_ID:-}" ]; then
+            exec python -m handler.supervisor
+        fi
+        exec python -m handler.http_worker "$@"
+        ;;
     *)
         echo "Wrong settings: WORKER_MODE: must be runpod or http, not '$WORKER_MODE'." >&2
         exit 1

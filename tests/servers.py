@@ -37,10 +37,10 @@ Route = Reply | Callable[[Request], Reply]
 
 
 class Loopback:
-    """An HTTP server on a free port, until it is closed."""
+    """An HTTP server on `port`, or on a free one, until it is closed."""
 
-    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    def __init__(self, handler: type[BaseHTTPRequestHandler], port: int = 0) -> None:
+        self._http = ThreadingHTTPServer(("127.0.0.1", port), handler)
         self._http.daemon_threads = True
         self._http.block_on_close = False
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
@@ -59,7 +59,7 @@ class Loopback:
 class FileServer(Loopback):
     """`routes` maps paths (without query) to replies; `requests` records what came. `url(path)` is where it listens."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.routes: dict[str, Route] = {}
         self.requests: list[Request] = []
         server = self
@@ -107,7 +107,7 @@ class FileServer(Loopback):
             def log_message(self, format: str, *args: object) -> None: ...
 
         self.closing = threading.Event()
-        super().__init__(Handler)
+        super().__init__(Handler, port)
 
     @property
     def origin(self) -> str:

@@ -84,6 +84,15 @@ def test_the_mode_chooses_the_face_and_arguments_reach_it(mode: str | None, modu
     assert said.stdout == f"-m {module} --test_input {{}}\n"
 
 
+def test_in_a_rented_instance_the_supervisor_runs_the_worker(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "WORKER_MODE": "http", "CONTAINER_ID": "4711"}
+    said = subprocess.run(["sh", START], env=environ, capture_output=True, text=True, check=True)
+    assert said.stdout == "-m handler.supervisor\n"
+
+
 def test_a_wrong_mode_is_told_by_name() -> None:
     environ = {"PATH": os.environ["PATH"], "WORKER_MODE": "vast"}
     done = subprocess.run(["sh", START], env=environ, capture_output=True, text=True)

@@ -105,7 +105,8 @@ class _HeadersInTime:
 class _HttpConnection(_HeadersInTime, HTTPConnection): ...
 
 
-class _HttpsConnection(_HeadersInTime, HTTPSConnection): ...
+class HttpsConnection(_HeadersInTime, HTTPSConnection):
+    """For adapters that ask more of a certificate."""
 
 
 class _HttpPool(HTTPConnectionPool):
@@ -113,7 +114,7 @@ class _HttpPool(HTTPConnectionPool):
 
 
 class _HttpsPool(HTTPSConnectionPool):
-    ConnectionCls = _HttpsConnection
+    ConnectionCls = HttpsConnection
 
 
 class TimelyAdapter(HTTPAdapter):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -15,6 +17,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.workers.gthread import ThreadWorker
 
 IDLE_S = 60.0
+HANDSHAKE_S = 10.0
 
 
 class _Logger(glogging.Logger):  # type: ignore[misc]
@@ -35,7 +38,7 @@ class _Logger(glogging.Logger):  # type: ignore[misc]
         super().exception(msg, *(str(arg).partition("?")[0] for arg in args), **kwargs)
 
 
-class _Connection(socket.socket):
+class _Impatient(socket.socket):
     """Ends when a client neither sends nor reads for IDLE_S. gunicorn waits for ever once a request has begun."""
 
     def setblocking(self, flag: bool, /) -> None:
@@ -50,6 +53,17 @@ class _Connection(socket.socket):
             super().sendall(*args)
 
 
+class _Connection(_Impatient): ...
+
+
+class _SecureConnection(_Impatient, ssl.SSLSocket):
+    def do_handshake(self, block: bool = False) -> None:
+        self.settimeout(HANDSHAKE_S)  # of all of it
+        with _stalled_is_gone():
+            super().do_handshake(block)
+        self.setblocking(True)
+
+
 @contextmanager
 def _stalled_is_gone() -> Iterator[None]:
     try:
@@ -57,6 +71,11 @@ def _stalled_is_gone() -> Iterator[None]:
     except TimeoutError as error:
         # the kind that gunicorn does not report as a fault of the server
         raise ConnectionResetError(errno.ECONNRESET, "The client has stalled.") from error
+
+
+def _shutdown(connection: socket.socket, how: int) -> None:
+    # SSLSocket's own ends the encryption first: what is sent after it would be readable
+    socket.socket.shutdown(connection, how)
 
 
 class _Worker(ThreadWorker):  # type: ignore[misc]
@@ -67,20 +86,27 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
     """
 
     def handle(self, conn: Any) -> Any:
-        if not isinstance(conn.sock, _Connection):
+        if not isinstance(conn.sock, _Impatient):
             conn.sock = _Connection(fileno=conn.sock.detach())
         keep = super().handle(conn)
         if keep is False:
             with suppress(OSError):
-                conn.sock.shutdown(socket.SHUT_RDWR)
+                _shutdown(conn.sock, socket.SHUT_RDWR)
         return keep
 
 
 class Server(BaseApplication):  # type: ignore[misc]
-    """Serves what `make_app` returns, made in the serving process. `options` are gunicorn's settings."""
+    """Serves what `make_app` returns, made in the serving process. `options` are gunicorn's settings.
 
-    def __init__(self, make_app: Callable[[], Flask], **options: Any) -> None:
+    With `tls` it speaks HTTPS and nothing else, with the certificate that is loaded there.
+    """
+
+    def __init__(self, make_app: Callable[[], Flask], *, tls: ssl.SSLContext | None = None, **options: Any) -> None:
         self._make_app = make_app
+        if tls is not None:
+            tls.sslsocket_class = _SecureConnection
+            # gunicorn asks for a file, which it would read anew at every connection
+            options |= {"certfile": os.devnull, "ssl_context": lambda config, default: tls}
         self._options = {
             "workers": 1,
             "worker_class": _Worker,
@@ -111,7 +137,7 @@ def read_no_more(response: Response) -> Response:
         connection = request.environ.get("gunicorn.socket")
         if connection is not None:
             with suppress(OSError):
-                connection.shutdown(socket.SHUT_RD)
+                _shutdown(connection, socket.SHUT_RD)
     return response
 
 

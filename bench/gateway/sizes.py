@@ -16,6 +16,8 @@ from scripts.stack import Stack
 from tests.emulators.runpod import Config, Emulator
 
 CORES = 2
+# Requests, jobs and spending are counted as ever, only that no bench reaches the end of them.
+LIMITS = {"RATE_LIMIT_PER_KEY": "10000000", "MAX_JOBS_PER_KEY": "10000000"}
 JOB = json.dumps({"url_image": "https://example.com/photo.jpg"})
 
 
@@ -34,9 +36,9 @@ class Sizes:
 
 @contextmanager
 def gateway(folder: Path, **environ: str) -> Iterator[tuple[Stack, Emulator]]:
-    """A gateway on CORES cores, and its endpoint: without workers, with room for all jobs."""
+    """A gateway on CORES cores, and its endpoint: without workers, with room for all jobs and requests."""
     with Emulator(Config(max_workers=0, max_queued=10_000_000)) as runpod:
-        stack = Stack(folder / "data", folder / "logs", environ={**runpod.gateway_environ, **environ})
+        stack = Stack(folder / "data", folder / "logs", environ={**runpod.gateway_environ, **LIMITS, **environ})
         with on_few_cores():
             stack.__enter__()
         try:

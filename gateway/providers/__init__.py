@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping
 from gateway.providers.base import Context, Provider
 from gateway.providers.local import LocalProvider
 from gateway.providers.runpod import RunPodProvider
+from gateway.providers.vast.provider import VastProvider
 
 __all__ = ["KNOWN", "Context", "make"]
 
 KNOWN: Mapping[str, Callable[[Context], Provider]] = {
     "local": LocalProvider,
     "runpod": RunPodProvider,
+    "vast": VastProvider,
 }
 
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import requests
 import urllib3
+from urllib3.exceptions import NewConnectionError
 
+from gateway.providers.pinned import PinnedAdapter, WrongCertificate
 from wire.safe_http import TimelyAdapter
 
 CONNECT_TIMEOUT_S = 3
@@ -38,10 +40,16 @@ class Answer:
 
 
 class Api:
-    """An API below `base_url`. Connections are kept for the next call where `keep_alive` says so."""
+    """An API below `base_url`. Connections are kept for the next call where `keep_alive` says so.
 
-    def __init__(self, base_url: str, headers: Mapping[str, str], *, keep_alive: bool) -> None:
+    With a `fingerprint` only a server with that very certificate is spoken to, whoever has signed it.
+    """
+
+    def __init__(
+        self, base_url: str, headers: Mapping[str, str], *, keep_alive: bool, fingerprint: str | None = None
+    ) -> None:
         self._base = base_url.rstrip("/")
+        self._fingerprint = fingerprint
         self._headers = {**headers, "Accept-Encoding": "identity"}
         self._kept = self._session() if keep_alive else None
 
@@ -57,6 +65,11 @@ class Api:
         http.trust_env = False  # no proxy of the environment may see the keys
         http.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         http.headers.update(self._headers)
+        if self._fingerprint is not None:
+            http.verify = False  # of all that a certificate says only its fingerprint counts
+            http.adapters.clear()
+            http.mount("https://", PinnedAdapter(self._fingerprint))
+            return http
         for scheme in ("http://", "https://"):
             http.mount(scheme, TimelyAdapter(pool_connections=1, pool_maxsize=_CONNECTIONS))
         return http
@@ -82,10 +95,16 @@ class Api:
 
 def never_sent(error: requests.RequestException) -> bool:
     """Whether no connection came about, so that nobody can have seen the request."""
-    if isinstance(error, requests.ConnectTimeout):
-        return True
-    reason = getattr(error.args[0] if error.args else None, "reason", None)
-    return type(reason).__name__ in {"NewConnectionError", "NameResolutionError"}
+    return isinstance(error, requests.ConnectTimeout) or isinstance(_reason(error), NewConnectionError)
+
+
+def wrong_certificate(error: requests.RequestException) -> bool:
+    """Whether somebody else than the one with the pinned certificate was there. Nothing was sent then."""
+    return isinstance(_reason(error), WrongCertificate)
+
+
+def _reason(error: requests.RequestException) -> object:
+    return getattr(error.args[0] if error.args else None, "reason", None)
 
 
 def _read(response: requests.Response, ends_at: float) -> bytes:

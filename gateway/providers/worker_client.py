@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hmac
+import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from marshmallow import ValidationError
 
 from gateway.providers.base import Accepted, Ambiguous, NotYet, Phase, Refused, Remote, Unavailable
-from gateway.providers.http import Answer, Api, never_sent
+from gateway.providers.http import CONNECT_TIMEOUT_S, Answer, Api, never_sent, wrong_certificate
+from gateway.providers.pinned import presented_certificate
 from gateway.signing import Signer
 from wire.envelope import ErrorSchema, ResultSchema
 from wire.errors import InvalidParams, JobError, WorkerOutdated
+from wire.identity import fingerprint_of, proof
 
 _RETRY_S = 2.0
 
@@ -25,17 +31,48 @@ def worker_secrets(signer: Signer, instance: str = "local") -> dict[str, str]:
     }
 
 
-class WorkerClient:
-    """One worker at `base_url`, with its own session token and key."""
+@dataclass(frozen=True)
+class Health:
+    """What a worker tells of itself: slots in all, those that are taken, and the caller's address as seen there."""
 
-    def __init__(self, base_url: str, session_token: str, api_key: str) -> None:
-        # A kept connection that the worker has just closed would make the next submit ambiguous.
-        self._api = Api(base_url, {"X-Session-Token": session_token, "X-API-Key": api_key}, keep_alive=False)
+    slots: int
+    busy: int
+    peer: str
+
+
+class Unreachable(Unavailable):
+    """The worker was not reached. `silent`: nothing at all came back, where a refused connection is a sign of life."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(f"the worker cannot be reached: {type(error).__name__}")
+        self.silent = isinstance(error, requests.Timeout | TimeoutError)
+
+
+class NotAllowed(Unavailable):
+    """The worker knows our secrets, but lets nobody in from `peer`, which is our address as seen there."""
+
+    def __init__(self, peer: str) -> None:
+        super().__init__(f"the worker lets nobody in from {peer}, as it sees this gateway")
+        self.peer = peer
+
+
+class WorkerClient:
+    """One worker at `base_url`, with its own session token and key.
+
+    With `tls` the worker first has to prove that the certificate it shows is its own; every call is then made to that
+    certificate and no other. One that has started anew has a new certificate, and is asked for its proof again.
+    """
+
+    def __init__(self, base_url: str, session_token: str, api_key: str, *, tls: bool = False) -> None:
+        self._base, self._token, self._key = base_url, session_token, api_key
+        self._api = None if tls else self._entrusted()
 
     def submit(self, job_input: Mapping[str, Any]) -> Accepted | NotYet:
         """Hand over a worker's input; the answer and the errors are those of `Provider.submit`."""
         try:
-            answer = self._api.call("POST", f"/video/{job_input['operation']}", job_input)
+            answer = self._call("POST", f"/video/{job_input['operation']}", job_input)
+        except Unreachable:  # before it was asked for anything
+            return NotYet("the worker is not up", _RETRY_S)
         except requests.RequestException as error:
             if never_sent(error):
                 return NotYet("the worker is not up", _RETRY_S)
@@ -57,17 +94,59 @@ class WorkerClient:
         if answer.status not in {200, 404}:
             raise Unavailable(f"the worker answered with status {answer.status}")
 
-    def check(self) -> None:
-        """Raises Unavailable with the reason."""
+    def health(self) -> Health:
+        """Raises Unreachable, NotAllowed, or Unavailable with the reason."""
         answer = self._ask("GET", "/health")
+        if answer.status == 403 and isinstance(peer := answer.body.get("peer"), str):
+            raise NotAllowed(peer)
         if answer.status != 200:
             raise Unavailable(_reason(answer))
+        try:
+            slots = answer.body["slots"]
+            return Health(int(slots["total"]), int(slots["busy"]), str(answer.body["peer"]))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise Unavailable(f"the worker's answer makes no sense: {error!r}") from error
+
+    def check(self) -> None:
+        """Raises Unavailable with the reason."""
+        self.health()
 
     def _ask(self, method: str, path: str) -> Answer:
         try:
-            return self._api.call(method, path)
+            return self._call(method, path)
         except requests.RequestException as error:
-            raise Unavailable(f"the worker cannot be reached: {type(error).__name__}") from error
+            raise Unreachable(error) from error
+
+    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
+        """Raises requests.RequestException of the call itself, Unavailable of what comes before it."""
+        api = self._api or self._proven()
+        try:
+            return api.call(method, path, body)
+        except requests.RequestException as error:
+            if not wrong_certificate(error):
+                raise
+        return self._proven().call(method, path, body)
+
+    def _proven(self) -> Api:
+        """The worker by the certificate that it shows now, once it has proved that this is its own."""
+        try:
+            parts = urlsplit(self._base)
+            der = presented_certificate(parts.hostname or "", parts.port or 443, CONNECT_TIMEOUT_S)
+            fingerprint, nonce = fingerprint_of(der), secrets.token_hex(16)
+            stranger = Api(self._base, {}, keep_alive=False, fingerprint=fingerprint)
+            answer = stranger.call("GET", f"/identity?nonce={nonce}")
+        except (OSError, ValueError) as error:  # requests' errors are OSErrors
+            raise Unreachable(error) from error
+        told, expected = answer.body.get("proof"), proof(self._token, nonce, fingerprint)
+        if not (isinstance(told, str) and told.isascii() and hmac.compare_digest(told, expected)):
+            raise Unavailable(f"who answers has not proved to be the worker (status {answer.status})")
+        self._api = self._entrusted(fingerprint)
+        return self._api
+
+    def _entrusted(self, fingerprint: str | None = None) -> Api:
+        # A kept connection that the worker has just closed would make the next submit ambiguous.
+        headers = {"X-Session-Token": self._token, "X-API-Key": self._key}
+        return Api(self._base, headers, keep_alive=False, fingerprint=fingerprint)
 
 
 def _submitted(answer: Answer) -> Accepted | NotYet:

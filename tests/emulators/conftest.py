@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import requests
 
+from tests.emulators import vast as vast_ai
 from tests.emulators.runpod import Config, Emulator
 
 TIMEOUT_S = 20.0
@@ -128,3 +130,117 @@ def caller(emulator: Emulator, call: Callable[[Emulator], Caller]) -> Caller:
 @pytest.fixture
 def worker(emulator: Emulator, play: Callable[..., PlayedWorker]) -> PlayedWorker:
     return play(emulator)
+
+
+# ---- Vast.ai
+
+TOKEN, KEY = "t" * 40, "k" * 40
+WORKER_ENV = {
+    "-p 3334:3334": "1",
+    "WORKER_MODE": "http",
+    "WORKER_HOST": "0.0.0.0",
+    "WORKER_PORT": "3334",
+    "WORKER_TLS": "true",
+    "SESSION_TOKEN": TOKEN,
+    "WORKER_API_KEY": KEY,
+    "ALLOWED_IPS": "127.0.0.1",
+    "WORKER_CONCURRENCY": "1",
+    "WORKER_LIFETIME_SECONDS": "7200",
+    "WORKER_SILENCE_SECONDS": "420",
+}
+MakeVast = Callable[..., vast_ai.Emulator]
+
+
+class Renter:
+    """The gateway's side of Vast.ai: every method that is named after a call answers the response."""
+
+    def __init__(self, emulator: vast_ai.Emulator, session: requests.Session) -> None:
+        self.emulator, self._session = emulator, session
+        self._session.headers["Authorization"] = f"Bearer {emulator.config.api_key}"
+
+    def ask(self, method: str, path: str, body: Any = None, key: str | None = None, **query: Any) -> requests.Response:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        url = f"{self.emulator.url}/api/{path}"
+        return self._session.request(method, url, json=body, params=query, headers=headers, timeout=TIMEOUT_S)
+
+    def search(self, **query: Any) -> requests.Response:
+        return self.ask("POST", "v0/bundles/", query)
+
+    def offer(self) -> int:
+        """The id of a free offer."""
+        return next(row["id"] for row in self.emulator.account.market() if row["rentable"])
+
+    def create(self, offer_id: int | None = None, **changes: Any) -> requests.Response:
+        body = {"client_id": "me", "image": "example/worker:1.0", "runtype": "args", "disk": 10, "cancel_unavail": True}
+        body |= {"label": "reelay:test:1:1", "env": WORKER_ENV, **changes}
+        return self.ask("PUT", f"v0/asks/{offer_id or self.offer()}/", body)
+
+    def rented(self, **changes: Any) -> int:
+        """The id of a new instance."""
+        answer = self.create(**changes)
+        assert (answer.status_code, answer.json()["success"]) == (200, True), answer.text
+        return int(answer.json()["new_contract"])
+
+    def list(self, **query: Any) -> requests.Response:
+        return self.ask("GET", "v1/instances/", **query)
+
+    def listed(self, **query: Any) -> list[int]:
+        """Ids of all pages."""
+        page = self.list(**query).json()
+        ids = [row["id"] for row in page["instances"]]
+        while page["next_token"]:
+            page = self.list(**query, after_token=page["next_token"]).json()
+            ids += [row["id"] for row in page["instances"]]
+        return ids
+
+    def show(self, instance_id: int) -> dict[str, Any] | None:
+        answer = self.ask("GET", f"v0/instances/{instance_id}/")
+        assert answer.status_code == 200, answer.text
+        shown: dict[str, Any] | None = answer.json()["instances"]
+        return shown
+
+    def destroy(self, instance_id: int, key: str | None = None) -> requests.Response:
+        return self.ask("DELETE", f"v0/instances/{instance_id}/", key=key)
+
+    def account(self) -> requests.Response:
+        return self.ask("GET", "v0/users/current/")
+
+    def worker(
+        self, instance_id: int, path: str = "/health", method: str = "GET", patience_s: float = TIMEOUT_S, **more: Any
+    ) -> requests.Response:
+        """A call to the instance's worker, at the address that is told now; whatever certificate it shows."""
+        told = self.show(instance_id)
+        assert told and told["ports"]
+        tls = self.emulator.account.instances[instance_id].env["WORKER_TLS"] == "true"
+        base = f"{'https' if tls else 'http'}://{told['public_ipaddr'].strip()}:{told['ports']['3334/tcp'][-1]['HostPort']}"
+        headers = {"X-Session-Token": TOKEN, "X-API-Key": KEY}
+        with warnings.catch_warnings(action="ignore"):
+            return requests.request(method, base + path, headers=headers, verify=False, timeout=patience_s, **more)
+
+
+@pytest.fixture
+def make_vast() -> Iterator[MakeVast]:
+    """Starts accounts on which time stands still, calls may come at any pace and workers are pretended."""
+    with ExitStack() as stack:
+
+        def make(offers: list[dict[str, Any]] | None = None, **fields: Any) -> vast_ai.Emulator:
+            config = vast_ai.Config(**{"pretend": True, "speed": 0, "spacing": {}, **fields})
+            return stack.enter_context(vast_ai.Emulator(config, offers))
+
+        yield make
+
+
+@pytest.fixture
+def vast(make_vast: MakeVast) -> vast_ai.Emulator:
+    return make_vast()
+
+
+@pytest.fixture
+def rent() -> Iterator[Callable[[vast_ai.Emulator], Renter]]:
+    with ExitStack() as stack:
+        yield lambda emulator: Renter(emulator, stack.enter_context(requests.Session()))
+
+
+@pytest.fixture
+def renter(vast: vast_ai.Emulator, rent: Callable[[vast_ai.Emulator], Renter]) -> Renter:
+    return rent(vast)

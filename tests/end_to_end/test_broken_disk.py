@@ -140,11 +140,11 @@ def test_a_read_only_disk_of_files(start: Callable[..., Gateway], tmp_path: Path
         gateway = start()
         subprocess.run(["mount", "-o", "remount,ro", tmp_path / "data" / "files"], check=True)
         headers = {"X-API-Key": gateway.stack.api_key}
-        answer = requests.post(f"{gateway.stack.url}/files", data=b"a photo", headers=headers, timeout=10)
+        answer = requests.post(f"{gateway.stack.url}/files", data=b"ID3 sound", headers=headers, timeout=10)
         assert (answer.status_code, answer.json()["code"]) == (503, "service_unavailable")
         assert "Read-only" in gateway.not_ready("storage")
         subprocess.run(["mount", "-o", "remount,rw", tmp_path / "data" / "files"], check=True)
-        answer = requests.post(f"{gateway.stack.url}/files", data=b"a photo", headers=headers, timeout=10)
+        answer = requests.post(f"{gateway.stack.url}/files", data=b"ID3 sound", headers=headers, timeout=10)
         assert answer.status_code == 201
         gateway.works_again()
         gateway.stack.stop()
@@ -167,7 +167,7 @@ def test_another_process_that_locks_the_database(start: Callable[..., Gateway], 
         assert "no dispatcher" in gateway.not_ready("dispatcher")
         other.execute("ROLLBACK")
     gateway.works_again()
-    assert any("locked" in line.get("reason", "") for line in gateway.log())
+    assert any("locked" in f"{line.get('reason')} {line.get('error')}" for line in gateway.log())
 
 
 def _moved(path: Path) -> Callable[[], None]:

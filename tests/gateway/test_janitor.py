@@ -264,7 +264,7 @@ def rubbish(services: Services, completed: Callable[..., Job], clock: FixedClock
         upload(services, ids.new("key", 0))
         services.jobs.create("key_a", "caption", {}, f"k{number}")
     with services.store.transaction() as tx:
-        tx._connection.execute(sa.text("UPDATE jobs SET finished_at = created_at, next_at = NULL"))
+        tx.connection.execute(sa.text("UPDATE jobs SET finished_at = created_at, next_at = NULL"))
     clock.advance(31 * DAY_MS)
     return lambda: (count(services, "jobs"), count(services, "idempotency"), len(keys(services)))
 

@@ -73,7 +73,7 @@ def over(services: Services, job: Job) -> None:
     """Nobody looks at the job any more."""
     with services.store.transaction() as tx:
         query = tables.jobs.update().where(tables.jobs.c.id == job.id)
-        tx._connection.execute(query.values(next_at=None, lease_token=None, lease_expires_at=None))
+        tx.connection.execute(query.values(next_at=None, lease_token=None, lease_expires_at=None))
 
 
 @pytest.mark.slow

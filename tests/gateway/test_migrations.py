@@ -65,7 +65,7 @@ def test_thirty_processes_may_migrate_a_fresh_file_at_once(tmp_path: Path) -> No
         pool.close()
         pool.join()
     with closing(sqlite3.connect(tmp_path / "reelay.db")) as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0005",)]
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0006",)]
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 

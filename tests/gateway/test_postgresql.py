@@ -126,4 +126,5 @@ def test_neither_a_connection_nor_a_server_that_fell_silent_is_waited_for_withou
     assert given["connect_timeout"] == 5
     assert given["tcp_user_timeout"] == 30_000
     make_engine(database, statement_s=0)  # for migrations
-    assert given["options"] == "-c statement_timeout=0s -c idle_in_transaction_session_timeout=0s"
+    limits = "-c statement_timeout=0s -c idle_in_transaction_session_timeout=0s"
+    assert given["options"] == f"-c synchronous_commit=on {limits}"

@@ -621,7 +621,7 @@ def test_deleting_a_job_deletes_its_attempts(store: Store) -> None:
     attempt = new_attempt(job, NOW)
     with store.transaction() as tx:
         tx.add_attempt(attempt)
-        tx._connection.execute(sa.text("DELETE FROM jobs"))
+        tx.connection.execute(sa.text("DELETE FROM jobs"))
     assert store.attempt(attempt.id) is None
 
 

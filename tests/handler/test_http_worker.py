@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import hmac
+import http.client
 import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -25,6 +28,8 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from ffmpeg_ops.operation import StopSignal
+from gateway.providers.base import Unavailable
+from gateway.providers.worker_client import WorkerClient
 from handler import http_worker
 from handler.http_worker import Runs, create_app
 from handler.settings import Settings
@@ -193,6 +198,67 @@ def test_errors_are_problems_with_a_code(client: FlaskClient) -> None:
     assert response.status_code == 404
     assert response.mimetype == "application/problem+json"
     assert response.get_json() == {"type": "about:blank", "title": "Not Found", "status": 404, "code": "not_found"}
+
+
+def test_the_address_as_seen_here_is_told_to_who_knows_both_secrets(settings: Settings) -> None:
+    assert _call(settings, PASS, "192.0.2.1").get_json()["peer"] == "192.0.2.1"
+    assert "peer" not in _call(settings, {"X-Session-Token": TOKEN}, "192.0.2.1").get_json()
+
+
+# ---- who it is
+
+
+def _identity(settings: Settings, query: str, **more: Any) -> TestResponse:
+    client = create_app(settings, fingerprint="f" * 64).test_client()
+    return client.open(f"/identity{query}", **{"environ_overrides": {"REMOTE_ADDR": "192.0.2.1"}, **more})
+
+
+def test_it_proves_its_certificate_to_anybody(settings: Settings) -> None:
+    nonce = "0123456789abcdef"
+    response = _identity(settings, f"?nonce={nonce}")
+    assert response.status_code == 200
+    message = b"reelay-worker-identity\n" + nonce.encode() + b"\n" + b"f" * 64
+    expected = hmac.new(TOKEN.encode(), message, "sha256").hexdigest()
+    assert response.get_json() == {"fingerprint": "f" * 64, "proof": expected}
+    assert not {TOKEN, KEY} & set(response.text.split('"'))
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["", "?nonce=", "?nonce=0123456789abcde", "?nonce=" + "0" * 65, "?nonce=" + "A" * 16, "?nonce=" + "0" * 16 + "%0A"],
+)
+def test_it_proves_nothing_over_what_is_no_nonce(settings: Settings, query: str) -> None:
+    response = _identity(settings, query)
+    assert (response.status_code, response.get_json()["code"]) == (400, "invalid_nonce")
+
+
+def test_without_certificate_or_token_there_is_no_proof(settings: Settings) -> None:
+    nonce = "?nonce=" + "0" * 32
+    assert create_app(settings).test_client().get(f"/identity{nonce}").status_code == 404
+    assert _identity(replace(settings, session_token=None), nonce).status_code == 404
+    assert _identity(replace(settings, session_token=""), nonce).status_code == 404
+
+
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "POST", "DELETE"])
+def test_only_reading_the_proof_is_open(settings: Settings, method: str) -> None:
+    assert _identity(settings, "?nonce=" + "0" * 32, method=method).status_code == 401
+
+
+def test_only_calls_that_are_let_in_are_heartbeats(settings: Settings) -> None:
+    beats: list[int] = []
+    client = create_app(settings, fingerprint="f" * 64, heartbeat=lambda: beats.append(1)).test_client()
+
+    def beat(headers: dict[str, str], address: str = "127.0.0.1", path: str = "/health") -> bool:
+        beats.clear()
+        client.get(path, headers=headers, environ_overrides={"REMOTE_ADDR": address})
+        return bool(beats)
+
+    assert beat(PASS) and beat(PASS, path="/jobs/att_1") and beat(PASS, path="/nowhere")
+    assert not beat({})
+    assert not beat({}, path="/identity?nonce=" + "0" * 32)
+    assert not beat({**PASS, "X-Session-Token": "x" * 32})
+    assert not beat({**PASS, "X-API-Key": "x" * 32})
+    assert not beat(PASS, "192.0.2.1")
 
 
 # ---- what is taken
@@ -530,6 +596,41 @@ def test_bodies_that_strangers_do_not_send_block_nobody(served: Served) -> None:
         started = time.monotonic()
         assert served.call("GET", "/health").status_code == 200
         assert time.monotonic() - started < STOP_S
+
+
+def test_behind_tls_strangers_are_refused_unread_and_block_nobody(settings: Settings, tmp_path: Path) -> None:
+    port = free_port()
+    given = {"SESSION_TOKEN": TOKEN, "WORKER_API_KEY": KEY, "ALLOWED_IPS": "127.0.0.1", "WORKER_PORT": str(port)}
+    command = [sys.executable, "-m", "handler.http_worker"]
+    env = _environment(settings, **given, WORKER_TLS="true")
+    client = WorkerClient(f"https://127.0.0.1:{port}", TOKEN, KEY, tls=True)
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.DEVNULL) as process, ExitStack() as stack:
+        stack.callback(process.terminate)
+        eventually(lambda: _reached(client), 20)
+        for _ in range(http_worker.EXPOSED_THREADS // 2):
+            stalled = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+            stalled.sendall(b"\x16")
+        plain = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+        plain.sendall(f"GET /health HTTP/1.1\r\nHost: x\r\nX-Session-Token: {TOKEN}\r\n\r\n".encode())
+        for framing in ("Content-Length: 900000", "Transfer-Encoding: chunked") * (http_worker.EXPOSED_THREADS // 2):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+            secure = stack.enter_context(ssl._create_unverified_context().wrap_socket(connection))
+            assert secure.version() == "TLSv1.3"
+            secure.sendall(f"POST /video/caption HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n".encode())
+            answer = http.client.HTTPResponse(secure)
+            answer.begin()
+            assert answer.status == 401 and b"unauthorized" in answer.read()
+        started = time.monotonic()
+        assert client.health().slots == 1
+        assert time.monotonic() - started < STOP_S
+        assert b"200" not in plain.recv(1000)
+
+
+def _reached(client: WorkerClient) -> bool:
+    try:
+        return client.health().slots > 0
+    except Unavailable:
+        return False
 
 
 @pytest.mark.parametrize(

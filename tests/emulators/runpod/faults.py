@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 JOB_CALLS = ("run", "runsync", "status", "stream", "cancel", "health", "purge-queue", "retry")
 WORKER_CALLS = ("job-take", "job-stop", "job-done", "progress", "job-stream", "ping")
@@ -34,6 +36,9 @@ class Fault:
     `on="*"` is every call of the job API. The same `seed` picks the same calls.
     """
 
+    KINDS: ClassVar[Mapping[str, tuple[str, ...]]] = KINDS
+    WILD: ClassVar[tuple[str, ...]] = JOB_CALLS
+
     kind: str
     on: str
     times: int | None = 1
@@ -46,14 +51,14 @@ class Fault:
     _random: random.Random = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"kind: one of {', '.join(KINDS)}")
-        if self.on not in KINDS[self.kind]:
-            raise ValueError(f"on: {self.kind} can happen to {', '.join(KINDS[self.kind])}")
+        if self.kind not in self.KINDS:
+            raise ValueError(f"kind: one of {', '.join(self.KINDS)}")
+        if self.on not in self.KINDS[self.kind]:
+            raise ValueError(f"on: {self.kind} can happen to {', '.join(self.KINDS[self.kind])}")
         self._random = random.Random(self.seed)
 
     def strikes(self, call: str) -> bool:
-        if self.on != call and not (self.on == "*" and call in JOB_CALLS):
+        if self.on != call and not (self.on == "*" and call in self.WILD):
             return False
         if self.times is not None and self.hits >= self.times:
             return False

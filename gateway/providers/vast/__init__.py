@@ -1,0 +1,1 @@
+"""Vast.ai: machines of strangers, rented while there is work and given back after it."""

@@ -1,0 +1,432 @@
+"""Looks after the rented machines: one round at a time, by whoever holds the lease, from what is recorded alone.
+
+A round looks at the records, at Vast.ai's listing and at the workers, and does what brings them together. Nothing is
+kept in memory that another gateway would need. Every write checks that the lease is still held under this round's
+token, so that a gateway which was stopped in the middle and wakes late writes nothing; what it may still send is a
+creation whose intent is recorded, and a machine that comes of it is found by its label.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from gateway import ids, instances
+from gateway.instances import ORPHAN, OVER, USABLE, Instance, Instances, Pool, Stage, move
+from gateway.providers.base import Context, Unavailable
+from gateway.providers.vast import labels
+from gateway.providers.vast.addresses import Addresses
+from gateway.providers.vast.client import Blind, Client, Row
+from gateway.providers.vast.rent import Landlord
+from gateway.providers.vast.workers import Workers
+from gateway.providers.worker_client import NotAllowed, Unreachable
+from gateway.store import StaleLease, Transaction
+
+log = structlog.get_logger(__name__)
+
+PROVIDER = "vast"
+LEASE = "pool:vast"
+LEASE_MS = 60_000
+# A round begins no further call after this time, so that it ends within the minute that it has.
+ROUND_S = 35.0
+SWEEP_MS = 60_000
+# How far apart two listings must be that both count.
+APART_MS = 60_000
+BOOT_MS = 600_000
+# How long a machine that runs may not answer at all.
+SILENCE_MS = 60_000
+AVOID_MS = 3_600_000
+# Ceiling on the machines without a record that one sweep ends, and on the calls to end one that a round makes.
+MOST_KILLS = 5
+PORT = "3334/tcp"
+_ASKED_AT_ONCE = 8
+_DEAD = frozenset({"stopped", "exited"})
+_NEVER_RUNS = frozenset({"stopped", "exited", "unknown", "offline", "frozen"})
+_PRICE_SLACK = 1.01
+
+
+class Keeper:
+    """Begins rounds; see the module's docstring."""
+
+    def __init__(self, context: Context, client: Client, workers: Workers) -> None:
+        self.context, self.client, self.workers = context, client, workers
+        self.addresses = Addresses(context.settings.vast_allowed_ips, context.clock)
+        self.landlord = Landlord(context, client, self.addresses)
+        self.strangers: set[int] = set()
+
+    def reconcile(self) -> None:
+        """One round, unless another gateway is in the middle of one. Raises Unavailable when Vast.ai tells nothing."""
+        store, clock = self.context.store, self.context.clock
+        now = clock.now_ms()
+        token = ids.ulid(now)
+        with store.transaction() as tx:
+            if not tx.hold(LEASE, token, now, now + LEASE_MS):
+                return
+        try:
+            Round(self, token).run()
+        except StaleLease:
+            log.warning("vast.round_taken_over")
+        finally:
+            with store.transaction() as tx:
+                instances.release(tx, LEASE, token, clock.now_ms())
+
+
+class Round:
+    """One look at everything, under the lease `token`."""
+
+    def __init__(self, keeper: Keeper, token: str) -> None:
+        context = keeper.context
+        self._keeper, self._token = keeper, token
+        self._store, self._clock, self._settings = context.store, context.clock, context.settings
+        self._client, self._workers = keeper.client, keeper.workers
+        self.rows = Instances(context.store, PROVIDER)
+        self._ends_at = time.monotonic() + ROUND_S
+        self._blind: Blind | None = None
+
+    def run(self) -> None:
+        self._recover()
+        told = self._listing()
+        if told is not None:
+            self._match(told)
+        self._ask_workers()
+        self._conclude()
+        self._destroy()
+        if self._blind is not None:
+            self.note((Unavailable.code, str(self._blind)))
+            raise self._blind
+        if not self.late():
+            self._keeper.landlord.rent(self)
+
+    # ---- for the landlord too ----
+
+    def late(self) -> bool:
+        return time.monotonic() > self._ends_at
+
+    def transaction(self, do: Callable[[Transaction], Any]) -> Any:
+        """`do` in a transaction, while the lease is still this round's. Raises StaleLease."""
+        with self._store.transaction() as tx:
+            instances.must_hold(tx, LEASE, self._token)
+            return do(tx)
+
+    def change(self, instance: Instance, to: Callable[[Instance], Instance]) -> Instance:
+        """Write what `to` makes of the record as it is now."""
+
+        def write(tx: Transaction) -> Instance:
+            fresh = instances.one_locked(tx, instance.id)
+            changed = to(fresh)
+            if changed != fresh:
+                instances.save(tx, changed)
+            return changed
+
+        changed: Instance = self.transaction(write)
+        if changed.stage is not instance.stage:
+            log.info(
+                "vast.instance",
+                instance_id=instance.id,
+                stage=str(changed.stage),
+                before=str(instance.stage),
+                remote_id=changed.remote_id,
+                code=changed.code,
+                reason=changed.reason,
+            )
+        return changed
+
+    def note(self, trouble: tuple[str, str] | None) -> None:
+        """Write down (code, reason) why nothing can be rented, or that nothing speaks against it."""
+        code, reason = trouble or (None, None)
+        at = self._clock.now_ms() if trouble else None
+        self._save_pool(replace(self.rows.pool(), trouble_code=code, trouble=reason, trouble_at=at))
+
+    def _looked(self) -> None:
+        """A complete listing has come: Vast.ai can be reached. Other troubles stand, and grow old."""
+        known = replace(self.rows.pool(), looked_at=self._clock.now_ms())
+        if known.trouble_code == Unavailable.code:
+            known = replace(known, trouble_code=None, trouble=None, trouble_at=None)
+        self._save_pool(known)
+
+    def _save_pool(self, pool: Pool) -> None:
+        self.transaction(lambda tx: instances.save_pool(tx, PROVIDER, pool))
+
+    # ---- the steps of a round ----
+
+    def _recover(self) -> None:
+        """What an earlier round left in the middle: it was killed, or stopped and fenced off."""
+        now = self._clock.now_ms()
+        for instance in self.rows.living():
+            if instance.stage is Stage.INTENT:  # whoever sends first commits CREATING, and no longer can
+                self.change(instance, lambda i: move(i, Stage.NO_INSTANCE, now, code="never_sent"))
+            elif instance.stage is Stage.CREATING:
+                self.change(instance, lambda i: move(i, Stage.AMBIGUOUS, now, code="no_answer", missing_needed=2))
+
+    def _listing(self) -> Mapping[int, Row] | None:
+        """All instances of the account by id; None when nobody needs them now, or they are not told."""
+        looked_at = self.rows.pool().looked_at
+        rested = looked_at is not None and 0 <= self._clock.now_ms() - looked_at < SWEEP_MS
+        if rested and not self.rows.living() and not self.rows.open_attempts():
+            return None
+        try:
+            told = self._client.instances()
+        except Blind as error:
+            self._blind = error
+            return None
+        self._looked()
+        return {row["id"]: row for row in told}
+
+    def _match(self, told: Mapping[int, Row]) -> None:
+        ours = {
+            remote_id: row
+            for remote_id, row in told.items()
+            if labels.made_at(row.get("label"), self._settings.deployment or "") is not None
+        }
+        self._report_strangers(told.keys() - ours.keys())
+        known = {instance.remote_id for instance in self.rows.living()}
+        for instance in self.rows.living():
+            if instance.remote_id is not None:
+                row = told.get(instance.remote_id)
+                self._absent(instance) if row is None else self._observe(instance, row)
+            elif found := [i for i, row in ours.items() if row["label"] == instance.label and i not in known]:
+                known.add(min(found))
+                self._adopt(instance, min(found))
+            else:
+                self._missed(instance, Stage.NO_INSTANCE)
+        self._sweep({remote_id: row for remote_id, row in ours.items() if remote_id not in known})
+
+    def _report_strangers(self, remote_ids: Collection[int]) -> None:
+        new = sorted(set(remote_ids) - self._keeper.strangers)
+        self._keeper.strangers = set(remote_ids)
+        if new:
+            log.warning("vast.other_instances", remote_ids=new[:20], count=len(remote_ids))
+
+    def _adopt(self, instance: Instance, remote_id: int) -> None:
+        now = self._clock.now_ms()
+        self.change(instance, lambda i: move(i, Stage.BOOTING, now, remote_id=remote_id, code=None, reason=None))
+
+    def _missed(self, instance: Instance, over: Stage) -> None:
+        """A complete listing lacks it. Two count only when they are far apart: a listing may lag."""
+        now = self._clock.now_ms()
+
+        def count(i: Instance) -> Instance:
+            if i.missing_at is not None and 0 <= now - i.missing_at < APART_MS:
+                return i
+            i = replace(i, missing_seen=i.missing_seen + 1, missing_at=now)
+            return move(i, over, now) if i.missing_seen >= i.missing_needed else i
+
+        self.change(instance, count)
+
+    def _absent(self, instance: Instance) -> None:
+        if instance.stage is Stage.DESTROYING:
+            self._missed(instance, Stage.GONE)
+            return
+        assert instance.remote_id is not None
+        if self.late():
+            return
+        try:
+            row = self._client.show(instance.remote_id)
+        except Blind as error:
+            log.warning("vast.not_shown", instance_id=instance.id, reason=str(error))
+            return
+        if row is not None:
+            self._observe(instance, row)
+            return
+        now = self._clock.now_ms()
+        self._avoid(instance, "it was taken away")
+        self.change(instance, lambda i: move(i, Stage.GONE, now, code="vanished", reason="Vast.ai took it away"))
+
+    def _observe(self, instance: Instance, row: Row) -> None:
+        """What Vast.ai tells of a machine of ours."""
+        if instance.stage is Stage.DESTROYING:
+            return
+        now, status, price = self._clock.now_ms(), row.get("actual_status"), row.get("dph_total")
+        dead = _DEAD if instance.stage in USABLE else _NEVER_RUNS
+        if status in dead:
+            self.end(instance, "stopped", f"it is {status}", avoid=True)
+            return
+        if isinstance(price, int | float) and price > self._settings.vast_max_price * _PRICE_SLACK:
+            self.end(instance, "price", f"it costs {price} dollars an hour")
+            return
+        host, port = address(row)
+        if status != "running" or host is None or port is None:
+            return
+
+        def seen(i: Instance) -> Instance:
+            i = replace(i, host=host, port=port, seen_at=now)
+            return move(i, Stage.PROBING, now) if i.stage is Stage.BOOTING else i
+
+        self.change(instance, seen)
+
+    def _sweep(self, unknown: Mapping[int, Row]) -> None:
+        """Machines with our label and without a living record: ended, at most so many at a time."""
+        if len(unknown) > MOST_KILLS:
+            log.error("vast.many_orphans", count=len(unknown), ended_now=MOST_KILLS)
+        for remote_id, row in list(unknown.items())[:MOST_KILLS]:
+            if self.late():
+                return
+            try:
+                shown = self._client.show(remote_id)
+            except Blind as error:
+                log.warning("vast.not_shown", remote_id=remote_id, reason=str(error))
+                continue
+            if shown is not None and shown.get("label") == row["label"]:  # a listing that lags shows what is gone
+                self._orphan(remote_id, row)
+
+    def _orphan(self, remote_id: int, row: Row) -> None:
+        now, label = self._clock.now_ms(), str(row["label"])
+        price, machine_id = row.get("dph_total"), row.get("machine_id")
+        log.error("vast.orphan_found", remote_id=remote_id, label=label, price=price)
+        ended = [i for i in self.rows.labelled(label) if i.remote_id in {None, remote_id} and i.stage in OVER]
+        why: dict[str, Any] = {"code": ORPHAN, "reason": "it was found without a living record", "remote_id": remote_id}
+        if ended:
+            self.change(ended[0], lambda i: move(i, Stage.DESTROYING, now, **why))
+            return
+        record = Instance(
+            id=ids.new("inst", now),
+            provider=PROVIDER,
+            stage=Stage.DESTROYING,
+            label=label,
+            created_at=now,
+            stage_at=now,
+            deadline=now,
+            sent_at=now,
+            machine_id=machine_id if isinstance(machine_id, int) else None,
+            nano_per_s=round(price * 1e9 / 3600) if isinstance(price, int | float) else 0,
+        )
+        self.transaction(lambda tx: instances.insert(tx, replace(record, **why)))
+
+    def _ask_workers(self) -> None:
+        """Every worker is asked how it is: that keeps it alive, too."""
+        asked = [i for i in self.rows.living() if i.stage in {Stage.PROBING, *USABLE} and i.host is not None]
+        if asked:
+            with ThreadPoolExecutor(_ASKED_AT_ONCE, thread_name_prefix="vast") as threads:
+                for instance, silent in zip(asked, threads.map(self._how_is, asked), strict=True):
+                    self._answered(instance, silent)
+
+    def _how_is(self, instance: Instance) -> bool | None:
+        """None when its worker answers well; else whether nothing at all came back."""
+        try:
+            self._keeper.addresses.seen(self._workers.of(instance).health().peer)
+        except NotAllowed as error:
+            log.error("vast.worker_does_not_let_us_in", instance_id=instance.id, peer=error.peer)
+            self._keeper.addresses.seen(error.peer)
+            return True  # and never will: whom it lets in was said when it was rented
+        except Unavailable as error:
+            log.info("vast.worker_does_not_answer", instance_id=instance.id, reason=str(error))
+            return isinstance(error, Unreachable) and error.silent
+        return None
+
+    def _answered(self, instance: Instance, silent: bool | None) -> None:
+        now = self._clock.now_ms()
+        # While we see nothing at all it may be our own network. Before its worker is up, a refusal is a sign of life.
+        excused = self._blind is not None or (instance.stage is Stage.PROBING and not silent)
+
+        def note(i: Instance) -> Instance:
+            if silent is not None:
+                return replace(i, silent_since=None if excused else i.silent_since or now)
+            i = replace(i, heard_at=now, silent_since=None)
+            return move(i, Stage.READY, now, ready_at=now) if i.stage is Stage.PROBING else i
+
+        if self.change(instance, note).stage is Stage.READY:
+            self.transaction(lambda tx: tx.wake_oldest_waiting(now))
+
+    def _conclude(self) -> None:
+        now = self._clock.now_ms()
+        spent = self._keeper.landlord.over_budget(self, now)
+        for i in self.rows.living():
+            silent_ms = now - i.silent_since if i.silent_since is not None and self._blind is None else 0
+            if i.stage not in {Stage.BOOTING, Stage.PROBING, *USABLE}:
+                continue
+            if now >= i.deadline:
+                self.end(i, "lifetime", "it has reached its greatest age")
+            elif i.stage not in USABLE and now - (i.sent_at or i.created_at) >= BOOT_MS:
+                self.end(i, "boot_failed", f"it was not up after {BOOT_MS // 60_000} minutes", avoid=True)
+            elif silent_ms >= SILENCE_MS:
+                code = "worker_lost" if i.stage in USABLE else "black_hole"
+                self.end(i, code, f"nobody answers there for {silent_ms // 1000} s", avoid=True)
+            elif i.stage in USABLE:
+                self._rest(i, now, spent)
+
+    def _rest(self, instance: Instance, now: int, spent: bool) -> None:
+        """Without a job it is idle, and idle for long enough it goes."""
+        if instance.stage is not Stage.IDLE:
+
+            def idle(tx: Transaction) -> None:
+                fresh = instances.one_locked(tx, instance.id)
+                if not _has_job(tx, fresh) and fresh.stage in {Stage.READY, Stage.BUSY}:
+                    instances.save(tx, move(fresh, Stage.IDLE, now))
+
+            self.transaction(idle)
+        elif now - instance.stage_at >= self._settings.vast_idle_timeout * 1000:
+            self.end(instance, "idle", "nobody needs it", unless_used=True)
+        elif spent:
+            self.end(instance, "budget", "the day's budget is spent", unless_used=True)
+        elif now >= instance.usable_until(self._settings.job_timeout_seconds):
+            self.end(instance, "lifetime", "it is too old to begin a job", unless_used=True)
+
+    def end(
+        self, instance: Instance, code: str, reason: str, *, avoid: bool = False, unless_used: bool = False
+    ) -> None:
+        """Commit that it is to be destroyed; `unless_used`: not if it has got a job in the meantime."""
+        now = self._clock.now_ms()
+
+        def write(tx: Transaction) -> None:
+            fresh = instances.one_locked(tx, instance.id)
+            if fresh.stage is Stage.DESTROYING or fresh.stage in OVER or (unless_used and _has_job(tx, fresh)):
+                return
+            instances.save(tx, move(fresh, Stage.DESTROYING, now, code=code, reason=reason))
+            log.info("vast.instance", instance_id=fresh.id, stage="destroying", code=code, reason=reason)
+
+        if avoid:
+            self._avoid(instance, reason)
+        self.transaction(write)
+
+    def _avoid(self, instance: Instance, reason: str) -> None:
+        machine_id, until = instance.machine_id, self._clock.now_ms() + AVOID_MS
+        if machine_id is not None:
+            self.transaction(lambda tx: instances.avoid(tx, PROVIDER, machine_id, until, reason))
+
+    def _destroy(self) -> None:
+        """Ask for the end of what is to be destroyed, again and again until there is proof. A 200 is none."""
+        doomed = [i for i in self.rows.living() if i.stage is Stage.DESTROYING and i.remote_id is not None]
+        for instance in sorted(doomed, key=lambda i: i.destroy_tries)[:MOST_KILLS]:
+            if self.late():
+                return
+            assert instance.remote_id is not None
+            try:
+                gone = self._client.destroy(instance.remote_id)
+            except Unavailable as error:
+                log.warning("vast.destroy_failed", instance_id=instance.id, reason=str(error))
+                gone = False
+            now = self._clock.now_ms()
+
+            def tried(i: Instance, gone: bool = gone, now: int = now) -> Instance:
+                i = replace(i, destroy_tries=i.destroy_tries + 1)
+                return move(i, Stage.GONE, now) if gone else i
+
+            self.change(instance, tried)
+
+
+def address(row: Row) -> tuple[str | None, int | None]:
+    """Where the worker's port can be reached from outside, as far as it is told."""
+    host = str(row.get("public_ipaddr") or "").strip()
+    ports = row.get("ports")
+    mapped = ports.get(PORT) if isinstance(ports, Mapping) else None
+    for entry in mapped if isinstance(mapped, list) else ():
+        if not isinstance(entry, Mapping) or str(entry.get("HostIp")) == "::":
+            continue
+        port = str(entry.get("HostPort") or "")
+        if port.isdecimal() and 0 < int(port) < 65536 and host:
+            return host, int(port)
+    return host or None, None
+
+
+def _has_job(tx: Transaction, instance: Instance) -> bool:
+    return any(has(instance, attempt.remote_id) for attempt in instances.bound(tx, PROVIDER))
+
+
+def has(instance: Instance, remote_id: str | None) -> bool:
+    """Whether an attempt with this remote id is at the instance."""
+    return remote_id is not None and remote_id.partition(":")[0] == instance.id

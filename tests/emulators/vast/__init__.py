@@ -1,0 +1,190 @@
+"""A stand-in for Vast.ai: its API on a real HTTP server, real workers on its machines, its own clock, and its lies.
+
+    with Emulator(Config(pretend=True, speed=0)) as vast:
+        Settings(vast_api_base=vast.url, vast_api_key=vast.config.api_key, …)
+        vast.inject("ignored", "destroy", times=2)       # see faults.py; `on="boot"`: of the next instance
+        vast.configure(list_behind=2, credit=0)          # see config.py
+        vast.stranger("reelay:other:…")                  # an instance that is not ours to touch
+        vast.strike(instance_id, "black_hole")           # now
+        vast.advance(300)                                # seconds of its clock; `vast.clock.speed = 20` lets it run
+        vast.alive(), vast.bill(), vast.calls["create"], vast.log, vast.touched_strangers(), vast.unfit
+
+`python -m tests.emulators.vast` runs it by hand; `control.py` tells how it is then told to misbehave.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+import threading
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from flask import Flask
+
+from tests.emulators.runpod.server import Server
+from tests.emulators.vast.api import vast_api
+from tests.emulators.vast.calls import Call, Calls
+from tests.emulators.vast.clock import Clock
+from tests.emulators.vast.config import Config
+from tests.emulators.vast.control import control
+from tests.emulators.vast.faults import Fault, Faults
+from tests.emulators.vast.instances import STEP_S, Account, Instance
+from tests.emulators.vast.market import market, offer
+
+__all__ = ["Call", "Config", "Emulator", "Fault", "Instance", "market", "offer"]
+
+TICK_S = 0.02
+
+
+class Emulator:
+    """One account. Inside `with` it answers at `url`; afterwards it and all that ran on its machines are gone."""
+
+    def __init__(self, config: Config | None = None, offers: list[dict[str, Any]] | None = None) -> None:
+        self.config = config or Config()
+        self.home = self.config.home or Path(tempfile.mkdtemp(prefix="vast-"))
+        self.clock = Clock(self.config.speed)
+        self.faults = Faults()
+        offers = market() if offers is None else offers
+        self.account = Account(self._config, self.clock, self.faults, offers, self.home, lambda: self.url)
+        self._calls = Calls(self._config, self.clock, self.faults)
+        app = Flask(__name__)
+        app.register_blueprint(vast_api(self._config, self.clock, self.account, self._calls))
+        app.register_blueprint(control(self))
+        self._server = Server((self.config.host, self.config.port), app)
+        self._sweeping, self._closing = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="vast", daemon=True)
+
+    def __enter__(self) -> Emulator:
+        self.account.start()
+        self._server.start()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Once it has stopped this does nothing."""
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        self._thread.join()
+        self.account.close()
+        self._server.stop()
+        if not self.config.home:
+            shutil.rmtree(self.home, ignore_errors=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.config.host}:{self._server.server_address[1]}"
+
+    @property
+    def gateway_environ(self) -> dict[str, str]:
+        """What a gateway needs to rent here."""
+        return {
+            "PROVIDERS": "vast",
+            "VAST_API_BASE": self.url,
+            "VAST_API_KEY": self.config.api_key,
+            "VAST_WORKER_IMAGE": "example/reelay-worker:1.0",
+            "VAST_ALLOWED_IPS": self.config.host,
+        }
+
+    # ---- lies and time
+
+    def configure(self, **changes: Any) -> None:
+        """Replace fields of the configuration; what is running goes by them from now on."""
+        self.config = dataclasses.replace(self.config, **changes)
+
+    def inject(self, kind: str, on: str, **more: Any) -> Fault:
+        """A Fault with these fields; its `hits` tells how often it struck."""
+        fault = Fault(kind, on, **more)
+        self.faults.add(fault)
+        return fault
+
+    def strike(self, instance_id: int, what: str) -> None:
+        """What `faults.py` plans for a boot, now and for an instance that runs. Raises KeyError or ValueError."""
+        with self.account.lock:
+            self.account.strike(self.account.instances[instance_id], Fault(what, "boot"))
+
+    def stranger(self, label: str | None, **fields: Any) -> int:
+        """Somebody else's instance on the same account, which runs soon; answers its id."""
+        made = self.account.create(offer(2_000_000, **fields), label=label, image="someone/else:1", stranger=True)
+        return made.id
+
+    def advance(self, seconds: float) -> None:
+        """Let time go by at once; all that is due is done afterwards."""
+        while seconds > 0:
+            step = min(STEP_S, seconds)
+            seconds -= step
+            self.clock.move(step)
+            self._sweep()
+
+    def _run(self) -> None:
+        while not self._closing.wait(TICK_S):
+            self._sweep()
+
+    def _sweep(self) -> None:
+        with self._sweeping:
+            for container in self.account.sweep():
+                container.self_destroy()
+
+    # ---- what came of it
+
+    @property
+    def instances(self) -> list[Instance]:
+        """All that ever were, strangers too, in the order of their creation."""
+        with self.account.lock:
+            return list(self.account.instances.values())
+
+    def alive(self, label: str = "") -> list[Instance]:
+        """What was rented here by its API, has a label that begins so, and costs money now."""
+        mine = [instance for instance in self.account.alive() if not instance.stranger]
+        return [instance for instance in mine if (instance.label or "").startswith(label)]
+
+    def touched_strangers(self) -> list[Instance]:
+        """Instances of others of which something was asked."""
+        return [instance for instance in self.instances if instance.stranger and instance.touched]
+
+    def bill(self) -> dict[str, Any]:
+        """{created, alive, paid_s, dollars, instances: [{id, label, status, paid_s, dollars, …}]}, strangers apart."""
+        self._sweep()
+        mine = [instance for instance in self.instances if not instance.stranger]
+        return {
+            "created": len(mine),
+            "alive": sum(instance.alive for instance in mine),
+            "paid_s": sum(instance.paid_s for instance in mine),
+            "dollars": sum(instance.dollars for instance in mine),
+            "instances": [_summary(instance) for instance in self.instances],
+        }
+
+    @property
+    def calls(self) -> Counter[str]:
+        """How many calls of each kind came, those that failed too; a worker's own destroy is `self-destroy`."""
+        return self._calls.counts()
+
+    @property
+    def log(self) -> list[Call]:
+        return list(self._calls.log)
+
+    @property
+    def unfit(self) -> list[str]:
+        """Answers that break the published schema; those of lies may."""
+        return list(self._calls.unfit)
+
+    def reset_calls(self) -> None:
+        self._calls.reset()
+
+    def _config(self) -> Config:
+        return self.config
+
+
+def _summary(instance: Instance) -> dict[str, Any]:
+    names = ("id", "label", "status", "created_at", "running_at", "ended_at", "ended_by", "paid_s", "dollars")
+    rest = ("stranger", "touched", "jobs", "alive")
+    return {name: getattr(instance, name) for name in (*names, *rest)}

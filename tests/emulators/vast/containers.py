@@ -1,0 +1,271 @@
+"""What runs on a rented machine: a real worker's processes, or a light pretence of one within this process."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import requests
+
+from ffmpeg_ops.operation import StopSignal
+from handler import certificate
+from handler.events import Events, Reporter, Silent
+from handler.http_worker import Run, Runs, create_app
+from handler.settings import Settings
+from handler.upload import upload
+from scripts.stack import free_port
+from tests.emulators.runpod.fleet import GUARD, ROOT
+from tests.emulators.runpod.server import Server
+from tests.emulators.vast.clock import Clock
+from tests.emulators.vast.config import Config
+from wire.envelope import JobInput, parse_job_input
+from wire.errors import JobError, Stopped, Superseded
+from wire.settings import read
+
+VIDEO = b"\0\0\0\x18ftypisom" + bytes(12)
+RETRY_S = 5.0
+TIMEOUT_S = 5.0
+SILENCE_S, LIFETIME_S = 420.0, 86400.0
+# What counts seconds in a container, and so has to follow the clock.
+IN_SECONDS = ("WORKER_SILENCE_SECONDS", "WORKER_LIFETIME_SECONDS", "SELF_DESTROY_RETRY_SECONDS")
+
+
+class Container(Protocol):
+    """`port` is where its worker listens; nobody is there while it starts."""
+
+    port: int
+
+    def start(self) -> None: ...
+
+    def kill(self) -> None:
+        """Everything that runs in it, at once. What is on its disk stays."""
+
+    @property
+    def exited(self) -> bool:
+        """Whether it ended by itself."""
+
+    def overdue(self) -> bool:
+        """Whether its dead-man switch wants it to call `self_destroy` now, as far as that is not its own business."""
+
+    def self_destroy(self) -> None: ...
+
+
+class Processes:
+    """A real worker with its supervisor, on this machine."""
+
+    def __init__(self, env: Mapping[str, str], folder: Path, config: Config, clock: Clock) -> None:
+        self.port = free_port()
+        self._env, self._folder, self._config, self._clock = dict(env), folder, config, clock
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._guard = subprocess.Popen(GUARD, stdin=subprocess.PIPE, process_group=0)
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._config.command,
+                cwd=self._folder,
+                env=self._environ(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=self._guard.pid,
+            )
+
+    def _environ(self) -> dict[str, str]:
+        env = {"SELF_DESTROY_RETRY_SECONDS": f"{RETRY_S:.0f}", **self._env}
+        hurried = {name: self._hurried(env[name]) for name in IN_SECONDS if name in env}
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self._folder),
+            "TMPDIR": str(self._folder),
+            "PYTHONPATH": str(ROOT),
+            "WORK_DIR": str(self._folder / "work"),
+            "WORKER_STATE_DIR": str(self._folder / "state"),
+            "OUTPUT_DIR": str(self._folder / "output"),
+            **self._config.env,
+            **self._env,
+            **hurried,
+            "WORKER_PORT": str(self.port),
+        }
+
+    def _hurried(self, seconds: str) -> str:
+        speed = self._clock.speed
+        return str(max(1, math.ceil(float(seconds) / speed))) if speed > 1 else seconds
+
+    @property
+    def exited(self) -> bool:
+        return self._process is not None and self._process.poll() is not None
+
+    @property
+    def group(self) -> int:
+        """The number of its process group."""
+        assert self._guard
+        return self._guard.pid
+
+    def overdue(self) -> bool:
+        return False  # its supervisor does it
+
+    def self_destroy(self) -> None: ...
+
+    def kill(self) -> None:
+        if self._guard and self._process and self._guard.returncode is None:
+            below = list(_descendants(self._process.pid))  # a supervisor may have given its worker another group
+            os.killpg(self._guard.pid, signal.SIGKILL)
+            for one in below:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(one, signal.SIGKILL)
+            for process in filter(None, (self._process, self._guard)):
+                process.wait()
+            if self._guard.stdin:
+                self._guard.stdin.close()
+
+
+def _descendants(process: int) -> Iterator[int]:
+    with contextlib.suppress(OSError):
+        for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
+            yield int(child)
+            yield from _descendants(int(child))
+
+
+class Pretence:
+    """The worker's own HTTP face over attempts that take `job_s` and upload a few bytes.
+
+    Its dead-man switch goes by the stand-in's clock; its deadline is on its disk, so to say: a restart keeps it.
+    """
+
+    def __init__(self, env: Mapping[str, str], jobs: list[str], config: Callable[[], Config], clock: Clock) -> None:
+        self._env, self._jobs, self._config, self._clock = env, jobs, config, clock
+        self._lock = threading.Lock()
+        self._server: Server | None = None
+        self._runs: _Pretended | None = None
+        self._deadline = self._heard_at = self._retry_at = 0.0
+        self._running = self._dying = False
+        self.port = 0
+
+    def start(self) -> None:
+        now = self._clock.now()
+        self._deadline = self._deadline or now + float(self._env.get("WORKER_LIFETIME_SECONDS", LIFETIME_S))
+        self._heard_at, self._dying = now, False
+        self._running = True  # with its supervisor, whatever the worker does
+        settings = read(Settings, self._env)
+        if not (settings.session_token and settings.worker_api_key and settings.allowed_ips):
+            return
+        self._runs = _Pretended(settings, self._jobs, self._config, self._clock)
+        shown = certificate.make() if settings.worker_tls else None
+        fingerprint = shown.fingerprint if shown else None
+        app = create_app(settings, self._runs, fingerprint=fingerprint, heartbeat=self._heard)
+        self._server = _Server(("127.0.0.1", 0), app, shown.context if shown else None)
+        self.port = self._server.server_address[1]
+        self._server.start()
+
+    def _heard(self) -> None:
+        self._heard_at = self._clock.now()
+
+    @property
+    def exited(self) -> bool:
+        return False
+
+    def kill(self) -> None:
+        self._running = False
+        self._silence()
+
+    def overdue(self) -> bool:
+        now = self._clock.now()
+        if not self._running or now < self._retry_at:
+            return False
+        silence_s = float(self._env.get("WORKER_SILENCE_SECONDS", SILENCE_S))
+        if not self._dying and now - self._heard_at < silence_s and now < self._deadline:
+            return False
+        self._dying, self._retry_at = True, now + RETRY_S
+        return True
+
+    def self_destroy(self) -> None:
+        self._silence()
+        url = f"{self._env['SELF_DESTROY_BASE']}/api/v0/instances/{self._env['CONTAINER_ID']}/"
+        headers = {"Authorization": f"Bearer {self._env['CONTAINER_API_KEY']}"}
+        with contextlib.suppress(requests.RequestException):
+            requests.delete(url, headers=headers, timeout=TIMEOUT_S)
+
+    def _silence(self) -> None:
+        """The worker is gone; what holds the switch is not."""
+        with self._lock:
+            server, self._server = self._server, None
+        if server:
+            assert self._runs
+            self._runs.kill()
+            server.stop()
+
+
+class _Pretended(Runs):
+    """Attempts that claim, wait, upload and report as a worker's do, and make no video."""
+
+    def __init__(self, settings: Settings, jobs: list[str], config: Callable[[], Config], clock: Clock) -> None:
+        super().__init__(settings)
+        self._jobs, self._config, self._clock = jobs, config, clock
+
+    def kill(self) -> None:
+        for run in list(self._runs.values()):
+            run.stop.set(Superseded())  # the one reason to stop that nobody is told
+
+    def _work(self, run: Run, raw_input: object) -> None:
+        self._jobs.append(run.attempt_id)
+        try:
+            run.result = self._pretend(parse_job_input(raw_input), run.stop)
+            run.progress, run.status = 1.0, "completed"
+        except JobError as error:
+            run.error = error.to_wire()
+            run.status = "cancelled" if isinstance(error, Stopped) else "failed"
+        run.stop, run.thread = StopSignal(), None
+
+    def _pretend(self, job_input: JobInput, stop: StopSignal) -> dict[str, Any]:
+        delivery, job_s = job_input.delivery, self._config().job_s
+        reporter: Reporter = Events(delivery, stop) if delivery and delivery.events else Silent()
+        result = {"stats": {"size_bytes": len(VIDEO), "duration_s": 0.2, "processing_s": job_s}}
+        try:
+            reporter.claim()
+            reporter.encoding()
+            self._clock.wait(job_s, stop.check)
+            if delivery and delivery.upload:
+                with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
+                    file.write(VIDEO)
+                    file.flush()
+                    upload(Path(file.name), delivery.upload, stop)
+            reporter.completed(result)
+        except JobError as error:
+            if not isinstance(error, Stopped):
+                with contextlib.suppress(JobError):
+                    reporter.failed(error)
+            raise
+        finally:
+            reporter.close()
+        return result
+
+
+class _Server(Server):
+    """Speaks HTTPS where there is a context."""
+
+    def __init__(self, address: tuple[str, int], app: Callable[..., Any], context: ssl.SSLContext | None) -> None:
+        super().__init__(address, app)
+        self._context = context
+
+    def get_request(self) -> tuple[Any, Any]:
+        connection, address = super().get_request()
+        if self._context is None:
+            return connection, address
+        return self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False), address
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), OSError):  # a caller that trusts nobody, or is gone
+            super().handle_error(request, client_address)

@@ -1,0 +1,506 @@
+"""The dead-man switch: real processes, an API that destroys on loopback, clocks that jump."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import resource
+import signal
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.providers.base import Unavailable
+from gateway.providers.worker_client import WorkerClient
+from handler import supervisor
+from handler.settings import Settings
+from handler.supervisor import Config, Switch
+from tests.conftest import ROOT
+from tests.handler.conftest import Job
+from tests.handler.support import FOREVER_S, Gateway, alive, free_port
+from tests.servers import FileServer, Reply, Request, eventually, file_server
+from wire.settings import read
+
+TOKEN, KEY, CONTAINER_KEY = "t" * 64, "k" * 64, "key-of-this-container-alone"
+ASKED = "/api/v0/instances/4711/"
+START_S = 20.0  # for a worker on a busy machine
+
+
+@dataclass
+class Vast:
+    """What destroys instances. `answers`: what it says, the last one for ever."""
+
+    server: FileServer
+    answers: list[Reply] = field(default_factory=lambda: [Reply(200, b'{"success": true}')])
+    at: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.server.routes[ASKED] = self._destroy
+
+    def _destroy(self, request: Request) -> Reply:
+        assert (request.method, request.headers["Authorization"]) == ("DELETE", f"Bearer {CONTAINER_KEY}")
+        self.at.append(time.monotonic())
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+@dataclass
+class Instance:
+    """A container with a supervisor in it that can be killed and started anew."""
+
+    folder: Path
+    base: str
+    port: int = field(default_factory=free_port)
+    environ: dict[str, str] = field(default_factory=dict)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start(self, **environ: object) -> Instance:
+        self.environ |= {name: str(value) for name, value in environ.items()}
+        full = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "WORK_DIR": str(self.folder / "work"),
+            "WORKER_PORT": str(self.port),
+            "WORKER_TLS": "true",
+            "SESSION_TOKEN": TOKEN,
+            "WORKER_API_KEY": KEY,
+            "ALLOWED_IPS": "127.0.0.1",
+            "CONTAINER_ID": "4711",
+            "CONTAINER_API_KEY": CONTAINER_KEY,
+            "SELF_DESTROY_BASE": self.base,
+            "SELF_DESTROY_RETRY_SECONDS": "1",
+            "WORKER_STATE_DIR": str(self.folder / "state"),
+            **self.environ,
+        }
+        limit = self._no_space if "full" in self.environ else None
+        with (self.folder / "log").open("ab") as log:
+            stderr = subprocess.DEVNULL if limit else log
+            command = [sys.executable, "-m", "handler.supervisor"]
+            one = subprocess.Popen(command, cwd=self.folder, env=full, stderr=stderr, preexec_fn=limit)
+        self.processes.append(one)
+        return self
+
+    @staticmethod
+    def _no_space() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    @property
+    def client(self) -> WorkerClient:
+        return WorkerClient(f"https://127.0.0.1:{self.port}", TOKEN, KEY, tls=True)
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        return self.processes[-1]
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def up(self) -> bool:
+        try:
+            self.client.check()
+        except Unavailable:
+            return False
+        return True
+
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def workers(self) -> list[int]:
+        """The worker's own process."""
+        return children(self.process.pid)
+
+    def below(self) -> list[int]:
+        """Everything that it has started."""
+        found, new = [], [self.process.pid]
+        while new:
+            new = [child for parent in new for child in children(parent)]
+            found += new
+        return found
+
+
+def children(pid: int) -> list[int]:
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += map(int, path.read_text().split())
+    return found
+
+
+@pytest.fixture
+def vast() -> Iterator[Vast]:
+    with file_server() as server:
+        yield Vast(server)
+
+
+@pytest.fixture
+def instance(tmp_path: Path, vast: Vast) -> Iterator[Instance]:
+    instance = Instance(tmp_path, vast.server.origin)
+    yield instance
+    below = instance.below() if instance.processes else []
+    for process in instance.processes:
+        process.kill()
+        process.wait()
+    for pid in below:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def over_already(folder: Path) -> None:
+    (folder / "state").mkdir()
+    (folder / "state/deadline.json").write_text('{"wall": 1, "boot": 1}')
+
+
+def call_as_stranger(port: int, path: str, headers: dict[str, str]) -> bool:
+    """Whether the worker still answered."""
+    context = ssl._create_unverified_context()
+    connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=2)
+    try:
+        connection.request("GET", path, headers=headers)
+        return connection.getresponse().status in {200, 401}
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+# ---- the worker under it
+
+
+@pytest.mark.slow
+def test_a_killed_worker_comes_back_and_proves_itself_anew(instance: Instance, vast: Vast) -> None:
+    instance.start()
+    eventually(instance.up, START_S)
+    client = instance.client
+    client.check()
+    (before,) = instance.workers()
+    below = instance.below()
+    os.kill(before, signal.SIGKILL)
+    eventually(lambda: not any(map(alive, below)))
+    eventually(instance.up, START_S)
+    client.check()  # the client that had the other certificate
+    assert instance.workers() != [before]
+    assert vast.at == []
+
+
+@pytest.mark.slow
+def test_nobody_below_has_the_key_and_a_stop_leaves_nobody(
+    instance: Instance, vast: Vast, img2vid: Job, gateway: Gateway, files: FileServer
+) -> None:
+    instance.start(FETCH_ALLOW_ORIGINS=f"{files.origin},{gateway.server.origin}")
+    eventually(instance.up, START_S)
+    instance.client.submit(img2vid(duration=60, frame_rate=60, delivery=gateway.delivery()))
+    eventually(lambda: any(event.get("progress", 0) > 0.02 for event in gateway.events), START_S)
+    below = instance.below()
+    names = [Path(f"/proc/{pid}/comm").read_text().strip() for pid in below]
+    assert "ffmpeg" in names and len(below) >= 3
+    assert CONTAINER_KEY.encode() in Path(f"/proc/{instance.process.pid}/environ").read_bytes()
+    for pid in below:
+        environ = Path(f"/proc/{pid}/environ").read_bytes()
+        assert CONTAINER_KEY.encode() not in environ and b"CONTAINER_API_KEY" not in environ
+    began = time.monotonic()
+    instance.process.terminate()
+    assert instance.process.wait(10) == 0
+    assert time.monotonic() - began < 9.5
+    assert not any(map(alive, below))
+    assert gateway.events[-1]["error"]["code"] == "worker_lost"
+    assert vast.at == []
+
+
+@pytest.mark.slow
+def test_without_its_supervisor_the_worker_serves_nothing(instance: Instance) -> None:
+    instance.start()
+    eventually(instance.up, START_S)
+    below = instance.below()
+    instance.process.kill()
+    eventually(lambda: not any(map(alive, below)), 3)
+
+
+@pytest.mark.slow
+def test_a_stop_while_the_worker_hangs_has_its_time(instance: Instance) -> None:
+    instance.start()
+    eventually(instance.up, START_S)
+    below = instance.below()
+    for pid in below:
+        os.kill(pid, signal.SIGSTOP)
+    instance.process.terminate()
+    assert instance.process.wait(10) == 0
+    assert not any(map(alive, below))
+
+
+# ---- silence
+
+
+@pytest.mark.slow
+def test_calls_keep_it_and_silence_destroys_it(instance: Instance, vast: Vast) -> None:
+    instance.start(WORKER_SILENCE_SECONDS=6)
+    eventually(instance.up, 6)
+    client, last, answered = instance.client, 0.0, 0
+    for _ in range(16):
+        client.check()
+        last = time.monotonic()
+        time.sleep(0.5)
+    assert vast.at == []
+    below = instance.below()
+    while not vast.at:
+        assert time.monotonic() - last < 12
+        for path, headers in (
+            (f"/identity?nonce={'a' * 32}", {}),
+            ("/health", {"X-Session-Token": TOKEN, "X-API-Key": "k" * 63}),
+            ("/health", {"X-Session-Token": "x" * 64, "X-API-Key": KEY}),
+        ):
+            answered += call_as_stranger(instance.port, path, headers)
+        time.sleep(0.1)
+    assert answered > 20
+    assert 5.5 < vast.at[0] - last < 9
+    assert not any(map(alive, below))
+    assert instance.running() and instance.workers() == []
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_silence_too(instance: Instance, vast: Vast) -> None:
+    instance.start(WORKER_SILENCE_SECONDS=6)
+    eventually(instance.up, 6)
+    below = instance.below()
+    for pid in below:
+        os.kill(pid, signal.SIGSTOP)
+    eventually(lambda: vast.at)
+    assert not any(map(alive, below))
+
+
+# ---- lifetime
+
+
+@pytest.mark.slow
+def test_a_restart_extends_nothing(instance: Instance, vast: Vast) -> None:
+    began = time.monotonic()
+    instance.start(WORKER_LIFETIME_SECONDS=6)
+    eventually((instance.folder / "state/deadline.json").exists)
+    time.sleep(3)
+    instance.process.kill()
+    instance.process.wait()
+    instance.start(WORKER_LIFETIME_SECONDS=60)
+    eventually(lambda: vast.at)
+    assert 5.5 < vast.at[0] - began < 9
+
+
+@pytest.mark.slow
+def test_what_has_gone_silent_does_not_come_back_by_a_restart(instance: Instance, vast: Vast) -> None:
+    vast.answers = [Reply(500)]
+    instance.start(WORKER_SILENCE_SECONDS=1)
+    eventually(lambda: vast.at)
+    instance.process.kill()
+    instance.process.wait()
+    vast.at.clear()
+    instance.start(WORKER_SILENCE_SECONDS=420)
+    eventually(lambda: vast.at)
+    assert instance.workers() == [] and not instance.up()
+
+
+@pytest.mark.slow
+def test_a_full_disk_does_not_stop_it(instance: Instance, vast: Vast) -> None:
+    instance.start(WORKER_LIFETIME_SECONDS=3, full="yes")
+    eventually(lambda: vast.at, 8)
+    assert instance.running() and not (instance.folder / "state/deadline.json").exists()
+
+
+@pytest.mark.slow
+def test_a_worker_that_cannot_start_does_not_stop_it(instance: Instance, vast: Vast) -> None:
+    instance.start(SESSION_TOKEN="", WORKER_SILENCE_SECONDS=4)
+    eventually(lambda: vast.at)
+    assert instance.running()
+    assert "SESSION_TOKEN" in instance.log and "the worker has ended with status 1" in instance.log
+
+
+# ---- destroying
+
+
+def test_it_asks_for_ever_whatever_is_answered(instance: Instance, vast: Vast) -> None:
+    over_already(instance.folder)
+    troubles = [Reply(500), Reply(429), Reply(404), Reply(401), Reply(drop=True), Reply(302, headers={"Location": "/"})]
+    vast.answers = [*troubles, Reply(200, b'{"success": true}')]
+    instance.start(SELF_DESTROY_RETRY_SECONDS=0.05)
+    eventually(lambda: len(vast.at) >= len(troubles) + 3)
+    assert instance.running() and instance.workers() == []
+    pauses = [after - before for before, after in zip(vast.at, vast.at[1:], strict=False)]
+    assert pauses[0] < 0.5 and min(pauses[len(troubles) :]) > 0.55  # longest after a success, which may be a lie
+    assert {request.path for request in vast.server.requests} == {ASKED}
+    assert CONTAINER_KEY not in instance.log
+    instance.process.terminate()
+    assert instance.process.wait(5) == 0
+
+
+def test_an_api_that_is_away_for_long_is_asked_when_it_is_back(tmp_path: Path) -> None:
+    over_already(tmp_path)
+    port = free_port()
+    instance = Instance(tmp_path, f"http://127.0.0.1:{port}").start(SELF_DESTROY_RETRY_SECONDS=0.05)
+    try:
+        eventually(lambda: instance.log.count("cannot be destroyed yet") > 4)
+        server = FileServer(port)
+        vast = Vast(server)
+        eventually(lambda: vast.at)
+        server.close()
+        told = instance.log.count("cannot be destroyed yet")
+        eventually(lambda: instance.log.count("cannot be destroyed yet") > told)
+        assert instance.running()
+    finally:
+        instance.process.kill()
+        instance.process.wait()
+
+
+def test_a_call_has_its_time_however_slowly_it_is_answered() -> None:
+    began = time.monotonic()
+    with pytest.raises(TimeoutError), supervisor._within(0.1):
+        time.sleep(FOREVER_S)
+    assert time.monotonic() - began < 2
+    with supervisor._within(0.05):
+        pass
+    time.sleep(0.1)  # it rings no more
+
+
+# ---- clocks and files
+
+
+@dataclass
+class Clocks:
+    wall_s: float = 1_700_000_000.0
+    boot_s: float = 5_000.0
+
+    def pass_by(self, seconds: float) -> None:
+        self.wall_s += seconds
+        self.boot_s += seconds
+
+
+@pytest.fixture
+def clocks() -> Clocks:
+    return Clocks()
+
+
+@pytest.fixture
+def switch(tmp_path: Path, clocks: Clocks) -> Callable[[], Switch]:
+    """A supervisor's start: ten minutes of silence, an hour of life."""
+    config = Config(600, 3600, tmp_path / "state/deadline.json", "http://x", "1", "k")
+    return lambda: Switch(config, lambda: clocks.wall_s, lambda: clocks.boot_s)
+
+
+def test_it_goes_after_silence_and_not_before(switch: Callable[[], Switch], clocks: Clocks) -> None:
+    one = switch()
+    for _ in range(3):
+        clocks.pass_by(599)
+        assert one.reason() is None
+        one.heartbeat()
+    clocks.pass_by(600)
+    assert "silent" in str(one.reason())
+    assert "lifetime" in str(switch().reason())
+
+
+def test_heartbeats_extend_no_lifetime(switch: Callable[[], Switch], clocks: Clocks) -> None:
+    one = switch()
+    for _ in range(8):
+        clocks.pass_by(449)
+        one.heartbeat()
+        assert one.reason() is None
+    clocks.pass_by(8)
+    one.heartbeat()
+    assert "lifetime" in str(one.reason())
+
+
+@pytest.mark.parametrize("jump_s", [-1e9, -86_400, -3600, 0])
+def test_a_clock_that_is_set_back_extends_nothing(switch: Callable[[], Switch], clocks: Clocks, jump_s: float) -> None:
+    one = switch()
+    clocks.pass_by(1800)
+    one.heartbeat()
+    clocks.wall_s += jump_s
+    assert one.reason() is None
+    again = switch()  # a restart finds the clock like that
+    clocks.pass_by(1799)
+    for each in (one, again):
+        each.heartbeat()
+        assert each.reason() is None
+    clocks.pass_by(1)
+    assert one.reason() is not None and again.reason() is not None
+
+
+def test_a_clock_that_jumps_ahead_ends_it_early(switch: Callable[[], Switch], clocks: Clocks) -> None:
+    one = switch()
+    clocks.wall_s += 3600
+    assert one.reason() is not None
+
+
+def test_a_clock_that_was_ahead_at_the_start_extends_nothing(switch: Callable[[], Switch], clocks: Clocks) -> None:
+    clocks.wall_s += 1e9
+    one = switch()
+    clocks.wall_s -= 1e9
+    for _ in range(10):
+        clocks.pass_by(359)
+        one.heartbeat()
+        assert one.reason() is None
+    clocks.pass_by(10)
+    assert one.reason() is not None and switch().reason() is not None
+
+
+def test_after_a_reboot_of_the_host_the_time_of_day_counts(switch: Callable[[], Switch], clocks: Clocks) -> None:
+    switch()
+    clocks.pass_by(3000)
+    clocks.boot_s = 3.0
+    one = switch()
+    assert one.reason() is None
+    clocks.pass_by(599)
+    assert one.reason() is None
+    one.heartbeat()
+    clocks.pass_by(1)
+    assert one.reason() is not None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"wall": "x", "boot": 1}', '{"wall": 1}', "[" * 10**5])
+def test_a_deadline_that_makes_no_sense_is_over(switch: Callable[[], Switch], tmp_path: Path, text: str) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/deadline.json").write_text(text)
+    assert switch().reason() is not None
+
+
+def test_where_it_cannot_be_written_it_counts_all_the_same_and_is_tried_again(
+    switch: Callable[[], Switch], tmp_path: Path, clocks: Clocks
+) -> None:
+    (tmp_path / "state").write_text("in the way")
+    one = switch()
+    assert one.reason() is None
+    (tmp_path / "state").unlink()
+    assert one.reason() is None
+    written = json.loads((tmp_path / "state/deadline.json").read_text())
+    assert written == {"wall": clocks.wall_s + 3600, "boot": clocks.boot_s + 3600}
+    clocks.pass_by(3600)
+    assert one.reason() is not None
+
+
+# ---- settings
+
+
+def test_defaults_are_those_that_are_documented() -> None:
+    config, documented = Config.of({}), read(Settings, {})
+    assert config.silence_s == documented.worker_silence_seconds
+    assert config.lifetime_s == documented.worker_lifetime_seconds
+    assert config.state.parent == documented.worker_state_dir
+    assert config.base == documented.self_destroy_base
+    assert config.retry_s == documented.self_destroy_retry_seconds
+
+
+@pytest.mark.parametrize("wrong", ["soon", "-1", "0", "nan", "inf", " ", "1e999"])
+def test_no_setting_however_wrong_ends_it(wrong: str) -> None:
+    names = ("WORKER_SILENCE_SECONDS", "WORKER_LIFETIME_SECONDS", "SELF_DESTROY_RETRY_SECONDS")
+    assert Config.of(dict.fromkeys(names, wrong)) == Config.of({})
+
+
+def test_it_needs_nothing_of_the_workers() -> None:
+    code = "import sys, handler.supervisor; print(*(name.partition('.')[0] for name in sys.modules))"
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded: set[Any] = set(said.stdout.split())
+    assert not loaded & {"flask", "gunicorn", "marshmallow", "structlog", "wire", "ffmpeg_ops", "cryptography"}
