@@ -13,8 +13,8 @@ import pytest
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from gateway.jobs import Attempt
-from gateway.providers import KNOWN, Context, make
 from gateway.providers.base import Provider
+from gateway.providers.known import KNOWN, Context, make
 from gateway.providers.runpod import RunPodProvider
 from gateway.providers.worker_client import worker_secrets
 from gateway.settings import Settings
