@@ -6,12 +6,15 @@ from typing import Any
 
 from gateway import webhooks
 from gateway.costs import usd
-from gateway.jobs import Job, Status
+from gateway.jobs import Attempt, Job, Status
 from gateway.settings import Settings
 from gateway.storage import Storage
 from gateway.store import Store
 from gateway.webhooks import Webhook
 from wire.clock import Clock, to_rfc3339
+
+# Of a job that waits long there are many: the last ones are shown.
+SHOWN_ATTEMPTS = 10
 
 
 class Documents:
@@ -27,9 +30,11 @@ class Documents:
     def of_all(self, jobs: list[Job]) -> list[dict[str, Any]]:
         owed = [job.id for job in jobs if job.finished and job.webhook_url is not None]
         found = self._store.webhooks(owed) if owed else {}
-        return [self._of(job, found.get(job.id)) for job in jobs]
+        begun = [job.id for job in jobs if job.attempt_id is not None]
+        tried = self._store.attempts_of(begun) if begun else {}
+        return [self._of(job, found.get(job.id), tried.get(job.id, [])) for job in jobs]
 
-    def _of(self, job: Job, webhook: Webhook | None) -> dict[str, Any]:
+    def _of(self, job: Job, webhook: Webhook | None, attempts: list[Attempt]) -> dict[str, Any]:
         document: dict[str, Any] = {
             "jobId": job.id,
             "operation": job.operation,
@@ -40,6 +45,7 @@ class Documents:
             "startedAt": to_rfc3339(job.started_at) if job.started_at else None,
             "finishedAt": to_rfc3339(job.finished_at) if job.finished_at else None,
             "waitingFor": job.waiting_for,
+            "attempts": [_attempt(attempt) for attempt in attempts[-SHOWN_ATTEMPTS:]] or None,
             "webhook": webhooks.document(job, webhook) if job.webhook_url is not None else None,
         }
         kept_until = job.output_expires_at(self._settings.output_retention_seconds)
@@ -53,6 +59,17 @@ class Documents:
         if job.status is Status.FAILED:
             document["error"] = {"code": job.error_code, "message": job.error_message}
         return {key: value for key, value in document.items() if value is not None}
+
+
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    document = {
+        "provider": attempt.provider,
+        "createdAt": to_rfc3339(attempt.created_at),
+        "endedAt": to_rfc3339(attempt.ended_at) if attempt.ended_at else None,
+        "code": attempt.error_code,
+        "reason": attempt.error_message,
+    }
+    return {key: value for key, value in document.items() if value is not None}
 
 
 def _stats(job: Job) -> dict[str, Any]:

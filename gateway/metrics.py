@@ -1,7 +1,7 @@
 """What Prometheus is told: counters of what this process has seen, and gauges read from the database when it asks.
 
 Counters are those of one process. Where several gateways or dispatchers share a database, each counts what it saw end,
-and the sum over all of them is the truth; gauges are the same everywhere.
+and the sum over all of them is the truth; gauges are the same everywhere, and so is `reelay_orphans_total`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from gateway.instances import orphans
 from gateway.jobs import MARGIN_MS, Attempt, Job, Status
 from gateway.providers.base import Provider, ProviderError
 from gateway.store import Store
@@ -101,7 +102,7 @@ class _State(Collector):
     def __init__(self, store: Store, providers: Mapping[str, Provider], clock: Clock) -> None:
         self._store, self._providers, self._clock = store, providers, clock
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         now = self._clock.now_ms()
         unfinished = self._store.unfinished(now, MARGIN_MS)
         jobs = GaugeMetricFamily("reelay_jobs", "Jobs that have not ended.", labels=["status"])
@@ -112,6 +113,11 @@ class _State(Collector):
         yield GaugeMetricFamily("reelay_jobs_oldest_seconds", "Age of the oldest job that has not ended.", age_s)
         yield GaugeMetricFamily(
             "reelay_jobs_past_limits", "Jobs that should have ended by their own limits.", unfinished.past_limits
+        )
+        yield CounterMetricFamily(
+            "reelay_orphans",
+            "Rented machines that were found without a living record, and destroyed.",
+            orphans(self._store),
         )
         up = GaugeMetricFamily("reelay_provider_up", "1 while the provider can be reached.", labels=["provider"])
         workers = GaugeMetricFamily(
@@ -129,6 +135,6 @@ class _State(Collector):
         yield up
         yield workers
 
-    def describe(self) -> Iterator[GaugeMetricFamily]:
+    def describe(self) -> Iterator[Metric]:
         """Nothing: else the registry would ask the database when this is made."""
         return iter(())

@@ -263,6 +263,15 @@ class Store:
         with self._engine.connect() as connection:
             return [to_attempt(row) for row in connection.execute(query).mappings()]
 
+    def attempts_of(self, job_ids: Collection[str]) -> dict[str, list[Attempt]]:
+        """Those of several jobs, by the job's id, oldest first."""
+        query = sa.select(attempts).where(attempts.c.job_id.in_(job_ids)).order_by(attempts.c.id)
+        found: dict[str, list[Attempt]] = {}
+        with self._engine.connect() as connection:
+            for row in connection.execute(query).mappings():
+                found.setdefault(row["job_id"], []).append(to_attempt(row))
+        return found
+
     def attempt(self, attempt_id: str) -> Attempt | None:
         with self._engine.connect() as connection:
             return _attempt(connection, attempt_id)

@@ -67,6 +67,20 @@ class JobWebhookSchema(Schema):
     nextTryAt = fields.String(metadata={"description": "When it will be tried, while it is pending."})
 
 
+class JobAttemptSchema(Schema):
+    """One try of the job."""
+
+    provider = fields.String(metadata={"description": "Who was asked to run it."})
+    createdAt = fields.String(metadata={"description": "RFC 3339, UTC."})
+    endedAt = fields.String()
+    code = fields.String(
+        metadata={
+            "description": "Why it ended without the video: an error's code, `no_capacity` or `provider_unavailable`."
+        }
+    )
+    reason = fields.String(metadata={"description": "The same as text for people."})
+
+
 class JobSchema(Schema):
     """A job, in the one shape that it has everywhere."""
 
@@ -79,6 +93,12 @@ class JobSchema(Schema):
     startedAt = fields.String(metadata={"description": "When a worker took it first."})
     finishedAt = fields.String()
     waitingFor = fields.String(metadata={"description": "Why a queued job has not started, where that is known."})
+    attempts = fields.List(
+        fields.Nested(JobAttemptSchema),
+        metadata={
+            "description": "Who was asked to run it, oldest first, and why the one before did not; the last ten."
+        },
+    )
     video_url = fields.String(
         metadata={"description": "The finished video; signed anew at every read. Left out once it has expired."}
     )

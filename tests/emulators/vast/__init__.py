@@ -70,6 +70,9 @@ class Emulator:
         self.stop()
 
     def stop(self) -> None:
+        """Once it has stopped this does nothing."""
+        if self._closing.is_set():
+            return
         self._closing.set()
         self._thread.join()
         self.account.close()

@@ -12,13 +12,15 @@ from typing import Any, Protocol, cast
 import pytest
 from werkzeug.serving import BaseWSGIServer, make_server
 
+from ffmpeg_ops.operation import StopSignal
 from gateway.jobs import Attempt
-from gateway.providers.base import Provider
+from gateway.providers.base import Accepted, NotYet, Provider
 from gateway.providers.known import KNOWN, Context, make
 from gateway.providers.runpod import RunPodProvider
 from gateway.providers.worker_client import worker_secrets
 from gateway.settings import Settings
 from gateway.signing import Signer
+from gateway.store import Store
 from handler.certificate import Certificate
 from handler.http_worker import Busy, Run, Runs, create_app
 from handler.settings import Settings as WorkerSettings
@@ -60,7 +62,8 @@ class Stand:
     """A provider with whatever stands behind it. `there(attempt)` is an attempt that a worker has taken.
 
     `stop` takes everything down, `lock_out` changes the locks. `slots`: how many attempts it takes at once, None where
-    it has a queue of its own, which tells attempts apart by its own ids alone.
+    it has a queue of its own, which tells attempts apart by its own ids alone. `unknown` is the remote id of an attempt
+    that it does not know.
     """
 
     provider: Provider
@@ -68,6 +71,7 @@ class Stand:
     stop: Callable[[], None]
     lock_out: Callable[[], None]
     slots: int | None
+    unknown: str = "unknown"
 
 
 def attempt_named(remote_id: str | None = "unknown") -> Attempt:
@@ -80,6 +84,7 @@ class OnWorker:
     """An attempt at an HTTP worker."""
 
     run: Run
+    stop: StopSignal
 
     def progress(self, fraction: float) -> None:
         self.run.progress = fraction
@@ -91,7 +96,7 @@ class OnWorker:
         self.run.error, self.run.status = error.to_wire(), "cancelled" if isinstance(error, Cancelled) else "failed"
 
     def told_to_stop(self) -> bool:
-        return isinstance(self.run.stop.reason, Cancelled)
+        return isinstance(self.stop.reason, Cancelled)
 
 
 @dataclass(frozen=True)
@@ -160,7 +165,7 @@ def local_stand(tmp_path: Path) -> Iterator[Stand]:
     def there(attempt: Attempt) -> There:
         found = runs.get(attempt.id)
         assert found is not None
-        return OnWorker(found)
+        return OnWorker(found, found.stop)
 
     yield Stand(
         make(Context(settings, signer, cast(Any, None), SystemClock()))["local"],
@@ -215,6 +220,53 @@ def runpod_stand(runpod: Emulator) -> Stand:
         lambda: runpod.configure(api_key="another"),
         slots=None,
     )
+
+
+class Kept:
+    """Records every attempt before it is submitted, as the dispatcher does."""
+
+    def __init__(self, provider: Provider, store: Store) -> None:
+        self._provider, self._store = provider, store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._provider, name)
+
+    def submit(self, attempt: Attempt, job_input: Mapping[str, Any]) -> Accepted | NotYet:
+        if self._store.attempt(attempt.id) is None:
+            job = replace(new_job(attempt.created_at), id=attempt.job_id, attempt_id=attempt.id)
+            with self._store.transaction() as tx:
+                tx.add_job(job)
+                tx.add_attempt(replace(attempt, provider=self.name, remote_id=None))
+        return self._provider.submit(attempt, job_input)
+
+
+@pytest.fixture
+def vast_stand(tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stand]:
+    from tests.gateway.providers.vast.conftest import no_pauses, rented
+
+    no_pauses(monkeypatch)
+    with rented(tmp_path, database) as scene:
+        instance = scene.ready()
+        (machine,) = scene.vast.alive()
+        runs = cast(Any, machine.container)._runs
+
+        def there(attempt: Attempt) -> There:
+            found = runs.get(attempt.id)
+            assert found is not None
+            return OnWorker(found, found.stop)
+
+        def lock_out() -> None:
+            scene.vast.configure(api_key="another")
+            object.__setattr__(runs._settings, "session_token", "x" * 64)
+
+        yield Stand(
+            cast(Provider, Kept(scene.provider, scene.store)),
+            there,
+            scene.vast.stop,
+            lock_out,
+            slots=1,
+            unknown=f"{instance.id}:unknown",
+        )
 
 
 @pytest.fixture(params=list(KNOWN))

@@ -77,8 +77,8 @@ def test_a_failed_attempt_comes_with_its_error(stand: Stand, error: JobError) ->
 
 
 def test_an_unknown_attempt_is_gone_and_its_cancel_no_error(stand: Stand) -> None:
-    assert stand.provider.poll(attempt_named()).phase is Phase.GONE
-    stand.provider.cancel(attempt_named())
+    assert stand.provider.poll(attempt_named(stand.unknown)).phase is Phase.GONE
+    stand.provider.cancel(attempt_named(stand.unknown))
 
 
 def test_a_cancelled_attempt_is_told_to_stop(stand: Stand) -> None:
@@ -103,7 +103,7 @@ def test_an_outdated_worker_is_unavailable(stand: Stand) -> None:
 
 def test_a_closed_door_is_unavailable_everywhere(stand: Stand) -> None:
     stand.lock_out()
-    attempt = attempt_named()
+    attempt = attempt_named(stand.unknown)
     for call in (
         lambda: stand.provider.submit(attempt, job_input(attempt)),
         lambda: stand.provider.poll(attempt),
@@ -116,7 +116,7 @@ def test_a_closed_door_is_unavailable_everywhere(stand: Stand) -> None:
 
 def test_what_is_down_takes_nothing_and_tells_so(stand: Stand) -> None:
     stand.stop()
-    attempt = attempt_named()
+    attempt = attempt_named(stand.unknown)
     try:
         assert isinstance(stand.provider.submit(attempt, job_input(attempt)), NotYet)
     except (Unavailable, Ambiguous) as error:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from gateway import instances
 from gateway.instances import Instance, Instances, Stage
 from gateway.jobs import Attempt, State
 from gateway.providers.base import Accepted, NotYet
@@ -137,6 +137,10 @@ class Scene:
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_pauses(monkeypatch)
+
+
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pause between calls: time stands still here."""
     monkeypatch.setattr(client, "SPACING_S", dict.fromkeys(client.SPACING_S, 0.0))
     monkeypatch.setattr(client, "SEARCHES_A_MINUTE", 10_000)
@@ -144,15 +148,16 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "SEARCH_REST_S", 0.0)
 
 
-@pytest.fixture
-def scene(tmp_path: Path, database: str, at_once: None) -> Iterator[Scene]:
-    config = Config(pretend=True, speed=0, spacing={}, searches_a_minute=10_000, boot_s=20, home=tmp_path / "vast")
+@contextmanager
+def rented(folder: Path, database: str) -> Iterator[Scene]:
+    """A scene with three machines at most, which boot in 20 s."""
+    config = Config(pretend=True, speed=0, spacing={}, searches_a_minute=10_000, boot_s=20, home=folder / "vast")
     # one GPU of a machine that has two is as good as any
     with Emulator(config, [row for row in market() if row["gpu_frac"] == 1]) as vast:
         settings = Settings(
             providers=("vast",),
             secret_key=(SECRET_KEY,),
-            data_dir=tmp_path / "data",
+            data_dir=folder / "data",
             database_url=database,
             public_url="https://gateway.example",
             deployment="test",
@@ -167,4 +172,7 @@ def scene(tmp_path: Path, database: str, at_once: None) -> Iterator[Scene]:
         store._engine.dispose()
 
 
-__all__ = ["EmulatedClock", "Scene", "instances"]
+@pytest.fixture
+def scene(tmp_path: Path, database: str, at_once: None) -> Iterator[Scene]:
+    with rented(tmp_path, database) as scene:
+        yield scene

@@ -305,9 +305,7 @@ def test_a_machine_whose_worker_falls_silent_is_replaced(scene: Scene, monkeypat
     assert [i.code for i in scene.all()] == ["worker_lost"]
 
 
-def test_while_vast_does_not_answer_either_no_worker_is_given_up(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_while_vast_does_not_answer_either_no_worker_is_given_up(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.providers.worker_client.CONNECT_TIMEOUT_S", 0.1)
     scene.ready()
     (attempt,) = scene.wants()
