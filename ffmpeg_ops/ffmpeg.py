@@ -1,4 +1,4 @@
-"""The only place that starts a process: FFmpeg and ffprobe, as argv lists, under limits.
+"""The only place that starts a process for a job: FFmpeg and ffprobe, as argv lists, under limits.
 
 A command runs in its own process group and in the attempt's private directory. It is killed as a group when the work
 is told to stop, when its time is over, and by the kernel when this process dies. What it says on standard error goes to
