@@ -55,6 +55,8 @@ def query(settings: Settings) -> dict[str, Any]:
         "rented": {"eq": False},
         "verified": {"eq": True},
         "num_gpus": {"eq": 1},
+        "cpu_arch": {"eq": "amd64"},
+        "compute_cap": {"gte": 750},  # cheap GPUs without a place in NVENC must not fill the answer
         "reliability2": {"gte": MIN_RELIABILITY},
         "inet_up": {"gte": MIN_INET_MBIT_S},
         "inet_down": {"gte": MIN_INET_MBIT_S},

@@ -73,14 +73,17 @@ class Landlord:
         return free(self._market(), rows, self._clock.now_ms())
 
     def _wanted(self, round_: Round) -> bool:
-        open_attempts = round_.rows.open_attempts()
-        demand = sum(a.state is State.INTENT or a.remote_id is not None for a in open_attempts)
         living, now = round_.rows.living(), self._clock.now_ms()
-        serving = [
-            i
+        serving = {
+            i.id
             for i in living
             if i.stage in COMING or (i.stage in USABLE and now < i.usable_until(self._settings.job_timeout_seconds))
-        ]
+        }
+        # What is on a machine that takes nothing more ends there, or comes back and waits.
+        demand = sum(
+            attempt.state is State.INTENT if attempt.remote_id is None else attempt.remote_id.split(":")[0] in serving
+            for attempt in round_.rows.open_attempts()
+        )
         wanted = min(self._settings.vast_max_instances, math.ceil(demand / self._settings.vast_concurrency))
         # one that is being destroyed may still be paid for, and keeps its place
         return len(serving) < wanted and len(living) < self._settings.vast_max_instances

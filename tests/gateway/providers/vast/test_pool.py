@@ -16,6 +16,7 @@ from gateway.providers.base import Accepted, NoCapacity, NotYet, Phase, Unavaila
 from gateway.providers.vast import labels
 from gateway.providers.vast.pool import LEASE, LEASE_MS, MOST_KILLS
 from tests.emulators.vast import offer
+from tests.gateway.conftest import on_every_database
 from tests.gateway.providers.vast.conftest import Scene
 
 RENTAL = "0195a3c2-7e11-7cc2-a5b2-3d1e0f6a9b10"
@@ -23,6 +24,12 @@ RENTAL = "0195a3c2-7e11-7cc2-a5b2-3d1e0f6a9b10"
 
 def puts(scene: Scene) -> int:
     return scene.vast.calls["create"]
+
+
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who does not answer at all is not waited for in life's time."""
+    for module in ("http", "worker_client"):
+        monkeypatch.setattr(f"gateway.providers.{module}.CONNECT_TIMEOUT_S", 0.1)
 
 
 def nothing_is_left(scene: Scene) -> None:
@@ -100,6 +107,7 @@ def test_a_warm_machine_takes_the_next_job(scene: Scene) -> None:
     assert puts(scene) == 1
 
 
+@on_every_database
 def test_a_machine_has_one_job_at_a_time_whoever_asks(scene: Scene) -> None:
     scene.ready()
     attempts = scene.wants(8)
@@ -158,25 +166,25 @@ def test_an_attempt_in_other_hands_is_not_sent(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "more"),
+    ("fault", "more", "behind"),
     [
-        ("gone", {"status": 410}),
-        ("gone", {"status": 404}),
-        ("gone", {"status": 400}),
-        ("lost_request", {}),
-        ("lost_reply", {}),
-        ("error_after", {"status": 500}),
-        ("contract_in_error", {"status": 500}),
-        ("late_effect", {"status": 500, "seconds": 30}),
-        ("late_effect", {"status": 500, "seconds": 400}),
-        ("refused", {}),
-        ("rate_limited", {}),
-        ("status", {"status": 503}),
-        ("auth_error", {}),
-        ("garbage", {"body": "<html>"}),
+        ("gone", {"status": 410}, 3),
+        ("gone", {"status": 404}, 0),
+        ("gone", {"status": 400}, 0),
+        ("lost_request", {}, 3),
+        ("lost_reply", {}, 0),
+        ("lost_reply", {}, 3),
+        ("error_after", {"status": 500}, 3),
+        ("contract_in_error", {"status": 500}, 3),
+        ("late_effect", {"status": 500, "seconds": 30}, 3),
+        ("late_effect", {"status": 500, "seconds": 400}, 3),
+        ("refused", {}, 0),
+        ("rate_limited", {}, 0),
+        ("status", {"status": 503}, 0),
+        ("auth_error", {}, 0),
+        ("garbage", {"body": "<html>"}, 3),
     ],
 )
-@pytest.mark.parametrize("behind", [0, 3])
 def test_a_creation_that_goes_wrong(scene: Scene, fault: str, more: dict[str, Any], behind: int) -> None:
     scene.vast.configure(list_behind=behind)
     scene.vast.inject(fault, "create", times=1, **more)
@@ -269,7 +277,7 @@ def test_the_days_budget_ends_renting_and_idle_machines(scene: Scene) -> None:
 def test_a_machine_that_does_not_come_up_makes_room_for_another(
     scene: Scene, fault: str, more: dict[str, Any], within_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.providers.worker_client.CONNECT_TIMEOUT_S", 0.1)
+    impatient(monkeypatch)
     scene.vast.inject(fault, "boot", times=1, **more)
     (attempt,) = scene.wants()
     scene.round()
@@ -291,7 +299,7 @@ def test_ports_that_come_late_are_waited_for(scene: Scene) -> None:
 
 
 def test_a_machine_whose_worker_falls_silent_is_replaced(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.providers.worker_client.CONNECT_TIMEOUT_S", 0.1)
+    impatient(monkeypatch)
     scene.ready()
     (attempt,) = scene.wants()
     assert isinstance(scene.submit(attempt), Accepted)
@@ -306,7 +314,7 @@ def test_a_machine_whose_worker_falls_silent_is_replaced(scene: Scene, monkeypat
 
 
 def test_while_vast_does_not_answer_either_no_worker_is_given_up(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.providers.worker_client.CONNECT_TIMEOUT_S", 0.1)
+    impatient(monkeypatch)
     scene.ready()
     (attempt,) = scene.wants()
     assert isinstance(scene.submit(attempt), Accepted)
@@ -427,7 +435,7 @@ def test_a_listing_of_many_pages_is_read_to_its_end(scene: Scene) -> None:
         scene.vast.stranger(f"somebody's {number}")
     scene.ready()
     assert len(scene.provider._client.instances()) == 61
-    scene.vast.inject("bad_token", "list", times=1)
+    scene.vast.inject("bad_token", "list", times=2)
     with pytest.raises(Unavailable):
         scene.provider._client.instances()
 
@@ -527,6 +535,7 @@ def test_only_one_gateway_is_in_a_round(scene: Scene) -> None:
     assert puts(scene) == 1
 
 
+@on_every_database
 def test_a_gateway_that_wakes_after_its_lease_creates_nothing_twice(scene: Scene) -> None:
     """It is stopped before CREATING is committed; the other one goes on."""
     stopped, other = scene.provider, scene.another()
