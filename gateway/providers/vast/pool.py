@@ -97,7 +97,7 @@ class Round:
         self._conclude()
         self._destroy()
         if self._blind is not None:
-            self.note(trouble=(Unavailable.code, str(self._blind)))
+            self.note((Unavailable.code, str(self._blind)))
             raise self._blind
         if not self.late():
             self._keeper.landlord.rent(self)
@@ -136,14 +136,21 @@ class Round:
             )
         return changed
 
-    def note(self, *, looked_at: int | None = None, trouble: tuple[str, str] | None = None) -> None:
-        """Write down what was found; a trouble stands until the next note without one."""
-        known = self.rows.pool()
+    def note(self, trouble: tuple[str, str] | None) -> None:
+        """Write down (code, reason) why nothing can be rented, or that nothing speaks against it."""
         code, reason = trouble or (None, None)
         at = self._clock.now_ms() if trouble else None
-        found = Pool(looked_at or known.looked_at, code, reason, at)
-        if found != known:
-            self.transaction(lambda tx: instances.save_pool(tx, PROVIDER, found))
+        self._save_pool(replace(self.rows.pool(), trouble_code=code, trouble=reason, trouble_at=at))
+
+    def _looked(self) -> None:
+        """A complete listing has come: Vast.ai can be reached. Other troubles stand, and grow old."""
+        known = replace(self.rows.pool(), looked_at=self._clock.now_ms())
+        if known.trouble_code == Unavailable.code:
+            known = replace(known, trouble_code=None, trouble=None, trouble_at=None)
+        self._save_pool(known)
+
+    def _save_pool(self, pool: Pool) -> None:
+        self.transaction(lambda tx: instances.save_pool(tx, PROVIDER, pool))
 
     # ---- the steps of a round ----
 
@@ -167,14 +174,8 @@ class Round:
         except Blind as error:
             self._blind = error
             return None
-        self.note(looked_at=self._clock.now_ms(), trouble=self._standing_trouble())
+        self._looked()
         return {row["id"]: row for row in told}
-
-    def _standing_trouble(self) -> tuple[str, str] | None:
-        known = self.rows.pool()
-        if known.trouble_code in {None, Unavailable.code} or known.trouble is None:
-            return None
-        return str(known.trouble_code), known.trouble
 
     def _match(self, told: Mapping[int, Row]) -> None:
         ours = {
@@ -328,7 +329,8 @@ class Round:
             i = replace(i, heard_at=now, silent_since=None)
             return move(i, Stage.READY, now, ready_at=now) if i.stage is Stage.PROBING else i
 
-        self.change(instance, note)
+        if self.change(instance, note).stage is Stage.READY:
+            self.transaction(lambda tx: tx.wake_oldest_waiting(now))
 
     def _conclude(self) -> None:
         now = self._clock.now_ms()

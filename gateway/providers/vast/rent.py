@@ -51,7 +51,7 @@ class Landlord:
             offer, allowed = self._offer(round_), self._addresses.allowed()
         except (NoCapacity, Unavailable) as error:
             log.warning("vast.nothing_rented", code=error.code, reason=str(error))
-            round_.note(trouble=(error.code, str(error)))
+            round_.note((error.code, str(error)))
             return
         instance = self._intend(round_, offer)
         try:
@@ -157,7 +157,7 @@ class Landlord:
             return
         now = self._clock.now_ms()
         round_.change(instance, lambda i: move(i, Stage.BOOTING, now, remote_id=remote_id))
-        round_.note()
+        round_.note(None)
 
     def _not_created(self, round_: Round, instance: Instance, error: NotCreated) -> None:
         now = self._clock.now_ms()

@@ -149,9 +149,10 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def rented(folder: Path, database: str) -> Iterator[Scene]:
-    """A scene with three machines at most, which boot in 20 s."""
-    config = Config(pretend=True, speed=0, spacing={}, searches_a_minute=10_000, boot_s=20, home=folder / "vast")
+def rented(folder: Path, database: str, **changes: Any) -> Iterator[Scene]:
+    """A scene with three machines at most, which boot in 20 s. `changes` are of the stand-in's configuration."""
+    told = {"pretend": True, "speed": 0, "boot_s": 20, "home": folder / "vast", **changes}
+    config = Config(spacing={}, searches_a_minute=10_000, **told)
     # one GPU of a machine that has two is as good as any
     with Emulator(config, [row for row in market() if row["gpu_frac"] == 1]) as vast:
         settings = Settings(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ from scripts.stack import free_port
 from tests.emulators.runpod import Config
 from tests.emulators.runpod import Emulator as RunPod
 from tests.gateway.providers.conftest import taken
-from tests.gateway.providers.vast.conftest import Scene
+from tests.gateway.providers.vast.conftest import Scene, rented
+from tests.servers import FileServer, Reply
 from wire.errors import AssetNotFound
 from wire.settings import read
 
@@ -34,8 +37,8 @@ class Chain:
     services: Services
     key_id: str
 
-    def job(self) -> Job:
-        return self.services.jobs.create(self.key_id, "caption", PARAMS)
+    def job(self, operation: str = "caption", params: Mapping[str, Any] = PARAMS) -> Job:
+        return self.services.jobs.create(self.key_id, operation, params)
 
     def now(self, job: Job) -> Job:
         return self.services.jobs.get(job.id, self.key_id)
@@ -68,7 +71,13 @@ class Chain:
 
 
 @pytest.fixture
-def chain(scene: Scene, tmp_path: Path) -> Iterator[Chain]:
+def chain(scene: Scene) -> Iterator[Chain]:
+    with chained(scene) as chain:
+        yield chain
+
+
+@contextmanager
+def chained(scene: Scene) -> Iterator[Chain]:
     port = free_port()
     with RunPod(Config(max_workers=0, latency_ms=0)) as runpod:
         told = read(type(scene.settings), {**runpod.gateway_environ, "PUBLIC_URL": f"http://127.0.0.1:{port}"})
@@ -179,3 +188,28 @@ def test_a_rented_worker_that_dies_costs_a_try_and_no_job(chain: Chain) -> None:
     job = chain.completed(job)
     assert job.tries == 2
     assert chain.tried(job)[1] == ("vast", "worker_lost")
+
+
+@pytest.mark.slow
+def test_a_real_worker_on_a_rented_machine_makes_the_video(
+    at_once: None, tmp_path: Path, database: str, files: FileServer, samples: Path
+) -> None:
+    files.routes["/photo.jpg"] = Reply(200, (samples / "photo.jpg").read_bytes(), {"Content-Type": "image/jpeg"})
+    origins = {"FETCH_ALLOW_ORIGINS": files.origin}
+    with (
+        rented(tmp_path, database, pretend=False, speed=1, boot_s=1, env=origins) as scene,
+        chained(scene) as chain,
+    ):
+        chain.runpod.stop()
+        job = chain.job("img2vid", {"url_image": files.url("/photo.jpg"), "duration": 1})
+        ends_at = time.monotonic() + 120
+        while not chain.now(job).finished and time.monotonic() < ends_at:
+            chain.go_on(0)
+            time.sleep(0.2)
+        job = chain.now(job)
+        assert job.status is Status.COMPLETED, job
+        assert chain.tried(job) == [("runpod", "provider_unavailable"), ("vast", None)]
+        assert (job.stats or {})["duration_s"] == pytest.approx(1, abs=0.1)
+        chain.go_on(10)
+        chain.go_on(310)
+        chain.until(lambda: scene.vast.alive() == [])
