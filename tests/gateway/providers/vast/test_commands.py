@@ -138,9 +138,8 @@ def test_errors_are_told_without_the_key(flask: Call, scene: Scene) -> None:
 def test_instances_stand_beside_their_records(scene: Scene, call: Call) -> None:
     record = scene.ready()
     stranger = scene.vast.stranger("reelay:test2:mine")
-    orphan = scene.vast.account.create(
-        offer(77), label=labels.label("test", RENTAL, int(time.time())), image="acme/worker:1"
-    ).id
+    label = labels.label("test", RENTAL, int(time.time()))
+    orphan = scene.vast.account.create(offer(77), label=label, image="acme/worker:1").id
     for instance in scene.vast.instances:
         instance.created_at = time.time() - 3690
     result = call("instances")
@@ -148,13 +147,7 @@ def test_instances_stand_beside_their_records(scene: Scene, call: Call) -> None:
     assert row(result, record.remote_id) == [
         str(record.remote_id), "running", "idle", "1:01 h", "0.080", "ours", record.label,
     ]  # fmt: skip
-    assert row(result, orphan)[2:] == [
-        "none",
-        "1:01 h",
-        "0.200",
-        "ours",
-        labels.label("test", RENTAL, int(time.time())),
-    ]
+    assert row(result, orphan)[2:] == ["none", "1:01 h", "0.200", "ours", label]
     assert row(result, stranger)[2:] == ["none", "1:01 h", "0.200", "somebody else's", "reelay:test2:mine"]
     assert "2 machines of test: $0.280 an hour." in result.stdout
     assert "! A machine of ours has no record" in result.stdout
