@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import click
 from flask import current_app
@@ -23,9 +24,12 @@ from gateway.settings import Settings
 from gateway.wiring import services
 from wire.clock import SystemClock
 
+Answer = TypeVar("Answer")
+
 PROVIDER = "vast"
 # A destroy that was answered well may have done nothing.
 TRIES, PAUSE_S = 5, 3.0
+LOOKS = 3
 # `code` of a machine that was ended by hand.
 BY_HAND = "operator"
 
@@ -41,9 +45,9 @@ def vast_offers() -> None:
     settings = _settings()
     with _told(settings):
         client = Client(settings.vast_api_base, settings.vast_api_key or "")
-        credit = client.credit()
-        fitting = offers.usable(client.search(offers.query(settings)), settings)
-        cheapest = client.search(offers.wide_query())
+        credit = _patiently(client.credit)
+        fitting = offers.usable(_patiently(lambda: client.search(offers.query(settings))), settings)
+        cheapest = _patiently(lambda: client.search(offers.wide_query()))
     rows = _rows(settings)
     found = free(fitting, rows, SystemClock().now_ms()) if rows else fitting
     unfit = [offers.unfit(row, settings) for row in cheapest]
@@ -59,7 +63,7 @@ def vast_instances() -> None:
     """Show what lives at Vast.ai beside what the gateway knows of it."""
     settings = _settings(deployment=True)
     with _told(settings):
-        listed = Client(settings.vast_api_base, settings.vast_api_key or "").instances()
+        listed = _patiently(Client(settings.vast_api_base, settings.vast_api_key or "").instances)
     rows = _rows(settings)
     known = rows.living() if rows else None
     click.echo(show.instances_text(listed, known, settings, SystemClock().now_ms()))
@@ -77,7 +81,7 @@ def vast_destroy(instance: str | None, all_: bool, yes: bool) -> None:
     rows = _rows(settings)
     with _told(settings):
         client = Client(settings.vast_api_base, settings.vast_api_key or "")
-        listed = client.instances()
+        listed = _patiently(client.instances)
         chosen = [row for row in listed if _ours(row, settings)] if all_ else [_named(instance or "", listed, rows)]
         for row in chosen:
             if not _ours(row, settings):
@@ -156,6 +160,16 @@ def _record(record: Instance, stage: Stage) -> None:
         if stage in CHANGES[fresh.stage]:
             why = {"code": BY_HAND, "reason": "it was destroyed by hand"} if stage is Stage.DESTROYING else {}
             instances.save(tx, move(fresh, stage, here.clock.now_ms(), **why))
+
+
+def _patiently(ask: Callable[[], Answer]) -> Answer:
+    """A gateway that calls with the same key at the same moment makes Vast.ai refuse one of the two."""
+    for _ in range(LOOKS - 1):
+        try:
+            return ask()
+        except Unavailable:
+            time.sleep(PAUSE_S)
+    return ask()
 
 
 @contextmanager

@@ -121,7 +121,7 @@ def test_a_key_is_all_that_offers_needs(flask: Call, scene: Scene) -> None:
 
 
 def test_errors_are_told_without_the_key(flask: Call, scene: Scene) -> None:
-    scene.vast.inject("auth_error", "account")
+    scene.vast.inject("auth_error", "account", times=None)
     result = flask("offers")
     assert (result.exit_code, result.stderr) == (
         1,
@@ -175,9 +175,16 @@ def test_without_a_gateway_the_records_are_unknown(flask: Call, scene: Scene) ->
 
 def test_a_listing_that_is_not_whole_is_not_shown(scene: Scene, call: Call) -> None:
     scene.ready()
-    scene.vast.inject("truncated", "list")
+    scene.vast.inject("truncated", "list", times=commands.LOOKS)
     result = call("instances")
     assert (result.exit_code, result.stderr) == (1, "Error: Vast.ai lists 0 instances of 1\n")
+
+
+@pytest.mark.parametrize("words", [["offers"], ["instances"], ["destroy", "--all", "--yes"]])
+def test_a_gateway_that_calls_at_the_same_moment_is_no_hindrance(scene: Scene, call: Call, words: list[str]) -> None:
+    scene.ready()
+    scene.vast.inject("rate_limited", "*", times=2)
+    assert call(*words).exit_code == 0
 
 
 # ---- destroy
