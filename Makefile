@@ -30,7 +30,8 @@ run: setup  ## Start gateway and worker and stay (PORT, WORKER_PORT, DATA_DIR, X
 
 test: setup check  ## Run every check and every test
 	$(PY) -m pytest -n 2 -m "not slow"
-	$(PY) -m pytest -m slow
+	$(PY) -m pytest -n 2 -m slow --ignore=tests/chaos
+	$(PY) -m pytest -m slow tests/chaos
 
 check: setup  ## Linters, types, import rules
 	$(PY) -m ruff check .
