@@ -22,15 +22,16 @@ setup:  ## Install what is missing: FFmpeg, fonts, the virtual environment .venv
 demo: setup  ## Run all three operations on the samples and stop; videos are in demo-output/
 	@$(PY) -m scripts.demo
 
-demo-cloud: setup  ## The same by way of a stand-in for RunPod, with real workers and no account
-	@$(PY) -m scripts.demo --cloud
+demo-cloud: setup  ## The same by way of a stand-in for RunPod, with real workers and no account (FAIL=runpod: Vast.ai)
+	@$(PY) -m scripts.demo --cloud $(if $(FAIL),--fail $(FAIL))
 
 run: setup  ## Start gateway and worker and stay (PORT, WORKER_PORT, DATA_DIR, X_API_KEY)
 	@exec $(PY) -m scripts.run
 
 test: setup check  ## Run every check and every test
 	$(PY) -m pytest -n 2 -m "not slow"
-	$(PY) -m pytest -m slow
+	$(PY) -m pytest -n 2 -m slow --ignore=tests/chaos
+	$(PY) -m pytest -m slow tests/chaos
 
 check: setup  ## Linters, types, import rules
 	$(PY) -m ruff check .

@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
 
 TIMEOUT_S = 30
+# A kept connection may be closed by the gateway in the moment that it is used again; to read twice does no harm.
+_AGAIN = Retry(total=2, connect=0, redirect=0, status=0, allowed_methods={"GET"})
 
 
 class ApiError(Exception):
@@ -21,6 +25,7 @@ class Client:
         self._url = url
         self._http = requests.Session()
         self._http.headers["X-API-Key"] = api_key
+        self._http.mount("http://", HTTPAdapter(max_retries=_AGAIN))
 
     def upload(self, path: Path) -> str:
         """Store a file with the gateway; answers the URL to name in a job."""

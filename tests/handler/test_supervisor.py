@@ -271,7 +271,8 @@ def test_a_worker_that_hangs_is_silence_too(instance: Instance, vast: Vast) -> N
     eventually(instance.up, 6)
     below = instance.below()
     for pid in below:
-        os.kill(pid, signal.SIGSTOP)
+        with contextlib.suppress(ProcessLookupError):  # what it starts to warm up comes and goes
+            os.kill(pid, signal.SIGSTOP)
     eventually(lambda: vast.at)
     assert not any(map(alive, below))
 
