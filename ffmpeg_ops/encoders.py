@@ -173,7 +173,8 @@ def works(encoder: Encoder) -> bool:
     options = ["-hide_banner", "-nostdin", "-v", "error"]
     command = ["ffmpeg", *options, *source, *encoder.arguments, "-t", "1", "-f", "null", "-"]
     try:
-        ffmpeg.output_of(command, Work(Path(tempfile.gettempdir())), timeout_s=_PROBE_TIMEOUT_S)  # writes nothing there
+        with tempfile.TemporaryDirectory() as directory:
+            ffmpeg.output_of(command, Work(Path(directory)), timeout_s=_PROBE_TIMEOUT_S)
     except EncodeFailed as error:
         log.info("encoder.unusable", encoder=encoder.name, reason=_reason(error.detail), detail=error.detail)
         return _reason(error.detail) == _NO_SESSION

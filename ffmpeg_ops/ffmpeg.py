@@ -1,14 +1,16 @@
 """The only place that starts a process: FFmpeg and ffprobe, as argv lists, under limits.
 
 A command runs in its own process group and in the attempt's private directory. It is killed as a group when the work
-is told to stop, when its time is over, and by the kernel when this process dies. What it says on standard error goes to
-the log and never to a client.
+is told to stop, when its time is over, and by the kernel when this process dies. It has no network, and of the disk the
+system's files, that directory and the inputs that it names (see `walls.py`). What it says on standard error goes to the
+log and never to a client.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import queue
 import re
 import shutil
 import signal
@@ -20,11 +22,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import IO
 
 import structlog
 
+from ffmpeg_ops import walls
 from ffmpeg_ops.operation import Work
 from wire.errors import EncodeFailed, JobTimeout, OutputTooLarge, WorkerDiskFull, WorkerError
 
@@ -44,6 +48,7 @@ OUTPUT_LIMITS = ("-t", str(MAX_LENGTH_S))  # a header that tells less than there
 PROBE_TIMEOUT_S = 30
 _SHORT_OUTPUT_BYTES = 8_000_000
 _SHORT_FILE_BYTES = 16_000_000  # a short command writes a cache of fonts at most
+_OPEN_FILES = 1024
 _LINE_BYTES = 64_000
 _TAIL_LINES = 40
 _ENCODE = ("ffmpeg", "-hide_banner", "-nostdin", "-y", "-v", "repeat+level+warning", "-progress", "pipe:1")
@@ -216,24 +221,18 @@ def _sandboxed(command: list[str], *, file_bytes: int, cpu_s: int) -> list[str]:
     if _tool(command[0]) is None:
         raise WorkerError(f"{command[0]} is not installed on the worker.")
     if _tool("prlimit"):
-        command = ["prlimit", f"--fsize={file_bytes}", f"--cpu={cpu_s}", "--", *command]
+        limits = [f"--fsize={file_bytes}", f"--cpu={cpu_s}", f"--nofile={_OPEN_FILES}", "--core=0"]
+        command = ["prlimit", *limits, "--", *command]
     if _tool("setpriv"):
-        command = ["setpriv", "--pdeathsig", "KILL", "--", *command]
+        powers = ["--bounding-set=-all", "--inh-caps=-all"] if walls.drops_capabilities() else []
+        command = ["setpriv", "--pdeathsig", "KILL", *powers, "--", *command]
     return command
 
 
 @contextmanager
 def _running(command: list[str], directory: os.PathLike[str], feed: object) -> Iterator[subprocess.Popen[bytes]]:
     """The started command; whatever happens inside, its whole group is dead afterwards."""
-    process = subprocess.Popen(
-        command,
-        cwd=directory,
-        stdin=subprocess.PIPE if feed is not None else subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(directory), "LC_ALL": "C.UTF-8"},
-    )
+    process, parent = _spawned(command, directory, subprocess.PIPE if feed is not None else subprocess.DEVNULL)
     try:
         yield process
     finally:
@@ -241,9 +240,55 @@ def _running(command: list[str], directory: os.PathLike[str], feed: object) -> I
             os.killpg(process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
-        process.wait()
+        parent.join()
         for pipe in (process.stdin, process.stdout, process.stderr):
             _close(pipe)
+
+
+def _spawned(
+    command: list[str], directory: os.PathLike[str], stdin: int
+) -> tuple[subprocess.Popen[bytes], threading.Thread]:
+    """Start the command on a thread of its own, behind walls that it inherits; the thread ends with the command.
+
+    To die with its parent means, for the kernel, with the thread that started it.
+    """
+    outcome: queue.SimpleQueue[subprocess.Popen[bytes] | BaseException] = queue.SimpleQueue()
+
+    def parent() -> None:
+        try:
+            walls.confine(Path(directory), _readable(command))
+            process = subprocess.Popen(
+                command,
+                cwd=directory,
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(directory), "LC_ALL": "C.UTF-8"},
+            )
+        except BaseException as error:
+            outcome.put(error)
+            return
+        outcome.put(process)
+        process.wait()
+
+    thread = _start(parent)
+    process = outcome.get()
+    if isinstance(process, BaseException):
+        raise process
+    return process, thread
+
+
+def _readable(command: Sequence[str]) -> Iterator[Path]:
+    """What a command may read besides its directory and the system: its inputs, and itself where it lies elsewhere."""
+    for option, value in pairwise(command):
+        paths: list[Path] = []
+        if option == "-i" and Path(value).is_absolute():
+            paths = [Path(value)]
+        elif option == "--" and (tool := _tool(value)):
+            at = Path(tool).resolve()
+            paths = [at, at.parent.parent / "lib"]
+        yield from (path for path in paths if path.exists())
 
 
 def _wait(process: subprocess.Popen[bytes], work: Work, timeout_s: float | None = None) -> int:

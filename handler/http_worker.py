@@ -23,6 +23,7 @@ from typing import Any
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
+from ffmpeg_ops import walls
 from ffmpeg_ops.operation import StopSignal
 from handler import workdir
 from handler.job import run_attempt, validated
@@ -210,6 +211,7 @@ def _problem(status: int, code: str, detail: str) -> Response:
 
 
 def main() -> None:
+    walls.hide()
     try:
         settings = read(Settings)
         _check(settings)
