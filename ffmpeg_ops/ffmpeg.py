@@ -30,7 +30,7 @@ import structlog
 
 from ffmpeg_ops import walls
 from ffmpeg_ops.operation import Work
-from wire.errors import EncodeFailed, JobTimeout, OutputTooLarge, WorkerDiskFull, WorkerError
+from wire.errors import AssetInvalid, EncodeFailed, JobError, JobTimeout, OutputTooLarge, WorkerDiskFull, WorkerError
 
 log = structlog.get_logger(__name__)
 
@@ -60,6 +60,12 @@ _OF_OUTPUT = re.compile(
     r"\[(?:out#|[av]ost#|enc:|mp4 |w64 |lib(?:x26[45]|svtav1|aom-av1) |\w+_nvenc "
     r"|[av]f#|fc#|graph|Parsed_|auto_|SWR |swscaler )"
 )
+# What it says when it is the encoder that failed, and not the input; the second, of the GPU's at any time.
+ENCODER_FAILED = re.compile(r"rror while opening encoder|\[\w+_nvenc @ \w+\] \[(?:error|fatal)\]")
+_NO_DECODER = re.compile(r"Decoder \(codec \w+\) not found")
+_NOT_DECODED = re.compile(
+    r"Error while decoding stream|Error submitting packet to decoder|Cannot determine format of input"
+)
 _RESTARTED = "[warning] Queue input is backward in time"
 _POLL_S = 0.1
 
@@ -86,8 +92,8 @@ def encode(
     """Run `ffmpeg` with `arguments`; progress goes to `work.progress` as a share of `length_s` seconds of output.
 
     `feed` is written to standard input; `made` is the file that comes out, if not `work.output`. Raises the reason of
-    `work.stop`, JobTimeout after `work.limits.timeout_s`, OutputTooLarge, WorkerDiskFull, or EncodeFailed with the end
-    of standard error as its detail.
+    `work.stop`, JobTimeout after `work.limits.timeout_s`, OutputTooLarge, WorkerDiskFull, AssetInvalid where an
+    input cannot be decoded, or EncodeFailed with the end of standard error as its detail.
     """
     # One byte more than allowed, so that a file that is too large can be told from one that just fits.
     cpu_s = work.limits.timeout_s * (os.cpu_count() or 1)
@@ -101,7 +107,7 @@ def encode(
         status = _wait(process, work)
         for other in others:
             other.join()
-    _judge(status, heard.tail, made or work.output, work.limits.max_output_bytes)
+    _judge(status, heard.tail, heard.errors, made or work.output, work.limits.max_output_bytes)
     if feed_errors:  # FFmpeg took the end of its input for the end of the video
         raise EncodeFailed(detail=f"feed: {feed_errors[0]!r}") from feed_errors[0]
     work.progress(1.0)
@@ -178,7 +184,8 @@ def each_line_of(
     if status < 0:
         raise WorkerError(detail=f"{command[0]} was killed by signal {-status}")
     if status != 0:
-        raise EncodeFailed(detail="\n".join(tail))
+        text = "\n".join(tail)
+        raise _failure(text) if command[0] == "ffmpeg" else EncodeFailed(detail=text)
     return bool(tail)
 
 
@@ -345,7 +352,7 @@ def _start(target: Callable[[], object]) -> threading.Thread:
     return thread
 
 
-def _judge(status: int, tail: Iterable[str], made: Path, max_bytes: int) -> None:
+def _judge(status: int, tail: Iterable[str], errors: int, made: Path, max_bytes: int) -> None:
     text = "\n".join(tail)
     if text:
         log.warning("ffmpeg.stderr", status=status, tail=text[-4000:])
@@ -356,7 +363,21 @@ def _judge(status: int, tail: Iterable[str], made: Path, max_bytes: int) -> None
         raise JobTimeout
     if "No space left on device" in text:
         raise WorkerDiskFull(detail=text)
+    if status > 0:
+        raise _failure(text, errors)
     if status != 0:
         raise EncodeFailed(detail=text)
     if size == 0:
         raise EncodeFailed(detail="FFmpeg ended well and wrote nothing")
+
+
+def _failure(text: str, errors: int = 0) -> JobError:
+    """What a command died of, by its last words and the `errors` of its input. An input that cannot be decoded is the
+    job's own fault: another worker could not decode it either."""
+    if ENCODER_FAILED.search(text):
+        return EncodeFailed(detail=text)
+    if _NO_DECODER.search(text):
+        return AssetInvalid("A file cannot be decoded: its codec is unknown.", detail=text)
+    if errors or _NOT_DECODED.search(text):
+        return AssetInvalid("A file is damaged: it could not be decoded.", detail=text)
+    return EncodeFailed(detail=text)
