@@ -86,8 +86,6 @@ _REASONS = (
     ("required nvenc API version", "the GPU driver is older than this FFmpeg needs"),
     ("unsupported device", "this GPU has no NVENC"),
 )
-# What FFmpeg says when it is the encoder that failed, and not the input; the second, of the GPU's at any time.
-_ENCODER_FAILED = re.compile(r"rror while opening encoder|\[\w+_nvenc @ \w+\] \[(?:error|fatal)\]")
 _PROBE_TIMEOUT_S = 20
 _AGAIN_S = 60.0  # after a probe that hung or crashed
 _PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # while the GPU has no free session
@@ -173,7 +171,8 @@ def works(encoder: Encoder) -> bool:
     options = ["-hide_banner", "-nostdin", "-v", "error"]
     command = ["ffmpeg", *options, *source, *encoder.arguments, "-t", "1", "-f", "null", "-"]
     try:
-        ffmpeg.output_of(command, Work(Path(tempfile.gettempdir())), timeout_s=_PROBE_TIMEOUT_S)  # writes nothing there
+        with tempfile.TemporaryDirectory() as directory:
+            ffmpeg.output_of(command, Work(Path(directory)), timeout_s=_PROBE_TIMEOUT_S)
     except EncodeFailed as error:
         log.info("encoder.unusable", encoder=encoder.name, reason=_reason(error.detail), detail=error.detail)
         return _reason(error.detail) == _NO_SESSION
@@ -256,7 +255,7 @@ def _forwards(work: Work) -> Work:
 
 def _trouble(detail: str | None) -> str | None:
     """Why the encoder failed; None when it was not the encoder that did."""
-    return _reason(detail) if _ENCODER_FAILED.search(detail or "") else None
+    return _reason(detail) if ffmpeg.ENCODER_FAILED.search(detail or "") else None
 
 
 def _reason(detail: str | None) -> str:

@@ -1,14 +1,16 @@
 """The only place that starts a process for a job: FFmpeg and ffprobe, as argv lists, under limits.
 
 A command runs in its own process group and in the attempt's private directory. It is killed as a group when the work
-is told to stop, when its time is over, and by the kernel when this process dies. What it says on standard error goes to
-the log and never to a client.
+is told to stop, when its time is over, and by the kernel when this process dies. It has no network, and of the disk the
+system's files, that directory and the inputs that it names (see `walls.py`). What it says on standard error goes to the
+log and never to a client.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import queue
 import re
 import shutil
 import signal
@@ -20,13 +22,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import IO
 
 import structlog
 
+from ffmpeg_ops import walls
 from ffmpeg_ops.operation import Work
-from wire.errors import EncodeFailed, JobTimeout, OutputTooLarge, WorkerDiskFull, WorkerError
+from wire.errors import AssetInvalid, EncodeFailed, JobError, JobTimeout, OutputTooLarge, WorkerDiskFull, WorkerError
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +48,7 @@ OUTPUT_LIMITS = ("-t", str(MAX_LENGTH_S))  # a header that tells less than there
 PROBE_TIMEOUT_S = 30
 _SHORT_OUTPUT_BYTES = 8_000_000
 _SHORT_FILE_BYTES = 16_000_000  # a short command writes a cache of fonts at most
+_OPEN_FILES = 1024
 _LINE_BYTES = 64_000
 _TAIL_LINES = 40
 _ENCODE = ("ffmpeg", "-hide_banner", "-nostdin", "-y", "-v", "repeat+level+warning", "-progress", "pipe:1")
@@ -54,6 +59,12 @@ _NO_SPEAKER = "[error] Error while decoding stream"
 _OF_OUTPUT = re.compile(
     r"\[(?:out#|[av]ost#|enc:|mp4 |w64 |lib(?:x26[45]|svtav1|aom-av1) |\w+_nvenc "
     r"|[av]f#|fc#|graph|Parsed_|auto_|SWR |swscaler )"
+)
+# What it says when it is the encoder that failed, and not the input; the second, of the GPU's at any time.
+ENCODER_FAILED = re.compile(r"rror while opening encoder|\[\w+_nvenc @ \w+\] \[(?:error|fatal)\]")
+_NO_DECODER = re.compile(r"Decoder \(codec \w+\) not found")
+_NOT_DECODED = re.compile(
+    r"Error while decoding stream|Error submitting packet to decoder|Cannot determine format of input"
 )
 _RESTARTED = "[warning] Queue input is backward in time"
 _POLL_S = 0.1
@@ -81,8 +92,8 @@ def encode(
     """Run `ffmpeg` with `arguments`; progress goes to `work.progress` as a share of `length_s` seconds of output.
 
     `feed` is written to standard input; `made` is the file that comes out, if not `work.output`. Raises the reason of
-    `work.stop`, JobTimeout after `work.limits.timeout_s`, OutputTooLarge, WorkerDiskFull, or EncodeFailed with the end
-    of standard error as its detail.
+    `work.stop`, JobTimeout after `work.limits.timeout_s`, OutputTooLarge, WorkerDiskFull, AssetInvalid where an
+    input cannot be decoded, or EncodeFailed with the end of standard error as its detail.
     """
     # One byte more than allowed, so that a file that is too large can be told from one that just fits.
     cpu_s = work.limits.timeout_s * (os.cpu_count() or 1)
@@ -96,7 +107,7 @@ def encode(
         status = _wait(process, work)
         for other in others:
             other.join()
-    _judge(status, heard.tail, made or work.output, work.limits.max_output_bytes)
+    _judge(status, heard.tail, heard.errors, made or work.output, work.limits.max_output_bytes)
     if feed_errors:  # FFmpeg took the end of its input for the end of the video
         raise EncodeFailed(detail=f"feed: {feed_errors[0]!r}") from feed_errors[0]
     work.progress(1.0)
@@ -173,7 +184,8 @@ def each_line_of(
     if status < 0:
         raise WorkerError(detail=f"{command[0]} was killed by signal {-status}")
     if status != 0:
-        raise EncodeFailed(detail="\n".join(tail))
+        text = "\n".join(tail)
+        raise _failure(text) if command[0] == "ffmpeg" else EncodeFailed(detail=text)
     return bool(tail)
 
 
@@ -216,24 +228,18 @@ def _sandboxed(command: list[str], *, file_bytes: int, cpu_s: int) -> list[str]:
     if _tool(command[0]) is None:
         raise WorkerError(f"{command[0]} is not installed on the worker.")
     if _tool("prlimit"):
-        command = ["prlimit", f"--fsize={file_bytes}", f"--cpu={cpu_s}", "--", *command]
+        limits = [f"--fsize={file_bytes}", f"--cpu={cpu_s}", f"--nofile={_OPEN_FILES}", "--core=0"]
+        command = ["prlimit", *limits, "--", *command]
     if _tool("setpriv"):
-        command = ["setpriv", "--pdeathsig", "KILL", "--", *command]
+        powers = ["--bounding-set=-all", "--inh-caps=-all"] if walls.drops_capabilities() else []
+        command = ["setpriv", "--pdeathsig", "KILL", *powers, "--", *command]
     return command
 
 
 @contextmanager
 def _running(command: list[str], directory: os.PathLike[str], feed: object) -> Iterator[subprocess.Popen[bytes]]:
     """The started command; whatever happens inside, its whole group is dead afterwards."""
-    process = subprocess.Popen(
-        command,
-        cwd=directory,
-        stdin=subprocess.PIPE if feed is not None else subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(directory), "LC_ALL": "C.UTF-8"},
-    )
+    process, parent = _spawned(command, directory, subprocess.PIPE if feed is not None else subprocess.DEVNULL)
     try:
         yield process
     finally:
@@ -241,9 +247,55 @@ def _running(command: list[str], directory: os.PathLike[str], feed: object) -> I
             os.killpg(process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
-        process.wait()
+        parent.join()
         for pipe in (process.stdin, process.stdout, process.stderr):
             _close(pipe)
+
+
+def _spawned(
+    command: list[str], directory: os.PathLike[str], stdin: int
+) -> tuple[subprocess.Popen[bytes], threading.Thread]:
+    """Start the command on a thread of its own, behind walls that it inherits; the thread ends with the command.
+
+    To die with its parent means, for the kernel, with the thread that started it.
+    """
+    outcome: queue.SimpleQueue[subprocess.Popen[bytes] | BaseException] = queue.SimpleQueue()
+
+    def parent() -> None:
+        try:
+            walls.confine(Path(directory), _readable(command))
+            process = subprocess.Popen(
+                command,
+                cwd=directory,
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(directory), "LC_ALL": "C.UTF-8"},
+            )
+        except BaseException as error:
+            outcome.put(error)
+            return
+        outcome.put(process)
+        process.wait()
+
+    thread = _start(parent)
+    process = outcome.get()
+    if isinstance(process, BaseException):
+        raise process
+    return process, thread
+
+
+def _readable(command: Sequence[str]) -> Iterator[Path]:
+    """What a command may read besides its directory and the system: its inputs, and itself where it lies elsewhere."""
+    for option, value in pairwise(command):
+        paths: list[Path] = []
+        if option == "-i" and Path(value).is_absolute():
+            paths = [Path(value)]
+        elif option == "--" and (tool := _tool(value)):
+            at = Path(tool).resolve()
+            paths = [at, at.parent.parent / "lib"]
+        yield from (path for path in paths if path.exists())
 
 
 def _wait(process: subprocess.Popen[bytes], work: Work, timeout_s: float | None = None) -> int:
@@ -300,7 +352,7 @@ def _start(target: Callable[[], object]) -> threading.Thread:
     return thread
 
 
-def _judge(status: int, tail: Iterable[str], made: Path, max_bytes: int) -> None:
+def _judge(status: int, tail: Iterable[str], errors: int, made: Path, max_bytes: int) -> None:
     text = "\n".join(tail)
     if text:
         log.warning("ffmpeg.stderr", status=status, tail=text[-4000:])
@@ -311,7 +363,21 @@ def _judge(status: int, tail: Iterable[str], made: Path, max_bytes: int) -> None
         raise JobTimeout
     if "No space left on device" in text:
         raise WorkerDiskFull(detail=text)
+    if status > 0:
+        raise _failure(text, errors)
     if status != 0:
         raise EncodeFailed(detail=text)
     if size == 0:
         raise EncodeFailed(detail="FFmpeg ended well and wrote nothing")
+
+
+def _failure(text: str, errors: int = 0) -> JobError:
+    """What a command died of, by its last words and the `errors` of its input. An input that cannot be decoded is the
+    job's own fault: another worker could not decode it either."""
+    if ENCODER_FAILED.search(text):
+        return EncodeFailed(detail=text)
+    if _NO_DECODER.search(text):
+        return AssetInvalid("A file cannot be decoded: its codec is unknown.", detail=text)
+    if errors or _NOT_DECODED.search(text):
+        return AssetInvalid("A file is damaged: it could not be decoded.", detail=text)
+    return EncodeFailed(detail=text)

@@ -82,13 +82,14 @@ def damaged(frames: int, wanted: int) -> AssetInvalid:
 
 
 def tracks(work: Work) -> dict[str, mp4.Track]:
-    """The tracks of the finished file. Raises EncodeFailed when it has no picture."""
+    """The tracks of the finished file. Raises EncodeFailed when it cannot be read, AssetInvalid when it has no picture:
+    FFmpeg ended well and found none in the source."""
     try:
         found = mp4.tracks(work.output)
     except ValueError as error:
         raise EncodeFailed(detail=str(error)) from error
     if "vide" not in found:
-        raise EncodeFailed(detail="the output has no picture")
+        raise AssetInvalid("The video is damaged or cut off: none of its frames could be read.")
     return found
 
 

@@ -16,7 +16,8 @@ from ffmpeg_ops import ffmpeg
 from ffmpeg_ops.operation import Work
 from wire.errors import AssetHasNoAudio, AssetInvalid, AssetTooLarge, EncodeFailed
 
-MAX_PICTURE = 4096 * 2304
+MAX_PICTURE, MAX_SIDE = 4096 * 2304, 16_384  # no encoder of H.264 takes a longer side
+SOUND_RATES = range(2000, 768_001)  # resampling from a few samples a second takes gigabytes
 ENOUGH = 0.98  # of what a damaged file should have
 _ROUNDING_S = 0.1  # by which headers and packets may differ
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
@@ -105,9 +106,12 @@ def probe(path: Path, work: Work) -> MediaInfo:
 def video_asset(path: Path, name: str, work: Work) -> tuple[MediaInfo, VideoStream]:
     """The file that param `name` points to, as a video. Raises AssetInvalid saying what it is instead."""
     info = _asset(path, name, "a video", work)
+    _require_rate(info, name)
     if info.video is None:
         raise AssetInvalid(f"{name}: the file has no moving picture; it is {_describe(info, path)}.")
     video = info.video
+    if video.pixel_format in {"", "unknown"}:  # not even one frame of its first seconds
+        raise AssetInvalid(f"{name}: the video's picture cannot be decoded.")
     if video.duration_s is None:  # Matroska tells the length of the longest stream, a live recording none
         video = replace(video, duration_s=_measured_s(path, name, info, video.index, work))
     if max(video.duration_s or 0, info.duration_s or 0) > ffmpeg.MAX_LENGTH_S:
@@ -119,14 +123,22 @@ def require_size(stream: VideoStream, name: str) -> None:
     """Raises AssetTooLarge for a picture that takes more memory to decode and encode than a job may have."""
     if stream.width * stream.height > MAX_PICTURE:
         raise AssetTooLarge(f"{name}: the picture has more than {MAX_PICTURE / 1e6:.1f} megapixels (4096x2304).")
+    if max(stream.width, stream.height) > MAX_SIDE:
+        raise AssetTooLarge(f"{name}: the picture has a side of more than {MAX_SIDE} pixels.")
 
 
 def audio_asset(path: Path, name: str, work: Work) -> tuple[MediaInfo, AudioStream]:
     """The file that param `name` points to, as sound. Raises AssetInvalid or AssetHasNoAudio."""
     info = _asset(path, name, "an audio file", work)
+    _require_rate(info, name)
     if info.audio is None:
         raise AssetHasNoAudio(f"{name}: the file has no audio track.")
     return info, info.audio
+
+
+def _require_rate(info: MediaInfo, name: str) -> None:
+    if info.audio is not None and info.audio.sample_rate not in SOUND_RATES:
+        raise AssetInvalid(f"{name}: the sound has an unusable rate of {info.audio.sample_rate} samples a second.")
 
 
 def pictures(path: Path, stream: VideoStream, work: Work) -> int | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from ffmpeg_ops import ffmpeg
+from ffmpeg_ops import ffmpeg, walls
 from ffmpeg_ops.encoders import NoEncoder
 from ffmpeg_ops.operation import StopSignal
 from handler import workdir
@@ -123,6 +123,7 @@ class Worker:
 
 
 def main() -> None:
+    walls.hide()
     try:
         settings = read(Settings)
     except SettingsError as error:

@@ -29,6 +29,7 @@ from typing import Any
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
+from ffmpeg_ops import walls
 from ffmpeg_ops.operation import StopSignal
 from handler import certificate, workdir
 from handler.job import run_attempt, validated
@@ -241,6 +242,7 @@ def _problem(status: int, code: str, detail: str, **more: Any) -> Response:
 
 
 def main() -> None:
+    walls.hide()
     arguments = argparse.ArgumentParser(prog="python -m handler.http_worker")
     arguments.add_argument("--heartbeat-fd", type=int, help="a pipe of the supervisor's, open for writing")
     heartbeat_fd: int | None = arguments.parse_args().heartbeat_fd

@@ -29,6 +29,8 @@ from urllib.parse import quote
 
 import requests
 
+from ffmpeg_ops import walls
+
 log = logging.getLogger("handler.supervisor")
 
 TICK_S = 0.25
@@ -290,6 +292,7 @@ def _within(seconds: float) -> Iterator[None]:
 
 
 def main() -> None:
+    walls.hide()  # the key in our environment ends this machine
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     logging.getLogger().handlers[0].setFormatter(_Line())
     logging.getLogger("urllib3").setLevel(logging.WARNING)

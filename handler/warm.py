@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from ffmpeg_ops import encoders
+from ffmpeg_ops import encoders, walls
 from ffmpeg_ops.operation import OPERATIONS
 from wire.errors import JobError
 
@@ -42,6 +42,7 @@ def spare_imports() -> None:
 
 def warm_up() -> None:
     """What the first job would otherwise wait for: a working encoder, the operations' libraries. Never raises."""
+    log.info("worker.walls", standing=walls.standing())
     try:
         encoders.best()
     except JobError as error:

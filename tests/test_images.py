@@ -45,6 +45,12 @@ def test_the_process_is_nobody_special_and_has_an_init(name: str) -> None:
     assert [rest.startswith('["tini", "--"') for word, rest in stage if word == "ENTRYPOINT"] == [True]
 
 
+def test_process_1_of_the_worker_may_be_run_and_not_read() -> None:
+    """So its environment, all secrets of the worker, belongs to root: see `tests/ffmpeg_ops/test_walls.py`."""
+    runs = [rest for word, rest in instructions("Dockerfile.worker") if word == "RUN"]
+    assert "chmod 0711 /usr/bin/tini" in runs[0]
+
+
 @each_image
 def test_only_pinned_packages_and_no_code_but_its_own(name: str) -> None:
     copied = {rest.split()[0] for word, rest in last_stage(name) if word == "COPY" and "--from" not in rest}

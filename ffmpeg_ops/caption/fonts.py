@@ -7,6 +7,7 @@ every run of characters instead, and leave out, with a word in the result, what 
 from __future__ import annotations
 
 import re
+import tempfile
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
@@ -63,7 +64,8 @@ class Face:
 def installed() -> tuple[Face, ...]:
     """The faces that fontconfig knows; none where there is no fontconfig."""
     try:
-        listed = ffmpeg.output_of(["fc-list", "-f", _FORMAT], Work(Path("/")))
+        with tempfile.TemporaryDirectory() as directory:
+            listed = ffmpeg.output_of(["fc-list", "-f", _FORMAT], Work(Path(directory)))
     except (EncodeFailed, JobTimeout, WorkerError):
         return ()
     rows = (line.split("\t") for line in listed.decode().split("\n"))

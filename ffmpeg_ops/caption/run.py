@@ -74,7 +74,7 @@ def _write_script(work: Work, cues: list[Cue], style: Look) -> list[str]:
     """Writes the script; answers what could not be drawn as it was asked for."""
     sample = "".join(cue.text for cue in cues)[:_SAMPLE]
     fonts = Fonts(installed(), style.font, bold=style.bold, sample=sample)
-    (work.directory / SCRIPT).write_text(to_ass(cues, style, fonts), encoding="utf-8")
+    (work.directory / SCRIPT).write_text(to_ass(cues, style, fonts, work.stop.check), encoding="utf-8")
     said = []
     if fonts.family.lower() != style.font.lower():
         said.append(f"the font {style.font} is not installed; {fonts.family} was used")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import pysubs2
@@ -20,14 +20,15 @@ _AUTOMATIC_DIRECTION = -1
 _STAYS_LIT_MS = 300  # a word stays highlighted over shorter pauses
 
 
-def to_ass(cues: Iterable[Cue], look: Look, fonts: Fonts) -> str:
-    """An ASS script for one picture size: text, times and one style of ours, nothing else."""
+def to_ass(cues: Iterable[Cue], look: Look, fonts: Fonts, check: Callable[[], object] = lambda: None) -> str:
+    """An ASS script for one picture size: text, times and one style of ours, nothing else. `check` may raise."""
     script = pysubs2.SSAFile()
     size = {"PlayResX": str(look.width), "PlayResY": str(look.height)}
     script.info.update({**size, "ScaledBorderAndShadow": "yes", "WrapStyle": "0"})
     script.styles["Default"] = _style(look, fonts)
     limit = Limit(look.line_width / look.size, look.line_length, fonts.width)
     for cue in cues:
+        check()
         lines = lay_out(cue, limit, upper_case=look.upper_case)
         for part, its_lines in in_parts(cue, lines, look.max_lines) if lines else ():
             text = _text(part, its_lines, look, fonts)

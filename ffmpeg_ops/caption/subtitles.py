@@ -6,6 +6,7 @@ import codecs
 import html
 import re
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import pysubs2
@@ -15,6 +16,8 @@ from ffmpeg_ops.probe import sniff
 from wire.errors import AssetInvalid, AssetTooLarge
 
 MAX_BYTES = 5_000_000
+MAX_CUES = 50_000  # four hours of three words a second, each a cue of its own, are fewer
+MAX_AT_ONCE = 50
 MAX_CUE = 5000  # characters; more than that are not a caption but something else
 _FORMATS = frozenset({"srt", "vtt", "ass", "ssa"})
 # What pysubs2 raises on text that is nearly of one of its formats.
@@ -62,7 +65,7 @@ class Cue:
 
 
 def load(path: Path, name: str) -> list[Cue]:
-    """The cues of the file of param `name`. Raises AssetInvalid without any, AssetTooLarge past MAX_BYTES."""
+    """The cues of the file of param `name`. Raises AssetInvalid, or AssetTooLarge past MAX_BYTES or MAX_CUES."""
     if path.stat().st_size > MAX_BYTES:
         raise AssetTooLarge(f"{name}: subtitles may have at most {MAX_BYTES // 1_000_000} MB.")
     try:
@@ -85,9 +88,20 @@ def loads(text: str, name: str) -> list[Cue]:
 def _usable(cues: list[Cue], name: str, what: str) -> list[Cue]:
     if not cues:
         raise AssetInvalid(f"{name}: the {what} holds no subtitles.")
+    if len(cues) > MAX_CUES:
+        raise AssetTooLarge(f"{name}: there are more than {MAX_CUES} subtitles.")
     if any(len(cue.text) > MAX_CUE for cue in cues):
         raise AssetInvalid(f"{name}: a subtitle is longer than {MAX_CUE} characters.")
+    if _at_once(cues) > MAX_AT_ONCE:
+        raise AssetInvalid(f"{name}: more than {MAX_AT_ONCE} subtitles are shown at the same time.")
     return cues
+
+
+def _at_once(cues: list[Cue]) -> int:
+    """How many cues are shown at the same time at most. The renderer's work grows with the square of it."""
+    shown = [cue for cue in cues if cue.end_ms > cue.start_ms]
+    changes = sorted([(cue.start_ms, 1) for cue in shown] + [(cue.end_ms, -1) for cue in shown])
+    return max(accumulate(change for _, change in changes), default=0)
 
 
 def _parse(text: str) -> list[Cue]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +16,15 @@ from ffmpeg_ops.probe import sniff
 from wire.errors import AssetInvalid, AssetTooLarge, JobError
 
 MAX_PIXELS = 100_000_000
+MAX_SCANS = 100
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 # From here on a JPEG is decoded at a half, a quarter or an eighth where that is still enough, to save memory.
 _DRAFT_PIXELS = 30_000_000
 _STRIP = 512
+# In a JPEG: a marker, which in coded data are those two bytes with neither a zero nor a restart behind.
+_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_BARE_MARKERS = frozenset({0x01, 0xD8})  # no length follows
 _SWAPPED = frozenset({5, 6, 7, 8})  # EXIF orientations that lie on their side
 _ORIENTATION = 0x0112
 _BLUR = 0.03  # of the canvas's height
@@ -30,12 +36,14 @@ def load(path: Path, name: str, factor: Factor) -> tuple[Image.Image, tuple[int,
     """The image of param `name` as RGB, and the upright size that it had.
 
     `factor` tells for that size how many times smaller the image may be; it is made so with Lanczos, before anything
-    that needs a copy. Raises AssetTooLarge past MAX_PIXELS, before decoding, and AssetInvalid.
+    that needs a copy. Raises AssetTooLarge past MAX_PIXELS and AssetInvalid past MAX_SCANS, both before decoding.
     """
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise AssetTooLarge(f"{name}: the image has more than {MAX_PIXELS // 1_000_000} megapixels.")
+            if image.format == "JPEG" and _scans(path.read_bytes()) > MAX_SCANS:
+                raise AssetInvalid(f"{name}: the image is stored in more than {MAX_SCANS} scans.")
             turned = image.getexif().get(_ORIENTATION) in _SWAPPED
             size = (image.height, image.width) if turned else image.size
             return _prepared(image, factor(size)), size
@@ -76,6 +84,16 @@ def _prepared(image: Image.Image, factor: float) -> Image.Image:
     picture.info.clear()
     picture.getexif().update(exif)
     return ImageOps.exif_transpose(picture)
+
+
+def _scans(content: bytes) -> int:
+    """How often a JPEG goes over the whole picture. Ten are usual; thousands fit into a small file and take hours."""
+    count = at = 0
+    while (found := _MARKER.search(content, at)) and (marker := found[1][0]) != _END_OF_IMAGE:
+        count += marker == _START_OF_SCAN
+        length = 0 if marker in _BARE_MARKERS else int.from_bytes(content[found.end() : found.end() + 2], "big")
+        at = found.end() + length
+    return count
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

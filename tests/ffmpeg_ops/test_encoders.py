@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ffmpeg_ops import encoders, ffmpeg, fit
+from ffmpeg_ops import encoders, ffmpeg, fit, walls
 from ffmpeg_ops.encoders import AV1_NVENC, HEVC_NVENC, LADDERS, NVENC, X264, Encoder, works
 from ffmpeg_ops.encoding import CODECS, QUALITIES, Encoding
 from ffmpeg_ops.operation import Work
@@ -192,6 +192,7 @@ def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gpu:
     folder = tmp_path / "bin"
     folder.mkdir()
     made = Gpu(folder, str(ffmpeg._tool("ffmpeg")))
+    monkeypatch.setattr(walls, "confine", lambda directory, readable=(): None)  # it keeps files beside itself
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(encoders, "_PAUSES_S", (0.01, 0.01, 0.01))
     return made

@@ -58,8 +58,9 @@ def inputs(argv: list[str]) -> Iterator[tuple[list[str], str]]:
 def check(command: list[str], directory: Path, work: Work) -> None:
     at = next(i for i, part in enumerate(command) if part in {"ffmpeg", "ffprobe", "fc-list"})
     around, argv = command[:at], command[at:]
-    assert around[:4] == ["setpriv", "--pdeathsig", "KILL", "--"]
+    assert around[:3] == ["setpriv", "--pdeathsig", "KILL"]
     limits = dict(part[2:].split("=") for part in around if "=" in part)
+    assert (limits["nofile"], limits["core"]) == ("1024", "0")
     assert 0 < int(limits["cpu"]) <= work.limits.timeout_s * (os.cpu_count() or 1)
     assert 0 < int(limits["fsize"]) <= max(work.limits.max_output_bytes + 1, 16_000_000)
     if argv[0] == "fc-list":

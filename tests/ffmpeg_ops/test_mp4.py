@@ -9,7 +9,7 @@ import pytest
 from ffmpeg_ops import mp4, output
 from ffmpeg_ops.operation import Work
 from tests.ffmpeg_ops.media import X264, Media, stream, streams
-from wire.errors import EncodeFailed
+from wire.errors import AssetInvalid, EncodeFailed
 
 
 @pytest.mark.parametrize("place", ["", "-movflags +faststart"], ids=["behind", "in-front"])
@@ -31,7 +31,7 @@ def test_tracks_are_as_ffprobe_counts_them(place: str, media: Media) -> None:
 def test_what_is_no_mp4_is_an_error(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "output.mp4"
     path.write_bytes(content)
-    with pytest.raises(EncodeFailed):
+    with pytest.raises((EncodeFailed, AssetInvalid)):
         output.tracks(Work(tmp_path))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -299,3 +301,19 @@ def test_a_killed_worker_takes_ffmpeg_with_it(img2vid: Job, settings: Settings, 
         [ffmpeg] = ffmpegs(process.pid)
         process.send_signal(signal.SIGKILL)
     eventually(lambda: not alive(ffmpeg), STOP_S)
+
+
+def test_what_ffmpeg_is_turned_into_does_not_see_the_secrets(caption: Job, settings: Settings, tmp_path: Path) -> None:
+    secret = "canary-secret-of-the-worker"
+    spy = tmp_path / "bin" / "ffprobe"
+    spy.parent.mkdir()
+    spy.write_text(
+        "#!/bin/sh\n"
+        f"for each in /proc/[0-9]*; do tr '\\0' '\\n' <$each/environ | grep {secret}; done >found 2>/dev/null\n"
+        'echo "looked at $(ls -d /proc/[0-9]* | wc -l), found: $(wc -c <found)" >&2\nexit 1\n'
+    )
+    spy.chmod(0o755)
+    environ = {"PATH": f"{spy.parent}:{os.environ['PATH']}", "LOG_LEVEL": "DEBUG", "X_SECRET": secret}
+    done = _main(settings, tmp_path, "--test_input", json.dumps({"input": caption()}), **environ)
+    told = re.search(r"looked at (\d+), found: (\d+)", done.stdout + done.stderr)
+    assert told and int(told[1]) > 2 and told[2] == "0"

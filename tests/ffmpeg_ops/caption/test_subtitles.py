@@ -249,7 +249,8 @@ def test_subtitles_past_the_limit_are_not_read(path: Path, monkeypatch: pytest.M
 
 
 def test_a_large_file_is_read_in_time(path: Path) -> None:
-    many = "".join(f"{i}\n00:00:01,000 --> 00:00:02,000\n{{<i}} line {i} <\n\n" for i in range(20_000))
+    times = [f"{i // 3600:02}:{i // 60 % 60:02}:{i % 60:02}" for i in range(20_000)]
+    many = "".join(f"{i}\n{at},000 --> {at},900\n{{<i}} line {i} <\n\n" for i, at in enumerate(times))
     assert len(cues_of(many, path)) == 20_000
 
 

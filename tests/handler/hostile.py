@@ -1,0 +1,118 @@
+"""One attempt with an input that means harm, and what must hold whatever it comes to."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from handler.job import run_attempt
+from handler.settings import Settings
+from tests.servers import eventually
+from wire.errors import JobError
+
+MEMORY_KB = 2_000_000
+TIMEOUT_S = 20
+# A worker that says `worker_error`, or that something cannot be told, has met what nobody thought of.
+EXPECTED = frozenset(
+    {
+        *(
+            "asset_invalid",
+            "asset_too_large",
+            "asset_empty",
+            "asset_has_no_audio",
+            "asset_unavailable",
+            "asset_not_found",
+        ),
+        *("encode_failed", "output_too_large", "job_timeout"),
+    }
+)
+
+
+@dataclass
+class Outcome:
+    """`code` is completed or the error's; `output` the file that came out; `memory_kb` the most of any process."""
+
+    code: str
+    message: str
+    seconds: float
+    memory_kb: int
+    output: Path | None = None
+
+
+def endure(raw: dict[str, Any], settings: Settings, timeout_s: int = TIMEOUT_S) -> Outcome:
+    """Run the attempt. Fails unless it ends in time as it may, within memory, and leaves nothing behind."""
+    threads, files = threading.active_count(), _files()
+    _forget_peak()
+    children_kb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    began_at = time.monotonic()
+    outcome = _run(raw, settings, timeout_s)
+    outcome.seconds = time.monotonic() - began_at
+    assert outcome.code in {"completed", *EXPECTED}, outcome
+    assert outcome.seconds < timeout_s + 4, outcome
+    eventually(lambda: _children() == [], 5)
+    eventually(lambda: threading.active_count() <= threads, 5)
+    eventually(lambda: _files() <= files, 5)
+    assert [path.name for path in settings.work_dir.glob("attempt-*")] == []
+    now_kb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    outcome.memory_kb = max(_peak_kb(), now_kb if now_kb > children_kb else 0)
+    assert outcome.memory_kb < MEMORY_KB, outcome
+    if outcome.output is not None:
+        assert frames(outcome.output), "what is called a video must play"
+    return outcome
+
+
+def limits(raw: dict[str, Any], timeout_s: int) -> dict[str, Any]:
+    """`raw` with those limits: a delivery that says nothing but them."""
+    told = {"max_asset_bytes": 100_000_000, "max_output_bytes": 100_000_000, "timeout_s": timeout_s}
+    delivery = {"version": 1, "job_id": "job_1", "attempt_id": "att_1", "deadline": "2099-01-01T00:00:00Z"}
+    return {**raw, "delivery": {**delivery, "limits": told}}
+
+
+def frames(video: Path) -> bytes:
+    """All pictures of a video, small and grey, and its sound: whatever was shown of a stranger's file is in there."""
+    command = ["ffmpeg", "-v", "error", "-nostdin", "-i", video, "-frames:v", "200", "-f", "rawvideo"]
+    return subprocess.run(
+        [*command, "-pix_fmt", "gray", "-vf", "scale=96:-2", "-"], check=True, capture_output=True, timeout=60
+    ).stdout
+
+
+def _run(raw: dict[str, Any], settings: Settings, timeout_s: int) -> Outcome:
+    try:
+        result = run_attempt(limits(raw, timeout_s), settings)
+    except JobError as error:
+        assert error.message and "Traceback" not in error.message and str(settings.work_dir) not in error.message
+        return Outcome(error.code, error.message, 0.0, 0)
+    return Outcome("completed", "", 0.0, 0, Path(result["output_path"]))
+
+
+def _children() -> list[int]:
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if (
+                folder.name.isdigit()
+                and int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == os.getpid()
+            ):
+                found.append(int(folder.name))
+        except OSError:
+            continue  # it ended while we looked
+    return found
+
+
+def _files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def _forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_kb() -> int:
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
