@@ -1,0 +1,88 @@
+"""Every point of a rental's life with every lie, and pairs of points; on as many processes as there are processors."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import util
+from pathlib import Path
+
+from tests.chaos.rental import LIES, Outcome, Run, Scene, What
+from tests.chaos.steps import Point
+from wire import log
+
+CLEAN_RUNS = 3
+# Fewer of them are met again with a lie, which may lead another way.
+_scene: Scene | None = None
+
+
+class Rentals:
+    """Runs, several at once, in an order that tells nothing."""
+
+    def __init__(self, lanes: ProcessPoolExecutor, seed: int) -> None:
+        self._lanes, self._random = lanes, random.Random(seed)
+
+    def clean(self) -> list[Outcome]:
+        return self.all([Run()] * CLEAN_RUNS)
+
+    def points(self, clean: Iterable[Outcome], *, again: bool = False) -> list[Point]:
+        """Every point that all clean runs came to, once; `again`: every time that they came there."""
+        seen = Counter(point for outcome in clean for point in outcome.plan.points())
+        return sorted(point for point, runs in seen.items() if runs == CLEAN_RUNS and (again or point.nth == 1))
+
+    def singles(self, points: Iterable[Point], what: What = What.DIES) -> list[Outcome]:
+        return self.all(Run((point,), what=what) for point in points)
+
+    def lies(self, points: list[Point], times: int | None = None) -> list[Outcome]:
+        """Every lie with nobody dying and at so many points, or at all."""
+        at = {lie: self._random.sample(points, times) if times is not None else points for lie in LIES}
+        return self.all(Run(where, lie) for lie in LIES for where in [(), *[(point,) for point in at[lie]]])
+
+    def pairs(self, singles: Iterable[Outcome], count: int | None = None) -> list[Outcome]:
+        """After each first death every point that came after it; `count` of these at random, or all."""
+        pairs = sorted(
+            (*outcome.run.points, point) for outcome in singles for point in outcome.plan.points(1) if point.nth == 1
+        )
+        chosen = pairs if count is None else self._random.sample(pairs, min(count, len(pairs)))
+        return self.all(Run(pair) for pair in chosen)
+
+    def all(self, runs: Iterable[Run]) -> list[Outcome]:
+        return list(self._lanes.map(_run, runs))
+
+
+@contextmanager
+def rentals(home: Path, *, seed: int, lanes: int = os.cpu_count() or 1) -> Iterator[Rentals]:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(lanes, mp_context=spawn, initializer=_begin, initargs=(home,)) as pool:
+        yield Rentals(pool, seed)
+
+
+def _begin(home: Path) -> None:
+    global _scene
+    log.configure("ERROR")
+    _scene = Scene(Path(tempfile.mkdtemp(prefix="lane-", dir=home))).__enter__()
+    util.Finalize(None, _scene.__exit__, (None, None, None), exitpriority=1)
+
+
+def _run(run: Run) -> Outcome:
+    assert _scene is not None
+    return _scene.run(run)
+
+
+def table(what: str, outcomes: list[Outcome]) -> str:
+    """One line of figures, then a line for each run that was not well."""
+    wrong = [outcome for outcome in outcomes if outcome.wrong]
+    seconds = sorted(outcome.seconds for outcome in outcomes) or [0.0]
+    head = (
+        f"{what}: {len(outcomes)} runs, {sum(outcome.reached for outcome in outcomes)} with all that was planned,"
+        f" {len(wrong)} broken; {sum(outcome.creates for outcome in outcomes)} creations,"
+        f" {sum(outcome.emulated_s for outcome in outcomes) / 3600:.1f} h of Vast.ai's time;"
+        f" {seconds[len(seconds) // 2]:.1f} s in the middle, {seconds[-1]:.1f} s at most"
+    )
+    return "\n".join([head, *(f"  {outcome}" for outcome in wrong)])
