@@ -25,7 +25,7 @@ from gateway.__main__ import prepare
 from gateway.settings import Settings
 from gateway.storage import local
 from gateway.wiring import Services
-from tests.chaos import steps, stepped
+from tests.chaos import stepped, steps
 from wire import log
 from wire.settings import read
 

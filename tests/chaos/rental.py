@@ -370,7 +370,7 @@ class _Life:
     def _quiet(self) -> bool:
         """Nothing is paid for, will come late, or is still thought about."""
         over = ", ".join(f"'{stage}'" for stage in OVER)
-        waits = self._rows(f"SELECT id FROM instances WHERE stage NOT IN ({over})")  # noqa: S608
+        waits = self._rows(f"SELECT id FROM instances WHERE stage NOT IN ({over})")
         waits += self._rows("SELECT id FROM jobs WHERE next_at IS NOT NULL")
         asleep = self._slept_at is not None and not self._woken
         return not (self.vast.alive() or self.vast.account.is_due() or waits or asleep)
@@ -385,7 +385,7 @@ class _Life:
 
         def watched(offer_id: int) -> Any:
             coming = "'intent', 'creating', 'ambiguous', 'booting', 'probing'"
-            found = self._rows(f"SELECT id, stage FROM instances WHERE stage IN ({coming})")  # noqa: S608
+            found = self._rows(f"SELECT id, stage FROM instances WHERE stage IN ({coming})")
             if len(found) != 1 and self._slept_at is None:
                 self._wrong.append(f"a creation while there was {found}")
             return free(offer_id)
@@ -429,6 +429,6 @@ def _life(scene: Scene, home: Path, run: Run) -> Iterator[_Life]:
         list_behind=BEHIND,
         home=home / "vast",
     )
-    with Emulator(config, [offer(100_000 + number, dph_total=0.1 + number / 100) for number in range(8)]) as vast:
-        with closing(_Life(scene, home, run, vast)) as life:
-            yield life
+    offers = [offer(100_000 + number, dph_total=0.1 + number / 100) for number in range(8)]
+    with Emulator(config, offers) as vast, closing(_Life(scene, home, run, vast)) as life:
+        yield life
