@@ -7,7 +7,7 @@ import os
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import util
@@ -24,7 +24,7 @@ _scene: Scene | None = None
 
 
 class Rentals:
-    """Runs, several at once, in an order that tells nothing."""
+    """Runs, several at once."""
 
     def __init__(self, lanes: ProcessPoolExecutor, seed: int) -> None:
         self._lanes, self._random = lanes, random.Random(seed)
@@ -32,30 +32,38 @@ class Rentals:
     def clean(self) -> list[Outcome]:
         return self.all([Run()] * CLEAN_RUNS)
 
-    def points(self, clean: Iterable[Outcome], *, again: bool = False) -> list[Point]:
-        """Every point that all clean runs came to, once; `again`: every time that they came there."""
-        steps = (point for outcome in clean for point in outcome.plan.points())
-        seen = Counter(point for point in steps if not any(look in point.name for look in _LOOKS))
-        return sorted(point for point, runs in seen.items() if runs == CLEAN_RUNS and (again or point.nth == 1))
-
-    def singles(self, points: Iterable[Point], what: What = What.DIES) -> list[Outcome]:
-        return self.all(Run((point,), what=what) for point in points)
-
-    def lies(self, points: list[Point], times: int | None = None) -> list[Outcome]:
-        """Every lie with nobody dying and at so many points, or at all."""
-        at = {lie: self._random.sample(points, times) if times is not None else points for lie in LIES}
-        return self.all(Run(where, lie) for lie in LIES for where in [(), *[(point,) for point in at[lie]]])
-
-    def pairs(self, singles: Iterable[Outcome], count: int | None = None) -> list[Outcome]:
-        """After each first death every point that came after it; `count` of these at random, or all."""
-        pairs = sorted(
-            (*outcome.run.points, point) for outcome in singles for point in outcome.plan.points(1) if point.nth == 1
-        )
-        chosen = pairs if count is None else self._random.sample(pairs, min(count, len(pairs)))
-        return self.all(Run(pair) for pair in chosen)
+    def some(self, runs: Sequence[Run], count: int) -> list[Run]:
+        return self._random.sample(runs, min(count, len(runs)))
 
     def all(self, runs: Iterable[Run]) -> list[Outcome]:
         return list(self._lanes.map(_run, runs))
+
+
+def points(clean: Iterable[Outcome], *, again: bool = False) -> list[Point]:
+    """Every point that all clean runs came to, once; `again`: every time that they came there."""
+    steps = (point for outcome in clean for point in outcome.plan.points())
+    seen = Counter(point for point in steps if not any(look in point.name for look in _LOOKS))
+    return sorted(point for point, runs in seen.items() if runs == CLEAN_RUNS and (again or point.nth == 1))
+
+
+def singles(points: Iterable[Point], what: What = What.DIES) -> list[Run]:
+    return [Run((point,), what=what) for point in points]
+
+
+def lies(points: Iterable[Point]) -> list[Run]:
+    """Every lie at every point."""
+    return [Run((point,), lie) for point in points for lie in LIES]
+
+
+def pairs(singles: Iterable[Outcome]) -> list[Run]:
+    """After each first death every point that came after it."""
+    found = {
+        (*outcome.run.points, point)
+        for outcome in singles
+        for point in outcome.plan.points(1)
+        if point.nth == 1 and not any(look in point.name for look in _LOOKS)
+    }
+    return [Run(pair) for pair in sorted(found)]
 
 
 @contextmanager
