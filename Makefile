@@ -22,8 +22,8 @@ setup:  ## Install what is missing: FFmpeg, fonts, the virtual environment .venv
 demo: setup  ## Run all three operations on the samples and stop; videos are in demo-output/
 	@$(PY) -m scripts.demo
 
-demo-cloud: setup  ## The same by way of a stand-in for RunPod, with real workers and no account
-	@$(PY) -m scripts.demo --cloud
+demo-cloud: setup  ## The same by way of a stand-in for RunPod, with real workers and no account (FAIL=runpod: Vast.ai)
+	@$(PY) -m scripts.demo --cloud $(if $(FAIL),--fail $(FAIL))
 
 run: setup  ## Start gateway and worker and stay (PORT, WORKER_PORT, DATA_DIR, X_API_KEY)
 	@exec $(PY) -m scripts.run

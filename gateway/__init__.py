@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from flask import Flask
+from typing import TYPE_CHECKING
 
-from gateway.settings import Settings
+if TYPE_CHECKING:  # `python -m gateway.providers.vast.reap` passes here where no Flask is
+    from flask import Flask
+
+    from gateway.settings import Settings
 
 
 def create_app(settings: Settings | None = None) -> Flask:
     """The wired application; `settings` default to the environment's. Starts no thread and migrates nothing."""
+    from flask import Flask
+
     from gateway import api, cli
     from gateway.settings import check, load
     from gateway.wiring import Services

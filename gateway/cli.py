@@ -10,6 +10,7 @@ from gateway import backup
 from gateway.auth import FROM_ENVIRONMENT, webhook_secrets
 from gateway.endpoint.commands import runpod
 from gateway.migrations import migrate
+from gateway.providers.vast.commands import vast
 from gateway.providers.worker_client import worker_secrets
 from gateway.wiring import services
 from wire.clock import to_rfc3339
@@ -22,23 +23,24 @@ def register(app: Flask) -> None:
     app.cli.add_command(keys)
     app.cli.add_command(backup.command)
     app.cli.add_command(runpod)
+    app.cli.add_command(vast)
     app.cli.add_command(worker_env)
 
 
 def without_settings(error: SettingsError) -> Flask:
-    """What `flask --app gateway` gets on a machine that runs no gateway: `runpod` works, all else tells the error."""
+    """What `flask --app gateway` gets where no gateway is set up: `runpod` and `vast` work, the rest tells."""
     told = click.ClickException(f"Wrong settings: {error}")
     asked = click.get_current_context(silent=True)
     if asked is None or asked.parent is not None:  # `flask run` and its like, which take any application
         raise told from error
     app = Flask(__name__, static_folder=None)
-    app.cli = _OnlyRunpod(told)
+    app.cli = _OnlyProviders(told)
     return app
 
 
-class _OnlyRunpod(AppGroup):
+class _OnlyProviders(AppGroup):
     def __init__(self, otherwise: click.ClickException) -> None:
-        super().__init__(commands=[runpod])
+        super().__init__(commands=[runpod, vast])
         self._otherwise = otherwise
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:

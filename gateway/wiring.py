@@ -8,7 +8,6 @@ from typing import cast
 
 from flask import current_app
 
-from gateway import providers
 from gateway.auth import Keys
 from gateway.bell import Bell
 from gateway.costs import Costs
@@ -18,7 +17,8 @@ from gateway.ends import Ends
 from gateway.job_service import Jobs
 from gateway.metrics import Metrics
 from gateway.pace import Pace
-from gateway.providers.base import Provider
+from gateway.providers import known
+from gateway.providers.base import Context, Provider
 from gateway.settings import Settings, secrets_of
 from gateway.shares import Shares
 from gateway.signing import Signer
@@ -56,7 +56,7 @@ class Services:
         signer, bell = Signer(secrets_of(settings)), Bell()
         store = Store(make_engine(settings.database, pool_size=settings.threads + 32))
         storage = _storage(settings, signer, clock)
-        chain = provider if provider is not None else providers.make(providers.Context(settings, signer, store, clock))
+        chain = provider if provider is not None else known.make(Context(settings, signer, store, clock))
         pace, metrics = Pace(), Metrics(store, chain, clock)
         ends = Ends(Costs(chain), pace, metrics)
         documents = Documents(settings, store, storage, clock)

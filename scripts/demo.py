@@ -1,6 +1,7 @@
 """`make demo`: the whole way of a job, once for each operation, on this machine and with the samples.
 
-`make demo-cloud` does the same by way of RunPod: a stand-in for its service with real workers, and no account.
+`make demo-cloud` does the same by way of RunPod: a stand-in for its service with real workers, and no account. With
+`FAIL=runpod` RunPod takes no job, and a stand-in for Vast.ai does them all.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import requests
 from rich.console import Console
@@ -22,9 +23,14 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from scripts.client import ApiError, Client
 from scripts.stack import ROOT, Stack, StackError, free_port
 
+if TYPE_CHECKING:
+    from tests.emulators import vast
+
 SAMPLES = ROOT / "samples"
 OUTPUT = ROOT / "demo-output"
 LIMIT_S = 120
+# Of machines at the stand-in for Vast.ai, where life's are 90 and 300.
+BOOT_S, IDLE_S = 5, 10
 
 JOBS: dict[str, dict[str, Any]] = {
     "caption": {"url_video": SAMPLES / "video.mp4", "url_srt": SAMPLES / "legendas.pt.srt"},
@@ -40,13 +46,19 @@ class DemoError(Exception):
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.demo", description=__doc__.splitlines()[0])
     parser.add_argument("--cloud", action="store_true", help="by way of a stand-in for RunPod")
-    cloud = parser.parse_args().cloud
+    parser.add_argument(
+        "--fail", choices=["runpod"], help="RunPod takes no job, so that Vast.ai does them; with --cloud"
+    )
+    chosen = parser.parse_args()
+    if chosen.fail and not chosen.cloud:
+        parser.error("--fail needs --cloud")
+    way = (_fallback if chosen.fail else _cloud) if chosen.cloud else _laptop
     console = Console(highlight=False, soft_wrap=True)
     shutil.rmtree(OUTPUT, ignore_errors=True)
     OUTPUT.mkdir()
     with tempfile.TemporaryDirectory(prefix="reelay-demo-") as data:
         try:
-            with _cloud(Path(data), console) if cloud else _laptop(Path(data), console) as stack:
+            with way(Path(data), console) as stack:
                 _run(stack, console)
         except (StackError, DemoError, ApiError, requests.RequestException) as error:
             console.print(f"The demo failed: {error}", markup=False)
@@ -81,6 +93,38 @@ def _cloud(data: Path, console: Console) -> Iterator[Stack]:
         yield stack
         calls = sum(runpod.calls[kind] for kind in ("run", "status", "cancel", "health"))
         console.print(f"The gateway made {calls} calls to RunPod.")
+
+
+@contextmanager
+def _fallback(data: Path, console: Console) -> Iterator[Stack]:
+    from tests.emulators import runpod, vast
+
+    port = free_port()
+    env = {"FETCH_ALLOW_ORIGINS": f"http://127.0.0.1:{port}"}
+    with (
+        runpod.Emulator(runpod.Config(home=OUTPUT / "logs" / "runpod")) as first,
+        vast.Emulator(vast.Config(env=env, home=OUTPUT / "logs" / "vast", boot_s=BOOT_S)) as second,
+    ):
+        first.inject("status", "run", status=402, times=None)
+        rented = {"PROVIDERS": "runpod,vast", "VAST_IDLE_TIMEOUT": str(IDLE_S)}
+        environ = {**first.gateway_environ, **second.gateway_environ, **rented}
+        with Stack(data, OUTPUT / "logs", port=port, environ=environ) as stack:
+            console.print(f"Gateway at {stack.url}, stand-ins for RunPod at {first.url} and Vast.ai at {second.url}.")
+            console.print(f"RunPod says that nobody has paid. A machine at Vast.ai takes {BOOT_S} s to boot.")
+            yield stack
+            refused = first.calls["run"]
+            console.print(f"RunPod refused {refused} times. Rented machines go after {IDLE_S} s without a job:")
+            _await_end(second)
+            bill = second.bill()
+            console.print(f"{bill['created']} were rented, paid for {bill['paid_s']:.0f} s in all, and none is left.")
+
+
+def _await_end(vast: vast.Emulator) -> None:
+    ends_at = time.monotonic() + LIMIT_S
+    while vast.alive():
+        if time.monotonic() > ends_at:
+            raise DemoError(f"{len(vast.alive())} rented machines are still there")
+        time.sleep(0.2)
 
 
 def _run(stack: Stack, console: Console) -> None:

@@ -37,7 +37,7 @@ _IMAGE = click.option("--image", help="Image of the worker, account/name:tag, in
 @click.option("--check", is_flag=True, help="Exit with 1 when `apply` would change something.")
 def runpod_plan(file: Path, image: str | None, check: bool) -> None:
     """Show what is wanted, what is there, and what it costs. Changes nothing."""
-    settings = _settings()
+    settings = settings_here()
     with _told(settings):
         wanted = load(file, image)
         plan = look(Management(settings), wanted, settings.runpod_endpoint_id)
@@ -51,7 +51,7 @@ def runpod_plan(file: Path, image: str | None, check: bool) -> None:
 @_IMAGE
 def runpod_apply(file: Path, image: str | None) -> None:
     """Create the endpoint, or change what differs. Doing it again changes nothing."""
-    settings = _settings()
+    settings = settings_here()
     with _told(settings):
         wanted = load(file, image)
         with _told(settings, wanted):
@@ -68,7 +68,7 @@ def runpod_apply(file: Path, image: str | None) -> None:
 @_FILE
 def runpod_status(file: Path) -> None:
     """Show workers and queue of RUNPOD_ENDPOINT_ID, or of the endpoint that the file names."""
-    settings = _settings()
+    settings = settings_here()
     with _told(settings):
         name = "" if settings.runpod_endpoint_id else name_in(file)
         management = Management(settings)
@@ -80,7 +80,7 @@ def runpod_status(file: Path) -> None:
     click.echo(text)
 
 
-def _settings() -> Settings:
+def settings_here() -> Settings:
     """The gateway's, or where none is set up the environment's without what a gateway must have."""
     if "reelay" in current_app.extensions:
         return services().settings

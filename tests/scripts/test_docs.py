@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from math import prod
 from pathlib import Path
 
+import click
 import pytest
+from flask import Flask
 
+from gateway import cli
 from gateway.endpoint.form import FORM
 from gateway.endpoint.plan import Plan
 from gateway.endpoint.wanted import Wanted, load
 from gateway.gpus import POOLS
+from gateway.providers.vast import reap
+from gateway.settings import Settings
 from scripts import docs
 from tests.conftest import ROOT
 
@@ -60,6 +66,52 @@ def test_what_runpod_costs_is_worked_out_right() -> None:
     # RTX A4000 and its like, $0.00016: 100 × 310 s, and 100 × 10 s + 300 s
     assert "= 31000 s | $4.96 |" in page
     assert "= 1300 s | $0.208 |" in page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_that_are_named_exist(page: Path) -> None:
+    lines = re.findall(r"flask --app gateway ([a-z][a-z -]*[a-z])", page.read_text())
+    app = Flask(__name__)
+    cli.register(app)
+    for line in lines:
+        command: click.Command = app.cli
+        for word in line.partition(" --")[0].split():
+            if isinstance(command, click.Group):  # else the word is an argument
+                found = command.get_command(click.Context(command), word)
+                assert found is not None, line
+                command = found
+        known = {name for option in command.params for name in option.opts}
+        assert set(re.findall(r"--[a-z-]+", line)) <= known, line
+
+
+def test_what_vast_costs_is_worked_out_right() -> None:
+    page = (ROOT / "docs/vast.md").read_text()
+    second = Decimal("0.20") / 3600
+    rows = re.findall(r"^\| .*? \| (120 \+ .*? \+ 300) s = (\d+) s \| \$(\S+) \|$", page, re.MULTILINE)
+    assert len(rows) == 3
+    for parts, seconds, dollars in rows:
+        boot, work, idle = parts.split(" + ")
+        assert int(boot) + prod(map(int, work.split(" × "))) + int(idle) == int(seconds)
+        assert round(int(seconds) * second, 4) == Decimal(dollars)
+
+
+def test_the_limits_of_cost_are_the_defaults() -> None:
+    page = (ROOT / "docs/vast.md").read_text()
+    rows = re.findall(r"^\| `(VAST_\w+)` \| \$?([\d.]+)", page, re.MULTILINE)
+    defaults = Settings()
+    assert len(rows) == 6
+    assert [float(shown) for _, shown in rows] == [getattr(defaults, name.lower()) for name, _ in rows]
+
+
+def test_the_reaper_does_what_its_page_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAST_API_KEY", "key")
+    page = (ROOT / "docs/vast.md").read_text().partition("## The reaper")[2].partition("## What to do when")[0]
+    named = set(re.findall(r"`(--[a-z-]+)`", page))
+    wish = vars(reap.arguments(["--deployment", "main"]))
+    assert {name.removeprefix("--").replace("-", "_") for name in named} <= wish.keys()
+    assert f"older than `VAST_MAX_LIFETIME`\nand {reap.GRACE_S} s" in page
+    assert (wish["most"], wish["max_age"]) == (10, 21600 + 900)
+    assert Settings().vast_max_lifetime == reap.LIFETIME_S
 
 
 def _module_exists(name: str) -> bool:

@@ -59,6 +59,19 @@ def test_the_cloud_demo_makes_every_video_by_way_of_runpod_and_leaves_nothing_ru
         assert not listens(int(port))
 
 
+def test_the_cloud_demo_is_done_at_vast_when_runpod_takes_nothing_and_no_machine_is_left() -> None:
+    command = [sys.executable, "-m", "scripts.demo", "--cloud", "--fail", "runpod"]
+    demo = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert demo.returncode == 0, demo.stdout
+    for operation in OPERATIONS:
+        assert re.search(rf"demo-output/{operation}\.mp4: .*, \$0\.\d{{6}} and at most \$0\.\d{{6}} idle", demo.stdout)
+    [refused] = re.findall(r"RunPod refused (\d+) times", demo.stdout)
+    assert int(refused) >= 1
+    assert re.search(r"\b[12] were rented, paid for \d+ s in all, and none is left\.", demo.stdout)
+    for port in re.findall(r"http://127\.0\.0\.1:(\d+)", demo.stdout):
+        assert not listens(int(port))
+
+
 def test_run_prints_a_curl_line_that_works_and_stops_both_on_a_signal(tmp_path: Path) -> None:
     ports = {"PORT": str(free_port()), "WORKER_PORT": str(free_port())}
     environ = {**os.environ, **ports, "DATA_DIR": str(tmp_path / "data"), "PYTHONUNBUFFERED": "1"}

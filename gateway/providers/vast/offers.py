@@ -69,6 +69,11 @@ def query(settings: Settings) -> dict[str, Any]:
     }
 
 
+def wide_query() -> dict[str, Any]:
+    """The body of a search for the cheapest machines of all, whether they fit or not."""
+    return {"type": "ondemand", "limit": MOST_OFFERS, "allocated_storage": DISK_GB, "order": [["dph_total", "asc"]]}
+
+
 def usable(rows: Iterable[Row], settings: Settings) -> list[Offer]:
     """Those of the rows that may be rented, the best first."""
     offers = [offer for row in rows if (offer := _offer(row, settings)) is not None]
@@ -83,26 +88,38 @@ def generation(gpu: str) -> int | None:
 
 
 def _offer(row: Row, settings: Settings) -> Offer | None:
-    gpu = str(row.get("gpu_name") or "").replace("_", " ").strip()
-    price, encoder = _number(row, "dph_total"), generation(gpu)
-    if encoder is None or type(row.get("id")) is not int or type(row.get("machine_id")) is not int:
+    if unfit(row, settings) is not None:
         return None
-    fits = (
-        0 < price <= settings.vast_max_price
-        and row.get("num_gpus") == 1
-        and (row.get("verified") is True or row.get("verification") == "verified")
-        and row.get("cpu_arch", "amd64") == "amd64"
-        and row.get("rentable") is not False
-        and row.get("rented") is not True
-        and _number(row, "reliability2") >= MIN_RELIABILITY
-        and min(_number(row, "inet_up"), _number(row, "inet_down")) >= MIN_INET_MBIT_S
-        and _number(row, "direct_port_count") >= 1
-        and _number(row, "disk_space") >= DISK_GB
-        and _number(row, "gpu_ram") >= settings.vast_min_vram_gb * 1000
-        and _number(row, "duration") >= settings.vast_max_lifetime
-        and _driver(row) >= MIN_DRIVER
-    )
-    return Offer(row["id"], row["machine_id"], gpu, math.ceil(price * 1e9), encoder) if fits else None
+    gpu = _gpu(row)
+    encoder = generation(gpu)
+    assert encoder is not None
+    return Offer(row["id"], row["machine_id"], gpu, math.ceil(_number(row, "dph_total") * 1e9), encoder)
+
+
+def unfit(row: Row, settings: Settings) -> str | None:
+    """Why the offer may not be rented; None when it may."""
+    fits = {
+        "it makes no sense": type(row.get("id")) is int and type(row.get("machine_id")) is int,
+        "its GPU is not known to have NVENC": generation(_gpu(row)) is not None,
+        "not one GPU": row.get("num_gpus") == 1,
+        "rented already": row.get("rentable") is not False and row.get("rented") is not True,
+        "above VAST_MAX_PRICE": 0 < _number(row, "dph_total") <= settings.vast_max_price,
+        "not verified by Vast.ai": row.get("verified") is True or row.get("verification") == "verified",
+        "another processor than amd64": row.get("cpu_arch", "amd64") == "amd64",
+        f"reliability below {MIN_RELIABILITY}": _number(row, "reliability2") >= MIN_RELIABILITY,
+        f"network below {MIN_INET_MBIT_S} Mbit/s": min(_number(row, "inet_up"), _number(row, "inet_down"))
+        >= MIN_INET_MBIT_S,
+        "no port from outside": _number(row, "direct_port_count") >= 1,
+        f"less than {DISK_GB} GB of disk": _number(row, "disk_space") >= DISK_GB,
+        "less memory than VAST_MIN_VRAM_GB": _number(row, "gpu_ram") >= settings.vast_min_vram_gb * 1000,
+        "offered for less than VAST_MAX_LIFETIME": _number(row, "duration") >= settings.vast_max_lifetime,
+        "its driver is too old": _driver(row) >= MIN_DRIVER,
+    }
+    return next((reason for reason, fit in fits.items() if not fit), None)
+
+
+def _gpu(row: Row) -> str:
+    return str(row.get("gpu_name") or "").replace("_", " ").strip()
 
 
 def _number(row: Row, name: str) -> float:

@@ -70,10 +70,7 @@ class Landlord:
 
     def offers(self, rows: instances.Instances) -> list[Offer]:
         """What would be rented now, the best first. Raises Unavailable."""
-        now = self._clock.now_ms()
-        avoided, recent = rows.avoided(now), [*rows.living(), *rows.ended_since(now - OFFER_AVOIDED_MS)]
-        taken = {rental.offer_id for rental in recent if rental.stage not in instances.OVER or rental.ready_at is None}
-        return [o for o in self._market() if o.machine_id not in avoided and o.id not in taken]
+        return free(self._market(), rows, self._clock.now_ms())
 
     def _wanted(self, round_: Round) -> bool:
         living, now = round_.rows.living(), self._clock.now_ms()
@@ -181,3 +178,10 @@ class Landlord:
             "cancel_unavail": True,
             "env": environment(self._settings, self._context.signer, instance.rental, allowed),
         }
+
+
+def free(found: list[Offer], rows: instances.Instances, now: int) -> list[Offer]:
+    """Without machines that failed lately, and offers that were taken or tried."""
+    avoided, recent = rows.avoided(now), [*rows.living(), *rows.ended_since(now - OFFER_AVOIDED_MS)]
+    taken = {rental.offer_id for rental in recent if rental.stage not in instances.OVER or rental.ready_at is None}
+    return [o for o in found if o.machine_id not in avoided and o.id not in taken]

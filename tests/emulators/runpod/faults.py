@@ -6,7 +6,7 @@ import random
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 JOB_CALLS = ("run", "runsync", "status", "stream", "cancel", "health", "purge-queue", "retry")
 WORKER_CALLS = ("job-take", "job-stop", "job-done", "progress", "job-stream", "ping")
@@ -68,14 +68,17 @@ class Fault:
         return True
 
 
-class Faults:
+Kind = TypeVar("Kind", bound=Fault)
+
+
+class FaultList(Generic[Kind]):
     """The faults that are asked for; the first that strikes is the only one of its call."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._faults: list[Fault] = []
+        self._faults: list[Kind] = []
 
-    def add(self, fault: Fault) -> Fault:
+    def add(self, fault: Kind) -> Kind:
         with self._lock:
             self._faults.append(fault)
         return fault
@@ -84,10 +87,14 @@ class Faults:
         with self._lock:
             self._faults.clear()
 
-    def all(self) -> list[Fault]:
+    def all(self) -> list[Kind]:
         with self._lock:
             return list(self._faults)
 
-    def strike(self, call: str) -> Fault | None:
+    def strike(self, call: str) -> Kind | None:
         with self._lock:
             return next((fault for fault in self._faults if fault.strikes(call)), None)
+
+
+class Faults(FaultList[Fault]):
+    """Those of this stand-in."""

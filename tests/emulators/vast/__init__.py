@@ -94,6 +94,7 @@ class Emulator:
             "VAST_API_KEY": self.config.api_key,
             "VAST_WORKER_IMAGE": "example/reelay-worker:1.0",
             "VAST_ALLOWED_IPS": self.config.host,
+            "DEPLOYMENT": "emulated",
         }
 
     # ---- lies and time

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tests.emulators.runpod import faults
-from tests.emulators.runpod.faults import Faults
 
 __all__ = ["Fault", "Faults"]
 
@@ -62,3 +61,7 @@ class Fault(faults.Fault):
     WILD = CALLS
 
     word: str = "exited"
+
+
+class Faults(faults.FaultList[Fault]):
+    """Those of this stand-in."""

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from tests.emulators.vast.clock import Clock
 from tests.emulators.vast.config import Config
@@ -290,5 +290,5 @@ class Account:
         self._billed_at = now
 
 
-def _is(plan: Fault | None, kind: str) -> Any:
+def _is(plan: Fault | None, kind: str) -> TypeGuard[Fault]:
     return plan is not None and plan.kind == kind

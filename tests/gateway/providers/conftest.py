@@ -14,8 +14,8 @@ from werkzeug.serving import BaseWSGIServer, make_server
 
 from ffmpeg_ops.operation import StopSignal
 from gateway.jobs import Attempt
-from gateway.providers import KNOWN, Context, make
 from gateway.providers.base import Accepted, NotYet, Provider
+from gateway.providers.known import KNOWN, Context, make
 from gateway.providers.runpod import RunPodProvider
 from gateway.providers.worker_client import worker_secrets
 from gateway.settings import Settings

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from gateway.jobs import Attempt
-from gateway.providers import KNOWN
 from gateway.providers.base import Accepted, Ambiguous, NotYet, Phase, Unavailable
+from gateway.providers.known import KNOWN
 from gateway.settings import PROVIDERS
 from tests.gateway.providers.conftest import Stand, attempt_named, job_input
 from wire.errors import AssetNotFound, Cancelled, EncodeFailed, JobError, WorkerOutdated

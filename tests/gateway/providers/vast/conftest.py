@@ -12,8 +12,8 @@ import pytest
 
 from gateway.instances import Instance, Instances, Stage
 from gateway.jobs import Attempt, State
-from gateway.providers import Context, make
 from gateway.providers.base import Accepted, NotYet
+from gateway.providers.known import Context, make
 from gateway.providers.vast import client
 from gateway.providers.vast.provider import VastProvider
 from gateway.settings import Settings

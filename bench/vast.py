@@ -1,0 +1,191 @@
+"""What is paid for rented machines, and how long jobs take on them, beside one machine for each job.
+
+30 jobs of 10 s, three at a time, at a stand-in for Vast.ai with its spacing of calls, a boot of 20 s, and workers that
+speak as real ones do and only wait instead of encoding. Its clock is life's, so that no latency counts for more than it
+is; instead all runs go on at once. Ours: a gateway that may rent three machines. Theirs: the documents' way, for each
+job search, create, poll until it runs, poll the job, destroy, by three threads that share one key, with our own client.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import requests
+
+from bench.figures import RUNS, Figure
+from gateway.providers.base import Accepted, Phase, Unavailable
+from gateway.providers.vast import labels, offers
+from gateway.providers.vast.client import Client
+from gateway.providers.vast.environment import environment
+from gateway.providers.vast.pool import address
+from gateway.providers.worker_client import WorkerClient, worker_secrets
+from gateway.settings import Settings
+from gateway.signing import Signer
+from scripts.stack import Stack
+from tests.emulators.vast import Config, Emulator, market
+
+Answer = TypeVar("Answer")
+
+JOBS, AT_ONCE = 30, 3
+BOOT_S, JOB_S = 20, 10
+IDLE_S = 300
+LOOK_S, POLL_S = 3.0, 1.0  # at Vast.ai, at the worker
+TIMEOUT_S = 480
+PARAMS = {"url_image": "http://example.com/photo.jpg", "duration": 1}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Machine-seconds that were paid until the last job was done and after it, and seconds of the whole."""
+
+    paid_s: float
+    idle_s: float
+    wall_s: float
+    machines: int
+
+
+def measure() -> list[Figure]:
+    with tempfile.TemporaryDirectory(prefix="reelay-bench-") as folder, ThreadPoolExecutor(2 * RUNS) as threads:
+        ours = [threads.submit(_ours, Path(folder) / f"ours-{n}") for n in range(RUNS)]
+        theirs = [threads.submit(_theirs, Path(folder) / f"theirs-{n}") for n in range(RUNS)]
+        our_runs, their_runs = [run.result() for run in ours], [run.result() for run in theirs]
+    for name, runs in (("ours", our_runs), ("theirs", their_runs)):
+        for run in runs:
+            print(f"{name}: {run}", file=sys.stderr)
+    paid = [median(runs, lambda run: run.paid_s) for runs in (our_runs, their_runs)]
+    wall = [median(runs, lambda run: run.wall_s) for runs in (our_runs, their_runs)]
+    idle_s = median(our_runs, lambda run: run.idle_s)
+    return [
+        Figure("vast.paid_ratio", round(paid[0] / paid[1], 3), "", "≤ 0.5", "machine-seconds paid, ours ÷ theirs"),
+        Figure("vast.wall_ratio", round(wall[0] / wall[1], 3), "", "≤ 0.5", "until all jobs are done, ours ÷ theirs"),
+        Figure("vast.paid_s", round(paid[0], 1), "s", "", "ours: from each creation until all jobs are done"),
+        Figure("vast.their_paid_s", round(paid[1], 1), "s", "", "theirs, from each creation to its end"),
+        Figure("vast.wall_s", round(wall[0], 1), "s", "", "ours, from the first request on"),
+        Figure("vast.their_wall_s", round(wall[1], 1), "s", "", "theirs, until the last machine is gone"),
+        Figure("vast.idle_s", round(idle_s, 1), "s", "", f"ours, paid after that: {IDLE_S} s of each machine"),
+    ]
+
+
+def median(runs: list[Run], of: Callable[[Run], float]) -> float:
+    return statistics.median(map(of, runs))
+
+
+def _platform(home: Path) -> Emulator:
+    # one GPU of a machine that has two is as good as any
+    offered = [row for row in market() if row["gpu_frac"] == 1]
+    return Emulator(Config(pretend=True, boot_s=BOOT_S, job_s=JOB_S, home=home / "vast"), offered)
+
+
+def _ours(folder: Path) -> Run:
+    with _platform(folder) as vast:
+        rented = {"VAST_MAX_INSTANCES": str(AT_ONCE), "VAST_IDLE_TIMEOUT": str(IDLE_S)}
+        environ = {**vast.gateway_environ, **rented}
+        with Stack(folder / "data", folder / "logs", environ=environ) as stack:
+            headers = {"X-API-Key": stack.api_key, "Prefer": "wait=90"}
+
+            def follow(_: int) -> None:
+                url = f"{stack.url}/video/img2vid"
+                job = requests.post(url, json=PARAMS, headers=headers, timeout=TIMEOUT_S)
+                while job.status_code == 202:
+                    job = requests.get(stack.url + job.headers["Location"], headers=headers, timeout=TIMEOUT_S)
+                if job.json()["status"] != "completed":
+                    raise RuntimeError(job.text)
+
+            wall_s = _all_jobs(follow)
+            paid_s = vast.bill()["paid_s"]
+            _until(lambda: not vast.alive())
+            bill = vast.bill()
+            return Run(paid_s, bill["paid_s"] - paid_s, wall_s, bill["created"])
+
+
+def _theirs(folder: Path) -> Run:
+    with _platform(folder) as vast:
+        loop = _Loop(vast)
+        wall_s = _all_jobs(loop.job)
+        bill = vast.bill()
+        return Run(bill["paid_s"], 0.0, wall_s, bill["created"])
+
+
+class _Loop:
+    """The documents' way: a machine for every job."""
+
+    def __init__(self, vast: Emulator) -> None:
+        self._client = Client(vast.url, vast.config.api_key)
+        self._signer = Signer(("x" * 32,))
+        self._settings = Settings(
+            providers=("vast",),
+            vast_api_key=vast.config.api_key,
+            vast_worker_image="example/reelay-worker:1.0",
+            public_url="http://127.0.0.1",
+            deployment="loop",
+        )
+        self._lock, self._numbers = threading.Lock(), itertools.count()
+
+    def job(self, _: int) -> None:
+        rental = str(uuid.uuid4())
+        instance_id = self._create(rental)
+        worker = self._worker(instance_id, rental)
+        while not isinstance(accepted := _asked(lambda: worker.submit({"operation": "img2vid", **PARAMS})), Accepted):
+            time.sleep(POLL_S)
+        while worker.poll(accepted.remote_id).phase is not Phase.COMPLETED:
+            time.sleep(POLL_S)
+        while _asked(lambda: self._client.destroy(instance_id)) is None:
+            pass
+
+    def _create(self, rental: str) -> int:
+        with self._lock:  # two that took the same offer would both pay for the second try
+            found = offers.usable(self._client.search(offers.query(self._settings)), self._settings)
+            self._client.await_create()
+            request = {
+                "client_id": "me",
+                "image": self._settings.vast_worker_image,
+                "runtype": "args",
+                "disk": offers.DISK_GB,
+                "label": labels.label("loop", rental, int(time.time())),
+                "env": environment(self._settings, self._signer, rental, ("127.0.0.1",)),
+            }
+            return self._client.create(found[0].id, request)
+
+    def _worker(self, instance_id: int, rental: str) -> WorkerClient:
+        while True:
+            listed = _asked(self._client.instances) or []
+            row = next((row for row in listed if row["id"] == instance_id), {})
+            host, port = address(row)
+            if row.get("actual_status") == "running" and host and port:
+                told = worker_secrets(self._signer, rental)
+                return WorkerClient(f"https://{host}:{port}", told["SESSION_TOKEN"], told["WORKER_API_KEY"], tls=True)
+            time.sleep(LOOK_S)
+
+
+def _asked(ask: Callable[[], Answer]) -> Answer | None:
+    """None when the answer was that it should be asked again."""
+    try:
+        return ask()
+    except Unavailable:
+        return None
+
+
+def _all_jobs(follow: Callable[[int], None]) -> float:
+    started = time.monotonic()
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        list(threads.map(follow, range(JOBS)))
+    return time.monotonic() - started
+
+
+def _until(true: Callable[[], bool]) -> None:
+    ends_at = time.monotonic() + TIMEOUT_S
+    while not true():
+        if time.monotonic() > ends_at:
+            raise RuntimeError("machines are still there")
+        time.sleep(0.1)
