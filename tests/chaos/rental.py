@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import random
 import shutil
 import socket
 import sqlite3
@@ -18,8 +21,8 @@ from typing import Any
 import requests
 
 from gateway.instances import OVER
+from gateway.providers.vast import reap
 from handler import events, upload
-from scripts.stack import free_port
 from tests.chaos.gateway import Zygote
 from tests.chaos.scene import FINISHED, KEY, Broken, opened
 from tests.chaos.stepped import Gateway, SharedClock
@@ -38,6 +41,8 @@ SLEEP_S = 90.0
 # After the last call of a gateway.
 DEAD_MAN_S = 420 + BOOT_S + 60
 BEHIND = 2
+# The reaper comes again and again: a listing that lags shows a machine later.
+REAPS = 2
 # Of another deployment, of none, of ours but for one letter more.
 STRANGERS = (
     "reelay:chaos2:0195a3c2-7e11-7cc2-a5b2-3d1e0f6a9b10:1700000000",
@@ -209,7 +214,7 @@ class _Life:
         self._begin_s = vast.clock.now()
         self._wrong: list[str] = []
         self._groups: list[int] = []
-        self._ports = [free_port(), free_port()]
+        self._ports = _free_ports()
         # Workers report to one that never sleeps.
         self._url = f"http://127.0.0.1:{self._ports[run.what is What.SLEEPS]}"
         self._first, self._second = (Gateway(home / name) for name in ("first", "second"))
@@ -291,6 +296,11 @@ class _Life:
             self.vast.advance(LONG_S)
         if booted := [one.id for one in self.vast.alive() if one.running_at is not None]:
             raise Broken(f"still there: {booted} {self._told()}")
+        for _ in range(REAPS):
+            wish = argparse.Namespace(deployment="chaos", all=True, dry_run=False, most=10)
+            reap.Reaper(reap.Vast(self.vast.url, self.vast.config.api_key, pause_s=0), wish).run()
+        if self.vast.alive():
+            raise Broken(f"the reaper leaves {self._told()}")
 
     def wrong(self) -> list[str]:
         """What Vast.ai and the database tell that they should not."""
@@ -319,7 +329,7 @@ class _Life:
             self._woken = True
             self._first.wake(self._scene.book)
         if self._run.what is What.SLEEPS and self._second.up:
-            self._second.tick()
+            assert self._second.tick(), "the second gateway has ended"
         self._settle()
 
     def _sleeps_today(self) -> bool:
@@ -410,6 +420,17 @@ class _Life:
             self._scene.zygote.kill(group)
         for gateway in (self._first, self._second):
             gateway.close()
+
+
+def _free_ports() -> tuple[int, int]:
+    """Where a gateway may begin again and again: below the ports that the system gives to whoever calls."""
+    found = list[int]()
+    while len(found) < 2:
+        port = random.randrange(12_000, 32_000)
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            found.append(port)
+    return found[0], found[1]
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from tests.chaos.steps import Point
 from wire import log
 
 CLEAN_RUNS = 3
+_START = ("__main__.", "create_app", "wiring.")
 # What only asks: whoever dies there dies as behind the last step.
 _LOOKS = (" GET ", " POST /api/v0/bundles/ ")
 _scene: Scene | None = None
@@ -47,7 +48,10 @@ def points(clean: Iterable[Outcome], *, again: bool = False) -> list[Point]:
 
 
 def singles(points: Iterable[Point], what: What = What.DIES) -> list[Run]:
-    return [Run((point,), what=what) for point in points]
+    """None of a start for those who do not come back; and who sleeps before a commit holds SQLite's lock on it."""
+    started = [point for point in points if what is What.DIES or not any(word in point.name for word in _START)]
+    awake = [point for point in started if what is not What.SLEEPS or " before commit " not in point.name]
+    return [Run((point,), what=what) for point in awake]
 
 
 def lies(points: Iterable[Point]) -> list[Run]:
