@@ -326,11 +326,14 @@ class _Life:
         if not sleeping and not self._first.tick(self._scene.book if self._sleeps_today() else None):
             self._interrupted()
         elif sleeping and self.age_s - (self._slept_at or 0) > SLEEP_S:
-            self._woken = True
-            self._first.wake(self._scene.book)
-        if self._run.what is What.SLEEPS and self._second.up:
-            assert self._second.tick(), "the second gateway has ended"
+            self._wake()
+        if self._run.what is What.SLEEPS and self._second.up and not self._second.tick():
+            self._wake()  # another thread of it was in the middle of a transaction: then SQLite makes all wait
         self._settle()
+
+    def _wake(self) -> None:
+        self._woken = True
+        self._first.wake(self._scene.book)
 
     def _sleeps_today(self) -> bool:
         return self._run.what is What.SLEEPS and self._slept_at is None

@@ -16,10 +16,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from sqlalchemy.exc import OperationalError
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from gateway import create_app
 from gateway.__main__ import prepare
+from gateway.dispatcher import Dispatcher
 from gateway.providers import http, worker_client
 from gateway.providers.vast import client
 from gateway.settings import Settings
@@ -80,13 +82,20 @@ def serve(environ: Mapping[str, str]) -> None:
         orders.connect(environ["ORDERS"])
         orders.sendall(b".")
         while orders.recv(1):
-            for _ in range(ROUNDS):
-                begun = services.dispatcher.tick()
-                services.dispatcher.settle()
-                if not begun:
-                    break
-            orders.sendall(b".")
+            try:
+                _round(services.dispatcher)
+                orders.sendall(b".")
+            except OperationalError:  # as the dispatcher's loop would
+                orders.sendall(b"!")
     os._exit(0)
+
+
+def _round(dispatcher: Dispatcher) -> None:
+    for _ in range(ROUNDS):
+        begun = dispatcher.tick()
+        dispatcher.settle()
+        if not begun:
+            return
 
 
 class Gateway:
@@ -110,7 +119,7 @@ class Gateway:
             self._answer()
 
     def tick(self, book: steps.Book | None = None) -> bool:
-        """A round. False when it was killed in it, or sleeps: `book` knows where that is the plan."""
+        """A round. False when the database is locked, or it was killed, or sleeps where that is the plan of `book`."""
         assert self._connection is not None
         with contextlib.suppress(ConnectionError):
             self._connection.sendall(b".")
@@ -124,15 +133,17 @@ class Gateway:
     def wake(self, book: steps.Book) -> None:
         """It goes on in the middle of its round, and comes to its end."""
         os.kill(book.read().died[-1][0], signal.SIGCONT)
-        assert self._answer(), "the gateway that was woken has ended"
+        self._answer()
+        assert self.up, "the gateway that was woken has ended"
 
     def _answer(self) -> bool:
         assert self._connection is not None
         try:
-            self.up = bool(self._connection.recv(1))
+            told = self._connection.recv(1)
         except ConnectionError:
-            self.up = False
-        return self.up
+            told = b""
+        self.up = bool(told)
+        return told == b"."
 
     def close(self) -> None:
         if self._connection is not None:
