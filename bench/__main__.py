@@ -1,4 +1,4 @@
-"""`python -m bench NAME [--json] [--jobs N]`."""
+"""`python -m bench NAME [--json] [--jobs N] [--rentals N]`."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ def main() -> int:
     parser.add_argument("name", choices=names)
     parser.add_argument("--json", action="store_true", help="one flat object of figures on standard output, no table")
     parser.add_argument("--jobs", type=int, help="of chaos: so many jobs under random kills")
+    parser.add_argument("--rentals", type=int, help="of chaos: so many runs of a rented machine's life")
     chosen = parser.parse_args()
-    options = {} if chosen.jobs is None else {"jobs": chosen.jobs}
+    given = {"jobs": chosen.jobs, "rentals": chosen.rentals}
+    options = {name: value for name, value in given.items() if value is not None}
     if options and chosen.name != "chaos":
-        parser.error("only chaos takes --jobs")
+        parser.error("only chaos takes --jobs and --rentals")
     log.configure("WARNING")  # to standard error
     figures: list[Figure] = importlib.import_module(f"bench.{chosen.name}").measure(**options)
     if chosen.json:

@@ -2,6 +2,11 @@
 
 Every run is one job's life by way of a stand-in for RunPod with real workers, and ends with one accepted result or is
 counted as broken. With --jobs the workers only pretend to encode.
+
+With --rentals every run is one job's life on a machine that is rented from a stand-in for Vast.ai, which lies: all
+deaths at one step, then so many runs drawn from all steps with all lies, all steps where the gateway sleeps past its
+lease or is gone for ever, and all pairs of steps. Broken is a run that leaves a machine, touches a stranger's, rents
+twice or loses the job.
 """
 
 from __future__ import annotations
@@ -11,14 +16,18 @@ import tempfile
 from pathlib import Path
 
 from bench.figures import Figure
+from tests.chaos import rentals as rental
 from tests.chaos.load import Load
 from tests.chaos.matrix import matrix, table
+from tests.chaos.rental import What
 
 SEED = 5
 
 
-def measure(jobs: int | None = None) -> list[Figure]:
+def measure(jobs: int | None = None, rentals: int | None = None) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="reelay-chaos-") as folder:
+        if rentals is not None:
+            return _rentals(Path(folder), rentals)
         return _pairs(Path(folder)) if jobs is None else _load(Path(folder), jobs)
 
 
@@ -34,6 +43,23 @@ def _pairs(folder: Path) -> list[Figure]:
         Figure("chaos.points", len(points), "", "", "steps before and after which somebody may die"),
         Figure("chaos.runs", len(singles) + len(pairs), "", "", "runs with one death and with two"),
         Figure("chaos.broken", broken, "", "0", "runs that did not keep every promise"),
+    ]
+
+
+def _rentals(folder: Path, count: int) -> list[Figure]:
+    with rental.rentals(folder, seed=SEED) as chaos:
+        points = rental.points(chaos.clean(), again=True)
+        once = chaos.all(rental.singles(points))
+        print(rental.table("one death", once), file=sys.stderr)
+        elsewhere = rental.singles(points, What.SLEEPS) + rental.singles(points, What.IS_GONE)
+        runs = rental.lies(points) + elsewhere + rental.pairs(once)
+        rest = chaos.all(chaos.some(runs, count))
+        print(rental.table(f"of {len(runs)} others", rest), file=sys.stderr)
+    broken = sum(bool(outcome.wrong) for outcome in [*once, *rest])
+    return [
+        Figure("chaos.rental_points", len(points), "", "", "steps before and after which the gateway may die"),
+        Figure("chaos.rental_runs", len(once) + len(rest), "", "", f"runs, of {len(once) + len(runs)} that there are"),
+        Figure("chaos.rental_broken", broken, "", "0", "runs that left a machine or did not keep another promise"),
     ]
 
 

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import Column, Table
 from ulid import ULID
 
+from gateway import ids
 from gateway.jobs import MARGIN_MS, Attempt, IllegalChange, State
 from gateway.store import ForeignText, StaleLease, Store, Transaction, attempts, jobs, leases, metadata, to_attempt
 
@@ -235,6 +236,13 @@ class Instances:
             found = [to_attempt(row) for row in connection.execute(query).mappings()]
         return [attempt for attempt in found if not attempt.ended]
 
+    def failed_with(self, code: str, since: int) -> set[str]:
+        """The machines on which an attempt that was made at `since` or later has ended with this code."""
+        recent = sa.and_(attempts.c.id >= ids.first("att", since), attempts.c.provider == self._provider)
+        query = sa.select(attempts.c.remote_id).where(recent, attempts.c.error_code == code)
+        with self._store.reading() as connection:
+            return {remote_id.partition(":")[0] for remote_id in connection.scalars(query) if remote_id}
+
     def pool(self) -> Pool:
         columns = (pools.c.looked_at, pools.c.trouble_code, pools.c.trouble, pools.c.trouble_at)
         with self._store.reading() as connection:
@@ -308,6 +316,14 @@ def bind(tx: Transaction, attempt_id: str, remote_id: str | None) -> bool:
 def avoid(tx: Transaction, provider: str, machine_id: int, until: int, reason: str) -> None:
     record = {"provider": provider, "machine_id": machine_id, "until": until, "reason": reason}
     tx.upsert(avoided_machines, record, "provider", "machine_id")
+
+
+def delete_ended(tx: Transaction, until: int, limit: int) -> int:
+    """Delete the oldest rentals that were over at `until` or before. Answers how many."""
+    # As with jobs: by the primary key only old rows are looked at.
+    old = sa.and_(instances.c.id < ids.first("inst", until + 1), instances.c.ended_at <= until)
+    oldest = sa.select(instances.c.id).where(old, instances.c.stage.in_(OVER)).order_by(instances.c.id).limit(limit)
+    return tx.connection.execute(instances.delete().where(instances.c.id.in_(oldest))).rowcount
 
 
 def save_pool(tx: Transaction, provider: str, pool: Pool) -> None:

@@ -1,4 +1,4 @@
-"""Removes what nobody may ask for any more: old outputs, uploads, jobs and idempotency records, and what a crash left.
+"""Removes what nobody may ask for any more: old outputs, uploads, jobs, rentals, idempotency records, a crash's rest.
 
 A job's own times tell whether its output is still there; no row says so. Whatever is removed first, a crash in between
 leaves nothing that contradicts. What is unwanted once stays unwanted, so that several may clean up at the same time.
@@ -14,7 +14,7 @@ from itertools import islice
 
 import structlog
 
-from gateway import ids
+from gateway import ids, instances
 from gateway.jobs import Job
 from gateway.settings import Settings
 from gateway.storage import Storage, StorageUnavailable
@@ -30,6 +30,7 @@ ROUND_MS = 300_000
 BATCH = 100
 STEP_S = 1.0
 PAUSE_S = 0.01
+RENTALS_KEPT_S = 2 * 86_400
 
 
 class Janitor:
@@ -57,7 +58,13 @@ class Janitor:
     def _clean_up(self) -> Iterator[None]:
         """One round, in pieces."""
         self._removed.clear()
-        parts: tuple[Callable[[], Iterator[None]], ...] = (self._jobs, self._idempotency, self._files, self._tidy)
+        parts: tuple[Callable[[], Iterator[None]], ...] = (
+            self._jobs,
+            self._rentals,
+            self._idempotency,
+            self._files,
+            self._tidy,
+        )
         for part in parts:
             try:
                 yield from part()
@@ -74,6 +81,16 @@ class Janitor:
             with self._store.transaction() as tx:
                 removed = tx.delete_jobs(until, BATCH)
             self._removed["jobs"] += removed
+            yield
+
+    def _rentals(self) -> Iterator[None]:
+        # those of the day tell what was spent
+        until = self._before(max(self._settings.job_retention_seconds, RENTALS_KEPT_S))
+        removed = BATCH
+        while removed == BATCH:
+            with self._store.transaction() as tx:
+                removed = instances.delete_ended(tx, until, BATCH)
+            self._removed["rentals"] += removed
             yield
 
     def _idempotency(self) -> Iterator[None]:

@@ -1,8 +1,8 @@
 """`python -m tests.chaos.gateway`: makes gateways in no time, by forking from a process that has imported all.
 
 Every line on standard input, a JSON object of environment variables, is one gateway, or a dispatcher alone where ROLE
-says so. The answer is the number of a process, and of its group, that starts it again whenever it was killed, as
-systemd does.
+says so, or one in a stand-in's time where CLOCK does (`stepped.py`). The answer is the number of a process, and of its
+group, that starts it again whenever it was killed, as systemd does; but not with ONCE.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gateway.__main__ import prepare
 from gateway.settings import Settings
 from gateway.storage import local
 from gateway.wiring import Services
-from tests.chaos import steps
+from tests.chaos import stepped, steps
 from wire import log
 from wire.settings import read
 
@@ -88,10 +88,10 @@ def _supervise(environ: Mapping[str, str]) -> None:
         os.dup2(file.fileno(), 2)
     while (child := os.fork()) != 0:
         _, status = os.waitpid(child, 0)
-        if os.waitstatus_to_exitcode(status) not in {steps.KILLED, -signal.SIGKILL}:
+        if os.waitstatus_to_exitcode(status) not in {steps.KILLED, -signal.SIGKILL} or "ONCE" in environ:
             os._exit(1)
     steps.die_with_parent()
-    serve(environ)
+    (stepped.serve if "CLOCK" in environ else serve)(environ)
 
 
 def _warm_up() -> None:

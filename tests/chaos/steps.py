@@ -1,5 +1,7 @@
 """The steps of a process: everything it does that another process can see. And death before or after any of them.
 
+Instead of death it may be a long sleep, as of a machine that its host stops.
+
 Steps are found by hooks in the libraries that every such effect goes through, never listed by hand: commits of the
 database, HTTP requests, files and folders made, renamed and removed, processes started. A step's name is what it is and
 where in our code it is done, so that the same step has the same name in every run.
@@ -28,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 KILLED = 137
 _ROOMS = tuple(str(ROOT / room) for room in ("wire", "ffmpeg_ops", "handler", "gateway"))
 _FRAMES = 4
-_ID = re.compile(r"(?=\w*\d)[\w-]{9,}(\.mp4)?")
+_ID = re.compile(r"(?=\w*\d)[\w-]{9,}(\.mp4)?|\d{5,}")
 
 
 @dataclass(frozen=True, order=True)
@@ -47,11 +49,13 @@ class Plan:
     """What one run is to do, and what it did.
 
     `deaths`: the points that are still to be died at, in this order; `died` those that were, with the process.
+    `sleep`: whoever comes there does not die but is stopped, until somebody wakes it.
     `steps`: every step that was come to, as [process, how many had died before, name].
     """
 
     deaths: list[tuple[str, int]] = field(default_factory=list)
     died: list[tuple[int, str]] = field(default_factory=list)
+    sleep: bool = False
     steps: list[tuple[int, int, str]] = field(default_factory=list)
 
     def points(self, after_deaths: int = 0) -> list[Point]:
@@ -71,10 +75,11 @@ class Book:
     def __init__(self, folder: Path) -> None:
         self._plan, self._steps, self._lock = folder / "plan.json", folder / "plan.steps", folder / "plan.lock"
 
-    def open(self, *deaths: Point) -> None:
+    def open(self, *deaths: Point, sleep: bool = False) -> None:
+        points = [(point.name, point.nth) for point in deaths]
         with self._locked():
             self._steps.write_text("")
-            self._plan.write_text(json.dumps({"deaths": [(point.name, point.nth) for point in deaths], "died": []}))
+            self._plan.write_text(json.dumps({"deaths": points, "died": [], "sleep": sleep}))
 
     def read(self) -> Plan:
         with self._locked():
@@ -87,19 +92,26 @@ class Book:
             return plan
 
     def step(self, name: str) -> None:
-        """Note the step, and die here if that is the plan."""
+        """Note the step, and die or sleep here if that is the plan."""
+        if self._ends_here(name):
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _ends_here(self, name: str) -> bool:
+        """Whether to sleep here, now that nobody waits for the lock."""
         with self._locked():
             if not self._plan.exists():
-                return
+                return False
             plan = json.loads(self._plan.read_text())
             came = f"\t{len(plan['died'])}\t{name}\n"
             with self._steps.open("a") as file:
                 file.write(f"{os.getpid()}{came}")
             if not plan["deaths"] or plan["deaths"][0] != [name, self._steps.read_text().count(came)]:
-                return
+                return False
             plan["died"].append((os.getpid(), plan["deaths"].pop(0)[0]))
             self._plan.write_text(json.dumps(plan))
-            os._exit(KILLED)
+            if not plan["sleep"]:
+                os._exit(KILLED)
+            return True
 
     def _read(self) -> Plan:
         lines = (line.split("\t") for line in self._steps.read_text().splitlines())

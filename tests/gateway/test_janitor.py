@@ -12,7 +12,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
-from gateway import ids, janitor
+from gateway import ids, instances, janitor
+from gateway.instances import OVER, Instance, Stage
 from gateway.janitor import ROUND_MS, Janitor
 from gateway.jobs import Job, State, Status
 from gateway.storage import StorageUnavailable
@@ -189,6 +190,35 @@ def test_a_job_that_is_still_being_taken_back_is_not_removed(
     clock.advance(40 * DAY_MS)
     clean(services)
     assert services.store.job(job.id) == job
+
+
+def test_a_rental_is_kept_for_thirty_days_after_its_end(services: Services, clock: FixedClock) -> None:
+    def rental(stage: Stage) -> Instance:
+        now = clock.now_ms()
+        ended_at = now if stage in OVER else None
+        return Instance(ids.new("inst", now), "vast", stage, "label", now, now, now, ended_at=ended_at)
+
+    rentals = {stage: rental(stage) for stage in Stage}
+    with services.store.transaction() as tx:
+        for each in rentals.values():
+            instances.insert(tx, each)
+    clock.advance(30 * DAY_MS - 1)
+    clean(services)
+    assert count(services, "instances") == len(Stage)
+    clock.advance(1)
+    clean(services)
+    rows = instances.Instances(services.store, "vast")
+    assert {each.stage for each in rows.living()} == set(Stage) - OVER, "what is not over is never forgotten"
+    assert count(services, "instances") == len(Stage) - len(OVER)
+
+
+def test_a_rental_of_today_is_kept_however_short_jobs_are(wire: Wire, clock: FixedClock) -> None:
+    services, now = wire(job_retention_seconds=60), clock.now_ms()
+    with services.store.transaction() as tx:
+        instances.insert(tx, Instance(ids.new("inst", now), "vast", Stage.GONE, "label", now, now, now, ended_at=now))
+    clock.advance(DAY_MS)
+    clean(services)
+    assert count(services, "instances") == 1, "it tells what the day has cost"
 
 
 def test_an_idempotency_key_is_forgotten_after_a_day(services: Services, clock: FixedClock) -> None:

@@ -26,6 +26,7 @@ from gateway.providers.vast.rent import Landlord
 from gateway.providers.vast.workers import Workers
 from gateway.providers.worker_client import NotAllowed, Unreachable
 from gateway.store import StaleLease, Transaction
+from wire.errors import EncoderUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -302,29 +303,35 @@ class Round:
         asked = [i for i in self.rows.living() if i.stage in {Stage.PROBING, *USABLE} and i.host is not None]
         if asked:
             with ThreadPoolExecutor(_ASKED_AT_ONCE, thread_name_prefix="vast") as threads:
-                for instance, silent in zip(asked, threads.map(self._how_is, asked), strict=True):
-                    self._answered(instance, silent)
+                for instance, error in zip(asked, threads.map(self._how_is, asked), strict=True):
+                    if isinstance(error, NotAllowed):
+                        self._not_let_in(instance, error)
+                    else:
+                        self._answered(instance, error)
 
-    def _how_is(self, instance: Instance) -> bool | None:
-        """None when its worker answers well; else whether nothing at all came back."""
+    def _how_is(self, instance: Instance) -> Unavailable | None:
+        """None when its worker answers well."""
         try:
             self._keeper.addresses.seen(self._workers.of(instance).health().peer)
-        except NotAllowed as error:
-            log.error("vast.worker_does_not_let_us_in", instance_id=instance.id, peer=error.peer)
-            self._keeper.addresses.seen(error.peer)
-            return True  # and never will: whom it lets in was said when it was rented
         except Unavailable as error:
-            log.info("vast.worker_does_not_answer", instance_id=instance.id, reason=str(error))
-            return isinstance(error, Unreachable) and error.silent
+            return error
         return None
 
-    def _answered(self, instance: Instance, silent: bool | None) -> None:
-        now = self._clock.now_ms()
+    def _not_let_in(self, instance: Instance, error: NotAllowed) -> None:
+        """Nor will it ever: whom it lets in was said when it was rented. What it works on may still come to its end."""
+        log.error("vast.worker_does_not_let_us_in", instance_id=instance.id, peer=error.peer)
+        self._keeper.addresses.seen(error.peer)
+        self.end(instance, "not_let_in", str(error), unless_used=True)
+
+    def _answered(self, instance: Instance, error: Unavailable | None) -> None:
+        now, silent = self._clock.now_ms(), isinstance(error, Unreachable) and error.silent
+        if error is not None:
+            log.info("vast.worker_does_not_answer", instance_id=instance.id, reason=str(error))
         # While we see nothing at all it may be our own network. Before its worker is up, a refusal is a sign of life.
         excused = self._blind is not None or (instance.stage is Stage.PROBING and not silent)
 
         def note(i: Instance) -> Instance:
-            if silent is not None:
+            if error is not None:
                 return replace(i, silent_since=None if excused else i.silent_since or now)
             i = replace(i, heard_at=now, silent_since=None)
             return move(i, Stage.READY, now, ready_at=now) if i.stage is Stage.PROBING else i
@@ -335,7 +342,10 @@ class Round:
     def _conclude(self) -> None:
         now = self._clock.now_ms()
         spent = self._keeper.landlord.over_budget(self, now)
-        for i in self.rows.living():
+        living = self.rows.living()
+        since = min((i.created_at for i in living), default=now)
+        faulty = self.rows.failed_with(EncoderUnavailable.code, since) if living else set()
+        for i in living:
             silent_ms = now - i.silent_since if i.silent_since is not None and self._blind is None else 0
             if i.stage not in {Stage.BOOTING, Stage.PROBING, *USABLE}:
                 continue
@@ -346,6 +356,8 @@ class Round:
             elif silent_ms >= SILENCE_MS:
                 code = "worker_lost" if i.stage in USABLE else "black_hole"
                 self.end(i, code, f"nobody answers there for {silent_ms // 1000} s", avoid=True)
+            elif i.id in faulty:
+                self.end(i, EncoderUnavailable.code, "its encoder does not work", avoid=True)
             elif i.stage in USABLE:
                 self._rest(i, now, spent)
 

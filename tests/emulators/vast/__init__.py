@@ -30,6 +30,7 @@ from tests.emulators.vast.api import vast_api
 from tests.emulators.vast.calls import Call, Calls
 from tests.emulators.vast.clock import Clock
 from tests.emulators.vast.config import Config
+from tests.emulators.vast.containers import Pretence
 from tests.emulators.vast.control import control
 from tests.emulators.vast.faults import Fault, Faults
 from tests.emulators.vast.instances import STEP_S, Account, Instance
@@ -147,6 +148,11 @@ class Emulator:
         """What was rented here by its API, has a label that begins so, and costs money now."""
         mine = [instance for instance in self.account.alive() if not instance.stranger]
         return [instance for instance in mine if (instance.label or "").startswith(label)]
+
+    def at_work(self) -> int:
+        """How many pretended attempts do something, and do not just wait for the clock."""
+        pretences = [one.container for one in self.instances if isinstance(one.container, Pretence)]
+        return sum(pretence.active() for pretence in pretences) - self.clock.waiting()
 
     def touched_strangers(self) -> list[Instance]:
         """Instances of others of which something was asked."""

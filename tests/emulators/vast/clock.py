@@ -14,6 +14,7 @@ class Clock:
 
     def __init__(self, speed: float = 1.0) -> None:
         self._lock = threading.Lock()
+        self._waits: list[float] = []
         self._speed, self._then, self._real_then = speed, time.time(), time.monotonic()
 
     def now(self) -> float:
@@ -36,10 +37,22 @@ class Clock:
     def wait(self, seconds: float, check: Callable[[], None]) -> None:
         """Returns when so many seconds of this clock have gone by; what `check` raises ends it early."""
         ends_at = self.now() + seconds
-        while self.now() < ends_at:
+        with self._lock:
+            self._waits.append(ends_at)
+        try:
+            while self.now() < ends_at:
+                check()
+                time.sleep(_LOOK_S)
             check()
-            time.sleep(_LOOK_S)
-        check()
+        finally:
+            with self._lock:
+                self._waits.remove(ends_at)
+
+    def waiting(self) -> int:
+        """How many wait whose time has not come."""
+        with self._lock:
+            now = self._now()
+            return sum(ends_at > now for ends_at in self._waits)
 
     def _now(self) -> float:
         return self._then + (time.monotonic() - self._real_then) * self._speed

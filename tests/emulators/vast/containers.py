@@ -198,6 +198,10 @@ class Pretence:
         with contextlib.suppress(requests.RequestException):
             requests.delete(url, headers=headers, timeout=TIMEOUT_S)
 
+    def active(self) -> int:
+        """How many attempts run here."""
+        return self._runs.active() if self._runs and self._server else 0
+
     def _silence(self) -> None:
         """The worker is gone; what holds the switch is not."""
         with self._lock:

@@ -124,6 +124,11 @@ class Account:
         with self.lock:
             self._later.append((self._clock.now() + seconds, act))
 
+    def is_due(self) -> bool:
+        """Whether something is still to come of `later`."""
+        with self.lock:
+            return bool(self._later)
+
     def end(self, instance: Instance, by: str) -> None:
         """It is gone, and costs nothing any more."""
         with self.lock:

@@ -18,6 +18,7 @@ from gateway.providers.vast.pool import LEASE, LEASE_MS, MOST_KILLS
 from tests.emulators.vast import offer
 from tests.gateway.conftest import on_every_database
 from tests.gateway.providers.vast.conftest import Scene
+from wire.errors import EncoderUnavailable
 
 RENTAL = "0195a3c2-7e11-7cc2-a5b2-3d1e0f6a9b10"
 
@@ -357,6 +358,19 @@ def test_a_machine_that_becomes_too_dear_goes(scene: Scene) -> None:
     scene.go_on(15)
     assert [i.code for i in scene.all()] == ["price"]
     assert scene.vast.alive() == []
+
+
+def test_a_machine_whose_encoder_does_not_work_is_given_back_and_avoided(scene: Scene) -> None:
+    ready = scene.ready()
+    (attempt,) = scene.wants()
+    assert isinstance(scene.submit(attempt), Accepted)
+    scene._save(attempt, state=State.FAILED, error_code=EncoderUnavailable.code)
+    scene.go_on(15)
+    assert [i.code for i in scene.all()] == ["encoder_unavailable"]
+    assert scene.vast.alive() == []
+    assert scene.rows.avoided(scene.clock.now_ms()) == {ready.machine_id}
+    scene.ready()
+    assert len(scene.vast.alive()) == 1, "the next machine is not to blame"
 
 
 # ---- the end of a machine
