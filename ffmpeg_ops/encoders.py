@@ -18,7 +18,7 @@ from typing import Any
 
 import structlog
 
-from ffmpeg_ops import ffmpeg, fit
+from ffmpeg_ops import ffmpeg, fit, walls
 from ffmpeg_ops.encoding import QUALITIES, Encoding
 from ffmpeg_ops.operation import Work
 from wire.errors import EncodeFailed, EncoderUnavailable, JobTimeout, OutputTooLarge, WorkerError
@@ -165,8 +165,21 @@ def limited(work: Work, max_bytes: int) -> Work:
 def works(encoder: Encoder) -> bool:
     """Whether the encoder is there, by an encode of a few small frames with the options of the real job.
 
-    A GPU whose sessions are all taken works: that is over before long.
+    A GPU whose sessions are all taken works: that is over before long. One that works only without walls is worth more
+    than they are: whoever pays for it wants it used.
     """
+    if _works(encoder):
+        return True
+    if encoder.device == "gpu" and walls.hinder_a_gpu():
+        walls.take_down(True)
+        if _works(encoder):
+            log.error("worker.walls_taken_down", reason=f"{encoder.name} does not work behind them")
+            return True
+        walls.take_down(False)
+    return False
+
+
+def _works(encoder: Encoder) -> bool:
     source = ["-f", "lavfi", "-i", "color=size=256x256:rate=25:duration=0.2"]
     options = ["-hide_banner", "-nostdin", "-v", "error"]
     command = ["ffmpeg", *options, *source, *encoder.arguments, "-t", "1", "-f", "null", "-"]

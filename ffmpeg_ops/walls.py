@@ -4,8 +4,8 @@
 - Landlock (Linux 5.13, in Docker's default profile): of the disk it has the system's programs and libraries, its own
   directory and the files that it is given; of other processes nothing, /proc/<pid>/environ included.
 - seccomp (everywhere): no connection and no socket for one, so no network; no look into another process's memory.
-What a kernel lacks is left out, and `standing` tells what there is. A GPU needs a little
-more than FFmpeg: CUDA fails to begin when one of those things is refused.
+What a kernel lacks is left out, and `standing` tells what there is. A GPU needs a little more than FFmpeg: CUDA fails
+to begin when one of those things is refused. `encoders.works` takes the walls down where that happens, and says so.
 
 `hide` keeps a process's own memory and environment from others of its user, with no Landlock either.
 """
@@ -57,6 +57,7 @@ _LOAD, _AND, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
 _NUMBER_AT, _MACHINE_AT, _FIRST_AT, _SECOND_AT = 0, 4, 16, 24  # in struct seccomp_data
 
 _ON_LINUX = platform.system() == "Linux"
+_down = False
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -75,13 +76,28 @@ def confine(directory: Path, readable: Iterable[Path] = ()) -> None:
     There is no way back: call it on a thread made for that. Raises OSError when a wall that the kernel has cannot be
     put up.
     """
-    if not _ON_LINUX:
+    if not _ON_LINUX or _down:
         return
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     if landlock := _landlock():
         _keep_to(directory, readable, landlock)
     if _has_seccomp():
         _check(_filtered())
+
+
+def take_down(down: bool) -> None:
+    """Go without walls, or have them again: for a GPU that does not work behind them."""
+    global _down
+    _down = down
+
+
+def hinder_a_gpu() -> bool:
+    """Whether NVIDIA's driver is here and the walls are up."""
+    return _has_gpu() and not _down
+
+
+def _has_gpu() -> bool:
+    return Path(_GPU).exists()
 
 
 @cache
@@ -134,7 +150,7 @@ def _keep_to(directory: Path, readable: Iterable[Path], landlock: int) -> None:
 def _common(every: int) -> Iterator[tuple[Path, int]]:
     for name in _SYSTEM:
         yield Path(name), _READ | _LIST | _EXECUTE
-    devices = [*_DEVICES, *(_OF_GPU if Path(_GPU).exists() else ())]
+    devices = [*_DEVICES, *(_OF_GPU if _has_gpu() else ())]
     for path in (path for pattern in devices for path in Path("/").glob(pattern.removeprefix("/"))):
         yield path, (_READ | _WRITE | _LIST | _TRUNCATE | _MAKE_FILE | _REMOVE_FILE) & every
 

@@ -192,7 +192,7 @@ def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gpu:
     folder = tmp_path / "bin"
     folder.mkdir()
     made = Gpu(folder, str(ffmpeg._tool("ffmpeg")))
-    monkeypatch.setattr(walls, "confine", lambda directory, readable=(): None)  # it keeps files beside itself
+    monkeypatch.setattr(walls, "_down", True)  # it keeps files beside itself
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(encoders, "_PAUSES_S", (0.01, 0.01, 0.01))
     return made
@@ -213,6 +213,30 @@ def test_a_job_runs_on_the_gpu_where_there_is_one(gpu: Gpu, work: Work, photo: P
     stats = shot(work, photo)
     assert (stats["encoder"], stats["device"]) == ("h264_nvenc", "gpu")
     assert "warnings" not in stats and gpu.tries == ["null", "job"]
+
+
+@pytest.mark.skipif("landlock" not in walls.standing(), reason="this kernel has no Landlock")
+@pytest.mark.parametrize("driver", [True, False])
+def test_a_gpu_that_works_only_without_walls_is_used_without_them(
+    driver: bool, gpu: Gpu, work: Work, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walls, "_down", False)
+    monkeypatch.setattr(walls, "_GPU", "/dev/null" if driver else "/dev/no-driver")
+    assert shot(work, photo)["encoder"] == ("h264_nvenc" if driver else "libx264")
+    assert walls._down is driver
+    assert not works(replace(NVENC, name="h264_of_tomorrow"))
+    assert walls._down is driver, "another encoder changes nothing"
+
+
+@pytest.mark.skipif("landlock" not in walls.standing(), reason="this kernel has no Landlock")
+def test_walls_stay_where_the_gpu_does_not_work_without_them_either(
+    gpu: Gpu, work: Work, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walls, "_down", False)
+    monkeypatch.setattr(walls, "_GPU", "/dev/null")
+    gpu.says(LOST, to="probe")
+    assert shot(work, photo)["encoder"] == "libx264"
+    assert walls._down is False
 
 
 @pytest.mark.parametrize("message", [LIMIT, NEW_LIMIT])
