@@ -20,7 +20,7 @@ from typing import Any
 
 import requests
 
-from gateway.instances import OVER
+from gateway.instances import COMING, OVER, Stage
 from gateway.providers.vast import reap
 from handler import events, upload
 from tests.chaos.gateway import Zygote
@@ -393,14 +393,16 @@ class _Life:
         return max([self._job_ended_s + IDLE_S, *made]) + LEFT_S
 
     def _watch_creations(self) -> None:
-        """When a creation comes, no other one may be in doubt, or its machine on its way."""
+        """When a creation comes, no other one may be in doubt, and no machine be there that is not on its way out."""
         free = self.vast.account.free
 
         def watched(offer_id: int) -> Any:
-            coming = "'intent', 'creating', 'ambiguous', 'booting', 'probing'"
-            found = self._rows(f"SELECT id, stage FROM instances WHERE stage IN ({coming})")
-            if len(found) != 1 and self._slept_at is None:
-                self._wrong.append(f"a creation while there was {found}")
+            records = self._rows("SELECT stage, remote_id FROM instances")
+            coming = [stage for stage, _ in records if Stage(stage) in COMING]
+            ending = {remote_id for stage, remote_id in records if stage == Stage.DESTROYING}
+            there = [(one.id, one.status) for one in self.vast.alive() if one.id not in ending]
+            if (coming != [Stage.CREATING] or there) and self._slept_at is None:
+                self._wrong.append(f"a creation at {self.age_s:.0f} s while there was {records}, {there}")
             return free(offer_id)
 
         self.vast.account.free = watched  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Every point of a rental's life with every lie, and pairs of points; on as many processes as there are processors."""
+"""Every point of a rental's life with every lie, and pairs of points; on one process more than there are processors."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def pairs(singles: Iterable[Outcome]) -> list[Run]:
 
 
 @contextmanager
-def rentals(home: Path, *, seed: int, lanes: int = os.cpu_count() or 1) -> Iterator[Rentals]:
+def rentals(home: Path, *, seed: int, lanes: int = 1 + (os.cpu_count() or 1)) -> Iterator[Rentals]:
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(lanes, mp_context=spawn, initializer=_begin, initargs=(home,)) as pool:
         yield Rentals(pool, seed)

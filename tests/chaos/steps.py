@@ -18,6 +18,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -74,6 +75,7 @@ class Book:
 
     def __init__(self, folder: Path) -> None:
         self._plan, self._steps, self._lock = folder / "plan.json", folder / "plan.steps", folder / "plan.lock"
+        self._turn = threading.Lock()
 
     def open(self, *deaths: Point, sleep: bool = False) -> None:
         points = [(point.name, point.nth) for point in deaths]
@@ -93,11 +95,11 @@ class Book:
 
     def step(self, name: str) -> None:
         """Note the step, and die or sleep here if that is the plan."""
-        if self._ends_here(name):
-            os.kill(os.getpid(), signal.SIGSTOP)
+        with self._turn:  # a thread that held the file's lock in its sleep would stop everybody
+            if self._sleeps_here(name):
+                os.kill(os.getpid(), signal.SIGSTOP)
 
-    def _ends_here(self, name: str) -> bool:
-        """Whether to sleep here, now that nobody waits for the lock."""
+    def _sleeps_here(self, name: str) -> bool:
         with self._locked():
             if not self._plan.exists():
                 return False
