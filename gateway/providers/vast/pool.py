@@ -62,8 +62,7 @@ class Keeper:
 
     def reconcile(self) -> None:
         """One round, unless another gateway is in the middle of one. Raises Unavailable when Vast.ai tells nothing."""
-        store, clock = self.context.store, self.context.clock
-        now = clock.now_ms()
+        store, now = self.context.store, self.context.clock.now_ms()
         token = ids.ulid(now)
         with store.transaction() as tx:
             if not tx.hold(LEASE, token, now, now + LEASE_MS):
@@ -74,7 +73,7 @@ class Keeper:
             log.warning("vast.round_taken_over")
         finally:
             with store.transaction() as tx:
-                instances.release(tx, LEASE, token, clock.now_ms())
+                instances.release(tx, LEASE, token)
 
 
 class Round:

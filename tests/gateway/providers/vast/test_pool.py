@@ -551,6 +551,15 @@ def test_only_one_gateway_is_in_a_round(scene: Scene) -> None:
     assert puts(scene) == 1
 
 
+def test_rounds_go_on_when_the_clock_goes_back(scene: Scene) -> None:
+    scene.wants()
+    scene.round()
+    scene.vast.clock.move(-3600)
+    scene.vast.reset_calls()
+    scene.round()
+    assert scene.vast.calls["list"] == 1
+
+
 @on_every_database
 def test_a_gateway_that_wakes_after_its_lease_creates_nothing_twice(scene: Scene) -> None:
     """It is stopped before CREATING is committed; the other one goes on."""
