@@ -19,7 +19,18 @@ from ulid import ULID
 
 from gateway import ids
 from gateway.jobs import MARGIN_MS, Attempt, IllegalChange, State
-from gateway.store import ForeignText, StaleLease, Store, Transaction, attempts, jobs, leases, metadata, to_attempt
+from gateway.store import (
+    DAY_MS,
+    ForeignText,
+    StaleLease,
+    Store,
+    Transaction,
+    attempts,
+    jobs,
+    leases,
+    metadata,
+    to_attempt,
+)
 
 
 class Stage(StrEnum):
@@ -209,6 +220,12 @@ class Instances:
     def ended_since(self, at: int) -> list[Instance]:
         """Those that were over at `at` or later, oldest first."""
         return self._select(instances.c.stage.in_(OVER), instances.c.ended_at >= at)
+
+    def over_budget(self, dollars: float, now: int) -> bool:
+        """Whether the machines have cost so many dollars on this day (UTC)."""
+        today = now - now % DAY_MS
+        rentals = [*self.living(), *self.ended_since(today)]
+        return sum(rental.paid_s(today, now) * rental.nano_per_s for rental in rentals) >= dollars * 1e9
 
     def labelled(self, label: str) -> list[Instance]:
         return self._select(instances.c.label == label)

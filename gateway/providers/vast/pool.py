@@ -340,7 +340,7 @@ class Round:
 
     def _conclude(self) -> None:
         now = self._clock.now_ms()
-        spent = self._keeper.landlord.over_budget(self, now)
+        spent = self.rows.over_budget(self._settings.vast_daily_budget, now)
         living = self.rows.living()
         since = min((i.created_at for i in living), default=now)
         faulty = self.rows.failed_with(EncoderUnavailable.code, since) if living else set()

@@ -17,6 +17,7 @@ from gateway.providers.vast import labels
 from gateway.providers.vast.pool import LEASE, LEASE_MS, MOST_KILLS
 from tests.emulators.vast import offer
 from tests.gateway.conftest import on_every_database
+from tests.gateway.providers.conftest import job_input
 from tests.gateway.providers.vast.conftest import Scene
 from wire.errors import EncoderUnavailable
 
@@ -261,6 +262,34 @@ def test_the_days_budget_ends_renting_and_idle_machines(scene: Scene) -> None:
     with pytest.raises(NoCapacity, match="budget"):
         scene.submit(other)
     assert puts(scene) == 1
+
+
+def test_the_days_budget_ends_a_machine_with_steady_work(scene: Scene) -> None:
+    scene.change(vast_daily_budget=0.01)
+    scene.ready()
+    (attempt,) = scene.wants()
+    assert isinstance(scene.submit(attempt), Accepted)
+    for _ in range(20):
+        scene.go_on(30, every_s=15)
+        (following,) = scene.wants()
+        scene.over(attempt)
+        try:
+            assert isinstance(scene.submit(following), Accepted)
+        except NoCapacity as error:
+            assert "budget" in str(error)
+            break
+        attempt = following
+    assert 0.01 <= scene.vast.bill()["dollars"] < 0.012
+    scene.go_on(20)
+    assert [i.code for i in scene.all()] == ["budget"]
+    assert scene.vast.alive() == []
+
+
+def test_an_attempt_that_was_bound_before_the_budget_was_spent_is_sent_again(scene: Scene) -> None:
+    scene.ready()
+    (attempt,) = scene.wants()
+    assert isinstance(scene.provider.submit(attempt, job_input(attempt)), Accepted)  # and the gateway is killed
+    assert isinstance(scene.submit(attempt, scene.another(vast_daily_budget=0.0)), Accepted)
 
 
 # ---- what may go wrong with a machine
