@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any
 
@@ -45,7 +45,8 @@ AVOID_MS = 3_600_000
 # Ceiling on the machines without a record that one sweep ends, and on the calls to end one that a round makes.
 MOST_KILLS = 5
 PORT = "3334/tcp"
-_ASKED_AT_ONCE = 8
+# What all workers together have for their answers. One that needs longer counts as silent.
+ASK_S = 15.0
 _DEAD = frozenset({"stopped", "exited"})
 _NEVER_RUNS = frozenset({"stopped", "exited", "unknown", "offline", "frozen"})
 _PRICE_SLACK = 1.01
@@ -93,9 +94,10 @@ class Round:
         told = self._listing()
         if told is not None:
             self._match(told)
+        self._destroy()  # before anybody is waited for
         self._ask_workers()
         self._conclude()
-        self._destroy()
+        self._destroy(untried=True)
         if self._blind is not None:
             self.note((Unavailable.code, str(self._blind)))
             raise self._blind
@@ -300,13 +302,18 @@ class Round:
     def _ask_workers(self) -> None:
         """Every worker is asked how it is: that keeps it alive, too."""
         asked = [i for i in self.rows.living() if i.stage in {Stage.PROBING, *USABLE} and i.host is not None]
-        if asked:
-            with ThreadPoolExecutor(_ASKED_AT_ONCE, thread_name_prefix="vast") as threads:
-                for instance, error in zip(asked, threads.map(self._how_is, asked), strict=True):
-                    if isinstance(error, NotAllowed):
-                        self._not_let_in(instance, error)
-                    else:
-                        self._answered(instance, error)
+        if not asked:
+            return
+        threads = ThreadPoolExecutor(len(asked), thread_name_prefix="vast")
+        answers = [threads.submit(self._how_is, instance) for instance in asked]
+        wait(answers, ASK_S)
+        threads.shutdown(wait=False)
+        for instance, answer in zip(asked, answers, strict=True):
+            error = answer.result() if answer.done() else Unreachable(TimeoutError())
+            if isinstance(error, NotAllowed):
+                self._not_let_in(instance, error)
+            else:
+                self._answered(instance, error)
 
     def _how_is(self, instance: Instance) -> Unavailable | None:
         """None when its worker answers well."""
@@ -399,9 +406,10 @@ class Round:
         if machine_id is not None:
             self.transaction(lambda tx: instances.avoid(tx, PROVIDER, machine_id, until, reason))
 
-    def _destroy(self) -> None:
+    def _destroy(self, *, untried: bool = False) -> None:
         """Ask for the end of what is to be destroyed, again and again until there is proof. A 200 is none."""
         doomed = [i for i in self.rows.living() if i.stage is Stage.DESTROYING and i.remote_id is not None]
+        doomed = [i for i in doomed if i.destroy_tries == 0 or not untried]
         for instance in sorted(doomed, key=lambda i: i.destroy_tries)[:MOST_KILLS]:
             if self.late():
                 return
