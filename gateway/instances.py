@@ -59,7 +59,8 @@ CHANGES: Mapping[Stage, frozenset[Stage]] = {
     Stage.INTENT: frozenset({Stage.CREATING, Stage.NO_INSTANCE}),
     Stage.CREATING: frozenset({Stage.BOOTING, Stage.AMBIGUOUS}),
     Stage.AMBIGUOUS: frozenset({Stage.BOOTING, Stage.NO_INSTANCE}),
-    Stage.BOOTING: frozenset({Stage.PROBING, *_ENDS}),
+    # back again when the id that was told is somebody else's
+    Stage.BOOTING: frozenset({Stage.PROBING, Stage.AMBIGUOUS, *_ENDS}),
     Stage.PROBING: frozenset({Stage.READY, *_ENDS}),
     Stage.READY: frozenset({Stage.BUSY, Stage.IDLE, *_ENDS}),
     Stage.BUSY: frozenset({Stage.IDLE, *_ENDS}),

@@ -88,6 +88,7 @@ class Round:
         self.rows = Instances(context.store, PROVIDER)
         self._ends_at = time.monotonic() + ROUND_S
         self._blind: Blind | None = None
+        self._ours: frozenset[int] = frozenset()  # what the listing of this round tells with a label of ours
 
     def run(self) -> None:
         self._recover()
@@ -185,6 +186,7 @@ class Round:
             for remote_id, row in told.items()
             if labels.made_at(row.get("label"), self._settings.deployment or "") is not None
         }
+        self._ours = frozenset(ours)
         self._report_strangers(told.keys() - ours.keys())
         known = {instance.remote_id for instance in self.rows.living()}
         for instance in self.rows.living():
@@ -240,7 +242,10 @@ class Round:
         self.change(instance, lambda i: move(i, Stage.GONE, now, code="vanished", reason="Vast.ai took it away"))
 
     def _observe(self, instance: Instance, row: Row) -> None:
-        """What Vast.ai tells of a machine of ours."""
+        """What Vast.ai tells of a machine of ours, or of somebody else's whose id we took for ours."""
+        if row.get("label") not in {None, instance.label}:
+            self._forget(instance, row)
+            return
         if instance.stage is Stage.DESTROYING:
             return
         now, status, price = self._clock.now_ms(), row.get("actual_status"), row.get("dph_total")
@@ -260,6 +265,13 @@ class Round:
             return move(i, Stage.PROBING, now) if i.stage is Stage.BOOTING else i
 
         self.change(instance, seen)
+
+    def _forget(self, instance: Instance, row: Row) -> None:
+        """Its id is that of a machine with another label, which is never touched."""
+        now, stage = self._clock.now_ms(), Stage.AMBIGUOUS if instance.stage is Stage.BOOTING else Stage.GONE
+        log.error("vast.not_ours", instance_id=instance.id, remote_id=row["id"], label=row.get("label"))
+        why = {"remote_id": None, "code": "not_ours", "reason": "its id is that of a machine with another label"}
+        self.change(instance, lambda i: move(i, stage, now, **why) if i.stage is instance.stage else i)
 
     def _sweep(self, unknown: Mapping[int, Row]) -> None:
         """Machines with our label and without a living record: ended, at most so many at a time."""
@@ -414,6 +426,8 @@ class Round:
             if self.late():
                 return
             assert instance.remote_id is not None
+            if instance.remote_id not in self._ours and self._is_anothers(instance, instance.remote_id):
+                continue
             try:
                 gone = self._client.destroy(instance.remote_id)
             except Unavailable as error:
@@ -426,6 +440,18 @@ class Round:
                 return move(i, Stage.GONE, now) if gone else i
 
             self.change(instance, tried)
+
+    def _is_anothers(self, instance: Instance, remote_id: int) -> bool:
+        """Whether it is certain that the id is somebody else's: then it is forgotten."""
+        try:
+            row = self._client.show(remote_id)
+        except Blind as error:
+            log.warning("vast.not_shown", instance_id=instance.id, reason=str(error))
+            return False
+        if row is None or row.get("label") in {None, instance.label}:
+            return False
+        self._forget(instance, row)
+        return True
 
 
 def address(row: Row) -> tuple[str | None, int | None]:

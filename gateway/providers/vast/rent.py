@@ -154,10 +154,8 @@ class Landlord:
 
     def _not_created(self, round_: Round, instance: Instance, error: NotCreated) -> None:
         now = self._clock.now_ms()
-        if error.instance_id is not None:
-            round_.change(instance, lambda i: move(i, Stage.BOOTING, now, remote_id=error.instance_id))
-            return
-        needed = 1 if error.code == "no_such_ask" else 2
+        # An id in an error may be anybody's: the machine, if there is one, is found by its label.
+        needed = 1 if error.code == "no_such_ask" and error.instance_id is None else 2
         why = {"code": error.code, "reason": str(error), "missing_needed": needed}
         round_.change(instance, lambda i: move(i, Stage.AMBIGUOUS, now, **why))
 

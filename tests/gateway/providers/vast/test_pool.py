@@ -204,6 +204,38 @@ def test_a_creation_that_goes_wrong(scene: Scene, fault: str, more: dict[str, An
     assert sum(i.paid_s for i in scene.vast.instances) < 1500
 
 
+@pytest.mark.parametrize("label", ["somebody's", f"reelay:other:{RENTAL}:1700000000"])
+def test_an_id_in_an_error_may_be_a_strangers(scene: Scene, label: str) -> None:
+    scene.vast.stranger(label)
+    scene.vast.inject("stranger_in_error", "create", times=1, status=500)
+    (attempt,) = scene.wants()
+    scene.until(lambda: Stage.IDLE in scene.stages())
+    assert puts(scene) == 2
+    scene.over(attempt)
+    nothing_is_left(scene)
+
+
+@pytest.mark.parametrize(
+    ("stage", "listed"), [(Stage.BOOTING, True), (Stage.DESTROYING, True), (Stage.DESTROYING, False)]
+)
+def test_an_id_that_turns_out_to_be_a_strangers_is_forgotten(scene: Scene, stage: Stage, listed: bool) -> None:
+    scene.wants()
+    scene.round()
+    (instance,) = scene.rows.living()
+    scene.vast.account.end(scene.vast.alive()[0], "host")
+    theirs = scene.vast.stranger("somebody's")
+    with scene.store.transaction() as tx:
+        instances.save(tx, replace(instance, stage=stage, remote_id=theirs))
+    if not listed:
+        scene.vast.inject("status", "list", times=1, status=500)
+    scene.round()
+    forgotten = scene.rows.get(instance.id)
+    assert forgotten is not None
+    assert (forgotten.remote_id, forgotten.code) == (None, "not_ours")
+    assert forgotten.stage is (Stage.AMBIGUOUS if stage is Stage.BOOTING else Stage.GONE)
+    assert scene.vast.touched_strangers() == []
+
+
 def test_an_offer_that_is_gone_makes_room_for_the_next_and_five_are_enough(scene: Scene) -> None:
     scene.vast.inject("gone", "create", times=50, status=410)
     (attempt,) = scene.wants()
