@@ -18,7 +18,7 @@ from sqlalchemy import Column, Table
 from ulid import ULID
 
 from gateway import ids
-from gateway.jobs import MARGIN_MS, Attempt, IllegalChange, State
+from gateway.jobs import ENDED, MARGIN_MS, Attempt, IllegalChange, State
 from gateway.store import (
     DAY_MS,
     ForeignText,
@@ -254,12 +254,19 @@ class Instances:
             found = [to_attempt(row) for row in connection.execute(query).mappings()]
         return [attempt for attempt in found if not attempt.ended]
 
-    def failed_with(self, code: str, since: int) -> set[str]:
-        """The machines on which an attempt that was made at `since` or later has ended with this code."""
+    def outcomes(self, since: int) -> dict[str, list[str | None]]:
+        """By machine: the error codes of the attempts there that were made at `since` or later and ended, newest first.
+
+        None for one that ended without an error.
+        """
         recent = sa.and_(attempts.c.id >= ids.first("att", since), attempts.c.provider == self._provider)
-        query = sa.select(attempts.c.remote_id).where(recent, attempts.c.error_code == code)
+        ended = sa.and_(recent, attempts.c.state.in_(ENDED), attempts.c.remote_id.is_not(None))
+        query = sa.select(attempts.c.remote_id, attempts.c.error_code).where(ended)
+        found: dict[str, list[str | None]] = {}
         with self._store.reading() as connection:
-            return {remote_id.partition(":")[0] for remote_id in connection.scalars(query) if remote_id}
+            for remote_id, code in connection.execute(query.order_by(attempts.c.ended_at.desc(), attempts.c.id.desc())):
+                found.setdefault(remote_id.partition(":")[0], []).append(code)
+        return found
 
     def pool(self) -> Pool:
         columns = (pools.c.looked_at, pools.c.trouble_code, pools.c.trouble, pools.c.trouble_at)

@@ -9,7 +9,7 @@ creation whose intent is recorded, and a machine that comes of it is found by it
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any
@@ -26,7 +26,7 @@ from gateway.providers.vast.rent import Landlord
 from gateway.providers.vast.workers import Workers
 from gateway.providers.worker_client import NotAllowed, Unreachable
 from gateway.store import StaleLease, Transaction
-from wire.errors import EncoderUnavailable
+from wire.errors import EncoderUnavailable, GatewayUnreachable, UploadFailed, WorkerDiskFull, WorkerError
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +49,10 @@ PORT = "3334/tcp"
 ASK_S = 15.0
 _DEAD = frozenset({"stopped", "exited"})
 _NEVER_RUNS = frozenset({"stopped", "exited", "unknown", "offline", "frozen"})
+# Of jobs that fail by what a machine is. Two in a row are held against it.
+_OWN_FAULTS = frozenset(
+    error.code for error in (EncoderUnavailable, GatewayUnreachable, UploadFailed, WorkerDiskFull, WorkerError)
+)
 _PRICE_SLACK = 1.01
 
 
@@ -362,7 +366,7 @@ class Round:
         spent = self.rows.over_budget(self._settings.vast_daily_budget, now)
         living = self.rows.living()
         since = min((i.created_at for i in living), default=now)
-        faulty = self.rows.failed_with(EncoderUnavailable.code, since) if living else set()
+        outcomes = self.rows.outcomes(since) if living else {}
         for i in living:
             silent_ms = now - i.silent_since if i.silent_since is not None and self._blind is None else 0
             if i.stage not in {Stage.BOOTING, Stage.PROBING, *USABLE}:
@@ -374,8 +378,8 @@ class Round:
             elif silent_ms >= SILENCE_MS:
                 code = "worker_lost" if i.stage in USABLE else "black_hole"
                 self.end(i, code, f"nobody answers there for {silent_ms // 1000} s", avoid=True)
-            elif i.id in faulty:
-                self.end(i, EncoderUnavailable.code, "its encoder does not work", avoid=True)
+            elif (code := _own_fault(outcomes.get(i.id, []))) is not None:
+                self.end(i, code, "jobs fail there by its own fault", avoid=True)
             elif i.stage in USABLE:
                 self._rest(i, now, spent)
 
@@ -466,6 +470,14 @@ def address(row: Row) -> tuple[str | None, int | None]:
         if port.isdecimal() and 0 < int(port) < 65536 and host:
             return host, int(port)
     return host or None, None
+
+
+def _own_fault(codes: Sequence[str | None]) -> str | None:
+    """The code for which a machine with these outcomes, newest first, is not kept: one missing encoder is enough."""
+    if EncoderUnavailable.code in codes:
+        return EncoderUnavailable.code
+    last = codes[:2]
+    return last[0] if len(last) == 2 and all(code in _OWN_FAULTS for code in last) else None
 
 
 def _has_job(tx: Transaction, instance: Instance) -> bool:

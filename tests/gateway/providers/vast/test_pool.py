@@ -459,6 +459,32 @@ def test_a_machine_whose_encoder_does_not_work_is_given_back_and_avoided(scene: 
     assert len(scene.vast.alive()) == 1, "the next machine is not to blame"
 
 
+@pytest.mark.parametrize(
+    ("codes", "goes"),
+    [
+        (["worker_disk_full", "worker_disk_full"], True),
+        (["upload_failed", "gateway_unreachable"], True),
+        (["worker_error", None, "worker_error"], False),
+        (["worker_error"], False),
+        (["asset_invalid", "asset_invalid"], False),
+    ],
+)
+def test_a_machine_where_two_jobs_in_a_row_fail_by_its_fault_goes(
+    scene: Scene, codes: list[str | None], goes: bool
+) -> None:
+    ready = scene.ready()
+    for code in codes:
+        (attempt,) = scene.wants()
+        assert isinstance(scene.submit(attempt), Accepted)
+        scene.over(attempt)
+        if code is not None:
+            scene._save(attempt, state=State.FAILED, error_code=code)
+        scene.vast.advance(1)
+    scene.go_on(5)
+    assert [i.code for i in scene.all()] == ([codes[-1]] if goes else [None])
+    assert scene.rows.avoided(scene.clock.now_ms()) == ({ready.machine_id} if goes else set())
+
+
 # ---- the end of a machine
 
 
