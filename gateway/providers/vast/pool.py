@@ -32,6 +32,8 @@ log = structlog.get_logger(__name__)
 
 PROVIDER = "vast"
 LEASE = "pool:vast"
+# `trouble_code` while Vast.ai does not tell what there is.
+BLIND = "blind"
 LEASE_MS = 60_000
 # A round begins no further call after this time, so that it ends within the minute that it has.
 ROUND_S = 35.0
@@ -104,7 +106,7 @@ class Round:
         self._conclude()
         self._destroy(untried=True)
         if self._blind is not None:
-            self.note((Unavailable.code, str(self._blind)))
+            self.note((BLIND, str(self._blind)))
             raise self._blind
         if not self.late():
             self._keeper.landlord.rent(self)
@@ -152,7 +154,7 @@ class Round:
     def _looked(self) -> None:
         """A complete listing has come: Vast.ai can be reached. Other troubles stand, and grow old."""
         known = replace(self.rows.pool(), looked_at=self._clock.now_ms())
-        if known.trouble_code == Unavailable.code:
+        if known.trouble_code == BLIND:
             known = replace(known, trouble_code=None, trouble=None, trouble_at=None)
         self._save_pool(known)
 

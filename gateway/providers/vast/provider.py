@@ -22,7 +22,7 @@ from gateway.instances import COMING, USABLE, Instance, Instances, Stage, move
 from gateway.jobs import Attempt, State
 from gateway.providers.base import Accepted, Context, NoCapacity, NotYet, Phase, ProviderError, Remote, Unavailable
 from gateway.providers.vast.client import Blind, Client
-from gateway.providers.vast.pool import Keeper, address, has
+from gateway.providers.vast.pool import BLIND, Keeper, address, has
 from gateway.providers.vast.rent import budget_spent
 from gateway.providers.vast.workers import Workers
 from gateway.store import Transaction
@@ -94,7 +94,7 @@ class VastProvider:
 
     def workers(self) -> Mapping[str, int]:
         pool = self._rows.pool()
-        if pool.trouble_code == Unavailable.code:
+        if pool.trouble_code == BLIND:
             raise Unavailable(pool.trouble or "")
         return Counter(str(instance.stage) for instance in self._rows.living())
 
@@ -189,4 +189,4 @@ def _name(attempt: Attempt) -> str:
 
 
 def _trouble(code: str | None, reason: str) -> ProviderError:
-    return Unavailable(reason) if code == Unavailable.code else NoCapacity(reason)
+    return Unavailable(reason) if code in {BLIND, Unavailable.code} else NoCapacity(reason)

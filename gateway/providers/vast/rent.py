@@ -178,5 +178,11 @@ def budget_spent(settings: Settings) -> str:
 def free(found: list[Offer], rows: instances.Instances, now: int) -> list[Offer]:
     """Without machines that failed lately, and offers that were taken or tried."""
     avoided, recent = rows.avoided(now), [*rows.living(), *rows.ended_since(now - OFFER_AVOIDED_MS)]
-    taken = {rental.offer_id for rental in recent if rental.stage not in instances.OVER or rental.ready_at is None}
+    # what was never sent, or not paid for, is not the offer's fault
+    blameless = {"never_sent", *_CANNOT_PAY}
+    taken = {
+        rental.offer_id
+        for rental in recent
+        if rental.stage not in instances.OVER or (rental.ready_at is None and rental.code not in blameless)
+    }
     return [o for o in found if o.machine_id not in avoided and o.id not in taken]

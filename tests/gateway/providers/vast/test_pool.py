@@ -281,6 +281,26 @@ def test_what_is_not_rented_is_told(scene: Scene, changes: dict[str, Any], told:
     assert puts(scene) == 0
 
 
+def test_a_listing_does_not_clear_what_speaks_against_renting(scene: Scene) -> None:
+    scene.change(vast_min_credit=26.0)
+    (attempt,) = scene.wants()
+    scene.round()
+    scene.change(vast_max_instances=0)  # nothing more is asked for or noted
+    scene.go_on(5)
+    scene.change(vast_max_instances=3)
+    with pytest.raises(Unavailable, match="dollars left"):
+        scene.submit(attempt)
+
+
+def test_an_offer_that_was_never_asked_for_is_taken_next(scene: Scene) -> None:
+    scene.wants()
+    scene.provider._client.await_create = lambda: (_ for _ in ()).throw(Unavailable("not now"))  # type: ignore[method-assign]
+    scene.round()
+    scene.round(scene.another())
+    first, second = scene.all()
+    assert first.offer_id == second.offer_id
+
+
 def test_the_days_budget_ends_renting_and_idle_machines(scene: Scene) -> None:
     scene.change(vast_daily_budget=0.01)  # 450 s of the cheapest
     (attempt,) = scene.wants()
