@@ -8,6 +8,7 @@ creation whose intent is recorded, and a machine that comes of it is found by it
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -311,9 +312,9 @@ class Round:
             created_at=now,
             stage_at=now,
             deadline=now,
-            sent_at=now,
+            sent_at=(labels.made_at(label, self._settings.deployment or "") or now // 1000) * 1000,
             machine_id=machine_id if isinstance(machine_id, int) else None,
-            nano_per_s=round(price * 1e9 / 3600) if isinstance(price, int | float) else 0,
+            nano_per_s=round(price * 1e9 / 3600) if isinstance(price, int | float) and math.isfinite(price) else 0,
         )
         self.transaction(lambda tx: instances.insert(tx, replace(record, **why)))
 
@@ -380,8 +381,8 @@ class Round:
             elif silent_ms >= SILENCE_MS:
                 code = "worker_lost" if i.stage in USABLE else "black_hole"
                 self.end(i, code, f"nobody answers there for {silent_ms // 1000} s", avoid=True)
-            elif (code := _own_fault(outcomes.get(i.id, []))) is not None:
-                self.end(i, code, "jobs fail there by its own fault", avoid=True)
+            elif (fault := _own_fault(outcomes.get(i.id, []))) is not None:
+                self.end(i, fault, "jobs fail there by its own fault", avoid=True)
             elif i.stage in USABLE:
                 self._rest(i, now, spent)
 

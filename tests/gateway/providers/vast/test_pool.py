@@ -600,6 +600,15 @@ def test_an_orphan_is_found_counted_and_destroyed(scene: Scene) -> None:
     assert [(i.stage, i.code) for i in scene.all()] == [(Stage.GONE, "orphan")]
 
 
+@pytest.mark.parametrize("price", [float("inf"), float("nan"), 0.36])
+def test_an_orphan_is_paid_for_since_its_label_says(scene: Scene, price: float) -> None:
+    meant = scene.clock.now_ms() // 1000 - 60
+    scene.vast.stranger(labels.label("test", RENTAL, meant), dph_total=price)
+    scene.round()
+    (found,) = scene.all()
+    assert (found.sent_at, found.nano_per_s) == (meant * 1000, 100_000 if price == 0.36 else 0)
+
+
 @pytest.mark.parametrize(
     "label",
     [
