@@ -108,6 +108,8 @@ class VastProvider:
 
     def _closed(self) -> str | None:
         """Why no machine gets another attempt, so that all of them come to rest and go."""
+        if self._settings.vast_max_instances == 0:
+            return "VAST_MAX_INSTANCES is 0: nothing is rented"
         spent = self._rows.over_budget(self._settings.vast_daily_budget, self._clock.now_ms())
         return budget_spent(self._settings) if spent else None
 

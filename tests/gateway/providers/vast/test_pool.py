@@ -281,6 +281,16 @@ def test_what_is_not_rented_is_told(scene: Scene, changes: dict[str, Any], told:
     assert puts(scene) == 0
 
 
+def test_without_any_instance_allowed_all_machines_go(scene: Scene) -> None:
+    scene.ready()
+    scene.change(vast_max_instances=0)
+    (attempt,) = scene.wants()
+    with pytest.raises(NoCapacity, match="VAST_MAX_INSTANCES"):
+        scene.submit(attempt)
+    nothing_is_left(scene)
+    assert puts(scene) == 1
+
+
 def test_a_listing_does_not_clear_what_speaks_against_renting(scene: Scene) -> None:
     scene.change(vast_min_credit=26.0)
     (attempt,) = scene.wants()
