@@ -18,8 +18,19 @@ from sqlalchemy import Column, Table
 from ulid import ULID
 
 from gateway import ids
-from gateway.jobs import MARGIN_MS, Attempt, IllegalChange, State
-from gateway.store import ForeignText, StaleLease, Store, Transaction, attempts, jobs, leases, metadata, to_attempt
+from gateway.jobs import ENDED, MARGIN_MS, Attempt, IllegalChange, State
+from gateway.store import (
+    DAY_MS,
+    ForeignText,
+    StaleLease,
+    Store,
+    Transaction,
+    attempts,
+    jobs,
+    leases,
+    metadata,
+    to_attempt,
+)
 
 
 class Stage(StrEnum):
@@ -48,7 +59,8 @@ CHANGES: Mapping[Stage, frozenset[Stage]] = {
     Stage.INTENT: frozenset({Stage.CREATING, Stage.NO_INSTANCE}),
     Stage.CREATING: frozenset({Stage.BOOTING, Stage.AMBIGUOUS}),
     Stage.AMBIGUOUS: frozenset({Stage.BOOTING, Stage.NO_INSTANCE}),
-    Stage.BOOTING: frozenset({Stage.PROBING, *_ENDS}),
+    # back again when the id that was told is somebody else's
+    Stage.BOOTING: frozenset({Stage.PROBING, Stage.AMBIGUOUS, *_ENDS}),
     Stage.PROBING: frozenset({Stage.READY, *_ENDS}),
     Stage.READY: frozenset({Stage.BUSY, Stage.IDLE, *_ENDS}),
     Stage.BUSY: frozenset({Stage.IDLE, *_ENDS}),
@@ -210,6 +222,12 @@ class Instances:
         """Those that were over at `at` or later, oldest first."""
         return self._select(instances.c.stage.in_(OVER), instances.c.ended_at >= at)
 
+    def over_budget(self, dollars: float, now: int) -> bool:
+        """Whether the machines have cost so many dollars on this day (UTC)."""
+        today = now - now % DAY_MS
+        rentals = [*self.living(), *self.ended_since(today)]
+        return sum(rental.paid_s(today, now) * rental.nano_per_s for rental in rentals) >= dollars * 1e9
+
     def labelled(self, label: str) -> list[Instance]:
         return self._select(instances.c.label == label)
 
@@ -236,12 +254,19 @@ class Instances:
             found = [to_attempt(row) for row in connection.execute(query).mappings()]
         return [attempt for attempt in found if not attempt.ended]
 
-    def failed_with(self, code: str, since: int) -> set[str]:
-        """The machines on which an attempt that was made at `since` or later has ended with this code."""
+    def outcomes(self, since: int) -> dict[str, list[str | None]]:
+        """By machine: the error codes of the attempts there that were made at `since` or later and ended, newest first.
+
+        None for one that ended without an error.
+        """
         recent = sa.and_(attempts.c.id >= ids.first("att", since), attempts.c.provider == self._provider)
-        query = sa.select(attempts.c.remote_id).where(recent, attempts.c.error_code == code)
+        ended = sa.and_(recent, attempts.c.state.in_(ENDED), attempts.c.remote_id.is_not(None))
+        query = sa.select(attempts.c.remote_id, attempts.c.error_code).where(ended)
+        found: dict[str, list[str | None]] = {}
         with self._store.reading() as connection:
-            return {remote_id.partition(":")[0] for remote_id in connection.scalars(query) if remote_id}
+            for remote_id, code in connection.execute(query.order_by(attempts.c.ended_at.desc(), attempts.c.id.desc())):
+                found.setdefault(remote_id.partition(":")[0], []).append(code)
+        return found
 
     def pool(self) -> Pool:
         columns = (pools.c.looked_at, pools.c.trouble_code, pools.c.trouble, pools.c.trouble_at)
@@ -272,10 +297,10 @@ def must_hold(tx: Transaction, name: str, holder: str) -> None:
         raise StaleLease(name)
 
 
-def release(tx: Transaction, name: str, holder: str, now: int) -> None:
-    """Let the next one have the lease `name`, if it still is `holder`'s."""
+def release(tx: Transaction, name: str, holder: str) -> None:
+    """Let the next one have the lease `name`, if it still is `holder`'s, however far the clock goes back."""
     mine = sa.and_(leases.c.name == name, leases.c.holder == holder)
-    tx.connection.execute(leases.update().where(mine).values(expires_at=now))
+    tx.connection.execute(leases.update().where(mine).values(expires_at=0))
 
 
 def locked(tx: Transaction, provider: str, stages: Collection[Stage]) -> list[Instance]:

@@ -214,7 +214,9 @@ class Settings:
     vast_max_price: float = setting(
         fields.Float(validate=validate.Range(0.01, 10)), 1.0, "Highest price of a rented machine, in dollars an hour."
     )
-    vast_max_instances: int = setting(_whole(1, 50), 2, "How many machines are rented at once at most.")
+    vast_max_instances: int = setting(
+        _whole(0, 50), 2, "How many machines are rented at once at most. 0: none gets another job, and all of them go."
+    )
     vast_allowed_ips: tuple[str, ...] = setting(
         CommaList(),
         "",

@@ -115,7 +115,9 @@ def _read(response: requests.Response, ends_at: float) -> bytes:
         if len(body) > MAX_ANSWER_BYTES:
             raise requests.ConnectionError("the answer is too large")
         if time.monotonic() > ends_at:
-            raise requests.ReadTimeout("the answer came too slowly")
+            break
+    if time.monotonic() > ends_at:  # one without a body, too
+        raise requests.ReadTimeout("the answer came too slowly")
     return body
 
 

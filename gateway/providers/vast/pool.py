@@ -8,9 +8,10 @@ creation whose intent is recorded, and a machine that comes of it is found by it
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any
 
@@ -26,12 +27,14 @@ from gateway.providers.vast.rent import Landlord
 from gateway.providers.vast.workers import Workers
 from gateway.providers.worker_client import NotAllowed, Unreachable
 from gateway.store import StaleLease, Transaction
-from wire.errors import EncoderUnavailable
+from wire.errors import EncoderUnavailable, GatewayUnreachable, UploadFailed, WorkerDiskFull, WorkerError
 
 log = structlog.get_logger(__name__)
 
 PROVIDER = "vast"
 LEASE = "pool:vast"
+# `trouble_code` while Vast.ai does not tell what there is.
+BLIND = "blind"
 LEASE_MS = 60_000
 # A round begins no further call after this time, so that it ends within the minute that it has.
 ROUND_S = 35.0
@@ -45,9 +48,14 @@ AVOID_MS = 3_600_000
 # Ceiling on the machines without a record that one sweep ends, and on the calls to end one that a round makes.
 MOST_KILLS = 5
 PORT = "3334/tcp"
-_ASKED_AT_ONCE = 8
+# What all workers together have for their answers. One that needs longer counts as silent.
+ASK_S = 15.0
 _DEAD = frozenset({"stopped", "exited"})
 _NEVER_RUNS = frozenset({"stopped", "exited", "unknown", "offline", "frozen"})
+# Of jobs that fail by what a machine is. Two in a row are held against it.
+_OWN_FAULTS = frozenset(
+    error.code for error in (EncoderUnavailable, GatewayUnreachable, UploadFailed, WorkerDiskFull, WorkerError)
+)
 _PRICE_SLACK = 1.01
 
 
@@ -62,8 +70,7 @@ class Keeper:
 
     def reconcile(self) -> None:
         """One round, unless another gateway is in the middle of one. Raises Unavailable when Vast.ai tells nothing."""
-        store, clock = self.context.store, self.context.clock
-        now = clock.now_ms()
+        store, now = self.context.store, self.context.clock.now_ms()
         token = ids.ulid(now)
         with store.transaction() as tx:
             if not tx.hold(LEASE, token, now, now + LEASE_MS):
@@ -74,7 +81,7 @@ class Keeper:
             log.warning("vast.round_taken_over")
         finally:
             with store.transaction() as tx:
-                instances.release(tx, LEASE, token, clock.now_ms())
+                instances.release(tx, LEASE, token)
 
 
 class Round:
@@ -88,17 +95,19 @@ class Round:
         self.rows = Instances(context.store, PROVIDER)
         self._ends_at = time.monotonic() + ROUND_S
         self._blind: Blind | None = None
+        self._ours: frozenset[int] = frozenset()  # what the listing of this round tells with a label of ours
 
     def run(self) -> None:
         self._recover()
         told = self._listing()
         if told is not None:
             self._match(told)
+        self._destroy()  # before anybody is waited for
         self._ask_workers()
         self._conclude()
-        self._destroy()
+        self._destroy(untried=True)
         if self._blind is not None:
-            self.note((Unavailable.code, str(self._blind)))
+            self.note((BLIND, str(self._blind)))
             raise self._blind
         if not self.late():
             self._keeper.landlord.rent(self)
@@ -146,7 +155,7 @@ class Round:
     def _looked(self) -> None:
         """A complete listing has come: Vast.ai can be reached. Other troubles stand, and grow old."""
         known = replace(self.rows.pool(), looked_at=self._clock.now_ms())
-        if known.trouble_code == Unavailable.code:
+        if known.trouble_code == BLIND:
             known = replace(known, trouble_code=None, trouble=None, trouble_at=None)
         self._save_pool(known)
 
@@ -184,6 +193,7 @@ class Round:
             for remote_id, row in told.items()
             if labels.made_at(row.get("label"), self._settings.deployment or "") is not None
         }
+        self._ours = frozenset(ours)
         self._report_strangers(told.keys() - ours.keys())
         known = {instance.remote_id for instance in self.rows.living()}
         for instance in self.rows.living():
@@ -239,7 +249,10 @@ class Round:
         self.change(instance, lambda i: move(i, Stage.GONE, now, code="vanished", reason="Vast.ai took it away"))
 
     def _observe(self, instance: Instance, row: Row) -> None:
-        """What Vast.ai tells of a machine of ours."""
+        """What Vast.ai tells of a machine of ours, or of somebody else's whose id we took for ours."""
+        if row.get("label") not in {None, instance.label}:
+            self._forget(instance, row)
+            return
         if instance.stage is Stage.DESTROYING:
             return
         now, status, price = self._clock.now_ms(), row.get("actual_status"), row.get("dph_total")
@@ -259,6 +272,13 @@ class Round:
             return move(i, Stage.PROBING, now) if i.stage is Stage.BOOTING else i
 
         self.change(instance, seen)
+
+    def _forget(self, instance: Instance, row: Row) -> None:
+        """Its id is that of a machine with another label, which is never touched."""
+        now, stage = self._clock.now_ms(), Stage.AMBIGUOUS if instance.stage is Stage.BOOTING else Stage.GONE
+        log.error("vast.not_ours", instance_id=instance.id, remote_id=row["id"], label=row.get("label"))
+        why = {"remote_id": None, "code": "not_ours", "reason": "its id is that of a machine with another label"}
+        self.change(instance, lambda i: move(i, stage, now, **why) if i.stage is instance.stage else i)
 
     def _sweep(self, unknown: Mapping[int, Row]) -> None:
         """Machines with our label and without a living record: ended, at most so many at a time."""
@@ -292,22 +312,27 @@ class Round:
             created_at=now,
             stage_at=now,
             deadline=now,
-            sent_at=now,
+            sent_at=(labels.made_at(label, self._settings.deployment or "") or now // 1000) * 1000,
             machine_id=machine_id if isinstance(machine_id, int) else None,
-            nano_per_s=round(price * 1e9 / 3600) if isinstance(price, int | float) else 0,
+            nano_per_s=round(price * 1e9 / 3600) if isinstance(price, int | float) and math.isfinite(price) else 0,
         )
         self.transaction(lambda tx: instances.insert(tx, replace(record, **why)))
 
     def _ask_workers(self) -> None:
         """Every worker is asked how it is: that keeps it alive, too."""
         asked = [i for i in self.rows.living() if i.stage in {Stage.PROBING, *USABLE} and i.host is not None]
-        if asked:
-            with ThreadPoolExecutor(_ASKED_AT_ONCE, thread_name_prefix="vast") as threads:
-                for instance, error in zip(asked, threads.map(self._how_is, asked), strict=True):
-                    if isinstance(error, NotAllowed):
-                        self._not_let_in(instance, error)
-                    else:
-                        self._answered(instance, error)
+        if not asked:
+            return
+        threads = ThreadPoolExecutor(len(asked), thread_name_prefix="vast")
+        answers = [threads.submit(self._how_is, instance) for instance in asked]
+        wait(answers, ASK_S)
+        threads.shutdown(wait=False)
+        for instance, answer in zip(asked, answers, strict=True):
+            error = answer.result() if answer.done() else Unreachable(TimeoutError())
+            if isinstance(error, NotAllowed):
+                self._not_let_in(instance, error)
+            else:
+                self._answered(instance, error)
 
     def _how_is(self, instance: Instance) -> Unavailable | None:
         """None when its worker answers well."""
@@ -341,10 +366,10 @@ class Round:
 
     def _conclude(self) -> None:
         now = self._clock.now_ms()
-        spent = self._keeper.landlord.over_budget(self, now)
+        spent = self.rows.over_budget(self._settings.vast_daily_budget, now)
         living = self.rows.living()
         since = min((i.created_at for i in living), default=now)
-        faulty = self.rows.failed_with(EncoderUnavailable.code, since) if living else set()
+        outcomes = self.rows.outcomes(since) if living else {}
         for i in living:
             silent_ms = now - i.silent_since if i.silent_since is not None and self._blind is None else 0
             if i.stage not in {Stage.BOOTING, Stage.PROBING, *USABLE}:
@@ -356,8 +381,8 @@ class Round:
             elif silent_ms >= SILENCE_MS:
                 code = "worker_lost" if i.stage in USABLE else "black_hole"
                 self.end(i, code, f"nobody answers there for {silent_ms // 1000} s", avoid=True)
-            elif i.id in faulty:
-                self.end(i, EncoderUnavailable.code, "its encoder does not work", avoid=True)
+            elif (fault := _own_fault(outcomes.get(i.id, []))) is not None:
+                self.end(i, fault, "jobs fail there by its own fault", avoid=True)
             elif i.stage in USABLE:
                 self._rest(i, now, spent)
 
@@ -400,13 +425,16 @@ class Round:
         if machine_id is not None:
             self.transaction(lambda tx: instances.avoid(tx, PROVIDER, machine_id, until, reason))
 
-    def _destroy(self) -> None:
+    def _destroy(self, *, untried: bool = False) -> None:
         """Ask for the end of what is to be destroyed, again and again until there is proof. A 200 is none."""
         doomed = [i for i in self.rows.living() if i.stage is Stage.DESTROYING and i.remote_id is not None]
+        doomed = [i for i in doomed if i.destroy_tries == 0 or not untried]
         for instance in sorted(doomed, key=lambda i: i.destroy_tries)[:MOST_KILLS]:
             if self.late():
                 return
             assert instance.remote_id is not None
+            if instance.remote_id not in self._ours and self._is_anothers(instance, instance.remote_id):
+                continue
             try:
                 gone = self._client.destroy(instance.remote_id)
             except Unavailable as error:
@@ -419,6 +447,18 @@ class Round:
                 return move(i, Stage.GONE, now) if gone else i
 
             self.change(instance, tried)
+
+    def _is_anothers(self, instance: Instance, remote_id: int) -> bool:
+        """Whether it is certain that the id is somebody else's: then it is forgotten."""
+        try:
+            row = self._client.show(remote_id)
+        except Blind as error:
+            log.warning("vast.not_shown", instance_id=instance.id, reason=str(error))
+            return False
+        if row is None or row.get("label") in {None, instance.label}:
+            return False
+        self._forget(instance, row)
+        return True
 
 
 def address(row: Row) -> tuple[str | None, int | None]:
@@ -433,6 +473,14 @@ def address(row: Row) -> tuple[str | None, int | None]:
         if port.isdecimal() and 0 < int(port) < 65536 and host:
             return host, int(port)
     return host or None, None
+
+
+def _own_fault(codes: Sequence[str | None]) -> str | None:
+    """The code for which a machine with these outcomes, newest first, is not kept: one missing encoder is enough."""
+    if EncoderUnavailable.code in codes:
+        return EncoderUnavailable.code
+    last = codes[:2]
+    return last[0] if len(last) == 2 and all(code in _OWN_FAULTS for code in last) else None
 
 
 def _has_job(tx: Transaction, instance: Instance) -> bool:

@@ -22,7 +22,8 @@ from gateway.instances import COMING, USABLE, Instance, Instances, Stage, move
 from gateway.jobs import Attempt, State
 from gateway.providers.base import Accepted, Context, NoCapacity, NotYet, Phase, ProviderError, Remote, Unavailable
 from gateway.providers.vast.client import Blind, Client
-from gateway.providers.vast.pool import Keeper, address, has
+from gateway.providers.vast.pool import BLIND, Keeper, address, has
+from gateway.providers.vast.rent import budget_spent
 from gateway.providers.vast.workers import Workers
 from gateway.store import Transaction
 
@@ -53,12 +54,15 @@ class VastProvider:
 
     def submit(self, attempt: Attempt, job_input: Mapping[str, Any]) -> Accepted | NotYet:
         timeout_s = int(job_input["delivery"]["limits"]["timeout_s"])
+        closed = self._closed()
         with self._store.transaction() as tx:
             fresh = tx.attempt(attempt.id)
             if fresh is None or fresh.state is not State.INTENT:
                 return NotYet("the attempt is in other hands", RETRY_S)
-            instance = self._bound(tx, fresh, timeout_s)
+            instance = self._bound(tx, fresh, timeout_s, closed is None)
         if instance is None:
+            if closed is not None:
+                raise NoCapacity(closed)
             return self._not_yet()
         if (found := self._found(instance)) is None:
             self._unbind(attempt)
@@ -90,7 +94,7 @@ class VastProvider:
 
     def workers(self) -> Mapping[str, int]:
         pool = self._rows.pool()
-        if pool.trouble_code == Unavailable.code:
+        if pool.trouble_code == BLIND:
             raise Unavailable(pool.trouble or "")
         return Counter(str(instance.stage) for instance in self._rows.living())
 
@@ -102,8 +106,18 @@ class VastProvider:
         highest = round(self._settings.vast_max_price * 1e9 / 3600)
         return Price(nano_per_s or highest, self._settings.vast_idle_timeout)
 
-    def _bound(self, tx: Transaction, attempt: Attempt, timeout_s: int) -> Instance | None:
-        """The machine that gets the attempt, by now in the records too; None where none has room."""
+    def _closed(self) -> str | None:
+        """Why no machine gets another attempt, so that all of them come to rest and go."""
+        if self._settings.vast_max_instances == 0:
+            return "VAST_MAX_INSTANCES is 0: nothing is rented"
+        spent = self._rows.over_budget(self._settings.vast_daily_budget, self._clock.now_ms())
+        return budget_spent(self._settings) if spent else None
+
+    def _bound(self, tx: Transaction, attempt: Attempt, timeout_s: int, more: bool) -> Instance | None:
+        """The machine that gets the attempt, by now in the records too; None where none has room.
+
+        Without `more` only the one that has it already: its submit may have been sent before.
+        """
         now = self._clock.now_ms()
         attempts = instances.bound(tx, self.name)
 
@@ -113,7 +127,8 @@ class VastProvider:
         fit = [
             instance
             for instance in instances.locked(tx, self.name, USABLE)
-            if instance.host is not None
+            if (more or has(instance, attempt.remote_id))
+            and instance.host is not None
             and instance.silent_since is None
             and load(instance) < self._settings.vast_concurrency
             and now < instance.usable_until(timeout_s)
@@ -176,4 +191,4 @@ def _name(attempt: Attempt) -> str:
 
 
 def _trouble(code: str | None, reason: str) -> ProviderError:
-    return Unavailable(reason) if code == Unavailable.code else NoCapacity(reason)
+    return Unavailable(reason) if code in {BLIND, Unavailable.code} else NoCapacity(reason)

@@ -16,13 +16,13 @@ from gateway.providers.vast.addresses import Addresses
 from gateway.providers.vast.client import Client, NotCreated
 from gateway.providers.vast.environment import environment
 from gateway.providers.vast.offers import Offer
+from gateway.settings import Settings
 
 if TYPE_CHECKING:
     from gateway.providers.vast.pool import Round
 
 log = structlog.get_logger(__name__)
 
-DAY_MS = 86_400_000
 # Rentals that came to nothing, one after the other, and the time in which so many of them are enough.
 MOST_FAILURES = 5
 FAILURES_MS = 600_000
@@ -61,13 +61,6 @@ class Landlord:
             return  # the next round finds an intent that nobody sent
         self._create(round_, instance, offer, allowed)
 
-    def over_budget(self, round_: Round, now: int) -> bool:
-        """Whether the day's machines have cost what they may."""
-        today = now - now % DAY_MS
-        rentals = [*round_.rows.living(), *round_.rows.ended_since(today)]
-        spent = sum(rental.paid_s(today, now) * rental.nano_per_s for rental in rentals)
-        return spent >= self._settings.vast_daily_budget * 1e9
-
     def offers(self, rows: instances.Instances) -> list[Offer]:
         """What would be rented now, the best first. Raises Unavailable."""
         return free(self._market(), rows, self._clock.now_ms())
@@ -96,8 +89,8 @@ class Landlord:
         recent = [*round_.rows.living(), *round_.rows.ended_since(now - REFUSED_MS)]
         if any(rental.code in _CANNOT_PAY for rental in recent):
             raise Unavailable("Vast.ai says that the account cannot pay")
-        if self.over_budget(round_, now):
-            raise NoCapacity(f"the day's budget of {self._settings.vast_daily_budget} dollars is spent")
+        if round_.rows.over_budget(self._settings.vast_daily_budget, now):
+            raise NoCapacity(budget_spent(self._settings))
         if (credit := self._client.credit()) < self._settings.vast_min_credit:
             raise Unavailable(f"the Vast.ai account has {credit:.2f} dollars left")
         found = self.offers(round_.rows)
@@ -161,10 +154,8 @@ class Landlord:
 
     def _not_created(self, round_: Round, instance: Instance, error: NotCreated) -> None:
         now = self._clock.now_ms()
-        if error.instance_id is not None:
-            round_.change(instance, lambda i: move(i, Stage.BOOTING, now, remote_id=error.instance_id))
-            return
-        needed = 1 if error.code == "no_such_ask" else 2
+        # An id in an error may be anybody's: the machine, if there is one, is found by its label.
+        needed = 1 if error.code == "no_such_ask" and error.instance_id is None else 2
         why = {"code": error.code, "reason": str(error), "missing_needed": needed}
         round_.change(instance, lambda i: move(i, Stage.AMBIGUOUS, now, **why))
 
@@ -180,8 +171,18 @@ class Landlord:
         }
 
 
+def budget_spent(settings: Settings) -> str:
+    return f"the day's budget of {settings.vast_daily_budget} dollars is spent"
+
+
 def free(found: list[Offer], rows: instances.Instances, now: int) -> list[Offer]:
     """Without machines that failed lately, and offers that were taken or tried."""
     avoided, recent = rows.avoided(now), [*rows.living(), *rows.ended_since(now - OFFER_AVOIDED_MS)]
-    taken = {rental.offer_id for rental in recent if rental.stage not in instances.OVER or rental.ready_at is None}
+    # what was never sent, or not paid for, is not the offer's fault
+    blameless = {"never_sent", *_CANNOT_PAY}
+    taken = {
+        rental.offer_id
+        for rental in recent
+        if rental.stage not in instances.OVER or (rental.ready_at is None and rental.code not in blameless)
+    }
     return [o for o in found if o.machine_id not in avoided and o.id not in taken]

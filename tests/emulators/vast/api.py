@@ -68,6 +68,9 @@ def vast_api(config: Callable[[], Config], clock: Clock, account: Account, calls
             raise _no_such_ask(offer_id, fault.status)
         if kind == "refused":
             return jsonify(success=False, error="invalid_args", msg="not this time", ask_id=offer_id)
+        if fault and kind == "stranger_in_error":
+            theirs = next(one.id for one in account.alive() if one.stranger)
+            raise Problem(fault.status, "internal_error", "something went wrong", new_contract=theirs)
         with account.lock:
             offer = account.free(offer_id)
             if offer is None:

@@ -30,6 +30,7 @@ KINDS = {
     "refused": ("create",),  # 200 with success=false
     "error_after": ("create",),  # creates, and answers `status`
     "contract_in_error": ("create",),  # creates, and answers `status` with its new_contract
+    "stranger_in_error": ("create",),  # creates nothing, and answers `status` with the id of somebody else's instance
     "late_effect": ("create",),  # answers `status`, and creates after `seconds`
     "truncated": ("list",),  # the last row is missing; the count tells of it
     "wrong_count": ("list",),  # all rows, and one too many in the count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from gateway.providers.vast import labels
 from gateway.providers.vast.pool import LEASE, LEASE_MS, MOST_KILLS
 from tests.emulators.vast import offer
 from tests.gateway.conftest import on_every_database
+from tests.gateway.providers.conftest import job_input
 from tests.gateway.providers.vast.conftest import Scene
 from wire.errors import EncoderUnavailable
 
@@ -202,6 +204,38 @@ def test_a_creation_that_goes_wrong(scene: Scene, fault: str, more: dict[str, An
     assert sum(i.paid_s for i in scene.vast.instances) < 1500
 
 
+@pytest.mark.parametrize("label", ["somebody's", f"reelay:other:{RENTAL}:1700000000"])
+def test_an_id_in_an_error_may_be_a_strangers(scene: Scene, label: str) -> None:
+    scene.vast.stranger(label)
+    scene.vast.inject("stranger_in_error", "create", times=1, status=500)
+    (attempt,) = scene.wants()
+    scene.until(lambda: Stage.IDLE in scene.stages())
+    assert puts(scene) == 2
+    scene.over(attempt)
+    nothing_is_left(scene)
+
+
+@pytest.mark.parametrize(
+    ("stage", "listed"), [(Stage.BOOTING, True), (Stage.DESTROYING, True), (Stage.DESTROYING, False)]
+)
+def test_an_id_that_turns_out_to_be_a_strangers_is_forgotten(scene: Scene, stage: Stage, listed: bool) -> None:
+    scene.wants()
+    scene.round()
+    (instance,) = scene.rows.living()
+    scene.vast.account.end(scene.vast.alive()[0], "host")
+    theirs = scene.vast.stranger("somebody's")
+    with scene.store.transaction() as tx:
+        instances.save(tx, replace(instance, stage=stage, remote_id=theirs))
+    if not listed:
+        scene.vast.inject("status", "list", times=1, status=500)
+    scene.round()
+    forgotten = scene.rows.get(instance.id)
+    assert forgotten is not None
+    assert (forgotten.remote_id, forgotten.code) == (None, "not_ours")
+    assert forgotten.stage is (Stage.AMBIGUOUS if stage is Stage.BOOTING else Stage.GONE)
+    assert scene.vast.touched_strangers() == []
+
+
 def test_an_offer_that_is_gone_makes_room_for_the_next_and_five_are_enough(scene: Scene) -> None:
     scene.vast.inject("gone", "create", times=50, status=410)
     (attempt,) = scene.wants()
@@ -247,6 +281,36 @@ def test_what_is_not_rented_is_told(scene: Scene, changes: dict[str, Any], told:
     assert puts(scene) == 0
 
 
+def test_without_any_instance_allowed_all_machines_go(scene: Scene) -> None:
+    scene.ready()
+    scene.change(vast_max_instances=0)
+    (attempt,) = scene.wants()
+    with pytest.raises(NoCapacity, match="VAST_MAX_INSTANCES"):
+        scene.submit(attempt)
+    nothing_is_left(scene)
+    assert puts(scene) == 1
+
+
+def test_a_listing_does_not_clear_what_speaks_against_renting(scene: Scene) -> None:
+    scene.change(vast_min_credit=26.0)
+    (attempt,) = scene.wants()
+    scene.round()
+    scene.change(vast_max_instances=0)  # nothing more is asked for or noted
+    scene.go_on(5)
+    scene.change(vast_max_instances=3)
+    with pytest.raises(Unavailable, match="dollars left"):
+        scene.submit(attempt)
+
+
+def test_an_offer_that_was_never_asked_for_is_taken_next(scene: Scene) -> None:
+    scene.wants()
+    scene.provider._client.await_create = lambda: (_ for _ in ()).throw(Unavailable("not now"))  # type: ignore[method-assign]
+    scene.round()
+    scene.round(scene.another())
+    first, second = scene.all()
+    assert first.offer_id == second.offer_id
+
+
 def test_the_days_budget_ends_renting_and_idle_machines(scene: Scene) -> None:
     scene.change(vast_daily_budget=0.01)  # 450 s of the cheapest
     (attempt,) = scene.wants()
@@ -261,6 +325,34 @@ def test_the_days_budget_ends_renting_and_idle_machines(scene: Scene) -> None:
     with pytest.raises(NoCapacity, match="budget"):
         scene.submit(other)
     assert puts(scene) == 1
+
+
+def test_the_days_budget_ends_a_machine_with_steady_work(scene: Scene) -> None:
+    scene.change(vast_daily_budget=0.01)
+    scene.ready()
+    (attempt,) = scene.wants()
+    assert isinstance(scene.submit(attempt), Accepted)
+    for _ in range(20):
+        scene.go_on(30, every_s=15)
+        (following,) = scene.wants()
+        scene.over(attempt)
+        try:
+            assert isinstance(scene.submit(following), Accepted)
+        except NoCapacity as error:
+            assert "budget" in str(error)
+            break
+        attempt = following
+    assert 0.01 <= scene.vast.bill()["dollars"] < 0.012
+    scene.go_on(20)
+    assert [i.code for i in scene.all()] == ["budget"]
+    assert scene.vast.alive() == []
+
+
+def test_an_attempt_that_was_bound_before_the_budget_was_spent_is_sent_again(scene: Scene) -> None:
+    scene.ready()
+    (attempt,) = scene.wants()
+    assert isinstance(scene.provider.submit(attempt, job_input(attempt)), Accepted)  # and the gateway is killed
+    assert isinstance(scene.submit(attempt, scene.another(vast_daily_budget=0.0)), Accepted)
 
 
 # ---- what may go wrong with a machine
@@ -329,6 +421,30 @@ def test_while_vast_does_not_answer_either_no_worker_is_given_up(scene: Scene, m
         scene.provider.workers()
 
 
+def test_a_worker_that_is_slow_to_answer_holds_up_nothing(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.providers.vast.pool.ASK_S", 0.3)
+    ready, released = scene.ready(), threading.Event()
+
+    class Slow:
+        def health(self) -> None:
+            released.wait(20)
+            raise Unavailable("too late")
+
+    monkeypatch.setattr(scene.provider._workers, "of", lambda instance: Slow())
+    orphan = scene.vast.stranger(labels.label("test", RENTAL, 1_700_000_000))
+    scene.wants(2)
+    began = time.monotonic()
+    try:
+        scene.go_on(5)
+    finally:
+        released.set()
+    assert time.monotonic() - began < 5
+    assert not next(i for i in scene.vast.instances if i.id == orphan).alive
+    silent = scene.rows.get(ready.id)
+    assert silent is not None and silent.silent_since is not None
+    assert puts(scene) == 2
+
+
 def test_no_machine_outlives_its_deadline_even_with_a_job(scene: Scene) -> None:
     scene.change(vast_max_lifetime=1500)
     scene.ready()
@@ -371,6 +487,32 @@ def test_a_machine_whose_encoder_does_not_work_is_given_back_and_avoided(scene: 
     assert scene.rows.avoided(scene.clock.now_ms()) == {ready.machine_id}
     scene.ready()
     assert len(scene.vast.alive()) == 1, "the next machine is not to blame"
+
+
+@pytest.mark.parametrize(
+    ("codes", "goes"),
+    [
+        (["worker_disk_full", "worker_disk_full"], True),
+        (["upload_failed", "gateway_unreachable"], True),
+        (["worker_error", None, "worker_error"], False),
+        (["worker_error"], False),
+        (["asset_invalid", "asset_invalid"], False),
+    ],
+)
+def test_a_machine_where_two_jobs_in_a_row_fail_by_its_fault_goes(
+    scene: Scene, codes: list[str | None], goes: bool
+) -> None:
+    ready = scene.ready()
+    for code in codes:
+        (attempt,) = scene.wants()
+        assert isinstance(scene.submit(attempt), Accepted)
+        scene.over(attempt)
+        if code is not None:
+            scene._save(attempt, state=State.FAILED, error_code=code)
+        scene.vast.advance(1)
+    scene.go_on(5)
+    assert [i.code for i in scene.all()] == ([codes[-1]] if goes else [None])
+    assert scene.rows.avoided(scene.clock.now_ms()) == ({ready.machine_id} if goes else set())
 
 
 # ---- the end of a machine
@@ -468,6 +610,15 @@ def test_an_orphan_is_found_counted_and_destroyed(scene: Scene) -> None:
     assert [(i.stage, i.code) for i in scene.all()] == [(Stage.GONE, "orphan")]
 
 
+@pytest.mark.parametrize("price", [float("inf"), float("nan"), 0.36])
+def test_an_orphan_is_paid_for_since_its_label_says(scene: Scene, price: float) -> None:
+    meant = scene.clock.now_ms() // 1000 - 60
+    scene.vast.stranger(labels.label("test", RENTAL, meant), dph_total=price)
+    scene.round()
+    (found,) = scene.all()
+    assert (found.sent_at, found.nano_per_s) == (meant * 1000, 100_000 if price == 0.36 else 0)
+
+
 @pytest.mark.parametrize(
     "label",
     [
@@ -549,6 +700,15 @@ def test_only_one_gateway_is_in_a_round(scene: Scene) -> None:
     assert scene.vast.calls == {}
     scene.go_on(10)
     assert puts(scene) == 1
+
+
+def test_rounds_go_on_when_the_clock_goes_back(scene: Scene) -> None:
+    scene.wants()
+    scene.round()
+    scene.vast.clock.move(-3600)
+    scene.vast.reset_calls()
+    scene.round()
+    assert scene.vast.calls["list"] == 1
 
 
 @on_every_database
