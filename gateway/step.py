@@ -234,7 +234,8 @@ class Step:
         next_at = now
         if attempt.provider == list(self._parts.providers)[-1]:  # else the next one is asked at once
             known_s = error.retry_in_s if isinstance(error, Unavailable) else None
-            pause = _pause_ms(1000, self._job.waits, MAX_BACKOFF_MS)
+            # counted from its beginning: who has waited here for long goes on at once
+            pause = max(0, _pause_ms(1000, self._job.waits, MAX_BACKOFF_MS) - (now - attempt.created_at))
             next_at += round(pause if known_s is None else known_s * 1000 * random.uniform(1.0, 1.2))
         self._write(lambda j, a: jobs.turn_down(j, a, error.code, str(error), now, next_at), attempt)
 

@@ -275,6 +275,22 @@ def test_the_chain_wraps_round_with_back_off_up_to_the_queue_limit(
     assert tried == ["one", "two"] * (len(tried) // 2)
 
 
+def test_who_waited_at_the_last_provider_goes_on_to_the_first_at_once(
+    wire: Wire, job_factory: JobFactory, clock: FixedClock
+) -> None:
+    one, two = FakeProvider("one"), FakeProvider("two")
+    services = wire({"one": one, "two": two})
+    one.script("submit", Unavailable("not here"))
+    two.script("submit", *[NotYet("busy", 2.0)] * 20, NoCapacity("busy for too long"))
+    job = job_factory()
+    turn(services)
+    follow(services, clock, job, 21)
+    assert [a.error_code for a in attempts_of(services, job)] == ["provider_unavailable", "no_capacity"]
+    assert until_due(services, clock, job) == 0
+    turn(services)
+    assert attempts_of(services, job)[-1].provider == "one"
+
+
 def test_times_are_stored_as_whole_milliseconds(
     services: Services, provider: FakeProvider, job_factory: JobFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ from gateway.costs import Price
 from gateway.gpus import same_gpu
 from gateway.instances import COMING, USABLE, Instance, Instances, Stage, move
 from gateway.jobs import Attempt, State
-from gateway.providers.base import Accepted, Context, NoCapacity, NotYet, Phase, ProviderError, Remote, Unavailable
+from gateway.providers.base import Accepted, Context, NoCapacity, NotYet, Phase, Remote, Unavailable
 from gateway.providers.vast.client import Blind, Client
 from gateway.providers.vast.pool import Keeper, address, has
 from gateway.providers.vast.workers import Workers
@@ -34,6 +34,7 @@ ADDRESS_MS = 5_000
 TROUBLE_MS = 60_000
 CHECKED_S = 30.0
 RETRY_S = 2.0
+_BOOTING = frozenset({Stage.BOOTING, Stage.PROBING})
 
 
 class VastProvider:
@@ -48,6 +49,8 @@ class VastProvider:
         self._workers = Workers(context.signer)
         self._keeper = Keeper(context, self._client, self._workers)
         self._rows = Instances(context.store, self.name)
+        # With nobody else to ask, a job waits for a machine as long as it may wait at all.
+        self._queue_limit_s = None if settings.providers == (self.name,) else settings.vast_queue_limit_s
         self._check_lock = threading.Lock()
         self._checked_at = -CHECKED_S
 
@@ -59,14 +62,14 @@ class VastProvider:
                 return NotYet("the attempt is in other hands", RETRY_S)
             instance = self._bound(tx, fresh, timeout_s)
         if instance is None:
-            return self._not_yet()
+            return self._in_time(fresh, self._not_yet())
         if (found := self._found(instance)) is None:
             self._unbind(attempt)
-            return NotYet("the rented machine is gone", RETRY_S)
+            return self._in_time(fresh, NotYet("the rented machine is gone", RETRY_S))
         answer = self._workers.of(found).submit(job_input)
         if isinstance(answer, NotYet):
             self._unbind(attempt)
-            return answer
+            return self._in_time(fresh, answer)
         return Accepted(f"{instance.id}:{attempt.id}")
 
     def poll(self, attempt: Attempt) -> Remote:
@@ -153,27 +156,52 @@ class VastProvider:
         instance = self._rows.get((attempt.remote_id or "").partition(":")[0])
         return instance if instance is not None and instance.stage in USABLE else None
 
+    def _in_time(self, attempt: Attempt, answer: NotYet) -> NotYet:
+        """The answer, while the attempt may wait here. Raises NoCapacity."""
+        limit_s = self._queue_limit_s
+        if limit_s is None:
+            return answer
+        until = attempt.created_at + limit_s * 1000
+        if self._clock.now_ms() <= until or self._boots_for(attempt, until):
+            return answer
+        raise NoCapacity(f"no rented machine took the job within {limit_s} s: {answer.reason}")
+
+    def _boots_for(self, attempt: Attempt, until: int) -> bool:
+        """Whether a machine boots that has room for it. One that was rented after `until` is for others: else those
+        that never come up, one after the other, would keep it here.
+        """
+        booting = [i for i in self._rows.living() if i.stage in _BOOTING and i.created_at <= until]
+        ahead = (a for a in self._rows.open_attempts() if a.id < attempt.id)
+        waiting = sum(a.state is State.INTENT and a.remote_id is None for a in ahead)
+        return waiting < len(booting) * self._settings.vast_concurrency
+
     def _not_yet(self) -> NotYet:
         """Why no machine takes a job now. Raises NoCapacity or Unavailable where none is coming either."""
-        now, living = self._clock.now_ms(), self._rows.living()
-        booting = [i for i in living if i.stage in {Stage.BOOTING, Stage.PROBING}]
+        now, living, trouble = self._clock.now_ms(), self._rows.living(), self._trouble()
+        booting = [i for i in living if i.stage in _BOOTING]
         if booting:
             so_far = max(0, now - min(i.sent_at or i.created_at for i in booting)) // 1000
             return NotYet(f"a machine is booting, {so_far} s so far", RETRY_S)
+        busy = any(i.stage in USABLE for i in living)
+        if isinstance(trouble, Unavailable) and not busy:
+            raise trouble  # whether a machine comes of a rental that is under way nobody can find out now
         if any(i.stage in COMING for i in living):
             return NotYet("a machine is being rented", RETRY_S)
-        if any(i.stage in USABLE for i in living):
+        if busy:
             return NotYet("all rented machines are busy", RETRY_S)
-        pool = self._rows.pool()
-        if pool.trouble_at is not None and 0 <= now - pool.trouble_at < TROUBLE_MS:
-            raise _trouble(pool.trouble_code, pool.trouble or "")
+        if trouble is not None:
+            raise trouble
         return NotYet("a machine will be rented", RETRY_S)
+
+    def _trouble(self) -> NoCapacity | Unavailable | None:
+        """Why nothing can be rented, if the pool has found out lately."""
+        pool = self._rows.pool()
+        if pool.trouble_at is None or not 0 <= self._clock.now_ms() - pool.trouble_at < TROUBLE_MS:
+            return None
+        kind = Unavailable if pool.trouble_code == Unavailable.code else NoCapacity
+        return kind(pool.trouble or "")
 
 
 def _name(attempt: Attempt) -> str:
     """What the worker calls it."""
     return (attempt.remote_id or "").partition(":")[2] or attempt.id
-
-
-def _trouble(code: str | None, reason: str) -> ProviderError:
-    return Unavailable(reason) if code == Unavailable.code else NoCapacity(reason)
