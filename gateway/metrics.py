@@ -49,7 +49,7 @@ class Metrics:
         )
         self._provisioning = Histogram(
             "reelay_provisioning_seconds",
-            "From the submit of an attempt to its claim by a worker.",
+            "From the beginning of an attempt to its claim by a worker, however often it was offered in between.",
             ["provider"],
             buckets=SECONDS,
             registry=registry,
@@ -79,8 +79,8 @@ class Metrics:
 
     def claimed(self, attempt: Attempt) -> None:
         """A worker has begun the attempt."""
-        if attempt.sent_at and attempt.claimed_at:
-            self._provisioning.labels(attempt.provider).observe(max(0, attempt.claimed_at - attempt.sent_at) / 1000)
+        if attempt.claimed_at:  # `sent_at` would forget the time in which a machine booted
+            self._provisioning.labels(attempt.provider).observe(max(0, attempt.claimed_at - attempt.created_at) / 1000)
 
     def attempt_ended(self, attempt: Attempt) -> None:
         self._attempts.labels(attempt.provider, str(attempt.state), attempt.error_code or "").inc()

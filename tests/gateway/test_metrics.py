@@ -70,6 +70,18 @@ def test_a_job_from_the_request_to_its_end_by_events(
     assert value(services, "reelay_video_seconds_total", **about) == 2.5
 
 
+def test_provisioning_counts_the_boot_of_a_machine(
+    services: Services, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory
+) -> None:
+    provider.script("submit", *[NotYet("a machine is booting", 2.0)] * 8)
+    job = job_factory()
+    for _ in range(9):
+        turn(services)
+        clock.advance(12_000)  # the longest pause
+    services.jobs.on_event(newest(services, job).id, Event("started", CLAIM))
+    assert value(services, "reelay_provisioning_seconds_sum", provider="fake") == 9 * 12
+
+
 def test_failures_that_are_polled_are_counted_by_code(
     services: Services, provider: FakeProvider, job_factory: JobFactory
 ) -> None:
