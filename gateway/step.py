@@ -164,11 +164,16 @@ class Step:
             if attempt is not None and attempt.state is State.CLAIMED and now <= attempt.deadline:
                 return
             job = before if before.finished else jobs.give_up(before, error, now)
+            left = None if attempt is None or attempt.ended else attempt
+            if left is not None:
+                job, left = self._parts.ends.charge(tx, job, jobs.supersede(left, now))
             self._release(tx, job, None)
-            if attempt is not None:
-                tx.save_attempt(jobs.supersede(attempt, now))
+            if left is not None:
+                tx.save_attempt(left)
+        if left is not None:
+            self._parts.ends.of_attempt(job, job, left)
         if not before.finished:
-            self._parts.ends.of_job(job, attempt)
+            self._parts.ends.of_job(job, left or attempt)
             self._parts.bell.ring()
 
     def _reason_not_to_begin(self, now: int) -> JobError | None:
