@@ -225,7 +225,7 @@ class Settings:
     vast_queue_limit_s: int = setting(
         _whole(10, 86_400),
         300,
-        "Longest time that a job waits for a rented machine before the next provider is asked, unless one boots for it.",
+        "Longest time a job waits for a rented machine, unless one boots for it, before the next provider is asked.",
     )
     vast_idle_timeout: int = setting(
         _whole(10, 3600), 300, "Seconds without a job after which a rented machine is given back."

@@ -157,6 +157,8 @@ class Step:
 
     def _end(self, error: JobError) -> None:
         """End the job without the word of anybody, unless a worker has claimed it since and has time left."""
+        newest = self._store.attempt(self._job.attempt_id) if self._job.attempt_id else None
+        price = self._parts.ends.price(newest) if newest is not None else None
         with self._store.transaction() as tx:
             now = self._clock.now_ms()
             before = tx.leased_job(self._job.id, self._token)
@@ -166,7 +168,7 @@ class Step:
             job = before if before.finished else jobs.give_up(before, error, now)
             left = None if attempt is None or attempt.ended else attempt
             if left is not None:
-                job, left = self._parts.ends.charge(tx, job, jobs.supersede(left, now))
+                job, left = self._parts.ends.charge(tx, job, jobs.supersede(left, now), price)
             self._release(tx, job, None)
             if left is not None:
                 tx.save_attempt(left)
@@ -357,13 +359,14 @@ class Step:
         if attempt and may_run and not self._cancel_there(attempt) and self._clock.now_ms() < attempt.deadline:
             self._write(lambda j, a: (j, a), attempt, next_in_ms=LATER_MS)
             return
+        price = self._parts.ends.price(attempt) if attempt is not None else None
         with self._store.transaction() as tx:
             job = tx.leased_job(self._job.id, self._token)
             now = self._clock.now_ms()
             fresh = tx.attempt(job.attempt_id) if job.attempt_id else None
             left = None if fresh is None or fresh.ended else fresh
             if left is not None:
-                job, left = self._parts.ends.charge(tx, job, jobs.supersede(left, now))
+                job, left = self._parts.ends.charge(tx, job, jobs.supersede(left, now), price)
                 tx.save_attempt(left)
             self._release(tx, job, None)
             tx.wake_oldest_waiting(now)
@@ -395,6 +398,8 @@ class Step:
         `next_in_ms` says when to look again; without it the change itself has said so. `wake`: where this one was
         taken there may be room for the next, as there is when an attempt ends that had been taken.
         """
+        stats = remote.result["stats"] if remote and remote.result else None
+        price = self._parts.ends.price(attempt, stats) if next_in_ms is None else None  # else it does not end
         with self._store.transaction() as tx:
             job = tx.leased_job(self._job.id, self._token)
             fresh = tx.attempt(attempt.id)
@@ -402,7 +407,7 @@ class Step:
             after, changed = change(job, fresh)
             if changed.ended and not fresh.ended:
                 took_ms = remote.execution_ms if remote else None
-                after, changed = self._parts.ends.charge(tx, after, changed, took_ms)
+                after, changed = self._parts.ends.charge(tx, after, changed, price, took_ms)
             if changed != fresh:
                 tx.save_attempt(changed)
             next_at = after.next_at if next_in_ms is None else self._clock.now_ms() + round(next_in_ms)

@@ -1263,6 +1263,34 @@ def test_what_ran_and_is_given_up_after_a_bug_is_charged_and_counted(
     assert [(a.id, a.state, a.cost_nano) for a in ended] == [(attempt.id, State.SUPERSEDED, cost)]
 
 
+@on_every_database
+@pytest.mark.parametrize("way", ["poll", "event", "cancel"])
+def test_a_price_is_read_while_no_connection_is_held(
+    services: Services, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory, way: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(services.dispatcher, "_chores", {})  # they have connections of their own
+    held: list[int] = []
+
+    def price(_: Attempt) -> Price:
+        held.append(services.store._engine.pool.checkedout())  # type: ignore[attr-defined]
+        return Price(1_000_000)
+
+    provider.default["price"] = price
+    job = job_factory(attempt=State.CLAIMED)
+    attempt = attempts_of(services, job)[0]
+    clock.advance(2_000)
+    if way == "event":
+        services.jobs.on_event(attempt.id, Event("failed", CLAIM, error=EncodeFailed()))
+    else:
+        provider.default["poll"] = Remote(Phase.FAILED, error=EncodeFailed())
+        if way == "cancel":
+            services.jobs.cancel(job.id, job.key_id)
+        turn(services)
+    assert held == [0]
+    assert attempts_of(services, job)[0].cost_nano == (clock.now_ms() - (attempt.claimed_at or 0)) * 1_000
+
+
 # What the worker gets
 
 

@@ -97,13 +97,22 @@ class VastProvider:
             raise Unavailable(pool.trouble or "")
         return Counter(str(instance.stage) for instance in self._rows.living())
 
-    def price(self, gpu: str | None) -> Price:
-        """That of the last rented machine with this GPU, or of the last one at all, or the highest that we pay."""
+    def price(self, attempt: Attempt, gpu: str | None) -> Price:
+        """A job's share of the machine that has the attempt; where none is recorded, of the last one with this GPU, or
+        of the last one at all, or of the highest price that we pay.
+        """
+        instance = self._rows.get(_instance_id(attempt))
+        nano_per_s = instance.nano_per_s if instance is not None else 0
+        return Price(
+            (nano_per_s or self._usual(gpu)) // self._settings.vast_concurrency, self._settings.vast_idle_timeout
+        )
+
+    def _usual(self, gpu: str | None) -> int:
+        """Nano-dollars a second."""
         known = self._rows.prices()
         same = [nano for name, nano in known if gpu is not None and same_gpu(name, gpu)]
         nano_per_s = (same or [nano for _, nano in known] or [0])[0]
-        highest = round(self._settings.vast_max_price * 1e9 / 3600)
-        return Price(nano_per_s or highest, self._settings.vast_idle_timeout)
+        return nano_per_s or round(self._settings.vast_max_price * 1e9 / 3600)
 
     def _bound(self, tx: Transaction, attempt: Attempt, timeout_s: int) -> Instance | None:
         """The machine that gets the attempt, by now in the records too; None where none has room."""
@@ -153,7 +162,7 @@ class VastProvider:
 
     def _instance(self, attempt: Attempt) -> Instance | None:
         """The usable machine that the attempt is on."""
-        instance = self._rows.get((attempt.remote_id or "").partition(":")[0])
+        instance = self._rows.get(_instance_id(attempt))
         return instance if instance is not None and instance.stage in USABLE else None
 
     def _in_time(self, attempt: Attempt, answer: NotYet) -> NotYet:
@@ -200,6 +209,10 @@ class VastProvider:
             return None
         kind = Unavailable if pool.trouble_code == Unavailable.code else NoCapacity
         return kind(pool.trouble or "")
+
+
+def _instance_id(attempt: Attempt) -> str:
+    return (attempt.remote_id or "").partition(":")[0]
 
 
 def _name(attempt: Attempt) -> str:
