@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway import webhooks
 from gateway.costs import Price
+from gateway.instances import Instance, Stage, insert
 from gateway.jobs import Attempt, Job, State, Status
 from gateway.providers.base import NotYet, Phase, Remote, Unavailable
 from gateway.wiring import Services
@@ -158,6 +160,29 @@ def test_webhooks_by_what_came_of_them_and_those_that_wait(
     clock.advance(2_000)
     assert value(services, "reelay_webhooks_waiting") == 1
     assert value(services, "reelay_webhooks_oldest_seconds") == 2
+
+
+def test_what_rentals_cost_now_and_today_and_what_does_not_go(services: Services, clock: FixedClock) -> None:
+    names = ("usd_per_hour", "today_usd", "destroying_seconds")
+    told = lambda: [value(services, f"reelay_rentals_{name}") for name in names]  # noqa: E731
+    assert told() == [0, 0, 0]
+    now = clock.now_ms()
+    today = now - now % 86_400_000
+    hour = 3_600_000
+    clock.advance(today + 10 * hour - now)
+    made = [
+        (Stage.IDLE, {"sent_at": today - 5 * hour}),
+        (Stage.DESTROYING, {"sent_at": today + 8 * hour, "stage_at": today + 9 * hour}),
+        (Stage.GONE, {"sent_at": today - hour, "ended_at": today + hour}),
+        (Stage.GONE, {"sent_at": today - 9 * hour, "ended_at": today - hour}),
+        (Stage.INTENT, {}),
+        (Stage.NO_INSTANCE, {"sent_at": today, "ended_at": today + hour}),
+    ]
+    for at, (stage, changes) in enumerate(made):
+        row = Instance(f"inst_{at}", "vast", stage, "label", today, today, today, nano_per_s=100_000)
+        with services.store.transaction() as tx:
+            insert(tx, replace(row, **changes))
+    assert told() == [pytest.approx(0.72), pytest.approx((10 + 2 + 1) * 0.36), 3600]
 
 
 def test_providers_and_their_workers(services: Services, provider: FakeProvider) -> None:
