@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway import jobs
 from gateway.jobs import Attempt, Job, State
@@ -25,7 +25,7 @@ class Price:
 class Priced(Protocol):
     """The part of a provider that matters here."""
 
-    def price(self, gpu: str | None) -> Price | None: ...
+    def price(self, attempt: Attempt, gpu: str | None) -> Price | None: ...
 
 
 class Costs:
@@ -34,10 +34,13 @@ class Costs:
     def __init__(self, providers: Mapping[str, Priced]) -> None:
         self._providers = providers
 
-    def charge(self, job: Job, attempt: Attempt, execution_ms: int | None = None) -> jobs.Pair:
-        """`execution_ms`: how long the provider says that the machine worked; by default as long as we saw it work."""
+    def price(self, attempt: Attempt, stats: Mapping[str, Any] | None) -> Price | None:
+        """Of the attempt's machine, of which the worker's `stats` may name the GPU; None where nobody has to pay."""
         provider = self._providers.get(attempt.provider)
-        price = provider.price((job.stats or {}).get("gpu")) if provider else None
+        return provider.price(attempt, (stats or {}).get("gpu")) if provider else None
+
+    def charge(self, job: Job, attempt: Attempt, price: Price | None, execution_ms: int | None = None) -> jobs.Pair:
+        """`execution_ms`: how long the provider says that the machine worked; by default as long as we saw it work."""
         began = attempt.state is State.DONE or attempt.claimed_at or attempt.running_at or execution_ms
         if price is None or not began:
             return job, attempt

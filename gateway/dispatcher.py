@@ -152,13 +152,14 @@ class Dispatcher:
         with self._store.transaction() as tx:
             tx.hold(HEARTBEAT_LEASE, self._id, now, now + HEARTBEAT_MS)
             since = tx.hold_on(LISTENING_LEASE, now, now + HEARTBEAT_MS)
-            held = [name for name in self._chores if tx.hold(name, self._id, now, now + CHORE_MS)]
+            free = [name for name in self._chores if name not in self._doing or self._doing[name].done()]
+            # One that hangs keeps no lease: a healthy gateway takes it over.
+            held = [name for name in free if tx.hold(name, self._id, now, now + CHORE_MS)]
         if self._listening_since is None:  # a restart that was quick leaves no gap
             self._listening_since = since
         for name in held:
-            running = self._doing.get(name)
-            if running is None or running.done():  # in the pool: one that takes long must not hold up the jobs
-                self._doing[name] = self._pool.submit(self._chores[name])
+            # in the pool: one that takes long must not hold up the jobs
+            self._doing[name] = self._pool.submit(self._chores[name])
 
     def _clean_up(self) -> None:
         try:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import structlog
 
 from gateway import jobs
-from gateway.costs import Costs
+from gateway.costs import Costs, Price
 from gateway.jobs import Attempt, Job
 from gateway.metrics import Metrics
 from gateway.pace import Pace
@@ -15,14 +18,22 @@ log = structlog.get_logger(__name__)
 
 
 class Ends:
-    """`charge` belongs into the transaction that writes the end, the rest comes after its commit."""
+    """`price` comes before the transaction that writes the end, `charge` belongs into it, the rest after its commit."""
 
     def __init__(self, costs: Costs, pace: Pace, metrics: Metrics) -> None:
         self._costs, self._pace, self._metrics = costs, pace, metrics
 
-    def charge(self, tx: Transaction, job: Job, attempt: Attempt, execution_ms: int | None = None) -> jobs.Pair:
+    def price(self, attempt: Attempt, stats: Mapping[str, Any] | None = None) -> Price | None:
+        """What the attempt's machine costs. It may read the database, and nobody may wait for a second connection while
+        holding one.
+        """
+        return self._costs.price(attempt, stats)
+
+    def charge(
+        self, tx: Transaction, job: Job, attempt: Attempt, price: Price | None, execution_ms: int | None = None
+    ) -> jobs.Pair:
         """Both with what the attempt cost (see Costs), which its key has spent from now on."""
-        job, attempt = self._costs.charge(job, attempt, execution_ms)
+        job, attempt = self._costs.charge(job, attempt, price, execution_ms)
         if attempt.cost_nano:
             tx.spend(job.key_id, attempt.cost_nano, attempt.ended_at or 0)
         return job, attempt

@@ -287,6 +287,28 @@ def orphans(store: Store) -> int:
         return connection.scalar(query) or 0
 
 
+@dataclass(frozen=True)
+class Spending:
+    """What rentals cost, in nano-dollars: a second now, and on this day (UTC); `ending_since`: the oldest that goes."""
+
+    nano_per_s: int
+    today_nano: float
+    ending_since: int | None
+
+
+def spending(store: Store, now: int) -> Spending:
+    today = now - now % DAY_MS
+    recent = sa.or_(instances.c.stage.not_in(OVER), instances.c.ended_at >= today)
+    with store.reading() as connection:
+        rentals = [_to_instance(row) for row in connection.execute(sa.select(instances).where(recent)).mappings()]
+    paid = [i for i in rentals if i.stage not in OVER and i.sent_at is not None]
+    return Spending(
+        nano_per_s=sum(i.nano_per_s for i in paid),
+        today_nano=sum(i.paid_s(today, now) * i.nano_per_s for i in rentals),
+        ending_since=min((i.stage_at for i in rentals if i.stage is Stage.DESTROYING), default=None),
+    )
+
+
 def must_hold(tx: Transaction, name: str, holder: str) -> None:
     """Raises StaleLease unless `holder` is still the one who holds the lease `name`, however late it is.
 

@@ -12,6 +12,7 @@ import structlog
 
 from gateway import ids, jobs, webhooks
 from gateway.bell import Bell
+from gateway.costs import Price
 from gateway.ends import Ends
 from gateway.jobs import Attempt, Job, State
 from gateway.metrics import Metrics
@@ -193,7 +194,7 @@ class Jobs:
                 return job, attempt
             return jobs.complete(job, attempt, stats, self._clock.now_ms())
 
-        self._end(attempt_id, end)
+        self._end(attempt_id, end, stats)
 
     def _failed(self, attempt_id: str, claim_id: str, error: JobError) -> None:
         def end(job: Job, attempt: Attempt) -> jobs.Pair:
@@ -203,14 +204,23 @@ class Jobs:
 
         self._end(attempt_id, end)
 
-    def _end(self, attempt_id: str, change: Callable[[Job, Attempt], jobs.Pair]) -> None:
-        (before, old), job, attempt = self._apply(attempt_id, change, frees_worker=True)
+    def _end(
+        self, attempt_id: str, change: Callable[[Job, Attempt], jobs.Pair], stats: Mapping[str, Any] | None = None
+    ) -> None:
+        known = self._store.attempt(attempt_id)
+        price = self._ends.price(known, stats) if known is not None else None
+        (before, old), job, attempt = self._apply(attempt_id, change, price, frees_worker=True)
         if not old.ended:
             self._ends.of_attempt(before, job, attempt)
         self._bell.ring()
 
     def _apply(
-        self, attempt_id: str, change: Callable[[Job, Attempt], jobs.Pair], *, frees_worker: bool = False
+        self,
+        attempt_id: str,
+        change: Callable[[Job, Attempt], jobs.Pair],
+        price: Price | None = None,
+        *,
+        frees_worker: bool = False,
     ) -> tuple[jobs.Pair, Job, Attempt]:
         """The records as they were, and as they are."""
         with self._store.transaction() as tx:
@@ -224,7 +234,7 @@ class Jobs:
             before = job, attempt
             job, attempt = change(job, attempt)
             if attempt.ended and not before[1].ended:
-                job, attempt = self._ends.charge(tx, job, attempt)
+                job, attempt = self._ends.charge(tx, job, attempt, price)
             tx.save_job(job)
             tx.save_attempt(attempt)
             if frees_worker:

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gateway.instances import orphans
+from gateway.instances import orphans, spending
 from gateway.jobs import MARGIN_MS, Attempt, Job, Status
 from gateway.providers.base import Provider, ProviderError
 from gateway.store import Store
@@ -49,7 +49,7 @@ class Metrics:
         )
         self._provisioning = Histogram(
             "reelay_provisioning_seconds",
-            "From the submit of an attempt to its claim by a worker.",
+            "From the beginning of an attempt to its claim by a worker, however often it was offered in between.",
             ["provider"],
             buckets=SECONDS,
             registry=registry,
@@ -79,8 +79,8 @@ class Metrics:
 
     def claimed(self, attempt: Attempt) -> None:
         """A worker has begun the attempt."""
-        if attempt.sent_at and attempt.claimed_at:
-            self._provisioning.labels(attempt.provider).observe(max(0, attempt.claimed_at - attempt.sent_at) / 1000)
+        if attempt.claimed_at:  # `sent_at` would forget the time in which a machine booted
+            self._provisioning.labels(attempt.provider).observe(max(0, attempt.claimed_at - attempt.created_at) / 1000)
 
     def attempt_ended(self, attempt: Attempt) -> None:
         self._attempts.labels(attempt.provider, str(attempt.state), attempt.error_code or "").inc()
@@ -135,6 +135,7 @@ class _State(Collector):
             "Rented machines that were found without a living record, and destroyed.",
             orphans(self._store),
         )
+        yield from self._rentals(now)
         up = GaugeMetricFamily("reelay_provider_up", "1 while the provider can be reached.", labels=["provider"])
         workers = GaugeMetricFamily(
             "reelay_provider_workers", "The provider's workers, where it tells.", labels=["provider", "state"]
@@ -150,6 +151,19 @@ class _State(Collector):
                 workers.add_metric([provider.name, state], count)
         yield up
         yield workers
+
+    def _rentals(self, now: int) -> Iterator[Metric]:
+        spent = spending(self._store, now)
+        yield GaugeMetricFamily(
+            "reelay_rentals_usd_per_hour", "What the rented machines cost.", spent.nano_per_s * 3600 / 1e9
+        )
+        yield GaugeMetricFamily(
+            "reelay_rentals_today_usd", "What rented machines have cost on this day (UTC).", spent.today_nano / 1e9
+        )
+        age_s = 0.0 if spent.ending_since is None else max(0, now - spent.ending_since) / 1000
+        yield GaugeMetricFamily(
+            "reelay_rentals_destroying_seconds", "Since when the oldest machine is being destroyed.", age_s
+        )
 
     def describe(self) -> Iterator[Metric]:
         """Nothing: else the registry would ask the database when this is made."""

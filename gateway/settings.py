@@ -224,6 +224,11 @@ class Settings:
         "Default: what https://api.ipify.org sees of this one.",
     )
     vast_concurrency: int = setting(_whole(1, 3), 1, "How many jobs a rented machine has at once.")
+    vast_queue_limit_s: int = setting(
+        _whole(10, 86_400),
+        300,
+        "Longest time a job waits for a rented machine, unless one boots for it, before the next provider is asked.",
+    )
     vast_idle_timeout: int = setting(
         _whole(10, 3600), 300, "Seconds without a job after which a rented machine is given back."
     )

@@ -157,6 +157,8 @@ class Step:
 
     def _end(self, error: JobError) -> None:
         """End the job without the word of anybody, unless a worker has claimed it since and has time left."""
+        newest = self._store.attempt(self._job.attempt_id) if self._job.attempt_id else None
+        price = self._parts.ends.price(newest) if newest is not None else None
         with self._store.transaction() as tx:
             now = self._clock.now_ms()
             before = tx.leased_job(self._job.id, self._token)
@@ -164,11 +166,16 @@ class Step:
             if attempt is not None and attempt.state is State.CLAIMED and now <= attempt.deadline:
                 return
             job = before if before.finished else jobs.give_up(before, error, now)
+            left = None if attempt is None or attempt.ended else attempt
+            if left is not None:
+                job, left = self._parts.ends.charge(tx, job, jobs.supersede(left, now), price)
             self._release(tx, job, None)
-            if attempt is not None:
-                tx.save_attempt(jobs.supersede(attempt, now))
+            if left is not None:
+                tx.save_attempt(left)
+        if left is not None:
+            self._parts.ends.of_attempt(job, job, left)
         if not before.finished:
-            self._parts.ends.of_job(job, attempt)
+            self._parts.ends.of_job(job, left or attempt)
             self._parts.bell.ring()
 
     def _reason_not_to_begin(self, now: int) -> JobError | None:
@@ -234,7 +241,8 @@ class Step:
         next_at = now
         if attempt.provider == list(self._parts.providers)[-1]:  # else the next one is asked at once
             known_s = error.retry_in_s if isinstance(error, Unavailable) else None
-            pause = _pause_ms(1000, self._job.waits, MAX_BACKOFF_MS)
+            # counted from its beginning: who has waited here for long goes on at once
+            pause = max(0, _pause_ms(1000, self._job.waits, MAX_BACKOFF_MS) - (now - attempt.created_at))
             next_at += round(pause if known_s is None else known_s * 1000 * random.uniform(1.0, 1.2))
         self._write(lambda j, a: jobs.turn_down(j, a, error.code, str(error), now, next_at), attempt)
 
@@ -351,13 +359,14 @@ class Step:
         if attempt and may_run and not self._cancel_there(attempt) and self._clock.now_ms() < attempt.deadline:
             self._write(lambda j, a: (j, a), attempt, next_in_ms=LATER_MS)
             return
+        price = self._parts.ends.price(attempt) if attempt is not None else None
         with self._store.transaction() as tx:
             job = tx.leased_job(self._job.id, self._token)
             now = self._clock.now_ms()
             fresh = tx.attempt(job.attempt_id) if job.attempt_id else None
             left = None if fresh is None or fresh.ended else fresh
             if left is not None:
-                job, left = self._parts.ends.charge(tx, job, jobs.supersede(left, now))
+                job, left = self._parts.ends.charge(tx, job, jobs.supersede(left, now), price)
                 tx.save_attempt(left)
             self._release(tx, job, None)
             tx.wake_oldest_waiting(now)
@@ -389,6 +398,8 @@ class Step:
         `next_in_ms` says when to look again; without it the change itself has said so. `wake`: where this one was
         taken there may be room for the next, as there is when an attempt ends that had been taken.
         """
+        stats = remote.result["stats"] if remote and remote.result else None
+        price = self._parts.ends.price(attempt, stats) if next_in_ms is None else None  # else it does not end
         with self._store.transaction() as tx:
             job = tx.leased_job(self._job.id, self._token)
             fresh = tx.attempt(attempt.id)
@@ -396,7 +407,7 @@ class Step:
             after, changed = change(job, fresh)
             if changed.ended and not fresh.ended:
                 took_ms = remote.execution_ms if remote else None
-                after, changed = self._parts.ends.charge(tx, after, changed, took_ms)
+                after, changed = self._parts.ends.charge(tx, after, changed, price, took_ms)
             if changed != fresh:
                 tx.save_attempt(changed)
             next_at = after.next_at if next_in_ms is None else self._clock.now_ms() + round(next_in_ms)

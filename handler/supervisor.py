@@ -93,6 +93,7 @@ class Deadline:
         self._path, self._wall, self._boot = path, wall, boot
         wall_now, boot_now = wall(), boot()
         self._at = {"wall": wall_now + lifetime_s, "boot": boot_now + lifetime_s}
+        self._trouble: str | None = None
         try:
             before = json.loads(path.read_text())
             self._at = {clock: min(own, float(before[clock])) for clock, own in self._at.items()}
@@ -124,9 +125,11 @@ class Deadline:
                 file.flush()
                 os.fsync(file.fileno())
             draft.rename(self._path)
-            self._written = True
+            self._written, self._trouble = True, None
         except OSError as error:
-            log.error("the deadline cannot be written yet: %s", error)
+            if str(error) != self._trouble:  # it is tried four times a second
+                log.error("the deadline cannot be written yet: %s", error)
+            self._trouble = str(error)
 
 
 class Switch:

@@ -15,7 +15,8 @@ when the attempt never began there and never will; then it does not count, and a
 `cancel(attempt)` takes the attempt back, without error if it is unknown there. `reconcile()` is called every few
 seconds, by one process at a time, and returns within a minute. `check()` tells whether the provider can be reached.
 `workers()` counts the machines there by the provider's own words for their states, where it tells.
-`price(gpu)` is that of a machine there, by the worker's own word of its GPU; None where nobody has to pay.
+`price(attempt, gpu)` is that of the machine that has or had the attempt, where the provider knows it, else that of one
+there with `gpu`, the worker's own word for its GPU; None where nobody has to pay. No transaction is open then.
 All but `submit` may otherwise raise `Unavailable` (ask again later) and nothing else. No call waits longer than its own
 time-out, and no exception of an HTTP library gets out.
 """
@@ -147,4 +148,4 @@ class Provider(Protocol):
 
     def workers(self) -> Mapping[str, int]: ...
 
-    def price(self, gpu: str | None) -> Price | None: ...
+    def price(self, attempt: Attempt, gpu: str | None) -> Price | None: ...

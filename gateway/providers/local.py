@@ -40,5 +40,5 @@ class LocalProvider:
         self.check()
         return {}
 
-    def price(self, gpu: str | None) -> None:
+    def price(self, attempt: Attempt, gpu: str | None) -> None:
         return None

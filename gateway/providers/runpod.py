@@ -168,7 +168,7 @@ class RunPodProvider:
         counts = told.items() if isinstance(told, Mapping) else ()
         return {str(state): count for state, count in counts if isinstance(count, int)}
 
-    def price(self, gpu: str | None) -> Price:
+    def price(self, attempt: Attempt, gpu: str | None) -> Price:
         """Of a GPU that nobody knows: that of the last one known, and before that of the dearest with NVENC."""
         known = price_nano_per_s(gpu, self._prices) if gpu else None
         if known is not None:

@@ -100,8 +100,8 @@ class FakeProvider:
     def workers(self) -> Mapping[str, int]:
         return self._answer("workers", None)
 
-    def price(self, gpu: str | None) -> Price | None:
-        return self._answer("price", None)
+    def price(self, attempt: Attempt, gpu: str | None) -> Price | None:
+        return self._answer("price", attempt)
 
     def _answer(self, method: str, attempt: Attempt | None) -> Any:
         with self._lock:

@@ -275,6 +275,22 @@ def test_the_chain_wraps_round_with_back_off_up_to_the_queue_limit(
     assert tried == ["one", "two"] * (len(tried) // 2)
 
 
+def test_who_waited_at_the_last_provider_goes_on_to_the_first_at_once(
+    wire: Wire, job_factory: JobFactory, clock: FixedClock
+) -> None:
+    one, two = FakeProvider("one"), FakeProvider("two")
+    services = wire({"one": one, "two": two})
+    one.script("submit", Unavailable("not here"))
+    two.script("submit", *[NotYet("busy", 2.0)] * 20, NoCapacity("busy for too long"))
+    job = job_factory()
+    turn(services)
+    follow(services, clock, job, 21)
+    assert [a.error_code for a in attempts_of(services, job)] == ["provider_unavailable", "no_capacity"]
+    assert until_due(services, clock, job) == 0
+    turn(services)
+    assert attempts_of(services, job)[-1].provider == "one"
+
+
 def test_times_are_stored_as_whole_milliseconds(
     services: Services, provider: FakeProvider, job_factory: JobFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -876,6 +892,23 @@ def test_reconciling_that_takes_long_holds_up_no_job(
     services.dispatcher.settle()
 
 
+def test_another_gateway_takes_over_a_chore_that_hangs(
+    services: Services, wire: Wire, provider: FakeProvider, clock: FixedClock
+) -> None:
+    going_on = threading.Event()
+    provider.script("reconcile", lambda _: going_on.wait(20) and None)
+    services.dispatcher.tick()
+    eventually(lambda: provider.reconciled == 1)
+    for _ in range(CHORE_MS // TICK_MS):
+        clock.advance(TICK_MS)
+        services.dispatcher.tick()
+    other = wire()
+    turn(other)
+    assert provider.reconciled == 2
+    going_on.set()
+    services.dispatcher.settle()
+
+
 def test_a_claim_that_came_before_the_next_offer_is_kept(
     services: Services, provider: FakeProvider, job_factory: JobFactory, clock: FixedClock
 ) -> None:
@@ -1206,6 +1239,56 @@ def test_failed_and_cancelled_attempts_cost_too(
     services.jobs.cancel(job.id, job.key_id)
     turn(services)
     assert attempts_of(services, job)[0].cost_nano == (clock.now_ms() - claimed_at) * 1_000
+
+
+@pytest.mark.parametrize(("kind", "cost"), [("submitted", None), ("claimed", 4_000_000)])
+def test_what_ran_and_is_given_up_after_a_bug_is_charged_and_counted(
+    services: Services, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory, kind: str,
+    cost: int | None, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    provider.default["price"] = Price(1_000_000)
+    job = job_factory(attempt=State(kind))
+    attempt = attempts_of(services, job)[0]
+    clock.advance(attempt.deadline - clock.now_ms() - 3_999)
+    if attempt.claimed_at:
+        with services.store.transaction() as tx:
+            tx.save_attempt(replace(attempt, claimed_at=clock.now_ms(), heard_at=clock.now_ms()))
+    clock.advance(4_000)
+    ended: list[Attempt] = []
+    monkeypatch.setattr(services.metrics, "attempt_ended", ended.append)
+    monkeypatch.setattr(module.Step, "run", lambda self: 1 / 0)
+    turn(services)
+    after = job_of(services, job)
+    assert (after.status, after.cost_nano) == (Status.FAILED, cost)
+    assert [(a.id, a.state, a.cost_nano) for a in ended] == [(attempt.id, State.SUPERSEDED, cost)]
+
+
+@on_every_database
+@pytest.mark.parametrize("way", ["poll", "event", "cancel"])
+def test_a_price_is_read_while_no_connection_is_held(
+    services: Services, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory, way: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(services.dispatcher, "_chores", {})  # they have connections of their own
+    held: list[int] = []
+
+    def price(_: Attempt) -> Price:
+        held.append(services.store._engine.pool.checkedout())  # type: ignore[attr-defined]
+        return Price(1_000_000)
+
+    provider.default["price"] = price
+    job = job_factory(attempt=State.CLAIMED)
+    attempt = attempts_of(services, job)[0]
+    clock.advance(2_000)
+    if way == "event":
+        services.jobs.on_event(attempt.id, Event("failed", CLAIM, error=EncodeFailed()))
+    else:
+        provider.default["poll"] = Remote(Phase.FAILED, error=EncodeFailed())
+        if way == "cancel":
+            services.jobs.cancel(job.id, job.key_id)
+        turn(services)
+    assert held == [0]
+    assert attempts_of(services, job)[0].cost_nano == (clock.now_ms() - (attempt.claimed_at or 0)) * 1_000
 
 
 # What the worker gets

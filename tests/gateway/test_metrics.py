@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway import webhooks
 from gateway.costs import Price
+from gateway.instances import Instance, Stage, insert
 from gateway.jobs import Attempt, Job, State, Status
 from gateway.providers.base import NotYet, Phase, Remote, Unavailable
 from gateway.wiring import Services
@@ -68,6 +70,18 @@ def test_a_job_from_the_request_to_its_end_by_events(
     assert value(services, "reelay_encodes_total", encoder="libx264", device="cpu") == 1
     assert value(services, "reelay_output_bytes_sum", **about) == 5
     assert value(services, "reelay_video_seconds_total", **about) == 2.5
+
+
+def test_provisioning_counts_the_boot_of_a_machine(
+    services: Services, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory
+) -> None:
+    provider.script("submit", *[NotYet("a machine is booting", 2.0)] * 8)
+    job = job_factory()
+    for _ in range(9):
+        turn(services)
+        clock.advance(12_000)  # the longest pause
+    services.jobs.on_event(newest(services, job).id, Event("started", CLAIM))
+    assert value(services, "reelay_provisioning_seconds_sum", provider="fake") == 9 * 12
 
 
 def test_failures_that_are_polled_are_counted_by_code(
@@ -146,6 +160,29 @@ def test_webhooks_by_what_came_of_them_and_those_that_wait(
     clock.advance(2_000)
     assert value(services, "reelay_webhooks_waiting") == 1
     assert value(services, "reelay_webhooks_oldest_seconds") == 2
+
+
+def test_what_rentals_cost_now_and_today_and_what_does_not_go(services: Services, clock: FixedClock) -> None:
+    names = ("usd_per_hour", "today_usd", "destroying_seconds")
+    told = lambda: [value(services, f"reelay_rentals_{name}") for name in names]  # noqa: E731
+    assert told() == [0, 0, 0]
+    now = clock.now_ms()
+    today = now - now % 86_400_000
+    hour = 3_600_000
+    clock.advance(today + 10 * hour - now)
+    made = [
+        (Stage.IDLE, {"sent_at": today - 5 * hour}),
+        (Stage.DESTROYING, {"sent_at": today + 8 * hour, "stage_at": today + 9 * hour}),
+        (Stage.GONE, {"sent_at": today - hour, "ended_at": today + hour}),
+        (Stage.GONE, {"sent_at": today - 9 * hour, "ended_at": today - hour}),
+        (Stage.INTENT, {}),
+        (Stage.NO_INSTANCE, {"sent_at": today, "ended_at": today + hour}),
+    ]
+    for at, (stage, changes) in enumerate(made):
+        row = Instance(f"inst_{at}", "vast", stage, "label", today, today, today, nano_per_s=100_000)
+        with services.store.transaction() as tx:
+            insert(tx, replace(row, **changes))
+    assert told() == [pytest.approx(0.72), pytest.approx((10 + 2 + 1) * 0.36), 3600]
 
 
 def test_providers_and_their_workers(services: Services, provider: FakeProvider) -> None:

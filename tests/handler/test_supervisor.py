@@ -481,6 +481,21 @@ def test_where_it_cannot_be_written_it_counts_all_the_same_and_is_tried_again(
     assert one.reason() is not None
 
 
+def test_that_it_cannot_be_written_is_told_once_for_every_reason(
+    switch: Callable[[], Switch], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "state").write_text("in the way")
+    one = switch()
+    for _ in range(10):
+        one.reason()
+    assert caplog.text.count("cannot be written") == 1
+    (tmp_path / "state").unlink()
+    (tmp_path / "state/deadline.json").mkdir(parents=True)
+    for _ in range(10):
+        one.reason()
+    assert caplog.text.count("cannot be written") == 2
+
+
 # ---- settings
 
 

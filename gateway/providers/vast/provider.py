@@ -20,7 +20,7 @@ from gateway.costs import Price
 from gateway.gpus import same_gpu
 from gateway.instances import COMING, USABLE, Instance, Instances, Stage, move
 from gateway.jobs import Attempt, State
-from gateway.providers.base import Accepted, Context, NoCapacity, NotYet, Phase, ProviderError, Remote, Unavailable
+from gateway.providers.base import Accepted, Context, NoCapacity, NotYet, Phase, Remote, Unavailable
 from gateway.providers.vast.client import Blind, Client
 from gateway.providers.vast.pool import BLIND, Keeper, address, has
 from gateway.providers.vast.rent import budget_spent
@@ -35,6 +35,7 @@ ADDRESS_MS = 5_000
 TROUBLE_MS = 60_000
 CHECKED_S = 30.0
 RETRY_S = 2.0
+_BOOTING = frozenset({Stage.BOOTING, Stage.PROBING})
 
 
 class VastProvider:
@@ -49,6 +50,8 @@ class VastProvider:
         self._workers = Workers(context.signer)
         self._keeper = Keeper(context, self._client, self._workers)
         self._rows = Instances(context.store, self.name)
+        # With nobody else to ask, a job waits for a machine as long as it may wait at all.
+        self._queue_limit_s = None if settings.providers == (self.name,) else settings.vast_queue_limit_s
         self._check_lock = threading.Lock()
         self._checked_at = -CHECKED_S
 
@@ -63,14 +66,14 @@ class VastProvider:
         if instance is None:
             if closed is not None:
                 raise NoCapacity(closed)
-            return self._not_yet()
+            return self._in_time(fresh, self._not_yet())
         if (found := self._found(instance)) is None:
             self._unbind(attempt)
-            return NotYet("the rented machine is gone", RETRY_S)
+            return self._in_time(fresh, NotYet("the rented machine is gone", RETRY_S))
         answer = self._workers.of(found).submit(job_input)
         if isinstance(answer, NotYet):
             self._unbind(attempt)
-            return answer
+            return self._in_time(fresh, answer)
         return Accepted(f"{instance.id}:{attempt.id}")
 
     def poll(self, attempt: Attempt) -> Remote:
@@ -98,13 +101,22 @@ class VastProvider:
             raise Unavailable(pool.trouble or "")
         return Counter(str(instance.stage) for instance in self._rows.living())
 
-    def price(self, gpu: str | None) -> Price:
-        """That of the last rented machine with this GPU, or of the last one at all, or the highest that we pay."""
+    def price(self, attempt: Attempt, gpu: str | None) -> Price:
+        """A job's share of the machine that has the attempt; where none is recorded, of the last one with this GPU, or
+        of the last one at all, or of the highest price that we pay.
+        """
+        instance = self._rows.get(_instance_id(attempt))
+        nano_per_s = instance.nano_per_s if instance is not None else 0
+        return Price(
+            (nano_per_s or self._usual(gpu)) // self._settings.vast_concurrency, self._settings.vast_idle_timeout
+        )
+
+    def _usual(self, gpu: str | None) -> int:
+        """Nano-dollars a second."""
         known = self._rows.prices()
         same = [nano for name, nano in known if gpu is not None and same_gpu(name, gpu)]
         nano_per_s = (same or [nano for _, nano in known] or [0])[0]
-        highest = round(self._settings.vast_max_price * 1e9 / 3600)
-        return Price(nano_per_s or highest, self._settings.vast_idle_timeout)
+        return nano_per_s or round(self._settings.vast_max_price * 1e9 / 3600)
 
     def _closed(self) -> str | None:
         """Why no machine gets another attempt, so that all of them come to rest and go."""
@@ -165,30 +177,59 @@ class VastProvider:
 
     def _instance(self, attempt: Attempt) -> Instance | None:
         """The usable machine that the attempt is on."""
-        instance = self._rows.get((attempt.remote_id or "").partition(":")[0])
+        instance = self._rows.get(_instance_id(attempt))
         return instance if instance is not None and instance.stage in USABLE else None
+
+    def _in_time(self, attempt: Attempt, answer: NotYet) -> NotYet:
+        """The answer, while the attempt may wait here. Raises NoCapacity."""
+        limit_s = self._queue_limit_s
+        if limit_s is None:
+            return answer
+        until = attempt.created_at + limit_s * 1000
+        if self._clock.now_ms() <= until or self._boots_for(attempt, until):
+            return answer
+        raise NoCapacity(f"no rented machine took the job within {limit_s} s: {answer.reason}")
+
+    def _boots_for(self, attempt: Attempt, until: int) -> bool:
+        """Whether a machine boots that has room for it. One that was rented after `until` is for others: else those
+        that never come up, one after the other, would keep it here.
+        """
+        booting = [i for i in self._rows.living() if i.stage in _BOOTING and i.created_at <= until]
+        ahead = (a for a in self._rows.open_attempts() if a.id < attempt.id)
+        waiting = sum(a.state is State.INTENT and a.remote_id is None for a in ahead)
+        return waiting < len(booting) * self._settings.vast_concurrency
 
     def _not_yet(self) -> NotYet:
         """Why no machine takes a job now. Raises NoCapacity or Unavailable where none is coming either."""
-        now, living = self._clock.now_ms(), self._rows.living()
-        booting = [i for i in living if i.stage in {Stage.BOOTING, Stage.PROBING}]
+        now, living, trouble = self._clock.now_ms(), self._rows.living(), self._trouble()
+        booting = [i for i in living if i.stage in _BOOTING]
         if booting:
             so_far = max(0, now - min(i.sent_at or i.created_at for i in booting)) // 1000
             return NotYet(f"a machine is booting, {so_far} s so far", RETRY_S)
+        busy = any(i.stage in USABLE for i in living)
+        if isinstance(trouble, Unavailable) and not busy:
+            raise trouble  # whether a machine comes of a rental that is under way nobody can find out now
         if any(i.stage in COMING for i in living):
             return NotYet("a machine is being rented", RETRY_S)
-        if any(i.stage in USABLE for i in living):
+        if busy:
             return NotYet("all rented machines are busy", RETRY_S)
-        pool = self._rows.pool()
-        if pool.trouble_at is not None and 0 <= now - pool.trouble_at < TROUBLE_MS:
-            raise _trouble(pool.trouble_code, pool.trouble or "")
+        if trouble is not None:
+            raise trouble
         return NotYet("a machine will be rented", RETRY_S)
+
+    def _trouble(self) -> NoCapacity | Unavailable | None:
+        """Why nothing can be rented, if the pool has found out lately."""
+        pool = self._rows.pool()
+        if pool.trouble_at is None or not 0 <= self._clock.now_ms() - pool.trouble_at < TROUBLE_MS:
+            return None
+        kind = Unavailable if pool.trouble_code in {BLIND, Unavailable.code} else NoCapacity
+        return kind(pool.trouble or "")
+
+
+def _instance_id(attempt: Attempt) -> str:
+    return (attempt.remote_id or "").partition(":")[0]
 
 
 def _name(attempt: Attempt) -> str:
     """What the worker calls it."""
     return (attempt.remote_id or "").partition(":")[2] or attempt.id
-
-
-def _trouble(code: str | None, reason: str) -> ProviderError:
-    return Unavailable(reason) if code in {BLIND, Unavailable.code} else NoCapacity(reason)

@@ -130,7 +130,7 @@ def test_what_is_down_takes_nothing_and_tells_so(stand: Stand) -> None:
 
 def test_a_price_is_one_or_none_whatever_the_gpu(stand: Stand) -> None:
     for gpu in (None, "NVIDIA L4", "a GPU of tomorrow"):
-        price = stand.provider.price(gpu)
+        price = stand.provider.price(attempt_named(stand.unknown), gpu)
         assert price is None or price.nano_per_s > 0
 
 

@@ -431,12 +431,12 @@ def test_what_runpod_needs_is_asked_for_together(runpod: Emulator) -> None:
 
 def test_a_price_is_that_of_the_gpu_else_of_the_last_one(runpod: Emulator) -> None:
     provider = runpod_provider(runpod, runpod_gpu_prices={"ADA_24": 999, "AMPERE_16": 0})
-    assert provider.price(None).nano_per_s == 1_110_000, "the dearest that can encode"
-    assert provider.price("NVIDIA L4").nano_per_s == 190_000
-    assert provider.price("a GPU of tomorrow").nano_per_s == 190_000
-    assert provider.price("NVIDIA GeForce RTX 4090").nano_per_s == 999
-    assert provider.price(None).idle_nano == 999 * 300
-    assert provider.price("NVIDIA RTX A4000").nano_per_s == 0, "a price of nothing is one"
+    assert provider.price(attempt_named(), None).nano_per_s == 1_110_000, "the dearest that can encode"
+    assert provider.price(attempt_named(), "NVIDIA L4").nano_per_s == 190_000
+    assert provider.price(attempt_named(), "a GPU of tomorrow").nano_per_s == 190_000
+    assert provider.price(attempt_named(), "NVIDIA GeForce RTX 4090").nano_per_s == 999
+    assert provider.price(attempt_named(), None).idle_nano == 999 * 300
+    assert provider.price(attempt_named(), "NVIDIA RTX A4000").nano_per_s == 0, "a price of nothing is one"
 
 
 def test_a_worker_that_runpod_lost_is_not_lost_while_its_claim_lives(

@@ -14,7 +14,9 @@ import pytest
 from werkzeug.serving import make_server
 
 from gateway import create_app
+from gateway.instances import Stage
 from gateway.jobs import Job, Status
+from gateway.providers.base import NoCapacity, NotYet, Unavailable
 from gateway.wiring import Services
 from scripts.stack import free_port
 from tests.emulators.runpod import Config
@@ -188,6 +190,70 @@ def test_a_rented_worker_that_dies_costs_a_try_and_no_job(chain: Chain) -> None:
     job = chain.completed(job)
     assert job.tries == 2
     assert chain.tried(job)[1] == ("vast", "worker_lost")
+
+
+def test_a_job_that_no_rented_machine_takes_goes_back_to_runpod(scene: Scene) -> None:
+    scene.change(vast_max_instances=1, vast_queue_limit_s=60)
+    scene.vast.configure(job_s=1000)
+    with chained(scene) as chain:
+        down = chain.runpod.inject(kind="status", on="run", status=402, times=2)
+        first = chain.job()
+        chain.until(lambda: chain.now(first).status is Status.RUNNING)
+        second, began = chain.job(), scene.clock.now_ms()
+        chain.until(lambda: chain.now(second).waiting_for == "all rented machines are busy")
+        chain.until(lambda: len(chain.services.store.attempts(second.id)) == 3)
+        assert down.hits == 2
+        waited_s = (scene.clock.now_ms() - began) / 1000
+        assert 60 < waited_s < 60 + 12 + 3, "RunPod is asked at once: the wait was pause enough"
+        assert chain.tried(second) == [("runpod", "provider_unavailable"), ("vast", "no_capacity"), ("runpod", None)]
+        told = chain.services.documents.of(chain.now(second))["attempts"][1]
+        assert told["reason"] == "no rented machine took the job within 60 s: all rented machines are busy"
+
+
+def test_a_machine_that_boots_for_the_job_is_waited_for_past_the_limit(scene: Scene) -> None:
+    scene.change(vast_max_instances=1, vast_queue_limit_s=30)
+    scene.vast.configure(boot_s=100)
+    with chained(scene) as chain:
+        chain.runpod.inject(kind="status", on="run", status=402, times=2)
+        first = chain.job()
+        chain.go_on()
+        chain.go_on()
+        second = chain.job()
+        assert chain.tried(chain.completed(first)) == [("runpod", "provider_unavailable"), ("vast", None)]
+        assert chain.tried(second)[:2] == [("runpod", "provider_unavailable"), ("vast", "no_capacity")], (
+            "no room for two"
+        )
+
+
+def test_a_machine_rented_after_the_limit_keeps_nobody(scene: Scene) -> None:
+    """Else one that never comes up would keep the job until the next one is rented, and so on for ever."""
+    scene.change(providers=("runpod", "vast"), runpod_api_key="k", runpod_endpoint_id="e", vast_queue_limit_s=30)
+    scene.vast.configure(boot_s=1000)
+    (attempt,) = scene.wants()
+    scene.vast.advance(31)
+    scene.round()
+    with pytest.raises(NoCapacity, match=r"within 30 s: a machine is booting, 0 s so far"):
+        scene.submit(attempt)
+
+
+def test_with_nobody_else_to_ask_a_job_waits_on(scene: Scene) -> None:
+    scene.change(vast_queue_limit_s=30)
+    (attempt,) = scene.wants()
+    scene.vast.advance(31)
+    assert scene.submit(attempt) == NotYet("a machine will be rented", 2.0)
+
+
+def test_a_rental_in_doubt_keeps_nobody_while_vast_tells_nothing(scene: Scene) -> None:
+    (attempt,) = scene.wants()
+    scene.vast.inject("lost_reply", "create", times=1)
+    scene.round()
+    assert scene.stages() == [Stage.AMBIGUOUS]
+    assert scene.submit(attempt) == NotYet("a machine is being rented", 2.0)
+    scene.vast.inject("status", "list", status=500, times=9)
+    scene.go_on(10)
+    assert scene.stages() == [Stage.AMBIGUOUS]
+    with pytest.raises(Unavailable):
+        scene.submit(attempt)
 
 
 @pytest.mark.slow

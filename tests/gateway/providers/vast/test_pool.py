@@ -757,9 +757,19 @@ def test_machines_are_adopted_by_the_gateway_that_comes_next(scene: Scene) -> No
 
 
 def test_a_price_is_that_of_the_machine(scene: Scene) -> None:
-    assert scene.provider.price(None).nano_per_s == round(1e9 / 3600)
+    (attempt,) = scene.wants()
+    assert scene.provider.price(attempt, None).nano_per_s == round(1e9 / 3600)
     scene.vast.account.offers[:] = [offer(7, gpu_name="RTX 4090", dph_total=0.36)]
-    scene.ready()
+    scene.until(lambda: scene.stages() == [Stage.READY] or scene.stages() == [Stage.IDLE])
     for gpu in ("NVIDIA GeForce RTX 4090", None, "NVIDIA L4"):
-        price = scene.provider.price(gpu)
+        price = scene.provider.price(attempt, gpu)
         assert (price.nano_per_s, price.idle_s) == (100_000, 300)
+    assert isinstance(scene.submit(attempt), Accepted)
+    scene.over(attempt)
+    scene.until(lambda: not scene.stages())
+    scene.vast.account.offers[:] = [offer(8, gpu_name="RTX 4090", dph_total=0.72)]
+    scene.ready()
+    on_the_first = scene.fresh(attempt)
+    assert scene.provider.price(on_the_first, "NVIDIA GeForce RTX 4090").nano_per_s == 100_000
+    assert scene.provider.price(on_the_first, None).nano_per_s == 100_000, "it failed, and told no GPU"
+    assert scene.another(vast_concurrency=2).price(on_the_first, None).nano_per_s == 50_000, "its share"
