@@ -13,8 +13,8 @@ pytestmark = pytest.mark.slow
 
 SEED = 6
 # All of them: `python -m bench chaos --rentals`.
-PAIRS, LYING = 30, 15
-ELSEWHERE = 10
+PAIRS, LYING = 12, 6
+ELSEWHERE = 6
 # Where a lie leads another way some points are not come to, and some only one time in two.
 REACHED = 0.9
 

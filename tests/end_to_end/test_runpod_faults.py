@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-import stat
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from gateway.settings import Settings
 from gateway.wiring import Services
 from scripts.client import Client
 from scripts.stack import free_port
+from tests.chaos.scene import counting
 from tests.conftest import SAMPLES
 from tests.emulators.runpod import Config, Emulator
 from tests.emulators.runpod.faults import Fault
@@ -84,10 +84,10 @@ def cloud(module_files: FileServer, tmp_path_factory: pytest.TempPathFactory) ->
     home = tmp_path_factory.mktemp("cloud")
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    env = {"FETCH_ALLOW_ORIGINS": f"{url},{module_files.origin}", "PATH": f"{_counting(home)}:{os.environ['PATH']}"}
-    config = Config(
-        min_workers=2, max_workers=3, cold_start_s=0, queue_delay_s=1, crash_pause_s=1, lost_after_s=3, env=env
-    )
+    env = {"FETCH_ALLOW_ORIGINS": f"{url},{module_files.origin}", "PATH": f"{counting(home)}:{os.environ['PATH']}"}
+    command = (sys.executable, "-m", "tests.end_to_end.open_worker")
+    quick = {"cold_start_s": 0, "queue_delay_s": 1, "crash_pause_s": 1, "lost_after_s": 3}
+    config = Config(command=command, min_workers=2, max_workers=3, env=env, **quick)
     with pytest.MonkeyPatch.context() as patch, Emulator(config) as runpod:
         patch.setattr(step_module, "SILENCE_MS", 8_000)
         patch.setattr(step_module, "AMBIGUOUS_MS", 4_000)
@@ -116,17 +116,6 @@ def cloud(module_files: FileServer, tmp_path_factory: pytest.TempPathFactory) ->
 
 class _Quiet(WSGIRequestHandler):
     def log_request(self, *args: object) -> None: ...
-
-
-def _counting(home: Path) -> Path:
-    """A folder with an `ffmpeg` that notes each encode and becomes the real one."""
-    folder = home / "bin"
-    folder.mkdir()
-    script = folder / "ffmpeg"
-    note = f'case "$*" in *output.mp4) echo encode >> {home}/encodes;; esac'
-    script.write_text(f'#!/bin/sh\n{note}\nexec {shutil.which("ffmpeg")} "$@"\n')
-    script.chmod(script.stat().st_mode | stat.S_IXUSR)
-    return folder
 
 
 @pytest.fixture

@@ -1,0 +1,10 @@
+"""`python -m tests.end_to_end.open_worker`: a RunPod worker whose FFmpeg has no walls, so that it can be counted."""
+
+from __future__ import annotations
+
+from ffmpeg_ops import walls
+from handler.__main__ import main
+
+if __name__ == "__main__":
+    walls.take_down(True)
+    main()
