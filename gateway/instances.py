@@ -373,6 +373,11 @@ def delete_ended(tx: Transaction, until: int, limit: int) -> int:
     return tx.connection.execute(instances.delete().where(instances.c.id.in_(oldest))).rowcount
 
 
+def forget_avoided(tx: Transaction, now: int) -> None:
+    """Delete what is not avoided any more."""
+    tx.connection.execute(avoided_machines.delete().where(avoided_machines.c.until <= now))
+
+
 def save_pool(tx: Transaction, provider: str, pool: Pool) -> None:
     tx.upsert(pools, {"provider": provider, **asdict(pool)}, "provider")
 

@@ -90,6 +90,7 @@ class Janitor:
         while removed == BATCH:
             with self._store.transaction() as tx:
                 removed = instances.delete_ended(tx, until, BATCH)
+                instances.forget_avoided(tx, self._clock.now_ms())
             self._removed["rentals"] += removed
             yield
 

@@ -221,6 +221,17 @@ def test_a_rental_of_today_is_kept_however_short_jobs_are(wire: Wire, clock: Fix
     assert count(services, "instances") == 1, "it tells what the day has cost"
 
 
+def test_a_machine_is_forgotten_when_it_is_not_avoided_any_more(services: Services, clock: FixedClock) -> None:
+    now = clock.now_ms()
+    with services.store.transaction() as tx:
+        for machine_id, until in ((1, now + 1000), (2, now + 1001)):
+            instances.avoid(tx, "vast", machine_id, until, "it did not come up")
+    clock.advance(1000)
+    clean(services)
+    assert instances.Instances(services.store, "vast").avoided(clock.now_ms()) == {2}
+    assert count(services, "avoided_machines") == 1
+
+
 def test_an_idempotency_key_is_forgotten_after_a_day(services: Services, clock: FixedClock) -> None:
     for key in ("old", "renewed"):
         services.jobs.create("key_a", "caption", {}, key)
