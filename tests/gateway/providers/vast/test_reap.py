@@ -18,6 +18,8 @@ from gateway.providers.vast import labels, reap
 from tests.conftest import ROOT
 from tests.emulators.vast import Config, Emulator, offer
 
+RENTAL = "3eff430b-761d-48cd-bb41-f68a7e7f12e2"  # of tests whose names must not change
+
 OLD_S = 8 * 3600
 Run = Callable[..., int]
 
@@ -84,17 +86,17 @@ def test_all_means_all_of_this_deployment(vast: Emulator, run: Run) -> None:
         "reelay",
         "reelay:test",
         "reelay:test:",
-        f"reelay:test2:{uuid.uuid4()}:1600000000",
-        f"reelay:tes:{uuid.uuid4()}:1600000000",
-        f"Reelay:test:{uuid.uuid4()}:1600000000",
-        f"reelay:test:{uuid.uuid4()}:1600000000 ",
-        f"reelay:test:{uuid.uuid4()}:1600000000\n",
-        f" reelay:test:{uuid.uuid4()}:1600000000",
-        f"reelay:test:{str(uuid.uuid4()).upper().replace('1', 'A')}:1600000000",
-        f"reelay:test:{uuid.uuid4()}:soon",
-        f"reelay:test:{uuid.uuid4()}:16",
-        f"reelay:test:{uuid.uuid4()}:1600000000:more",
-        f"my reelay:test:{uuid.uuid4()}:1600000000",
+        f"reelay:test2:{RENTAL}:1600000000",
+        f"reelay:tes:{RENTAL}:1600000000",
+        f"Reelay:test:{RENTAL}:1600000000",
+        f"reelay:test:{RENTAL}:1600000000 ",
+        f"reelay:test:{RENTAL}:1600000000\n",
+        f" reelay:test:{RENTAL}:1600000000",
+        f"reelay:test:{RENTAL.upper()}:1600000000",
+        f"reelay:test:{RENTAL}:soon",
+        f"reelay:test:{RENTAL}:16",
+        f"reelay:test:{RENTAL}:1600000000:more",
+        f"my reelay:test:{RENTAL}:1600000000",
     ],
 )
 def test_a_similar_label_is_a_strangers(vast: Emulator, run: Run, similar: str | None) -> None:
