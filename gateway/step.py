@@ -113,7 +113,7 @@ class Step:
         attempt = self._store.attempt(self._job.attempt_id) if self._job.attempt_id else None
         ends_at = self._job.queue_deadline if attempt is None or attempt.ended else attempt.deadline
         if self._clock.now_ms() > ends_at:
-            self._end(GatewayError())
+            self._end(GatewayError(), charged=False)  # the bug may be in what charges
 
     def _begin(self, previous: Attempt | None) -> None:
         now = self._clock.now_ms()
@@ -155,9 +155,9 @@ class Step:
         self._end(error)
         return True
 
-    def _end(self, error: JobError) -> None:
+    def _end(self, error: JobError, *, charged: bool = True) -> None:
         """End the job without the word of anybody, unless a worker has claimed it since and has time left."""
-        newest = self._store.attempt(self._job.attempt_id) if self._job.attempt_id else None
+        newest = self._store.attempt(self._job.attempt_id) if charged and self._job.attempt_id else None
         price = self._parts.ends.price(newest) if newest is not None else None
         with self._store.transaction() as tx:
             now = self._clock.now_ms()
@@ -168,10 +168,11 @@ class Step:
             job = before if before.finished else jobs.give_up(before, error, now)
             left = None if attempt is None or attempt.ended else attempt
             if left is not None:
-                job, left = self._parts.ends.charge(tx, job, jobs.supersede(left, now), price)
-            self._release(tx, job, None)
-            if left is not None:
+                left = jobs.supersede(left, now)
+                if charged:
+                    job, left = self._parts.ends.charge(tx, job, left, price)
                 tx.save_attempt(left)
+            self._release(tx, job, None)
         if left is not None:
             self._parts.ends.of_attempt(job, job, left)
         if not before.finished:

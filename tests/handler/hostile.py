@@ -47,7 +47,7 @@ class Outcome:
 
 def endure(raw: dict[str, Any], settings: Settings, timeout_s: int = TIMEOUT_S) -> Outcome:
     """Run the attempt. Fails unless it ends in time as it may, within memory, and leaves nothing behind."""
-    threads, files = threading.active_count(), _files()
+    threads, files, children = threading.active_count(), _files(), set(_children())
     _forget_peak()
     children_kb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     began_at = time.monotonic()
@@ -55,7 +55,7 @@ def endure(raw: dict[str, Any], settings: Settings, timeout_s: int = TIMEOUT_S) 
     outcome.seconds = time.monotonic() - began_at
     assert outcome.code in {"completed", *EXPECTED}, outcome
     assert outcome.seconds < timeout_s + 4, outcome
-    eventually(lambda: _children() == [], 5)
+    eventually(lambda: set(_children()) <= children, 5)
     eventually(lambda: threading.active_count() <= threads, 5)
     eventually(lambda: _files() <= files, 5)
     assert [path.name for path in settings.work_dir.glob("attempt-*")] == []
