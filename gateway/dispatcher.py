@@ -21,7 +21,7 @@ from gateway import ids
 from gateway.janitor import Janitor
 from gateway.jobs import Job
 from gateway.providers.base import Provider, Unavailable
-from gateway.step import Parts, Step
+from gateway.step import NO_BUGS, Parts, Step
 from gateway.store import StaleLease, brief
 from gateway.webhook_sender import Sender
 from wire import log as logs
@@ -183,7 +183,7 @@ class Dispatcher:
     def _look(self, step: Step) -> None:
         try:
             step.run()
-        except (StaleLease, OperationalError, PoolTimeout):
+        except NO_BUGS:
             raise
         except Exception:
             log.exception("dispatcher.step_failed")

@@ -8,7 +8,7 @@ A machine that shows up although its record says that there is none is an orphan
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -225,8 +225,7 @@ class Instances:
     def over_budget(self, dollars: float, now: int) -> bool:
         """Whether the machines have cost so many dollars on this day (UTC)."""
         today = now - now % DAY_MS
-        rentals = [*self.living(), *self.ended_since(today)]
-        return sum(rental.paid_s(today, now) * rental.nano_per_s for rental in rentals) >= dollars * 1e9
+        return _paid_nano([*self.living(), *self.ended_since(today)], now) >= dollars * 1e9
 
     def labelled(self, label: str) -> list[Instance]:
         return self._select(instances.c.label == label)
@@ -304,9 +303,15 @@ def spending(store: Store, now: int) -> Spending:
     paid = [i for i in rentals if i.stage not in OVER and i.sent_at is not None]
     return Spending(
         nano_per_s=sum(i.nano_per_s for i in paid),
-        today_nano=sum(i.paid_s(today, now) * i.nano_per_s for i in rentals),
+        today_nano=_paid_nano(rentals, now),
         ending_since=min((i.stage_at for i in rentals if i.stage is Stage.DESTROYING), default=None),
     )
+
+
+def _paid_nano(rentals: Iterable[Instance], now: int) -> float:
+    """What they cost on this day (UTC) so far, in nano-dollars."""
+    today = now - now % DAY_MS
+    return sum(rental.paid_s(today, now) * rental.nano_per_s for rental in rentals)
 
 
 def must_hold(tx: Transaction, name: str, holder: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import ipaddress
 import os
 import secrets
 import tempfile
@@ -20,7 +19,7 @@ from marshmallow import ValidationError, fields, validate
 from gateway.auth import MAX_SECRET, mistyped
 from gateway.gpus import Prices
 from gateway.jobs import MARGIN_MS
-from wire.settings import CommaList, Folder, Origins, SettingsError, read, setting
+from wire.settings import CommaList, Folder, Networks, Origins, SettingsError, read, setting
 
 GB = 1_000_000_000
 DAY_S = 86_400
@@ -218,7 +217,7 @@ class Settings:
         _whole(0, 50), 2, "How many machines are rented at once at most. 0: none gets another job, and all of them go."
     )
     vast_allowed_ips: tuple[str, ...] = setting(
-        CommaList(),
+        Networks(),
         "",
         "Comma list of the addresses or networks from which rented machines may be called: those of all gateways. "
         "Default: what https://api.ipify.org sees of this one.",
@@ -343,23 +342,14 @@ def check(settings: Settings) -> None:
 
 
 def _mistakes_of_vast(settings: Settings) -> list[str]:
-    allowed = settings.vast_allowed_ips
-    mistakes = [f"VAST_ALLOWED_IPS: {one!r} is no address or network." for one in allowed if _odd(one)]
-    if len(",".join(allowed)) > 256:
+    mistakes = []
+    if len(",".join(settings.vast_allowed_ips)) > 256:
         mistakes.append("VAST_ALLOWED_IPS: at most 256 characters, which Vast.ai takes.")
     # a job that has just begun must be able to end
     shortest = 2 * (settings.job_timeout_seconds + MARGIN_MS // 1000)
     if settings.vast_max_lifetime < shortest:
         mistakes.append(f"VAST_MAX_LIFETIME: must be {shortest} at least with this JOB_TIMEOUT_SECONDS.")
     return mistakes
-
-
-def _odd(network: str) -> bool:
-    try:
-        ipaddress.ip_network(network)
-    except ValueError:
-        return True
-    return False
 
 
 def _mistakes_of_s3(settings: Settings) -> list[str]:

@@ -9,6 +9,8 @@ from functools import partial
 from typing import Any, assert_never
 
 import structlog
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from gateway import ids, jobs
 from gateway.bell import Bell
@@ -66,6 +68,8 @@ MAX_WAIT_MS = 10_000
 MAX_BACKOFF_MS = 60_000
 EVENTS_PURPOSE = "events"
 
+# What ends a step without being a mistake of ours.
+NO_BUGS = (StaleLease, OperationalError, PoolTimeout)
 # Ends of an attempt after which the next provider in the chain is asked.
 _NEXT_PROVIDER = frozenset({NoCapacity.code, Unavailable.code, WorkerOutdated.code, EncoderUnavailable.code})
 
@@ -113,7 +117,13 @@ class Step:
         attempt = self._store.attempt(self._job.attempt_id) if self._job.attempt_id else None
         ends_at = self._job.queue_deadline if attempt is None or attempt.ended else attempt.deadline
         if self._clock.now_ms() > ends_at:
-            self._end(GatewayError(), charged=False)  # the bug may be in what charges
+            try:
+                self._end(GatewayError())
+            except NO_BUGS:
+                raise
+            except Exception:
+                log.exception("job.not_charged")  # the bug is in what charges
+                self._end(GatewayError(), charged=False)
 
     def _begin(self, previous: Attempt | None) -> None:
         now = self._clock.now_ms()

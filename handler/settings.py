@@ -10,7 +10,7 @@ from pathlib import Path
 
 from marshmallow import fields, validate
 
-from wire.settings import CommaList, Folder, Origins, setting
+from wire.settings import Folder, Networks, Origins, setting
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Settings:
         fields.String(validate=validate.Length(min=32)), None, "HTTP worker: what callers must send as X-API-Key."
     )
     allowed_ips: tuple[str, ...] = setting(
-        CommaList(), "", "HTTP worker: comma list of addresses or networks that may call. Empty: nobody."
+        Networks(), "", "HTTP worker: comma list of addresses or networks that may call. Empty: nobody."
     )
     worker_tls: bool = setting(
         fields.Boolean(),

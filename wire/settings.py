@@ -10,6 +10,7 @@ reads `PORT`. A variable that is empty counts as unset. All mistakes are reporte
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -46,6 +47,19 @@ class Origins(CommaList):
         wrong = [entry.rpartition("@")[2] for entry in entries if not self._ORIGIN.fullmatch(entry)]
         if wrong:
             raise ValidationError(f"Must be http(s)://host[:port]: {', '.join(map(repr, wrong))}.")
+        return entries
+
+
+class Networks(CommaList):
+    """Comma list of IP addresses and networks."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
+        entries = super()._deserialize(value, attr, data, **kwargs)
+        for entry in entries:
+            try:
+                ipaddress.ip_network(entry)
+            except ValueError as error:
+                raise ValidationError(f"{entry!r} is no address or network.") from error
         return entries
 
 

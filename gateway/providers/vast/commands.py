@@ -17,7 +17,7 @@ from gateway.endpoint.form import HIDDEN
 from gateway.instances import CHANGES, Instance, Instances, Stage, move
 from gateway.migrations import migrate
 from gateway.providers.base import Unavailable
-from gateway.providers.vast import labels, offers, show
+from gateway.providers.vast import PROVIDER, labels, offers, show
 from gateway.providers.vast.client import Client, Row
 from gateway.providers.vast.rent import free
 from gateway.settings import Settings
@@ -26,7 +26,6 @@ from wire.clock import SystemClock
 
 Answer = TypeVar("Answer")
 
-PROVIDER = "vast"
 # A destroy that was answered well may have done nothing.
 TRIES, PAUSE_S = 5, 3.0
 LOOKS = 3

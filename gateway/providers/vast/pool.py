@@ -20,9 +20,10 @@ import structlog
 from gateway import ids, instances
 from gateway.instances import ORPHAN, OVER, USABLE, Instance, Instances, Pool, Stage, move
 from gateway.providers.base import Context, Unavailable
-from gateway.providers.vast import labels
+from gateway.providers.vast import PROVIDER, labels
 from gateway.providers.vast.addresses import Addresses
 from gateway.providers.vast.client import Blind, Client, Row
+from gateway.providers.vast.environment import PORT
 from gateway.providers.vast.rent import Landlord
 from gateway.providers.vast.workers import Workers
 from gateway.providers.worker_client import NotAllowed, Unreachable
@@ -31,7 +32,6 @@ from wire.errors import EncoderUnavailable, GatewayUnreachable, UploadFailed, Wo
 
 log = structlog.get_logger(__name__)
 
-PROVIDER = "vast"
 LEASE = "pool:vast"
 # `trouble_code` while Vast.ai does not tell what there is.
 BLIND = "blind"
@@ -47,7 +47,6 @@ SILENCE_MS = 60_000
 AVOID_MS = 3_600_000
 # Ceiling on the machines without a record that one sweep ends, and on the calls to end one that a round makes.
 MOST_KILLS = 5
-PORT = "3334/tcp"
 # What all workers together have for their answers. One that needs longer counts as silent.
 ASK_S = 15.0
 _DEAD = frozenset({"stopped", "exited"})
@@ -465,7 +464,7 @@ def address(row: Row) -> tuple[str | None, int | None]:
     """Where the worker's port can be reached from outside, as far as it is told."""
     host = str(row.get("public_ipaddr") or "").strip()
     ports = row.get("ports")
-    mapped = ports.get(PORT) if isinstance(ports, Mapping) else None
+    mapped = ports.get(f"{PORT}/tcp") if isinstance(ports, Mapping) else None
     for entry in mapped if isinstance(mapped, list) else ():
         if not isinstance(entry, Mapping) or str(entry.get("HostIp")) == "::":
             continue

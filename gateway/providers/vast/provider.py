@@ -21,6 +21,7 @@ from gateway.gpus import same_gpu
 from gateway.instances import COMING, USABLE, Instance, Instances, Stage, move
 from gateway.jobs import Attempt, State
 from gateway.providers.base import Accepted, Context, NoCapacity, NotYet, Phase, Remote, Unavailable
+from gateway.providers.vast import PROVIDER
 from gateway.providers.vast.client import Blind, Client
 from gateway.providers.vast.pool import BLIND, Keeper, address, has
 from gateway.providers.vast.rent import budget_spent
@@ -41,7 +42,7 @@ _BOOTING = frozenset({Stage.BOOTING, Stage.PROBING})
 class VastProvider:
     """Machines of the account VAST_API_KEY, looked after by every gateway of this DEPLOYMENT together."""
 
-    name = "vast"
+    name = PROVIDER
 
     def __init__(self, context: Context) -> None:
         settings = context.settings

@@ -11,7 +11,7 @@ from gateway import ids, instances
 from gateway.instances import COMING, ORPHAN, USABLE, Instance, Stage, move, rental_of
 from gateway.jobs import State
 from gateway.providers.base import Context, NoCapacity, Unavailable
-from gateway.providers.vast import labels, offers
+from gateway.providers.vast import PROVIDER, labels, offers
 from gateway.providers.vast.addresses import Addresses
 from gateway.providers.vast.client import Client, NotCreated
 from gateway.providers.vast.environment import environment
@@ -121,7 +121,7 @@ class Landlord:
         instance_id = ids.new("inst", now)
         instance = Instance(
             id=instance_id,
-            provider="vast",
+            provider=PROVIDER,
             stage=Stage.INTENT,
             label=labels.label(self._settings.deployment or "", rental_of(instance_id), now // 1000),
             created_at=now,
