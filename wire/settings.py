@@ -55,12 +55,18 @@ class Networks(CommaList):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
         entries = super()._deserialize(value, attr, data, **kwargs)
-        for entry in entries:
-            try:
-                ipaddress.ip_network(entry)
-            except ValueError as error:
-                raise ValidationError(f"{entry!r} is no address or network.") from error
+        odd = [entry for entry in entries if not _is_network(entry)]
+        if odd:
+            raise ValidationError([f"{entry!r} is no address or network." for entry in odd])
         return entries
+
+
+def _is_network(entry: str) -> bool:
+    try:
+        ipaddress.ip_network(entry)
+    except ValueError:
+        return False
+    return True
 
 
 class Folder(fields.Field[Path]):

@@ -643,7 +643,7 @@ def _reached(client: WorkerClient) -> bool:
             {"SESSION_TOKEN": TOKEN, "WORKER_API_KEY": KEY, "ALLOWED_IPS": "127.0.0.1,here,10.0.0.1/8"},
             ["ALLOWED_IPS", "'here'", "'10.0.0.1/8'"],
         ),
-        ({"SESSION_TOKEN": TOKEN, "ALLOWED_IPS": "here"}, ["WORKER_API_KEY", "ALLOWED_IPS"]),
+        ({"WORKER_API_KEY": "short", "ALLOWED_IPS": "here"}, ["WORKER_API_KEY", "ALLOWED_IPS"]),
     ],
 )
 def test_wrong_settings_end_it_and_are_all_named(
