@@ -59,6 +59,7 @@ class VastProvider:
     def submit(self, attempt: Attempt, job_input: Mapping[str, Any]) -> Accepted | NotYet:
         timeout_s = int(job_input["delivery"]["limits"]["timeout_s"])
         closed = self._closed()
+        may_wait = self._may_wait(attempt)  # before the machines are looked at: one that boots may be up by then
         with self._store.transaction() as tx:
             fresh = tx.attempt(attempt.id)
             if fresh is None or fresh.state is not State.INTENT:
@@ -67,14 +68,14 @@ class VastProvider:
         if instance is None:
             if closed is not None:
                 raise NoCapacity(closed)
-            return self._in_time(fresh, self._not_yet())
+            return self._in_time(may_wait, self._not_yet())
         if (found := self._found(instance)) is None:
             self._unbind(attempt)
-            return self._in_time(fresh, NotYet("the rented machine is gone", RETRY_S))
+            return self._in_time(may_wait, NotYet("the rented machine is gone", RETRY_S))
         answer = self._workers.of(found).submit(job_input)
         if isinstance(answer, NotYet):
             self._unbind(attempt)
-            return self._in_time(fresh, answer)
+            return self._in_time(may_wait, answer)
         return Accepted(f"{instance.id}:{attempt.id}")
 
     def poll(self, attempt: Attempt) -> Remote:
@@ -181,15 +182,17 @@ class VastProvider:
         instance = self._rows.get(_instance_id(attempt))
         return instance if instance is not None and instance.stage in USABLE else None
 
-    def _in_time(self, attempt: Attempt, answer: NotYet) -> NotYet:
+    def _in_time(self, may_wait: bool, answer: NotYet) -> NotYet:
         """The answer, while the attempt may wait here. Raises NoCapacity."""
-        limit_s = self._queue_limit_s
-        if limit_s is None:
+        if may_wait:
             return answer
-        until = attempt.created_at + limit_s * 1000
-        if self._clock.now_ms() <= until or self._boots_for(attempt, until):
-            return answer
-        raise NoCapacity(f"no rented machine took the job within {limit_s} s: {answer.reason}")
+        raise NoCapacity(f"no rented machine took the job within {self._queue_limit_s} s: {answer.reason}")
+
+    def _may_wait(self, attempt: Attempt) -> bool:
+        if self._queue_limit_s is None:
+            return True
+        until = attempt.created_at + self._queue_limit_s * 1000
+        return self._clock.now_ms() <= until or self._boots_for(attempt, until)
 
     def _boots_for(self, attempt: Attempt, until: int) -> bool:
         """Whether a machine boots that has room for it. One that was rented after `until` is for others: else those

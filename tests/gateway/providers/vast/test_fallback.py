@@ -16,7 +16,7 @@ from werkzeug.serving import make_server
 from gateway import create_app, step
 from gateway.instances import Stage
 from gateway.jobs import Job, Status
-from gateway.providers.base import NoCapacity, NotYet, Unavailable
+from gateway.providers.base import Accepted, NoCapacity, NotYet, Unavailable
 from gateway.wiring import Services
 from scripts.stack import free_port
 from tests.emulators.runpod import Config
@@ -236,6 +236,25 @@ def test_a_machine_rented_after_the_limit_keeps_nobody(scene: Scene) -> None:
     scene.round()
     with pytest.raises(NoCapacity, match=r"within 30 s: a machine is booting, 0 s so far"):
         scene.submit(attempt)
+
+
+def test_a_machine_that_comes_up_while_a_late_job_looks_for_one_keeps_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.change(providers=("runpod", "vast"), runpod_api_key="k", runpod_endpoint_id="e", vast_queue_limit_s=30)
+    scene.vast.configure(boot_s=100)
+    (attempt,) = scene.wants()
+    scene.round()
+    scene.vast.advance(60)
+
+    def up_by_now() -> NotYet:
+        scene.until(lambda: not {Stage.READY, Stage.IDLE}.isdisjoint(scene.stages()))
+        return NotYet("all rented machines are busy", 5)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scene.provider, "_not_yet", up_by_now)
+        assert isinstance(scene.submit(attempt), NotYet)
+    assert isinstance(scene.submit(attempt), Accepted)
 
 
 def test_with_nobody_else_to_ask_a_job_waits_on(scene: Scene) -> None:
