@@ -276,6 +276,8 @@ def _check_form(url: str) -> None:
         _ = parts.port
     except ValueError as error:
         raise ForbiddenUrl("the URL is malformed") from error
+    if "\\" in parts.netloc:  # where the host begins is read in two ways
+        raise ForbiddenUrl("the URL is malformed")
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ForbiddenUrl("only http and https are allowed")
 

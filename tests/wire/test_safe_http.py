@@ -510,6 +510,27 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(tls: ssl.SSLContext, r
         get(f"{origin}/x", allow=(origin,))
 
 
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_redirect_from_https_to_http_is_checked_like_any_other(
+    allowed: bool,
+    certificate: Path,
+    tls: ssl.SSLContext,
+    raw: Callable[..., Raw],
+    files: FileServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(requests.adapters, "DEFAULT_CA_BUNDLE_PATH", str(certificate))
+    files.routes["/x"] = Reply(200, b"there")
+    head = f"HTTP/1.1 302 Found\r\nConnection: close\r\nLocation: {files.url('/x')}\r\n\r\n"
+    origin = raw(head.encode(), tls=tls).origin
+    if allowed:
+        assert get(f"{origin}/x", allow=(origin, files.origin))[1] == b"there"
+        return
+    with pytest.raises(ForbiddenUrl):
+        get(f"{origin}/x", allow=(origin,))
+    assert files.requests == []
+
+
 @pytest.mark.parametrize("pause_s", [0.02, 30])
 def test_slow_headers_meet_the_timeout_under_tls(
     pause_s: float, certificate: Path, tls: ssl.SSLContext, raw: Callable[..., Raw]
