@@ -88,6 +88,8 @@ NOT_THE_REST = {
     "the whole file": Reply(200, BODY, {"ETag": ETAG}),
     "another file": Reply(200, OTHER, {"ETag": '"v2"'}),
     "the rest, but as the whole": Reply(200, BODY[BROKEN_AT:], {"ETag": ETAG}),
+    "the rest, by its range, but as the whole": Reply(200, BODY[BROKEN_AT:], rest().headers),
+    "as long as the rest, from another byte": rest(OTHER, Content_Range=f"bytes {BROKEN_AT + 1}-{ALL - 1}/{ALL}"),
     "another etag": rest(OTHER, ETag='"v2"'),
     "a weak etag": rest(OTHER, ETag=f"W/{ETAG}"),
     "no etag": rest(OTHER, ETag=None),

@@ -160,7 +160,7 @@ def test_a_name_that_changes_its_address_after_the_check_is_dialled_at_the_check
         *["ftp://example.com/x", "file:///etc/passwd", "gopher://example.com/", "data:text/plain,x", "javascript:alert(1)"],
         *["HTTPX://example.com/", "http+unix://%2Fvar%2Frun/x", "", " ", "example.com/x", "//example.com/x", "/etc/passwd"],
         *["http://", "http:///x", "http://:80/", "http://[::1", "http://example.com:port/", "http://example.com:99999/"],
-        *["http://user@/x", "https:example.com"],
+        *["http://user@/x", "https:example.com", r"http://example.com\@127.0.0.1/", r"http://example.com\x"],
     ],
 )  # fmt: skip
 def test_a_url_of_another_scheme_or_a_malformed_one_is_refused(url: str, dialled: list[Any]) -> None:
