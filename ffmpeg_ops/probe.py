@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,11 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"fLaC", "FLAC audio"),
     (b"OggS", "an Ogg file"),
     (b"\x1aE\xdf\xa3", "a Matroska or WebM file"),
+)
+HTML = "an HTML page"
+_HTML = re.compile(
+    rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*<(?:!doctype\s+html|html|head|body|title|meta|script|style|iframe)\b",
+    re.IGNORECASE | re.DOTALL,
 )
 _MAY_BE_ANY_MEDIA = frozenset({"an MP4 or MOV file", "a Matroska or WebM file", "an Ogg file", "an AVI video"})
 
@@ -187,8 +193,8 @@ def sniff(path: Path) -> str:
         return "an HEIC or AVIF image" if head[8:12] in {b"heic", b"heix", b"avif", b"mif1"} else "an MP4 or MOV file"
     if head.startswith(b"RIFF"):
         return {b"WEBP": "a WebP image", b"WAVE": "WAV audio", b"AVI ": "an AVI video"}.get(head[8:12], "a RIFF file")
-    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return "an HTML page"
+    if _HTML.match(head):
+        return HTML
     if b"-->" in head:
         return "a subtitle file"
     if b"<svg" in head:

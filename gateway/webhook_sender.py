@@ -152,6 +152,10 @@ def _told(post: Callable[[], safe_http.Answered]) -> Outcome:
         return Outcome(error="no encrypted connection")
     except requests.ConnectionError:
         return Outcome(error="no connection, or it broke")
+    except requests.RequestException as error:
+        # a URL that no server can have; the error's text may repeat it, with its password
+        log.warning("webhook.try_failed", reason=type(error).__name__)
+        return Outcome(error="it could not be sent")
     except SQLAlchemyError:
         raise  # not tried
     except Exception:

@@ -11,12 +11,14 @@ from pathlib import Path
 import requests
 import structlog
 
+from ffmpeg_ops import probe
 from ffmpeg_ops.operation import Work
-from handler import calls
+from handler import calls, share_pages
 from wire import safe_http
 from wire.errors import (
     AssetEmpty,
     AssetForbidden,
+    AssetInvalid,
     AssetNotFound,
     AssetTooLarge,
     AssetUnavailable,
@@ -36,7 +38,7 @@ _MAX_RETRY_AFTER_S = 30.0
 
 def fetch(url: str, name: str, work: Work, *, deadline_s: float, allow_origins: Collection[str]) -> Path:
     """The file behind the URL of param `name`, within `deadline_s` seconds. Server errors and broken connections are
-    tried again.
+    tried again, from the first byte on; what comes too slowly is not.
 
     Raises a JobError whose message names the param; never repeats the URL, which may hold a password.
     """
@@ -56,6 +58,8 @@ def fetch(url: str, name: str, work: Work, *, deadline_s: float, allow_origins: 
 
 def _pause_s(cause: BaseException | None, failed: int) -> float | None:
     """How long to wait after so many failures before; None to give up."""
+    if isinstance(cause, safe_http.TooSlow):
+        return None  # it would be as slow again, on a machine that is paid by the second
     response = cause.response if isinstance(cause, requests.HTTPError) else None
     busy = response is not None and response.status_code in _BUSY
     pauses = PAUSES_BUSY_S if busy else PAUSES_S
@@ -81,6 +85,8 @@ def _fetch_once(url: str, path: Path, name: str, work: Work, ends_at: float, all
         raise AssetForbidden(f"{name}: the URL may not be fetched: {error}.") from error
     except safe_http.TooLarge as error:
         raise AssetTooLarge(f"{name}: the file is larger than {limit} bytes.") from error
+    except safe_http.Trickles as error:
+        raise AssetUnavailable(f"{name}: the server sends the file too slowly.") from error
     except safe_http.TooSlow as error:
         raise AssetUnavailable(f"{name}: the file did not arrive in time.") from error
     except requests.HTTPError as error:
@@ -93,6 +99,8 @@ def _fetch_once(url: str, path: Path, name: str, work: Work, ends_at: float, all
         raise
     if done.size_bytes == 0:
         raise AssetEmpty(f"{name}: the file is empty.")
+    if probe.sniff(path) == probe.HTML:
+        raise AssetInvalid(f"{name}: {share_pages.explain(url)}")
     log.info("fetch.done", param=name, size_bytes=done.size_bytes, content_type=done.content_type)
     return path
 

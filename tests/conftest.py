@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ import structlog
 from hypothesis import settings
 
 from tests.servers import FileServer, file_server
+from wire import log
 
 # The same examples for everybody where a change is judged; new ones at every run elsewhere.
 settings.register_profile("judged", derandomize=True, deadline=None)
@@ -46,6 +49,19 @@ def files() -> Iterator[FileServer]:
     """A stranger's file server on loopback."""
     with file_server() as server:
         yield server
+
+
+@pytest.fixture
+def logged() -> Iterator[io.StringIO]:
+    """Everything that is logged from here on, by libraries too, at the chattiest level."""
+    root, before = logging.getLogger(), logging.getLogger().handlers[:]
+    level, config = root.level, structlog.get_config()
+    stream = io.StringIO()
+    log.configure("DEBUG", json=True, stream=stream)
+    yield stream
+    root.handlers[:] = before
+    root.setLevel(level)
+    structlog.configure(**config)
 
 
 @pytest.fixture

@@ -3,13 +3,15 @@
 Built on requests-hardened, which resolves the host once, checks the address, dials that very address, and does so again
 for every redirect. Added here: anything that is not globally routable is refused in every form that the library lets
 through, no proxy or .netrc of the environment is used, redirects are few and their bodies unread, nothing is
-decompressed, headers have a total time-out, and a download has a size cap and a total deadline. Origins allowed by name
+decompressed, headers have a total time-out, and a download has a size cap, a total deadline and a least speed. One
+whose connection breaks goes on, once, where the server proves that the file is still the same. Origins allowed by name
 (a laptop's own gateway) skip the address check and nothing else.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import threading
 import time
@@ -32,7 +34,13 @@ CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 20.0
 MAX_REDIRECTS = 5
 CHUNK_BYTES = 64 * 1024
+# Of a body, in each window of this length from its headers on: a small file is never hit, nor one that begins slowly.
+LEAST_BYTES_PER_S = 10 * 1024
+PACE_WINDOW_S = 30.0
 USER_AGENT = "Reelay/1"
+
+_STRONG_ETAG = re.compile(r'"[!#-~]+"')
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
 # Routable in the eyes of Python's ipaddress, yet never a stranger's file server.
 _DENIED = tuple(
@@ -63,6 +71,10 @@ class TooLarge(Exception):
 
 class TooSlow(Exception):
     """The answer did not end before the deadline."""
+
+
+class Trickles(TooSlow):
+    """The body comes with fewer than LEAST_BYTES_PER_S."""
 
 
 @dataclass(frozen=True)
@@ -182,21 +194,25 @@ def download(
     """GET `url` and write its body to `into`: at most `max_bytes`, within `deadline_s` seconds in all.
 
     `check` is called before every chunk; what it raises ends the download. Raises ForbiddenUrl, TooLarge, TooSlow, or
-    `requests.RequestException`: `HTTPError` (with its response) for a status other than 2xx, others when nothing came.
+    `requests.RequestException`: `HTTPError` (with its response) for a status other than 2xx, others when nothing
+    came or the connection broke. Whatever is raised, what is in `into` by then is of no use.
     """
-    ends_at = time.monotonic() + deadline_s
+    body = _Body(into, max_bytes, time.monotonic() + deadline_s, check)
     try:
-        with session(allow_origins) as http, _get(http, url, ends_at) as response:
+        with session(allow_origins) as http, _get(http, url, body.ends_at) as response:
             if not 200 <= response.status_code < 300:
                 raise requests.HTTPError(f"status {response.status_code}", response=response)
-            if (response.raw.length_remaining or 0) > max_bytes:
-                raise TooLarge
-            size = _copy(response, into, max_bytes, ends_at, check)
-            return Downloaded(size, response.headers.get("Content-Type", ""))
+            total = response.raw.length_remaining
+            try:
+                body.copy(response)
+            except requests.ConnectionError:
+                if not _resumed(http, response, body, total):
+                    raise
+            return Downloaded(body.size, response.headers.get("Content-Type", ""))
     except InvalidIPAddress as error:
         raise ForbiddenUrl("the address is not public") from error
     except (requests.ConnectionError, requests.Timeout) as error:
-        if time.monotonic() > ends_at:
+        if time.monotonic() > body.ends_at:
             raise TooSlow from error
         raise
 
@@ -235,13 +251,7 @@ def post(
 def _get(http: _Session, url: str, ends_at: float) -> requests.Response:
     """The answer after redirects, its body still to come."""
     for _ in range(MAX_REDIRECTS + 1):
-        _check_form(url)
-        left = ends_at - time.monotonic()
-        if left <= 0:
-            raise TooSlow
-        response: requests.Response = http.get(
-            url, stream=True, timeout=(min(CONNECT_TIMEOUT_S, left), min(READ_TIMEOUT_S, left))
-        )
+        response = _ask(http, url, ends_at)
         target = http.next_url(response)
         if target is None:
             return response
@@ -250,53 +260,125 @@ def _get(http: _Session, url: str, ends_at: float) -> requests.Response:
     raise ForbiddenUrl(f"more than {MAX_REDIRECTS} redirects")
 
 
+def _ask(http: _Session, url: str, ends_at: float, headers: Mapping[str, str] | None = None) -> requests.Response:
+    _check_form(url)
+    left = ends_at - time.monotonic()
+    if left <= 0:
+        raise TooSlow
+    limits = (min(CONNECT_TIMEOUT_S, left), min(READ_TIMEOUT_S, left))
+    response: requests.Response = http.get(url, headers=headers, stream=True, timeout=limits)
+    return response
+
+
 def _check_form(url: str) -> None:
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError as error:
         raise ForbiddenUrl("the URL is malformed") from error
+    if "\\" in parts.netloc:  # where the host begins is read in two ways
+        raise ForbiddenUrl("the URL is malformed")
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ForbiddenUrl("only http and https are allowed")
 
 
-def _copy(
-    response: requests.Response, into: BinaryIO, max_bytes: int, ends_at: float, check: Callable[[], None]
-) -> int:
-    # `raw.read1` hands over what has arrived, so that a byte a second still meets the deadline; the socket is shut for
-    # what it does not hand over, such as the endless head of a chunk.
-    size = 0
-    with _after(ends_at - time.monotonic(), response.raw.shutdown):
+class _Body:
+    """What has come of a file: `size` bytes, all written to `into`."""
+
+    def __init__(self, into: BinaryIO, max_bytes: int, ends_at: float, check: Callable[[], None]) -> None:
+        self.size, self.ends_at = 0, ends_at
+        self._into, self._max_bytes, self._check = into, max_bytes, check
+        self._late: TooSlow | None = None
+
+    def copy(self, response: requests.Response) -> None:
+        """Add the body of `response`. Raises `requests.ConnectionError` when the connection breaks."""
+        if self.size + (response.raw.length_remaining or 0) > self._max_bytes:
+            raise TooLarge
+        with self._watched(response):
+            while chunk := self._read(response):
+                self.size += len(chunk)
+                if self.size > self._max_bytes:
+                    raise TooLarge
+                self._into.write(chunk)
+
+    def _read(self, response: requests.Response) -> bytes:
+        self._check()
+        try:
+            chunk: bytes = response.raw.read1(CHUNK_BYTES, decode_content=False)  # what has arrived, be it a byte
+        except (urllib3.exceptions.HTTPError, ValueError) as error:  # requests translates these in iter_content
+            raise self._late or requests.ConnectionError("the connection broke while the file was read") from error
+        if self._late:  # a connection that was shut looks like the end of the body
+            raise self._late
+        return chunk
+
+    @contextmanager
+    def _watched(self, response: requests.Response) -> Iterator[None]:
+        over = threading.Event()
+        threading.Thread(target=self._watch, args=(response.raw.shutdown, over), daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
+
+    def _watch(self, shut: Callable[[], object], over: threading.Event) -> None:
+        """Shuts the connection when it is too slow. Reads cannot tell: the endless head of a chunk never ends one."""
         while True:
-            check()
-            try:
-                chunk = response.raw.read1(CHUNK_BYTES, decode_content=False)
-            except (urllib3.exceptions.HTTPError, ValueError) as error:  # requests translates these in iter_content
-                raise requests.ConnectionError("the connection broke while the file was read") from error
-            if time.monotonic() > ends_at:
-                raise TooSlow
-            if not chunk:
-                return size
-            size += len(chunk)
-            if size > max_bytes:
-                raise TooLarge
-            into.write(chunk)
+            before, left = self.size, self.ends_at - time.monotonic()
+            if over.wait(max(0.0, min(left, PACE_WINDOW_S))):
+                return
+            if left <= PACE_WINDOW_S:
+                self._late = TooSlow()
+            elif self.size - before < LEAST_BYTES_PER_S * PACE_WINDOW_S:
+                self._late = Trickles()
+            if self._late:
+                _quietly(shut)
+                return
+
+
+def _resumed(http: _Session, broken: requests.Response, body: _Body, total: int | None) -> bool:
+    """Whether the rest of a body that broke off has come after all. `total`: its size in bytes, if it was told.
+
+    It is asked for where the first part came from, and nothing but the same file is taken: a redirect leads elsewhere.
+    """
+    etag = broken.headers.get("ETag", "")
+    if broken.status_code != 200 or body.size == 0 or not _STRONG_ETAG.fullmatch(etag):
+        return False
+    rest_of_it = {"Range": f"bytes={body.size}-", "If-Range": etag}
+    with _ask(http, broken.url, body.ends_at, rest_of_it) as rest:
+        size = _whole_size(rest, etag, body.size, total)
+        if size is None:
+            return False
+        body.copy(rest)
+        return body.size == size
+
+
+def _whole_size(rest: requests.Response, etag: str, begin: int, total: int | None) -> int | None:
+    """The size of the file whose bytes from `begin` to the end `rest` holds; None when it is anything else."""
+    told = _CONTENT_RANGE.fullmatch(rest.headers.get("Content-Range", ""))
+    parts = rest.headers.get("Content-Type", "").lower().startswith("multipart/byteranges")
+    if rest.status_code != 206 or rest.headers.get("ETag") != etag or told is None or parts:
+        return None
+    first, last, whole = told.groups()
+    sizes = {size for size in (total, None if whole == "*" else int(whole)) if size is not None}
+    size = int(last) + 1
+    return size if int(first) == begin and sizes == {size} else None
 
 
 @contextmanager
 def _after(seconds: float | None, action: Callable[[], object]) -> Iterator[None]:
     """Calls `action`, which shuts a connection, when what is inside lasts longer than `seconds`."""
 
-    def act() -> None:
-        try:
-            action()
-        except (OSError, ValueError, RuntimeError):
-            pass  # the connection was closed at the same moment
-
-    timer = threading.Timer(threading.TIMEOUT_MAX if seconds is None else max(0.0, seconds), act)
+    timer = threading.Timer(threading.TIMEOUT_MAX if seconds is None else max(0.0, seconds), _quietly, (action,))
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
+
+
+def _quietly(shut: Callable[[], object]) -> None:
+    try:
+        shut()
+    except (OSError, ValueError, RuntimeError):
+        pass  # the connection was closed at the same moment

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from requests.exceptions import InvalidURL
 from sqlalchemy.exc import OperationalError
 from standardwebhooks import Webhook as Oracle
 from standardwebhooks import WebhookVerificationError
@@ -482,6 +484,46 @@ def test_what_cannot_be_reached_counts_as_a_try_and_says_why(
     after = webhook_of(services, job)
     assert (after.state, after.tries, after.last_error) == ("pending", 1, error)
     assert after.next_at == services.clock.now_ms() + 5000
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("{receiver}/hook?token=s3cret#fragm3nt", None),
+        ("{receiver}/drop?token=s3cret#fragm3nt", "no connection, or it broke"),
+        ("{receiver}/elsewhere?token=s3cret#fragm3nt", None),
+        ("http://me:passw0rd@10.0.0.1/s3cret?token=s3cret#fragm3nt", "the address is not public"),
+        ("http://me:passw0rd\\@example.com/s3cret#fragm3nt", "the address is not public"),
+        ("http://me:passw0rd@*.example/s3cret#fragm3nt", "it could not be sent"),
+        ("http://me:passw0rd@a..b/s3cret#fragm3nt", "it could not be sent"),
+        ("http://me:passw0rd@%00/s3cret#fragm3nt", "it could not be sent"),
+    ],
+)
+def test_nothing_secret_of_a_url_is_logged_or_told(
+    url: str, said: str | None, services: Services, files: FileServer, ended: Callable[..., Job], logged: io.StringIO
+) -> None:
+    files.routes |= {"/hook": Reply(500, b"s3cret"), "/drop": Reply(drop=True)}
+    files.routes["/elsewhere"] = Reply(302, headers={"Location": "http://me:passw0rd@10.0.0.1/s3cret"})
+    job = ended(url=url.format(receiver=files.origin))
+    turn(services)
+    after = webhook_of(services, job)
+    assert (after.tries, after.last_error) == (1, said)
+    assert "webhook.tried" in logged.getvalue()
+    for secret in ("s3cret", "fragm3nt", "passw0rd"):
+        assert secret not in logged.getvalue()
+
+
+def test_an_error_that_repeats_the_url_is_named_in_the_log_and_not_quoted(
+    services: Services, ended: Callable[..., Job], logged: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def post(url: str, *rest: Any, **more: Any) -> Any:
+        raise InvalidURL(f"Failed to parse: {url}")
+
+    monkeypatch.setattr(webhook_sender.safe_http, "post", post)
+    job = ended(url="http://me:passw0rd@example.com/")
+    turn(services)
+    assert webhook_of(services, job).last_error == "it could not be sent"
+    assert "InvalidURL" in logged.getvalue() and "passw0rd" not in logged.getvalue()
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import logging
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -11,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from handler import events, fetch, http_worker, job, upload
 from handler.settings import Settings
 from tests.handler.support import Gateway
 from tests.servers import FileServer, Reply
-from wire import log
 
 TOKEN, KEY = "t" * 32, "k" * 32
 SRT = "1\n00:00:00,100 --> 00:00:00,900\nOlá\n"
@@ -128,16 +124,3 @@ def adiciona_audio(files: FileServer) -> Job:
         return {"operation": "adicionaAudio", **urls, **more}
 
     return make
-
-
-@pytest.fixture
-def logged() -> Iterator[io.StringIO]:
-    """Everything that is logged from here on, by libraries too, at the chattiest level."""
-    root, before = logging.getLogger(), logging.getLogger().handlers[:]
-    level, config = root.level, structlog.get_config()
-    stream = io.StringIO()
-    log.configure("DEBUG", json=True, stream=stream)
-    yield stream
-    root.handlers[:] = before
-    root.setLevel(level)
-    structlog.configure(**config)

@@ -319,17 +319,17 @@ def test_a_length_that_makes_no_sense_is_not_the_workers_fault(caption: Job, set
 @pytest.mark.parametrize(
     ("operation", "param", "file", "code", "says"),
     [
-        ("caption", "url_video", "page.html", "asset_invalid", "HTML"),
+        ("caption", "url_video", "page.html", "asset_invalid", "web page"),
         ("caption", "url_video", "image.png", "asset_invalid", "PNG"),
         ("caption", "url_video", "sound.wav", "asset_invalid", "audio"),
         ("caption", "url_video", "captions.srt", "asset_invalid", "subtitle"),
-        ("caption", "url_srt", "page.html", "asset_invalid", "HTML"),
+        ("caption", "url_srt", "page.html", "asset_invalid", "web page"),
         ("caption", "url_srt", "video.mp4", "asset_invalid", "MP4"),
         ("img2vid", "url_image", "video.mp4", "asset_invalid", "MP4"),
-        ("img2vid", "url_image", "page.html", "asset_invalid", "HTML"),
+        ("img2vid", "url_image", "page.html", "asset_invalid", "web page"),
         ("adiciona_audio", "url_audio", "silent.mp4", "asset_has_no_audio", "audio"),
         ("adiciona_audio", "url_audio", "image.png", "asset_invalid", "PNG"),
-        ("adiciona_audio", "url_audio", "page.html", "asset_invalid", "HTML"),
+        ("adiciona_audio", "url_audio", "page.html", "asset_invalid", "web page"),
         ("adiciona_audio", "url_video", "sound.wav", "asset_invalid", "audio"),
     ],
 )

@@ -160,7 +160,7 @@ def test_a_name_that_changes_its_address_after_the_check_is_dialled_at_the_check
         *["ftp://example.com/x", "file:///etc/passwd", "gopher://example.com/", "data:text/plain,x", "javascript:alert(1)"],
         *["HTTPX://example.com/", "http+unix://%2Fvar%2Frun/x", "", " ", "example.com/x", "//example.com/x", "/etc/passwd"],
         *["http://", "http:///x", "http://:80/", "http://[::1", "http://example.com:port/", "http://example.com:99999/"],
-        *["http://user@/x", "https:example.com"],
+        *["http://user@/x", "https:example.com", r"http://example.com\@127.0.0.1/", r"http://example.com\x"],
     ],
 )  # fmt: skip
 def test_a_url_of_another_scheme_or_a_malformed_one_is_refused(url: str, dialled: list[Any]) -> None:
@@ -508,6 +508,27 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(tls: ssl.SSLContext, r
     origin = raw(HEAD + b"Content-Length: 5\r\n\r\nhello", tls=tls).origin
     with pytest.raises(requests.exceptions.SSLError):
         get(f"{origin}/x", allow=(origin,))
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_redirect_from_https_to_http_is_checked_like_any_other(
+    allowed: bool,
+    certificate: Path,
+    tls: ssl.SSLContext,
+    raw: Callable[..., Raw],
+    files: FileServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(requests.adapters, "DEFAULT_CA_BUNDLE_PATH", str(certificate))
+    files.routes["/x"] = Reply(200, b"there")
+    head = f"HTTP/1.1 302 Found\r\nConnection: close\r\nLocation: {files.url('/x')}\r\n\r\n"
+    origin = raw(head.encode(), tls=tls).origin
+    if allowed:
+        assert get(f"{origin}/x", allow=(origin, files.origin))[1] == b"there"
+        return
+    with pytest.raises(ForbiddenUrl):
+        get(f"{origin}/x", allow=(origin,))
+    assert files.requests == []
 
 
 @pytest.mark.parametrize("pause_s", [0.02, 30])

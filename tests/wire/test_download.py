@@ -1,0 +1,314 @@
+"""A download whose connection breaks, or that comes too slowly: the whole file, an error, and never anything between."""
+
+from __future__ import annotations
+
+import io
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import requests
+
+from tests.servers import FileServer, Reply, Request, file_server
+from wire import safe_http
+from wire.safe_http import Downloaded, TooLarge, TooSlow, Trickles, download
+
+BODY = bytes(range(256)) * 1000
+OTHER = BODY[::-1]
+ETAG = '"v1-abc"'
+BROKEN_AT = 100_000
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FileServer]:
+    with file_server() as server:
+        yield server
+
+
+@pytest.fixture
+def files(server: FileServer) -> FileServer:
+    """One for all tests: to close one takes longer than most of them."""
+    server.routes.clear()
+    server.requests.clear()
+    return server
+
+
+def get(url: str, *, max_bytes: int = 1_000_000, deadline_s: float = 10) -> tuple[Downloaded, bytes]:
+    into = io.BytesIO()
+    origin = "/".join(url.split("/")[:3])
+    done = download(url, into, max_bytes=max_bytes, deadline_s=deadline_s, allow_origins=(origin,))
+    return done, into.getvalue()
+
+
+def broken(etag: str | None = ETAG, at: int = BROKEN_AT) -> Reply:
+    return Reply(200, BODY[:at], {"ETag": etag} if etag is not None else {}, content_length=len(BODY))
+
+
+def rest(body: bytes = BODY, begin: int = BROKEN_AT, **change: str | None) -> Reply:
+    """The rest of BODY; `change` replaces headers, or leaves them out."""
+    headers = {"ETag": ETAG, "Content-Range": f"bytes {begin}-{len(BODY) - 1}/{len(BODY)}"}
+    headers |= {name.replace("_", "-"): value for name, value in change.items()}  # type: ignore[misc]
+    return Reply(206, body[begin:], {name: value for name, value in headers.items() if value is not None})
+
+
+def in_turn(*replies: Reply) -> Callable[[Request], Reply]:
+    left = list(replies)
+    return lambda request: left.pop(0)
+
+
+# --- going on where it broke -----------------------------------------------------------------------------------------
+
+
+def test_a_broken_download_goes_on_where_it_broke(files: FileServer) -> None:
+    files.routes["/x"] = in_turn(broken(), rest())
+    assert get(files.url("/x")) == (Downloaded(len(BODY), ""), BODY)
+    first, second = files.requests
+    assert "Range" not in first.headers and "If-Range" not in first.headers
+    assert (second.headers["Range"], second.headers["If-Range"]) == (f"bytes={BROKEN_AT}-", ETAG)
+    assert second.headers["Accept-Encoding"] == "identity"
+
+
+@pytest.mark.parametrize("at", [1, len(BODY) - 1])
+def test_it_may_break_at_any_byte(at: int, files: FileServer) -> None:
+    files.routes["/x"] = in_turn(broken(at=at), rest(begin=at))
+    assert get(files.url("/x"))[1] == BODY
+
+
+def test_a_file_whose_size_the_rest_does_not_tell_is_whole_at_the_size_told_first(files: FileServer) -> None:
+    files.routes["/x"] = in_turn(broken(), rest(Content_Range=f"bytes {BROKEN_AT}-{len(BODY) - 1}/*"))
+    assert get(files.url("/x"))[1] == BODY
+
+
+def test_a_body_that_has_not_begun_is_not_resumed(files: FileServer) -> None:
+    files.routes["/x"] = broken(at=0)
+    with pytest.raises(requests.ConnectionError):
+        get(files.url("/x"))
+    assert len(files.requests) == 1
+
+
+@pytest.mark.parametrize("etag", [None, "", 'W/"v1"', 'w/"v1"', "v1", '""', '"v1', '"v 1"', '"a", "b"', "*"])
+def test_without_a_strong_etag_nothing_is_resumed(etag: str | None, files: FileServer) -> None:
+    files.routes["/x"] = broken(etag)
+    with pytest.raises(requests.ConnectionError):
+        get(files.url("/x"))
+    assert len(files.requests) == 1
+
+
+ALL = len(BODY)
+NOT_THE_REST = {
+    "the whole file": Reply(200, BODY, {"ETag": ETAG}),
+    "another file": Reply(200, OTHER, {"ETag": '"v2"'}),
+    "the rest, but as the whole": Reply(200, BODY[BROKEN_AT:], {"ETag": ETAG}),
+    "the rest, by its range, but as the whole": Reply(200, BODY[BROKEN_AT:], rest().headers),
+    "as long as the rest, from another byte": rest(OTHER, Content_Range=f"bytes {BROKEN_AT + 1}-{ALL - 1}/{ALL}"),
+    "another etag": rest(OTHER, ETag='"v2"'),
+    "a weak etag": rest(OTHER, ETag=f"W/{ETAG}"),
+    "no etag": rest(OTHER, ETag=None),
+    "no range": rest(Content_Range=None),
+    "an empty range": rest(Content_Range=""),
+    "from the first byte": rest(begin=0),
+    "a byte early": rest(begin=BROKEN_AT - 1),
+    "a byte late": rest(begin=BROKEN_AT + 1),
+    "not to the end": rest(Content_Range=f"bytes {BROKEN_AT}-{ALL - 2}/{ALL}"),
+    "past the end": rest(Content_Range=f"bytes {BROKEN_AT}-{ALL}/{ALL}"),
+    "of a larger file": rest(Content_Range=f"bytes {BROKEN_AT}-{ALL}/{ALL + 1}"),
+    "of a smaller file": rest(Content_Range=f"bytes {BROKEN_AT}-{ALL - 2}/{ALL - 1}"),
+    "of no size, not to the end": rest(Content_Range=f"bytes {BROKEN_AT}-{ALL - 2}/*"),
+    "backwards": rest(Content_Range=f"bytes {BROKEN_AT}-5/{ALL}"),
+    "unsatisfied": rest(Content_Range=f"bytes */{ALL}"),
+    "another unit": rest(Content_Range=f"items {BROKEN_AT}-{ALL - 1}/{ALL}"),
+    "two ranges": rest(Content_Range=f"bytes {BROKEN_AT}-{ALL - 1}/{ALL}, bytes 0-1/{ALL}"),
+    "odd digits": rest(Content_Range=f"bytes +{BROKEN_AT}-{ALL - 1}/{ALL}"),
+    "many digits": rest(Content_Range=f"bytes {BROKEN_AT}-{'9' * 5000}/{'9' * 5000}"),
+    "in parts": rest(Content_Type="multipart/byteranges; boundary=x"),
+    "a range not to be had": Reply(416, b"", {"Content-Range": f"bytes */{ALL}"}),
+    "not changed": Reply(304, b"", {"ETag": ETAG}),
+    "gone": Reply(404),
+    "an error": Reply(500),
+    "silence": Reply(drop=True),
+    "a redirect": Reply(302, headers={"Location": "/whole"}),
+    "shorter than its range": Reply(206, BODY[BROKEN_AT:-1], rest().headers),
+    "longer than its range": Reply(206, BODY[BROKEN_AT:] + b"x", rest().headers),
+    "broken as well": Reply(206, BODY[BROKEN_AT:-9], rest().headers, content_length=ALL - BROKEN_AT),
+}
+
+
+@pytest.mark.parametrize("answer", NOT_THE_REST.values(), ids=list(NOT_THE_REST))
+def test_what_is_not_the_rest_of_the_same_file_is_no_file(answer: Reply, files: FileServer) -> None:
+    files.routes |= {"/x": in_turn(broken(), answer), "/whole": rest()}
+    with pytest.raises(requests.ConnectionError):
+        get(files.url("/x"))
+    assert [request.path for request in files.requests] == ["/x", "/x"]
+
+
+def test_it_is_resumed_where_a_redirect_led_to(files: FileServer) -> None:
+    files.routes |= {"/x": Reply(302, headers={"Location": "/y?k=1#part"}), "/y": in_turn(broken(), rest())}
+    assert get(files.url("/x"))[1] == BODY
+    assert [request.path for request in files.requests] == ["/x", "/y?k=1", "/y?k=1"]
+
+
+def test_an_error_that_came_first_is_not_resumed(files: FileServer) -> None:
+    files.routes["/x"] = Reply(206, BODY[:BROKEN_AT], {"ETag": ETAG}, content_length=len(BODY))
+    with pytest.raises(requests.ConnectionError):
+        get(files.url("/x"))
+    assert len(files.requests) == 1
+
+
+@contextmanager
+def answering(*answers: bytes, pause_s: float = 0.0) -> Iterator[str]:
+    """The URL of a server that gives each connection the next answer, byte by byte where there is a pause."""
+    closing = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        for answer in answers:
+            peer, _ = listener.accept()
+            with peer:
+                peer.recv(65536)
+                head, end, body = answer.partition(b"\r\n\r\n")
+                try:
+                    peer.sendall(head + end)
+                    for i in range(0, len(body), 1 if pause_s else len(body)):
+                        peer.sendall(body[i : i + 1] if pause_s else body)
+                        if closing.wait(pause_s):
+                            return
+                except OSError:
+                    pass  # the caller had heard enough
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/x"
+        closing.set()
+
+
+HEAD = b'HTTP/1.1 200 OK\r\nConnection: close\r\nETag: "a"\r\nTransfer-Encoding: chunked\r\n\r\n'
+PART = b'HTTP/1.1 206 Partial\r\nConnection: close\r\nETag: "a"\r\nContent-Range: bytes %s\r\n\r\n%s'
+
+
+def test_a_file_of_untold_size_is_resumed_when_the_rest_tells_it() -> None:
+    with answering(HEAD + b"5\r\nhello\r\n5\r\n", PART % (b"5-9/10", b"world")) as url:
+        assert get(url)[1] == b"helloworld"
+
+
+@pytest.mark.parametrize("told", [b"5-9/*", b"5-9/11", b"5-10/11", b"5-8/9"])
+def test_a_file_whose_size_nobody_tells_or_that_does_not_have_it_is_no_file(told: bytes) -> None:
+    with (
+        answering(HEAD + b"5\r\nhello\r\n5\r\n", PART % (told, b"world")) as url,
+        pytest.raises(requests.ConnectionError),
+    ):
+        get(url)
+
+
+def test_the_rest_may_not_make_a_file_too_large() -> None:
+    with answering(HEAD + b"5\r\nhello\r\n5\r\n", PART % (b"5-9/10", b"world")) as url, pytest.raises(TooLarge):
+        get(url, max_bytes=9)
+
+
+def test_the_rest_meets_the_deadline_of_the_whole() -> None:
+    started = time.monotonic()
+    answers = (HEAD + b"5\r\nhello\r\n5\r\n", PART % (b"5-104/105", b"x" * 100))
+    with answering(*answers, pause_s=0.02) as url, pytest.raises(TooSlow) as caught:
+        get(url, deadline_s=0.8)
+    assert type(caught.value) is TooSlow
+    assert 0.7 < time.monotonic() - started < 1.5
+
+
+def test_a_download_that_was_not_wanted_any_more_is_not_resumed(files: FileServer) -> None:
+    class Enough(Exception): ...
+
+    def check() -> None:
+        if files.requests:
+            raise Enough
+
+    files.routes["/x"] = broken()
+    with pytest.raises(Enough):
+        download(
+            files.url("/x"), io.BytesIO(), max_bytes=10**6, deadline_s=5, allow_origins=(files.origin,), check=check
+        )
+    assert len(files.requests) == 1
+
+
+# --- least speed -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def least(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand bytes a second, in each 0.5 s."""
+    monkeypatch.setattr(safe_http, "LEAST_BYTES_PER_S", 1000)
+    monkeypatch.setattr(safe_http, "PACE_WINDOW_S", 0.5)
+
+
+def test_life_is_not_as_strict_as_that() -> None:
+    assert (safe_http.LEAST_BYTES_PER_S, safe_http.PACE_WINDOW_S) == (10_240, 30)
+
+
+TRICKLED = {
+    "a body": b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n" + b"x" * 500,
+    "a body that ends with the connection": b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + b"x" * 500,
+    "chunks": HEAD + b"1\r\nx\r\n" * 100,
+    "the head of a chunk": HEAD + b"0" * 500,
+    "the trailer": HEAD + b"0\r\n" + b"X: y\r\n" * 100,
+}
+
+
+@pytest.mark.parametrize("answer", TRICKLED.values(), ids=list(TRICKLED))
+def test_a_server_that_trickles_is_given_up_long_before_the_deadline(answer: bytes, least: None) -> None:
+    started = time.monotonic()
+    with answering(answer, pause_s=0.02) as url, pytest.raises(Trickles):
+        get(url, deadline_s=60)
+    assert 0.45 < time.monotonic() - started < 2
+
+
+def test_a_server_that_stops_in_the_middle_is_given_up_too(least: None) -> None:
+    started = time.monotonic()
+    answer = b'HTTP/1.1 200 OK\r\nETag: "a"\r\nContent-Length: 99\r\n\r\nhalf'
+    with answering(answer, b"", pause_s=5) as url, pytest.raises(Trickles):
+        get(url, deadline_s=60)
+    assert time.monotonic() - started < 2
+
+
+def test_what_trickles_is_not_resumed(least: None, files: FileServer) -> None:
+    files.routes["/x"] = Reply(200, BODY, {"ETag": ETAG}, trickle_s=0.02)
+    with pytest.raises(Trickles):
+        get(files.url("/x"))
+    assert len(files.requests) == 1
+
+
+def test_a_file_that_is_soon_over_may_be_as_slow_as_it_likes(least: None, files: FileServer) -> None:
+    files.routes["/x"] = Reply(200, b"tiny", trickle_s=0.05)
+    assert get(files.url("/x"))[1] == b"tiny"
+
+
+def test_an_answer_may_take_its_time_to_begin(least: None, files: FileServer) -> None:
+    files.routes["/x"] = Reply(200, BODY, pause_s=0.9)
+    assert get(files.url("/x"))[1] == BODY
+
+
+@pytest.mark.parametrize("pauses_s", [(0.15,) * 5, (0.3, 0.0, 0.0, 0.0)])
+def test_a_body_that_comes_fast_enough_in_every_window_is_whole(pauses_s: tuple[float, ...], least: None) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with listener.accept()[0] as peer:
+                peer.recv(65536)
+                peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (600 * len(pauses_s)))
+                for pause_s in pauses_s:
+                    time.sleep(pause_s)
+                    peer.sendall(BODY[:600])
+
+        threading.Thread(target=serve, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/x"
+        assert get(url)[0].size_bytes == 600 * len(pauses_s)
+
+
+def test_no_thread_is_left_behind(files: FileServer) -> None:
+    files.routes["/x"] = lambda request: rest() if "Range" in request.headers else broken()
+    for _ in range(5):
+        get(files.url("/x"))
+    ends_at = time.monotonic() + 5
+    while any(thread.name.endswith("(_watch)") for thread in threading.enumerate()):
+        assert time.monotonic() < ends_at, threading.enumerate()
+        time.sleep(0.01)
