@@ -90,11 +90,12 @@ class Scene:
         assert found is not None
         return found
 
-    def go_on(self, seconds: float, provider: VastProvider | None = None, every_s: float = TICK_S) -> None:
-        """Let time go by, with a round of the pool every `every_s`."""
+    def go_on(self, seconds: float, provider: VastProvider | None = None, every_s: float | None = None) -> None:
+        """Let time go by, with a round of the pool every `every_s`: seldom at first, if it is long, then as in life."""
         while seconds > 0:
-            self.vast.advance(min(every_s, seconds))
-            seconds -= every_s
+            step = every_s or (4 * TICK_S if seconds > 60 else TICK_S)
+            self.vast.advance(min(step, seconds))
+            seconds -= step
             self.round(provider)
 
     def round(self, provider: VastProvider | None = None) -> None:
