@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -18,6 +19,7 @@ from gunicorn.workers.gthread import ThreadWorker
 
 IDLE_S = 60.0
 HANDSHAKE_S = 10.0
+DRAIN_S = 1.0
 
 
 class _Logger(glogging.Logger):  # type: ignore[misc]
@@ -40,6 +42,9 @@ class _Logger(glogging.Logger):  # type: ignore[misc]
 
 class _Impatient(socket.socket):
     """Ends when a client neither sends nor reads for IDLE_S. gunicorn waits for ever once a request has begun."""
+
+    request: Any = None  # gunicorn's, the one that is being answered
+    read_to_end = False
 
     def setblocking(self, flag: bool, /) -> None:
         self.settimeout(IDLE_S if flag else 0.0)
@@ -94,6 +99,14 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
                 _shutdown(conn.sock, socket.SHUT_RDWR)
         return keep
 
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        conn.sock.request = req
+        keep = super().handle_request(req, conn)
+        if conn.sock.read_to_end:
+            with suppress(OSError):  # closed over what has come already, the connection would take the answer along
+                conn.parser.finish_body(deadline=time.monotonic() + DRAIN_S)
+        return keep
+
 
 class Server(BaseApplication):  # type: ignore[misc]
     """Serves what `make_app` returns, made in the serving process. `options` are gunicorn's settings.
@@ -130,12 +143,18 @@ class Server(BaseApplication):  # type: ignore[misc]
 
 
 def read_no_more(response: Response) -> Response:
-    """For `app.after_request`: end the connection where somebody would have to read on before it is used again."""
+    """For `app.after_request`: end the connection where somebody would have to read on before it is used again.
+
+    Else the rest of a body could be taken for the next request: its sender would write what others behind the same
+    proxy are taken to have asked.
+    """
     if _body_may_be_unread(response):
         response.headers["Connection"] = "close"
-        # gunicorn ignores that header and waits on one of its threads, five seconds long, for the rest of the body.
+        # gunicorn ignores that header, and would wait on one of its threads for the rest of the body.
         connection = request.environ.get("gunicorn.socket")
         if connection is not None:
+            connection.request.force_close()
+            connection.read_to_end = True
             with suppress(OSError):
                 _shutdown(connection, socket.SHUT_RD)
     return response
