@@ -7,7 +7,6 @@ import logging
 import os
 import socket
 import ssl
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -15,11 +14,12 @@ from typing import Any
 from flask import Flask, Response, request
 from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
+from gunicorn.http.errors import ParseException
 from gunicorn.workers.gthread import ThreadWorker
 
 IDLE_S = 60.0
 HANDSHAKE_S = 10.0
-DRAIN_S = 1.0
+CHUNK_BYTES, DRAIN_CHUNKS = 65536, 16
 
 
 class _Logger(glogging.Logger):  # type: ignore[misc]
@@ -104,8 +104,16 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
         keep = super().handle_request(req, conn)
         if conn.sock.read_to_end:
             with suppress(OSError):  # closed over what has come already, the connection would take the answer along
-                conn.parser.finish_body(deadline=time.monotonic() + DRAIN_S)
+                for _ in range(DRAIN_CHUNKS):
+                    if not conn.sock.recv(CHUNK_BYTES):
+                        break
         return keep
+
+    def _keepalive_after(self, conn: Any, keepalive: Any) -> Any:
+        try:
+            return super()._keepalive_after(conn, keepalive)
+        except ParseException:  # what nobody read of the body is malformed: gunicorn would answer a second time
+            return False
 
 
 class Server(BaseApplication):  # type: ignore[misc]

@@ -27,7 +27,7 @@ from tests.gateway.api.state import files, rows
 from tests.gateway.conftest import CLAIM, JobFactory, Wire
 from wire.errors import CODES
 
-CASES, SEED = int(os.environ.get("FUZZ_CASES", "1500")), int(os.environ.get("FUZZ_SEED", "1"))
+CASES, SEED = int(os.environ.get("FUZZ_CASES", "1000")), int(os.environ.get("FUZZ_SEED", "1"))
 QUICK_CASES = 300
 MOST = 5000
 
