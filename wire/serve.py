@@ -14,10 +14,12 @@ from typing import Any
 from flask import Flask, Response, request
 from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
+from gunicorn.http.errors import ParseException
 from gunicorn.workers.gthread import ThreadWorker
 
 IDLE_S = 60.0
 HANDSHAKE_S = 10.0
+CHUNK_BYTES, DRAIN_CHUNKS = 65536, 16
 
 
 class _Logger(glogging.Logger):  # type: ignore[misc]
@@ -40,6 +42,9 @@ class _Logger(glogging.Logger):  # type: ignore[misc]
 
 class _Impatient(socket.socket):
     """Ends when a client neither sends nor reads for IDLE_S. gunicorn waits for ever once a request has begun."""
+
+    request: Any = None  # gunicorn's, the one that is being answered
+    read_to_end = False
 
     def setblocking(self, flag: bool, /) -> None:
         self.settimeout(IDLE_S if flag else 0.0)
@@ -94,6 +99,22 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
                 _shutdown(conn.sock, socket.SHUT_RDWR)
         return keep
 
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        conn.sock.request = req
+        keep = super().handle_request(req, conn)
+        if conn.sock.read_to_end:
+            with suppress(OSError):  # closed over what has come already, the connection would take the answer along
+                for _ in range(DRAIN_CHUNKS):
+                    if not conn.sock.recv(CHUNK_BYTES):
+                        break
+        return keep
+
+    def _keepalive_after(self, conn: Any, keepalive: Any) -> Any:
+        try:
+            return super()._keepalive_after(conn, keepalive)
+        except ParseException:  # what nobody read of the body is malformed: gunicorn would answer a second time
+            return False
+
 
 class Server(BaseApplication):  # type: ignore[misc]
     """Serves what `make_app` returns, made in the serving process. `options` are gunicorn's settings.
@@ -130,12 +151,18 @@ class Server(BaseApplication):  # type: ignore[misc]
 
 
 def read_no_more(response: Response) -> Response:
-    """For `app.after_request`: end the connection where somebody would have to read on before it is used again."""
+    """For `app.after_request`: end the connection where somebody would have to read on before it is used again.
+
+    Else the rest of a body could be taken for the next request: its sender would write what others behind the same
+    proxy are taken to have asked.
+    """
     if _body_may_be_unread(response):
         response.headers["Connection"] = "close"
-        # gunicorn ignores that header and waits on one of its threads, five seconds long, for the rest of the body.
+        # gunicorn ignores that header, and would wait on one of its threads for the rest of the body.
         connection = request.environ.get("gunicorn.socket")
         if connection is not None:
+            connection.request.force_close()
+            connection.read_to_end = True
             with suppress(OSError):
                 _shutdown(connection, socket.SHUT_RD)
     return response

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import structlog
 from flask import Flask, Response, g, redirect, request
@@ -56,11 +58,19 @@ def register(app: Flask, settings: Settings) -> None:
     for path in ("/", "/docs"):
         app.add_url_rule(path, "root", _to_docs)
     api = problems.ProblemApi(app)
+    api.ma_plugin.converter.add_attribute_function(_pattern)
     for module in (video, jobs, files, events, health, metrics):
         api.register_blueprint(module.blueprint())
     app.register_blueprint(get_swaggerui_blueprint("/docs", "/openapi.json", _SWAGGER_UI, blueprint_name="docs"))
     front.let_docs_run(app)
     problems.register(app)
+
+
+def _pattern(_: object, __: object, *, ret: Mapping[str, Any], **___: Any) -> dict[str, str]:
+    """A field's pattern as JSON Schema reads it: it looks anywhere in the text, and for the end it has `$` alone."""
+    if "pattern" not in ret:
+        return {}
+    return {"pattern": "^" + ret["pattern"].removeprefix("^").replace(r"\Z", "$")}
 
 
 def _to_docs() -> BaseResponse:

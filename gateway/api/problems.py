@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 from flask import Flask, Response, g, json
 from flask_smorest import Api
+from gunicorn.http.errors import ParseException
 from marshmallow import Schema, fields
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
@@ -110,6 +111,7 @@ def register(app: Flask) -> None:
     app.register_error_handler(SQLAlchemyError, _database_failed)
     app.register_error_handler(StorageUnavailable, _storage_failed)
     app.register_error_handler(StorageFullError, _storage_full)
+    app.register_error_handler(ParseException, _not_http)
     app.register_error_handler(Exception, _unexpected)
 
 
@@ -179,6 +181,11 @@ def _storage_failed(error: StorageUnavailable) -> Response:
 def _storage_full(_: StorageFullError) -> Response:
     log.error("storage.full")
     return problem(errors.StorageLow())
+
+
+def _not_http(_: ParseException) -> Response:
+    """The server finds out about chunks while a view reads them."""
+    return problem(errors.BadRequest("The body does not come in chunks as HTTP asks for."))
 
 
 def _unexpected(_: Exception) -> Response:

@@ -98,6 +98,15 @@ def test_every_example_validates(spec: dict[str, Any], api: FlaskClient) -> None
                 assert api.open(path, method=method, json=example["value"]).status_code == 202
 
 
+def test_patterns_are_of_the_dialect_that_json_schema_knows(spec: dict[str, Any]) -> None:
+    """Elsewhere `\\Z` is the letter Z, and what has no beginning is found anywhere."""
+    patterns = [node["pattern"] for node in walk(spec) if isinstance(node.get("pattern"), str)]
+    assert len(patterns) >= 8
+    assert [pattern for pattern in patterns if not pattern.startswith("^") or r"\Z" in pattern] == []
+    [cursor] = [p for p in spec["paths"]["/jobs"]["get"]["parameters"] if p["name"] == "cursor"]
+    assert cursor["schema"]["pattern"] == "^job_[0-9A-Z]{26}$"
+
+
 def test_every_security_scheme_that_is_named_exists(spec: dict[str, Any]) -> None:
     schemes = spec["components"]["securitySchemes"]
     named = [spec["security"], *(op["security"] for *_, op in operations(spec) if "security" in op)]

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -133,6 +133,24 @@ def test_a_refused_upload_is_not_read(server: Live, stack: ExitStack) -> None:
     for head, status in refusals.items():
         reply = read_reply(stack.enter_context(server.half_sent(head, b"")))
         assert (reply.status, reply.closed) == (status, True), head
+
+
+SMUGGLED = b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize("call", ["POST /events/x", "GET /jobs", "PUT /files/x?signature=y", "POST /video/caption"])
+def test_a_body_that_comes_after_its_refusal_is_no_request(server: Live, stack: ExitStack, call: str) -> None:
+    """Behind a proxy that keeps connections, its answer would go to whoever asks next."""
+    head = f"{call} HTTP/1.1\nContent-Type: application/json\nContent-Length: {len(SMUGGLED)}"
+    connection = stack.enter_context(server.half_sent(head, b""))
+    reply = b""
+    while b"}" not in reply:
+        reply += connection.recv(65536)
+    assert reply.split()[1] in {b"401", b"403"}
+    assert b"\r\nConnection: close\r\n" in reply
+    with suppress(OSError):  # closed already
+        connection.sendall(SMUGGLED)
+        assert connection.recv(65536) == b""
 
 
 def test_a_connection_is_kept_where_nothing_is_left_to_read(server: Live) -> None:

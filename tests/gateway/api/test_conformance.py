@@ -1,0 +1,189 @@
+"""What a real gateway answers is what its `/openapi.json` says, whatever schemathesis asks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from ffmpeg_ops.operation import OPERATIONS
+from gateway.step import EVENTS_PURPOSE
+from tests.gateway.api.live import API_KEY, Live, live
+
+TOOL = Path(sys.executable).with_name("schemathesis")
+# `deterministic`: what is made up is the same at every run; ids of jobs that were answered are asked for as well.
+CONFIG = """
+hooks = {hooks}
+base-url = {origin}
+continue-on-failure = true
+request-timeout = 20
+warnings = false
+
+{parts}
+
+[generation]
+with-security-parameters = false
+deterministic = true
+no-shrink = true
+database = "none"
+max-examples = {examples}
+
+[phases]
+stateful.enabled = false
+
+[checks]
+# That the server is not ready, or has no room, is documented.
+not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", 503, 507]
+# What is valid by the schema may yet be no URL, no media, or another body for the same Idempotency-Key.
+positive_data_acceptance.enabled = false
+negative_data_rejection.expected-statuses = [400, 401, 403, 404, 405, 409, 411, 413, 415, 416, 422]
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """Takes jobs, and nobody runs them."""
+    limits = dict.fromkeys(("RATE_LIMIT_PER_KEY", "RATE_LIMIT_PER_ADDRESS"), "0")
+    with live(
+        tmp_path_factory.mktemp("gateway") / "data",
+        RUN_DISPATCHER="false",
+        MAX_WAIT_SECONDS="0",
+        MAX_JOBS_PER_KEY="1000000",
+        **limits,
+    ) as running:
+        yield running
+
+
+class Run:
+    """schemathesis' run against `server`; fails the test when an answer is not as documented."""
+
+    def __init__(self, server: Live, folder: Path, examples: int, parts: str, phases: str) -> None:
+        config, log = folder / "schemathesis.toml", folder / "log.ndjson"
+        hooks = json.dumps(str(Path(__file__).with_name("schemathesis_hooks.py")))
+        config.write_text(CONFIG.format(hooks=hooks, origin=json.dumps(server.origin), parts=parts, examples=examples))
+        options = ["--phases", phases, "--report-ndjson-path", log]
+        done = subprocess.run(
+            [TOOL, "--config-file", config, "run", *options, f"{server.origin}/openapi.json"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
+        self.statuses = _statuses(log)
+
+    @property
+    def calls(self) -> int:
+        return sum(sum(by_status.values()) for by_status in self.statuses.values())
+
+    @property
+    def accepted(self) -> set[str]:
+        """The operations that did what they are for at least once."""
+        return {label for label, by_status in self.statuses.items() if {200, 201, 202} & set(by_status)}
+
+
+def _statuses(log: Path) -> dict[str, dict[int, int]]:
+    """How often each operation gave each status."""
+    found: defaultdict[str, defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
+    for line in log.read_text().splitlines():
+        recorder = json.loads(line).get("ScenarioFinished", {}).get("recorder", {})
+        for interaction in recorder.get("interactions", {}).values():
+            assert interaction["response"], (recorder["label"], interaction["request"])
+            found[recorder["label"]][interaction["response"]["status_code"]] += 1
+    return {label: dict(by_status) for label, by_status in found.items()}
+
+
+def headers(**values: str) -> str:
+    return "[headers]\n" + "".join(
+        f"{name.replace('_', '-')} = {json.dumps(value)}\n" for name, value in values.items()
+    )
+
+
+def known(server: Live) -> str:
+    """A running job, its attempt and the tokens of both, where schemathesis would make up its own."""
+    job, attempt = server.claimed_job()
+    token = server.services.signer.sign(EVENTS_PURPOSE, [attempt.id, attempt.deadline])
+    signature = parse_qs(urlsplit(server.upload_path(attempt)).query)["signature"][0]
+    return headers(X_API_Key=API_KEY) + PARAMETERS.format(
+        job=job.id, attempt=attempt.id, token=token, key=attempt.output_key, signature=signature
+    )
+
+
+EVERYTHING_ACCEPTED = {
+    *(f"POST /video/{name}" for name in OPERATIONS),
+    "POST /files",
+    "PUT /files/{key}",
+    "GET /jobs",
+    "GET /jobs/{job_id}",
+    "DELETE /jobs/{job_id}",
+    "GET /health",
+    "GET /metrics",
+}
+PARAMETERS = """
+[[operations]]
+include-path-regex = "^/jobs/"
+parameters = {{ job_id = "{job}" }}
+
+[[operations]]
+include-path-regex = "^/events/"
+parameters = {{ attempt_id = "{attempt}" }}
+headers = {{ Authorization = "Bearer {token}" }}
+
+[[operations]]
+include-name = "PUT /files/{{key}}"
+parameters = {{ key = "{key}", signature = "{signature}" }}
+"""
+
+
+# What opens without an API key, and what it answers to somebody who has nothing.
+WITHOUT_KEY = {
+    "GET /health": {200},
+    "GET /ready": {200, 503},
+    "GET /files/{key}": {403},
+    "PUT /files/{key}": {403},
+}
+
+
+def test_what_is_answered_is_documented(server: Live, tmp_path: Path) -> None:
+    run = Run(server, tmp_path, 5, known(server), "examples,fuzzing")
+    assert run.calls > 40
+
+
+@pytest.mark.slow
+def test_what_is_answered_is_documented_at_every_edge_of_the_schema(server: Live, tmp_path: Path) -> None:
+    run = Run(server, tmp_path, 20, known(server), "coverage")
+    assert run.accepted >= EVERYTHING_ACCEPTED
+    assert run.calls > 800
+
+
+@pytest.mark.slow
+def test_what_is_answered_is_documented_for_made_up_things_too(server: Live, tmp_path: Path) -> None:
+    run = Run(server, tmp_path, 20, headers(X_API_Key=API_KEY), "fuzzing")
+    assert run.calls > 150
+    assert set(run.statuses["POST /events/{attempt_id}"]) == {401}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["nobody", "wrong", "revoked"])
+def test_without_a_valid_key_nothing_is_told(server: Live, tmp_path: Path, who: str) -> None:
+    record, revoked = server.services.keys.create("revoked")
+    server.services.keys.revoke(record.id)
+    keys = {"nobody": {}, "wrong": {"X_API_Key": API_KEY[:-1]}, "revoked": {"X_API_Key": revoked}}
+    before = contents(server)
+    run = Run(server, tmp_path, 5, headers(**keys[who]), "fuzzing")
+    assert len(run.statuses) == 14
+    assert [(label, found) for label, found in run.statuses.items() if set(found) - WITHOUT_KEY.get(label, {401})] == []
+    assert contents(server) == before
+
+
+def contents(server: Live) -> tuple[int, int]:
+    """How many jobs and files there are."""
+    with server.services.store._engine.connect() as connection:
+        jobs = connection.exec_driver_sql("SELECT count(*) FROM jobs").scalar_one()
+    return int(jobs), len(server.files())
