@@ -21,7 +21,7 @@ from wire.settings import SettingsError
 
 log = structlog.get_logger(__name__)
 
-STOP_S = 8  # for transfers that are under way: `docker stop` kills after ten
+STOP_S = 7  # for transfers that are under way: `docker stop` kills after ten
 
 
 def main() -> None:
