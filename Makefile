@@ -8,6 +8,8 @@ PIP_AUDIT = pip-audit==2.10.1
 # Images are named IMAGE-gateway and IMAGE-worker, for example IMAGE=registry.example.com/me/reelay.
 IMAGE ?= reelay
 ENGINE ?= docker
+# Podman and Buildah leave HEALTHCHECK out of what they build otherwise, and compose.yaml waits for it.
+export BUILDAH_FORMAT = docker
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 COMMIT = $(shell git rev-parse --short=12 HEAD)$(if $(shell git status --porcelain),-changed)
 TAG = $(VERSION)-$(COMMIT)

@@ -55,6 +55,8 @@ _ENCODE = ("ffmpeg", "-hide_banner", "-nostdin", "-y", "-v", "repeat+level+warni
 # FFmpeg's own lines name who speaks, then the level. Encoders print lines of their own (`x265 [error]: `) as well.
 _ERROR = re.compile(r"((?:\[[^\]]+ @ 0x[0-9a-f]+\] )+)\[(?:error|fatal)\] (.*)")
 _NO_SPEAKER = "[error] Error while decoding stream"
+# Since FFmpeg 6 it is an input that says so. What this system does not open is not damaged.
+_NOT_OPENED = re.compile(r"Error opening input: (?:No such file|Permission denied|Too many open files)")
 # Who speaks of the output: muxers, encoders, filters. The AAC encoder has the decoder's name; its error is of NaN.
 _OF_OUTPUT = re.compile(
     r"\[(?:out#|[av]ost#|enc:|mp4 |w64 |lib(?:x26[45]|svtav1|aom-av1) |\w+_nvenc "
@@ -144,7 +146,9 @@ def is_decode_error(line: str) -> bool:
     if line.startswith(_NO_SPEAKER):
         return True
     found = _ERROR.match(line)
-    return found is not None and not _OF_OUTPUT.search(found[1]) and "NaN" not in found[2]
+    if found is None or _OF_OUTPUT.search(found[1]):
+        return False
+    return "NaN" not in found[2] and not _NOT_OPENED.match(found[2])
 
 
 def output_of(command: Sequence[str], work: Work, *, timeout_s: float = PROBE_TIMEOUT_S) -> bytes:

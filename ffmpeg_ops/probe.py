@@ -21,6 +21,7 @@ MAX_PICTURE, MAX_SIDE = 4096 * 2304, 16_384  # no encoder of H.264 takes a longe
 SOUND_RATES = range(2000, 768_001)  # resampling from a few samples a second takes gigabytes
 ENOUGH = 0.98  # of what a damaged file should have
 _ROUNDING_S = 0.1  # by which headers and packets may differ
+_FIRST_PACKETS = 500  # broadcasts begin in the middle of a group of pictures, and groups may be long
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "a JPEG image"),
     (b"\x89PNG\r\n", "a PNG image"),
@@ -180,6 +181,16 @@ def each_packet(
     entries = ["-of", "csv=p=0", "-show_entries", f"packet={','.join(fields)}", *some]
     command = ["ffprobe", "-v", "error", *entries, *ffmpeg.INPUT_LIMITS, "-i", str(path)]
     ffmpeg.each_line_of(command, work, consume, timeout_s=work.limits.timeout_s)
+
+
+def shows(path: Path, work: Work) -> bool:
+    """Whether any picture can be decoded from the first packets of a video."""
+    frames: list[str] = []
+    entries = ["-of", "csv=p=0", "-select_streams", "v:0", "-show_entries", "frame=pict_type"]
+    some = ["-read_intervals", f"%+#{_FIRST_PACKETS}"]
+    command = ["ffprobe", "-v", "quiet", *entries, *some, *ffmpeg.DECODE_LIMITS, "-i", str(path)]
+    ffmpeg.each_line_of(command, work, frames.append, timeout_s=work.limits.timeout_s)
+    return any(frames)
 
 
 def sniff(path: Path) -> str:

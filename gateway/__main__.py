@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import structlog
+from flask import Flask
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import create_app
@@ -19,6 +20,8 @@ from wire.serve import Server
 from wire.settings import SettingsError
 
 log = structlog.get_logger(__name__)
+
+STOP_S = 7  # for transfers that are under way: `docker stop` kills after ten
 
 
 def main() -> None:
@@ -35,7 +38,8 @@ def main() -> None:
         lambda: create_app(settings),
         bind=f"{settings.host}:{settings.port}",
         threads=settings.threads,
-        graceful_timeout=10,
+        on_stop=_begin_stop,
+        graceful_timeout=STOP_S,
         keepalive=5,
         limit_request_line=4094,  # bytes; a signed URL has some 300
         limit_request_fields=64,
@@ -63,6 +67,12 @@ def _start(worker: Any) -> None:
     parts = worker.wsgi.extensions["reelay"]
     if parts.settings.run_dispatcher:
         parts.dispatcher.start()
+
+
+def _begin_stop(app: Flask) -> None:
+    parts = app.extensions["reelay"]
+    parts.dispatcher.request_stop()  # a step that began now could be cut off between the call and its record
+    parts.jobs.wait_no_more()
 
 
 def _stop(server: Any, worker: Any) -> None:

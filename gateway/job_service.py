@@ -56,6 +56,7 @@ class Jobs:
     ) -> None:
         self._store, self._storage, self._clock, self._settings = store, storage, clock, settings
         self._bell, self._ends, self._metrics, self._quotas = bell, ends, metrics, quotas
+        self._closing = False
 
     def create(
         self,
@@ -150,15 +151,20 @@ class Jobs:
         return job
 
     def wait(self, job: Job, seconds: float) -> Job:
-        """The job once it has finished, or as it is after `seconds`."""
+        """The job once it has finished, or as it is after `seconds`, or when nobody shall wait any more."""
         ends_at = time.monotonic() + seconds
         while True:
             rings = self._bell.rings
             job = self._store.job(job.id) or job
             left = ends_at - time.monotonic()
-            if job.finished or left <= 0:
+            if job.finished or left <= 0 or self._closing:
                 return job
             self._bell.wait(rings, min(left, _LOOK_S))
+
+    def wait_no_more(self) -> None:
+        """All who wait get their job as it is, from now on: the server stops, and would cut them off with no answer."""
+        self._closing = True
+        self._bell.ring()
 
     def on_event(self, attempt_id: str, event: Event) -> None:
         """What a worker reports of its attempt. Raises AttemptSuperseded when it should stop."""

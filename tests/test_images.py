@@ -45,6 +45,12 @@ def test_the_process_is_nobody_special_and_has_an_init(name: str) -> None:
     assert [rest.startswith('["tini", "--"') for word, rest in stage if word == "ENTRYPOINT"] == [True]
 
 
+def test_the_gateway_tells_whether_it_is_well_whoever_builds_it() -> None:
+    (check,) = [rest for word, rest in last_stage("Dockerfile.gateway") if word == "HEALTHCHECK"]
+    assert "/health" in check
+    assert "export BUILDAH_FORMAT = docker\n" in (ROOT / "Makefile").read_text()
+
+
 def test_process_1_of_the_worker_may_be_run_and_not_read() -> None:
     """So its environment, all secrets of the worker, belongs to root: see `tests/ffmpeg_ops/test_walls.py`."""
     runs = [rest for word, rest in instructions("Dockerfile.worker") if word == "RUN"]

@@ -90,6 +90,10 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
     directions are shut down there is nothing left to wait for.
     """
 
+    def handle_exit(self, sig: int, frame: object) -> None:
+        super().handle_exit(sig, frame)
+        self.method_queue.defer(self.app.stopping, self.wsgi)  # outside the signal handler, whatever it locks
+
     def handle(self, conn: Any) -> Any:
         if not isinstance(conn.sock, _Impatient):
             conn.sock = _Connection(fileno=conn.sock.detach())
@@ -119,11 +123,19 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
 class Server(BaseApplication):  # type: ignore[misc]
     """Serves what `make_app` returns, made in the serving process. `options` are gunicorn's settings.
 
-    With `tls` it speaks HTTPS and nothing else, with the certificate that is loaded there.
+    With `tls` it speaks HTTPS and nothing else, with the certificate that is loaded there. `on_stop` is called in the
+    serving process when it is told to stop, before it waits for the requests that are under way.
     """
 
-    def __init__(self, make_app: Callable[[], Flask], *, tls: ssl.SSLContext | None = None, **options: Any) -> None:
-        self._make_app = make_app
+    def __init__(
+        self,
+        make_app: Callable[[], Flask],
+        *,
+        tls: ssl.SSLContext | None = None,
+        on_stop: Callable[[Flask], object] = lambda app: None,
+        **options: Any,
+    ) -> None:
+        self._make_app, self._on_stop = make_app, on_stop
         if tls is not None:
             tls.sslsocket_class = _SecureConnection
             # gunicorn asks for a file, which it would read anew at every connection
@@ -148,6 +160,11 @@ class Server(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Flask:
         return self._make_app()
+
+    def stopping(self, app: Flask | None) -> None:
+        """Once, in the serving process. Without an app it was told to stop before it had one."""
+        if app is not None:
+            self._on_stop(app)
 
 
 def read_no_more(response: Response) -> Response:

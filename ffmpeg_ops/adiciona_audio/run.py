@@ -253,6 +253,9 @@ def _copy(
     work.progress(1.0)
     shown = check(encoded)["vide"]
     _require(shown.packets, copied.frames)
+    decodable = sources.stream.width * sources.stream.height <= probe.MAX_PICTURE
+    if encoded.errors and decodable and not probe.shows(work.output, work):
+        raise output.damaged(0, shown.packets)
     stream = replace(sources.stream, frames=shown.packets, duration_s=length_s)
     stats = output.stats(work, "copy", "cpu", replace(sources.info, video=stream))
     return {**stats, **_told_of((), sources.errors + encoded.errors)}

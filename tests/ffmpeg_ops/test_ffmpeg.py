@@ -338,6 +338,7 @@ DECODERS = [  # in the forms of 5.1 and of 7.1
     "[vist#0:0/hevc @ 0x5610e0d5ec40] [dec:hevc @ 0x5610e0d83400] [error] Error submitting packet to decoder: Invalid data",
     "[aist#0:0/flac @ 0x55d09e6ba100] [dec:flac @ 0x55d09e6b5ac0] [error] Decoding error: Invalid data found",
     "[in#0/mov,mp4,m4a,3gp,3g2,mj2 @ 0x5581c0c4a600] [error] Error during demuxing: Invalid data found",
+    "[in#0 @ 0x55a54ee6ae00] [error] Error opening input: Invalid data found when processing input",
     "[h264 @ 0x55e68d48ad80] [fatal] no frame!",
 ]
 OTHERS = [
@@ -356,6 +357,8 @@ OTHERS = [
     "[out#0/mp4 @ 0x5581c0c4a600] [error] Error writing trailer: No space left on device",
     "[mp4 @ 0x557074c77300] [error] Application provided invalid, non monotonically increasing dts to muxer in stream 0",
     "[error] av_interleaved_write_frame(): Invalid data found when processing input",
+    "[in#0 @ 0x563c848a8480] [error] Error opening input: No such file or directory",
+    "[in#0 @ 0x55a919e87e00] [error] Error opening input: Permission denied",
     "[Parsed_ass_0 @ 0x55cf9a1c1d40] [error] Neither PlayResX nor PlayResY defined.",
     "[h264 @ 0x55e68d48ad80] [warning] error while decoding MB 2 5, which is hidden",
     "[mp3 @ 0x56547fa80a80] [warning] Estimating duration from bitrate, this may be inaccurate",

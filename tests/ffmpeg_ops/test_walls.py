@@ -261,12 +261,18 @@ def test_an_input_elsewhere_is_read_and_nothing_beside_it(work: Work, media: Med
     assert told == (b"read" if "landlock" in walls.standing() else f"read\n{CANARY}".encode())
 
 
+def no_new_privileges() -> str:
+    """0, or 1 where the container was started so."""
+    return Path("/proc/self/status").read_text().partition("NoNewPrivs:\t")[2][0]
+
+
 def test_this_process_stays_free(work: Work, other: Path) -> None:
+    before = no_new_privileges()
     ffmpeg.output_of(["true"], work)
     assert other.read_text() == CANARY
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()[:2]):
         pass
-    assert "NoNewPrivs:\t0" in Path("/proc/self/status").read_text()
+    assert no_new_privileges() == before
 
 
 def test_a_wall_that_does_not_stand_starts_nothing(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from gateway.__main__ import STOP_S
 from gateway.settings import Settings
 from tests.conftest import ROOT
 
@@ -26,7 +27,7 @@ def test_the_gateway_keeps_its_data_and_has_no_rights(services: dict[str, Any]) 
     gateway = services["gateway"]
     assert gateway["volumes"] == ["data:/data"] and gateway["environment"]["DATA_DIR"] == "/data"
     assert gateway["read_only"] and gateway["cap_drop"] == ["ALL"]
-    assert int(gateway["stop_grace_period"].rstrip("s")) > 10  # gunicorn's graceful_timeout
+    assert int(gateway["stop_grace_period"].rstrip("s")) > STOP_S
     assert {name.lower() for name in gateway["environment"]} <= set(Settings.__dataclass_fields__)
 
 

@@ -132,6 +132,28 @@ def test_damaged_packets_of_a_picture_are_copied_as_they_are(media: Media, work:
     assert packets_md5(work.output) == packets_md5(video)
 
 
+def test_a_picture_of_which_nothing_can_be_decoded_is_a_failure(media: Media, work: Work) -> None:
+    """Its packets are all there, and the second half of its only key frame claims to be longer than the file."""
+    x264 = "-c:v libx264 -preset ultrafast -g 100 -x264-params scenecut=0:slices=2 -pix_fmt yuv420p"
+    content = bytearray(media.made("seen.mp4", f"{PICTURE} {x264} -movflags +faststart").read_bytes())
+    at = content.index(b"mdat") + 4
+    for _ in range(2):  # what the encoder says of itself, and the first half
+        at += 4 + int.from_bytes(content[at : at + 4])
+    content[at : at + 4] = b"\x7f" * 4
+    video = media.folder / "blind.mp4"
+    video.write_bytes(content)
+    with pytest.raises(AssetInvalid, match="only 0 of about 100"):
+        add(work, video, media.tone(2.0))
+
+
+def test_a_broadcast_that_begins_between_key_frames_is_copied(media: Media, work: Work) -> None:
+    whole = media.made("whole.ts", f"{X264} -bf 2".replace("-g 25", "-g 50")).read_bytes()
+    video = media.folder / "joined-late.ts"
+    video.write_bytes(whole[188 * (len(whole) // 188 // 4) :])
+    stats = add(work, video, media.tone(2.0))
+    assert stats["encoder"] == "copy" and errors(stats) > 0
+
+
 def test_sources_without_damage_have_no_warnings(media: Media, work: Work) -> None:
     whole = media.made("whole-plain.webm", VP9)
     assert "warnings" not in add(work, whole, media.tone(2.0, "mp3"))

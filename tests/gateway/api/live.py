@@ -49,14 +49,20 @@ class Reply:
 class Live:
     """Talks to the server over HTTP; `services` are of this process, on the same database and files."""
 
-    def __init__(self, port: int, services: Services) -> None:
-        self.port, self.services = port, services
+    def __init__(self, port: int, services: Services, process: subprocess.Popen[bytes] | None = None) -> None:
+        self.port, self.services, self._process = port, services, process
         self.origin = f"http://127.0.0.1:{port}"
 
     def call(self, method: str, path: str, *, key: str | None = API_KEY, **kwargs: Any) -> requests.Response:
         headers = {**({"X-API-Key": key} if key else {}), **kwargs.pop("headers", {})}
         url = path if path.startswith("http") else self.origin + path
         return requests.request(method, url, headers=headers, timeout=30, **kwargs)
+
+    def stop(self) -> subprocess.Popen[bytes]:
+        """Tell the server to stop, as `docker stop` does; answers its process."""
+        assert self._process is not None
+        self._process.terminate()
+        return self._process
 
     def dial(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=10)
@@ -145,7 +151,7 @@ def live(folder: Path, idle_s: float = IDLE_S, **more: str) -> Iterator[Live]:
         )
     )
     try:
-        server = Live(port, services)
+        server = Live(port, services, process)
         eventually(lambda: process.poll() is not None or answers(server), 30)
         assert process.poll() is None, (folder / "log").read_text()
         yield server

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from gateway.__main__ import STOP_S
 from tests.gateway.api.conftest import CAPTION
 from tests.gateway.api.live import API_KEY, MAX_ASSET_BYTES, THREADS, TRANSFERS, WAITING, Live, live, read_reply
 from tests.servers import eventually
@@ -298,6 +299,29 @@ def test_clients_that_stall_are_cut_off(tmp_path: Path, stack: ExitStack) -> Non
         assert connection.recv(100) == b""
     assert (len(readers), set(server.files())) == (TRANSFERS, before)
     assert "Traceback" not in (server.services.settings.data_dir / "log").read_text()
+
+
+def test_who_waits_is_answered_when_the_server_stops(tmp_path: Path) -> None:
+    with live(tmp_path / "data") as server, ThreadPoolExecutor(1) as pool:
+        job, _ = server.claimed_job()
+        waiting = pool.submit(server.call, "GET", f"/jobs/{job.id}?wait=60")
+        time.sleep(0.5)
+        assert not waiting.done()
+        process = server.stop()
+        answer = waiting.result(QUICK_S)
+        assert (answer.status_code, answer.json()["status"]) == (202, "running")
+        assert process.wait(STOP_S - 1) == 0  # gunicorn keeps idle connections two seconds
+
+
+@pytest.mark.slow
+def test_a_transfer_without_end_is_cut_off_before_docker_kills(tmp_path: Path, stack: ExitStack) -> None:
+    with live(tmp_path / "data") as server:
+        head = f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: 1000000"
+        stack.enter_context(server.half_sent(head, b"ID3"))
+        eventually(lambda: any("uploads" in str(path) for path in server.files()))
+        began_at = time.monotonic()
+        assert server.stop().wait(10) == 0
+        assert time.monotonic() - began_at > STOP_S - 1
 
 
 def test_clients_that_go_away_while_downloading_keep_no_thread(server: Live, big_url: str) -> None:
