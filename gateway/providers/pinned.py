@@ -43,7 +43,7 @@ class PinnedAdapter(TimelyAdapter):
         super().__init__(pool_connections=1)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        # With none of its own urllib3 reads all authorities that the system knows, for every connection: 30 ms and more.
+        # Without it urllib3 reads all authorities that the system knows, at every connection: 30 ms and more.
         context = create_urllib3_context(cert_reqs=ssl.CERT_NONE)
         super().init_poolmanager(*args, assert_fingerprint=self._fingerprint, ssl_context=context, **kwargs)
         self.poolmanager.pool_classes_by_scheme = {"https": _PinnedPool}
