@@ -33,7 +33,7 @@ from gateway.providers.worker_client import WorkerClient, worker_secrets
 from gateway.settings import Settings
 from gateway.signing import Signer
 from scripts.stack import Stack
-from tests.emulators.vast import Config, Emulator, market
+from tests.emulators.vast import Config, Emulator
 
 Answer = TypeVar("Answer")
 
@@ -82,9 +82,7 @@ def median(runs: list[Run], of: Callable[[Run], float]) -> float:
 
 
 def _platform(home: Path) -> Emulator:
-    # one GPU of a machine that has two is as good as any
-    offered = [row for row in market() if row["gpu_frac"] == 1]
-    return Emulator(Config(pretend=True, boot_s=BOOT_S, job_s=JOB_S, home=home / "vast"), offered)
+    return Emulator(Config(pretend=True, boot_s=BOOT_S, job_s=JOB_S, home=home / "vast"))
 
 
 def _ours(folder: Path) -> Run:

@@ -7,7 +7,8 @@
     GET    /identity?nonce=…    with WORKER_TLS: the proof that the certificate is this worker's (see wire/identity.py)
 
 Every call but the last needs the session token, the worker's own key and an allowed address. What is not set lets
-nobody in. Each call that was let in is a heartbeat for the supervisor, where there is one.
+nobody in. Each call that was let in is a heartbeat for the supervisor, where there is one. Connections from other
+addresses are answered, too, so that a gateway whose address has changed learns of it, but on a few threads apart.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from wire.settings import SettingsError, read
 MAX_BODY_BYTES = 8_000_000  # of what a gateway takes, escaped and with a delivery
 KEPT_ENDS = 1000
 THREADS = 8
-EXPOSED_THREADS = 32  # where strangers can reach it and may stall, each on one thread
+EXPOSED_THREADS = 32  # where others may have the gateway's address and stall, each on one thread
 SHUTDOWN_S = 4.0
 CANCEL_S = 2.0
 _IDENTITY = "identity"
@@ -256,6 +257,7 @@ def main() -> None:
     Server(
         lambda: _serving_app(settings, shown.fingerprint if shown else None, heartbeat_fd),
         tls=shown.context if shown else None,
+        expected=lambda address: _allowed(address, settings.allowed_ips),
         bind=f"{settings.worker_host}:{settings.worker_port}",
         threads=EXPOSED_THREADS if shown else THREADS,
         graceful_timeout=5,

@@ -7,8 +7,11 @@ import logging
 import os
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from flask import Flask, Response, request
@@ -20,6 +23,7 @@ from gunicorn.workers.gthread import ThreadWorker
 IDLE_S = 60.0
 HANDSHAKE_S = 10.0
 CHUNK_BYTES, DRAIN_CHUNKS = 65536, 16
+STRANGERS = 16  # connections of theirs that are read at once
 
 
 class _Logger(glogging.Logger):  # type: ignore[misc]
@@ -88,11 +92,32 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
 
     gunicorn 27 waits up to two seconds for a hang-up, on the one thread that accepts connections; once both
     directions are shut down there is nothing left to wait for.
+
+    Where the server says who is expected, all others share a few threads of their own. While these are taken a further
+    stranger is hung up on before a byte of it is read, so that strangers hold up nobody but each other.
     """
 
     def handle_exit(self, sig: int, frame: object) -> None:
         super().handle_exit(sig, frame)
         self.method_queue.defer(self.app.stopping, self.wsgi)  # outside the signal handler, whatever it locks
+
+    def init_process(self) -> None:
+        self._strangers = ThreadPoolExecutor(STRANGERS, thread_name_prefix="stranger")
+        self._places = threading.BoundedSemaphore(STRANGERS)
+        super().init_process()
+
+    def enqueue_req(self, conn: Any) -> None:
+        if self.app.expected(str(conn.client[0]) if conn.client else ""):
+            super().enqueue_req(conn)
+        elif self._places.acquire(blocking=False):
+            self._strangers.submit(self.handle, conn).add_done_callback(partial(self._seen_off, conn))
+        else:
+            self.nr_conns -= 1
+            conn.close()
+
+    def _seen_off(self, conn: Any, handled: Future[Any]) -> None:
+        self._places.release()
+        self.method_queue.defer(self.finish_request, conn, handled)
 
     def handle(self, conn: Any) -> Any:
         if not isinstance(conn.sock, _Impatient):
@@ -124,7 +149,8 @@ class Server(BaseApplication):  # type: ignore[misc]
     """Serves what `make_app` returns, made in the serving process. `options` are gunicorn's settings.
 
     With `tls` it speaks HTTPS and nothing else, with the certificate that is loaded there. `on_stop` is called in the
-    serving process when it is told to stop, before it waits for the requests that are under way.
+    serving process when it is told to stop, before it waits for the requests that are under way. `expected` tells of
+    an address whether its calls come before those of strangers.
     """
 
     def __init__(
@@ -133,9 +159,10 @@ class Server(BaseApplication):  # type: ignore[misc]
         *,
         tls: ssl.SSLContext | None = None,
         on_stop: Callable[[Flask], object] = lambda app: None,
+        expected: Callable[[str], bool] = lambda address: True,
         **options: Any,
     ) -> None:
-        self._make_app, self._on_stop = make_app, on_stop
+        self._make_app, self._on_stop, self.expected = make_app, on_stop, expected
         if tls is not None:
             tls.sslsocket_class = _SecureConnection
             # gunicorn asks for a file, which it would read anew at every connection

@@ -23,7 +23,6 @@ FILTERS: dict[str, Any] = {
     "duration": {"gte": 7200},
     "dph_total": {"lte": 1.0},
     "disk_space": {"gte": 10},
-    "gpu_frac": {"eq": 1.0},
     "cpu_arch": {"eq": "amd64"},
     "gpu_name": {"notin": [name for name, *_ in BLIND]},
 }

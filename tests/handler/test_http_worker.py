@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from tests.conftest import ROOT
 from tests.handler.conftest import KEY, TOKEN, Job
 from tests.handler.support import FOREVER_S, STOP_S, Gateway, alive, ffmpegs, free_port
 from tests.servers import FileServer, Reply, eventually
+from wire import serve
 from wire.envelope import ErrorSchema, ResultSchema
 from wire.errors import Cancelled, EncodeFailed, JobError
 
@@ -624,6 +625,47 @@ def test_behind_tls_strangers_are_refused_unread_and_block_nobody(settings: Sett
         assert client.health().slots == 1
         assert time.monotonic() - started < STOP_S
         assert b"200" not in plain.recv(1000)
+
+
+def test_no_number_of_strangers_keeps_the_gateway_waiting(settings: Settings, tmp_path: Path) -> None:
+    port = free_port()
+    given = {"SESSION_TOKEN": TOKEN, "WORKER_API_KEY": KEY, "ALLOWED_IPS": "127.0.0.1", "WORKER_PORT": str(port)}
+    command = [sys.executable, "-m", "handler.http_worker"]
+    env = _environment(settings, **given, WORKER_TLS="true")
+    client = WorkerClient(f"https://127.0.0.1:{port}", TOKEN, KEY, tls=True)
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.DEVNULL) as process, ExitStack() as stack:
+        stack.callback(process.terminate)
+        eventually(lambda: _reached(client), 20)
+
+        def stranger() -> socket.socket:
+            connection = socket.create_connection(("127.0.0.1", port), timeout=5, source_address=("127.0.0.2", 0))
+            return stack.enter_context(connection)
+
+        with stranger() as alone, ssl._create_unverified_context().wrap_socket(alone) as secure:
+            call = f"GET /health HTTP/1.1\r\nHost: x\r\nX-Session-Token: {TOKEN}\r\nX-API-Key: {KEY}\r\n\r\n"
+            secure.sendall(call.encode())
+            answer = http.client.HTTPResponse(secure)
+            answer.begin()
+            assert json.loads(answer.read())["peer"] == "127.0.0.2", "who is alone is told why it is not let in"
+        idle = [stranger() for _ in range(200)]
+        for stalled in idle[::2]:
+            with suppress(OSError):  # hung up on already
+                stalled.sendall(b"\x16")
+        for _ in range(3):
+            started = time.monotonic()
+            assert client.health().slots == 1
+            assert time.monotonic() - started < 1.0
+        assert sum(map(_hung_up, idle)) >= 200 - 2 * serve.STRANGERS
+
+
+def _hung_up(connection: socket.socket) -> bool:
+    connection.settimeout(0.5)
+    try:
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+    except ConnectionResetError:
+        return True
 
 
 def _reached(client: WorkerClient) -> bool:

@@ -169,7 +169,7 @@ def _gone(answer: Answer) -> bool:
 def _word(answer: Answer) -> str:
     """Vast.ai's word for an error. Some hide it at the head of the message: `error 404/3603: no_such_ask …`."""
     word, message = answer.body.get("error"), str(answer.body.get("msg") or answer.body.get("detail") or "")
-    for known in (*_GONE, "no_such_ask", "insufficient_credit", "spend_rate_limit", "auth_error"):
+    for known in ("auth_error", *_GONE, "no_such_ask", "insufficient_credit", "spend_rate_limit"):
         if word == known or known in message.split():
             return known
     return word if isinstance(word, str) and word else f"status_{answer.status}"

@@ -81,9 +81,13 @@ def vast_destroy(instance: str | None, all_: bool, yes: bool) -> None:
     with _told(settings):
         client = Client(settings.vast_api_base, settings.vast_api_key or "")
         listed = _patiently(client.instances)
-        chosen = [row for row in listed if _ours(row, settings)] if all_ else [_named(instance or "", listed, rows)]
+        chosen = (
+            [row for row in listed if labels.ours(row, settings.deployment)]
+            if all_
+            else [_named(instance or "", listed, rows)]
+        )
         for row in chosen:
-            if not _ours(row, settings):
+            if not labels.ours(row, settings.deployment):
                 raise click.ClickException(
                     f"{row['id']} has the label {row.get('label')!r}, which is not one of {settings.deployment}: "
                     "it is left alone."
@@ -114,10 +118,6 @@ def _rows(settings: Settings) -> Instances | None:
         return None
     migrate(settings)
     return Instances(services().store, PROVIDER)
-
-
-def _ours(row: Row, settings: Settings) -> bool:
-    return labels.made_at(row.get("label"), settings.deployment or "") is not None
 
 
 def _named(name: str, listed: list[Row], rows: Instances | None) -> Row:

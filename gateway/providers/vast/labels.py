@@ -7,6 +7,7 @@ last character is ours. Standard library alone: whoever cleans up on another mac
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 _LABEL = re.compile(
     r"reelay:(?P<deployment>[a-z0-9-]{1,32})"
@@ -19,7 +20,12 @@ def label(deployment: str, rental: str, epoch_s: int) -> str:
     return f"reelay:{deployment}:{rental}:{epoch_s}"
 
 
-def made_at(text: object, deployment: str) -> int | None:
-    """When the rental was meant, in seconds since 1970; None for a label that is not this deployment's."""
+def made_at(row: Mapping[str, object], deployment: str | None) -> int | None:
+    """When the instance was meant to be, in seconds since 1970; None for one that is not this deployment's."""
+    text = row.get("label")
     found = _LABEL.fullmatch(text) if isinstance(text, str) else None
     return int(found["epoch"]) if found and found["deployment"] == deployment else None
+
+
+def ours(row: Mapping[str, object], deployment: str | None) -> bool:
+    return made_at(row, deployment) is not None

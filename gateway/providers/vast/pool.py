@@ -187,11 +187,7 @@ class Round:
         return {row["id"]: row for row in told}
 
     def _match(self, told: Mapping[int, Row]) -> None:
-        ours = {
-            remote_id: row
-            for remote_id, row in told.items()
-            if labels.made_at(row.get("label"), self._settings.deployment or "") is not None
-        }
+        ours = {remote_id: row for remote_id, row in told.items() if labels.ours(row, self._settings.deployment)}
         self._ours = frozenset(ours)
         self._report_strangers(told.keys() - ours.keys())
         known = {instance.remote_id for instance in self.rows.living()}
@@ -311,7 +307,7 @@ class Round:
             created_at=now,
             stage_at=now,
             deadline=now,
-            sent_at=(labels.made_at(label, self._settings.deployment or "") or now // 1000) * 1000,
+            sent_at=(labels.made_at(row, self._settings.deployment) or now // 1000) * 1000,
             machine_id=machine_id if isinstance(machine_id, int) else None,
             nano_per_s=round(price * 1e9 / 3600) if isinstance(price, int | float) and math.isfinite(price) else 0,
         )

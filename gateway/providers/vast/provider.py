@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 ADDRESS_MS = 5_000
 # How long what the pool found speaks against a machine, after which it has to look anew.
 TROUBLE_MS = 60_000
+# How long the end of a machine is waited for; most are gone a few seconds after they are asked to.
+LEAVING_MS = 30_000
 CHECKED_S = 30.0
 RETRY_S = 2.0
 _BOOTING = frozenset({Stage.BOOTING, Stage.PROBING})
@@ -219,6 +221,11 @@ class VastProvider:
             return NotYet("all rented machines are busy", RETRY_S)
         if trouble is not None:
             raise trouble
+        if living and len(living) >= self._settings.vast_max_instances:  # what is left is on its way out
+            why = "every place is held by a machine that is being destroyed"
+            if now - max(i.stage_at for i in living) > LEAVING_MS:
+                raise NoCapacity(f"{why}, and stays")
+            return NotYet(why, RETRY_S)
         return NotYet("a machine will be rented", RETRY_S)
 
     def _trouble(self) -> NoCapacity | Unavailable | None:

@@ -152,7 +152,7 @@ class Vast:
         except ValueError:
             body = None
         body = body if isinstance(body, dict) else {}
-        if answer.status_code in {401, 403} or body.get("error") == "auth_error":
+        if answer.status_code in {401, 403} or "auth_error" in _words(body):
             raise LockedOut(f"it does not let us in: {_said(answer.status_code, body)}; look at VAST_API_KEY")
         return answer.status_code, body
 
@@ -165,8 +165,12 @@ class Vast:
 
 def _gone(status: int, body: Row) -> bool:
     """A 404 is read, not assumed: a wrong key gets one too."""
-    words = [body.get("error"), *str(body.get("msg") or "").split()]
-    return status in {404, 410} and any(word in GONE for word in words)
+    return status in {404, 410} and any(word in GONE for word in _words(body))
+
+
+def _words(body: Row) -> list[object]:
+    """Vast.ai's word for an error, which some answers have at the head of their message only."""
+    return [body.get("error"), *str(body.get("msg") or body.get("detail") or "").split()]
 
 
 def _said(status: int, body: Row) -> str:

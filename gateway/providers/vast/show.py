@@ -53,8 +53,8 @@ def instances_text(listed: Sequence[Row], known: Sequence[Instance] | None, sett
     """All that is listed, ours first, and the records of which nothing is listed; `known` is None without records."""
     records = {record.remote_id: record for record in known or ()}
     rows, cost = [], 0.0
-    for row in sorted(listed, key=lambda row: (_made_at(row, settings) is None, row["id"])):
-        ours = _made_at(row, settings) is not None
+    for row in sorted(listed, key=lambda row: (not labels.ours(row, settings.deployment), row["id"])):
+        ours = labels.ours(row, settings.deployment)
         record = records.pop(row["id"], None)
         cost += _number(row.get("dph_total")) * ours
         rows.append(
@@ -96,10 +96,6 @@ def _hints(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
         yield "! What is stopped costs on for its disk, until it is destroyed."
     if any(row[1] == "not listed" and row[2] == Stage.AMBIGUOUS for row in ours):
         yield "! Nobody knows whether an ambiguous one exists: the gateway looks for its label."
-
-
-def _made_at(row: Row, settings: Settings) -> int | None:
-    return labels.made_at(row.get("label"), settings.deployment or "")
 
 
 def _age(row: Row, now: int) -> str:

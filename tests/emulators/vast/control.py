@@ -14,11 +14,11 @@ POST   /_control/instances/<id>/<what>   stopped, moved, black_hole, dies, vanis
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flask import Blueprint, Response, jsonify, request
 
-from tests.emulators.vast.faults import Fault
+from tests.emulators.common import controls, told
 
 if TYPE_CHECKING:
     from tests.emulators.vast import Emulator
@@ -28,19 +28,13 @@ FIXED = frozenset({"host", "port", "home", "command", "env", "spacing", "speed"}
 
 
 def control(emulator: Emulator) -> Blueprint:
-    api = Blueprint("control", __name__, url_prefix="/_control")
-
-    @api.errorhandler(TypeError)
-    @api.errorhandler(ValueError)
-    @api.errorhandler(KeyError)
-    def wrong(error: Exception) -> tuple[Response, int]:
-        return jsonify(error=str(error)), 400
+    api = controls(emulator, FIXED)
 
     @api.get("")
     def state() -> Response:
         return jsonify(
             calls=emulator.calls,
-            faults=[_fault(fault) for fault in emulator.faults.all()],
+            faults=[told(fault) for fault in emulator.faults.all()],
             now=emulator.clock.now(),
             speed=emulator.clock.speed,
             bill=emulator.bill(),
@@ -50,28 +44,6 @@ def control(emulator: Emulator) -> Blueprint:
     @api.get("/calls")
     def calls() -> Response:
         return jsonify([dataclasses.asdict(call) for call in emulator.log])
-
-    @api.delete("/calls")
-    def no_calls() -> tuple[str, int]:
-        emulator.reset_calls()
-        return "", 204
-
-    @api.post("/faults")
-    def inject() -> tuple[Response, int]:
-        return jsonify(_fault(emulator.inject(**request.get_json()))), 201
-
-    @api.delete("/faults")
-    def no_faults() -> tuple[str, int]:
-        emulator.faults.clear()
-        return "", 204
-
-    @api.patch("/config")
-    def configure() -> tuple[str, int]:
-        changes = request.get_json()
-        if wrong := sorted(FIXED & changes.keys()):
-            raise ValueError(f"not to be set while it runs: {wrong}")
-        emulator.configure(**changes)
-        return "", 204
 
     @api.post("/clock")
     def clock() -> Response:
@@ -91,7 +63,3 @@ def control(emulator: Emulator) -> Blueprint:
         return "", 204
 
     return api
-
-
-def _fault(fault: Fault) -> dict[str, Any]:
-    return {field.name: getattr(fault, field.name) for field in dataclasses.fields(fault) if field.init}

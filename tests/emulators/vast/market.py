@@ -50,11 +50,12 @@ UNFIT: tuple[Mapping[str, Any], ...] = (
     {"gpu_name": "RTX 3050", "gpu_ram": 4096, "gpu_total_ram": 4096},
     {"rentable": False},
     {"rented": True},
-    {"gpu_frac": 0.5},
     {"disk_space": 4.0},
     {"dph_total": 9.5},
     {"cpu_arch": "arm64"},
 )
+# The part of a machine's GPUs that an offer of one is: that of a machine which has more is as good as any.
+SHARES = (1.0, 0.5, 0.25, 0.125, 1.0, 1.0)
 _ALIASES = {"reliability": "reliability2", "driver_version": "driver_vers"}
 _DEFAULTS = {"verified": {"eq": True}, "rentable": {"eq": True}, "rented": {"eq": False}}
 _OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
@@ -126,11 +127,11 @@ def market() -> list[dict[str, Any]]:
     ids = itertools.count(1_000_001)
     unfit = [offer(next(ids), **{"dph_total": 0.05, **wrong}) for wrong in UNFIT]
     blind = [_of(next(ids), *gpu) for gpu in BLIND]
-    return unfit + blind + [_of(next(ids), *gpu) for _ in range(6) for gpu in FIT]
+    return unfit + blind + [_of(next(ids), *gpu, gpu_frac=share) for share in SHARES for gpu in FIT]
 
 
-def _of(offer_id: int, gpu: str, ram: int, price: float) -> dict[str, Any]:
-    return offer(offer_id, gpu_name=gpu, gpu_ram=ram, dph_total=price)
+def _of(offer_id: int, gpu: str, ram: int, price: float, **more: Any) -> dict[str, Any]:
+    return offer(offer_id, gpu_name=gpu, gpu_ram=ram, dph_total=price, **more)
 
 
 def found(offers: list[dict[str, Any]], query: Mapping[str, Any], ignored: tuple[str, ...]) -> list[dict[str, Any]]:

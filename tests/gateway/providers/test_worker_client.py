@@ -223,6 +223,17 @@ def test_the_worker_tells_where_it_lets_nobody_in_from(settings: WorkerSettings)
         assert worker.beats == 0
 
 
+def test_no_list_of_authorities_is_read_for_one_that_is_pinned(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is consulted by nobody, and would cost the most of every call."""
+
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("the authorities are read")
+
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", read)
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", read)
+    assert client_of(worker.url).health().slots == 1
+
+
 def test_without_tls_no_proof_is_asked_for(settings: WorkerSettings) -> None:
     server, _, stop = serve(settings)
     try:

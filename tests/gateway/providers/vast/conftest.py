@@ -19,7 +19,7 @@ from gateway.providers.vast.provider import VastProvider
 from gateway.settings import Settings
 from gateway.signing import Signer
 from gateway.store import Store, make_engine
-from tests.emulators.vast import Config, Emulator, market
+from tests.emulators.vast import Config, Emulator
 from tests.gateway.conftest import SECRET_KEY, new_attempt, new_job
 from tests.gateway.providers.conftest import job_input
 
@@ -154,8 +154,7 @@ def rented(folder: Path, database: str, **changes: Any) -> Iterator[Scene]:
     """A scene with three machines at most, which boot in 20 s. `changes` are of the stand-in's configuration."""
     told = {"pretend": True, "speed": 0, "boot_s": 20, "home": folder / "vast", **changes}
     config = Config(spacing={}, searches_a_minute=10_000, **told)
-    # one GPU of a machine that has two is as good as any
-    with Emulator(config, [row for row in market() if row["gpu_frac"] == 1]) as vast:
+    with Emulator(config) as vast:
         settings = Settings(
             providers=("vast",),
             secret_key=(SECRET_KEY,),

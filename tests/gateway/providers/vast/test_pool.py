@@ -281,6 +281,25 @@ def test_what_is_not_rented_is_told(scene: Scene, changes: dict[str, Any], told:
     assert puts(scene) == 0
 
 
+def test_jobs_wait_for_the_place_of_a_machine_that_is_going_and_go_elsewhere_if_it_stays(scene: Scene) -> None:
+    scene.change(vast_max_instances=1)
+    scene.ready()
+    never = scene.vast.inject("ignored", "destroy", times=1000)
+    scene.until(lambda: scene.stages() == [Stage.DESTROYING])
+    (attempt,) = scene.wants()
+    held = "every place is held by a machine that is being destroyed"
+    assert scene.submit(attempt) == NotYet(held, 2.0)
+    scene.go_on(40)
+    with pytest.raises(NoCapacity, match=held):
+        scene.submit(attempt)
+    assert puts(scene) == 1
+    scene.vast.faults.clear()
+    scene.go_on(10)
+    assert never.hits > 1
+    assert isinstance(scene.submit(attempt), NotYet), "there is a place again"
+    assert puts(scene) == 2
+
+
 def test_without_any_instance_allowed_all_machines_go(scene: Scene) -> None:
     scene.ready()
     scene.change(vast_max_instances=0)

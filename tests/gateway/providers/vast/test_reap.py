@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,12 +12,14 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from gateway.providers.vast import labels, reap
+from gateway.providers.vast import client, labels, reap
 from tests.conftest import ROOT
 from tests.emulators.vast import Config, Emulator, offer
+from tests.servers import FileServer, Reply
 
 RENTAL = "3eff430b-761d-48cd-bb41-f68a7e7f12e2"  # of tests whose names must not change
 
@@ -226,6 +229,40 @@ def test_a_key_that_is_wrong_gets_a_404_which_proves_nothing(
     told = capsys.readouterr()
     assert "look at VAST_API_KEY" in told.err
     assert "wrong-key-of-somebody" not in told.out + told.err
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "gone"),
+    [
+        (404, {"error": "no_such_instance"}, True),
+        (410, {"error": "not_found"}, True),
+        (404, {"error": "invalid_args", "msg": "error 404/3603: no_such_instance 7"}, True),
+        (404, {"detail": "error 404/3603: no_such_instance 7"}, True),
+        (404, {"error": {}, "detail": "not_found"}, True),
+        (404, {"detail": "Not Found"}, False),
+        (404, {}, False),
+        (500, {"error": "not_found"}, False),
+        (404, {"error": "auth_error", "msg": "key not_found"}, None),
+        (404, {"detail": "auth_error key not_found"}, None),
+        (404, {"error": "auth_error"}, None),
+        (403, {"error": "not_found"}, None),
+    ],
+)
+def test_an_error_proves_the_same_here_and_in_the_gateway(
+    files: FileServer, status: int, body: dict[str, Any], gone: bool | None
+) -> None:
+    """`gone` is None where the key is wrong, which the gateway cannot tell from other trouble."""
+    files.routes["/api/v0/instances/7/"] = Reply(
+        status, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    reaper, gateway = reap.Vast(files.origin, "key", pause_s=0), client.Client(files.origin, "key")
+    if gone:
+        assert (reaper.show(7), gateway.show(7)) == (None, None)
+        return
+    with pytest.raises(reap.LockedOut if gone is None else reap.Blind):
+        reaper.show(7)
+    with pytest.raises(client.Blind):
+        gateway.show(7)
 
 
 def test_a_label_that_was_changed_since_is_nobodys_of_ours(
