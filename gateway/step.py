@@ -68,6 +68,9 @@ MAX_WAIT_MS = 10_000
 MAX_BACKOFF_MS = 60_000
 EVENTS_PURPOSE = "events"
 
+# Made once: to make one takes longer than to use it.
+_DELIVERY = DeliverySchema()
+
 # What ends a step without being a mistake of ours.
 NO_BUGS = (StaleLease, OperationalError, PoolTimeout)
 # Ends of an attempt after which the next provider in the chain is asked.
@@ -465,7 +468,7 @@ class Step:
             request_id=self._job.request_id,
             events=events,
         )
-        return {"operation": self._job.operation, **self._job.params, "delivery": DeliverySchema().dump(delivery)}
+        return {"operation": self._job.operation, **self._job.params, "delivery": _DELIVERY.dump(delivery)}
 
 
 def _still_there(job: Job, attempt: Attempt, remote: Remote, now: int) -> jobs.Pair:

@@ -183,6 +183,11 @@ def _save(table: Table) -> sa.Update:
     return table.update().where(table.c.id == _ITS_ID).values(changed)
 
 
+def _due(table: Table) -> sa.ColumnElement[bool]:
+    free = sa.or_(table.c.lease_expires_at.is_(None), table.c.lease_expires_at <= _NOW)
+    return sa.and_(table.c.next_at <= _NOW, free)
+
+
 def _usage_of_a_key() -> sa.Select[Any]:
     """One row: unfinished jobs, and day, cost and attempts of the newest row of `spending`."""
     unfinished = sa.select(sa.func.count()).where(jobs.c.key_id == _ITS_ID, _UNFINISHED).scalar_subquery()
@@ -193,8 +198,11 @@ def _usage_of_a_key() -> sa.Select[Any]:
     return sa.select(*columns).select_from(always.outerjoin(newest, sa.true()))
 
 
-# What every request and every step needs, made once: to build a statement takes longer than to run it.
+# What every request, round and step needs, made once: to build a statement takes longer than to run it.
 _ITS_ID: sa.BindParameter[str] = sa.bindparam("its_id")
+_IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
+_NOW: sa.BindParameter[int] = sa.bindparam("now", type_=sa.BigInteger)
+_MOST: sa.BindParameter[int] = sa.bindparam("most", type_=sa.Integer)
 _TOKEN: sa.BindParameter[str] = sa.bindparam("token")
 _HASH: sa.BindParameter[str] = sa.bindparam("hash")
 _JOB = sa.select(jobs).where(jobs.c.id == _ITS_ID)
@@ -207,6 +215,30 @@ _SPENT = sa.select(spending.c.cost_nano).where(spending.c.key_id == _ITS_ID, spe
 _USAGE = _usage_of_a_key()
 _SAVE_JOB, _SAVE_ATTEMPT = _save(jobs), _save(attempts)
 _SAVE_LEASED_JOB = _SAVE_JOB.where(jobs.c.lease_token == _TOKEN)
+# By an index in both cases, so that a backlog is not read whole for the few that are asked for.
+_DUE_IDS = sa.select(jobs.c.id).where(_due(jobs)).order_by(jobs.c.next_at, jobs.c.id).limit(_MOST)
+_DUE_UNTRIED, _DUE_TRIED = _DUE_IDS.where(_UNTRIED), _DUE_IDS.where(jobs.c.attempt_id.is_not(None))
+_NEXT_DUE_AT = sa.select(sa.func.min(jobs.c.next_at))
+_DUE_WEBHOOKS = (
+    sa.select(webhooks.c.job_id, webhooks.c.host)
+    .where(_due(webhooks), webhooks.c.host.not_in(sa.bindparam("not_hosts", expanding=True)))
+    .order_by(webhooks.c.next_at)
+    .limit(_MOST)
+)
+_STILL_DUE = sa.select(jobs).where(jobs.c.id.in_(_IDS), _due(jobs)).with_for_update(skip_locked=True)
+_LEASE = (
+    jobs.update()
+    .where(jobs.c.id.in_(_IDS))
+    .values(lease_token=_TOKEN, lease_expires_at=sa.bindparam("until"), next_at=sa.bindparam("until"))
+)
+_WAITING_IDLE = sa.and_(jobs.c.status == Status.QUEUED, _WAITING, jobs.c.next_at > _NOW, jobs.c.lease_token.is_(None))
+# Whoever wakes holds a job of his own: two that wait for each other's would wait for ever.
+_OLDEST_WAITING = sa.select(jobs.c.id).where(_WAITING_IDLE).order_by(jobs.c.id).limit(1)
+_WAKE = (
+    jobs.update()
+    .where(jobs.c.id == _OLDEST_WAITING.with_for_update(skip_locked=True).scalar_subquery())
+    .values(next_at=_NOW)
+)
 
 
 class StaleLease(Exception):
@@ -469,13 +501,10 @@ class Store:
 
     def due(self, now: int, limit: int) -> list[str]:
         """Ids of jobs that somebody should look at: those that nobody has tried yet first, then the most overdue."""
-        # By the index in both cases, so that a backlog is not read whole for the few that are asked for.
-        query = sa.select(jobs.c.id).where(_due(jobs, now)).order_by(jobs.c.next_at, jobs.c.id)
         with self._engine.connect() as connection:
-            found = list(connection.scalars(query.where(jobs.c.attempt_id.is_(None)).limit(limit)))
+            found = list(connection.scalars(_DUE_UNTRIED, {"now": now, "most": limit}))
             if len(found) < limit:
-                tried = query.where(jobs.c.attempt_id.is_not(None)).limit(limit - len(found))
-                found += connection.scalars(tried)
+                found += connection.scalars(_DUE_TRIED, {"now": now, "most": limit - len(found)})
             return found
 
     def unfinished(self, now: int, margin_ms: int) -> Unfinished:
@@ -493,7 +522,7 @@ class Store:
     def next_due_at(self) -> int | None:
         """When the next job needs a look."""
         with self._engine.connect() as connection:
-            next_at: int | None = connection.scalar(sa.select(sa.func.min(jobs.c.next_at)))
+            next_at: int | None = connection.scalar(_NEXT_DUE_AT)
             return next_at
 
     def webhooks(self, job_ids: Collection[str]) -> dict[str, Webhook]:
@@ -504,10 +533,9 @@ class Store:
 
     def due_webhooks(self, now: int, limit: int, not_hosts: Collection[str]) -> list[tuple[str, str]]:
         """(job id, host) of webhooks that should be sent, those that wait longest first, none to `not_hosts`."""
-        query = sa.select(webhooks.c.job_id, webhooks.c.host).where(_due(webhooks, now))
-        query = query.where(webhooks.c.host.not_in(not_hosts)).order_by(webhooks.c.next_at).limit(limit)
+        asked = {"now": now, "most": limit, "not_hosts": list(not_hosts)}
         with self._engine.connect() as connection:
-            return [(row[0], row[1]) for row in connection.execute(query)]
+            return [(row[0], row[1]) for row in connection.execute(_DUE_WEBHOOKS, asked)]
 
     def unsent_webhooks(self) -> tuple[int, int | None]:
         """How many are still to be sent, and when the oldest of their jobs ended."""
@@ -610,13 +638,11 @@ class Transaction:
     def lease(self, job_ids: list[str], token: str, now: int, until: int) -> list[Job]:
         """Lease those of `job_ids` that are still due, in their order. What another dispatcher took in between, or
         somebody is writing at this moment, is left out."""
-        still_due = (
-            sa.select(jobs.c.id).where(jobs.c.id.in_(job_ids), _due(jobs, now)).with_for_update(skip_locked=True)
-        )
-        mine = set(self.connection.scalars(still_due))
-        taken = {"lease_token": token, "lease_expires_at": until, "next_at": until}
-        self.connection.execute(jobs.update().where(jobs.c.id.in_(mine)).values(taken))
-        return [self.leased_job(job_id, token) for job_id in job_ids if job_id in mine]
+        rows = self.connection.execute(_STILL_DUE, {"ids": job_ids, "now": now}).mappings()
+        mine = {row["id"]: _to_job(row) for row in rows}
+        self.connection.execute(_LEASE, {"ids": list(mine), "token": token, "until": until})
+        taken: dict[str, Any] = {"lease_token": token, "lease_expires_at": until, "next_at": until}
+        return [replace(mine[job_id], **taken) for job_id in job_ids if job_id in mine]
 
     def webhook(self, job_id: str) -> Webhook | None:
         query = sa.select(webhooks).where(webhooks.c.job_id == job_id).with_for_update()
@@ -626,9 +652,9 @@ class Transaction:
     def lease_webhooks(self, job_ids: list[str], token: str, now: int, until: int) -> list[Webhook]:
         """Lease those that are still due. What another dispatcher takes at this moment is left out, not waited for:
         two that take the same ones in different order would wait for ever."""
-        still_due = sa.and_(webhooks.c.job_id.in_(job_ids), _due(webhooks, now))
+        still_due = sa.and_(webhooks.c.job_id.in_(job_ids), _due(webhooks))
         query = sa.select(webhooks).where(still_due).with_for_update(skip_locked=True)
-        mine = [_to_webhook(row) for row in self.connection.execute(query).mappings()]
+        mine = [_to_webhook(row) for row in self.connection.execute(query, {"now": now}).mappings()]
         taken: dict[str, Any] = {"lease_token": token, "lease_expires_at": until, "next_at": until}
         chosen = webhooks.c.job_id.in_([webhook.job_id for webhook in mine])
         self.connection.execute(webhooks.update().where(chosen).values(taken))
@@ -649,12 +675,7 @@ class Transaction:
 
     def wake_oldest_waiting(self, now: int) -> None:
         """A worker has become free: the job that has waited longest need not sit out its pause."""
-        waiting = sa.and_(jobs.c.status == Status.QUEUED, _WAITING, jobs.c.next_at > now)
-        idle = sa.and_(waiting, jobs.c.lease_token.is_(None))
-        oldest = sa.select(jobs.c.id).where(idle).order_by(jobs.c.id).limit(1)
-        # Whoever calls this holds a job of his own: two that wait for each other's would wait for ever.
-        free = oldest.with_for_update(skip_locked=True).scalar_subquery()
-        self.connection.execute(jobs.update().where(jobs.c.id == free).values(next_at=now))
+        self.connection.execute(_WAKE, {"now": now})
 
     def claim_idempotency_key(
         self, key_id: str, idempotency_key: str, fingerprint: str, job_id: str, *, now: int, after: int
@@ -717,11 +738,6 @@ class Transaction:
         query = insert.on_conflict_do_update(index_elements=key, set_=dict(values), where=where)
         # Of an INSERT, SQLAlchemy keeps the count on PostgreSQL only when it is told to.
         return self.connection.execute(query.execution_options(preserve_rowcount=True)).rowcount == 1
-
-
-def _due(table: Table, now: int) -> sa.ColumnElement[bool]:
-    free = sa.or_(table.c.lease_expires_at.is_(None), table.c.lease_expires_at <= now)
-    return sa.and_(table.c.next_at <= now, free)
 
 
 def _changeable(record: Job | Attempt) -> dict[str, Any]:
