@@ -35,8 +35,8 @@ LEASE_MS = 60_000
 IDLE_S = 1.0
 # Longest pause while the database fails.
 BROKEN_S = 5.0
-# Of two rounds at least, however often it rings: a round costs more than a request that made a job.
-LEAST_S = 0.02
+# Of two rounds at least, however often it rings: a round for five jobs costs little more than one for one.
+LEAST_S = 0.05
 # Held by whoever ticks; `/ready` looks at it.
 HEARTBEAT_LEASE = "dispatcher"
 HEARTBEAT_MS = 15_000
@@ -123,8 +123,7 @@ class Dispatcher:
         if not due:
             return 0
         token = ids.ulid(now)
-        with self._store.transaction() as tx:
-            leased = tx.lease(due, token, now, now + LEASE_MS)
+        leased = self._store.together(lambda tx: tx.lease(due, token, now, now + LEASE_MS))
         for job in leased:
             future = self._pool.submit(self._step, job, token)
             future.add_done_callback(lambda _: self._bell.ring())

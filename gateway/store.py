@@ -10,11 +10,10 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import Column, Table
@@ -356,7 +355,22 @@ def _file(path: str) -> tuple[int, int] | None:
 
 # Asked in the transaction that inserts these jobs: which of them must not be made, by their ids, and why.
 Refuse = Callable[["Transaction", Sequence[Job]], Mapping[str, Exception]]
-_Arrival = tuple[Job, Refuse | None, Future[None]]
+T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class _Work:
+    """Waits to be written together with others: `do` is given the items of all that want the same done.
+
+    `woken`: it has been done, or else its thread is the next that writes.
+    """
+
+    do: Callable[[Transaction, list[Any]], Sequence[Any]]
+    item: Any
+    writes: bool = False
+    woken: threading.Event = field(default_factory=threading.Event)
+    answer: Any = None
+    error: BaseException | None = None
 
 
 class Store:
@@ -366,7 +380,9 @@ class Store:
         self._engine = engine
         self._writing = engine.execution_options(immediate=True)
         self._write_lock = threading.Lock() if engine.dialect.name == "sqlite" else None
-        self._arrived: deque[_Arrival] = deque()
+        # Those that wait to be written together, and whether one of them is about to do it.
+        self._arrived: deque[_Work] = deque()
+        self._led, self._line = False, threading.Lock()
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
@@ -387,51 +403,80 @@ class Store:
         finally:
             self._write_lock.release()
 
-    def add_job(self, job: Job, refuse: Refuse | None = None) -> None:
-        """Insert the job and commit. Those that come while somebody writes share one commit, which all wait for.
+    def together(self, work: Callable[[Transaction], T]) -> T:
+        """What `work` answers inside a transaction, once that is committed. Those that come while somebody writes share
+        one commit.
 
-        Raises what `refuse` has against it.
+        When one of them raises all are undone and each is done again alone: `work` only reads and writes there.
         """
-        mine = job, refuse, Future[None]()
-        self._arrived.append(mine)
+        answer: T = self._share(_each, work)
+        return answer
+
+    def add_job(self, job: Job, refuse: Refuse | None = None) -> None:
+        """Insert the job and commit, together with others. Raises what `refuse` has against it."""
+        refused: Exception | None = self._share(_insert_jobs, (job, refuse))
+        if refused is not None:
+            raise refused
+
+    def _share(self, do: Callable[[Transaction, list[Any]], Sequence[Any]], item: Any) -> Any:
+        mine = _Work(do, item)
+        if self._write_lock is None:
+            self._carry_out([mine])  # PostgreSQL takes many writers at once
+        else:
+            with self._line:
+                self._arrived.append(mine)
+                mine.writes, self._led = not self._led, True
+            if not mine.writes:
+                mine.woken.wait()
+            if mine.writes:
+                self._write_arrived()
+        if mine.error is not None:
+            raise mine.error
+        return mine.answer
+
+    def _write_arrived(self) -> None:
+        """All in one; then whoever came first meanwhile does the same. Who was done waits for no lock any more."""
+        batch: list[_Work] = []
         try:
             with self._turn():
-                batch = []
-                while self._arrived:
-                    batch.append(self._arrived.popleft())
-                self._add_jobs(batch)
-        except sa.exc.TimeoutError:
+                batch = self._take_arrived()
+                self._carry_out(batch)
+        except BaseException as error:
             # nobody may write a job whose client has been told that it was not taken
-            with suppress(ValueError):
-                self._arrived.remove(mine)
-                raise
-        mine[2].result()
+            batch = batch or self._take_arrived()
+            for work in batch:
+                work.error = error
+        finally:
+            with self._line:
+                heir = self._arrived[0] if self._arrived else None
+                self._led = heir is not None
+            for work in batch:
+                work.woken.set()
+            if heir is not None:
+                heir.writes = True
+                heir.woken.set()
 
-    def _add_jobs(self, batch: list[_Arrival]) -> None:
-        if not batch:
-            return
-        refused: dict[str, Exception] = {}
+    def _take_arrived(self) -> list[_Work]:
+        with self._line:
+            batch = list(self._arrived)
+            self._arrived.clear()
+            return batch
+
+    def _carry_out(self, batch: list[_Work]) -> None:
         try:
             with self._writing.begin() as connection:
-                for refuse in dict.fromkeys(refuse for _, refuse, _ in batch if refuse):
-                    theirs = [job for job, asked, _ in batch if asked == refuse]
-                    refused |= refuse(Transaction(connection), theirs)
-                rows = [dict(vars(job)) for job, _, _ in batch if job.id not in refused]
-                if rows:
-                    connection.execute(jobs.insert(), rows)
+                for do in dict.fromkeys(work.do for work in batch):
+                    alike = [work for work in batch if work.do is do]
+                    answers = do(Transaction(connection), [work.item for work in alike])
+                    for work, answer in zip(alike, answers, strict=True):
+                        work.answer = answer
         except Exception as error:
             if len(batch) > 1 and not isinstance(error, _OUT_OF_ORDER):
                 for one in batch:  # whichever it was, the others are not to blame
-                    self._add_jobs([one])
+                    self._carry_out([one])
                 return
-            for _, _, added in batch:
-                added.set_exception(error)
-        else:
-            for job, _, added in batch:
-                if reason := refused.get(job.id):
-                    added.set_exception(reason)
-                else:
-                    added.set_result(None)
+            for work in batch:
+                work.error = error
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -738,6 +783,21 @@ class Transaction:
         query = insert.on_conflict_do_update(index_elements=key, set_=dict(values), where=where)
         # Of an INSERT, SQLAlchemy keeps the count on PostgreSQL only when it is told to.
         return self.connection.execute(query.execution_options(preserve_rowcount=True)).rowcount == 1
+
+
+def _each(tx: Transaction, works: list[Callable[[Transaction], Any]]) -> list[Any]:
+    return [work(tx) for work in works]
+
+
+def _insert_jobs(tx: Transaction, made: list[tuple[Job, Refuse | None]]) -> list[Exception | None]:
+    """Insert the jobs that nobody refuses; for each of all what it was refused for."""
+    refused: dict[str, Exception] = {}
+    for refuse in dict.fromkeys(refuse for _, refuse in made if refuse):
+        refused |= refuse(tx, [job for job, asked in made if asked == refuse])
+    rows = [dict(vars(job)) for job, _ in made if job.id not in refused]
+    if rows:
+        tx.connection.execute(jobs.insert(), rows)
+    return [refused.get(job.id) for job, _ in made]
 
 
 def _changeable(record: Job | Attempt) -> dict[str, Any]:
