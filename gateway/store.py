@@ -544,10 +544,14 @@ class Store:
         with self._engine.connect() as connection:
             return [_to_job(row) for row in connection.execute(query).mappings()]
 
-    def due(self, now: int, limit: int) -> list[str]:
-        """Ids of jobs that somebody should look at: those that nobody has tried yet first, then the most overdue."""
+    def due(self, now: int, limit: int, untried: int | None = None) -> list[str]:
+        """Ids of jobs that somebody should look at: those that nobody has tried yet first, then the most overdue.
+
+        `untried`: at most so many of the first kind.
+        """
+        most = limit if untried is None else min(limit, untried)
         with self._engine.connect() as connection:
-            found = list(connection.scalars(_DUE_UNTRIED, {"now": now, "most": limit}))
+            found = list(connection.scalars(_DUE_UNTRIED, {"now": now, "most": most}))
             if len(found) < limit:
                 found += connection.scalars(_DUE_TRIED, {"now": now, "most": limit - len(found)})
             return found
