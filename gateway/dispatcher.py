@@ -31,12 +31,14 @@ log = structlog.get_logger(__name__)
 
 # At 0.15 s a call, enough for LOOKS_A_SECOND and for new jobs beside them.
 POOL = 24
+# Of these, so that however many jobs come the ends of others are seen; as many as RunPod lets us submit.
+POOL_UNTRIED = 16
 LEASE_MS = 60_000
 IDLE_S = 1.0
 # Longest pause while the database fails.
 BROKEN_S = 5.0
-# Of two rounds at least, however often it rings: a round costs more than a request that made a job.
-LEAST_S = 0.02
+# Of two rounds at least, however often it rings: a round for five jobs costs little more than one for one.
+LEAST_S = 0.05
 # Held by whoever ticks; `/ready` looks at it.
 HEARTBEAT_LEASE = "dispatcher"
 HEARTBEAT_MS = 15_000
@@ -58,7 +60,8 @@ class Dispatcher:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._pool = ThreadPoolExecutor(POOL, thread_name_prefix="dispatch")
-        self._busy: set[Future[None]] = set()
+        # The steps under way, and whether it is the job's first.
+        self._busy: dict[Future[None], bool] = {}
         self._janitor = Janitor(parts.store, parts.storage, parts.clock, parts.settings)
         reconcile = {f"reconcile:{name}": partial(_reconcile, each) for name, each in parts.providers.items()}
         self._chores: Mapping[str, Callable[[], None]] = {**reconcile, CLEAN_UP_LEASE: self._clean_up}
@@ -114,21 +117,20 @@ class Dispatcher:
 
     def tick(self) -> int:
         """Start a step for every due job that there is a free thread for, and due webhooks. Answers how many steps."""
-        self._busy = {future for future in self._busy if not future.done()}
+        self._busy = {future: first for future, first in self._busy.items() if not future.done()}
         self._beat()
         self._webhooks.tick()
         now = self._clock.now_ms()
         free = POOL - len(self._busy)
-        due = self._store.due(now, free) if free else []
+        due = self._store.due(now, free, POOL_UNTRIED - sum(self._busy.values())) if free else []
         if not due:
             return 0
         token = ids.ulid(now)
-        with self._store.transaction() as tx:
-            leased = tx.lease(due, token, now, now + LEASE_MS)
+        leased = self._store.together(lambda tx: tx.lease(due, token, now, now + LEASE_MS))
         for job in leased:
             future = self._pool.submit(self._step, job, token)
             future.add_done_callback(lambda _: self._bell.ring())
-            self._busy.add(future)
+            self._busy[future] = job.attempt_id is None
         return len(leased)
 
     def settle(self) -> None:

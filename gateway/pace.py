@@ -15,7 +15,8 @@ MOST_MS = 30_000
 TOLD, UNTOLD = 0.5, 0.15
 # How many of such attempts have ended when one is looked at first.
 USUAL = 0.65
-LOOKS_A_SECOND = 100
+# Planned, so that each of 5,000 attempts is looked at within 53 s. What is late may be made up for at 100 a second.
+LOOKS_A_SECOND = 95
 _REMEMBERED = 20
 
 

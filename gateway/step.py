@@ -68,6 +68,9 @@ MAX_WAIT_MS = 10_000
 MAX_BACKOFF_MS = 60_000
 EVENTS_PURPOSE = "events"
 
+# Made once: to make one takes longer than to use it.
+_DELIVERY = DeliverySchema()
+
 # What ends a step without being a mistake of ours.
 NO_BUGS = (StaleLease, OperationalError, PoolTimeout)
 # Ends of an attempt after which the next provider in the chain is asked.
@@ -138,11 +141,13 @@ class Step:
             sent_at=now,
             deadline=self._job.queue_deadline + self._job.timeout_s * 1000 + jobs.MARGIN_MS,
         )
-        with self._store.transaction() as tx:
-            job = tx.leased_job(self._job.id, self._token)
-            tx.add_attempt(attempt)
-            tx.save_job(replace(job, attempt_id=attempt.id), lease_token=self._token)
+        self._store.together(partial(self._add, attempt))
         self._submit(attempt)
+
+    def _add(self, attempt: Attempt, tx: Transaction) -> None:
+        job = tx.leased_job(self._job.id, self._token)
+        tx.add_attempt(attempt)
+        tx.save_job(replace(job, attempt_id=attempt.id), lease_token=self._token)
 
     def _send_again(self, attempt: Attempt) -> None:
         now = self._clock.now_ms()
@@ -411,7 +416,8 @@ class Step:
         """
         stats = remote.result["stats"] if remote and remote.result else None
         price = self._parts.ends.price(attempt, stats) if next_in_ms is None else None  # else it does not end
-        with self._store.transaction() as tx:
+
+        def write(tx: Transaction) -> tuple[Job, Attempt, Job, Attempt]:
             job = tx.leased_job(self._job.id, self._token)
             fresh = tx.attempt(attempt.id)
             assert fresh is not None
@@ -425,6 +431,9 @@ class Step:
             self._release(tx, after, next_at)
             if wake or (changed.ended and fresh.state is not State.INTENT):
                 tx.wake_oldest_waiting(self._clock.now_ms())
+            return job, fresh, after, changed
+
+        job, fresh, after, changed = self._store.together(write)
         if changed.ended and not fresh.ended:
             self._parts.ends.of_attempt(job, after, changed, remote.took_ms if remote else None)
             self._parts.bell.ring()
@@ -465,7 +474,7 @@ class Step:
             request_id=self._job.request_id,
             events=events,
         )
-        return {"operation": self._job.operation, **self._job.params, "delivery": DeliverySchema().dump(delivery)}
+        return {"operation": self._job.operation, **self._job.params, "delivery": _DELIVERY.dump(delivery)}
 
 
 def _still_there(job: Job, attempt: Attempt, remote: Remote, now: int) -> jobs.Pair:

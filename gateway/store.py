@@ -10,11 +10,10 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import Column, Table
@@ -30,7 +29,7 @@ CONNECT_S = 5
 STATEMENT_S = 15
 # How long a writer of SQLite waits for those of this process, and then for those of others.
 BUSY_S = 10
-CACHE_KB = 256
+CACHE_KB = 64
 # How long a process that was frozen in a transaction keeps its locks, and a server that fell silent is waited for.
 IDLE_S = 30
 DAY_MS = 86_400_000
@@ -183,6 +182,11 @@ def _save(table: Table) -> sa.Update:
     return table.update().where(table.c.id == _ITS_ID).values(changed)
 
 
+def _due(table: Table) -> sa.ColumnElement[bool]:
+    free = sa.or_(table.c.lease_expires_at.is_(None), table.c.lease_expires_at <= _NOW)
+    return sa.and_(table.c.next_at <= _NOW, free)
+
+
 def _usage_of_a_key() -> sa.Select[Any]:
     """One row: unfinished jobs, and day, cost and attempts of the newest row of `spending`."""
     unfinished = sa.select(sa.func.count()).where(jobs.c.key_id == _ITS_ID, _UNFINISHED).scalar_subquery()
@@ -193,8 +197,11 @@ def _usage_of_a_key() -> sa.Select[Any]:
     return sa.select(*columns).select_from(always.outerjoin(newest, sa.true()))
 
 
-# What every request and every step needs, made once: to build a statement takes longer than to run it.
+# What every request, round and step needs, made once: to build a statement takes longer than to run it.
 _ITS_ID: sa.BindParameter[str] = sa.bindparam("its_id")
+_IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
+_NOW: sa.BindParameter[int] = sa.bindparam("now", type_=sa.BigInteger)
+_MOST: sa.BindParameter[int] = sa.bindparam("most", type_=sa.Integer)
 _TOKEN: sa.BindParameter[str] = sa.bindparam("token")
 _HASH: sa.BindParameter[str] = sa.bindparam("hash")
 _JOB = sa.select(jobs).where(jobs.c.id == _ITS_ID)
@@ -207,6 +214,30 @@ _SPENT = sa.select(spending.c.cost_nano).where(spending.c.key_id == _ITS_ID, spe
 _USAGE = _usage_of_a_key()
 _SAVE_JOB, _SAVE_ATTEMPT = _save(jobs), _save(attempts)
 _SAVE_LEASED_JOB = _SAVE_JOB.where(jobs.c.lease_token == _TOKEN)
+# By an index in both cases, so that a backlog is not read whole for the few that are asked for.
+_DUE_IDS = sa.select(jobs.c.id).where(_due(jobs)).order_by(jobs.c.next_at, jobs.c.id).limit(_MOST)
+_DUE_UNTRIED, _DUE_TRIED = _DUE_IDS.where(_UNTRIED), _DUE_IDS.where(jobs.c.attempt_id.is_not(None))
+_NEXT_DUE_AT = sa.select(sa.func.min(jobs.c.next_at))
+_DUE_WEBHOOKS = (
+    sa.select(webhooks.c.job_id, webhooks.c.host)
+    .where(_due(webhooks), webhooks.c.host.not_in(sa.bindparam("not_hosts", expanding=True)))
+    .order_by(webhooks.c.next_at)
+    .limit(_MOST)
+)
+_STILL_DUE = sa.select(jobs).where(jobs.c.id.in_(_IDS), _due(jobs)).with_for_update(skip_locked=True)
+_LEASE = (
+    jobs.update()
+    .where(jobs.c.id.in_(_IDS))
+    .values(lease_token=_TOKEN, lease_expires_at=sa.bindparam("until"), next_at=sa.bindparam("until"))
+)
+_WAITING_IDLE = sa.and_(jobs.c.status == Status.QUEUED, _WAITING, jobs.c.next_at > _NOW, jobs.c.lease_token.is_(None))
+# Whoever wakes holds a job of his own: two that wait for each other's would wait for ever.
+_OLDEST_WAITING = sa.select(jobs.c.id).where(_WAITING_IDLE).order_by(jobs.c.id).limit(1)
+_WAKE = (
+    jobs.update()
+    .where(jobs.c.id == _OLDEST_WAITING.with_for_update(skip_locked=True).scalar_subquery())
+    .values(next_at=_NOW)
+)
 
 
 class StaleLease(Exception):
@@ -324,7 +355,22 @@ def _file(path: str) -> tuple[int, int] | None:
 
 # Asked in the transaction that inserts these jobs: which of them must not be made, by their ids, and why.
 Refuse = Callable[["Transaction", Sequence[Job]], Mapping[str, Exception]]
-_Arrival = tuple[Job, Refuse | None, Future[None]]
+T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class _Work:
+    """Waits to be written together with others: `do` is given the items of all that want the same done.
+
+    `woken`: it has been done, or else its thread is the next that writes.
+    """
+
+    do: Callable[[Transaction, list[Any]], Sequence[Any]]
+    item: Any
+    writes: bool = False
+    woken: threading.Event = field(default_factory=threading.Event)
+    answer: Any = None
+    error: BaseException | None = None
 
 
 class Store:
@@ -334,7 +380,9 @@ class Store:
         self._engine = engine
         self._writing = engine.execution_options(immediate=True)
         self._write_lock = threading.Lock() if engine.dialect.name == "sqlite" else None
-        self._arrived: deque[_Arrival] = deque()
+        # Those that wait to be written together, and whether one of them is about to do it.
+        self._arrived: deque[_Work] = deque()
+        self._led, self._line = False, threading.Lock()
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
@@ -355,51 +403,80 @@ class Store:
         finally:
             self._write_lock.release()
 
-    def add_job(self, job: Job, refuse: Refuse | None = None) -> None:
-        """Insert the job and commit. Those that come while somebody writes share one commit, which all wait for.
+    def together(self, work: Callable[[Transaction], T]) -> T:
+        """What `work` answers inside a transaction, once that is committed. Those that come while somebody writes share
+        one commit.
 
-        Raises what `refuse` has against it.
+        When one of them raises all are undone and each is done again alone: `work` only reads and writes there.
         """
-        mine = job, refuse, Future[None]()
-        self._arrived.append(mine)
+        answer: T = self._share(_each, work)
+        return answer
+
+    def add_job(self, job: Job, refuse: Refuse | None = None) -> None:
+        """Insert the job and commit, together with others. Raises what `refuse` has against it."""
+        refused: Exception | None = self._share(_insert_jobs, (job, refuse))
+        if refused is not None:
+            raise refused
+
+    def _share(self, do: Callable[[Transaction, list[Any]], Sequence[Any]], item: Any) -> Any:
+        mine = _Work(do, item)
+        if self._write_lock is None:
+            self._carry_out([mine])  # PostgreSQL takes many writers at once
+        else:
+            with self._line:
+                self._arrived.append(mine)
+                mine.writes, self._led = not self._led, True
+            if not mine.writes:
+                mine.woken.wait()
+            if mine.writes:
+                self._write_arrived()
+        if mine.error is not None:
+            raise mine.error
+        return mine.answer
+
+    def _write_arrived(self) -> None:
+        """All in one; then whoever came first meanwhile does the same. Who was done waits for no lock any more."""
+        batch: list[_Work] = []
         try:
             with self._turn():
-                batch = []
-                while self._arrived:
-                    batch.append(self._arrived.popleft())
-                self._add_jobs(batch)
-        except sa.exc.TimeoutError:
+                batch = self._take_arrived()
+                self._carry_out(batch)
+        except BaseException as error:
             # nobody may write a job whose client has been told that it was not taken
-            with suppress(ValueError):
-                self._arrived.remove(mine)
-                raise
-        mine[2].result()
+            batch = batch or self._take_arrived()
+            for work in batch:
+                work.error = error
+        finally:
+            with self._line:
+                heir = self._arrived[0] if self._arrived else None
+                self._led = heir is not None
+            for work in batch:
+                work.woken.set()
+            if heir is not None:
+                heir.writes = True
+                heir.woken.set()
 
-    def _add_jobs(self, batch: list[_Arrival]) -> None:
-        if not batch:
-            return
-        refused: dict[str, Exception] = {}
+    def _take_arrived(self) -> list[_Work]:
+        with self._line:
+            batch = list(self._arrived)
+            self._arrived.clear()
+            return batch
+
+    def _carry_out(self, batch: list[_Work]) -> None:
         try:
             with self._writing.begin() as connection:
-                for refuse in dict.fromkeys(refuse for _, refuse, _ in batch if refuse):
-                    theirs = [job for job, asked, _ in batch if asked == refuse]
-                    refused |= refuse(Transaction(connection), theirs)
-                rows = [dict(vars(job)) for job, _, _ in batch if job.id not in refused]
-                if rows:
-                    connection.execute(jobs.insert(), rows)
+                for do in dict.fromkeys(work.do for work in batch):
+                    alike = [work for work in batch if work.do is do]
+                    answers = do(Transaction(connection), [work.item for work in alike])
+                    for work, answer in zip(alike, answers, strict=True):
+                        work.answer = answer
         except Exception as error:
             if len(batch) > 1 and not isinstance(error, _OUT_OF_ORDER):
                 for one in batch:  # whichever it was, the others are not to blame
-                    self._add_jobs([one])
+                    self._carry_out([one])
                 return
-            for _, _, added in batch:
-                added.set_exception(error)
-        else:
-            for job, _, added in batch:
-                if reason := refused.get(job.id):
-                    added.set_exception(reason)
-                else:
-                    added.set_result(None)
+            for work in batch:
+                work.error = error
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -467,15 +544,16 @@ class Store:
         with self._engine.connect() as connection:
             return [_to_job(row) for row in connection.execute(query).mappings()]
 
-    def due(self, now: int, limit: int) -> list[str]:
-        """Ids of jobs that somebody should look at: those that nobody has tried yet first, then the most overdue."""
-        # By the index in both cases, so that a backlog is not read whole for the few that are asked for.
-        query = sa.select(jobs.c.id).where(_due(jobs, now)).order_by(jobs.c.next_at, jobs.c.id)
+    def due(self, now: int, limit: int, untried: int | None = None) -> list[str]:
+        """Ids of jobs that somebody should look at: those that nobody has tried yet first, then the most overdue.
+
+        `untried`: at most so many of the first kind.
+        """
+        most = limit if untried is None else min(limit, untried)
         with self._engine.connect() as connection:
-            found = list(connection.scalars(query.where(jobs.c.attempt_id.is_(None)).limit(limit)))
+            found = list(connection.scalars(_DUE_UNTRIED, {"now": now, "most": most}))
             if len(found) < limit:
-                tried = query.where(jobs.c.attempt_id.is_not(None)).limit(limit - len(found))
-                found += connection.scalars(tried)
+                found += connection.scalars(_DUE_TRIED, {"now": now, "most": limit - len(found)})
             return found
 
     def unfinished(self, now: int, margin_ms: int) -> Unfinished:
@@ -493,7 +571,7 @@ class Store:
     def next_due_at(self) -> int | None:
         """When the next job needs a look."""
         with self._engine.connect() as connection:
-            next_at: int | None = connection.scalar(sa.select(sa.func.min(jobs.c.next_at)))
+            next_at: int | None = connection.scalar(_NEXT_DUE_AT)
             return next_at
 
     def webhooks(self, job_ids: Collection[str]) -> dict[str, Webhook]:
@@ -504,10 +582,9 @@ class Store:
 
     def due_webhooks(self, now: int, limit: int, not_hosts: Collection[str]) -> list[tuple[str, str]]:
         """(job id, host) of webhooks that should be sent, those that wait longest first, none to `not_hosts`."""
-        query = sa.select(webhooks.c.job_id, webhooks.c.host).where(_due(webhooks, now))
-        query = query.where(webhooks.c.host.not_in(not_hosts)).order_by(webhooks.c.next_at).limit(limit)
+        asked = {"now": now, "most": limit, "not_hosts": list(not_hosts)}
         with self._engine.connect() as connection:
-            return [(row[0], row[1]) for row in connection.execute(query)]
+            return [(row[0], row[1]) for row in connection.execute(_DUE_WEBHOOKS, asked)]
 
     def unsent_webhooks(self) -> tuple[int, int | None]:
         """How many are still to be sent, and when the oldest of their jobs ended."""
@@ -610,13 +687,11 @@ class Transaction:
     def lease(self, job_ids: list[str], token: str, now: int, until: int) -> list[Job]:
         """Lease those of `job_ids` that are still due, in their order. What another dispatcher took in between, or
         somebody is writing at this moment, is left out."""
-        still_due = (
-            sa.select(jobs.c.id).where(jobs.c.id.in_(job_ids), _due(jobs, now)).with_for_update(skip_locked=True)
-        )
-        mine = set(self.connection.scalars(still_due))
-        taken = {"lease_token": token, "lease_expires_at": until, "next_at": until}
-        self.connection.execute(jobs.update().where(jobs.c.id.in_(mine)).values(taken))
-        return [self.leased_job(job_id, token) for job_id in job_ids if job_id in mine]
+        rows = self.connection.execute(_STILL_DUE, {"ids": job_ids, "now": now}).mappings()
+        mine = {row["id"]: _to_job(row) for row in rows}
+        self.connection.execute(_LEASE, {"ids": list(mine), "token": token, "until": until})
+        taken: dict[str, Any] = {"lease_token": token, "lease_expires_at": until, "next_at": until}
+        return [replace(mine[job_id], **taken) for job_id in job_ids if job_id in mine]
 
     def webhook(self, job_id: str) -> Webhook | None:
         query = sa.select(webhooks).where(webhooks.c.job_id == job_id).with_for_update()
@@ -626,9 +701,9 @@ class Transaction:
     def lease_webhooks(self, job_ids: list[str], token: str, now: int, until: int) -> list[Webhook]:
         """Lease those that are still due. What another dispatcher takes at this moment is left out, not waited for:
         two that take the same ones in different order would wait for ever."""
-        still_due = sa.and_(webhooks.c.job_id.in_(job_ids), _due(webhooks, now))
+        still_due = sa.and_(webhooks.c.job_id.in_(job_ids), _due(webhooks))
         query = sa.select(webhooks).where(still_due).with_for_update(skip_locked=True)
-        mine = [_to_webhook(row) for row in self.connection.execute(query).mappings()]
+        mine = [_to_webhook(row) for row in self.connection.execute(query, {"now": now}).mappings()]
         taken: dict[str, Any] = {"lease_token": token, "lease_expires_at": until, "next_at": until}
         chosen = webhooks.c.job_id.in_([webhook.job_id for webhook in mine])
         self.connection.execute(webhooks.update().where(chosen).values(taken))
@@ -649,12 +724,7 @@ class Transaction:
 
     def wake_oldest_waiting(self, now: int) -> None:
         """A worker has become free: the job that has waited longest need not sit out its pause."""
-        waiting = sa.and_(jobs.c.status == Status.QUEUED, _WAITING, jobs.c.next_at > now)
-        idle = sa.and_(waiting, jobs.c.lease_token.is_(None))
-        oldest = sa.select(jobs.c.id).where(idle).order_by(jobs.c.id).limit(1)
-        # Whoever calls this holds a job of his own: two that wait for each other's would wait for ever.
-        free = oldest.with_for_update(skip_locked=True).scalar_subquery()
-        self.connection.execute(jobs.update().where(jobs.c.id == free).values(next_at=now))
+        self.connection.execute(_WAKE, {"now": now})
 
     def claim_idempotency_key(
         self, key_id: str, idempotency_key: str, fingerprint: str, job_id: str, *, now: int, after: int
@@ -719,9 +789,19 @@ class Transaction:
         return self.connection.execute(query.execution_options(preserve_rowcount=True)).rowcount == 1
 
 
-def _due(table: Table, now: int) -> sa.ColumnElement[bool]:
-    free = sa.or_(table.c.lease_expires_at.is_(None), table.c.lease_expires_at <= now)
-    return sa.and_(table.c.next_at <= now, free)
+def _each(tx: Transaction, works: list[Callable[[Transaction], Any]]) -> list[Any]:
+    return [work(tx) for work in works]
+
+
+def _insert_jobs(tx: Transaction, made: list[tuple[Job, Refuse | None]]) -> list[Exception | None]:
+    """Insert the jobs that nobody refuses; for each of all what it was refused for."""
+    refused: dict[str, Exception] = {}
+    for refuse in dict.fromkeys(refuse for _, refuse in made if refuse):
+        refused |= refuse(tx, [job for job, asked in made if asked == refuse])
+    rows = [dict(vars(job)) for job, _ in made if job.id not in refused]
+    if rows:
+        tx.connection.execute(jobs.insert(), rows)
+    return [refused.get(job.id) for job, _ in made]
 
 
 def _changeable(record: Job | Attempt) -> dict[str, Any]:

@@ -10,6 +10,7 @@ whose connection breaks goes on, once, where the server proves that the file is 
 
 from __future__ import annotations
 
+import heapq
 import ipaddress
 import re
 import socket
@@ -17,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 from urllib.parse import urljoin, urlsplit
 
@@ -364,17 +365,61 @@ def _whole_size(rest: requests.Response, etag: str, begin: int, total: int | Non
     return size if int(first) == begin and sizes == {size} else None
 
 
+class _Watch:
+    """Calls what is overdue, all on one thread: one for every call would cost more than the call."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._calls: list[_Call] = []  # a heap; those that are off go when they are the first
+        self._thread: threading.Thread | None = None
+
+    def add(self, call: _Call) -> None:
+        with self._changed:
+            heapq.heappush(self._calls, call)
+            if self._thread is None or not self._thread.is_alive():  # as after a fork
+                self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+                self._thread.start()
+            elif self._calls[0] is call:
+                self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            _quietly(self._next())
+
+    def _next(self) -> Callable[[], object]:
+        """The next action that is overdue, waited for."""
+        with self._changed:
+            while True:
+                while self._calls and self._calls[0].action is None:
+                    heapq.heappop(self._calls)
+                left = self._calls[0].at - time.monotonic() if self._calls else None
+                if left is None or left > 0:
+                    self._changed.wait(None if left is None else min(left, threading.TIMEOUT_MAX))
+                elif action := heapq.heappop(self._calls).action:
+                    return action
+
+
+@dataclass(order=True)
+class _Call:
+    at: float
+    action: Callable[[], object] | None = field(compare=False)
+
+
+_watch = _Watch()
+
+
 @contextmanager
 def _after(seconds: float | None, action: Callable[[], object]) -> Iterator[None]:
     """Calls `action`, which shuts a connection, when what is inside lasts longer than `seconds`."""
-
-    timer = threading.Timer(threading.TIMEOUT_MAX if seconds is None else max(0.0, seconds), _quietly, (action,))
-    timer.daemon = True
-    timer.start()
+    if seconds is None:
+        yield
+        return
+    call = _Call(time.monotonic() + seconds, action)
+    _watch.add(call)
     try:
         yield
     finally:
-        timer.cancel()
+        call.action = None
 
 
 def _quietly(shut: Callable[[], object]) -> None:

@@ -53,11 +53,11 @@ def fly(folder: Path, sizes: Sizes, *, events: bool) -> Seen:
         _wait(lambda: runpod.queue.counts()["inQueue"] >= sizes.in_flight, SUBMITTED_S, "jobs were not submitted")
         submitted_s = time.monotonic() - began
         workers = _Workers(runpod.queue, folder)
-        polls = [runpod.calls["status"]]
+        polls = [(time.monotonic(), runpod.calls["status"])]
 
         def second() -> None:
             time.sleep(1)
-            polls.append(runpod.calls["status"])
+            polls.append((time.monotonic(), runpod.calls["status"]))
 
         ends_at = time.monotonic() + sizes.ending_s
         while time.monotonic() < ends_at:
@@ -69,9 +69,9 @@ def fly(folder: Path, sizes: Sizes, *, events: bool) -> Seen:
             if time.monotonic() > ends_at:
                 raise RuntimeError(f"{len(ended_at.keys() - finished_at.keys())} ends were not seen")
             second()
-    busiest = max(late - early for early, late in zip(polls, polls[WINDOW_S:] or polls[-1:], strict=False))
+    windows = zip(polls, polls[WINDOW_S:] or polls[-1:], strict=False)
     seen = Seen(
-        busiest / min(WINDOW_S, len(polls) - 1),
+        max((after - before) / (end - begin) for (begin, before), (end, after) in windows),
         [(finished_at[job_id] - at_ms) / 1000 for job_id, at_ms in ended_at.items()],
     )
     print(

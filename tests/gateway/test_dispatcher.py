@@ -16,7 +16,7 @@ from gateway import dispatcher as loop_module
 from gateway import pace
 from gateway import step as module
 from gateway.costs import Price
-from gateway.dispatcher import CHORE_MS, LEASE_MS, POOL, TICK_MS
+from gateway.dispatcher import CHORE_MS, LEASE_MS, POOL, POOL_UNTRIED, TICK_MS
 from gateway.jobs import MARGIN_MS, Attempt, Job, State, Status
 from gateway.pace import TOLD_FIRST_MS
 from gateway.providers.base import (
@@ -761,20 +761,44 @@ def test_providers_are_called_side_by_side_but_never_too_many_at_once(
     all_in = threading.Barrier(POOL + 1)
     go_on = threading.Event()
 
-    def slow(attempt: Attempt) -> Accepted:
+    def slow(attempt: Attempt) -> Remote:
         all_in.wait(10)
         go_on.wait(10)
-        return Accepted("r")
+        return Remote(Phase.RUNNING)
 
     for _ in range(POOL + 5):
-        job_factory()
-    provider.script("submit", *[slow] * POOL)
+        job_factory(attempt=State.SUBMITTED)
+    provider.script("poll", *[slow] * POOL)
     assert services.dispatcher.tick() == POOL
     all_in.wait(10)
     assert services.dispatcher.tick() == 0
     go_on.set()
     services.dispatcher.settle()
     assert turn(services) == 5
+
+
+def test_however_many_jobs_come_others_are_still_looked_at(
+    services: Services, provider: FakeProvider, job_factory: JobFactory
+) -> None:
+    go_on = threading.Event()
+
+    def slow(attempt: Attempt) -> Accepted:
+        go_on.wait(10)
+        return Accepted("r")
+
+    provider.script("submit", *[slow] * POOL_UNTRIED)
+    for _ in range(POOL + 5):
+        job_factory()
+    assert services.dispatcher.tick() == POOL_UNTRIED
+    followed = job_factory(attempt=State.SUBMITTED)
+    assert services.dispatcher.tick() == 1
+    eventually(
+        lambda: (job_of(services, followed).next_at or 0) > START_MS and not job_of(services, followed).lease_token
+    )
+    assert services.dispatcher.tick() == 0
+    go_on.set()
+    services.dispatcher.settle()
+    assert turn(services) == POOL + 5 - POOL_UNTRIED
 
 
 # What breaks

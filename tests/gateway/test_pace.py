@@ -57,12 +57,12 @@ def test_where_the_end_is_told_looks_are_only_a_safety_net() -> None:
     assert pause(pace, 600_000, told=True) == MOST_MS
 
 
-def test_five_thousand_attempts_are_looked_at_a_hundred_times_a_second_and_within_a_minute_each() -> None:
+def test_five_thousand_attempts_are_looked_at_less_than_a_hundred_times_a_second_and_within_a_minute_each() -> None:
     pace = Pace()
     looks: Counter[int] = Counter()
     for _ in range(5_000):
         looks[(START_MS + pause(pace, 0, told=True)) // 1000] += 1
-    assert max(looks.values()) == LOOKS_A_SECOND
+    assert max(looks.values()) == LOOKS_A_SECOND < 100
     assert max(looks) - START_MS // 1000 < 60
 
 
