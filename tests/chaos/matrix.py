@@ -30,8 +30,9 @@ FAULTS: tuple[Fault, ...] = (
 )
 FAULTY = 0.3
 CLEAN_RUNS = 4
-# A run spends most of its time waiting for a lease, a silence or a pause to be over.
-LANES = 6 * (os.cpu_count() or 1)
+# A run waits most of its time for a lease, a silence or a pause to be over; with more lanes than this the processors are
+# busy with looking whether it is.
+LANES = 4 * (os.cpu_count() or 1)
 
 
 class Matrix:
