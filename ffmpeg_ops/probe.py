@@ -222,7 +222,8 @@ def _asset(path: Path, name: str, wanted: str, work: Work) -> MediaInfo:
         raise AssetTooLarge(f"{name}: {error.message}") from error
     except AssetInvalid as error:
         found = sniff(path)
-        wrong = " that is damaged or cut off" if found in _MAY_BE_ANY_MEDIA else f", not {wanted}"
+        is_wanted = found in _MAY_BE_ANY_MEDIA or (found.endswith(" audio") and wanted == "an audio file")
+        wrong = " that is damaged or cut off" if is_wanted else f", not {wanted}"
         raise AssetInvalid(f"{name}: the file is {found}{wrong}.", detail=error.detail) from error
 
 

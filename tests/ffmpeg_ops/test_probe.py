@@ -106,6 +106,21 @@ def test_media_without_its_end_is_not_called_something_else(
     assert caught.value.message == f"url_video: the file is {name} that is damaged or cut off."
 
 
+@pytest.mark.parametrize(
+    ("head", "name"), [(b"fLaC", "FLAC audio"), (b"RIFF\0\0\0\0WAVE", "WAV audio")], ids=["flac", "wav"]
+)
+def test_sound_that_cannot_be_read_is_called_damaged_and_no_video(
+    head: bytes, name: str, fake: Path, work: Work
+) -> None:
+    fake.write_bytes(head + b"\0" * 40)
+    with pytest.raises(AssetInvalid) as caught:
+        probe.audio_asset(fake, "url_audio", work)
+    assert caught.value.message == f"url_audio: the file is {name} that is damaged or cut off."
+    with pytest.raises(AssetInvalid) as caught:
+        probe.video_asset(fake, "url_video", work)
+    assert caught.value.message == f"url_video: the file is {name}, not a video."
+
+
 @pytest.mark.parametrize("kind", ["html", "playlist", "zeros", "empty"])
 def test_what_is_no_media_is_no_sound_either(kind: str, fake: Path, work: Work) -> None:
     fake.write_bytes(NOT_MEDIA[kind][0])
