@@ -29,7 +29,7 @@ CONNECT_S = 5
 STATEMENT_S = 15
 # How long a writer of SQLite waits for those of this process, and then for those of others.
 BUSY_S = 10
-CACHE_KB = 64
+CACHE_KB = 256
 # How long a process that was frozen in a transaction keeps its locks, and a server that fell silent is waited for.
 IDLE_S = 30
 DAY_MS = 86_400_000
