@@ -307,6 +307,7 @@ def load() -> Settings:
     settings = read(Settings)
     check(settings)
     try:
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         secrets_of(settings)
         settings.files_dir.mkdir(parents=True, exist_ok=True)
         for folder in (settings.data_dir, settings.files_dir):
@@ -381,7 +382,7 @@ def secrets_of(settings: Settings) -> tuple[str, ...]:
     if settings.secret_key:
         return settings.secret_key
     path = settings.data_dir / "secret_key"
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists():
         # Written whole under another name and linked: two processes that start at once agree on one key.
         made = path.with_name(f".secret_key.{secrets.token_hex(8)}")

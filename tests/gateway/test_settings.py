@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway import auth, create_app
-from gateway.settings import Settings, check, secrets_of
+from gateway.settings import Settings, check, load, secrets_of
 from tests.gateway.conftest import PROCESSES
 from wire.settings import SettingsError, read
 
@@ -160,6 +160,12 @@ def test_a_given_secret_key_is_used_and_nothing_is_written(tmp_path: Path) -> No
     settings = Settings(secret_key=("a" * 32, "b" * 32), data_dir=tmp_path)
     assert secrets_of(settings) == ("a" * 32, "b" * 32)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_made_data_folder_is_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROVIDERS", "local")
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "new"))
+    assert stat.S_IMODE(load().data_dir.stat().st_mode) == 0o700
 
 
 def test_a_made_secret_key_is_kept_and_private(tmp_path: Path) -> None:
