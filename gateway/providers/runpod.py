@@ -68,11 +68,10 @@ MOST_TOO_MANY_S = 60.0
 def budgets() -> dict[str, Budget]:
     """The published limits: calls in so many seconds, calls at once.
 
-    `/run` may have 1000 in 10 s and `/status` 2000: we take 100 in each, so that nobody waits long for his turn.
-    `/health` has no limit there and is ours to spare.
+    `/status` may have 2000 in 10 s: we take half, evenly. `/health` has no limit there and is ours to spare.
     """
     return {
-        "run": Budget(100, 1, 200),
+        "run": Budget(1000, 10, 200),
         "status": Budget(100, 1, 400),
         "cancel": Budget(100, 10, 20),
         "health": Budget(20, 10, 2),
