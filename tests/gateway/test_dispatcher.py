@@ -1032,10 +1032,10 @@ def test_the_loop_outlives_a_broken_database_and_a_bug(
     broken = [OperationalError("SELECT", {}, Exception("disk I/O error")) for _ in range(3)]
     due = services.store.due
 
-    def sometimes(now: int, limit: int) -> list[str]:
+    def sometimes(*asked: int) -> list[str]:
         if broken:
             raise broken.pop()
-        return due(now, limit)
+        return due(*asked)
 
     monkeypatch.setattr(services.store, "due", sometimes)
     provider.script("submit", RuntimeError("a bug"))
