@@ -31,8 +31,8 @@ run: setup  ## Start gateway and worker and stay (PORT, WORKER_PORT, DATA_DIR, X
 	@exec $(PY) -m scripts.run
 
 test: setup check  ## Run every check and every test
-	$(PY) -m pytest -n 3 -m "not slow"
-	$(PY) -m pytest -n 2 -m slow --ignore=tests/chaos
+	$(PY) -m pytest -n 4 --dist worksteal -m "not slow"
+	$(PY) -m pytest -n 3 --dist worksteal -m slow --ignore=tests/chaos
 	$(PY) -m pytest -m slow tests/chaos
 
 check: setup  ## Linters, types, import rules

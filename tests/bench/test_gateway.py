@@ -31,6 +31,7 @@ def test_ends_of_jobs_in_flight_are_seen(tmp_path: Path, events: bool) -> None:
     assert all(-0.1 < seconds < 60 for seconds in seen.seconds)
 
 
+@pytest.mark.slow
 def test_the_client_counts_what_was_asked_for_and_complains_of_a_refusal() -> None:
     with answers.bare_route() as port:
         good = request("POST", "/video/img2vid", {}, "{}")

@@ -24,6 +24,7 @@ def run(folder: Path, words: tuple[str, ...], **environ: str) -> subprocess.Comp
     return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [SERVE, KEYS], ids=["serve", "keys"])
 @pytest.mark.parametrize(
     ("environ", "named"),

@@ -627,6 +627,7 @@ def test_behind_tls_strangers_are_refused_unread_and_block_nobody(settings: Sett
         assert b"200" not in plain.recv(1000)
 
 
+@pytest.mark.slow
 def test_no_number_of_strangers_keeps_the_gateway_waiting(settings: Settings, tmp_path: Path) -> None:
     port = free_port()
     given = {"SESSION_TOKEN": TOKEN, "WORKER_API_KEY": KEY, "ALLOWED_IPS": "127.0.0.1", "WORKER_PORT": str(port)}

@@ -283,6 +283,7 @@ def test_a_reader_that_does_not_read_holds_its_share_until_it_goes(
     eventually(lambda: server.call("GET", big_url, headers={"Range": "bytes=0-0"}).status_code == 206)
 
 
+@pytest.mark.slow
 def test_clients_that_stall_are_cut_off(tmp_path: Path, stack: ExitStack) -> None:
     server = stack.enter_context(live(tmp_path / "data", idle_s=1.5))
     url = str(server.call("POST", "/files", data=b"ID3" + os.urandom(BIG - 3)).json()["url"])

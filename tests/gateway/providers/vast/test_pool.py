@@ -168,6 +168,7 @@ def test_an_attempt_in_other_hands_is_not_sent(scene: Scene) -> None:
 # ---- what may go wrong when a machine is rented
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "more", "behind"),
     [
@@ -377,6 +378,7 @@ def test_an_attempt_that_was_bound_before_the_budget_was_spent_is_sent_again(sce
 # ---- what may go wrong with a machine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "more", "within_s"),
     [
@@ -537,6 +539,7 @@ def test_a_machine_where_two_jobs_in_a_row_fail_by_its_fault_goes(
 # ---- the end of a machine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "more"),
     [
