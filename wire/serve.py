@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import socket
 import ssl
 import threading
@@ -100,6 +101,16 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
     def handle_exit(self, sig: int, frame: object) -> None:
         super().handle_exit(sig, frame)
         self.method_queue.defer(self.app.stopping, self.wsgi)  # outside the signal handler, whatever it locks
+
+    def is_parent_alive(self) -> bool:
+        if super().is_parent_alive():
+            return True
+        # Killed: its successor needs the address now, and gunicorn would hold it until the last connection is closed.
+        self.handle_exit(signal.SIGTERM, None)
+        self.set_accept_enabled(False)
+        for listener in self.sockets:
+            listener.close()
+        return False
 
     def init_process(self) -> None:
         self._strangers = ThreadPoolExecutor(STRANGERS, thread_name_prefix="stranger")

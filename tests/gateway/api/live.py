@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -58,10 +59,10 @@ class Live:
         url = path if path.startswith("http") else self.origin + path
         return requests.request(method, url, headers=headers, timeout=30, **kwargs)
 
-    def stop(self) -> subprocess.Popen[bytes]:
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> subprocess.Popen[bytes]:
         """Tell the server to stop, as `docker stop` does; answers its process."""
         assert self._process is not None
-        self._process.terminate()
+        self._process.send_signal(number)
         return self._process
 
     def dial(self) -> socket.socket:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 import struct
 import threading
@@ -323,6 +324,27 @@ def test_a_transfer_without_end_is_cut_off_before_docker_kills(tmp_path: Path, s
         began_at = time.monotonic()
         assert server.stop().wait(10) == 0
         assert time.monotonic() - began_at > STOP_S - 1
+
+
+def test_who_comes_after_a_killed_server_has_its_address_soon(tmp_path: Path, stack: ExitStack) -> None:
+    """The master alone is killed, as by a lack of memory; a transfer keeps the other process busy."""
+    with live(tmp_path / "data") as server:
+        stack.enter_context(
+            server.half_sent(f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: 10000", b"ID3")
+        )
+        server.stop(signal.SIGKILL).wait()
+        eventually(lambda: free(server.port), 3)
+
+
+def free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+            probe.listen()
+        except OSError:
+            return False
+        return True
 
 
 def test_clients_that_go_away_while_downloading_keep_no_thread(server: Live, big_url: str) -> None:
