@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sqlite3
@@ -264,7 +265,9 @@ class _Life:
         """Files and rows that nobody will ask for and no clean-up has removed yet."""
         output = self.data / "files" / self._attempts()[-1].output_key
         known = {output, *output.parents, *(self.data / name for name in _DATA)}
-        found = {str(path.relative_to(self.data)) for path in self.data.rglob("*") if path not in known}
+        # not rglob: what is removed meanwhile is no error
+        below = (Path(folder, name) for folder, *names in os.walk(self.data) for name in itertools.chain(*names))
+        found = {str(path.relative_to(self.data)) for path in below if path not in known}
         rows = {table: self._count(table) for table in ("jobs", "idempotency", "webhooks")}
         return sorted(found) + [f"{count} {table}" for table, count in rows.items() if count != 1]
 
