@@ -27,8 +27,8 @@ from tests.gateway.api.state import files, rows
 from tests.gateway.conftest import CLAIM, JobFactory, Wire
 from wire.errors import CODES
 
-CASES, SEED = int(os.environ.get("FUZZ_CASES", "1000")), int(os.environ.get("FUZZ_SEED", "1"))
-QUICK_CASES = 300
+CASES, SEED = int(os.environ.get("FUZZ_CASES", "200")), int(os.environ.get("FUZZ_SEED", "1"))
+QUICK_CASES = 100
 MOST = 5000
 
 STATS = {"duration_s": 2.0, "size_bytes": len(VIDEO), "encoder": "libx264", "warnings": ["odd"]}
