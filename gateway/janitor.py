@@ -61,6 +61,7 @@ class Janitor:
         parts: tuple[Callable[[], Iterator[None]], ...] = (
             self._jobs,
             self._rentals,
+            self._spending,
             self._idempotency,
             self._files,
             self._tidy,
@@ -93,6 +94,11 @@ class Janitor:
                 instances.forget_avoided(tx, self._clock.now_ms())
             self._removed["rentals"] += removed
             yield
+
+    def _spending(self) -> Iterator[None]:
+        with self._store.transaction() as tx:
+            tx.forget_spending(self._clock.now_ms())
+        yield
 
     def _idempotency(self) -> Iterator[None]:
         until = self._before(self._settings.idempotency_retention_seconds)

@@ -681,6 +681,12 @@ class Transaction:
         added = {name: spending.c[name] + row[name] for name in ("cost_nano", "attempts")}
         self.connection.execute(insert.on_conflict_do_update(index_elements=["key_id", "day"], set_=added))
 
+    def forget_spending(self, now: int) -> None:
+        """Delete the days before today, but each key's newest, which tells what an attempt of its costs."""
+        newer = spending.alias()
+        is_newer = sa.exists().where(newer.c.key_id == spending.c.key_id, newer.c.day > spending.c.day)
+        self.connection.execute(spending.delete().where(spending.c.day < now // DAY_MS, is_newer))
+
     def save_attempt(self, attempt: Attempt) -> None:
         self.connection.execute(_SAVE_ATTEMPT, {**_changeable(attempt), "its_id": attempt.id})
 

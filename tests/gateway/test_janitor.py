@@ -18,7 +18,7 @@ from gateway.janitor import ROUND_MS, Janitor
 from gateway.jobs import Job, State, Status
 from gateway.storage import StorageUnavailable
 from gateway.wiring import Services
-from tests.gateway.conftest import FakeProvider, FixedClock, JobFactory, Wire, new_attempt, new_job
+from tests.gateway.conftest import FakeProvider, FixedClock, JobFactory, Wire, new_attempt, new_job, on_every_database
 
 DAY_MS = 24 * 3600 * 1000
 HOUR_MS = 3600 * 1000
@@ -230,6 +230,19 @@ def test_a_machine_is_forgotten_when_it_is_not_avoided_any_more(services: Servic
     clean(services)
     assert instances.Instances(services.store, "vast").avoided(clock.now_ms()) == {2}
     assert count(services, "avoided_machines") == 1
+
+
+@on_every_database
+def test_of_what_keys_have_spent_today_and_the_newest_day_are_kept(services: Services, clock: FixedClock) -> None:
+    now = clock.now_ms()
+    with services.store.transaction() as tx:
+        for key_id, days in (("key_a", (0, 1, 2, 400)), ("key_b", (1, 2)), ("key_c", (-1, 0, 1))):
+            for day in days:
+                tx.spend(key_id, 1000 + day, now - day * DAY_MS)
+    clean(services)
+    assert count(services, "spending") == 1 + 1 + 2, "a day ahead is one of a clock that was set back"
+    assert [services.store.spent_today(key_id, now) for key_id in ("key_a", "key_b", "key_c")] == [1000, 0, 1000]
+    assert services.store.usage("key_b", now).mean_nano == 1001
 
 
 def test_an_idempotency_key_is_forgotten_after_a_day(services: Services, clock: FixedClock) -> None:
