@@ -18,6 +18,7 @@ import dataclasses
 import shutil
 import tempfile
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +40,7 @@ from tests.emulators.vast.market import market, offer
 __all__ = ["Call", "Config", "Emulator", "Fault", "Instance", "market", "offer"]
 
 TICK_S = 0.02
+SETTLE_S = 1.0
 
 
 class Emulator:
@@ -126,6 +128,10 @@ class Emulator:
             seconds -= step
             self.clock.move(step)
             self._sweep()
+        # what pretended attempts have to do by now, they do in life's time
+        ends_at = time.monotonic() + SETTLE_S
+        while self.at_work() and time.monotonic() < ends_at:
+            time.sleep(0.005)
 
     def _run(self) -> None:
         while not self._closing.wait(TICK_S):
