@@ -10,15 +10,14 @@ whose connection breaks goes on, once, where the server proves that the file is 
 
 from __future__ import annotations
 
-import heapq
 import ipaddress
 import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO
 from urllib.parse import urljoin, urlsplit
 
@@ -30,6 +29,8 @@ from requests_hardened.ip_filter import InvalidIPAddress
 from requests_hardened.ip_filter_adapter import IPFilterAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from wire.watch import after
 
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 20.0
@@ -107,7 +108,7 @@ class _HeadersInTime:
             expired.set()
             socket.socket.shutdown(sock, socket.SHUT_RDWR)  # what SSLSocket has in its place ends the encryption first
 
-        with _after(timeout, cut):
+        with after(timeout, cut):
             try:
                 return super().getresponse()  # type: ignore[misc]
             finally:
@@ -289,13 +290,15 @@ class _Body:
     def __init__(self, into: BinaryIO, max_bytes: int, ends_at: float, check: Callable[[], None]) -> None:
         self.size, self.ends_at = 0, ends_at
         self._into, self._max_bytes, self._check = into, max_bytes, check
+        self._marked = 0  # the size when it was last looked at
         self._late: TooSlow | None = None
 
     def copy(self, response: requests.Response) -> None:
         """Add the body of `response`. Raises `requests.ConnectionError` when the connection breaks."""
         if self.size + (response.raw.length_remaining or 0) > self._max_bytes:
             raise TooLarge
-        with self._watched(response):
+        self._marked = self.size
+        with after(self._window_s(), partial(self._look, response.raw.shutdown)):
             while chunk := self._read(response):
                 self.size += len(chunk)
                 if self.size > self._max_bytes:
@@ -312,28 +315,20 @@ class _Body:
             raise self._late
         return chunk
 
-    @contextmanager
-    def _watched(self, response: requests.Response) -> Iterator[None]:
-        over = threading.Event()
-        threading.Thread(target=self._watch, args=(response.raw.shutdown, over), daemon=True).start()
-        try:
-            yield
-        finally:
-            over.set()
+    def _window_s(self) -> float:
+        return max(0.0, min(self.ends_at - time.monotonic(), PACE_WINDOW_S))
 
-    def _watch(self, shut: Callable[[], object], over: threading.Event) -> None:
+    def _look(self, shut: Callable[[], object]) -> float | None:
         """Shuts the connection when it is too slow. Reads cannot tell: the endless head of a chunk never ends one."""
-        while True:
-            before, left = self.size, self.ends_at - time.monotonic()
-            if over.wait(max(0.0, min(left, PACE_WINDOW_S))):
-                return
-            if left <= PACE_WINDOW_S:
-                self._late = TooSlow()
-            elif self.size - before < LEAST_BYTES_PER_S * PACE_WINDOW_S:
-                self._late = Trickles()
-            if self._late:
-                _quietly(shut)
-                return
+        if time.monotonic() >= self.ends_at:
+            self._late = TooSlow()
+        elif self.size - self._marked < LEAST_BYTES_PER_S * PACE_WINDOW_S:
+            self._late = Trickles()
+        if self._late:
+            shut()
+            return None
+        self._marked = self.size
+        return self._window_s()
 
 
 def _resumed(http: _Session, broken: requests.Response, body: _Body, total: int | None) -> bool:
@@ -363,67 +358,3 @@ def _whole_size(rest: requests.Response, etag: str, begin: int, total: int | Non
     sizes = {size for size in (total, None if whole == "*" else int(whole)) if size is not None}
     size = int(last) + 1
     return size if int(first) == begin and sizes == {size} else None
-
-
-class _Watch:
-    """Calls what is overdue, all on one thread: one for every call would cost more than the call."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._calls: list[_Call] = []  # a heap; those that are off go when they are the first
-        self._thread: threading.Thread | None = None
-
-    def add(self, call: _Call) -> None:
-        with self._changed:
-            heapq.heappush(self._calls, call)
-            if self._thread is None or not self._thread.is_alive():  # as after a fork
-                self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
-                self._thread.start()
-            elif self._calls[0] is call:
-                self._changed.notify()
-
-    def _run(self) -> None:
-        while True:
-            _quietly(self._next())
-
-    def _next(self) -> Callable[[], object]:
-        """The next action that is overdue, waited for."""
-        with self._changed:
-            while True:
-                while self._calls and self._calls[0].action is None:
-                    heapq.heappop(self._calls)
-                left = self._calls[0].at - time.monotonic() if self._calls else None
-                if left is None or left > 0:
-                    self._changed.wait(None if left is None else min(left, threading.TIMEOUT_MAX))
-                elif action := heapq.heappop(self._calls).action:
-                    return action
-
-
-@dataclass(order=True)
-class _Call:
-    at: float
-    action: Callable[[], object] | None = field(compare=False)
-
-
-_watch = _Watch()
-
-
-@contextmanager
-def _after(seconds: float | None, action: Callable[[], object]) -> Iterator[None]:
-    """Calls `action`, which shuts a connection, when what is inside lasts longer than `seconds`."""
-    if seconds is None:
-        yield
-        return
-    call = _Call(time.monotonic() + seconds, action)
-    _watch.add(call)
-    try:
-        yield
-    finally:
-        call.action = None
-
-
-def _quietly(shut: Callable[[], object]) -> None:
-    try:
-        shut()
-    except (OSError, ValueError, RuntimeError):
-        pass  # the connection was closed at the same moment

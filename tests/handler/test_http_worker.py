@@ -599,15 +599,22 @@ def test_bodies_that_strangers_do_not_send_block_nobody(served: Served) -> None:
         assert time.monotonic() - started < STOP_S
 
 
-def test_behind_tls_strangers_are_refused_unread_and_block_nobody(settings: Settings, tmp_path: Path) -> None:
+@contextmanager
+def _rented(settings: Settings, folder: Path) -> Iterator[tuple[int, WorkerClient]]:
+    """A worker behind TLS that lets in 127.0.0.1 alone: its port, and its gateway's client."""
     port = free_port()
     given = {"SESSION_TOKEN": TOKEN, "WORKER_API_KEY": KEY, "ALLOWED_IPS": "127.0.0.1", "WORKER_PORT": str(port)}
     command = [sys.executable, "-m", "handler.http_worker"]
     env = _environment(settings, **given, WORKER_TLS="true")
     client = WorkerClient(f"https://127.0.0.1:{port}", TOKEN, KEY, tls=True)
-    with subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.DEVNULL) as process, ExitStack() as stack:
+    with subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.DEVNULL) as process, ExitStack() as stack:
         stack.callback(process.terminate)
         eventually(lambda: _reached(client), 20)
+        yield port, client
+
+
+def test_behind_tls_strangers_are_refused_unread_and_block_nobody(settings: Settings, tmp_path: Path) -> None:
+    with _rented(settings, tmp_path) as (port, client), ExitStack() as stack:
         for _ in range(http_worker.EXPOSED_THREADS // 2):
             stalled = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
             stalled.sendall(b"\x16")
@@ -629,14 +636,7 @@ def test_behind_tls_strangers_are_refused_unread_and_block_nobody(settings: Sett
 
 @pytest.mark.slow
 def test_no_number_of_strangers_keeps_the_gateway_waiting(settings: Settings, tmp_path: Path) -> None:
-    port = free_port()
-    given = {"SESSION_TOKEN": TOKEN, "WORKER_API_KEY": KEY, "ALLOWED_IPS": "127.0.0.1", "WORKER_PORT": str(port)}
-    command = [sys.executable, "-m", "handler.http_worker"]
-    env = _environment(settings, **given, WORKER_TLS="true")
-    client = WorkerClient(f"https://127.0.0.1:{port}", TOKEN, KEY, tls=True)
-    with subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.DEVNULL) as process, ExitStack() as stack:
-        stack.callback(process.terminate)
-        eventually(lambda: _reached(client), 20)
+    with _rented(settings, tmp_path) as (port, client), ExitStack() as stack:
 
         def stranger() -> socket.socket:
             connection = socket.create_connection(("127.0.0.1", port), timeout=5, source_address=("127.0.0.2", 0))

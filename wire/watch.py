@@ -1,0 +1,81 @@
+"""Calls what is overdue, all on one thread: a thread for every call to somebody else would cost more than the call."""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+# Answers in how many seconds it wants to be called again; None for never.
+Action = Callable[[], float | None]
+
+
+@dataclass(order=True)
+class _Call:
+    at: float
+    action: Action | None = field(compare=False)
+
+
+class _Watch:
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._calls: list[_Call] = []  # a heap; those that are off go when they are the first
+        self._thread: threading.Thread | None = None
+
+    def add(self, call: _Call) -> None:
+        with self._changed:
+            heapq.heappush(self._calls, call)
+            if self._thread is None or not self._thread.is_alive():  # as after a fork
+                self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+                self._thread.start()
+            elif self._calls[0] is call:
+                self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            call, action = self._next()
+            again_s = _quietly(action)
+            if again_s is not None:
+                call.at = time.monotonic() + again_s
+                self.add(call)
+
+    def _next(self) -> tuple[_Call, Action]:
+        """The next that is overdue, waited for."""
+        with self._changed:
+            while True:
+                while self._calls and self._calls[0].action is None:
+                    heapq.heappop(self._calls)
+                left = self._calls[0].at - time.monotonic() if self._calls else None
+                if left is None or left > 0:
+                    self._changed.wait(None if left is None else min(left, threading.TIMEOUT_MAX))
+                    continue
+                call = heapq.heappop(self._calls)
+                if call.action is not None:
+                    return call, call.action
+
+
+_watch = _Watch()
+
+
+@contextmanager
+def after(seconds: float | None, action: Action) -> Iterator[None]:
+    """Calls `action`, which shuts a connection, when what is inside lasts longer than `seconds`."""
+    if seconds is None:
+        yield
+        return
+    call = _Call(time.monotonic() + seconds, action)
+    _watch.add(call)
+    try:
+        yield
+    finally:
+        call.action = None
+
+
+def _quietly(action: Action) -> float | None:
+    try:
+        return action()
+    except (OSError, ValueError, RuntimeError):
+        return None  # the connection was closed at the same moment
