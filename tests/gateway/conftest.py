@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
+import sqlite3
 import threading
-from collections import deque
+import traceback
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy.pool import Pool
 
 from gateway import create_app, ids
 from gateway.costs import Price
@@ -199,6 +203,43 @@ def migrated_postgres(postgres: Postgres, tmp_path_factory: pytest.TempPathFacto
 
 # Marks tests that must pass on every database; others run on SQLite alone.
 on_every_database = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+
+
+class Holders:
+    """Which threads have how many of a pool's connections; `greedy` are those that had one when they took another."""
+
+    def __init__(self) -> None:
+        self._holds: Counter[tuple[int, int]] = Counter()
+        self._lock = threading.Lock()
+        self.greedy: list[str] = []
+
+    def takes(self, connection: Any, record: Any, _: Any) -> None:
+        holder = record.info["holder"] = threading.get_ident(), id(record._ConnectionRecord__pool)
+        with self._lock:
+            self._holds[holder] += 1
+            if self._holds[holder] > 1 and isinstance(connection, sqlite3.Connection):
+                self.greedy.append("".join(traceback.format_stack()))
+
+    def gives(self, _: Any, record: Any) -> None:
+        with self._lock:
+            self._holds[record.info["holder"]] -= 1
+
+
+@pytest.fixture(scope="session")
+def holders() -> Iterator[Holders]:
+    holders = Holders()
+    sa.event.listen(Pool, "checkout", holders.takes)
+    sa.event.listen(Pool, "checkin", holders.gives)
+    yield holders
+    sa.event.remove(Pool, "checkout", holders.takes)
+    sa.event.remove(Pool, "checkin", holders.gives)
+
+
+@pytest.fixture(autouse=True)
+def no_thread_takes_two_connections(holders: Holders) -> Iterator[None]:
+    """Threads that each have one of SQLite's few and wait for another would wait for each other."""
+    yield
+    assert holders.greedy == []
 
 
 @pytest.fixture
