@@ -18,7 +18,7 @@ from wire.clock import SystemClock
 KEY = "uploads/key_01JABCDEFGHJKMNPQRSTVWXYZ0/01JABCDEFGHJKMNPQRSTVWXYZ0"
 SEED = 5
 # All of them: `python -m bench chaos`.
-PAIRS = 120
+PAIRS = 200
 # Steps that only a slow run comes to, such as a further look at RunPod, are not met again for certain.
 REACHED = 0.85
 
