@@ -316,7 +316,7 @@ def make_engine(
             "keepalives_interval": 5,
         }
         return sa.create_engine(url, **pool, pool_pre_ping=True, connect_args=limits)
-    pool["pool_size"] = min(pool_size, MOST_CONNECTIONS)
+    pool |= {"pool_size": min(pool_size, MOST_CONNECTIONS), "pool_timeout": BUSY_S}
     engine = sa.create_engine(url, **pool, connect_args={"timeout": BUSY_S, "cached_statements": STATEMENTS})
     path = Path(engine.url.database or "")
 

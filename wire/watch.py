@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import heapq
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+import structlog
+
+log = structlog.get_logger(__name__)
 
 # Answers in how many seconds it wants to be called again; None for never.
 Action = Callable[[], float | None]
@@ -28,7 +33,7 @@ class _Watch:
     def add(self, call: _Call) -> None:
         with self._changed:
             heapq.heappush(self._calls, call)
-            if self._thread is None or not self._thread.is_alive():  # as after a fork
+            if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
                 self._thread.start()
             elif self._calls[0] is call:
@@ -58,11 +63,16 @@ class _Watch:
 
 
 _watch = _Watch()
+# The thread stays with the parent, as do the calls that it watches.
+os.register_at_fork(after_in_child=_watch.__init__)  # type: ignore[misc]
 
 
 @contextmanager
 def after(seconds: float | None, action: Action) -> Iterator[None]:
-    """Calls `action`, which shuts a connection, when what is inside lasts longer than `seconds`."""
+    """Calls `action` when what is inside lasts longer than `seconds`, and again after as many as it answers.
+
+    It must not wait for anything: all others wait for it.
+    """
     if seconds is None:
         yield
         return
@@ -78,4 +88,7 @@ def _quietly(action: Action) -> float | None:
     try:
         return action()
     except (OSError, ValueError, RuntimeError):
-        return None  # the connection was closed at the same moment
+        pass  # the connection was closed at the same moment
+    except Exception:
+        log.exception("watch.failed")  # nobody else's call may go unwatched for it
+    return None

@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import threading
 import traceback
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -206,23 +206,24 @@ on_every_database = pytest.mark.parametrize("database", ["sqlite", "postgresql"]
 
 
 class Holders:
-    """Which threads have how many of a pool's connections; `greedy` are those that had one when they took another."""
+    """Which thread has which connections of a pool; `greedy` are those that had one when they took another."""
 
     def __init__(self) -> None:
-        self._holds: Counter[tuple[int, int]] = Counter()
+        self._holders: dict[int, tuple[int, int]] = {}
         self._lock = threading.Lock()
         self.greedy: list[str] = []
 
     def takes(self, connection: Any, record: Any, _: Any) -> None:
-        holder = record.info["holder"] = threading.get_ident(), id(record._ConnectionRecord__pool)
+        holder = threading.get_ident(), id(record._ConnectionRecord__pool)
         with self._lock:
-            self._holds[holder] += 1
-            if self._holds[holder] > 1 and isinstance(connection, sqlite3.Connection):
+            others = [held for held, its in self._holders.items() if its == holder and held != id(record)]
+            if others and isinstance(connection, sqlite3.Connection):
                 self.greedy.append("".join(traceback.format_stack()))
+            self._holders[id(record)] = holder
 
     def gives(self, _: Any, record: Any) -> None:
         with self._lock:
-            self._holds[record.info["holder"]] -= 1
+            self._holders.pop(id(record), None)
 
 
 @pytest.fixture(scope="session")
@@ -239,7 +240,8 @@ def holders() -> Iterator[Holders]:
 def no_thread_takes_two_connections(holders: Holders) -> Iterator[None]:
     """Threads that each have one of SQLite's few and wait for another would wait for each other."""
     yield
-    assert holders.greedy == []
+    greedy, holders.greedy = holders.greedy, []
+    assert greedy == []
 
 
 @pytest.fixture

@@ -131,6 +131,10 @@ class Instance:
         return found
 
 
+def gone(pids: list[int]) -> None:
+    eventually(lambda: not any(map(alive, pids)), 3)  # FFmpeg dies a moment after its parent
+
+
 def children(pid: int) -> list[int]:
     found: list[int] = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
@@ -188,7 +192,7 @@ def test_a_killed_worker_comes_back_and_proves_itself_anew(instance: Instance, v
     (before,) = instance.workers()
     below = instance.below()
     os.kill(before, signal.SIGKILL)
-    eventually(lambda: not any(map(alive, below)))
+    gone(below)
     eventually(instance.up, START_S)
     client.check()  # the client that had the other certificate
     assert instance.workers() != [before]
@@ -214,7 +218,7 @@ def test_nobody_below_has_the_key_and_a_stop_leaves_nobody(
     instance.process.terminate()
     assert instance.process.wait(10) == 0
     assert time.monotonic() - began < 9.5
-    eventually(lambda: not any(map(alive, below)), 2)  # FFmpeg dies a moment after its parent
+    gone(below)
     assert gateway.events[-1]["error"]["code"] == "worker_lost"
     assert vast.at == []
 
@@ -225,7 +229,7 @@ def test_without_its_supervisor_the_worker_serves_nothing(instance: Instance) ->
     eventually(instance.up, START_S)
     below = instance.below()
     instance.process.kill()
-    eventually(lambda: not any(map(alive, below)), 3)
+    gone(below)
 
 
 @pytest.mark.slow
@@ -236,7 +240,7 @@ def test_a_stop_while_the_worker_hangs_has_its_time(instance: Instance) -> None:
     instance.hang()
     instance.process.terminate()
     assert instance.process.wait(10) == 0
-    eventually(lambda: not any(map(alive, below)), 2)  # FFmpeg dies a moment after its parent
+    gone(below)
 
 
 # ---- silence
@@ -264,7 +268,7 @@ def test_calls_keep_it_and_silence_destroys_it(instance: Instance, vast: Vast) -
         time.sleep(0.1)
     assert answered > 20
     assert 5.5 < vast.at[0] - last < 9
-    eventually(lambda: not any(map(alive, below)), 2)  # FFmpeg dies a moment after its parent
+    gone(below)
     assert instance.running() and instance.workers() == []
 
 
@@ -275,7 +279,7 @@ def test_a_worker_that_hangs_is_silence_too(instance: Instance, vast: Vast) -> N
     below = instance.below()
     instance.hang()
     eventually(lambda: vast.at)
-    eventually(lambda: not any(map(alive, below)), 2)  # FFmpeg dies a moment after its parent
+    gone(below)
 
 
 # ---- lifetime
