@@ -116,6 +116,11 @@ LIES: Mapping[str, Lie] = {
 }
 
 
+# Listings that lag by two minutes: longer than a rental in doubt is looked for. Then a second machine may be rented before
+# the first is seen; it is destroyed all the same.
+TOO_FAR_BEHIND = frozenset({"list far behind"})
+
+
 class What(StrEnum):
     """What happens at the points of a run."""
 
@@ -401,6 +406,8 @@ class _Life:
             coming = [stage for stage, _ in records if Stage(stage) in COMING]
             ending = {remote_id for stage, remote_id in records if stage == Stage.DESTROYING}
             there = [(one.id, one.status) for one in self.vast.alive() if one.id not in ending]
+            if self._run.lie in TOO_FAR_BEHIND and coming == [Stage.CREATING]:
+                return free(offer_id)
             if (coming != [Stage.CREATING] or there) and self._slept_at is None:
                 self._wrong.append(f"a creation at {self.age_s:.0f} s while there was {records}, {there}")
             return free(offer_id)

@@ -41,6 +41,8 @@ ROUND_S = 35.0
 SWEEP_MS = 60_000
 # How far apart two listings must be that both count.
 APART_MS = 60_000
+# How late a creation that was not confirmed may still take effect: no listing before that counts.
+LATE_MS = 30_000
 BOOT_MS = 600_000
 # How long a machine that runs may not answer at all.
 SILENCE_MS = 60_000
@@ -198,7 +200,7 @@ class Round:
             elif found := [i for i, row in ours.items() if row["label"] == instance.label and i not in known]:
                 known.add(min(found))
                 self._adopt(instance, min(found))
-            else:
+            elif instance.missing_needed == 1 or not 0 <= self._clock.now_ms() - (instance.sent_at or 0) < LATE_MS:
                 self._missed(instance, Stage.NO_INSTANCE)
         self._sweep({remote_id: row for remote_id, row in ours.items() if remote_id not in known})
 

@@ -207,6 +207,16 @@ def test_a_creation_that_goes_wrong(scene: Scene, fault: str, more: dict[str, An
     assert sum(i.paid_s for i in scene.vast.instances) < 1500
 
 
+def test_a_creation_that_takes_effect_late_is_found_though_the_listing_lags(scene: Scene) -> None:
+    scene.vast.configure(list_behind=8)  # 40 s here
+    scene.vast.inject("late_effect", "create", times=1, status=500, seconds=28)
+    scene.wants()
+    scene.round()
+    scene.go_on(60)
+    scene.until(lambda: Stage.IDLE in scene.stages())
+    assert puts(scene) == 1
+
+
 @pytest.mark.parametrize("label", ["somebody's", f"reelay:other:{RENTAL}:1700000000"])
 def test_an_id_in_an_error_may_be_a_strangers(scene: Scene, label: str) -> None:
     scene.vast.stranger(label)
