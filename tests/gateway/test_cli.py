@@ -148,3 +148,10 @@ def test_the_commands_migrate_a_fresh_database(app: Flask, services: Services) -
         path.unlink()
     assert run(app, "keys", "create", "n8n").exit_code == 0
     assert len(services.keys.list()) == 1
+
+
+def test_a_database_that_cannot_be_used_is_told_in_a_line(app: Flask, services: Services) -> None:
+    database = services.settings.data_dir / "reelay.db"
+    database.write_bytes(b"no database at all, " * 100)
+    result = run(app, "keys", "list")
+    assert (result.exit_code, result.stderr) == (1, "Error: The database cannot be used: file is not a database\n")
