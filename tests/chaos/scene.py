@@ -197,7 +197,7 @@ class Scene:
         while not check():
             if time.monotonic() > ends_at:
                 raise Broken(otherwise)
-            time.sleep(0.02)
+            time.sleep(0.1)  # many scenes wait at once, and to look takes their processors from those who work
 
 
 class _Life:
@@ -293,7 +293,7 @@ class _Life:
             except requests.RequestException as error:
                 if time.monotonic() > self._ends_at:
                     raise Broken(f"{method} {path}: {error}") from error
-            time.sleep(0.02)
+            time.sleep(0.05)
 
     def _quiet(self) -> bool:
         counts = self._scene.runpod.queue.counts()
