@@ -35,7 +35,7 @@ from wire.settings import read
 TIMES = {
     (step, "SILENCE_MS"): 4_000,
     (step, "AMBIGUOUS_MS"): 3_000,
-    (step, "UNCLAIMED_MS"): 4_000,
+    (step, "UNCLAIMED_MS"): 8_000,  # as in life longer than RunPod takes to hand a job over again, which costs no try
     (step, "POLL_CLAIMED_MS"): 500,
     (step, "LATER_MS"): 300,
     (dispatcher, "LEASE_MS"): 1_000,
