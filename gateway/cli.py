@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 from flask import Flask
 from flask.cli import AppGroup, with_appcontext
-from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import backup
 from gateway.auth import FROM_ENVIRONMENT, SCOPES, webhook_secrets
 from gateway.costs import usd
 from gateway.endpoint.commands import runpod
 from gateway.migrations import migrate
+from gateway.on_database import OnDatabase
 from gateway.providers.vast.commands import vast
 from gateway.providers.worker_client import worker_secrets
-from gateway.store import ApiKey, brief
+from gateway.store import ApiKey
 from gateway.wiring import services
 from wire.clock import to_rfc3339
 from wire.settings import SettingsError
 
-
-class _OnDatabase(AppGroup):
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except SQLAlchemyError as error:
-            raise click.ClickException(f"The database cannot be used: {brief(error)}") from error
-
-
-keys = _OnDatabase("keys", help="Clients' API keys.")
+keys = OnDatabase("keys", help="Clients' API keys.")
 
 
 def register(app: Flask) -> None:

@@ -303,20 +303,28 @@ def make_engine(
     """
     # The connection that was used last is the next: in turn, all of them would come to fill their caches.
     pool: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 0, "pool_use_lifo": True}
-    if not url.startswith("sqlite"):
-        idle_s = IDLE_S if statement_s else 0
-        # whatever the server's default is: a job is acknowledged when it cannot get lost any more
-        durable = "-c synchronous_commit=on"
-        ends = f"-c statement_timeout={statement_s}s -c idle_in_transaction_session_timeout={idle_s}s"
-        limits = {
-            "connect_timeout": CONNECT_S,
-            "options": f"{durable} {ends}",
-            "tcp_user_timeout": IDLE_S * 1000,
-            "keepalives_idle": 10,
-            "keepalives_interval": 5,
-        }
-        return sa.create_engine(url, **pool, pool_pre_ping=True, connect_args=limits)
-    pool |= {"pool_size": min(pool_size, MOST_CONNECTIONS), "pool_timeout": BUSY_S}
+    if url.startswith("sqlite"):
+        return _sqlite(url, pool, may_create)
+    return _postgresql(url, pool, statement_s)
+
+
+def _postgresql(url: str, pool: Mapping[str, Any], statement_s: int) -> sa.Engine:
+    idle_s = IDLE_S if statement_s else 0
+    # whatever the server's default is: a job is acknowledged when it cannot get lost any more
+    durable = "-c synchronous_commit=on"
+    ends = f"-c statement_timeout={statement_s}s -c idle_in_transaction_session_timeout={idle_s}s"
+    limits = {
+        "connect_timeout": CONNECT_S,
+        "options": f"{durable} {ends}",
+        "tcp_user_timeout": IDLE_S * 1000,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+    }
+    return sa.create_engine(url, **pool, pool_pre_ping=True, connect_args=limits)
+
+
+def _sqlite(url: str, pool: Mapping[str, Any], may_create: bool) -> sa.Engine:
+    pool = {**pool, "pool_size": min(pool["pool_size"], MOST_CONNECTIONS), "pool_timeout": BUSY_S}
     engine = sa.create_engine(url, **pool, connect_args={"timeout": BUSY_S, "cached_statements": STATEMENTS})
     path = Path(engine.url.database or "")
 

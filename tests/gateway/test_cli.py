@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 
 import pytest
 from click.testing import Result
@@ -150,8 +151,15 @@ def test_the_commands_migrate_a_fresh_database(app: Flask, services: Services) -
     assert len(services.keys.list()) == 1
 
 
-def test_a_database_that_cannot_be_used_is_told_in_a_line(app: Flask, services: Services) -> None:
+@pytest.mark.parametrize(("command", "hint"), [("keys list", ""), ("vast destroy 5 --yes", " python -m gateway")])
+def test_a_database_that_cannot_be_used_is_told_in_a_line(
+    app: Flask, services: Services, command: str, hint: str
+) -> None:
+    settings = replace(services.settings, vast_api_key="key", deployment="tests")
+    app.extensions["reelay"] = replace(services, settings=settings)
     database = services.settings.data_dir / "reelay.db"
     database.write_bytes(b"no database at all, " * 100)
-    result = run(app, "keys", "list")
-    assert (result.exit_code, result.stderr) == (1, "Error: The database cannot be used: file is not a database\n")
+    result = run(app, *command.split())
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: The database cannot be used: file is not a database.{hint}")
+    assert result.stderr.count("\n") == 1

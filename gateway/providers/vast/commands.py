@@ -9,13 +9,13 @@ from typing import TypeVar
 
 import click
 from flask import current_app
-from flask.cli import AppGroup
 
 from gateway import instances
 from gateway.endpoint.commands import settings_here
 from gateway.endpoint.form import HIDDEN
 from gateway.instances import CHANGES, Instance, Instances, Stage, move
 from gateway.migrations import migrate
+from gateway.on_database import OnDatabase
 from gateway.providers.base import Unavailable
 from gateway.providers.vast import PROVIDER, labels, offers, show
 from gateway.providers.vast.client import Client, Row
@@ -32,9 +32,10 @@ LOOKS = 3
 # `code` of a machine that was ended by hand.
 BY_HAND = "operator"
 
-vast = AppGroup(
+vast = OnDatabase(
     "vast",
     help="Machines rented at Vast.ai. Needs VAST_API_KEY and DEPLOYMENT; where a gateway is set up, its database too.",
+    hint="python -m gateway.providers.vast.reap needs none, and ends what this DEPLOYMENT has rented.",
 )
 
 
