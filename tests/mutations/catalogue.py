@@ -1,0 +1,406 @@
+"""The mutations. Each one removes a single promise, so at least one of its tests must fail.
+
+A refactoring that moves or rewords the code updates the entry here: `path`, `before` and `after` for code that moved,
+`tests` for tests that moved. Prefer whole test files, and node ids only where a file is slow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One promise of the product and the edit that removes it."""
+
+    #: Unique name in kebab case; says what goes wrong.
+    name: str
+    #: What the product promises.
+    promise: str
+    #: The file to change, relative to the repository root.
+    path: str
+    #: The text to replace. It must occur exactly once in the file.
+    before: str
+    #: Its replacement. The file must still be valid Python.
+    after: str
+    #: Pytest arguments (files or node ids) that select the tests that should notice.
+    tests: tuple[str, ...]
+
+
+MUTATIONS = (
+    # Gateway: jobs and the database
+    Mutation(
+        "lease-token-not-compared",
+        "Only the holder of a job's lease reads it for a change",
+        "gateway/store.py",
+        "_LEASED_JOB = _LOCKED_JOB.where(jobs.c.lease_token == _TOKEN)",
+        "_LEASED_JOB = _LOCKED_JOB",
+        ("tests/gateway/test_store.py",),
+    ),
+    Mutation(
+        "stale-result-written",
+        "A result that comes after the lease was lost changes no row",
+        "gateway/store.py",
+        "_SAVE_LEASED_JOB = _SAVE_JOB.where(jobs.c.lease_token == _TOKEN)",
+        "_SAVE_LEASED_JOB = _SAVE_JOB",
+        ("tests/gateway/test_store.py",),
+    ),
+    Mutation(
+        "commit-not-synced",
+        "SQLite waits for the disk at every commit",
+        "gateway/store.py",
+        "PRAGMA synchronous=FULL",
+        "PRAGMA synchronous=OFF",
+        ("tests/gateway/test_sqlite.py",),
+    ),
+    Mutation(
+        "webhook-after-commit",
+        "The transaction that ends a job also writes its webhook",
+        "gateway/store.py",
+        "            self._insert_webhook(hooks.due(job, job.finished_at or 0))\n",
+        """\
+            owed, later = hooks.due(job, job.finished_at or 0), Store(self.connection.engine)
+            threading.Thread(target=lambda: later.together(lambda tx: tx._insert_webhook(owed))).start()
+""",
+        ("tests/gateway/test_store.py",),
+    ),
+    Mutation(
+        "claim-accepted-twice",
+        "One worker per attempt: a second claim is refused",
+        "gateway/jobs.py",
+        "if attempt.claim_id == claim_id and _wanted(job, attempt):",
+        "if attempt.claim_id is not None and _wanted(job, attempt):",
+        ("tests/gateway/test_jobs.py", "tests/gateway/test_job_service.py"),
+    ),
+    Mutation(
+        "event-without-claim-accepted",
+        "Only the worker that holds the claim may report progress or an end",
+        "gateway/jobs.py",
+        "if attempt.claim_id != claim_id or not _wanted(job, attempt):",
+        "if not _wanted(job, attempt):",
+        ("tests/gateway/test_jobs.py", "tests/gateway/api/test_events.py"),
+    ),
+    Mutation(
+        "attempt-not-charged",
+        "An attempt that a worker reports as ended is charged",
+        "gateway/job_service.py",
+        "if attempt.ended and not before[1].ended:",
+        "if False:",
+        ("tests/gateway/test_quotas.py",),
+    ),
+    Mutation(
+        "foreign-job-shown",
+        "A job is visible to its own key only",
+        "gateway/job_service.py",
+        "if job is None or job.key_id != key_id:",
+        "if job is None:",
+        ("tests/gateway/test_job_service.py",),
+    ),
+    Mutation(
+        "output-not-checked",
+        "A result counts only if the stored file has the size that the worker reported",
+        "gateway/job_service.py",
+        'if stored.size_bytes != stats.get("size_bytes"):',
+        "if False:",
+        ("tests/gateway/test_job_service.py", "tests/gateway/api/test_events.py"),
+    ),
+    Mutation(
+        "spending-not-counted",
+        "What an attempt costs counts towards its key's daily limit",
+        "gateway/ends.py",
+        "        if attempt.cost_nano:\n",
+        "        if False:\n",
+        ("tests/gateway/test_quotas.py",),
+    ),
+    # Gateway: dispatching
+    Mutation(
+        "lost-submit-sent-again",
+        "A submit whose answer was lost is polled, not sent again",
+        "gateway/step.py",
+        "elif attempt.state is State.INTENT and attempt.sent_at is None:",
+        "elif attempt.state is State.INTENT:",
+        ("tests/gateway/test_dispatcher.py",),
+    ),
+    Mutation(
+        "absence-counts-as-silence",
+        "A worker is not taken for dead because no gateway ran that could hear it",
+        "gateway/step.py",
+        "if now - max(attempt.heard_at or 0, self._listening_since) > SILENCE_MS:",
+        "if now - (attempt.heard_at or 0) > SILENCE_MS:",
+        ("tests/gateway/test_dispatcher.py",),
+    ),
+    Mutation(
+        "chore-without-lease",
+        "One gateway at a time reconciles rentals and cleans up",
+        "gateway/dispatcher.py",
+        "held = [name for name in free if tx.hold(name, self._id, now, now + CHORE_MS)]",
+        "held = free",
+        ("tests/gateway/test_dispatcher.py",),
+    ),
+    Mutation(
+        "webhook-body-not-signed",
+        "A webhook's signature covers its body",
+        "gateway/webhooks.py",
+        'signed = f"{webhook_id}.{timestamp}.".encode() + body',
+        'signed = f"{webhook_id}.{timestamp}.".encode()',
+        ("tests/gateway/test_webhooks.py",),
+    ),
+    # Gateway: access and storage
+    Mutation(
+        "signature-not-checked",
+        "A token or signed URL that the gateway did not sign opens nothing",
+        "gateway/signing.py",
+        "return self._serializer(purpose).loads(token)",
+        "return self._serializer(purpose).loads_unsafe(token)[1]",
+        ("tests/gateway/test_signing.py", "tests/gateway/test_local_storage.py"),
+    ),
+    Mutation(
+        "revoked-key-accepted",
+        "A revoked key is refused",
+        "gateway/auth.py",
+        "return (newest or before) and key.revoked_at is None",
+        "return newest or before",
+        ("tests/gateway/test_auth.py",),
+    ),
+    Mutation(
+        "spent-day-ignored",
+        "No attempt starts after the key has spent its day's limit",
+        "gateway/quotas.py",
+        "spent = self._store.spent_today(key_id, now) >= self._limit_nano",
+        "spent = False",
+        ("tests/gateway/test_quotas.py",),
+    ),
+    Mutation(
+        "flood-takes-memory",
+        "Rate limits take bounded memory however many addresses call",
+        "gateway/rates.py",
+        "known = name in self._counts or len(self._counts) < MOST_NAMES",
+        "known = True",
+        ("tests/gateway/test_rates.py",),
+    ),
+    Mutation(
+        "needed-upload-removed",
+        "An upload stays while an unfinished job needs it",
+        "gateway/janitor.py",
+        "return [key for key in old if not any(key in params for params in needed)]",
+        "return old",
+        ("tests/gateway/test_janitor.py::test_an_upload_stays_while_a_job_needs_it",),
+    ),
+    Mutation(
+        "file-not-synced",
+        "A file is on the disk before it gets its name",
+        "gateway/storage/local.py",
+        "            os.fsync(file.fileno())\n",
+        "",
+        ("tests/gateway/test_local_storage.py",),
+    ),
+    Mutation(
+        "foreign-file-served",
+        "A signature opens its own file and no other key's",
+        "gateway/storage/local.py",
+        'return f"file:{key}"',
+        'return "file"',
+        ("tests/gateway/test_local_storage.py", "tests/gateway/api/test_files.py"),
+    ),
+    Mutation(
+        "s3-url-outlives-attempt",
+        "A signed S3 URL ends at its deadline",
+        "gateway/storage/s3.py",
+        "ExpiresIn=max(1, min(lives_s, MAX_TTL_S))",
+        "ExpiresIn=MAX_TTL_S",
+        ("tests/gateway/test_storage.py",),
+    ),
+    Mutation(
+        "upload-not-bounded",
+        "A body over the signed or configured size is refused",
+        "gateway/api/files.py",
+        "    if length > max_bytes:\n",
+        "    if False:\n",
+        ("tests/gateway/api/test_files.py",),
+    ),
+    # Gateway: rented machines
+    Mutation(
+        "rental-forgotten",
+        "A machine counts as destroyed only on proof; an accepted DELETE is none",
+        "gateway/providers/vast/pool.py",
+        "return move(i, Stage.GONE, now) if gone else i",
+        "return move(i, Stage.GONE, now)",
+        (
+            "tests/gateway/providers/vast/test_pool.py::test_a_destroy_is_repeated_until_there_is_proof",
+            "tests/gateway/providers/vast/test_pool.py::test_a_wrong_key_proves_no_end",
+        ),
+    ),
+    Mutation(
+        "foreign-machine-swept",
+        "A machine with another label is never destroyed",
+        "gateway/providers/vast/pool.py",
+        "{remote_id: row for remote_id, row in told.items() if labels.ours(row, self._settings.deployment)}",
+        "dict(told)",
+        ("tests/gateway/providers/vast/test_pool.py::test_what_has_another_label_is_reported_and_never_touched",),
+    ),
+    Mutation(
+        "foreign-machine-reaped",
+        "The reaper destroys machines of its own deployment only",
+        "gateway/providers/vast/reap.py",
+        'if found is None or found["deployment"] != deployment:',
+        "if found is None:",
+        ("tests/gateway/providers/vast/test_reap.py",),
+    ),
+    Mutation(
+        "worker-proof-not-checked",
+        "A worker gets no token before it has proved its certificate",
+        "gateway/providers/worker_client.py",
+        "if not (isinstance(told, str) and told.isascii() and hmac.compare_digest(told, expected)):",
+        "if not (isinstance(told, str) and expected):",
+        ("tests/gateway/providers/test_worker_client.py",),
+    ),
+    # Worker
+    Mutation(
+        "asset-url-logged",
+        "No secret in an asset's URL reaches a log or an error",
+        "handler/fetch.py",
+        'the URL could not be reached.", detail=calls.kinds(error)',
+        'the URL could not be reached.", detail=str(error)',
+        ("tests/handler/test_fetch.py",),
+    ),
+    Mutation(
+        "large-output-sent",
+        "An output over its limit is not uploaded",
+        "handler/upload.py",
+        "    if size > target.max_bytes:\n",
+        "    if False:\n",
+        ("tests/handler/test_upload.py",),
+    ),
+    Mutation(
+        "work-without-claim",
+        "A worker does nothing before it holds the claim",
+        "handler/job.py",
+        "        _interruptible(reporter.claim, stop)\n",
+        "",
+        ("tests/handler/test_events.py",),
+    ),
+    Mutation(
+        "lost-claim-ignored",
+        "A worker stops when the gateway says that the attempt is no longer its own",
+        "handler/events.py",
+        "                    self._stop.set(error)\n",
+        "",
+        ("tests/handler/test_job_stop.py",),
+    ),
+    Mutation(
+        "unset-secret-opens",
+        "A worker whose secret is not set lets nobody in",
+        "handler/http_worker.py",
+        "return bool(expected) and hmac.compare_digest(",
+        "return hmac.compare_digest(",
+        ("tests/handler/test_http_worker.py::test_what_is_not_set_lets_nobody_in",),
+    ),
+    Mutation(
+        "restart-extends-lifetime",
+        "No restart extends a rented machine's lifetime",
+        "handler/supervisor.py",
+        "{clock: min(own, float(before[clock])) for clock, own in self._at.items()}",
+        "{clock: max(own, float(before[clock])) for clock, own in self._at.items()}",
+        ("tests/handler/test_supervisor.py::test_heartbeats_extend_no_lifetime",),
+    ),
+    Mutation(
+        "private-key-kept",
+        "The key of the worker's certificate does not stay on the disk",
+        "handler/certificate.py",
+        "    with tempfile.TemporaryDirectory() as folder:\n",
+        "    for folder in [tempfile.mkdtemp()]:\n",
+        ("tests/handler/test_certificate.py",),
+    ),
+    # Wire
+    Mutation(
+        "inside-address-dialled",
+        "A stranger's URL never reaches a non-public address",
+        "wire/safe_http.py",
+        'if not is_public(host_params["host"]):',
+        "if False:",
+        ("tests/wire/test_safe_http.py::test_a_url_of_such_an_address_is_refused_and_not_dialled",),
+    ),
+    Mutation(
+        "redirect-not-checked",
+        "Every redirect is checked like the first URL",
+        "wire/safe_http.py",
+        "        url = target\n",
+        """\
+        where = urlsplit(target)
+        url, http = target, session([f"{where.scheme}://{where.netloc}"])
+""",
+        ("tests/wire/test_safe_http.py::test_a_redirect_out_of_an_allowed_origin_is_checked_and_never_dialled",),
+    ),
+    Mutation(
+        "download-not-bounded",
+        "A download of untold length is cut at the limit",
+        "wire/safe_http.py",
+        "                if self.size > self._max_bytes:\n",
+        "                if False:\n",
+        (
+            "tests/wire/test_safe_http.py::test_a_body_without_length_is_cut_at_the_limit",
+            "tests/wire/test_safe_http.py::test_a_chunked_body_is_whole_and_cut_at_the_limit",
+        ),
+    ),
+    Mutation(
+        "headers-without-deadline",
+        "Headers that trickle meet the time-out of the call",
+        "wire/safe_http.py",
+        "with after(timeout, cut):",
+        "with after(3600, cut):",
+        ("tests/wire/test_safe_http.py::test_trickled_headers_meet_the_deadline",),
+    ),
+    Mutation(
+        "claim-id-optional",
+        "Every event names the claim of its worker",
+        "wire/envelope.py",
+        "claim_id = fields.String(required=True, validate=validate.Length(min=8, max=64))",
+        'claim_id = fields.String(load_default="unclaimed", validate=validate.Length(min=8, max=64))',
+        ("tests/wire/test_envelope.py",),
+    ),
+    # Operations
+    Mutation(
+        "ffmpeg-not-confined",
+        "FFmpeg reaches no network and no file but its own",
+        "ffmpeg_ops/ffmpeg.py",
+        "            walls.confine(Path(directory), _readable(command))\n",
+        "",
+        ("tests/ffmpeg_ops/test_walls.py",),
+    ),
+    Mutation(
+        "group-not-killed",
+        "A stop kills FFmpeg and everything that it started",
+        "ffmpeg_ops/ffmpeg.py",
+        "os.killpg(process.pid, signal.SIGKILL)",
+        "process.kill()",
+        ("tests/ffmpeg_ops/test_ffmpeg.py::test_a_stop_kills_what_the_process_started_too",),
+    ),
+    Mutation(
+        "frames-not-verified",
+        "An output with other than the promised number of frames is a failure",
+        "ffmpeg_ops/output.py",
+        'if (there := tracks(work)["vide"].packets) != frames:',
+        'if not (there := tracks(work)["vide"].packets):',
+        ("tests/ffmpeg_ops/test_mp4.py",),
+    ),
+    Mutation(
+        "playlist-opened",
+        "A playlist opens neither the network nor another file",
+        "ffmpeg_ops/ffmpeg.py",
+        '"-protocol_whitelist", "file,pipe", "-format_whitelist", FORMATS, ',
+        "",
+        (
+            "tests/ffmpeg_ops/test_probe.py::test_a_script_does_not_open_the_files_that_it_names",
+            "tests/ffmpeg_ops/test_probe.py::test_a_playlist_does_not_reach_the_network",
+            "tests/ffmpeg_ops/test_limits.py::test_every_command_has_its_limits",
+        ),
+    ),
+    Mutation(
+        "large-picture-decoded",
+        "A picture that is too large to decode is refused",
+        "ffmpeg_ops/probe.py",
+        "if stream.width * stream.height > MAX_PICTURE:",
+        "if False:",
+        ("tests/ffmpeg_ops/test_limits.py::test_a_picture_that_is_too_large_is_refused_at_once",),
+    ),
+)
