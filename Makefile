@@ -1,4 +1,4 @@
-.PHONY: help setup demo demo-cloud run test check fmt docs pin audit images test-image push clean
+.PHONY: help setup demo demo-cloud run test mutations check fmt docs pin audit images test-image push clean
 .DEFAULT_GOAL := help
 
 PY := .venv/bin/python
@@ -34,6 +34,9 @@ test: setup check  ## Run every check and every test
 	$(PY) -m pytest -n 4 --dist worksteal -m "not slow"
 	$(PY) -m pytest -n 3 --dist worksteal -m slow --ignore=tests/chaos
 	$(PY) -m pytest -m slow tests/chaos
+
+mutations: setup  ## Break one promise after the other and see that the tests notice (JOBS)
+	$(PY) -m tests.mutations --jobs $(or $(JOBS),2)
 
 check: setup  ## Linters, types, import rules
 	$(PY) -m ruff check .

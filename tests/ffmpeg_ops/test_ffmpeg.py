@@ -53,7 +53,7 @@ def in_background(task: Callable[[], None]) -> tuple[threading.Thread, list[Base
         except BaseException as error:
             raised.append(error)
 
-    thread = threading.Thread(target=target)
+    thread = threading.Thread(target=target, daemon=True)  # one that hangs fails its test, not the whole run
     thread.start()
     return thread, raised
 

@@ -21,9 +21,10 @@ from gateway.job_service import check_output
 from gateway.jobs import State, Status
 from gateway.settings import Settings
 from gateway.storage import Storage, StorageUnavailable
+from gateway.storage.s3 import S3Storage
 from gateway.wiring import Services
 from handler.upload import upload
-from tests.gateway.conftest import SECRET_KEY, new_attempt, new_job
+from tests.gateway.conftest import SECRET_KEY, FixedClock, new_attempt, new_job
 from tests.s3 import BUCKET, KEY, s3_server
 from wire.clock import SystemClock
 from wire.envelope import Upload
@@ -258,6 +259,16 @@ def test_s3_urls_never_ask_for_more_than_s3_gives(bucket: Callable[..., Storage]
     for expires_at, lives_s in ((NOW + 30 * 24 * 60 * HOUR, 7 * 24 * 3600), (NOW - HOUR, 1)):
         url = bucket().presign_get(an_output(), expires_at=expires_at)
         assert dict(parse_qsl(urlsplit(url).query))["X-Amz-Expires"] == str(lives_s)
+
+
+def test_an_s3_url_ends_at_its_deadline(settings: Settings) -> None:
+    storage = S3Storage(s3_settings(settings, "http://127.0.0.1:1"), FixedClock(NOW))  # signing calls nobody
+    key, expires_at = an_output(), NOW + HOUR
+    put, got = (
+        storage.presign_put(key, max_bytes=9, expires_at=expires_at),
+        storage.presign_get(key, expires_at=expires_at),
+    )
+    assert [dict(parse_qsl(urlsplit(url).query))["X-Amz-Expires"] for url in (put.url, got)] == ["3600", "3600"]
 
 
 def test_s3_lists_what_is_ours_and_nothing_else_in_the_bucket(bucket: Callable[..., Storage]) -> None:

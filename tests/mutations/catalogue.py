@@ -135,7 +135,10 @@ MUTATIONS = (
         "gateway/dispatcher.py",
         "held = [name for name in free if tx.hold(name, self._id, now, now + CHORE_MS)]",
         "held = free",
-        ("tests/gateway/test_dispatcher.py",),
+        (
+            "tests/gateway/test_dispatcher.py::test_one_gateway_at_a_time_reconciles",
+            "tests/gateway/test_dispatcher.py::test_one_gateway_at_a_time_cleans_up",
+        ),
     ),
     Mutation(
         "webhook-body-not-signed",
@@ -261,7 +264,7 @@ MUTATIONS = (
         "handler/fetch.py",
         'the URL could not be reached.", detail=calls.kinds(error)',
         'the URL could not be reached.", detail=str(error)',
-        ("tests/handler/test_fetch.py",),
+        ("tests/handler/test_job.py::test_no_secret_reaches_the_log_when_nobody_listens",),
     ),
     Mutation(
         "large-output-sent",
@@ -301,7 +304,7 @@ MUTATIONS = (
         "handler/supervisor.py",
         "{clock: min(own, float(before[clock])) for clock, own in self._at.items()}",
         "{clock: max(own, float(before[clock])) for clock, own in self._at.items()}",
-        ("tests/handler/test_supervisor.py::test_heartbeats_extend_no_lifetime",),
+        ("tests/handler/test_supervisor.py::test_a_clock_that_is_set_back_extends_nothing",),
     ),
     Mutation(
         "private-key-kept",

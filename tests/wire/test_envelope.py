@@ -236,6 +236,11 @@ def test_an_event_that_breaks_the_rules_is_refused_by_name(fields: dict[str, Any
     assert f"{named}: " in describe(caught.value)
 
 
+def test_an_event_that_names_no_claim_is_refused() -> None:
+    with pytest.raises(ValidationError, match="claim_id"):
+        EventSchema().load({"type": "started"})
+
+
 def test_unknown_keys_of_a_newer_worker_are_ignored_in_events_and_results() -> None:
     got = event(type="completed", new=1, result={"new": 1, "stats": {**STATS, "new": 1}})
     assert got == event(type="completed", result={"stats": STATS})
