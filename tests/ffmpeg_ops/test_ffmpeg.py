@@ -133,7 +133,7 @@ def test_a_stop_kills_the_process_within_two_seconds(work: Work) -> None:
 
 
 def test_a_stop_kills_what_the_process_started_too(work: Work) -> None:
-    family = ["sh", "-c", "sleep 300 & sleep 300 & trap '' TERM; wait"]
+    family = ["sh", "-c", "sleep 30 & sleep 30 & trap '' TERM; wait"]
     thread, raised = in_background(lambda: ffmpeg.output_of(family, work, timeout_s=60) and None)
     eventually(lambda: len(processes_in(work.directory)) >= 3)
     work.stop.set(Cancelled())

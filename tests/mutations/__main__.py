@@ -26,10 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for mutation in mutations:
             print(f"{mutation.name}  {mutation.path}\n    {mutation.promise}\n    {' '.join(mutation.tests)}")
         return 0
-    if not options.no_baseline and (output := baseline(ROOT, mutations)) is not None:
+    jobs = max(1, options.jobs)
+    if not options.no_baseline and (output := baseline(ROOT, mutations, jobs=jobs)) is not None:
         print(f"{output}\nThe tests fail on the unchanged code; no mutation was tried.", file=sys.stderr)
         return 1
-    verdicts = run(ROOT, mutations, jobs=max(1, options.jobs), report=_report)
+    verdicts = run(ROOT, mutations, jobs=jobs, report=_report)
     print(table(verdicts))
     return 0 if all(verdict.outcome is Outcome.CAUGHT for verdict in verdicts) else 1
 

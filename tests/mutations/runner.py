@@ -24,7 +24,7 @@ TIMEOUT_S = 240.0
 BASELINE_TIMEOUT_S = 900.0
 # SQLite's variant of a test is enough to notice; PostgreSQL's costs a server per run.
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not postgresql")
-_FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
+_FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", re.MULTILINE)
 
 
 class Outcome(StrEnum):
@@ -75,11 +75,15 @@ def run(
         return list(pool.map(judge, mutations))
 
 
-def baseline(root: Path, mutations: Sequence[Mutation], *, timeout_s: float = BASELINE_TIMEOUT_S) -> str | None:
+def baseline(
+    root: Path, mutations: Sequence[Mutation], *, jobs: int = 1, timeout_s: float = BASELINE_TIMEOUT_S
+) -> str | None:
     """Run the tests of all mutations on an unchanged copy. Returns pytest's output unless they pass."""
     selectors = list(dict.fromkeys(test for mutation in mutations for test in mutation.tests))
     with tempfile.TemporaryDirectory(prefix="mutations-") as folder:
-        status, output = _pytest(copy_tree(root, Path(folder) / "unchanged"), selectors, timeout_s)
+        tree = copy_tree(root, Path(folder) / "unchanged")
+        spread = ["-n", str(jobs), "--dist", "worksteal"] if jobs > 1 else []
+        status, output = _pytest(tree, [*spread, *selectors], timeout_s)
     return None if status == 0 else output or f"no end within {timeout_s:g} s"
 
 
