@@ -120,13 +120,16 @@ def test_a_flood_of_addresses_takes_bounded_memory_and_spares_who_was_there(
 def test_a_hundred_thousand_addresses_slow_nobody_down(clock: FixedClock) -> None:
     counted = make(clock, failed_keys_per_address=30)
     tracemalloc.start()
-    began = time.process_time()
-    for i in range(100_000):
-        counted.take("failed", f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}")
-    took_s, (used, _) = time.process_time() - began, tracemalloc.get_traced_memory()
+    took_s: list[float] = []
+    for first in range(0, 100_000, 10_000):
+        began = time.process_time()
+        for i in range(first, first + 10_000):
+            counted.take("failed", f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}")
+        took_s.append(time.process_time() - began)
+    used, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert used < 10_000_000
-    assert took_s < 5, "50 µs each, tracing included"
+    assert sorted(took_s)[5] < 5 * min(took_s), "the last are counted as quickly as the first"
     clock.advance(MINUTE)
     counted.take("failed", "10.0.0.1")
     assert isinstance(counted._counts, OwnCounts)
