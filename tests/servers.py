@@ -127,7 +127,7 @@ def file_server() -> Iterator[FileServer]:
         yield server
 
 
-def eventually(check: Callable[[], object], seconds: float = 10.0) -> None:
+def eventually(check: Callable[[], object], seconds: float = 30.0) -> None:
     """Wait until `check` answers something true; fails after `seconds`. Only for what other processes do."""
     ends_at = time.monotonic() + seconds
     while not check():

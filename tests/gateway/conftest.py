@@ -19,7 +19,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy.pool import Pool
 
-from gateway import create_app, ids
+from gateway import create_app, ids, step
 from gateway.costs import Price
 from gateway.jobs import Attempt, Job, State, Status
 from gateway.migrations import migrate
@@ -272,6 +272,12 @@ def settings(tmp_path: Path, database: str) -> Settings:
         max_wait_seconds=90,
         failed_keys_per_address=0,  # tests knock with wrong keys without end
     )
+
+
+@pytest.fixture
+def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses are as long as they are meant to be."""
+    monkeypatch.setattr(step.random, "uniform", lambda low, high: 1.0)
 
 
 @pytest.fixture

@@ -120,13 +120,16 @@ def test_a_flood_of_addresses_takes_bounded_memory_and_spares_who_was_there(
 def test_a_hundred_thousand_addresses_slow_nobody_down(clock: FixedClock) -> None:
     counted = make(clock, failed_keys_per_address=30)
     tracemalloc.start()
-    began = time.process_time()
-    for i in range(100_000):
-        counted.take("failed", f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}")
-    took_s, (used, _) = time.process_time() - began, tracemalloc.get_traced_memory()
+    took_s: list[float] = []
+    for first in range(0, 100_000, 10_000):
+        began = time.process_time()
+        for i in range(first, first + 10_000):
+            counted.take("failed", f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}")
+        took_s.append(time.process_time() - began)
+    used, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert used < 10_000_000
-    assert took_s < 5, "50 µs each, tracing included"
+    assert sorted(took_s)[5] < 5 * min(took_s), "the last are counted as quickly as the first"
     clock.advance(MINUTE)
     counted.take("failed", "10.0.0.1")
     assert isinstance(counted._counts, OwnCounts)
@@ -146,6 +149,7 @@ def test_without_redis_each_counts_for_itself_and_asks_again_later(
     clock: FixedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()
+    monkeypatch.setattr(rates, "PAUSE_S", 3600)
     counted = make(clock, f"redis://127.0.0.1:{port}/0", rate_limit_per_key=2)
     windows = [counted.take("key", "a") for _ in range(3)]
     assert [window.exceeded for window in windows if window] == [False, False, True]
@@ -157,12 +161,17 @@ def test_without_redis_each_counts_for_itself_and_asks_again_later(
         assert window and window.remaining == 1
 
 
-def test_a_redis_that_keeps_silent_costs_a_moment_once(clock: FixedClock) -> None:
+def test_a_redis_that_keeps_silent_costs_a_moment_once(clock: FixedClock, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         counted = make(clock, f"redis://127.0.0.1:{silent.getsockname()[1]}/0", rate_limit_per_key=2)
-        started = time.monotonic()
+        storage, asked = counted._counts._storage, []  # type: ignore[attr-defined]
+        incr = storage.incr
+        monkeypatch.setattr(rates, "PAUSE_S", 3600)
+        monkeypatch.setattr(storage, "incr", lambda *args: (asked.append(args), incr(*args))[1])
         windows = [counted.take("key", "a") for _ in range(3)]
-        assert time.monotonic() - started < 2
+        how = storage.storage.connection_pool.connection_kwargs
+    assert len(asked) == 1
+    assert (how["socket_timeout"], how["socket_connect_timeout"]) == (0.25, 0.25)
     assert [window.exceeded for window in windows if window] == [False, False, True]
 
 

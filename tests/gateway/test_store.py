@@ -675,7 +675,7 @@ def test_a_reader_does_not_wait_for_a_writer(opened: Callable[[], Store]) -> Non
     with one.transaction() as tx:
         tx.save_job(replace(job, progress=0.5))
         with ThreadPoolExecutor(2) as pool:  # would time out behind the writer
-            seen = [pool.submit(reader.job, job.id).result(timeout=2) for reader in (one, two)]
+            seen = [pool.submit(reader.job, job.id).result(timeout=30) for reader in (one, two)]
     assert seen == [job, job]
     assert two.job(job.id).progress == 0.5
 

@@ -444,9 +444,7 @@ def test_a_try_ends_in_time(
     monkeypatch.setattr(webhook_sender, "TRY_S", 0.3)
     files.routes["/hook"] = Reply(200, pause_s=30)
     job = ended()
-    started = time.monotonic()
     turn(services)
-    assert time.monotonic() - started < 2
     after = webhook_of(services, job)
     assert (after.last_status_code, after.last_error) == (None, "no answer within 0.3 s")
 
@@ -454,11 +452,9 @@ def test_a_try_ends_in_time(
 def test_the_body_of_an_answer_is_not_waited_for(
     services: Services, files: FileServer, ended: Callable[..., Job]
 ) -> None:
-    files.routes["/hook"] = Reply(200, b"x" * 1000, trickle_s=1)
+    files.routes["/hook"] = Reply(200, b"x", content_length=1000)  # whoever waits for it finds it broken off
     job = ended()
-    started = time.monotonic()
     turn(services)
-    assert time.monotonic() - started < 2
     assert webhook_of(services, job).state == "succeeded"
 
 
@@ -549,7 +545,7 @@ def test_a_slow_receiver_delays_neither_jobs_nor_other_receivers(
     while services.dispatcher.tick():
         for step in services.dispatcher._busy:
             step.result()
-    eventually(lambda: webhook_of(services, late).state == "succeeded", 5)
+    eventually(lambda: webhook_of(services, late).state == "succeeded")
     assert len(provider.called("submit")) == 1
     assert len(files.requests) <= PER_HOST
     files.closing.set()
@@ -690,10 +686,11 @@ def test_stopping_waits_a_moment_and_no_longer(
 ) -> None:
     monkeypatch.setattr(webhook_sender, "STOP_S", 0.2)
     files.routes["/hook"] = Reply(200, pause_s=60)
-    ended()
+    monkeypatch.setattr(webhook_sender, "TRY_S", 30)
+    job = ended()
     services.dispatcher.tick()
-    started = time.monotonic()
+    eventually(lambda: files.requests)
     services.dispatcher.stop()
-    assert time.monotonic() - started < 2
+    assert webhook_of(services, job).tries == 0, "it is still under way"
     files.closing.set()
     services.dispatcher._webhooks.settle()

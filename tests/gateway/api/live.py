@@ -16,6 +16,8 @@ from typing import Any
 
 import requests
 
+from gateway.__main__ import STOP_S
+from gateway.job_service import _LOOK_S
 from gateway.jobs import Attempt, Job, State, Status
 from gateway.settings import Settings
 from gateway.wiring import Services
@@ -29,7 +31,13 @@ THREADS = 8
 WAITING = THREADS // 2
 TRANSFERS = THREADS // 4
 MAX_ASSET_BYTES = 64_000_000
-MAIN = "from gateway.__main__ import main; from wire import serve; serve.IDLE_S = {}; main()"
+MAIN = """
+from gateway import __main__ as gateway, job_service
+from wire import serve
+
+serve.IDLE_S, gateway.STOP_S, job_service._LOOK_S = {}, {}, {}
+gateway.main()
+"""
 
 
 def free_port() -> int:
@@ -57,7 +65,7 @@ class Live:
     def call(self, method: str, path: str, *, key: str | None = API_KEY, **kwargs: Any) -> requests.Response:
         headers = {**({"X-API-Key": key} if key else {}), **kwargs.pop("headers", {})}
         url = path if path.startswith("http") else self.origin + path
-        return requests.request(method, url, headers=headers, timeout=30, **kwargs)
+        return requests.request(method, url, headers=headers, timeout=120, **kwargs)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> subprocess.Popen[bytes]:
         """Tell the server to stop, as `docker stop` does; answers its process."""
@@ -66,7 +74,7 @@ class Live:
         return self._process
 
     def dial(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
 
     def half_sent(self, head: str, body: bytes = b"x") -> socket.socket:
         """A connection that sent `head` and `body`, and keeps quiet from then on."""
@@ -99,7 +107,7 @@ class Live:
         return time.monotonic() - started
 
 
-def read_reply(connection: socket.socket, *, wait_closed_s: float = 2.0) -> Reply:
+def read_reply(connection: socket.socket, *, wait_closed_s: float = 30.0) -> Reply:
     """The head of the next reply, and whether the connection is closed after it."""
     received = b""
     while b"\r\n\r\n" not in received:
@@ -124,8 +132,14 @@ def _closed(connection: socket.socket, seconds: float) -> bool:
 
 
 @contextmanager
-def live(folder: Path, idle_s: float = IDLE_S, **more: str) -> Iterator[Live]:
-    """Runs until the block ends; clients that stall are cut off after `idle_s`. `more` are settings."""
+def live(
+    folder: Path, idle_s: float = IDLE_S, stop_s: int = STOP_S, look_s: float = _LOOK_S, **more: str
+) -> Iterator[Live]:
+    """Runs until the block ends. `more` are settings.
+
+    Clients that stall are cut off after `idle_s`, transfers `stop_s` after the server is told to stop. Who waits for a
+    job looks for itself every `look_s`.
+    """
     port = free_port()
     settings = {
         "PROVIDERS": "local",
@@ -144,7 +158,7 @@ def live(folder: Path, idle_s: float = IDLE_S, **more: str) -> Iterator[Live]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", MAIN.format(idle_s)], cwd=folder, env=environ, stderr=log, stdout=log
+            [sys.executable, "-c", MAIN.format(idle_s, stop_s, look_s)], cwd=folder, env=environ, stderr=log, stdout=log
         )
     services = Services.wire(
         Settings(
@@ -153,13 +167,13 @@ def live(folder: Path, idle_s: float = IDLE_S, **more: str) -> Iterator[Live]:
     )
     try:
         server = Live(port, services, process)
-        eventually(lambda: process.poll() is not None or answers(server), 30)
+        eventually(lambda: process.poll() is not None or answers(server), 60)
         assert process.poll() is None, (folder / "log").read_text()
         yield server
     finally:
         process.terminate()
         try:
-            process.wait(15)
+            process.wait(30)
         finally:
             process.kill()
             process.wait()

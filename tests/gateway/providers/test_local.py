@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -144,17 +143,16 @@ def test_a_name_that_does_not_resolve_is_not_yet(monkeypatch: pytest.MonkeyPatch
 
 
 def test_silence_after_a_submit_is_ambiguous(files: FileServer, impatient: None) -> None:
-    assert type(submit(files, Reply(202, pause_s=5))) is Ambiguous
+    assert type(submit(files, Reply(202, b'{"attemptId": "a1"}', pause_s=30))) is Ambiguous
 
 
 def test_an_answer_that_trickles_meets_its_deadline(files: FileServer, impatient: None) -> None:
-    slow = Reply(200, b'{"status": "running"' + b" " * 1000, trickle_s=0.05)
-    began = time.monotonic()
-    assert type(submit(files, slow)) is Ambiguous
+    # Whole, either would be taken for what it says.
+    assert type(submit(files, Reply(202, b'{"attemptId": "a1"}' + b" " * 1000, trickle_s=0.05))) is Ambiguous
+    slow = Reply(200, b'{"status": "running"}' + b" " * 1000, trickle_s=0.05)
     files.routes[POLL] = slow
     with pytest.raises(Unavailable):
         client_of(files).poll(ATTEMPT.id)
-    assert time.monotonic() - began < 2
 
 
 def test_headers_that_never_end_meet_the_read_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +168,7 @@ def test_headers_that_never_end_meet_the_read_timeout(monkeypatch: pytest.Monkey
     with socket.create_server(("127.0.0.1", 0)) as server:
         thread = threading.Thread(target=trickle)
         thread.start()
-        timer = threading.Timer(3, ended.set)
+        timer = threading.Timer(30, ended.set)
         timer.start()
         with pytest.raises(Unavailable):
             WorkerClient(f"http://127.0.0.1:{server.getsockname()[1]}", "t", "k").poll(ATTEMPT.id)

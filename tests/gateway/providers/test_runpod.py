@@ -29,7 +29,7 @@ from tests.gateway.providers.conftest import (
     runpod_settings,
     taken,
 )
-from tests.servers import FileServer, Reply, eventually
+from tests.servers import FileServer, Reply
 from wire.clock import SystemClock
 from wire.errors import JobTimeout, WorkerError, WorkerLost
 from wire.settings import SettingsError, read
@@ -314,18 +314,26 @@ def test_a_job_that_cannot_be_taken_back_does_not_go_elsewhere_yet(runpod: Emula
     assert runpod.job(attempt.remote_id or "")["status"] == QUEUED
 
 
-def test_a_health_that_hangs_holds_up_one_look_and_no_other(runpod: Emulator) -> None:
+def test_a_health_that_hangs_holds_up_one_look_and_no_other(runpod: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = FixedClock()
     provider = runpod_provider(runpod, clock)
     attempt = accepted(provider, replace(new(), sent_at=clock.now_ms()))
     clock.advance(20_000)
-    runpod.inject("slow", "health", seconds=1, times=None)
-    began = time.monotonic()
+    hanging, go_on, ask = threading.Event(), threading.Event(), provider._ask
+
+    def hang(kind: str, method: str, path: str) -> Any:
+        if kind == "health":
+            hanging.set()
+            go_on.wait(30)
+        return ask(kind, method, path)
+
+    monkeypatch.setattr(provider, "_ask", hang)
     asking = threading.Thread(target=provider.poll, args=(attempt,))
     asking.start()
-    eventually(lambda: provider._health_lock.locked(), 1)
+    assert hanging.wait(30)
     assert provider.poll(attempt).reason == "RunPod is being asked why"
-    assert time.monotonic() - began < 0.9
+    assert not go_on.is_set() and asking.is_alive()
+    go_on.set()
     asking.join()
     assert provider.poll(attempt).reason == "the endpoint has no workers; its max workers may be 0"
 
