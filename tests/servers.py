@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 PATIENCE_S = 60.0  # only what is broken takes so long, however busy the machine is
+STOP_S = 9.0  # as long for what must end at once: less than what would end it otherwise, a time-out or its own end
 
 
 @dataclass

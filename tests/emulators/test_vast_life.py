@@ -63,7 +63,7 @@ def test_the_clock_can_run_faster_than_life(vast: Emulator, renter: Renter) -> N
     instance = renter.rented()
     vast.clock.speed = 1000
 
-    eventually(lambda: told(renter, instance)[0] == "running", 3)
+    eventually(lambda: told(renter, instance)[0] == "running")
     assert vast.bill()["paid_s"] >= 90
 
 
@@ -310,12 +310,12 @@ def test_a_real_worker_starts_and_dies_with_its_instance(
     vast = make_vast(pretend=False, boot_s=1)
     renter = rent(vast)
     instance = running(vast, renter)
-    eventually(lambda: listens(renter, instance), 30)
+    eventually(lambda: listens(renter, instance))
     assert len(of_container(instance)) >= 2  # the supervisor, the worker
 
     renter.destroy(instance)
 
-    eventually(lambda: not of_container(instance), 5)
+    eventually(lambda: not of_container(instance))
     assert vast.bill()["alive"] == 0
 
 
@@ -327,9 +327,9 @@ def test_a_real_worker_destroys_itself_in_the_clocks_time(
     renter = rent(vast)
     instance = running(vast, renter)
 
-    eventually(lambda: not vast.alive(), 30)
+    eventually(lambda: not vast.alive())
 
-    eventually(lambda: not of_container(instance), 5)
+    eventually(lambda: not of_container(instance))
     assert vast.calls["self-destroy"] == 1
     assert vast.bill()["paid_s"] < 2000  # 420 and the start of its processes, a hundred times as fast as life
 

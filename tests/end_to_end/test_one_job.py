@@ -179,7 +179,7 @@ def test_a_job_whose_worker_is_killed_is_tried_again(
         assert encoders
         kill_tree(worker.pid)
         worker.wait()
-        eventually(lambda: not any(alive(pid) for pid in encoders), 2)
+        eventually(lambda: not any(alive(pid) for pid in encoders))
         stack.start_worker()
         job = ended(api, job, 90)
     assert job["status"] == "completed"
@@ -213,7 +213,7 @@ def test_a_cancelled_job_stops_ffmpeg_within_two_seconds(
         headers = {"X-API-Key": stack.api_key}
         answer = requests.delete(f"{stack.url}/jobs/{job['jobId']}", headers=headers, timeout=5)
         assert answer.json()["status"] == "cancelled"
-        eventually(lambda: not any(alive(pid) for pid in encoders), 2)
+        eventually(lambda: not any(alive(pid) for pid in encoders))
         # the worker is free again
         assert ended(api, api.submit("img2vid", img2vid(sample_files)))["status"] == "completed"
 

@@ -24,8 +24,6 @@ from wire.errors import JobError
 OK = Reply(200, b"{}")
 EVENTS, PUT = "/events/att_1", "/put/att_1.mp4"
 EVENT_TOKEN = "token-of-this-attempt-alone"
-# Far longer than a stop takes on a busy machine, far shorter than what is stopped would go on by itself.
-STOP_S = 9.0
 FOREVER_S = 60.0
 
 

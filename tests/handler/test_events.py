@@ -13,8 +13,8 @@ from handler.events import Events
 from handler.job import run_attempt
 from handler.settings import Settings
 from tests.handler.conftest import Job
-from tests.handler.support import FOREVER_S, OK, STOP_S, Attempt, Gateway, failure, ffmpegs
-from tests.servers import FileServer, Reply, Request, eventually
+from tests.handler.support import FOREVER_S, OK, Attempt, Gateway, failure, ffmpegs
+from tests.servers import STOP_S, FileServer, Reply, Request, eventually
 from wire.envelope import DeliverySchema, EventSchema
 from wire.errors import Cancelled
 

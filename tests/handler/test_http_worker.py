@@ -35,8 +35,8 @@ from handler.http_worker import Runs, create_app
 from handler.settings import Settings
 from tests.conftest import ROOT
 from tests.handler.conftest import KEY, TOKEN, Job
-from tests.handler.support import FOREVER_S, STOP_S, Gateway, alive, ffmpegs, free_port
-from tests.servers import PATIENCE_S, FileServer, Reply, eventually
+from tests.handler.support import FOREVER_S, Gateway, alive, ffmpegs, free_port
+from tests.servers import PATIENCE_S, STOP_S, FileServer, Reply, eventually
 from wire import serve
 from wire.envelope import ErrorSchema, ResultSchema
 from wire.errors import Cancelled, EncodeFailed, JobError

@@ -9,8 +9,8 @@ import pytest
 from handler import events, job
 from handler.settings import Settings
 from tests.handler.conftest import Job
-from tests.handler.support import FOREVER_S, STOP_S, Attempt, Gateway, alive, deaf_server, ffmpegs
-from tests.servers import FileServer, Reply, eventually
+from tests.handler.support import FOREVER_S, Attempt, Gateway, alive, deaf_server, ffmpegs
+from tests.servers import STOP_S, FileServer, Reply, eventually
 from wire.errors import Cancelled, WorkerLost
 
 Begin = Callable[[], Attempt]

@@ -27,8 +27,8 @@ from handler.settings import Settings
 from tests.conftest import ROOT
 from tests.handler.conftest import Job
 from tests.handler.platform import environment
-from tests.handler.support import FOREVER_S, STOP_S, Gateway, alive, ffmpegs
-from tests.servers import FileServer, Reply, eventually
+from tests.handler.support import FOREVER_S, Gateway, alive, ffmpegs
+from tests.servers import STOP_S, FileServer, Reply, eventually
 from wire.envelope import parse_job_input
 
 SAMPLE = {"video": "video.mp4", "image": "photo.jpg", "audio": "narration.mp3", "subtitles": "captions.en.srt"}
