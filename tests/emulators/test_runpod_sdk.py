@@ -11,7 +11,7 @@ import pytest
 from tests.emulators.conftest import Caller, MakeEmulator, PlayedWorker, processes
 from tests.emulators.runpod import Emulator
 from tests.handler.support import alive, ffmpegs
-from tests.servers import PATIENCE_S, FileServer, Reply, eventually
+from tests.servers import PATIENCE_S, STOP_S, FileServer, Reply, eventually
 
 Call = Callable[[Emulator], Caller]
 
@@ -134,7 +134,7 @@ def test_a_cancel_reaches_ffmpeg_and_the_worker_goes_on(
     job_id = caller.run(input=endless(media))
     ffmpeg = encoding(emulator)
     caller.post(f"cancel/{job_id}")
-    eventually(lambda: not alive(ffmpeg))
+    eventually(lambda: not alive(ffmpeg), STOP_S)
     assert caller.status(job_id)["status"] == "CANCELLED"
     again = caller.run(input=adiciona_audio(media))
     eventually(lambda: caller.status(again)["status"] == "COMPLETED")
@@ -152,7 +152,7 @@ def test_a_killed_worker_s_job_runs_once_more_and_then_fails(
     kill = emulator.inject("kill", "hand-over")
     emulator.fleet.kill(caller.status(job_id)["workerId"])
     eventually(lambda: caller.status(job_id)["retries"] == 1)
-    eventually(lambda: not alive(ffmpeg))
+    eventually(lambda: not alive(ffmpeg), STOP_S)
     eventually(lambda: caller.status(job_id)["status"] == "FAILED")
     assert caller.status(job_id)["error"] == "job timed out after 1 retries"
     assert kill.hits == 1

@@ -73,7 +73,7 @@ def test_a_pretended_worker_proves_who_it_is(vast: Emulator, renter: Renter) -> 
     assert port
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with socket.create_connection(("127.0.0.1", port.port), timeout=5) as plain, context.wrap_socket(plain) as tls:
+    with socket.create_connection(("127.0.0.1", port.port), timeout=30) as plain, context.wrap_socket(plain) as tls:
         fingerprint = hashlib.sha256(tls.getpeercert(binary_form=True) or b"").hexdigest()
 
     nonce = "0123456789abcdef"
@@ -95,7 +95,7 @@ def test_a_pretended_worker_lets_in_who_has_all_three(vast: Emulator, renter: Re
     health = renter.worker(instance).json()
 
     assert (health["status"], health["slots"]) == ("ok", {"total": 2, "busy": 0})
-    assert requests.get(url, headers={"X-Session-Token": TOKEN, "X-API-Key": "x"}, timeout=5).status_code == 401
+    assert requests.get(url, headers={"X-Session-Token": TOKEN, "X-API-Key": "x"}, timeout=30).status_code == 401
     elsewhere = running(vast, renter, env={**PLAIN, "ALLOWED_IPS": "192.0.2.1"})
     assert renter.worker(elsewhere).status_code == 403
 

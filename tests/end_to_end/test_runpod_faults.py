@@ -29,7 +29,7 @@ from tests.chaos.scene import counting
 from tests.conftest import SAMPLES
 from tests.emulators.runpod import Config, Emulator
 from tests.emulators.runpod.faults import Fault
-from tests.end_to_end.test_one_job import ffmpeg_children
+from tests.end_to_end.test_one_job import ffmpeg_children, hold
 from tests.servers import FileServer, Reply, eventually, file_server
 from wire.settings import read
 
@@ -222,6 +222,7 @@ def test_a_cancelled_job_is_taken_from_its_worker(well: Cloud) -> None:
         job = client.submit("img2vid", {"url_image": well.files.url("/photo.jpg"), "duration": 30})
         eventually(lambda: client.job(job["jobId"])["progress"] > 0.06)
         assert well.ffmpeg()
+        hold(well.ffmpeg())
         requests.delete(f"{well.url}/jobs/{job['jobId']}", headers={"X-API-Key": KEY}, timeout=10)
         eventually(lambda: not well.ffmpeg())
         assert client.job(job["jobId"])["status"] == "cancelled"

@@ -14,7 +14,7 @@ from typing import Any
 from handler.job import run_attempt
 from handler.settings import Settings
 from tests.handler.support import FOREVER_S
-from tests.servers import eventually
+from tests.servers import STOP_S, eventually
 from wire.errors import JobError
 
 MEMORY_KB = 2_000_000
@@ -56,9 +56,9 @@ def endure(raw: dict[str, Any], settings: Settings, timeout_s: int = TIMEOUT_S) 
     outcome.seconds = time.monotonic() - began_at
     assert outcome.code in {"completed", *EXPECTED}, outcome
     assert outcome.seconds < 2 * timeout_s + FOREVER_S, outcome  # the attempt's own limit has ended it
-    eventually(lambda: set(_children()) <= children)
-    eventually(lambda: _threads() <= threads)
-    eventually(lambda: _files() <= files)
+    eventually(lambda: set(_children()) <= children, STOP_S)
+    eventually(lambda: _threads() <= threads, STOP_S)
+    eventually(lambda: _files() <= files, STOP_S)
     assert [path.name for path in settings.work_dir.glob("attempt-*")] == []
     now_kb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     outcome.memory_kb = max(_peak_kb(), now_kb if now_kb > children_kb else 0)

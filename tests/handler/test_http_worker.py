@@ -574,7 +574,7 @@ def test_a_killed_worker_takes_ffmpeg_with_it_and_the_next_one_cleans_up(
     ffmpeg, killed = _start_long(served, img2vid, gateway), served.child
     assert len(list(settings.work_dir.glob("attempt-*"))) == 1
     os.kill(killed, signal.SIGKILL)
-    eventually(lambda: not alive(ffmpeg))
+    eventually(lambda: not alive(ffmpeg), STOP_S)
     eventually(lambda: served.child not in {0, killed} and _healthy(served))
     eventually(lambda: list(settings.work_dir.glob("attempt-*")) == [])
     assert served.call("GET", "/jobs/att_1").status_code == 404

@@ -496,9 +496,9 @@ def test_work_that_takes_too_long_is_stopped_and_told(img2vid: Job, settings: Se
 def test_an_upload_that_never_ends_is_stopped_and_told(
     img2vid: Job, settings: Settings, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "UPLOAD_S", -1.0)  # of 4 s for the attempt, three are for all until the upload has ended
+    monkeypatch.setattr(job, "UPLOAD_S", -58.5)  # of 60 s for the attempt, 1.5 are for all until the upload has ended
     gateway.on_put = lambda request: Reply(pause_s=FOREVER_S)
-    error = failure(img2vid(delivery=gateway.delivery(limits={"timeout_s": 4})), settings)
+    error = failure(img2vid(delivery=gateway.delivery(limits={"timeout_s": 60})), settings)
     assert error.code == "upload_failed" and error.retryable
     assert [event["error"]["code"] for event in gateway.of_type("failed")] == ["upload_failed"]
 

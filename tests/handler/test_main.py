@@ -327,7 +327,7 @@ def test_a_killed_worker_takes_ffmpeg_with_it(img2vid: Job, settings: Settings, 
         eventually(lambda: list(settings.work_dir.glob("*/output.mp4")))
         [ffmpeg] = ffmpegs(process.pid)
         process.send_signal(signal.SIGKILL)
-    eventually(lambda: not alive(ffmpeg))
+    eventually(lambda: not alive(ffmpeg), STOP_S)
 
 
 def test_what_ffmpeg_is_turned_into_does_not_see_the_secrets(caption: Job, settings: Settings, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from tests.conftest import ROOT
 from tests.handler.conftest import Job
 from tests.handler.platform import Platform, Worker, running
 from tests.handler.support import Gateway, alive, ffmpegs
-from tests.servers import PATIENCE_S, FileServer, Reply, eventually
+from tests.servers import PATIENCE_S, STOP_S, FileServer, Reply, eventually
 
 pytestmark = pytest.mark.slow
 Start = Callable[..., Worker]
@@ -66,8 +66,8 @@ def test_a_stop_ends_ffmpeg_and_leaves_the_worker_ready_for_the_next_job(
     eventually(lambda: list(settings.work_dir.glob("*/output.mp4")))
     [ffmpeg] = ffmpegs(worker.pid)
     platform.stops.append(id_)
-    eventually(lambda: not alive(ffmpeg))
-    eventually(lambda: list(settings.work_dir.glob("attempt-*")) == [])
+    eventually(lambda: not alive(ffmpeg), STOP_S)
+    eventually(lambda: list(settings.work_dir.glob("attempt-*")) == [], STOP_S)
     assert (gateway.puts, platform.ends) == ([], [])
     platform.give(img2vid())
     eventually(lambda: platform.ends)

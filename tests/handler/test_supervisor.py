@@ -26,7 +26,7 @@ from handler.supervisor import Config, Switch
 from tests.conftest import ROOT
 from tests.handler.conftest import Job
 from tests.handler.support import FOREVER_S, Gateway, alive, free_port
-from tests.servers import PATIENCE_S, FileServer, Reply, Request, eventually, file_server
+from tests.servers import PATIENCE_S, STOP_S, FileServer, Reply, Request, eventually, file_server
 from wire.settings import read
 
 TOKEN, KEY, CONTAINER_KEY = "t" * 64, "k" * 64, "key-of-this-container-alone"
@@ -131,7 +131,7 @@ class Instance:
 
 
 def gone(pids: list[int]) -> None:
-    eventually(lambda: not any(map(alive, pids)))  # FFmpeg dies a moment after its parent
+    eventually(lambda: not any(map(alive, pids)), STOP_S)  # FFmpeg dies a moment after its parent
 
 
 def children(pid: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -145,18 +146,21 @@ def test_of_several_tracks_the_first_is_taken(media: Media, video: Any, new: Any
 CLICK_AT_S = 0.5
 
 
+slow = partial(pytest.param, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("extension", "codec", "start"),
     [
-        ("wav", "pcm_s16le", 0.0),
+        slow("wav", "pcm_s16le", 0.0),
         ("wav", "pcm_s16le", 0.7531),
         ("mp3", "libmp3lame", 0.25),
-        ("m4a", "aac", 0.0),
+        slow("m4a", "aac", 0.0),
         ("m4a", "aac", 0.25),
-        ("mov", "aac", 0.0),
+        slow("mov", "aac", 0.0),
         ("mkv", "aac", 0.0),
         ("mkv", "libopus", 0.25),
-        ("ogg", "libvorbis", 0.0),
+        slow("ogg", "libvorbis", 0.0),
     ],
 )
 def test_a_click_is_heard_when_it_should_be(extension: str, codec: str, start: float, media: Media, work: Work) -> None:
