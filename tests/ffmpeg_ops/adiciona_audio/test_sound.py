@@ -14,6 +14,7 @@ from tests.ffmpeg_ops.media import Media, stream, streams
 
 OLD, NEW = 500.0, 1300.0
 A_TENTH_DB = -20.0
+slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
 def sine(hz: float, amplitude: float = 0.1) -> str:
@@ -33,12 +34,12 @@ def new(media: Media) -> Any:
 @pytest.mark.parametrize(
     ("params", "old_db", "new_db"),
     [
-        ({"mode": "mix"}, -20, -20),
+        slow({"mode": "mix"}, -20, -20),
         ({"mode": "mix", "volume": 0.5}, -20, -26),
         ({"mode": "mix", "original_volume": 2, "volume": 0.1}, -14, -40),
         ({"mode": "mix", "original_volume": 0}, None, -20),
-        ({"volume": 2}, None, -14),
-        ({}, None, -20),
+        slow({"volume": 2}, None, -14),
+        slow({}, None, -20),
     ],
 )
 def test_both_sounds_have_the_volume_that_was_asked_for(
@@ -144,9 +145,6 @@ def test_of_several_tracks_the_first_is_taken(media: Media, video: Any, new: Any
 
 
 CLICK_AT_S = 0.5
-
-
-slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(
