@@ -1,4 +1,4 @@
-.PHONY: help setup demo demo-cloud run test mutations check fmt docs pin audit images test-image push clean
+.PHONY: help setup demo demo-cloud run test test-slow mutations check fmt docs pin audit images test-image push clean
 .DEFAULT_GOAL := help
 
 PY := .venv/bin/python
@@ -30,8 +30,10 @@ demo-cloud: setup  ## The same by way of a stand-in for RunPod, with real worker
 run: setup  ## Start gateway and worker and stay (PORT, WORKER_PORT, DATA_DIR, X_API_KEY)
 	@exec $(PY) -m scripts.run
 
-test: setup check  ## Run every check and every test
+test: setup check  ## Linters, types and the quick tests, in under five minutes on two cores
 	$(PY) -m pytest -n 4 --dist worksteal -m "not slow"
+
+test-slow: setup  ## The other tests: real processes, faults, chaos
 	$(PY) -m pytest -n 3 --dist worksteal -m slow --ignore=tests/chaos
 	$(PY) -m pytest -m slow tests/chaos
 

@@ -16,17 +16,19 @@ PATIENCE_S = 8.0  # the SDK tries three times within five seconds
 class Mirror:
     """`tell` is the SDK's progress_update, which sends `{"progress": 0.42}` on a thread. At most every PERIOD_S."""
 
-    def __init__(self, tell: Callable[[Mapping[str, float]], object]) -> None:
-        self._tell = tell
+    def __init__(
+        self, tell: Callable[[Mapping[str, float]], object], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._tell, self._clock = tell, clock
         self._lock = threading.Lock()
-        self._next_at = time.monotonic() + PERIOD_S
+        self._next_at = clock() + PERIOD_S
         self._under_way: set[threading.Thread] = set()
         self._closed = False
 
     def progress(self, fraction: float) -> None:
         """Called as often as there is news, on any thread."""
         with self._lock:
-            now = time.monotonic()
+            now = self._clock()
             if self._closed or now < self._next_at or fraction >= UNTIL:
                 return
             self._next_at = now + PERIOD_S

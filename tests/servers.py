@@ -9,6 +9,9 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+PATIENCE_S = 60.0  # only what is broken takes so long, however busy the machine is
+STOP_S = 9.0  # as long for what must end at once: less than what would end it otherwise, a time-out or its own end
+
 
 @dataclass
 class Request:
@@ -127,8 +130,8 @@ def file_server() -> Iterator[FileServer]:
         yield server
 
 
-def eventually(check: Callable[[], object], seconds: float = 30.0) -> None:
-    """Wait until `check` answers something true; fails after `seconds`. Only for what other processes do."""
+def eventually(check: Callable[[], object], seconds: float = PATIENCE_S) -> None:
+    """Wait until `check` returns something true; fails after `seconds`. Only for what others do."""
     ends_at = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < ends_at, f"did not happen within {seconds} s"

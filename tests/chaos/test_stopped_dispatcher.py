@@ -52,19 +52,19 @@ def test_who_is_stopped_past_its_lease_keeps_what_it_knows_and_changes_nothing(t
 
         try:
             start("gateway.log", "gateway")
-            eventually(answers, 20)
+            eventually(answers)
             sleeper = start("sleeper.log", "dispatcher")
             runpod.inject("slow", "run", seconds=0.5)
             params = {"url_video": "http://example.com/v.mp4", "url_audio": "http://example.com/a.mp3"}
             requests.post(f"{url}/video/adicionaAudio", json=params, headers=headers, timeout=10).raise_for_status()
-            eventually(lambda: runpod.queue.counts()["inQueue"] == 1, 20)
+            eventually(lambda: runpod.queue.counts()["inQueue"] == 1)
             os.killpg(sleeper, signal.SIGSTOP)
             assert attempts() == [("intent", None)]
             start("other.log", "dispatcher")
-            eventually(lambda: attempts() == [("ambiguous", None)], 20)
+            eventually(lambda: attempts() == [("ambiguous", None)])
             os.killpg(sleeper, signal.SIGCONT)
-            eventually(lambda: "dispatcher.lease_lost" in (tmp_path / "sleeper.log").read_text(), 20)
-            eventually(lambda: attempts()[0][0] == "submitted", 20)
+            eventually(lambda: "dispatcher.lease_lost" in (tmp_path / "sleeper.log").read_text())
+            eventually(lambda: attempts()[0][0] == "submitted")
         finally:
             zygote.close()
         [(_, remote_id)] = attempts()

@@ -11,9 +11,9 @@ import pytest
 import requests
 from flask import Blueprint
 
-from tests.emulators.conftest import INPUT, Caller, MakeEmulator, PlayedWorker
+from tests.emulators.conftest import INPUT, TIMEOUT_S, Caller, MakeEmulator, PlayedWorker
 from tests.emulators.runpod import Config, Emulator
-from tests.servers import FileServer, Reply, eventually
+from tests.servers import PATIENCE_S, FileServer, Reply, eventually
 
 Call = Callable[[Emulator], Caller]
 Play = Callable[..., PlayedWorker]
@@ -53,21 +53,23 @@ def test_an_error_of_the_worker_fails_the_job(caller: Caller, worker: PlayedWork
 def test_without_the_key_nothing_is_told(emulator: Emulator, authorization: str) -> None:
     for method, path in (("POST", "run"), ("GET", "health"), ("GET", "status/x"), ("POST", "cancel/x")):
         headers = {"Authorization": authorization}
-        answer = requests.request(method, f"{emulator.endpoint_url}/{path}", headers=headers, json={}, timeout=5)
+        answer = requests.request(
+            method, f"{emulator.endpoint_url}/{path}", headers=headers, json={}, timeout=TIMEOUT_S
+        )
         assert answer.status_code == 401
     assert emulator.queue.counts()["inQueue"] == 0
 
 
 def test_the_callers_key_is_not_the_workers(emulator: Emulator) -> None:
     headers = {"Authorization": f"Bearer {emulator.config.worker_key}"}
-    assert requests.get(f"{emulator.endpoint_url}/job-take/w?", headers=headers, timeout=5).status_code == 401
+    assert requests.get(f"{emulator.endpoint_url}/job-take/w?", headers=headers, timeout=TIMEOUT_S).status_code == 401
     headers = {"Authorization": emulator.config.api_key}
-    assert requests.get(f"{emulator.endpoint_url}/job-take/w?", headers=headers, timeout=5).status_code == 401
+    assert requests.get(f"{emulator.endpoint_url}/job-take/w?", headers=headers, timeout=TIMEOUT_S).status_code == 401
 
 
 def test_another_endpoint_is_not_found(emulator: Emulator) -> None:
     headers = {"Authorization": f"Bearer {emulator.config.api_key}"}
-    assert requests.get(f"{emulator.url}/v2/other/health", headers=headers, timeout=5).status_code == 404
+    assert requests.get(f"{emulator.url}/v2/other/health", headers=headers, timeout=TIMEOUT_S).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ def test_runsync_answers_with_the_end(caller: Caller, worker: PlayedWorker) -> N
     with ThreadPoolExecutor() as pool:
         answer = pool.submit(caller.post, "runsync", {"input": INPUT})
         eventually(lambda: worker.done(job["id"], output=1) if (job := worker.take()) else None)
-        document = answer.result(5).json()
+        document = answer.result(TIMEOUT_S).json()
     assert (document["status"], document["output"]) == ("COMPLETED", 1)
 
 
@@ -155,14 +157,17 @@ def test_the_jobs_webhook_is_tried_three_times(
 
 
 def test_every_call_of_the_job_api_takes_its_time(make_emulator: MakeEmulator, call: Call, play: Play) -> None:
-    emulator = make_emulator(latency_ms=100)
+    """And no call of a worker does: the fastest of some is faster than any of the job API."""
+    emulator = make_emulator(latency_ms=300)
     caller, worker = call(emulator), play(emulator)
-    started = time.monotonic()
-    caller.run()
-    assert 0.1 <= time.monotonic() - started < 0.5
-    started = time.monotonic()
-    worker.take()
-    assert time.monotonic() - started < 0.1
+
+    def taken_s(do: Callable[[], object]) -> float:
+        started = time.monotonic()
+        do()
+        return time.monotonic() - started
+
+    assert taken_s(caller.run) >= 0.3
+    assert min(taken_s(lambda: worker.get("ping")) for _ in range(10)) < 0.3
 
 
 def test_calls_are_counted_by_kind(emulator: Emulator, caller: Caller, worker: PlayedWorker) -> None:
@@ -183,7 +188,7 @@ def test_more_calls_than_fit_the_window_get_429(make_emulator: MakeEmulator, cal
 
 
 def test_more_calls_at_once_than_allowed_get_429(make_emulator: MakeEmulator, call: Call) -> None:
-    emulator = make_emulator(latency_ms=300, limits={"status": (100, 2)})
+    emulator = make_emulator(latency_ms=1000, limits={"status": (100, 2)})
     callers = [call(emulator) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         codes = sorted(pool.map(lambda caller: caller.get("status/x").status_code, callers))
@@ -201,16 +206,14 @@ def test_a_queue_that_is_too_deep_gets_429(make_emulator: MakeEmulator, call: Ca
 
 
 def test_take_answers_as_soon_as_a_job_comes(make_emulator: MakeEmulator, call: Call, play: Play) -> None:
-    emulator = make_emulator(long_poll_s=10)
+    emulator = make_emulator(long_poll_s=60)
     caller, worker = call(emulator), play(emulator)
     with ThreadPoolExecutor() as pool:
         taken = pool.submit(worker.take)
         eventually(lambda: emulator.calls["job-take"])
         time.sleep(0.1)
-        started = time.monotonic()
         job_id = caller.run()
-        assert taken.result(5) == {"id": job_id, "input": INPUT}
-    assert time.monotonic() - started < 0.5
+        assert taken.result(TIMEOUT_S) == {"id": job_id, "input": INPUT}
 
 
 def test_a_worker_that_has_hung_up_gets_no_job(make_emulator: MakeEmulator, call: Call, play: Play) -> None:
@@ -248,7 +251,7 @@ def test_a_stop_reaches_the_worker_that_holds_the_job(make_emulator: MakeEmulato
         answer = pool.submit(worker.get, "job-stop")
         eventually(lambda: emulator.calls["job-stop"])
         caller.post(f"cancel/{job_id}")
-        assert answer.result(3).json() == {"jobsToStop": [job_id]}
+        assert answer.result(TIMEOUT_S).json() == {"jobsToStop": [job_id]}
     emulator.configure(long_poll_s=0.01)
     assert other.get("job-stop").status_code == 204
     assert worker.get("job-stop").status_code == 204
@@ -295,16 +298,17 @@ def test_a_silent_worker_loses_its_job_once_and_then_the_job_fails(
 
 
 def test_a_ping_that_names_the_job_keeps_it(make_emulator: MakeEmulator, call: Call, play: Play) -> None:
-    emulator = make_emulator(lost_after_s=0.3)
+    emulator = make_emulator(lost_after_s=1.5)
     caller, worker = call(emulator), play(emulator)
     job_id, other = caller.run(), caller.run()
     worker.get("job-take-batch", batch_size=2)
-    ends_at = time.monotonic() + 0.7
-    while time.monotonic() < ends_at:
+
+    def other_is_lost() -> bool:
         worker.get("ping", job_id=f"x,{job_id}")
-        time.sleep(0.05)
+        return caller.status(other)["status"] == "IN_QUEUE"
+
+    eventually(other_is_lost)
     assert caller.status(job_id)["status"] == "IN_PROGRESS"
-    assert caller.status(other)["status"] == "IN_QUEUE"
 
 
 def test_stream_chunks_are_read_once(caller: Caller, worker: PlayedWorker) -> None:
@@ -330,7 +334,7 @@ def test_many_workers_take_each_job_once(make_emulator: MakeEmulator, call: Call
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE_S)
     assert sorted(taken) == sorted(ids)
     assert caller.health()["jobs"]["completed"] == 60
 
@@ -340,5 +344,5 @@ def test_a_further_face_can_be_mounted() -> None:
     management.add_url_rule("", "list", lambda: {"endpoints": []})
     management.add_url_rule("/<key>", "patch", lambda key: {"id": key}, methods=["PATCH"])
     with Emulator(Config(), [management]) as emulator:
-        assert requests.get(f"{emulator.url}/v2/serverless", timeout=5).json() == {"endpoints": []}
-        assert requests.patch(f"{emulator.url}/v2/serverless/x", timeout=5).json() == {"id": "x"}
+        assert requests.get(f"{emulator.url}/v2/serverless", timeout=TIMEOUT_S).json() == {"endpoints": []}
+        assert requests.patch(f"{emulator.url}/v2/serverless/x", timeout=TIMEOUT_S).json() == {"id": "x"}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import requests
 
-from tests.emulators.conftest import INPUT, Caller, MakeEmulator, PlayedWorker
+from tests.emulators.conftest import INPUT, TIMEOUT_S, Caller, MakeEmulator, PlayedWorker
 from tests.emulators.runpod import Emulator, Fault
 from tests.servers import eventually
 
@@ -49,17 +48,16 @@ def test_a_lost_call_ends_in_a_broken_connection(emulator: Emulator, caller: Cal
 
 
 def test_slow_answers_late_and_does_its_work_at_once(emulator: Emulator, caller: Caller) -> None:
-    emulator.inject("slow", "run", seconds=0.3)
-    started = time.monotonic()
+    """The work is done while the answer is still out: its caller gives up first."""
+    emulator.inject("slow", "run", seconds=5)
     with pytest.raises(requests.ReadTimeout):
         requests.post(
             f"{caller.base}/run",
             json={"input": INPUT},
             headers={"Authorization": f"Bearer {emulator.config.api_key}"},
-            timeout=0.1,
+            timeout=1,
         )
     assert queued(emulator) == 1
-    assert time.monotonic() - started < 0.3
 
 
 def test_garbage_follows_the_effect(emulator: Emulator, caller: Caller) -> None:
@@ -82,7 +80,7 @@ def test_a_result_expires_for_good(emulator: Emulator, caller: Caller, worker: P
 
 
 def test_late_progress_overwrites_the_end(emulator: Emulator, caller: Caller, worker: PlayedWorker) -> None:
-    emulator.inject("late_progress", "job-done", seconds=0.2)
+    emulator.inject("late_progress", "job-done", seconds=1)
     job_id = caller.run()
     worker.take()
     worker.done(job_id, status="IN_PROGRESS", output={"progress": 0.9})
@@ -144,29 +142,29 @@ def test_the_seed_picks_the_calls() -> None:
 def test_a_fault_that_makes_no_sense_is_refused(emulator: Emulator, kind: str, on: str) -> None:
     with pytest.raises(ValueError):
         emulator.inject(kind, on)
-    answer = requests.post(f"{emulator.url}/_control/faults", json={"kind": kind, "on": on}, timeout=5)
+    answer = requests.post(f"{emulator.url}/_control/faults", json={"kind": kind, "on": on}, timeout=TIMEOUT_S)
     assert answer.status_code == 400
 
 
 def test_the_controls_work_over_http(emulator: Emulator, caller: Caller, worker: PlayedWorker) -> None:
     control = f"{emulator.url}/_control"
-    asked = requests.post(f"{control}/faults", json={"kind": "status", "on": "run", "status": 429}, timeout=5)
+    asked = requests.post(f"{control}/faults", json={"kind": "status", "on": "run", "status": 429}, timeout=TIMEOUT_S)
     assert asked.status_code == 201
     assert caller.post("run", {"input": INPUT}).status_code == 429
     job_id = finished(caller, worker)
-    state = requests.get(control, timeout=5).json()
+    state = requests.get(control, timeout=TIMEOUT_S).json()
     assert state["calls"] == {"run": 2, "job-take": 1, "job-done": 1}
     assert state["faults"][0]["hits"] == 1
     assert state["jobs"]["completed"] == 1
-    assert requests.post(f"{control}/jobs/{job_id}/expire", timeout=5).status_code == 204
+    assert requests.post(f"{control}/jobs/{job_id}/expire", timeout=TIMEOUT_S).status_code == 204
     assert caller.get(f"status/{job_id}").status_code == 404
-    assert requests.post(f"{control}/jobs/{job_id}/expire", timeout=5).status_code == 400
-    assert requests.post(f"{control}/workers/nobody/kill", timeout=5).status_code == 400
-    assert requests.delete(f"{control}/faults", timeout=5).status_code == 204
-    assert requests.delete(f"{control}/calls", timeout=5).status_code == 204
-    assert requests.patch(f"{control}/config", json={"throttled": 2}, timeout=5).status_code == 204
+    assert requests.post(f"{control}/jobs/{job_id}/expire", timeout=TIMEOUT_S).status_code == 400
+    assert requests.post(f"{control}/workers/nobody/kill", timeout=TIMEOUT_S).status_code == 400
+    assert requests.delete(f"{control}/faults", timeout=TIMEOUT_S).status_code == 204
+    assert requests.delete(f"{control}/calls", timeout=TIMEOUT_S).status_code == 204
+    assert requests.patch(f"{control}/config", json={"throttled": 2}, timeout=TIMEOUT_S).status_code == 204
     wrong: dict[str, Any]
     for wrong in ({"command": ["sh"]}, {"env": {}}, {"nonsense": 1}, {"max_workers": "many"}, {"max_workers": None}):
-        assert requests.patch(f"{control}/config", json=wrong, timeout=5).status_code == 400
-    state = requests.get(control, timeout=5).json()
+        assert requests.patch(f"{control}/config", json=wrong, timeout=TIMEOUT_S).status_code == 400
+    state = requests.get(control, timeout=TIMEOUT_S).json()
     assert (state["calls"], state["faults"], state["workers"]["throttled"]) == ({}, [], 2)

@@ -15,10 +15,10 @@ import pytest
 import requests
 
 from tests.conftest import ROOT
-from tests.emulators.conftest import Caller, MakeEmulator, PlayedWorker, processes
+from tests.emulators.conftest import TIMEOUT_S, Caller, MakeEmulator, PlayedWorker, processes
 from tests.emulators.runpod import Emulator
 from tests.handler.support import alive
-from tests.servers import eventually
+from tests.servers import PATIENCE_S, eventually
 
 Call = Callable[[Emulator], Caller]
 # a program that does nothing and does not end
@@ -53,19 +53,20 @@ def test_no_worker_begins_without_a_job_and_the_first_job_starts_one(
 
 def test_jobs_that_wait_too_long_start_more_workers_up_to_the_limit(start: Callable[..., Emulator], call: Call) -> None:
     emulator = start(max_workers=3, queue_delay_s=0.5)
-    for _ in range(5):
-        call(emulator).run()
+    call(emulator).run()
     eventually(lambda: workers(emulator)["initializing"] == 1)
+    for _ in range(4):
+        call(emulator).run()
     eventually(lambda: workers(emulator)["initializing"] == 3)
     time.sleep(0.2)
     assert len(emulator.fleet.all()) == 3
 
 
 def test_the_cold_start_is_waited_for(start: Callable[..., Emulator]) -> None:
-    emulator = start(min_workers=1, cold_start_s=0.5)
+    emulator = start(min_workers=1, cold_start_s=1.5)
     eventually(lambda: workers(emulator)["initializing"] == 1)
     assert emulator.fleet.all()[0].process is None
-    eventually(lambda: emulator.fleet.all()[0].process, 2)
+    eventually(lambda: emulator.fleet.all()[0].process)
 
 
 @pytest.mark.parametrize("none", [{"max_workers": 0}, {"throttled": 2}])
@@ -108,7 +109,7 @@ def test_crashing_workers_are_unhealthy_and_tried_again(start: Callable[..., Emu
 
 def test_a_worker_that_ignores_sigterm_is_killed_with_all_its_children(start: Callable[..., Emulator]) -> None:
     stubborn = ("sh", "-c", "trap '' TERM; sleep 600 & sleep 600; sleep 600")
-    emulator = start(command=stubborn, min_workers=1, stop_grace_s=0.3)
+    emulator = start(command=stubborn, min_workers=1, stop_grace_s=1.5)
     eventually(lambda: emulator.fleet.all() and emulator.fleet.all()[0].process)
     [worker] = emulator.fleet.all()
     assert worker.guard
@@ -117,7 +118,7 @@ def test_a_worker_that_ignores_sigterm_is_killed_with_all_its_children(start: Ca
     emulator.configure(min_workers=0, max_workers=0)
     time.sleep(0.15)
     assert processes(group)
-    eventually(lambda: processes(group) == [], 3)
+    eventually(lambda: processes(group) == [])
 
 
 def test_a_worker_that_falls_silent_is_killed_and_its_job_goes_on(
@@ -147,7 +148,7 @@ def test_nothing_survives_a_kill_of_the_stand_in(tmp_path: Path) -> None:
         group = int(process.stdout.readline().split()[0])
         eventually(lambda: [name for _, name in processes(group)].count("sleep") == 2)
         os.kill(process.pid, signal.SIGKILL)
-    eventually(lambda: processes(group) == [], 2)
+    eventually(lambda: processes(group) == [])
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
@@ -159,8 +160,8 @@ def test_by_hand_it_says_what_a_gateway_needs_and_ends_when_asked(stop: signal.S
         environ = dict(line.removeprefix("export ").strip().split("=", 1) for line in lines[:4])
         url = f"{environ['RUNPOD_API_BASE']}/{environ['RUNPOD_ENDPOINT_ID']}/health"
         headers = {"Authorization": f"Bearer {environ['RUNPOD_API_KEY']}"}
-        assert requests.get(url, headers=headers, timeout=5).status_code == 200
+        assert requests.get(url, headers=headers, timeout=TIMEOUT_S).status_code == 200
         process.send_signal(stop)
-        assert process.wait(5) == 0
+        assert process.wait(PATIENCE_S) == 0
     assert environ["PROVIDERS"] == "runpod"
     assert not Path(lines[4].split()[4].rstrip(";")).exists()

@@ -10,11 +10,10 @@ import pytest
 
 from tests.emulators.conftest import Caller, MakeEmulator, PlayedWorker, processes
 from tests.emulators.runpod import Emulator
-from tests.handler.support import STOP_S, alive, ffmpegs
-from tests.servers import FileServer, Reply, eventually
+from tests.handler.support import alive, ffmpegs
+from tests.servers import PATIENCE_S, STOP_S, FileServer, Reply, eventually
 
 Call = Callable[[Emulator], Caller]
-START_S = 20.0
 
 
 @pytest.fixture
@@ -55,7 +54,7 @@ def encoding(emulator: Emulator) -> int:
         started = [worker.process.pid for worker in emulator.fleet.all() if worker.process]
         return [ffmpeg for pid in started for ffmpeg in ffmpegs(pid)]
 
-    eventually(found, START_S)
+    eventually(found)
     return found()[0]
 
 
@@ -79,7 +78,7 @@ def test_the_sdks_client_runs_a_job(endpoint: Any, worker: PlayedWorker) -> None
     assert worker.take() == {"id": job.job_id, "input": {"a": 1}}
     assert job.status() == "IN_PROGRESS"
     worker.done(job.job_id, output={"b": 2})
-    assert job.output(timeout=5) == {"b": 2}
+    assert job.output(timeout=60) == {"b": 2}
     assert job.status() == "COMPLETED"
     assert endpoint.health()["jobs"]["completed"] == 1
 
@@ -108,17 +107,17 @@ def test_the_sdks_worker_does_a_job_and_leaves_when_idle(
     emulator = start(idle_timeout_s=0.5)
     caller = call(emulator)
     job_id = caller.run(input=adiciona_audio(media))
-    eventually(lambda: caller.status(job_id)["status"] in {"COMPLETED", "FAILED"}, START_S)
+    eventually(lambda: caller.status(job_id)["status"] in {"COMPLETED", "FAILED"})
     ended = caller.status(job_id)
     assert ended["status"] == "COMPLETED", ended
     assert ended["output"]["stats"]["frames"] == 132
     assert Path(ended["output"]["output_path"]).stat().st_size == ended["output"]["stats"]["size_bytes"]
-    assert 0 < ended["executionTime"] <= ended["executionTime"] + ended["delayTime"] < START_S * 1000
+    assert 0 < ended["executionTime"] <= ended["executionTime"] + ended["delayTime"] < PATIENCE_S * 1000
     eventually(lambda: caller.health()["workers"]["idle"] == 1)
     [worker] = emulator.fleet.all()
     assert worker.process and worker.guard
     group = worker.guard.pid
-    eventually(lambda: emulator.fleet.all() == [], 5)
+    eventually(lambda: emulator.fleet.all() == [])
     assert worker.process.returncode == 0
     assert processes(group) == []
     # long polls, not questions at once: a job, the wait for the next one, and the leave
@@ -138,7 +137,7 @@ def test_a_cancel_reaches_ffmpeg_and_the_worker_goes_on(
     eventually(lambda: not alive(ffmpeg), STOP_S)
     assert caller.status(job_id)["status"] == "CANCELLED"
     again = caller.run(input=adiciona_audio(media))
-    eventually(lambda: caller.status(again)["status"] == "COMPLETED", START_S)
+    eventually(lambda: caller.status(again)["status"] == "COMPLETED")
     assert caller.status(again)["workerId"] == caller.status(job_id)["workerId"]
 
 
@@ -152,9 +151,9 @@ def test_a_killed_worker_s_job_runs_once_more_and_then_fails(
     ffmpeg = encoding(emulator)
     kill = emulator.inject("kill", "hand-over")
     emulator.fleet.kill(caller.status(job_id)["workerId"])
-    eventually(lambda: caller.status(job_id)["retries"] == 1, 5)
+    eventually(lambda: caller.status(job_id)["retries"] == 1)
     eventually(lambda: not alive(ffmpeg), STOP_S)
-    eventually(lambda: caller.status(job_id)["status"] == "FAILED", START_S)
+    eventually(lambda: caller.status(job_id)["status"] == "FAILED")
     assert caller.status(job_id)["error"] == "job timed out after 1 retries"
     assert kill.hits == 1
     assert caller.health()["workers"]["unhealthy"] == 0
@@ -170,7 +169,7 @@ def test_a_worker_that_must_leave_finishes_its_job(
     encoding(emulator)
     emulator.configure(max_workers=0)
     second = caller.run(input=adiciona_audio(media))
-    eventually(lambda: caller.status(job_id)["status"] == "COMPLETED", START_S)
-    eventually(lambda: emulator.fleet.all() == [], 5)
+    eventually(lambda: caller.status(job_id)["status"] == "COMPLETED")
+    eventually(lambda: emulator.fleet.all() == [])
     assert caller.status(second)["status"] == "IN_QUEUE"
     assert caller.status(job_id)["retries"] == 0

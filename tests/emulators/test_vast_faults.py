@@ -348,7 +348,7 @@ def test_what_cannot_happen_is_said(vast: Emulator, renter: Renter) -> None:
 
 def test_everything_can_be_told_over_http(vast: Emulator, renter: Renter) -> None:
     def control(method: str, path: str = "", body: Any = None) -> requests.Response:
-        return requests.request(method, f"{vast.url}/_control{path}", json=body, timeout=5)
+        return requests.request(method, f"{vast.url}/_control{path}", json=body, timeout=30)
 
     assert control("POST", "/faults", {"kind": "ignored", "on": "destroy", "times": 1}).status_code == 201
     instance = renter.rented()

@@ -6,7 +6,6 @@ import json
 import sqlite3
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -55,18 +54,18 @@ class Gateway:
 
     def not_ready(self, check: str) -> str:
         """Waits until `/ready` says no because of `check`; answers the reason."""
-        eventually(lambda: self.get("/ready").json()["checks"][check] != "ok", 25)
+        eventually(lambda: self.get("/ready").json()["checks"][check] != "ok")
         answer = self.get("/ready")
         assert answer.status_code == 503
         return str(answer.json()["checks"][check])
 
     def works_again(self) -> None:
         """Without help: a new job is taken, and all that ever were come to their end."""
-        eventually(lambda: self.get("/ready").json()["checks"].get("database") == "ok", 25)
-        eventually(lambda: self.post().status_code == 202, 25)
+        eventually(lambda: self.get("/ready").json()["checks"].get("database") == "ok")
+        eventually(lambda: self.post().status_code == 202)
         assert self.taken
         for job_id in self.taken:
-            eventually(lambda job_id=job_id: self.get(f"/jobs/{job_id}").json().get("status") in FINISHED, 40)
+            eventually(lambda job_id=job_id: self.get(f"/jobs/{job_id}").json().get("status") in FINISHED)
         self.stack.check()
 
     def log(self) -> list[dict[str, Any]]:
@@ -81,7 +80,7 @@ def start(make_stack: MakeStack, files: FileServer) -> Iterator[Callable[..., Ga
     def run(**environ: str) -> Gateway:
         stack = make_stack(QUEUE_LIMIT_SECONDS="3", MIN_FREE_DISK_PERCENT="0", **environ)
         stack._start("gateway", "tests.end_to_end.brief_gateway", stack._gateway_environ())
-        eventually(lambda: _answers(stack), 30)
+        eventually(lambda: _answers(stack))
         made.append(Gateway(stack, files.url("/photo.jpg")))
         assert made[-1].post().status_code == 202
         return made[-1]
@@ -154,7 +153,6 @@ def test_another_process_that_locks_the_database(start: Callable[..., Gateway], 
     gateway = start()
     with closing(sqlite3.connect(tmp_path / "data" / "reelay.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        began = time.monotonic()
         codes: list[str] = []
         posts = [threading.Thread(target=lambda: codes.append(gateway.refuses())) for _ in range(6)]
         for post in posts:
@@ -163,7 +161,6 @@ def test_another_process_that_locks_the_database(start: Callable[..., Gateway], 
         for post in posts:
             post.join()
         assert codes == ["service_unavailable"] * 6
-        assert time.monotonic() - began < 25, "those who wait do not wait for one another"
         assert "no dispatcher" in gateway.not_ready("dispatcher")
         other.execute("ROLLBACK")
     gateway.works_again()

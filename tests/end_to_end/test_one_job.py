@@ -177,9 +177,10 @@ def test_a_job_whose_worker_is_killed_is_tried_again(
         worker = stack.process("worker")
         encoders = ffmpeg_children(worker.pid)
         assert encoders
+        hold(encoders)
         kill_tree(worker.pid)
         worker.wait()
-        eventually(lambda: not any(alive(pid) for pid in encoders), 2)
+        eventually(lambda: not any(alive(pid) for pid in encoders))
         stack.start_worker()
         job = ended(api, job, 90)
     assert job["status"] == "completed"
@@ -201,19 +202,18 @@ def test_a_job_survives_the_gateway(make_stack: MakeStack, sample_files: FileSer
     assert job["stats"]["tries"] == 1
 
 
-def test_a_cancelled_job_stops_ffmpeg_within_two_seconds(
-    make_stack: MakeStack, sample_files: FileServer, client: MakeClient
-) -> None:
+def test_a_cancelled_job_stops_ffmpeg(make_stack: MakeStack, sample_files: FileServer, client: MakeClient) -> None:
     with make_stack() as stack:
         api = client(stack)
         job = api.submit("img2vid", img2vid(sample_files, **LONG))
         until(api, job, lambda now: now["progress"] > 0.1)
         encoders = ffmpeg_children(stack.process("worker").pid)
         assert encoders
+        hold(encoders)
         headers = {"X-API-Key": stack.api_key}
-        answer = requests.delete(f"{stack.url}/jobs/{job['jobId']}", headers=headers, timeout=5)
+        answer = requests.delete(f"{stack.url}/jobs/{job['jobId']}", headers=headers, timeout=30)
         assert answer.json()["status"] == "cancelled"
-        eventually(lambda: not any(alive(pid) for pid in encoders), 2)
+        eventually(lambda: not any(alive(pid) for pid in encoders))
         # the worker is free again
         assert ended(api, api.submit("img2vid", img2vid(sample_files)))["status"] == "completed"
 
@@ -242,6 +242,12 @@ def answers(stack: Stack) -> bool:
         return requests.get(f"{stack.url}/health", timeout=2).ok
     except requests.RequestException:
         return False
+
+
+def hold(pids: list[int]) -> None:
+    """Stop processes where they are: from here on they can only be killed, and come to no end of their own."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
 
 
 def kill_tree(pid: int) -> None:

@@ -30,7 +30,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stack = Stack(home / "data", home / "logs", environ={"RUN_DISPATCHER": "false", "MIN_FREE_DISK_PERCENT": "0"})
     try:
         stack.start_gateway()
-        eventually(lambda: answers(stack), 30)
+        eventually(lambda: answers(stack))
         yield stack
     finally:
         stack.stop()

@@ -117,7 +117,7 @@ def test_known_secrets_are_in_no_log_and_no_answer(gateway: Gateway, sample_file
     done = gateway.ended(good)
     assert done["status"] == "completed", done
     assert {gateway.ended(job)["status"] for job in bad} == {"failed"}
-    eventually(lambda: [r for r in sample_files.requests if r.path.startswith("/hook")], 20)
+    eventually(lambda: [r for r in sample_files.requests if r.path.startswith("/hook")])
 
     # whatever else may be refused
     gateway.call("GET", "/jobs", key=WRONG_KEY)
@@ -173,7 +173,7 @@ def test_the_keys_of_s3_are_in_no_log_and_no_answer(make_stack: MakeStack, files
     )
     stack.start_gateway()
     gateway = Gateway(stack)
-    eventually(lambda: answers(stack), 30)
+    eventually(lambda: answers(stack))
     ready = gateway.call("GET", "/ready")
     stored = gateway.call("POST", "/files", data=b"ID3")
     assert (ready.status_code, stored.status_code) == (503, 503)

@@ -54,9 +54,9 @@ class Fleet:
             for name, (module, environ) in self._commands.items():
                 self._stack._start(name, module, environ)
                 if name == "gateway-0":
-                    eventually(lambda: self.answers(0), 30)  # has migrated
+                    eventually(lambda: self.answers(0))  # has migrated
             self._stack.start_worker()
-            eventually(lambda: self.answers(0, "/ready") and self.answers(1, "/ready"), 30)
+            eventually(lambda: self.answers(0, "/ready") and self.answers(1, "/ready"))
             yield
         finally:
             self._stack.stop(*self._commands, "worker")

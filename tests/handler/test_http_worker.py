@@ -35,8 +35,8 @@ from handler.http_worker import Runs, create_app
 from handler.settings import Settings
 from tests.conftest import ROOT
 from tests.handler.conftest import KEY, TOKEN, Job
-from tests.handler.support import FOREVER_S, STOP_S, Gateway, alive, ffmpegs, free_port
-from tests.servers import FileServer, Reply, eventually
+from tests.handler.support import FOREVER_S, Gateway, alive, ffmpegs, free_port
+from tests.servers import PATIENCE_S, STOP_S, FileServer, Reply, eventually
 from wire import serve
 from wire.envelope import ErrorSchema, ResultSchema
 from wire.errors import Cancelled, EncodeFailed, JobError
@@ -373,7 +373,7 @@ def test_the_same_attempt_from_twenty_threads_runs_once(
     barrier, statuses = threading.Barrier(20), []
 
     def submit() -> None:
-        barrier.wait(10)
+        barrier.wait(PATIENCE_S)
         response = app.test_client().post("/video/caption", json=raw, headers=PASS)
         statuses.append(response.status_code)
 
@@ -414,7 +414,7 @@ def test_many_attempts_at_once_take_no_more_than_the_slots(
     barrier, statuses = threading.Barrier(10), []
 
     def submit(attempt_id: str) -> None:
-        barrier.wait(10)
+        barrier.wait(PATIENCE_S)
         statuses.append(app.test_client().post("/video/img2vid", json=endless(attempt_id), headers=PASS).status_code)
 
     threads = [threading.Thread(target=submit, args=(f"att_{i}",)) for i in range(10)]
@@ -490,7 +490,7 @@ class Served:
     url: str
 
     def call(self, method: str, path: str, **kwargs: Any) -> requests.Response:
-        return requests.request(method, f"{self.url}{path}", timeout=5, **{"headers": PASS, **kwargs})
+        return requests.request(method, f"{self.url}{path}", timeout=STOP_S, **{"headers": PASS, **kwargs})
 
     @property
     def child(self) -> int:
@@ -527,7 +527,7 @@ def _serve(settings: Settings, cwd: Path) -> Iterator[Served]:
         finally:
             p.terminate()
             try:
-                p.wait(10)
+                p.wait(PATIENCE_S)
             finally:
                 p.kill()
                 drain.join(5)
@@ -561,7 +561,7 @@ def test_sigterm_stops_the_running_attempt_and_ends_well(
 ) -> None:
     ffmpeg = _start_long(served, img2vid, gateway)
     served.process.terminate()
-    assert served.process.wait(6) == 0
+    assert served.process.wait(PATIENCE_S) == 0
     assert not alive(ffmpeg)
     assert gateway.events[-1]["error"]["code"] == "worker_lost"
     assert list(settings.work_dir.glob("attempt-*")) == []
@@ -592,11 +592,9 @@ def test_bodies_that_strangers_do_not_send_block_nobody(served: Served) -> None:
     address = ("127.0.0.1", int(served.url.rpartition(":")[2]))
     with ExitStack() as stack:
         for framing in ("Content-Length: 900000", "Transfer-Encoding: chunked") * http_worker.THREADS:
-            connection = stack.enter_context(socket.create_connection(address, timeout=5))
+            connection = stack.enter_context(socket.create_connection(address, timeout=PATIENCE_S))
             connection.sendall(f"POST /video/caption HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n".encode())
-        started = time.monotonic()
-        assert served.call("GET", "/health").status_code == 200
-        assert time.monotonic() - started < STOP_S
+        assert served.call("GET", "/health").status_code == 200  # within STOP_S
 
 
 @contextmanager
@@ -609,28 +607,26 @@ def _rented(settings: Settings, folder: Path) -> Iterator[tuple[int, WorkerClien
     client = WorkerClient(f"https://127.0.0.1:{port}", TOKEN, KEY, tls=True)
     with subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.DEVNULL) as process, ExitStack() as stack:
         stack.callback(process.terminate)
-        eventually(lambda: _reached(client), 20)
+        eventually(lambda: _reached(client))
         yield port, client
 
 
 def test_behind_tls_strangers_are_refused_unread_and_block_nobody(settings: Settings, tmp_path: Path) -> None:
     with _rented(settings, tmp_path) as (port, client), ExitStack() as stack:
         for _ in range(http_worker.EXPOSED_THREADS // 2):
-            stalled = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+            stalled = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S))
             stalled.sendall(b"\x16")
-        plain = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+        plain = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S))
         plain.sendall(f"GET /health HTTP/1.1\r\nHost: x\r\nX-Session-Token: {TOKEN}\r\n\r\n".encode())
         for framing in ("Content-Length: 900000", "Transfer-Encoding: chunked") * (http_worker.EXPOSED_THREADS // 2):
-            connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S))
             secure = stack.enter_context(ssl._create_unverified_context().wrap_socket(connection))
             assert secure.version() == "TLSv1.3"
             secure.sendall(f"POST /video/caption HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n".encode())
             answer = http.client.HTTPResponse(secure)
             answer.begin()
             assert answer.status == 401 and b"unauthorized" in answer.read()
-        started = time.monotonic()
-        assert client.health().slots == 1
-        assert time.monotonic() - started < STOP_S
+        assert _answered_at_once(client)
         assert b"200" not in plain.recv(1000)
 
 
@@ -639,7 +635,9 @@ def test_no_number_of_strangers_keeps_the_gateway_waiting(settings: Settings, tm
     with _rented(settings, tmp_path) as (port, client), ExitStack() as stack:
 
         def stranger() -> socket.socket:
-            connection = socket.create_connection(("127.0.0.1", port), timeout=5, source_address=("127.0.0.2", 0))
+            connection = socket.create_connection(
+                ("127.0.0.1", port), timeout=PATIENCE_S, source_address=("127.0.0.2", 0)
+            )
             return stack.enter_context(connection)
 
         with stranger() as alone, ssl._create_unverified_context().wrap_socket(alone) as secure:
@@ -653,14 +651,20 @@ def test_no_number_of_strangers_keeps_the_gateway_waiting(settings: Settings, tm
             with suppress(OSError):  # hung up on already
                 stalled.sendall(b"\x16")
         for _ in range(3):
-            started = time.monotonic()
-            assert client.health().slots == 1
-            assert time.monotonic() - started < 1.0
-        assert sum(map(_hung_up, idle)) >= 200 - 2 * serve.STRANGERS
+            assert _answered_at_once(client)
+        eventually(lambda: sum(map(_hung_up, idle)) >= 200 - 2 * serve.STRANGERS)
+
+
+def _answered_at_once(client: WorkerClient) -> bool:
+    """Long before the strangers' time is up, which is what a blocked call would wait for."""
+    assert STOP_S < serve.HANDSHAKE_S
+    started = time.monotonic()
+    assert client.health().slots == 1
+    return time.monotonic() - started < STOP_S
 
 
 def _hung_up(connection: socket.socket) -> bool:
-    connection.settimeout(0.5)
+    connection.settimeout(0.01)
     try:
         return connection.recv(1) == b""
     except TimeoutError:
@@ -694,7 +698,7 @@ def test_wrong_settings_end_it_and_are_all_named(
 ) -> None:
     command = [sys.executable, "-m", "handler.http_worker"]
     env = _environment(settings, **given)
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode != 0
     assert all(name in done.stderr for name in named)
     assert "Traceback" not in done.stderr

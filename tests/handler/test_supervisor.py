@@ -20,18 +20,17 @@ import pytest
 
 from gateway.providers.base import Unavailable
 from gateway.providers.worker_client import WorkerClient
-from handler import supervisor
+from handler import http_worker, supervisor
 from handler.settings import Settings
 from handler.supervisor import Config, Switch
 from tests.conftest import ROOT
 from tests.handler.conftest import Job
 from tests.handler.support import FOREVER_S, Gateway, alive, free_port
-from tests.servers import FileServer, Reply, Request, eventually, file_server
+from tests.servers import PATIENCE_S, STOP_S, FileServer, Reply, Request, eventually, file_server
 from wire.settings import read
 
 TOKEN, KEY, CONTAINER_KEY = "t" * 64, "k" * 64, "key-of-this-container-alone"
 ASKED = "/api/v0/instances/4711/"
-START_S = 20.0  # for a worker on a busy machine
 
 
 @dataclass
@@ -132,7 +131,7 @@ class Instance:
 
 
 def gone(pids: list[int]) -> None:
-    eventually(lambda: not any(map(alive, pids)), 3)  # FFmpeg dies a moment after its parent
+    eventually(lambda: not any(map(alive, pids)), STOP_S)  # FFmpeg dies a moment after its parent
 
 
 def children(pid: int) -> list[int]:
@@ -170,7 +169,7 @@ def over_already(folder: Path) -> None:
 def call_as_stranger(port: int, path: str, headers: dict[str, str]) -> bool:
     """Whether the worker still answered."""
     context = ssl._create_unverified_context()
-    connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=2)
+    connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=5)
     try:
         connection.request("GET", path, headers=headers)
         return connection.getresponse().status in {200, 401}
@@ -186,14 +185,14 @@ def call_as_stranger(port: int, path: str, headers: dict[str, str]) -> bool:
 @pytest.mark.slow
 def test_a_killed_worker_comes_back_and_proves_itself_anew(instance: Instance, vast: Vast) -> None:
     instance.start()
-    eventually(instance.up, START_S)
+    eventually(instance.up)
     client = instance.client
     client.check()
     (before,) = instance.workers()
     below = instance.below()
     os.kill(before, signal.SIGKILL)
     gone(below)
-    eventually(instance.up, START_S)
+    eventually(instance.up)
     client.check()  # the client that had the other certificate
     assert instance.workers() != [before]
     assert vast.at == []
@@ -204,9 +203,9 @@ def test_nobody_below_has_the_key_and_a_stop_leaves_nobody(
     instance: Instance, vast: Vast, img2vid: Job, gateway: Gateway, files: FileServer
 ) -> None:
     instance.start(FETCH_ALLOW_ORIGINS=f"{files.origin},{gateway.server.origin}")
-    eventually(instance.up, START_S)
+    eventually(instance.up)
     instance.client.submit(img2vid(duration=60, frame_rate=60, delivery=gateway.delivery()))
-    eventually(lambda: any(event.get("progress", 0) > 0.02 for event in gateway.events), START_S)
+    eventually(lambda: any(event.get("progress", 0) > 0.02 for event in gateway.events))
     below = instance.below()
     names = [Path(f"/proc/{pid}/comm").read_text().strip() for pid in below]
     assert "ffmpeg" in names and len(below) >= 3
@@ -214,10 +213,8 @@ def test_nobody_below_has_the_key_and_a_stop_leaves_nobody(
     for pid in below:
         environ = Path(f"/proc/{pid}/environ").read_bytes()
         assert CONTAINER_KEY.encode() not in environ and b"CONTAINER_API_KEY" not in environ
-    began = time.monotonic()
     instance.process.terminate()
-    assert instance.process.wait(10) == 0
-    assert time.monotonic() - began < 9.5
+    assert instance.process.wait(PATIENCE_S) == 0
     gone(below)
     assert gateway.events[-1]["error"]["code"] == "worker_lost"
     assert vast.at == []
@@ -226,7 +223,7 @@ def test_nobody_below_has_the_key_and_a_stop_leaves_nobody(
 @pytest.mark.slow
 def test_without_its_supervisor_the_worker_serves_nothing(instance: Instance) -> None:
     instance.start()
-    eventually(instance.up, START_S)
+    eventually(instance.up)
     below = instance.below()
     instance.process.kill()
     gone(below)
@@ -235,12 +232,16 @@ def test_without_its_supervisor_the_worker_serves_nothing(instance: Instance) ->
 @pytest.mark.slow
 def test_a_stop_while_the_worker_hangs_has_its_time(instance: Instance) -> None:
     instance.start()
-    eventually(instance.up, START_S)
+    eventually(instance.up)
     below = instance.below()
     instance.hang()
     instance.process.terminate()
-    assert instance.process.wait(10) == 0
+    assert instance.process.wait(PATIENCE_S) == 0
     gone(below)
+
+
+def test_a_stop_fits_into_the_ten_seconds_that_docker_gives() -> None:
+    assert http_worker.SHUTDOWN_S < supervisor.STOP_S <= 10 - 2
 
 
 # ---- silence
@@ -248,17 +249,19 @@ def test_a_stop_while_the_worker_hangs_has_its_time(instance: Instance) -> None:
 
 @pytest.mark.slow
 def test_calls_keep_it_and_silence_destroys_it(instance: Instance, vast: Vast) -> None:
-    instance.start(WORKER_SILENCE_SECONDS=6)
-    eventually(instance.up, 6)
+    silence_s = 12
+    instance.start(WORKER_SILENCE_SECONDS=silence_s)
+    eventually(instance.up)
     client, last, answered = instance.client, 0.0, 0
-    for _ in range(16):
-        client.check()
+    kept_until = time.monotonic() + 1.2 * silence_s
+    while last < kept_until:
         last = time.monotonic()
+        client.check()
         time.sleep(0.5)
     assert vast.at == []
     below = instance.below()
     while not vast.at:
-        assert time.monotonic() - last < 12
+        assert time.monotonic() - last < 5 * silence_s
         for path, headers in (
             (f"/identity?nonce={'a' * 32}", {}),
             ("/health", {"X-Session-Token": TOKEN, "X-API-Key": "k" * 63}),
@@ -266,16 +269,16 @@ def test_calls_keep_it_and_silence_destroys_it(instance: Instance, vast: Vast) -
         ):
             answered += call_as_stranger(instance.port, path, headers)
         time.sleep(0.1)
-    assert answered > 20
-    assert 5.5 < vast.at[0] - last < 9
+    assert answered > 3
+    assert vast.at[0] - last >= silence_s
     gone(below)
     assert instance.running() and instance.workers() == []
 
 
 @pytest.mark.slow
 def test_a_worker_that_hangs_is_silence_too(instance: Instance, vast: Vast) -> None:
-    instance.start(WORKER_SILENCE_SECONDS=6)
-    eventually(instance.up, 6)
+    instance.start(WORKER_SILENCE_SECONDS=12)
+    eventually(instance.up)
     below = instance.below()
     instance.hang()
     eventually(lambda: vast.at)
@@ -293,9 +296,9 @@ def test_a_restart_extends_nothing(instance: Instance, vast: Vast) -> None:
     time.sleep(3)
     instance.process.kill()
     instance.process.wait()
-    instance.start(WORKER_LIFETIME_SECONDS=60)
+    instance.start(WORKER_LIFETIME_SECONDS=600)
     eventually(lambda: vast.at)
-    assert 5.5 < vast.at[0] - began < 9
+    assert vast.at[0] - began >= 6
 
 
 @pytest.mark.slow
@@ -314,7 +317,7 @@ def test_what_has_gone_silent_does_not_come_back_by_a_restart(instance: Instance
 @pytest.mark.slow
 def test_a_full_disk_does_not_stop_it(instance: Instance, vast: Vast) -> None:
     instance.start(WORKER_LIFETIME_SECONDS=3, full="yes")
-    eventually(lambda: vast.at, 8)
+    eventually(lambda: vast.at)
     assert instance.running() and not (instance.folder / "state/deadline.json").exists()
 
 
@@ -336,12 +339,27 @@ def test_it_asks_for_ever_whatever_is_answered(instance: Instance, vast: Vast) -
     instance.start(SELF_DESTROY_RETRY_SECONDS=0.05)
     eventually(lambda: len(vast.at) >= len(troubles) + 3)
     assert instance.running() and instance.workers() == []
-    pauses = [after - before for before, after in zip(vast.at, vast.at[1:], strict=False)]
-    assert pauses[0] < 0.5 and min(pauses[len(troubles) :]) > 0.55  # longest after a success, which may be a lie
     assert {request.path for request in vast.server.requests} == {ASKED}
     assert CONTAINER_KEY not in instance.log
     instance.process.terminate()
-    assert instance.process.wait(5) == 0
+    assert instance.process.wait(PATIENCE_S) == 0
+
+
+def test_the_pauses_grow_and_are_longest_after_a_success_which_may_be_a_lie(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told, pauses = iter([500, 404, 401, 200, 500]), []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 5:
+            raise InterruptedError
+
+    monkeypatch.setattr(supervisor, "_call", lambda config: next(told))
+    monkeypatch.setattr("handler.supervisor.time.sleep", sleep)
+    with pytest.raises(InterruptedError):
+        supervisor.destroy(Config(600, 3600, tmp_path / "deadline.json", "http://x", "1", "k", retry_s=1.0))
+    assert pauses == [1, 2, 4, 12, 12]
 
 
 def test_an_api_that_is_away_for_long_is_asked_when_it_is_back(tmp_path: Path) -> None:
@@ -363,10 +381,8 @@ def test_an_api_that_is_away_for_long_is_asked_when_it_is_back(tmp_path: Path) -
 
 
 def test_a_call_has_its_time_however_slowly_it_is_answered() -> None:
-    began = time.monotonic()
     with pytest.raises(TimeoutError), supervisor._within(0.1):
         time.sleep(FOREVER_S)
-    assert time.monotonic() - began < 2
     with supervisor._within(0.05):
         pass
     time.sleep(0.1)  # it rings no more

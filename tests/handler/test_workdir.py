@@ -15,6 +15,7 @@ import pytest
 
 from handler.workdir import private_directory, sweep
 from tests.conftest import ROOT
+from tests.servers import PATIENCE_S
 
 OWNER = """
 import sys, time
@@ -85,7 +86,7 @@ def test_a_sweep_keeps_what_a_living_owner_holds_and_removes_it_after_a_kill(tmp
         assert sweep(tmp_path) == 0
         assert (directory / "asset").exists()
         process.send_signal(signal.SIGKILL)
-        process.wait(5)
+        process.wait(PATIENCE_S)
         assert directory.exists()
         assert sweep(tmp_path) == 1
         assert not directory.exists()

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import requests
 
 from tests.conftest import ROOT
 from tests.gateway.api.live import Live, free_port, live
-from tests.servers import eventually
+from tests.servers import PATIENCE_S, eventually
 
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 CONFIG = ROOT / "ops/nginx.conf"
@@ -55,12 +55,12 @@ def fronted(folder: Path) -> Iterator[Live]:
             process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
         front = Live(port, gateway.services)
         try:
-            eventually(lambda: process.poll() is not None or up(front), 20)
+            eventually(lambda: process.poll() is not None or up(front))
             assert process.poll() is None, (folder / "error.log").read_text()
             yield front
         finally:
             process.terminate()
-            process.wait(15)
+            process.wait(PATIENCE_S)
 
 
 def up(front: Live) -> bool:
@@ -93,14 +93,17 @@ class Stalled:
         return alive, opened
 
     def __exit__(self, *_: object) -> None:
-        self._process.communicate(timeout=20)
+        self._process.communicate(timeout=PATIENCE_S)
 
 
-def latencies(call: Callable[[], object], seconds: float, pause_s: float = 0.02) -> list[float]:
-    """How long each of the calls took that fit in `seconds`, sorted, in seconds."""
-    ends_at, taken = time.monotonic() + seconds, []
-    while (started := time.monotonic()) < ends_at:
-        call()
-        taken.append(time.monotonic() - started)
-        time.sleep(pause_s)
-    return sorted(taken)
+def latencies(calls: Sequence[Callable[[], object]], seconds: float, pause_s: float = 0.01) -> list[list[float]]:
+    """Make `calls` in turn for `seconds`. How long those of each kind took, sorted, in seconds."""
+    taken: list[list[float]] = [[] for _ in calls]
+    ends_at = time.monotonic() + seconds
+    while time.monotonic() < ends_at:
+        for call, took in zip(calls, taken, strict=True):
+            started = time.monotonic()
+            call()
+            took.append(time.monotonic() - started)
+            time.sleep(pause_s)
+    return [sorted(took) for took in taken]

@@ -6,7 +6,7 @@ import os
 import resource
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import chain, cycle
@@ -17,7 +17,7 @@ import pytest
 from tests.gateway.api.conftest import CAPTION
 from tests.gateway.api.live import API_KEY, MAX_ASSET_BYTES, TRANSFERS, Live, read_reply
 from tests.ops.nginx import NGINX, Stalled, config, fronted, latencies
-from tests.servers import eventually
+from tests.servers import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.skipif(NGINX is None, reason="needs nginx")
 
@@ -38,7 +38,9 @@ def front(folder: Path) -> Iterator[Live]:
 
 def test_nginx_finds_no_mistake_in_it(tmp_path: Path) -> None:
     (tmp_path / "nginx.conf").write_text(config(tmp_path, 8080, 8000))
-    said = subprocess.run([str(NGINX), "-t", "-c", tmp_path / "nginx.conf"], capture_output=True, text=True, timeout=20)
+    said = subprocess.run(
+        [str(NGINX), "-t", "-c", tmp_path / "nginx.conf"], capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert said.returncode == 0 and "[warn]" not in said.stderr, said.stderr
 
 
@@ -57,7 +59,7 @@ def test_a_waiting_request_is_answered_when_its_job_ends(front: Live) -> None:
         time.sleep(0.5)
         assert not waiting.done()
         front.call("DELETE", f"/jobs/{job.id}")
-        assert waiting.result(5).json()["status"] == "cancelled"
+        assert waiting.result(30).json()["status"] == "cancelled"  # half of what it would wait
 
 
 def test_a_file_of_the_largest_size_comes_back_the_same_and_in_parts(front: Live) -> None:
@@ -143,10 +145,17 @@ ATTACKS = {
 }
 
 
+@pytest.fixture(scope="module")
+def aside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], object]]:
+    """A call to another nginx before another gateway, which nobody attacks."""
+    with fronted(tmp_path_factory.mktemp("aside")) as other:
+        yield lambda: other.call("GET", "/health")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("attack", [*ATTACKS, "all"])
-def test_a_thousand_stalled_connections_harm_nobody(front: Live, attack: str) -> None:
-    """Honest requests, each on a connection of its own, meanwhile."""
+def test_a_thousand_stalled_connections_harm_nobody(front: Live, aside: Callable[[], object], attack: str) -> None:
+    """Honest requests, each on a connection of its own, meanwhile; in turn with others to a server without attackers."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 4 * STALLED:
         pytest.skip("needs more open files")
@@ -160,14 +169,15 @@ def test_a_thousand_stalled_connections_harm_nobody(front: Live, attack: str) ->
     def honest() -> None:
         assert front.call("GET", next(turns)).status_code == 200
 
-    calm = latencies(honest, 2)
+    calm, _ = latencies([honest, aside], 2)
     with Stalled(front.port, STALLED, requests) as stalled:
-        during = latencies(honest, 5)
+        during, meanwhile = latencies([honest, aside], 5)
         job = front.call("POST", "/video/caption", json=CAPTION)
         alive, opened = stalled.count()
-    p99, before = during[int(len(during) * 0.99)], calm[int(len(calm) * 0.99)]
-    print(f"{attack}: {alive} open, {opened} opened; {len(during)} calls, p99 {p99:.3f} s, before {before:.3f} s")
+    p99, before, base = (taken[int(len(taken) * 0.99)] for taken in (during, calm, meanwhile))
+    print(f"{attack}: {alive} open, {opened} opened; {len(during)} calls,"
+          f" p99 {p99:.3f} s, before {before:.3f} s, aside {base:.3f} s")  # fmt: skip
     assert job.status_code == 202
     assert alive > 0.8 * STALLED
-    # a machine that is that slow without an attack shows nothing
-    assert p99 < max(P99_S, 3 * before)
+    # A machine that is that slow without an attack, or where nobody attacks, shows nothing.
+    assert p99 < max(P99_S, 3 * before, 3 * base)

@@ -16,7 +16,7 @@ import pytest
 from ffmpeg_ops.operation import OPERATIONS
 from scripts.stack import Stack, StackError, free_port
 from tests.conftest import ROOT
-from tests.servers import eventually
+from tests.servers import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.slow
 
@@ -85,7 +85,7 @@ def test_run_prints_a_curl_line_that_works_and_stops_both_on_a_signal(tmp_path: 
             answer = subprocess.run(["sh", "-c", f"{curl} -s"], capture_output=True, text=True, timeout=60).stdout
         finally:
             run.send_signal(signal.SIGTERM)
-            run.wait(30)
+            run.wait(PATIENCE_S)
     assert '"status":"completed"' in answer
     assert f"http://127.0.0.1:{ports['PORT']}" in greeting
     assert not any(listens(int(port)) for port in ports.values())
@@ -113,9 +113,9 @@ def test_the_stack_dies_with_its_starter(tmp_path: Path) -> None:
     ports = {"PORT": str(free_port()), "WORKER_PORT": str(free_port())}
     environ = {**os.environ, **ports, "DATA_DIR": str(tmp_path / "data")}
     with subprocess.Popen([sys.executable, "-m", "scripts.run"], cwd=ROOT, env=environ, stdout=subprocess.PIPE) as run:
-        eventually(lambda: all(listens(int(port)) for port in ports.values()), 30)
+        eventually(lambda: all(listens(int(port)) for port in ports.values()))
         run.kill()
-    eventually(lambda: not any(listens(int(port)) for port in ports.values()), 20)
+    eventually(lambda: not any(listens(int(port)) for port in ports.values()))
 
 
 def test_setup_says_what_to_install_when_it_may_not(tmp_path: Path) -> None:

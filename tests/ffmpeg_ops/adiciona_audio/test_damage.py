@@ -54,7 +54,13 @@ def test_damaged_sound_is_used_and_its_errors_are_counted(media: Media, work: Wo
         ("b.aac", "-ac 2", 100, 0),
     ],
 )
-@pytest.mark.parametrize("params", [{}, {"loop": True, "mode": "mix"}], ids=["plain", "mixed"])
+@pytest.mark.parametrize(
+    "params",
+    [
+        pytest.param({}, id="plain"),
+        pytest.param({"loop": True, "mode": "mix"}, id="mixed", marks=pytest.mark.slow),
+    ],
+)
 def test_damaged_sound_of_any_kind_gets_the_exact_length(
     name: str, codec: str, flips: int, seed: int, params: dict[str, Any], media: Media, work: Work
 ) -> None:
@@ -88,8 +94,13 @@ def joined(media: Media, extension: str) -> Path:
 @pytest.mark.parametrize("extension", FORMS)
 @pytest.mark.parametrize(
     ("params", "expected_s"),
-    [({}, 4.0), ({"length": "audio"}, 3.0), ({"mode": "mix", "original_volume": 0, "length": "shortest"}, 3.0)],
-    ids=["video", "audio", "mixed"],
+    [
+        pytest.param({}, 4.0, id="video"),
+        pytest.param({"length": "audio"}, 3.0, id="audio", marks=pytest.mark.slow),
+        pytest.param(
+            {"mode": "mix", "original_volume": 0, "length": "shortest"}, 3.0, id="mixed", marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_sound_that_changes_on_the_way_is_heard_in_full(
     extension: str, params: dict[str, Any], expected_s: float, media: Media, work: Work

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,28 +16,31 @@ TOLERANCE_S = 0.02
 VIDEO_S = 2.0
 
 
+slow = partial(pytest.param, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("extension", "seconds", "params", "expected_s"),
     [
         ("wav", 0.7, {}, 2.0),
-        ("wav", 2.0, {}, 2.0),
+        slow("wav", 2.0, {}, 2.0),
         ("wav", 3.01, {"start": 0.333}, 2.0),
-        ("mp3", 0.5, {"loop": True}, 2.0),
+        slow("mp3", 0.5, {"loop": True}, 2.0),
         ("mp3", 0.5, {"loop": True, "start": 1.2}, 2.0),
         ("mp3", 1.217, {"length": "audio"}, 1.217),
-        ("mp3", 1.217, {"length": "shortest"}, 1.217),
+        slow("mp3", 1.217, {"length": "shortest"}, 1.217),
         ("mp3", 3.0, {"length": "shortest"}, 2.0),
         ("wav", 1.0, {"length": "shortest", "start": 0.5}, 1.5),
-        ("wav", 2.6, {"length": "audio"}, 2.6),
+        slow("wav", 2.6, {"length": "audio"}, 2.6),
         ("wav", 1.5, {"length": "audio", "start": 1.5}, 3.0),
-        ("wav", 1.0, {"length": "audio", "mode": "mix"}, 1.0),
+        slow("wav", 1.0, {"length": "audio", "mode": "mix"}, 1.0),
         ("wav", 3.0, {"mode": "mix", "fade_out": 1}, 2.0),
         ("m4a", 3.0, {}, 2.0),
-        ("m4a", 2.0, {}, 2.0),
-        ("m4a", 1.99, {}, 2.0),
+        slow("m4a", 2.0, {}, 2.0),
+        slow("m4a", 1.99, {}, 2.0),
         ("m4a", 1.1, {}, 2.0),
-        ("m4a", 1.1, {"length": "audio"}, 1.1),
-        ("aac", 3.0, {}, 2.0),
+        slow("m4a", 1.1, {"length": "audio"}, 1.1),
+        slow("aac", 3.0, {}, 2.0),
         ("aac", 1.5, {}, 2.0),
     ],
 )

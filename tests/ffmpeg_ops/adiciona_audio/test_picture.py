@@ -26,8 +26,8 @@ def times(work: Work) -> list[tuple[float, float]]:
     return [(int(row[1]) * tick, int(row[2]) * tick) for row in rows]
 
 
-@pytest.mark.parametrize("container", ["mp4", "mkv", "ts"])
-@pytest.mark.parametrize("count", [1, 6, 7, 49])
+@pytest.mark.parametrize("container", ["mp4", pytest.param("mkv", marks=pytest.mark.slow), "ts"])
+@pytest.mark.parametrize("count", [1, pytest.param(6, marks=pytest.mark.slow), 7, 49])
 def test_a_picture_with_b_frames_is_cut_at_any_frame(count: int, container: str, media: Media, work: Work) -> None:
     video = media.made(f"b.{container}", f"-f lavfi -i testsrc2=size=96x64:rate=25:d=2 {B_FRAMES}")
     stats = add(work, video, media.tone(count / 25), length="shortest")
@@ -85,9 +85,9 @@ def test_hevc_is_copied_and_tagged_for_apple(media: Media, work: Work) -> None:
     [
         ("plain.avi", "-c:v libx264 -preset ultrafast -bf 0 -pix_fmt yuv420p", True),
         ("b.avi", B_FRAMES, False),
-        ("mpeg4.avi", "-c:v mpeg4", False),
+        pytest.param("mpeg4.avi", "-c:v mpeg4", False, marks=pytest.mark.slow),
         ("prores.mov", "-c:v prores_ks -pix_fmt yuv422p10le", False),
-        ("mjpeg.avi", "-c:v mjpeg -pix_fmt yuvj420p", False),
+        pytest.param("mjpeg.avi", "-c:v mjpeg -pix_fmt yuvj420p", False, marks=pytest.mark.slow),
         ("mpeg2.ts", "-c:v mpeg2video", False),
         ("h264.mov", B_FRAMES, True),
         ("h264.ts", B_FRAMES, True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from tests.ffmpeg_ops.media import Media, stream, streams
 
 OLD, NEW = 500.0, 1300.0
 A_TENTH_DB = -20.0
+slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
 def sine(hz: float, amplitude: float = 0.1) -> str:
@@ -32,12 +34,12 @@ def new(media: Media) -> Any:
 @pytest.mark.parametrize(
     ("params", "old_db", "new_db"),
     [
-        ({"mode": "mix"}, -20, -20),
+        slow({"mode": "mix"}, -20, -20),
         ({"mode": "mix", "volume": 0.5}, -20, -26),
         ({"mode": "mix", "original_volume": 2, "volume": 0.1}, -14, -40),
         ({"mode": "mix", "original_volume": 0}, None, -20),
-        ({"volume": 2}, None, -14),
-        ({}, None, -20),
+        slow({"volume": 2}, None, -14),
+        slow({}, None, -20),
     ],
 )
 def test_both_sounds_have_the_volume_that_was_asked_for(
@@ -148,15 +150,15 @@ CLICK_AT_S = 0.5
 @pytest.mark.parametrize(
     ("extension", "codec", "start"),
     [
-        ("wav", "pcm_s16le", 0.0),
+        slow("wav", "pcm_s16le", 0.0),
         ("wav", "pcm_s16le", 0.7531),
         ("mp3", "libmp3lame", 0.25),
-        ("m4a", "aac", 0.0),
+        slow("m4a", "aac", 0.0),
         ("m4a", "aac", 0.25),
-        ("mov", "aac", 0.0),
+        slow("mov", "aac", 0.0),
         ("mkv", "aac", 0.0),
         ("mkv", "libopus", 0.25),
-        ("ogg", "libvorbis", 0.0),
+        slow("ogg", "libvorbis", 0.0),
     ],
 )
 def test_a_click_is_heard_when_it_should_be(extension: str, codec: str, start: float, media: Media, work: Work) -> None:

@@ -294,13 +294,13 @@ ONE_ASS = "[Script Info]\n[Events]\nFormat: Start, End, Text\nDialogue: 0:00:00.
 @pytest.mark.parametrize("head", [ONE_SRT, ONE_VTT, ONE_ASS], ids=["srt", "vtt", "ass"])
 @pytest.mark.parametrize("piece", ["{\\\\", "{", "<a", "<", "</ ", "<c ", "<font ", "<1", "\n", "1\n", " 1 \n", "&"])
 def test_no_text_takes_long_to_read(head: str, piece: str) -> None:
-    """A quadratic pattern would need hours for this; the limit of the suite's patience is enough of a test."""
+    """A quadratic pattern needs 20 s of a processor for this at least, a linear one about one."""
     begun = time.process_time()
     try:
-        subtitles.loads(head + piece * 400_000, "subtitles")
+        subtitles.loads(head + piece * 200_000, "subtitles")
     except AssetInvalid:
         pass
-    assert time.process_time() - begun < 20
+    assert time.process_time() - begun < 8
 
 
 @pytest.mark.parametrize(

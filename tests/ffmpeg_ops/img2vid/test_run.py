@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from ffmpeg_ops.img2vid.run import command, exact_rate, frame_count
 from ffmpeg_ops.operation import OPERATIONS, Work
 from tests.ffmpeg_ops import media as look
 from tests.ffmpeg_ops.media import Media, psnr, run, stream
+from tests.servers import PATIENCE_S, STOP_S
 from wire.errors import AssetInvalid, Cancelled
 
 SIZE = (1920, 1080)
@@ -188,7 +188,7 @@ def test_a_tiny_image_fills_the_picture(work: Work, tmp_path: Path) -> None:
     assert np.abs(look.frames(work.output, gray=False).astype(int) - [0, 255, 0]).max() <= 4
 
 
-def test_a_stop_ends_the_work_within_two_seconds(samples: Path, work: Work) -> None:
+def test_a_stop_ends_the_work(samples: Path, work: Work) -> None:
     begun = threading.Event()
     watched = Work(work.directory, stop=work.stop, progress=lambda share: begun.set() if share else None)
     raised: list[BaseException] = []
@@ -201,11 +201,10 @@ def test_a_stop_ends_the_work_within_two_seconds(samples: Path, work: Work) -> N
 
     thread = threading.Thread(target=target)
     thread.start()
-    assert begun.wait(20)
-    started = time.monotonic()
+    assert begun.wait(PATIENCE_S)
     work.stop.set(Cancelled())
-    thread.join(10)
-    assert time.monotonic() - started < 2 and isinstance(raised[0], Cancelled)
+    thread.join(STOP_S)
+    assert not thread.is_alive() and isinstance(raised[0], Cancelled)
 
 
 def test_a_video_is_no_image(media: Media, work: Work) -> None:
