@@ -13,7 +13,7 @@ from rich.table import Table
 
 import bench
 from bench.figures import Figure
-from wire import log
+from common import log
 
 
 def main() -> int:

@@ -20,9 +20,9 @@ import pysubs2
 from PIL import Image
 
 from bench.figures import Figure, side_by_side
-from ffmpeg_ops import encoders
-from ffmpeg_ops.img2vid import frames
-from ffmpeg_ops.img2vid.camera import Move
+from ffmpeg_ops.engine import encoders
+from ffmpeg_ops.engine.stills import frames
+from ffmpeg_ops.engine.stills.camera import Move
 from ffmpeg_ops.img2vid.run import shot
 from ffmpeg_ops.operation import OPERATIONS, Work
 from wire.envelope import Limits

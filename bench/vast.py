@@ -25,10 +25,11 @@ import requests
 
 from bench.figures import RUNS, Figure
 from gateway.providers.base import Accepted, Phase, Unavailable
-from gateway.providers.vast import labels, offers
-from gateway.providers.vast.client import Client
-from gateway.providers.vast.environment import environment
-from gateway.providers.vast.pool import address
+from gateway.providers.clouds.vast import offers
+from gateway.providers.clouds.vast.client import Client
+from gateway.providers.rental import labels
+from gateway.providers.rental.environment import environment
+from gateway.providers.rental.fleet import address
 from gateway.providers.worker_client import WorkerClient, worker_secrets
 from gateway.settings import Settings
 from gateway.signing import Signer
@@ -132,13 +133,13 @@ class _Loop:
 
     def job(self, _: int) -> None:
         rental = str(uuid.uuid4())
-        instance_id = self._create(rental)
-        worker = self._worker(instance_id, rental)
+        rental_id = self._create(rental)
+        worker = self._worker(rental_id, rental)
         while not isinstance(accepted := _asked(lambda: worker.submit({"operation": "img2vid", **PARAMS})), Accepted):
             time.sleep(POLL_S)
         while worker.poll(accepted.remote_id).phase is not Phase.COMPLETED:
             time.sleep(POLL_S)
-        while _asked(lambda: self._client.destroy(instance_id)) is None:
+        while _asked(lambda: self._client.destroy(rental_id)) is None:
             pass
 
     def _create(self, rental: str) -> int:
@@ -155,10 +156,10 @@ class _Loop:
             }
             return self._client.create(found[0].id, request)
 
-    def _worker(self, instance_id: int, rental: str) -> WorkerClient:
+    def _worker(self, rental_id: int, rental: str) -> WorkerClient:
         while True:
             listed = _asked(self._client.instances) or []
-            row = next((row for row in listed if row["id"] == instance_id), {})
+            row = next((row for row in listed if row["id"] == rental_id), {})
             host, port = address(row)
             if row.get("actual_status") == "running" and host and port:
                 told = worker_secrets(self._signer, rental)

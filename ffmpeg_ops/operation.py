@@ -150,8 +150,8 @@ class _Found(Mapping[str, Operation]):
 
     @cached_property
     def _table(self) -> dict[str, Operation]:
-        rooms = (m.name for m in pkgutil.iter_modules(ffmpeg_ops.__path__, "ffmpeg_ops.") if m.ispkg)
-        found = [importlib.import_module(room).OPERATION for room in sorted(rooms)]
+        packages = sorted(m.name for m in pkgutil.iter_modules(ffmpeg_ops.__path__) if m.ispkg and m.name != "engine")
+        found = [importlib.import_module(f"ffmpeg_ops.{name}").OPERATION for name in packages]
         return {operation.name: operation for operation in found}
 
     def __getitem__(self, name: str) -> Operation:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # `python -m gateway.providers.vast.reap` passes here where no Flask is
+if TYPE_CHECKING:  # `python -m gateway.providers.clouds.vast.reap` passes here where no Flask is
     from flask import Flask
 
     from gateway.settings import Settings
@@ -14,10 +14,11 @@ def create_app(settings: Settings | None = None) -> Flask:
     """The wired application; `settings` default to the environment's. Starts no thread and migrates nothing."""
     from flask import Flask
 
-    from gateway import api, cli
+    from common.settings import SettingsError
+    from gateway import cli
+    from gateway.api import application
     from gateway.settings import check, load
     from gateway.wiring import Services
-    from wire.settings import SettingsError
 
     if settings is None:
         try:
@@ -27,6 +28,6 @@ def create_app(settings: Settings | None = None) -> Flask:
     check(settings)
     app = Flask(__name__, static_folder=None)
     app.extensions["reelay"] = Services.wire(settings)
-    api.register(app, settings)
+    application.register(app, settings)
     cli.register(app)
     return app

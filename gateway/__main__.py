@@ -11,15 +11,16 @@ import structlog
 from flask import Flask
 from sqlalchemy.exc import SQLAlchemyError
 
+from common import log as logs
+from common.clock import SystemClock
+from common.http_server import Server
+from common.settings import SettingsError
 from gateway import create_app
-from gateway.auth import Keys
-from gateway.migrations import migrate
+from gateway.access.keys import Keys
+from gateway.db.engine import brief, make_engine
+from gateway.db.migrations import migrate
+from gateway.db.store import Store
 from gateway.settings import Settings, load
-from gateway.store import Store, brief, make_engine
-from wire import log as logs
-from wire.clock import SystemClock
-from wire.serve import Server
-from wire.settings import SettingsError
 
 log = structlog.get_logger(__name__)
 
@@ -70,15 +71,15 @@ def prepare(settings: Settings) -> None:
 
 
 def _start(worker: Any) -> None:
-    parts = worker.wsgi.extensions["reelay"]
-    if parts.settings.run_dispatcher:
-        parts.dispatcher.start()
+    services = worker.wsgi.extensions["reelay"]
+    if services.settings.run_dispatcher:
+        services.dispatcher.start()
 
 
 def _begin_stop(app: Flask) -> None:
-    parts = app.extensions["reelay"]
-    parts.dispatcher.request_stop()  # a step that began now could be cut off between the call and its record
-    parts.jobs.wait_no_more()
+    services = app.extensions["reelay"]
+    services.dispatcher.request_stop()  # a step that began now could be cut off between the call and its record
+    services.jobs.wait_no_more()
 
 
 def _stop(server: Any, worker: Any) -> None:

@@ -6,18 +6,18 @@ import click
 from flask import Flask
 from flask.cli import AppGroup, with_appcontext
 
-from gateway import backup
-from gateway.auth import FROM_ENVIRONMENT, SCOPES, webhook_secrets
-from gateway.costs import usd
-from gateway.endpoint.commands import runpod
-from gateway.migrations import migrate
-from gateway.on_database import OnDatabase
-from gateway.providers.vast.commands import vast
+from common.clock import to_rfc3339
+from common.settings import SettingsError
+from gateway.access.keys import FROM_ENVIRONMENT, SCOPES, webhook_secrets
+from gateway.db.command_group import OnDatabase
+from gateway.db.migrations import migrate
+from gateway.db.records import ApiKey
+from gateway.domain.prices import usd
+from gateway.providers.clouds.vast.vast_commands import vast
+from gateway.providers.runpod.endpoint.runpod_commands import runpod
 from gateway.providers.worker_client import worker_secrets
-from gateway.store import ApiKey
+from gateway.upkeep import backup
 from gateway.wiring import services
-from wire.clock import to_rfc3339
-from wire.settings import SettingsError
 
 keys = OnDatabase("keys", help="Clients' API keys.")
 

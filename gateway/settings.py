@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 import sqlalchemy as sa
 from marshmallow import ValidationError, fields, validate
 
-from gateway.auth import MAX_SECRET, mistyped
-from gateway.gpus import Prices
-from gateway.jobs import MARGIN_MS
-from wire.settings import CommaList, Folder, Networks, Origins, SettingsError, read, setting
+from common.settings import CommaList, Folder, Networks, Origins, SettingsError, read, setting
+from gateway.access.keys import MAX_SECRET, mistyped
+from gateway.domain.jobs import MARGIN_MS
+from gateway.providers.runpod.gpus import Prices
 
 GB = 1_000_000_000
 DAY_S = 86_400
@@ -118,7 +118,9 @@ class Settings:
     host: str = setting(fields.String(), "127.0.0.1", "Address to listen on.")
     port: int = setting(_whole(1, 65535), 8000, "Port to listen on.")
     run_dispatcher: bool = setting(
-        fields.Boolean(), "true", "Whether the gateway moves jobs itself; if not, run `python -m gateway.dispatcher`."
+        fields.Boolean(),
+        "true",
+        "Whether the gateway moves jobs itself; if not, run `python -m gateway.dispatch.loop`.",
     )
     threads: int = setting(
         _whole(4, 256), 16, "Threads that answer requests: at most half of them wait, a quarter transfer files."
@@ -204,7 +206,7 @@ class Settings:
         "not know are destroyed: no two databases on one Vast.ai account may share it.",
     )
     vast_api_base: str = setting(_url(), "https://console.vast.ai", "Base of Vast.ai's API.")
-    vast_priority: str = setting(
+    vast_offer_order: str = setting(
         fields.String(validate=validate.OneOf(["cost", "speed"])),
         "cost",
         "Which offer is taken first: `cost` the cheapest, `speed` the newest generation of encoders.",

@@ -8,28 +8,29 @@ from typing import cast
 
 from flask import current_app
 
-from gateway.auth import Keys
-from gateway.bell import Bell
-from gateway.costs import Costs
-from gateway.dispatcher import Dispatcher
-from gateway.documents import Documents
-from gateway.ends import Ends
-from gateway.job_service import Jobs
-from gateway.metrics import Metrics
-from gateway.pace import Pace
-from gateway.providers import known
+from common.clock import Clock, SystemClock
+from gateway.access.keys import Keys
+from gateway.access.quotas import Quotas
+from gateway.access.rate_limits import Rates
+from gateway.access.thread_limits import ThreadLimits
+from gateway.api.job_document import Documents
+from gateway.api.job_service import Jobs
+from gateway.db.engine import make_engine
+from gateway.db.store import Store
+from gateway.dispatch.attempt_writer import Ends
+from gateway.dispatch.costs import Costs
+from gateway.dispatch.loop import Dispatcher
+from gateway.dispatch.notifier import ChangeNotifier
+from gateway.dispatch.poll_schedule import PollScheduler
+from gateway.dispatch.step import DispatchContext
+from gateway.providers import registry
 from gateway.providers.base import Context, Provider
-from gateway.quotas import Quotas
-from gateway.rates import Rates
 from gateway.settings import Settings, secrets_of
-from gateway.shares import Shares
 from gateway.signing import Signer
-from gateway.step import Parts
 from gateway.storage import Storage
 from gateway.storage.local import LocalStorage
-from gateway.store import Store, make_engine
-from gateway.webhook_sender import Sender
-from wire.clock import Clock, SystemClock
+from gateway.upkeep.metrics import Metrics
+from gateway.webhooks.sender import Sender
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Services:
     documents: Documents
     dispatcher: Dispatcher
     metrics: Metrics
-    shares: Shares
+    thread_limits: ThreadLimits
     rates: Rates
 
     @classmethod
@@ -56,12 +57,12 @@ class Services:
     ) -> Services:
         """All parts for `settings`; tests hand in a clock that stands still, or providers of their own."""
         clock = clock or SystemClock()
-        signer, bell = Signer(secrets_of(settings)), Bell()
+        signer, notifier = Signer(secrets_of(settings)), ChangeNotifier()
         store = Store(make_engine(settings.database, pool_size=settings.threads + 32))
         storage = _storage(settings, signer, clock)
-        chain = provider if provider is not None else known.make(Context(settings, signer, store, clock))
-        pace, metrics = Pace(), Metrics(store, chain, clock)
-        ends = Ends(Costs(chain), pace, metrics)
+        chain = provider if provider is not None else registry.make(Context(settings, signer, store, clock))
+        poll_scheduler, metrics = PollScheduler(), Metrics(store, chain, clock)
+        ends = Ends(Costs(chain), poll_scheduler, metrics)
         quotas = Quotas(settings, store)
         documents = Documents(settings, store, storage, clock)
         return cls(
@@ -72,14 +73,14 @@ class Services:
             storage=storage,
             providers=chain,
             keys=Keys(store, clock),
-            jobs=Jobs(store, storage, clock, settings, bell, ends, metrics, quotas),
+            jobs=Jobs(store, storage, clock, settings, notifier, ends, metrics, quotas),
             documents=documents,
             dispatcher=Dispatcher(
-                Parts(store, storage, chain, clock, settings, signer, bell, pace, ends, quotas),
-                Sender(settings, store, documents, signer, clock, bell, metrics),
+                DispatchContext(store, storage, chain, clock, settings, signer, notifier, poll_scheduler, ends, quotas),
+                Sender(settings, store, documents.of, signer, clock, notifier, metrics),
             ),
             metrics=metrics,
-            shares=Shares(settings.threads, settings.max_waiting_per_key),
+            thread_limits=ThreadLimits(settings.threads, settings.max_waiting_per_key),
             rates=Rates(settings, clock),
         )
 

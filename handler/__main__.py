@@ -13,17 +13,17 @@ from typing import Any
 
 import structlog
 
-from ffmpeg_ops import ffmpeg, walls
-from ffmpeg_ops.encoders import NoEncoder
+from common import log as logs
+from common.settings import SettingsError, read
+from ffmpeg_ops.engine import ffmpeg, sandbox
+from ffmpeg_ops.engine.encoders import NoEncoder
 from ffmpeg_ops.operation import StopSignal
 from handler import workdir
-from handler.job import run_attempt
-from handler.mirror import Mirror
+from handler.attempt import run_attempt
+from handler.runpod_progress import ProgressRelay
 from handler.settings import Settings
-from handler.warm import spare_imports, warm_up
-from wire import log as logs
+from handler.warm_up import spare_imports, warm_up
 from wire.errors import Cancelled, JobError, WorkerError
-from wire.settings import SettingsError, read
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +41,7 @@ async def handle(job: dict[str, Any], settings: Settings, tell: Tell | None = No
     Work runs on a thread, so that the SDK's stop, which arrives as a cancellation here, reaches it at once. `tell` is
     the SDK's progress_update.
     """
-    mirror = Mirror(lambda word: tell(job, word) if tell and not _reports_events(job.get("input")) else None)
+    mirror = ProgressRelay(lambda word: tell(job, word) if tell and not _reports_events(job.get("input")) else None)
     stop = StopSignal()
     with structlog.contextvars.bound_contextvars(requestId=job.get("id")):  # the name that the SDK's lines have
         work = asyncio.ensure_future(asyncio.to_thread(run_attempt, job.get("input"), settings, stop, mirror.progress))
@@ -123,7 +123,7 @@ class Worker:
 
 
 def main() -> None:
-    walls.hide()
+    sandbox.hide()
     try:
         settings = read(Settings)
     except SettingsError as error:

@@ -11,10 +11,10 @@ from pathlib import Path
 import requests
 import structlog
 
-from ffmpeg_ops import probe
+from common import safe_http
+from ffmpeg_ops.engine import inspect
 from ffmpeg_ops.operation import Work
-from handler import calls, share_pages
-from wire import safe_http
+from handler import calls, share_links
 from wire.errors import (
     AssetEmpty,
     AssetForbidden,
@@ -99,8 +99,8 @@ def _fetch_once(url: str, path: Path, name: str, work: Work, ends_at: float, all
         raise
     if done.size_bytes == 0:
         raise AssetEmpty(f"{name}: the file is empty.")
-    if probe.sniff(path) == probe.HTML:
-        raise AssetInvalid(f"{name}: {share_pages.explain(url)}")
+    if inspect.sniff(path) == inspect.HTML:
+        raise AssetInvalid(f"{name}: {share_links.explain(url)}")
     log.info("fetch.done", param=name, size_bytes=done.size_bytes, content_type=done.content_type)
     return path
 

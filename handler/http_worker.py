@@ -30,18 +30,18 @@ from typing import Any
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
-from ffmpeg_ops import walls
+from common import log as logs
+from common.http_server import Server, read_no_more
+from common.settings import SettingsError, read
+from ffmpeg_ops.engine import sandbox
 from ffmpeg_ops.operation import StopSignal
 from handler import certificate, workdir
-from handler.job import run_attempt, validated
+from handler.attempt import run_attempt, validated
 from handler.settings import Settings
-from handler.warm import warm_up
-from wire import log as logs
+from handler.warm_up import warm_up
 from wire.envelope import parse_job_input
 from wire.errors import Cancelled, JobError, Stopped, WorkerLost
 from wire.identity import NONCE, proof
-from wire.serve import Server, read_no_more
-from wire.settings import SettingsError, read
 
 MAX_BODY_BYTES = 8_000_000  # of what a gateway takes, escaped and with a delivery
 KEPT_ENDS = 1000
@@ -243,7 +243,7 @@ def _problem(status: int, code: str, detail: str, **more: Any) -> Response:
 
 
 def main() -> None:
-    walls.hide()
+    sandbox.hide()
     arguments = argparse.ArgumentParser(prog="python -m handler.http_worker")
     arguments.add_argument("--heartbeat-fd", type=int, help="a pipe of the supervisor's, open for writing")
     heartbeat_fd: int | None = arguments.parse_args().heartbeat_fd

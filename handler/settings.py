@@ -10,7 +10,7 @@ from pathlib import Path
 
 from marshmallow import fields, validate
 
-from wire.settings import Folder, Networks, Origins, setting
+from common.settings import Folder, Networks, Origins, setting
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from urllib.parse import quote
 
 import requests
 
-from ffmpeg_ops import walls
+from ffmpeg_ops.engine import sandbox
 
 log = logging.getLogger("handler.supervisor")
 
@@ -295,7 +295,7 @@ def _within(seconds: float) -> Iterator[None]:
 
 
 def main() -> None:
-    walls.hide()  # the key in our environment ends this machine
+    sandbox.hide()  # the key in our environment ends this machine
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     logging.getLogger().handlers[0].setFormatter(_Line())
     logging.getLogger("urllib3").setLevel(logging.WARNING)

@@ -15,16 +15,16 @@ from typing import Any
 
 from marshmallow import Schema, fields, missing, validate
 
+from common.settings import example
 from ffmpeg_ops.operation import OPERATIONS, Asset, Operation
-from gateway.endpoint import costs
-from gateway.endpoint.form import FORM, shown
-from gateway.endpoint.plan import at
-from gateway.endpoint.wanted import Wanted, load
-from gateway.gpus import POOLS, dollars
+from gateway.providers.runpod.endpoint import estimate
+from gateway.providers.runpod.endpoint.form import FORM, shown
+from gateway.providers.runpod.endpoint.plan import at
+from gateway.providers.runpod.endpoint.wanted import Wanted, load
+from gateway.providers.runpod.gpus import POOLS, dollars
 from gateway.settings import Settings as GatewaySettings
 from handler.settings import Settings as WorkerSettings
 from wire import errors
-from wire.settings import example
 
 ROOT = Path(__file__).parent.parent
 # Small files that MDN hosts for examples, so that a worker anywhere can be tried.
@@ -107,15 +107,18 @@ def job_errors() -> str:
 
 
 def request_errors() -> str:
-    from gateway.api.problems import STATUS
+    from gateway.errors import RequestError
 
+    kinds = [cls for cls in errors.CODES.values() if issubclass(cls, RequestError)]
     rows = ["| Code | HTTP status | Meaning |", "|---|---|---|"]
-    rows += [f"| `{cls.code}` | {status} | {cls.text} |" for cls, status in STATUS.items()]
+    rows += [
+        f"| `{cls.code}` | {cls.status} | {cls.text} |" for cls in sorted(kinds, key=lambda cls: (cls.status, cls.code))
+    ]
     return "\n".join(rows) + "\n"
 
 
 def stats_table() -> str:
-    from gateway.api.documents import JobStatsSchema
+    from gateway.api.job_response import JobStatsSchema
 
     rows = ["| Field | Meaning |", "|---|---|"]
     rows += [f"| `{name}` | {field.metadata['description']} |" for name, field in JobStatsSchema().fields.items()]
@@ -145,8 +148,8 @@ def runpod_form() -> str:
 
 def runpod_costs() -> str:
     idle_s = _runpod().body["workers"]["idleTimeout"]
-    rows = costs.rows(tuple(POOLS.values()), 1, idle_s, None)
-    lines = [f"| {' | '.join(costs.head(idle_s))} | NVENC |", "|---|---|---|---|---|---|---|"]
+    rows = estimate.rows(tuple(POOLS.values()), 1, idle_s, None)
+    lines = [f"| {' | '.join(estimate.head(idle_s))} | NVENC |", "|---|---|---|---|---|---|---|"]
     lines += [
         f"| `{row[0]}` | {' | '.join(row[1:])} | {'yes' if pool.nvenc else '**no**'} |"
         for row, pool in zip(rows, POOLS.values(), strict=True)
@@ -157,7 +160,7 @@ def runpod_costs() -> str:
 def runpod_example() -> str:
     """A hundred jobs, each alone and all in one go, on the pool that is tried first."""
     wanted = _runpod()
-    pool, idle_s, job_s, jobs = wanted.pools[0], wanted.body["workers"]["idleTimeout"], costs.EXAMPLE_JOB_S, 100
+    pool, idle_s, job_s, jobs = wanted.pools[0], wanted.body["workers"]["idleTimeout"], estimate.EXAMPLE_JOB_S, 100
     alone, together = jobs * (job_s + idle_s), jobs * job_s + idle_s
     return (
         f"A hundred jobs of {job_s} s on `{pool.name}` ({dollars(pool.price)} a second):\n\n"

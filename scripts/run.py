@@ -12,12 +12,12 @@ from pathlib import Path
 import requests
 from dotenv import dotenv_values
 
-from gateway.auth import make_secret
+from common.settings import SettingsError, read
+from gateway.access.keys import make_secret
 from gateway.settings import Settings
 from handler.settings import Settings as WorkerSettings
 from scripts.client import ApiError, Client
 from scripts.stack import ROOT, VARIABLES, Stack, StackError
-from wire.settings import SettingsError, read
 
 
 def main() -> int:

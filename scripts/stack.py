@@ -18,11 +18,11 @@ from typing import Any
 
 import requests
 
+from common.settings import read
 from gateway.providers.worker_client import worker_secrets
 from gateway.settings import Settings, secrets_of
 from gateway.signing import Signer
 from handler.settings import Settings as WorkerSettings
-from wire.settings import read
 
 ROOT = Path(__file__).parent.parent
 START_S = 30

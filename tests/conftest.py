@@ -14,8 +14,8 @@ import pytest
 import structlog
 from hypothesis import settings
 
+from common import log
 from tests.servers import FileServer, file_server
-from wire import log
 
 # The same examples for everybody where a change is judged; new ones at every run elsewhere.
 settings.register_profile("judged", derandomize=True, deadline=None)

@@ -52,7 +52,7 @@ def test_the_gateway_tells_whether_it_is_well_whoever_builds_it() -> None:
 
 
 def test_process_1_of_the_worker_may_be_run_and_not_read() -> None:
-    """So its environment, all secrets of the worker, belongs to root: see `tests/ffmpeg_ops/test_walls.py`."""
+    """So its environment, all secrets of the worker, belongs to root: see `tests/ffmpeg_ops/engine/test_sandbox.py`."""
     runs = [rest for word, rest in instructions("Dockerfile.worker") if word == "RUN"]
     assert "chmod 0711 /usr/bin/tini" in runs[0]
 

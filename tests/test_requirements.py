@@ -25,8 +25,8 @@ assert {"/video/caption", "/video/img2vid", "/video/adicionaAudio", "/jobs", "/f
 spec = app.test_client().get("/openapi.json")
 assert spec.status_code == 200 and "/video/caption" in spec.get_json()["paths"]
 assert app.test_client().get("/docs/").status_code == 200
-import gateway.__main__, gateway.dispatcher, gateway.cli, gateway.storage.s3, psycopg
-from gateway.migrations import migrate
+import gateway.__main__, gateway.dispatch.loop, gateway.cli, gateway.storage.s3, psycopg
+from gateway.db.migrations import migrate
 migrate(Settings(providers=("local",), secret_key=("x" * 32,), data_dir=Path(sys.argv[1])))
 """
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from marshmallow import EXCLUDE, INCLUDE, Schema, ValidationError, fields, post_load, validate
 
-from wire.clock import from_rfc3339, to_rfc3339
+from common.clock import from_rfc3339, to_rfc3339
+from common.validation import describe
 from wire.errors import MAX_MESSAGE, InvalidParams, JobError, job_error_from_wire
 
 VERSION = 1
@@ -228,24 +229,3 @@ def parse_job_input(raw: object) -> JobInput:
         return JobInputSchema().load(dict(raw))  # type: ignore[no-any-return]
     except ValidationError as error:
         raise InvalidParams(describe(error)) from error
-
-
-def describe(error: ValidationError) -> str:
-    """Every wrong field with its reason, in one line: `duration: Must be greater than 0.; url_video: …`."""
-    return "; ".join(mistakes(error))
-
-
-def mistakes(error: ValidationError) -> list[str]:
-    """Every wrong field with its reason: `["duration: Must be greater than 0.", …]`."""
-    messages = error.normalized_messages()  # type: ignore[no-untyped-call]
-    return [f"{path}: {text}" for path, text in _flatten(messages)]
-
-
-def _flatten(messages: object, path: str = "") -> list[tuple[str, str]]:
-    if isinstance(messages, Mapping):
-        return [
-            row for key, value in messages.items() for row in _flatten(value, f"{path}.{key}" if path else str(key))
-        ]
-    if isinstance(messages, list):
-        return [row for value in messages for row in _flatten(value, path)]
-    return [(path, str(messages))]

@@ -6,7 +6,7 @@ import sys
 
 from flask import Flask, Response, jsonify, request
 
-from wire.serve import Server
+from common.http_server import Server
 
 
 def make_app() -> Flask:

@@ -22,7 +22,7 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
-from ffmpeg_ops.encoding import encoding_param
+from ffmpeg_ops.engine.encoding import encoding_param
 from ffmpeg_ops.operation import Asset, Operation
 
 MODES = ("replace", "mix")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ffmpeg_ops import ffmpeg
-from ffmpeg_ops.adiciona_audio.picture import Packet
-from ffmpeg_ops.adiciona_audio.sound import RATE, from_its_start
+from ffmpeg_ops.adiciona_audio.video_track import Packet
+from ffmpeg_ops.engine import ffmpeg
+from ffmpeg_ops.engine.inspect import AudioStream, VideoStream, each_packet
+from ffmpeg_ops.engine.mixing.sound import RATE, from_its_start
 from ffmpeg_ops.operation import Work
-from ffmpeg_ops.probe import AudioStream, VideoStream, each_packet
 from wire.errors import AssetInvalid, AssetTooLarge
 
 _QUIET = ["ffmpeg", "-hide_banner", "-nostdin", "-v", "error"]

@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 
 import structlog
 
-from ffmpeg_ops import encoders, ffmpeg, fit, mp4, output, probe
-from ffmpeg_ops.adiciona_audio import measure, picture, sound, steady
+from ffmpeg_ops.adiciona_audio import measure, video_track
 from ffmpeg_ops.adiciona_audio.measure import Unsteady
-from ffmpeg_ops.encoding import Encoding
+from ffmpeg_ops.engine import bitrate, encoders, ffmpeg, inspect, mp4, output
+from ffmpeg_ops.engine.encoding import Encoding
+from ffmpeg_ops.engine.mixing import predecode, sound
 from ffmpeg_ops.operation import Work
 from wire.errors import EncodeFailed, InvalidParams, OutputTooLarge
 
@@ -32,19 +33,19 @@ _RESTARTED = frozenset({"mpegts", "mpeg", "ogg"})  # since FFmpeg 6 these begin 
 class Sources:
     """Both files, as ffprobe found them. `sound` starts as late as told after its file, `video_s` lasts the picture.
 
-    `original` is the video's own sound, None where it is not heard. Where the sounds had to be made steady first,
+    `original` is the video's own sound, None where it is not heard. Where the sounds had to be made predecoded first,
     `audio` and `original_file` are those files, and `errors` were met.
     """
 
     video: Path
-    info: probe.MediaInfo
-    stream: probe.VideoStream
+    info: inspect.MediaInfo
+    stream: inspect.VideoStream
     audio: Path
-    audio_info: probe.MediaInfo
-    sound: probe.AudioStream
-    original: probe.AudioStream | None
+    audio_info: inspect.MediaInfo
+    sound: inspect.AudioStream
+    original: inspect.AudioStream | None
     video_s: float
-    steady: bool = False
+    predecoded: bool = False
     original_file: Path | None = None
     errors: int = 0
 
@@ -60,7 +61,7 @@ class Sources:
         heard_s = [self.original.start_s] if self.original and not self.original_file else []
         shift = _shifted(_zero_s(self.info, [self.stream.start_s, *heard_s]) - self.stream.start_s)
         limits = ffmpeg.DECODE_LIMITS if decoded else ffmpeg.INPUT_LIMITS
-        video = [*shift, *picture.times(self.info, self.stream), *limits, "-i", str(self.video)]
+        video = [*shift, *video_track.times(self.info, self.stream), *limits, "-i", str(self.video)]
         upto = [] if sound_end_s is None else ["-t", f"{sound_end_s:.6f}"]
         new = [*_shifted(self._sound_shift_s), *upto, *ffmpeg.INPUT_LIMITS, "-i", str(self.audio)]
         if self.original is None or self.original_file is None:
@@ -70,7 +71,7 @@ class Sources:
 
     @property
     def _sound_shift_s(self) -> float:
-        if self.steady:
+        if self.predecoded:
             return self.sound.start_s
         file_s = self.audio_info.start_s
         return _zero_s(self.audio_info, [file_s + self.sound.start_s]) - file_s
@@ -84,7 +85,7 @@ class Picture:
     frames: int | None = None
 
 
-def _zero_s(info: probe.MediaInfo, used_s: Sequence[float]) -> float:
+def _zero_s(info: inspect.MediaInfo, used_s: Sequence[float]) -> float:
     """The time in a file from which FFmpeg counts. `used_s`: when the streams that it is to use begin."""
     if _RESTARTED & set(info.format.split(",")) and ffmpeg.is_from(6):
         return min(used_s)
@@ -123,7 +124,7 @@ def _make(work: Work, params: Mapping[str, Any], sources: Sources) -> dict[str, 
 
     def sound_bytes() -> int:
         if copies_sound:
-            return fit.packet_bytes(sources.audio, sources.sound.index, work, length_s)
+            return bitrate.packet_bytes(sources.audio, sources.sound.index, work, length_s)
         return round(sound.AAC_RATE / 8 * length_s)
 
     def check(encoded: ffmpeg.Encoded) -> dict[str, mp4.Track]:
@@ -154,8 +155,8 @@ def encoded_sound(sources: Sources, shown: list[str], graph: str, decoded: bool)
 
 def _sources(work: Work, video: Path, audio: Path, *, mixed: bool) -> Sources:
     with ThreadPoolExecutor(2) as pool:  # a start of ffprobe costs as much as all the copying
-        first = _submit(pool, lambda: probe.video_asset(video, "url_video", work))
-        second = _submit(pool, lambda: probe.audio_asset(audio, "url_audio", work))
+        first = _submit(pool, lambda: inspect.video_asset(video, "url_video", work))
+        second = _submit(pool, lambda: inspect.audio_asset(audio, "url_audio", work))
         (info, stream), (audio_info, track) = first(), second()
     track = replace(track, start_s=track.start_s - audio_info.start_s)
     original = info.audio if mixed else None
@@ -165,14 +166,14 @@ def _sources(work: Work, video: Path, audio: Path, *, mixed: bool) -> Sources:
 def _steadied(work: Work, params: Mapping[str, Any], sources: Sources) -> Sources:
     """The sources with their sounds decoded first, the original one where it is heard."""
     most_s = ffmpeg.MAX_LENGTH_S if params["length"] == "audio" else sources.video_s
-    audio, errors = steady.decoded(sources.audio, sources.sound, "new.w64", most_s, work)
+    audio, errors = predecode.decoded(sources.audio, sources.sound, "new.w64", most_s, work)
     original = None
     if (track := sources.original) is not None:
         earlier_s = max(0.0, sources.stream.start_s - track.start_s)
-        original, more = steady.decoded(sources.video, track, "original.w64", sources.video_s + earlier_s, work)
+        original, more = predecode.decoded(sources.video, track, "original.w64", sources.video_s + earlier_s, work)
         errors += more
     track = replace(sources.sound, index=0, codec="pcm_f32le")
-    return replace(sources, audio=audio, sound=track, steady=True, original_file=original, errors=errors)
+    return replace(sources, audio=audio, sound=track, predecoded=True, original_file=original, errors=errors)
 
 
 def _submit(pool: ThreadPoolExecutor, task: Callable[[], T]) -> Callable[[], T]:
@@ -201,7 +202,7 @@ def _lengths(sources: Sources, params: Mapping[str, Any], work: Work) -> tuple[f
 def _sound_s(sources: Sources, work: Work) -> float:
     """How long the new sound is. Raises Unsteady for damaged ADTS, of which not even all packets can be copied."""
     seconds, whole = measure.sound_s(sources.audio, sources.sound, work)
-    if not whole and sources.audio_info.format == "aac" and not sources.steady:
+    if not whole and sources.audio_info.format == "aac" and not sources.predecoded:
         raise Unsteady("damaged ADTS")
     return seconds
 
@@ -219,13 +220,13 @@ def _copied_picture(sources: Sources, length_s: float, asked: Mapping[str, Any],
     shorter = _shorter(sources, length_s)
     if "quality" in asked or asked.get("codec", sources.stream.codec) != sources.stream.codec:
         return None
-    if _longer(sources, length_s) or not picture.copyable(sources.info, sources.stream, shorter):
+    if _longer(sources, length_s) or not video_track.copyable(sources.info, sources.stream, shorter):
         return None
     if not shorter:
-        return Picture(picture.copy(sources.stream), _told(sources))
+        return Picture(video_track.copy(sources.stream), _told(sources))
     packets = _packets_up_to(length_s, sources, work)
-    upto = picture.cut(packets, length_s - sources.frame_s / 2)
-    return Picture(picture.copy(sources.stream, upto), upto.packets if upto else None)
+    upto = video_track.cut(packets, length_s - sources.frame_s / 2)
+    return Picture(video_track.copy(sources.stream, upto), upto.packets if upto else None)
 
 
 def _checked(work: Work, encoded: ffmpeg.Encoded, length_s: float, sample_rate: int) -> dict[str, mp4.Track]:
@@ -253,8 +254,8 @@ def _copy(
     work.progress(1.0)
     shown = check(encoded)["vide"]
     _require(shown.packets, copied.frames)
-    decodable = sources.stream.width * sources.stream.height <= probe.MAX_PICTURE
-    if encoded.errors and decodable and not probe.shows(work.output, work):
+    decodable = sources.stream.width * sources.stream.height <= inspect.MAX_PICTURE
+    if encoded.errors and decodable and not inspect.shows(work.output, work):
         raise output.damaged(0, shown.packets)
     stream = replace(sources.stream, frames=shown.packets, duration_s=length_s)
     stats = output.stats(work, "copy", "cpu", replace(sources.info, video=stream))
@@ -270,21 +271,21 @@ def _encode(
     sound_bytes: Callable[[], int],
     check: Callable[[ffmpeg.Encoded], dict[str, mp4.Track]],
 ) -> dict[str, Any]:
-    probe.require_size(sources.stream, "url_video")
+    inspect.require_size(sources.stream, "url_video")
     shorter = _shorter(sources, length_s)
     shown_s = length_s if _longer(sources, length_s) or shorter else sources.video_s
     wanted = None  # where all of the video is there, its own figures say how many frames that is
     if shorter:
         wanted = sum(packet.shown_s < shown_s for packet in _packets_up_to(shown_s, sources, work))
     made = encoders.encode(
-        lambda encoder: command(picture.encode(encoder, sources.info, sources.stream, sources.video_s, shown_s)),
+        lambda encoder: command(video_track.encode(encoder, sources.info, sources.stream, sources.video_s, shown_s)),
         work,
         asked,
         length_s=length_s,
         sound_bytes=sound_bytes,
     )
     shown = check(made.encoded)["vide"]
-    if shown.packets_s > shown_s / probe.ENOUGH + 2 * sources.frame_s:
+    if shown.packets_s > shown_s / inspect.ENOUGH + 2 * sources.frame_s:
         raise EncodeFailed(detail=f"{shown} is not {shown_s} s long")
     _require(made.encoded.frames, wanted)
     if wanted is None:
@@ -296,7 +297,7 @@ def _encode(
 
 def _require(frames: int, wanted: int | None) -> None:
     """Raises AssetInvalid when less than `probe.ENOUGH` of the frames that should be there came out."""
-    if wanted is not None and frames + _SLACK < probe.ENOUGH * wanted:
+    if wanted is not None and frames + _SLACK < inspect.ENOUGH * wanted:
         raise output.damaged(frames, wanted)
 
 
@@ -311,11 +312,11 @@ def _told(sources: Sources) -> int | None:
     return sources.stream.frames if "mov" in sources.info.format.split(",") else None
 
 
-def _packets_up_to(length_s: float, sources: Sources, work: Work) -> list[picture.Packet]:
+def _packets_up_to(length_s: float, sources: Sources, work: Work) -> list[video_track.Packet]:
     """The picture's packets. Raises AssetInvalid where the file is cut off before `length_s`."""
     packets = measure.packets(sources.video, sources.stream, work)
     told, there_s = _told(sources), max((packet.shown_s for packet in packets), default=0.0) + sources.frame_s
-    if told and len(packets) < probe.ENOUGH * told and there_s < probe.ENOUGH * length_s:
+    if told and len(packets) < inspect.ENOUGH * told and there_s < inspect.ENOUGH * length_s:
         raise output.damaged(len(packets), told)
     return packets
 
@@ -339,11 +340,11 @@ def _sound_can_be_copied(
     return sound_end_s >= length_s - _COPY_SHORT_S
 
 
-def _roughly_s(info: probe.MediaInfo, stream: probe.AudioStream) -> float | None:
+def _roughly_s(info: inspect.MediaInfo, stream: inspect.AudioStream) -> float | None:
     return stream.duration_s if "mov" in info.format.split(",") else None  # ADTS has no header; FFmpeg guesses
 
 
-def _told_s(info: probe.MediaInfo, stream: probe.AudioStream) -> float | None:
+def _told_s(info: inspect.MediaInfo, stream: inspect.AudioStream) -> float | None:
     """The length of the movie's only track: unlike the track's own it leaves out what the encoder put in front."""
     if "mov" not in info.format.split(",") or info.video or not info.duration_s or not stream.duration_s:
         return None

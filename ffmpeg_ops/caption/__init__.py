@@ -21,8 +21,8 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
-from ffmpeg_ops.caption.style import StyleParams
-from ffmpeg_ops.encoding import encoding_param
+from ffmpeg_ops.engine.encoding import encoding_param
+from ffmpeg_ops.engine.subtitles.style import StyleParams
 from ffmpeg_ops.operation import Asset, Operation
 
 MAX_SUBTITLES = 500_000

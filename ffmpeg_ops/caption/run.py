@@ -6,23 +6,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ffmpeg_ops import encoders, ffmpeg, output, probe
-from ffmpeg_ops.caption import subtitles, words
-from ffmpeg_ops.caption.fonts import Fonts, installed
-from ffmpeg_ops.caption.picture import filters, shown_size
-from ffmpeg_ops.caption.script import to_ass
-from ffmpeg_ops.caption.style import Look, look
-from ffmpeg_ops.caption.subtitles import Cue
-from ffmpeg_ops.encoders import Encoder
-from ffmpeg_ops.encoding import Encoding
+from ffmpeg_ops.caption.filters import filters, shown_size
+from ffmpeg_ops.engine import encoders, ffmpeg, inspect, output
+from ffmpeg_ops.engine.encoders import Encoder
+from ffmpeg_ops.engine.encoding import Encoding
+from ffmpeg_ops.engine.pixels import even
+from ffmpeg_ops.engine.subtitles import cues as subtitles
+from ffmpeg_ops.engine.subtitles import words
+from ffmpeg_ops.engine.subtitles.cues import Cue
+from ffmpeg_ops.engine.subtitles.fonts import Fonts, installed
+from ffmpeg_ops.engine.subtitles.script import to_ass
+from ffmpeg_ops.engine.subtitles.style import Look, look
 from ffmpeg_ops.operation import Work
-from ffmpeg_ops.picture import even
 
 SCRIPT = "captions.ass"
 _SAMPLE = 20_000  # characters that tell which language this is
 
 
-def command(video: Path, info: probe.MediaInfo, stream: probe.VideoStream, encoder: Encoder) -> list[str]:
+def command(video: Path, info: inspect.MediaInfo, stream: inspect.VideoStream, encoder: Encoder) -> list[str]:
     """FFmpeg's arguments. No word of the client is in the filter: the script has a fixed name in the work directory."""
     # The source's own clock: a frame of variable rate keeps its time to the tick.
     clock = ["-enc_time_base:v", str(stream.time_base)] if stream.time_base else []
@@ -38,8 +39,8 @@ def command(video: Path, info: probe.MediaInfo, stream: probe.VideoStream, encod
 def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> dict[str, Any]:
     cues = _cues(params, assets)
     video = assets["url_video"]
-    info, stream = probe.video_asset(video, "url_video", work)
-    probe.require_size(stream, "url_video")
+    info, stream = inspect.video_asset(video, "url_video", work)
+    inspect.require_size(stream, "url_video")
     style = look(params.get("style"), *shown_size(stream))
     warnings = _write_script(work, cues, style)
     length_s = output.length_s(info, stream)

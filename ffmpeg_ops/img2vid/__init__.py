@@ -10,7 +10,7 @@ import re
 
 from marshmallow import Schema, ValidationError, fields, validate
 
-from ffmpeg_ops.encoding import encoding_param
+from ffmpeg_ops.engine.encoding import encoding_param
 from ffmpeg_ops.operation import Asset, Operation
 
 MAX_DURATION_S = 60

@@ -10,11 +10,12 @@ from typing import Any
 
 from PIL import Image
 
-from ffmpeg_ops import encoders, ffmpeg, output
-from ffmpeg_ops.encoders import Encoder
-from ffmpeg_ops.encoding import Encoding
-from ffmpeg_ops.img2vid import frames, image, parse_size
-from ffmpeg_ops.img2vid.camera import Box, Move
+from ffmpeg_ops.engine import encoders, ffmpeg, output
+from ffmpeg_ops.engine.encoders import Encoder
+from ffmpeg_ops.engine.encoding import Encoding
+from ffmpeg_ops.engine.stills import frames, image
+from ffmpeg_ops.engine.stills.camera import Box, Move
+from ffmpeg_ops.img2vid import parse_size
 from ffmpeg_ops.operation import Work
 
 _BROADCAST = frozenset({15, 24, 30, 48, 60})

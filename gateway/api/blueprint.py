@@ -13,8 +13,8 @@ from flask import Request
 from marshmallow import Schema, missing
 from webargs.flaskparser import FlaskParser
 
-from gateway.api.problems import MEDIA_TYPE, STATUS, ProblemSchema
-from wire import errors
+from gateway import errors
+from gateway.api.problems import MEDIA_TYPE, ProblemSchema
 
 Refusal = type[errors.RequestError]
 
@@ -110,6 +110,6 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
 def _responses(refusals: set[Refusal]) -> dict[int, dict[str, Any]]:
     by_status: defaultdict[int, list[str]] = defaultdict(list)
     for refusal in sorted(refusals, key=lambda refusal: refusal.code):
-        by_status[STATUS[refusal]].append(f"`{refusal.code}`: {refusal.text}")
+        by_status[refusal.status].append(f"`{refusal.code}`: {refusal.text}")
     content = {MEDIA_TYPE: {"schema": ProblemSchema}}
     return {s: {"description": " ".join(by_status[s]), "content": content} for s in sorted(by_status)}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from flask import Response, g, request
 
-from gateway.auth import may, mistyped
-from gateway.rates import address_of
+from gateway.access.keys import may, mistyped
+from gateway.access.rate_limits import address_of
+from gateway.errors import MissingScope, RateLimited, Unauthorized
 from gateway.wiring import services
-from wire.errors import MissingScope, RateLimited, Unauthorized
 
 # Who calls these needs no API key: they are public, or carry a signature or a token of their own.
 PUBLIC_ENDPOINTS = frozenset({"health.Health", "health.Ready", "files.File", "events.Events"})

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem documents. The only place that knows which HTTP status an error has."""
+"""Errors as RFC 9457 problem documents."""
 
 from __future__ import annotations
 
@@ -14,57 +14,34 @@ from marshmallow import Schema, fields
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 
+from gateway import errors
 from gateway.storage import StorageFullError, StorageUnavailable
-from wire import errors
 
 log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
-STATUS: Mapping[type[errors.RequestError], int] = {
-    errors.BadRequest: 400,
-    errors.MalformedBody: 400,
-    errors.BodyTooComplex: 400,
-    errors.Unauthorized: 401,
-    errors.SpendingLimit: 402,
-    errors.MissingScope: 403,
-    errors.SignatureInvalid: 403,
-    errors.NotFound: 404,
-    errors.MethodNotAllowed: 405,
-    errors.JobFinished: 409,
-    errors.JobNotFinished: 409,
-    errors.NoWebhook: 409,
-    errors.AttemptSuperseded: 409,
-    errors.LengthRequired: 411,
-    errors.PayloadTooLarge: 413,
-    errors.UnsupportedMediaType: 415,
-    errors.FileNotMedia: 415,
-    errors.RangeNotSatisfiable: 416,
-    errors.ValidationFailed: 422,
-    errors.IdempotencyMismatch: 422,
-    errors.RateLimited: 429,
-    errors.TooManyJobs: 429,
-    errors.InternalError: 500,
-    errors.ServiceUnavailable: 503,
-    errors.TransfersBusy: 503,
-    errors.StorageLow: 507,
-}
-_NOT_OF_A_STATUS = frozenset(
-    {
-        errors.MalformedBody,
-        errors.BodyTooComplex,
-        errors.SignatureInvalid,
-        errors.TooManyJobs,
-        errors.FileNotMedia,
-        errors.JobNotFinished,
-        errors.NoWebhook,
-        errors.AttemptSuperseded,
-        errors.IdempotencyMismatch,
-        errors.TransfersBusy,
-    }
-)
+# For werkzeug's own errors, which know a status alone.
 _BY_STATUS: Mapping[int, type[errors.RequestError]] = {
-    status: error for error, status in STATUS.items() if error not in _NOT_OF_A_STATUS
+    error.status: error
+    for error in (
+        errors.BadRequest,
+        errors.Unauthorized,
+        errors.SpendingLimit,
+        errors.MissingScope,
+        errors.NotFound,
+        errors.MethodNotAllowed,
+        errors.JobFinished,
+        errors.LengthRequired,
+        errors.PayloadTooLarge,
+        errors.UnsupportedMediaType,
+        errors.RangeNotSatisfiable,
+        errors.ValidationFailed,
+        errors.RateLimited,
+        errors.InternalError,
+        errors.ServiceUnavailable,
+        errors.StorageLow,
+    )
 }
 RETRY_AFTER_S = 2
 # How many wrong fields are told of; a long list has many times as many.
@@ -117,18 +94,17 @@ def register(app: Flask) -> None:
 
 def problem(error: errors.RequestError) -> Response:
     """The document for `error`."""
-    status = next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
     document: dict[str, Any] = {
         "type": f"/errors/{error.code}",
         "title": error.message,
-        "status": status,
+        "status": error.status,
         "code": error.code,
         "requestId": g.get("request_id"),
     }
     if isinstance(error, errors.ValidationFailed):
         document["errors"] = error.errors
-    response = Response(json.dumps(document), status, mimetype=MEDIA_TYPE)
-    retry_after_s = error.retry_after_s or (RETRY_AFTER_S if status in _RETRY else None)
+    response = Response(json.dumps(document), error.status, mimetype=MEDIA_TYPE)
+    retry_after_s = error.retry_after_s or (RETRY_AFTER_S if error.status in _RETRY else None)
     if retry_after_s is not None:
         response.headers["Retry-After"] = str(retry_after_s)
     return response

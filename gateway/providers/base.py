@@ -28,12 +28,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from gateway.costs import Price
-from gateway.jobs import Attempt
+from common.clock import Clock
+from gateway.db.store import Store
+from gateway.domain.attempts import Attempt
+from gateway.domain.prices import Price
 from gateway.settings import Settings
 from gateway.signing import Signer
-from gateway.store import Store
-from wire.clock import Clock
 from wire.errors import JobError, JobFault, storable
 
 

@@ -13,8 +13,8 @@ import requests
 import urllib3
 from urllib3.exceptions import NewConnectionError
 
-from gateway.providers.pinned import PinnedAdapter, WrongCertificate
-from wire.safe_http import TimelyAdapter
+from common.safe_http import TimelyAdapter
+from gateway.providers.pinned_tls import PinnedAdapter, WrongCertificate
 
 CONNECT_TIMEOUT_S = 3
 READ_TIMEOUT_S = 10

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.jobs import Attempt
+from gateway.domain.attempts import Attempt
 from gateway.providers.base import Accepted, Context, NotYet, Remote
 from gateway.providers.worker_client import WorkerClient, worker_secrets
 

@@ -14,7 +14,7 @@ from marshmallow import ValidationError
 
 from gateway.providers.base import Accepted, Ambiguous, NotYet, Phase, Refused, Remote, Unavailable
 from gateway.providers.http import CONNECT_TIMEOUT_S, Answer, Api, never_sent, wrong_certificate
-from gateway.providers.pinned import presented_certificate
+from gateway.providers.pinned_tls import presented_certificate
 from gateway.signing import Signer
 from wire.envelope import ErrorSchema, ResultSchema
 from wire.errors import InvalidParams, JobError, WorkerOutdated

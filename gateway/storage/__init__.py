@@ -64,4 +64,4 @@ class Storage(Protocol):
         """Raises StorageUnavailable when files can neither be stored nor found."""
 
     def free_percent(self) -> float:
-        """Share of the room that is free, 0 to 100."""
+        """ThreadLimit of the room that is free, 0 to 100."""

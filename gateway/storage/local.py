@@ -16,10 +16,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
+from common.clock import Clock
 from gateway.settings import Settings
 from gateway.signing import Signer
 from gateway.storage import KEY, StorageFullError, StorageUnavailable, StoredFile
-from wire.clock import Clock
 from wire.envelope import Upload
 
 _FOLDERS = ("outputs", "uploads")
@@ -114,7 +114,7 @@ class LocalStorage:
                 file.write(b"reelay")
 
     def free_percent(self) -> float:
-        """Share of the disk that is free, 0 to 100."""
+        """ThreadLimit of the disk that is free, 0 to 100."""
         with _disk():
             self._make_root()
             usage = shutil.disk_usage(self._root)

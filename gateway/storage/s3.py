@@ -16,9 +16,9 @@ import requests
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from common.clock import Clock
 from gateway.settings import Settings
 from gateway.storage import KEY, StorageUnavailable, StoredFile
-from wire.clock import Clock
 from wire.envelope import Upload
 
 CONNECT_S = 5

@@ -21,14 +21,18 @@ from pathlib import Path
 import sqlalchemy as sa
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from gateway import create_app, dispatcher, janitor, jobs, pace, step, webhook_sender, webhooks
+from common import log
+from common.settings import read
+from gateway import create_app
 from gateway.__main__ import prepare
+from gateway.dispatch import loop, poll_schedule, step
+from gateway.domain import jobs, webhooks
 from gateway.settings import Settings
 from gateway.storage import local
+from gateway.upkeep import janitor
+from gateway.webhooks import sender
 from gateway.wiring import Services
 from tests.chaos import stepped, steps
-from wire import log
-from wire.settings import read
 
 # In life minutes, or many seconds: what a run waits for when somebody has died. Far longer than a busy machine leaves a
 # process that is alive without a turn: who is taken for dead costs the job a try.
@@ -38,19 +42,19 @@ TIMES = {
     (step, "UNCLAIMED_MS"): 8_000,  # as in life longer than RunPod takes to hand a job over again, which costs no try
     (step, "POLL_CLAIMED_MS"): 500,
     (step, "LATER_MS"): 300,
-    (dispatcher, "LEASE_MS"): 1_000,
-    (dispatcher, "IDLE_S"): 0.25,
-    (dispatcher, "HEARTBEAT_MS"): 1_500,
-    (dispatcher, "TICK_MS"): 500,
+    (loop, "LEASE_MS"): 1_000,
+    (loop, "IDLE_S"): 0.25,
+    (loop, "HEARTBEAT_MS"): 1_500,
+    (loop, "TICK_MS"): 500,
     (jobs, "RETRY_AFTER_MS"): (100, 200),
-    (pace, "FIRST_MS"): 400,
+    (poll_schedule, "FIRST_MS"): 400,
     (step, "FIRST_MS"): 400,
-    (pace, "TOLD_FIRST_MS"): 400,
-    (pace, "LEAST_MS"): 200,
-    (dispatcher, "CHORE_MS"): 1_000,
+    (poll_schedule, "TOLD_FIRST_MS"): 400,
+    (poll_schedule, "LEAST_MS"): 200,
+    (loop, "CHORE_MS"): 1_000,
     (janitor, "ROUND_MS"): 300,
     (local, "HALF_WRITTEN_MS"): 1_500,
-    (webhook_sender, "LEASE_MS"): 1_000,
+    (sender, "LEASE_MS"): 1_000,
     (webhooks, "PAUSES_S"): (0, *[0.3] * 9),
 }
 

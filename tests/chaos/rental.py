@@ -20,8 +20,8 @@ from typing import Any
 
 import requests
 
-from gateway.instances import COMING, OVER, Stage
-from gateway.providers.vast import reap
+from gateway.domain.rentals import COMING, OVER, Stage
+from gateway.providers.clouds.vast import reap
 from handler import events, upload
 from tests.chaos.gateway import Zygote
 from tests.chaos.scene import FINISHED, KEY, Broken, opened
@@ -388,7 +388,7 @@ class _Life:
     def _quiet(self) -> bool:
         """Nothing is paid for, will come late, or is still thought about."""
         over = ", ".join(f"'{stage}'" for stage in OVER)
-        waits = self._rows(f"SELECT id FROM instances WHERE stage NOT IN ({over})")
+        waits = self._rows(f"SELECT id FROM rentals WHERE stage NOT IN ({over})")
         waits += self._rows("SELECT id FROM jobs WHERE next_at IS NOT NULL")
         asleep = self._slept_at is not None and not self._woken
         return not (self.vast.alive() or self.vast.account.is_due() or waits or asleep)
@@ -402,7 +402,7 @@ class _Life:
         free = self.vast.account.free
 
         def watched(offer_id: int) -> Any:
-            records = self._rows("SELECT stage, remote_id FROM instances")
+            records = self._rows("SELECT stage, remote_id FROM rentals")
             coming = [stage for stage, _ in records if Stage(stage) in COMING]
             ending = {remote_id for stage, remote_id in records if stage == Stage.DESTROYING}
             there = [(one.id, one.status) for one in self.vast.alive() if one.id not in ending]
@@ -421,7 +421,7 @@ class _Life:
     def _told(self) -> str:
         with opened(self.data) as store:
             job, attempts = store.job(self._job_id), store.attempts(self._job_id)
-        machines = self._rows("SELECT stage, code, remote_id, reason FROM instances ORDER BY id")
+        machines = self._rows("SELECT stage, code, remote_id, reason FROM rentals ORDER BY id")
         alive = [(one.id, one.status) for one in self.vast.alive()]
         tried = [(each.provider, str(each.state), each.error_code) for each in attempts]
         status = job and (str(job.status), job.error_code, job.waiting_for)

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from multiprocessing import util
 from pathlib import Path
 
+from common import log
 from tests.chaos.rental import LIES, Outcome, Run, Scene, What
 from tests.chaos.steps import Point
-from wire import log
 
 CLEAN_RUNS = 3
 _START = ("__main__.", "create_app", "wiring.")

@@ -20,12 +20,14 @@ from typing import Any
 import requests
 import standardwebhooks
 
-from gateway import ids, webhooks
-from gateway.auth import webhook_secrets
-from gateway.jobs import Attempt, Job, State, Status
+from gateway.access.keys import webhook_secrets
+from gateway.db.engine import make_engine
+from gateway.db.store import Store
+from gateway.domain import ids, webhooks
+from gateway.domain.attempts import Attempt, AttemptState
+from gateway.domain.jobs import Job, JobStatus
+from gateway.domain.webhooks import Webhook
 from gateway.signing import Signer
-from gateway.store import Store, make_engine
-from gateway.webhooks import Webhook
 from scripts.stack import free_port
 from tests.chaos.gateway import Zygote
 from tests.chaos.steps import Book, Plan, Point
@@ -256,7 +258,7 @@ class _Life:
         if len(self._ids) != 1 or self._count("jobs") != 1:
             wrong.append(f"{self._count('jobs')} jobs for one Idempotency-Key: {self._ids}")
         attempts = self._attempts()
-        done = [attempt for attempt in attempts if attempt.state is State.DONE]
+        done = [attempt for attempt in attempts if attempt.state is AttemptState.DONE]
         if len(done) != 1 or not all(attempt.ended for attempt in attempts):
             wrong.append(f"attempts: {attempts}")
         return wrong + self._scene.receiver.wrong(self._job["jobId"], self._webhook_secret())
@@ -363,7 +365,7 @@ def leave_old_things(data: Path) -> None:
         key_id=ids.new("key", now),
         operation="adicionaAudio",
         params={},
-        status=Status.COMPLETED,
+        status=JobStatus.COMPLETED,
         created_at=now,
         queued_at=now,
         timeout_s=600,
@@ -371,13 +373,13 @@ def leave_old_things(data: Path) -> None:
         finished_at=now,
         webhook_url="http://example.com/hook",
     )
-    attempt = Attempt(ids.new("att", now), job.id, "runpod", State.DONE, now, now, ended_at=now)
+    attempt = Attempt(ids.new("att", now), job.id, "runpod", AttemptState.DONE, now, now, ended_at=now)
     job = replace(job, attempt_id=attempt.id, output_key=attempt.output_key)
     with opened(data) as store, store.transaction() as tx:
         tx.add_job(job)
         tx.add_attempt(attempt)
         tx.save_job(job)
-        tx.save_webhook(Webhook(job.id, "example.com", webhooks.State.SUCCEEDED, tries=1))
+        tx.save_webhook(Webhook(job.id, "example.com", webhooks.WebhookState.SUCCEEDED, tries=1))
         tx.claim_idempotency_key(job.key_id, "old", "", job.id, now=now, after=0)
     output = data / "files" / attempt.output_key
     output.parent.mkdir(parents=True)

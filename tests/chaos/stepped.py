@@ -19,16 +19,16 @@ from pathlib import Path
 from sqlalchemy.exc import OperationalError
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from common import log
+from common.settings import read
 from gateway import create_app
 from gateway.__main__ import prepare
-from gateway.dispatcher import Dispatcher
+from gateway.dispatch.loop import Dispatcher
 from gateway.providers import http, worker_client
-from gateway.providers.vast import client
+from gateway.providers.clouds.vast import client
 from gateway.settings import Settings
 from gateway.wiring import Services
 from tests.chaos import steps
-from wire import log
-from wire.settings import read
 
 # Time stands still while a gateway works: no call waits for its turn, and who does not answer is not waited for.
 AT_ONCE = {

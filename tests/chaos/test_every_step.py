@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from common.clock import SystemClock
 from gateway.settings import Settings
 from gateway.signing import Signer
 from gateway.storage.local import LocalStorage
 from tests.chaos import steps
 from tests.chaos.matrix import matrix, table
 from tests.chaos.steps import Book, Point
-from wire.clock import SystemClock
 
 KEY = "uploads/key_01JABCDEFGHJKMNPQRSTVWXYZ0/01JABCDEFGHJKMNPQRSTVWXYZ0"
 SEED = 5

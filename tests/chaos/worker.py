@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ffmpeg_ops import walls
+from ffmpeg_ops.engine import sandbox
 from ffmpeg_ops.operation import OPERATIONS, Work
 from handler import __main__ as worker
-from handler import events, upload, warm
+from handler import events, upload, warm_up
 from tests.chaos import steps
 from tests.chaos.steps import die_with_parent
 
@@ -29,7 +29,7 @@ def serve(environ: Mapping[str, str]) -> None:
     """A worker as `python -m handler` is one, in this process."""
     events.PERIOD_S = 0.2
     upload.PAUSES_S = (0.2,) * 50
-    walls.take_down(True)  # the plan of the run and the count of encodes lie outside
+    sandbox.take_down(True)  # the plan of the run and the count of encodes lie outside
     worker.WARM_UP_AFTER_S = 3600  # the operation of these tests copies the picture: no encoder is needed
     if "CHAOS" in environ:
         steps.install("worker", Path(environ["CHAOS"]))
@@ -48,7 +48,7 @@ def _pretend(work: Work, params: object, assets: object) -> dict[str, Any]:
 
 def _warm_up() -> None:
     OPERATIONS["adicionaAudio"].load()
-    warm.spare_imports()
+    warm_up.spare_imports()
     import runpod.serverless  # noqa: F401
 
     # It reads the environment where it is imported: each worker imports it again, what it needs is there already.

@@ -10,7 +10,7 @@ import pytest
 
 from tests.emulators.conftest import WORKER_ENV, MakeVast, Renter
 from tests.emulators.vast import Emulator, offer
-from tests.emulators.vast.market import BLIND
+from tests.emulators.vast.market import INCONCLUSIVE
 
 FILTERS: dict[str, Any] = {
     "gpu_ram": {"gte": 8000},
@@ -24,7 +24,7 @@ FILTERS: dict[str, Any] = {
     "dph_total": {"lte": 1.0},
     "disk_space": {"gte": 10},
     "cpu_arch": {"eq": "amd64"},
-    "gpu_name": {"notin": [name for name, *_ in BLIND]},
+    "gpu_name": {"notin": [name for name, *_ in INCONCLUSIVE]},
 }
 
 
@@ -43,7 +43,7 @@ def test_filters_are_applied_and_the_order_is_kept(renter: Renter) -> None:
     assert len(offers) == 64
     assert [row["dph_total"] for row in offers] == sorted(row["dph_total"] for row in offers)
     assert offers[0]["gpu_name"] == "RTX 3060"
-    assert not {row["gpu_name"] for row in offers} & {name for name, *_ in BLIND}
+    assert not {row["gpu_name"] for row in offers} & {name for name, *_ in INCONCLUSIVE}
     assert all(row["verification"] == "verified" and row["rentable"] and row["num_gpus"] == 1 for row in offers)
 
 

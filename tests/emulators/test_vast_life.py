@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import requests
 
+from common.clock import to_rfc3339
 from tests.emulators.conftest import KEY, TOKEN, WORKER_ENV, MakeVast, Renter
 from tests.emulators.vast import Emulator
 from tests.servers import FileServer, Reply, Request, eventually
-from wire.clock import to_rfc3339
 
 PLAIN = {**WORKER_ENV, "WORKER_TLS": "false"}
 

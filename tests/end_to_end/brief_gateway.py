@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from gateway import dispatcher
+from gateway.dispatch import loop
 
 
 def main() -> None:
-    dispatcher.LEASE_MS = 3_000
+    loop.LEASE_MS = 3_000
     from gateway.__main__ import main as serve
 
     serve()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ffmpeg_ops import walls
+from ffmpeg_ops.engine import sandbox
 from handler.__main__ import main
 
 if __name__ == "__main__":
-    walls.take_down(True)
+    sandbox.take_down(True)
     main()

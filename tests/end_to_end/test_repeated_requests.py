@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import requests
 
-from gateway.auth import Keys
-from gateway.store import Store, make_engine
+from common.clock import SystemClock
+from gateway.access.keys import Keys
+from gateway.db.engine import make_engine
+from gateway.db.store import Store
 from scripts.stack import Stack
 from tests.end_to_end.test_one_job import answers
 from tests.servers import eventually
-from wire.clock import SystemClock
 
 CLIENTS = 50
 CAPTION = {"url_video": "https://example.com/v.mp4", "url_srt": "https://example.com/s.srt"}

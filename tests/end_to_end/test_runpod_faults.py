@@ -16,11 +16,12 @@ import pytest
 import requests
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from common.settings import read
 from gateway import create_app
-from gateway import pace as pace_module
-from gateway import step as step_module
 from gateway.__main__ import prepare
-from gateway.jobs import Attempt, State
+from gateway.dispatch import poll_schedule as pace_module
+from gateway.dispatch import step as step_module
+from gateway.domain.attempts import Attempt, AttemptState
 from gateway.settings import Settings
 from gateway.wiring import Services
 from scripts.client import Client
@@ -31,7 +32,6 @@ from tests.emulators.runpod import Config, Emulator
 from tests.emulators.runpod.faults import Fault
 from tests.end_to_end.test_one_job import ffmpeg_children, hold
 from tests.servers import FileServer, Reply, eventually, file_server
-from wire.settings import read
 
 pytestmark = pytest.mark.slow
 
@@ -76,9 +76,9 @@ class Cloud:
         given_up = 0
         for job in jobs:
             *earlier, last = self.services.store.attempts(job["jobId"])
-            assert last.state is State.DONE
+            assert last.state is AttemptState.DONE
             for attempt in earlier:
-                assert attempt.state is State.FAILED and attempt.ended_at is not None
+                assert attempt.state is AttemptState.FAILED and attempt.ended_at is not None
                 assert attempt.ended_at <= last.created_at
                 if attempt.claimed_at is not None:
                     silent_ms = attempt.ended_at - (attempt.heard_at or attempt.claimed_at)

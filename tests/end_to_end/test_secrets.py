@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 
-from gateway.auth import webhook_secrets
+from gateway.access.keys import webhook_secrets
 from gateway.providers.worker_client import worker_secrets
 from gateway.signing import Signer
 from scripts.stack import Stack

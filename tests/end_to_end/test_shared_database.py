@@ -19,7 +19,7 @@ import requests
 import sqlalchemy as sa
 from PIL import Image
 
-from gateway.store import make_engine
+from gateway.db.engine import make_engine
 from scripts.stack import Stack, free_port
 from tests.end_to_end.conftest import FINISHED, MakeStack
 from tests.end_to_end.test_one_job import kill_tree

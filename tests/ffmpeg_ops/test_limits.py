@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from ffmpeg_ops import encoders, ffmpeg, output, probe
 from ffmpeg_ops.adiciona_audio import measure
+from ffmpeg_ops.engine import encoders, ffmpeg, inspect, output
 from ffmpeg_ops.operation import Work
 from tests.ffmpeg_ops.media import Media, frames, run, stream
 from wire.envelope import Limits
@@ -136,7 +136,7 @@ def test_a_line_without_end_comes_in_pieces(work: Work) -> None:
 
 
 def test_packets_are_counted_up_to_a_limit(media: Media, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, video = probe.video_asset(media.video(), "url_video", work)
+    _, video = inspect.video_asset(media.video(), "url_video", work)
     assert len(measure.packets(media.video(), video, work)) == 25
     monkeypatch.setattr(measure, "MAX_PACKETS", 24)
     with pytest.raises(AssetTooLarge, match="url_video"):
@@ -167,7 +167,7 @@ def test_a_picture_that_is_too_large_is_refused_at_once(
 
 def test_a_picture_that_is_too_large_even_to_be_looked_into(media: Media, work: Work) -> None:
     with pytest.raises(AssetTooLarge, match="url_video: .*67 megapixels"):
-        probe.video_asset(huge(media, "8208x8192"), "url_video", work)
+        inspect.video_asset(huge(media, "8208x8192"), "url_video", work)
 
 
 def test_a_large_picture_may_be_copied(media: Media, work: Work) -> None:
@@ -184,7 +184,7 @@ def test_a_large_picture_may_be_copied(media: Media, work: Work) -> None:
 def test_a_video_that_is_too_long_is_refused(extension: str, media: Media, work: Work) -> None:
     long = media.made(f"long.{extension}", "-f lavfi -i color=size=16x16:rate=1/60:duration=14520 -c:v libx264")
     with pytest.raises(AssetTooLarge, match="url_video: the video is longer than 4 hours"):
-        probe.video_asset(long, "url_video", work)
+        inspect.video_asset(long, "url_video", work)
 
 
 def test_an_output_ends_at_the_limit_whatever_a_header_said(
@@ -211,7 +211,7 @@ def test_a_matroska_file_that_is_cut_off_is_noticed(extension: str, name: str, m
     more = {"url_audio": media.tone(1.0)} if name == "adicionaAudio" else {}
     with pytest.raises(AssetInvalid, match=r"url_video: the file is cut off: [12]\.\d of 4\.0 seconds are there"):
         run(name, work, {} if more else {"subtitles": SRT}, url_video=cut, **more)
-    assert probe.video_asset(whole, "url_video", work)[1].duration_s == pytest.approx(4, abs=0.05)
+    assert inspect.video_asset(whole, "url_video", work)[1].duration_s == pytest.approx(4, abs=0.05)
 
 
 @pytest.mark.parametrize("name", ["caption", "adicionaAudio"])

@@ -19,13 +19,17 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy.pool import Pool
 
-from gateway import create_app, ids, step
-from gateway.costs import Price
-from gateway.jobs import Attempt, Job, State, Status
-from gateway.migrations import migrate
+from gateway import create_app
+from gateway.db.migrations import migrate
+from gateway.db.records import ApiKey
+from gateway.db.store import Store
+from gateway.dispatch import step
+from gateway.domain import ids
+from gateway.domain.attempts import Attempt, AttemptState
+from gateway.domain.jobs import Job, JobStatus
+from gateway.domain.prices import Price
 from gateway.providers.base import Accepted, NotYet, Phase, Provider, Remote
 from gateway.settings import Settings
-from gateway.store import ApiKey, Store
 from gateway.wiring import Services
 from tests.postgres import Postgres, postgres_server
 
@@ -121,7 +125,7 @@ class FakeProvider:
 
 
 class JobFactory(Protocol):
-    def __call__(self, *, attempt: State | None = None, **changes: Any) -> Job: ...
+    def __call__(self, *, attempt: AttemptState | None = None, **changes: Any) -> Job: ...
 
 
 class Wire(Protocol):
@@ -143,7 +147,7 @@ def new_job(now: int, **changes: Any) -> Job:
         key_id=ids.new("key", now),
         operation="caption",
         params={"url_video": "https://example.com/v.mp4", "url_srt": "https://example.com/s.srt"},
-        status=Status.QUEUED,
+        status=JobStatus.QUEUED,
         created_at=now,
         queued_at=now,
         timeout_s=600,
@@ -153,7 +157,7 @@ def new_job(now: int, **changes: Any) -> Job:
     return replace(job, **changes)
 
 
-def new_attempt(job: Job, now: int, state: State = State.INTENT, **changes: Any) -> Attempt:
+def new_attempt(job: Job, now: int, state: AttemptState = AttemptState.INTENT, **changes: Any) -> Attempt:
     """An attempt of `job` with what belongs to `state`; `changes` override any field."""
     attempt = Attempt(
         id=ids.new("att", now),
@@ -164,9 +168,9 @@ def new_attempt(job: Job, now: int, state: State = State.INTENT, **changes: Any)
         deadline=job.queue_deadline + job.timeout_s * 1000 + 120_000,
         sent_at=now,
     )
-    if state in {State.SUBMITTED, State.CLAIMED, State.DONE}:
+    if state in {AttemptState.SUBMITTED, AttemptState.CLAIMED, AttemptState.DONE}:
         attempt = replace(attempt, remote_id=f"remote-{attempt.id}")
-    if state in {State.CLAIMED, State.DONE}:
+    if state in {AttemptState.CLAIMED, AttemptState.DONE}:
         attempt = replace(attempt, claim_id=CLAIM, claimed_at=now, heard_at=now)
     if attempt.ended:
         attempt = replace(attempt, ended_at=now)
@@ -326,7 +330,7 @@ def api_key(key: Key) -> str:
 def job_factory(services: Services, key: Key, clock: FixedClock) -> JobFactory:
     """Stores a job, with an attempt in the state `attempt` if given; `changes` override any field of the job."""
 
-    def make(*, attempt: State | None = None, **changes: Any) -> Job:
+    def make(*, attempt: AttemptState | None = None, **changes: Any) -> Job:
         now = clock.now_ms()
         job = new_job(now, **{"key_id": key.record.id, **changes})
         record = new_attempt(job, now, attempt) if attempt else None

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway import auth, create_app
+from common.settings import SettingsError, read
+from gateway import create_app
+from gateway.access import keys
 from gateway.settings import Settings, check, load, secrets_of
 from tests.gateway.conftest import PROCESSES
-from wire.settings import SettingsError, read
 
 
 def test_everything_has_a_default_but_the_providers(tmp_path: Path) -> None:
@@ -30,7 +31,7 @@ def test_origins_for_webhooks_are_checked_by_their_form() -> None:
 
 
 def test_an_own_key_that_was_copied_wrongly_is_told() -> None:
-    secret = auth.make_secret()
+    secret = keys.make_secret()
     assert read(Settings, {"X_API_KEY": secret}).x_api_key == secret
     wrong = secret[:10] + ("a" if secret[10] != "a" else "b") + secret[11:]
     with pytest.raises(SettingsError, match="X_API_KEY.*checksum") as caught:

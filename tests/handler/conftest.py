@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from handler import events, fetch, job, upload
+from handler import attempt, events, fetch, upload
 from handler.settings import Settings
 from tests.handler.support import Gateway
 from tests.servers import PATIENCE_S, FileServer, Reply
@@ -30,7 +30,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "_MAX_RETRY_AFTER_S", 0.01)
     monkeypatch.setattr(upload, "PAUSES_S", (0.01, 0.01, 0.01))
     monkeypatch.setattr(upload, "PAUSES_FULL_S", (0.01, 0.01))
-    monkeypatch.setattr(job, "STOP_GRACE_S", 0.3)
+    monkeypatch.setattr(attempt, "STOP_GRACE_S", 0.3)
 
 
 @pytest.fixture(scope="session")

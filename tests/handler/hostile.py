@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from handler.job import run_attempt
+from handler.attempt import run_attempt
 from handler.settings import Settings
 from tests.handler.support import FOREVER_S
 from tests.servers import STOP_S, eventually

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.clock import to_rfc3339
 from ffmpeg_ops.operation import StopSignal
-from handler.job import run_attempt
+from handler.attempt import run_attempt
 from handler.settings import Settings
 from tests.servers import PATIENCE_S, FileServer, Reply, Request
-from wire.clock import to_rfc3339
 from wire.errors import JobError
 
 OK = Reply(200, b"{}")

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from handler import events, job
+from handler import attempt as job
+from handler import events
+from handler.attempt import run_attempt
 from handler.events import Events
-from handler.job import run_attempt
 from handler.settings import Settings
 from tests.handler.conftest import Job
 from tests.handler.support import FOREVER_S, OK, Attempt, Gateway, failure, ffmpegs

@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from common import safe_http
 from ffmpeg_ops.operation import Work
-from handler import share_pages
+from handler import share_links
 from handler.fetch import fetch
 from tests.conftest import ROOT
 from tests.servers import FileServer, Reply, Request
-from wire import safe_http
 from wire.errors import AssetInvalid, AssetUnavailable, JobError
 
 OLD, NEW = b"old" * 10_000, b"new" * 20_000
@@ -158,8 +158,8 @@ SHARED = {
 
 @pytest.mark.parametrize(("url", "says"), SHARED.items())
 def test_for_known_services_the_way_to_the_file_is_told_and_nothing_of_the_url(url: str, says: str) -> None:
-    told = share_pages.explain(url)
-    assert told.startswith(f"{share_pages.NOT_A_FILE} ") and says in told
+    told = share_links.explain(url)
+    assert told.startswith(f"{share_links.NOT_A_FILE} ") and says in told
     assert "s3cret" not in told.lower()
 
 
@@ -177,17 +177,17 @@ def test_for_known_services_the_way_to_the_file_is_told_and_nothing_of_the_url(u
     ],
 )
 def test_of_other_hosts_it_is_told_that_it_is_a_page(url: str) -> None:
-    assert share_pages.explain(url) == share_pages.NOT_A_FILE
+    assert share_links.explain(url) == share_links.NOT_A_FILE
 
 
 def test_the_hint_is_in_the_error(files: FileServer, got: Callable[[], bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(share_pages._HINTS, urlsplit(files.origin).hostname or "", "Do this.")
+    monkeypatch.setitem(share_links._HINTS, urlsplit(files.origin).hostname or "", "Do this.")
     files.routes["/x"] = Reply(200, PAGE)
     with pytest.raises(AssetInvalid, match=r"^url_video: the URL answered with a web page, not a file\. Do this\.$"):
         got()
 
 
-@pytest.mark.parametrize("hint", sorted(set(share_pages._HINTS.values())))
+@pytest.mark.parametrize("hint", sorted(set(share_links._HINTS.values())))
 def test_every_service_is_in_the_documentation(hint: str) -> None:
     docs = (ROOT / "docs" / "api.md").read_text()
     service = next(name for name in _services(docs) if name in hint)

@@ -27,6 +27,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from common import http_server
 from ffmpeg_ops.operation import StopSignal
 from gateway.providers.base import Unavailable
 from gateway.providers.worker_client import WorkerClient
@@ -37,7 +38,6 @@ from tests.conftest import ROOT
 from tests.handler.conftest import KEY, TOKEN, Job
 from tests.handler.support import FOREVER_S, Gateway, alive, ffmpegs, free_port
 from tests.servers import PATIENCE_S, STOP_S, FileServer, Reply, eventually
-from wire import serve
 from wire.envelope import ErrorSchema, ResultSchema
 from wire.errors import Cancelled, EncodeFailed, JobError
 
@@ -652,12 +652,12 @@ def test_no_number_of_strangers_keeps_the_gateway_waiting(settings: Settings, tm
                 stalled.sendall(b"\x16")
         for _ in range(3):
             assert _answered_at_once(client)
-        eventually(lambda: sum(map(_hung_up, idle)) >= 200 - 2 * serve.STRANGERS)
+        eventually(lambda: sum(map(_hung_up, idle)) >= 200 - 2 * http_server.STRANGERS)
 
 
 def _answered_at_once(client: WorkerClient) -> bool:
     """Long before the strangers' time is up, which is what a blocked call would wait for."""
-    assert STOP_S < serve.HANDSHAKE_S
+    assert STOP_S < http_server.HANDSHAKE_S
     started = time.monotonic()
     assert client.health().slots == 1
     return time.monotonic() - started < STOP_S

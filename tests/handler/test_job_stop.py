@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from handler import events, job
+from handler import attempt as job
+from handler import events
 from handler.settings import Settings
 from tests.handler.conftest import Job
 from tests.handler.support import FOREVER_S, Attempt, Gateway, alive, deaf_server, ffmpegs

@@ -20,9 +20,9 @@ import pytest
 
 import handler.__main__ as main
 from ffmpeg_ops.operation import OPERATIONS
-from handler import job, mirror, warm
+from handler import attempt, runpod_progress, warm_up
 from handler.__main__ import handle
-from handler.job import validated
+from handler.attempt import validated
 from handler.settings import Settings
 from tests.conftest import ROOT
 from tests.handler.conftest import Job
@@ -124,7 +124,7 @@ def test_what_cannot_be_sent_is_a_worker_error_told_to_everybody(
     odd = types.ModuleType("odd.run")
     odd.run = lambda work, params, assets: work.output.write_bytes(b"x") and stats  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "odd.run", odd)
-    monkeypatch.setattr(job, "OPERATIONS", {"img2vid": replace(OPERATIONS["img2vid"], package="odd")})
+    monkeypatch.setattr(attempt, "OPERATIONS", {"img2vid": replace(OPERATIONS["img2vid"], package="odd")})
     raw = img2vid(delivery=gateway.delivery()) if with_gateway else img2vid()
     answer = _handle({"id": "1", "input": raw}, settings)
     assert set(answer) == {"error"}
@@ -149,16 +149,16 @@ def test_an_exception_that_is_no_job_error_is_a_worker_error(
 
 def test_progress_is_told_seldom_never_near_the_end_and_never_after_it() -> None:
     now, told = [1000.0], []
-    one = mirror.Mirror(lambda word: told.append(word["progress"]), lambda: now[0])
+    one = runpod_progress.ProgressRelay(lambda word: told.append(word["progress"]), lambda: now[0])
     one.progress(0.1)  # too soon
-    now[0] += mirror.PERIOD_S
+    now[0] += runpod_progress.PERIOD_S
     one.progress(0.2)
     one.progress(0.3)  # too soon after that
-    now[0] += mirror.PERIOD_S
+    now[0] += runpod_progress.PERIOD_S
     one.progress(0.95)  # near the end
     one.progress(0.89)
     one.close()
-    now[0] += mirror.PERIOD_S
+    now[0] += runpod_progress.PERIOD_S
     one.progress(0.5)
     assert told == [0.2, 0.89]
 
@@ -172,18 +172,18 @@ def arrived() -> Iterator[threading.Event]:
 
 
 @pytest.fixture
-def sending(monkeypatch: pytest.MonkeyPatch, arrived: threading.Event) -> mirror.Mirror:
+def sending(monkeypatch: pytest.MonkeyPatch, arrived: threading.Event) -> runpod_progress.ProgressRelay:
     """A mirror with a word under way."""
-    monkeypatch.setattr(mirror, "PERIOD_S", 0.0)
-    one = mirror.Mirror(lambda word: threading.Thread(target=arrived.wait, daemon=True).start())
+    monkeypatch.setattr(runpod_progress, "PERIOD_S", 0.0)
+    one = runpod_progress.ProgressRelay(lambda word: threading.Thread(target=arrived.wait, daemon=True).start())
     one.progress(0.1)
     return one
 
 
 def test_the_end_waits_for_what_is_under_way(
-    monkeypatch: pytest.MonkeyPatch, sending: mirror.Mirror, arrived: threading.Event
+    monkeypatch: pytest.MonkeyPatch, sending: runpod_progress.ProgressRelay, arrived: threading.Event
 ) -> None:
-    monkeypatch.setattr(mirror, "PATIENCE_S", FOREVER_S)
+    monkeypatch.setattr(runpod_progress, "PATIENCE_S", FOREVER_S)
     settling = threading.Thread(target=sending.settle)
     settling.start()
     settling.join(0.1)
@@ -194,9 +194,9 @@ def test_the_end_waits_for_what_is_under_way(
 
 
 def test_the_end_does_not_wait_for_ever(
-    monkeypatch: pytest.MonkeyPatch, sending: mirror.Mirror, arrived: threading.Event
+    monkeypatch: pytest.MonkeyPatch, sending: runpod_progress.ProgressRelay, arrived: threading.Event
 ) -> None:
-    monkeypatch.setattr(mirror, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(runpod_progress, "PATIENCE_S", 0.1)
     settling = threading.Thread(target=sending.settle)
     settling.start()
     settling.join(STOP_S)
@@ -206,7 +206,7 @@ def test_the_end_does_not_wait_for_ever(
 def test_only_a_job_without_events_is_mirrored(
     img2vid: Job, settings: Settings, monkeypatch: pytest.MonkeyPatch, gateway: Gateway
 ) -> None:
-    monkeypatch.setattr(mirror, "PERIOD_S", 0.0)
+    monkeypatch.setattr(runpod_progress, "PERIOD_S", 0.0)
     told: list[tuple[dict[str, Any], Any]] = []
 
     def end(raw: dict[str, Any]) -> None:
@@ -222,12 +222,12 @@ def test_only_a_job_without_events_is_mirrored(
 def test_a_module_that_comes_later_is_the_real_one_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     import colorsys as real
 
-    monkeypatch.setitem(sys.modules, "colorsys", warm._Later("colorsys"))
+    monkeypatch.setitem(sys.modules, "colorsys", warm_up._Later("colorsys"))
     import colorsys
 
     assert colorsys is not real
     assert colorsys.rgb_to_hsv(1, 1, 1) == real.rgb_to_hsv(1, 1, 1)
-    assert not isinstance(sys.modules["colorsys"], warm._Later)
+    assert not isinstance(sys.modules["colorsys"], warm_up._Later)
 
 
 # ---- the real SDK

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from bench.cold_start import first_take_s
-from handler import mirror
+from handler import runpod_progress
 from handler.settings import Settings
 from tests.conftest import ROOT
 from tests.handler.conftest import Job
@@ -196,7 +196,7 @@ def test_a_worker_without_ffmpeg_is_unfit_and_takes_no_job(platform: Platform, s
 @pytest.fixture
 def slow_image(files: FileServer, media: Path) -> str:
     """The URL of an image that takes longer to come than progress is kept back at first."""
-    files.routes["/slow.png"] = Reply(body=(media / "image.png").read_bytes(), pause_s=mirror.PERIOD_S + 0.3)
+    files.routes["/slow.png"] = Reply(body=(media / "image.png").read_bytes(), pause_s=runpod_progress.PERIOD_S + 0.3)
     return files.url("/slow.png")
 
 
@@ -209,7 +209,7 @@ def test_progress_is_mirrored_without_events_and_the_end_comes_last(
     eventually(lambda: platform.ends)
     *words, end = platform.posts
     told = [word["output"]["progress"] for word in words]
-    assert told and told == sorted(told) and 0 < told[-1] < mirror.UNTIL
+    assert told and told == sorted(told) and 0 < told[-1] < runpod_progress.UNTIL
     assert "output_path" in end["output"]
     time.sleep(3)  # for what is late
     assert platform.posts[-1] == end
@@ -227,7 +227,7 @@ def test_a_job_with_events_mirrors_nothing(
 
 def test_the_first_job_is_asked_for_without_what_only_jobs_need(tmp_path: Path) -> None:
     code = (
-        "from handler.warm import spare_imports; spare_imports()\n"
+        "from handler.warm_up import spare_imports; spare_imports()\n"
         "import handler.__main__, runpod, sys\n"
         "heavy = {'cv2', 'numpy', 'PIL', 'pysubs2', 'boto3', 'paramiko.transport', 'cpuinfo.cpuinfo', 'gunicorn'}\n"
         "print(sorted(heavy & set(sys.modules)))"

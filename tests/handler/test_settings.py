@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from common.settings import SettingsError, example, read
 from handler.settings import Settings
-from wire.settings import SettingsError, example, read
 
 
 def test_nothing_needs_to_be_set_to_run_by_hand() -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from common.settings import read
 from gateway.providers.base import Unavailable
 from gateway.providers.worker_client import WorkerClient
 from handler import http_worker, supervisor
@@ -27,7 +28,6 @@ from tests.conftest import ROOT
 from tests.handler.conftest import Job
 from tests.handler.support import FOREVER_S, Gateway, alive, free_port
 from tests.servers import PATIENCE_S, STOP_S, FileServer, Reply, Request, eventually, file_server
-from wire.settings import read
 
 TOKEN, KEY, CONTAINER_KEY = "t" * 64, "k" * 64, "key-of-this-container-alone"
 ASKED = "/api/v0/instances/4711/"
@@ -541,4 +541,8 @@ def test_it_needs_nothing_of_the_workers() -> None:
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(said.stdout.split())
     assert not loaded & {"flask", "gunicorn", "marshmallow", "structlog", "wire", "cryptography"}
-    assert {name for name in loaded if name.startswith("ffmpeg_ops")} == {"ffmpeg_ops", "ffmpeg_ops.walls"}
+    assert {name for name in loaded if name.startswith("ffmpeg_ops")} == {
+        "ffmpeg_ops",
+        "ffmpeg_ops.engine",
+        "ffmpeg_ops.engine.sandbox",
+    }

@@ -12,11 +12,11 @@ import pytest
 from flask import Flask
 
 from gateway import cli
-from gateway.endpoint.form import FORM
-from gateway.endpoint.plan import Plan
-from gateway.endpoint.wanted import Wanted, load
-from gateway.gpus import POOLS
-from gateway.providers.vast import reap
+from gateway.providers.clouds.vast import reap
+from gateway.providers.runpod.endpoint.form import FORM
+from gateway.providers.runpod.endpoint.plan import Plan
+from gateway.providers.runpod.endpoint.wanted import Wanted, load
+from gateway.providers.runpod.gpus import POOLS
 from gateway.settings import Settings
 from scripts import docs
 from tests.conftest import ROOT

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from marshmallow import ValidationError
 
+from common.validation import describe
 from wire.envelope import (
     DEFAULT_MAX_BYTES,
     DEFAULT_TIMEOUT_S,
@@ -20,7 +21,6 @@ from wire.envelope import (
     Limits,
     ResultSchema,
     Upload,
-    describe,
     parse_job_input,
 )
 from wire.errors import AssetInvalid, InvalidParams, JobFault, WorkerFault

@@ -5,8 +5,10 @@ import re
 
 import pytest
 
+from gateway import errors as request_errors
+from gateway.errors import RequestError
 from wire import errors
-from wire.errors import CODES, JobError, JobFault, ReelayError, RequestError, Stopped, WorkerFault, job_error_from_wire
+from wire.errors import CODES, JobError, JobFault, ReelayError, Stopped, WorkerFault, job_error_from_wire
 
 ABSTRACT = {"ReelayError", "JobError", "JobFault", "WorkerFault", "Stopped", "RequestError"}
 CONCRETE = sorted(CODES.values(), key=lambda cls: cls.code)
@@ -14,8 +16,9 @@ JOB_ERRORS = [cls for cls in CONCRETE if issubclass(cls, JobError)]
 
 
 def every_class() -> dict[str, type[ReelayError]]:
-    """All errors of the module, whether they have a code or not."""
-    return {c.__name__: c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, ReelayError)}
+    """All errors of both modules, whether they have a code or not."""
+    both = {**vars(errors), **vars(request_errors)}
+    return {c.__name__: c for c in both.values() if isinstance(c, type) and issubclass(c, ReelayError)}
 
 
 def test_every_class_but_the_branches_has_a_code() -> None:
@@ -46,15 +49,17 @@ def test_a_class_without_a_code_of_its_own_takes_none_from_its_parent() -> None:
 
 
 def test_the_drawn_tree_lists_exactly_the_classes_that_exist() -> None:
-    drawing = (errors.__doc__ or "").split("Each class has")[0]
-    drawn = re.findall(r"\b[A-Z][a-z]+[A-Za-z]*[a-z]\b", drawing.split("\n", 2)[2])
+    drawing = f"{errors.__doc__}{request_errors.__doc__}".replace("Each class has", "").replace(
+        "└── RequestError", "", 1
+    )
+    drawn = re.findall(r"\b[A-Z][a-z]+[A-Za-z]*[a-z]\b", drawing)
     names = [word for word in drawn if word in every_class() or re.search("[a-z][A-Z]", word)]
     assert sorted(names) == sorted(every_class())
 
 
 def test_the_drawn_tree_puts_every_class_under_its_parent() -> None:
     branch = ""
-    for line in (errors.__doc__ or "").splitlines():
+    for line in f"{errors.__doc__}{request_errors.__doc__}".splitlines():
         words = re.findall(r"[A-Z][A-Za-z]+", line.split("  an ")[0])
         for word in words:
             if word in ABSTRACT:
@@ -103,6 +108,6 @@ def test_a_stopped_attempt_is_neither_fault() -> None:
 
 
 def test_validation_failed_names_fields() -> None:
-    error = errors.ValidationFailed("two wrong", errors={"duration": ["Too long."]})
+    error = request_errors.ValidationFailed("two wrong", errors={"duration": ["Too long."]})
     assert (error.message, error.errors) == ("two wrong", {"duration": ["Too long."]})
-    assert errors.ValidationFailed().errors == {}
+    assert request_errors.ValidationFailed().errors == {}

@@ -27,7 +27,7 @@ from jsonschema import Draft202012Validator
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
-from gateway.gpus import POOLS
+from gateway.providers.runpod.gpus import POOLS
 
 KEY = "rpa_TESTSTESTSTESTSTESTS0123456789"
 _SCHEMA = json.loads(Path(__file__).with_name("management.openapi.json").read_text())

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import requests
 
+from common.settings import read
 from ffmpeg_ops.operation import StopSignal
 from handler import certificate
 from handler.events import Events, Reporter, Silent
@@ -30,7 +31,6 @@ from tests.emulators.vast.clock import Clock
 from tests.emulators.vast.config import Config
 from wire.envelope import JobInput, parse_job_input
 from wire.errors import JobError, Stopped, Superseded
-from wire.settings import read
 
 VIDEO = b"\0\0\0\x18ftypisom" + bytes(12)
 RETRY_S = 5.0

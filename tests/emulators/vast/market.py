@@ -24,7 +24,7 @@ FIT = (
     ("A40", 46068, 0.40),
 )
 # Chips without an encoder.
-BLIND = (
+INCONCLUSIVE = (
     ("A100 SXM4", 81920, 0.05),
     ("A100 PCIE", 40960, 0.05),
     ("A800 PCIE", 81920, 0.05),
@@ -126,7 +126,7 @@ def market() -> list[dict[str, Any]]:
     """More than one answer holds: what does not fit is the cheapest, each machine that fits is there six times."""
     ids = itertools.count(1_000_001)
     unfit = [offer(next(ids), **{"dph_total": 0.05, **wrong}) for wrong in UNFIT]
-    blind = [_of(next(ids), *gpu) for gpu in BLIND]
+    blind = [_of(next(ids), *gpu) for gpu in INCONCLUSIVE]
     return unfit + blind + [_of(next(ids), *gpu, gpu_frac=share) for share in SHARES for gpu in FIT]
 
 

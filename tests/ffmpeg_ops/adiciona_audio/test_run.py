@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ffmpeg_ops import encoders
+from ffmpeg_ops.engine import encoders
 from ffmpeg_ops.operation import Work
 from tests.ffmpeg_ops.media import (
     Media,

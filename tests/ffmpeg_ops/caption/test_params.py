@@ -8,7 +8,7 @@ import pytest
 from marshmallow import ValidationError
 
 from ffmpeg_ops.caption import MAX_SUBTITLES, CaptionParams
-from ffmpeg_ops.caption.style import PRESETS, StyleParams, look
+from ffmpeg_ops.engine.subtitles.style import PRESETS, StyleParams, look
 
 URL = {"url_video": "https://example.com/v.mp4"}
 WORD = {"word": "a", "start": 0, "end": 1}

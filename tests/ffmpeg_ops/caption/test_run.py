@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ffmpeg_ops import encoders
-from ffmpeg_ops.caption import subtitles
 from ffmpeg_ops.caption.run import SCRIPT, _write_script
-from ffmpeg_ops.caption.style import look
+from ffmpeg_ops.engine import encoders
+from ffmpeg_ops.engine.subtitles import cues as subtitles
+from ffmpeg_ops.engine.subtitles.style import look
 from ffmpeg_ops.operation import Work
 from tests.ffmpeg_ops.media import (
     Frames,

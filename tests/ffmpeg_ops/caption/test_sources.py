@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ffmpeg_ops import probe
+from ffmpeg_ops.engine import inspect
 from ffmpeg_ops.operation import Work
 from tests.ffmpeg_ops.media import (
     HDR,
@@ -265,5 +265,5 @@ def test_progress_is_true_and_never_goes_back(media: Media, work: Work) -> None:
 
 
 def test_what_is_probed_of_a_phone_s_video_is_as_shown(media: Media, work: Work) -> None:
-    _, video = probe.video_asset(media.rotated("160x90"), "url_video", work)
+    _, video = inspect.video_asset(media.rotated("160x90"), "url_video", work)
     assert (video.width, video.height, video.pixel_aspect) == (90, 160, 1)

@@ -10,7 +10,7 @@ import pytest
 from marshmallow import ValidationError
 from PIL import Image
 
-from ffmpeg_ops import encoders
+from ffmpeg_ops.engine import encoders
 from ffmpeg_ops.img2vid import Img2VidParams, parse_size
 from ffmpeg_ops.img2vid.run import command, exact_rate, frame_count
 from ffmpeg_ops.operation import OPERATIONS, Work

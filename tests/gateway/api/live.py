@@ -16,15 +16,16 @@ from typing import Any
 
 import requests
 
+from common.http_server import IDLE_S
 from gateway.__main__ import STOP_S
-from gateway.job_service import _LOOK_S
-from gateway.jobs import Attempt, Job, State, Status
+from gateway.api.job_service import _LOOK_S
+from gateway.domain.attempts import Attempt, AttemptState
+from gateway.domain.jobs import Job, JobStatus
 from gateway.settings import Settings
 from gateway.wiring import Services
 from tests.conftest import ROOT
 from tests.gateway.conftest import CLAIM, SECRET_KEY, new_attempt, new_job
 from tests.servers import eventually
-from wire.serve import IDLE_S
 
 API_KEY = "tests-api-key-0123456789"
 THREADS = 8
@@ -32,8 +33,9 @@ WAITING = THREADS // 2
 TRANSFERS = THREADS // 4
 MAX_ASSET_BYTES = 64_000_000
 MAIN = """
-from gateway import __main__ as gateway, job_service
-from wire import serve
+from gateway import __main__ as gateway
+from gateway.api import job_service
+from common import http_server as serve
 
 serve.IDLE_S, gateway.STOP_S, job_service._LOOK_S = {}, {}, {}
 gateway.main()
@@ -86,8 +88,8 @@ class Live:
         """A running job that no dispatcher looks at."""
         now = self.services.clock.now_ms()
         key = self.services.keys.list()[0].id
-        job = new_job(now, key_id=key, next_at=None, status=Status.RUNNING, started_at=now)
-        attempt = new_attempt(job, now, State.CLAIMED, claim_id=CLAIM)
+        job = new_job(now, key_id=key, next_at=None, status=JobStatus.RUNNING, started_at=now)
+        attempt = new_attempt(job, now, AttemptState.CLAIMED, claim_id=CLAIM)
         with self.services.store.transaction() as tx:
             tx.add_job(replace(job, attempt_id=attempt.id))
             tx.add_attempt(attempt)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.store import metadata
+from gateway.db.tables import metadata
 from gateway.wiring import Services
 
 

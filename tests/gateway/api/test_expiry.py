@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from flask.testing import FlaskClient
 
-from gateway.jobs import State, Status
+from common.clock import to_rfc3339
+from gateway.domain.attempts import AttemptState
+from gateway.domain.jobs import JobStatus
 from gateway.wiring import Services
 from tests.gateway.api.conftest import CAPTION, VIDEO, Worker, assert_problem, local
 from tests.gateway.conftest import FixedClock, JobFactory, Wire
-from tests.gateway.test_janitor import clean
-from wire.clock import to_rfc3339
+from tests.gateway.upkeep.test_janitor import clean
 
 DAY_MS = 24 * 3600 * 1000
 
@@ -31,7 +32,7 @@ def test_a_completed_job_tells_until_when_its_video_is_there(
 
 
 def test_a_job_without_a_video_tells_no_time(api: FlaskClient, job_factory: JobFactory) -> None:
-    for status in set(Status) - {Status.COMPLETED}:
+    for status in set(JobStatus) - {JobStatus.COMPLETED}:
         job = job_factory(status=status, started_at=1, finished_at=2, error_code="job_timeout", error_message="Long.")
         assert "expiresAt" not in api.get(f"/jobs/{job.id}").get_json()
 
@@ -47,7 +48,7 @@ def test_an_expired_video_is_not_found(
     clean(services)
     assert_problem(client.get(url, buffered=True), 404, "not_found")
     assert_problem(client.get(url, headers={"Range": "bytes=5-"}, buffered=True), 404, "not_found")
-    assert services.shares.transfers.take()
+    assert services.thread_limits.transfers.take()
 
 
 def test_a_job_that_was_removed_is_not_found(
@@ -103,7 +104,7 @@ def test_a_late_upload_of_a_superseded_attempt_is_refused_and_one_that_slipped_i
     clock.advance(31_000)
     services.dispatcher.tick()
     services.dispatcher.settle()
-    assert services.store.attempt(late.id).state is State.FAILED  # type: ignore[union-attr]
+    assert services.store.attempt(late.id).state is AttemptState.FAILED  # type: ignore[union-attr]
     clock.advance(5_000)
     services.dispatcher.tick()
     services.dispatcher.settle()

@@ -17,9 +17,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 from itsdangerous.encoding import base64_decode
 
-from gateway.jobs import Attempt, State, Status
+from gateway.dispatch.step import EVENTS_PURPOSE
+from gateway.domain.attempts import Attempt, AttemptState
+from gateway.domain.jobs import JobStatus
 from gateway.signing import Signer
-from gateway.step import EVENTS_PURPOSE
 from gateway.wiring import Services
 from tests.gateway.api.conftest import VIDEO, assert_problem
 from tests.gateway.api.state import files, rows
@@ -77,24 +78,26 @@ def services(wire: Wire) -> Services:
 
 @pytest.fixture
 def scene(app: Flask, services: Services, job_factory: JobFactory, clock: FixedClock) -> Scene:
-    def attempt(state: State, **job: object) -> Attempt:
+    def attempt(state: AttemptState, **job: object) -> Attempt:
         found = services.store.attempt(job_factory(attempt=state, next_at=None, **job).attempt_id or "")
         assert found is not None
         return found
 
-    mine = attempt(State.CLAIMED, status=Status.RUNNING)
+    mine = attempt(AttemptState.CLAIMED, status=JobStatus.RUNNING)
     job = services.store.job(mine.job_id)
     assert job is not None
-    older = new_attempt(job, clock.now_ms(), State.SUPERSEDED)
+    older = new_attempt(job, clock.now_ms(), AttemptState.SUPERSEDED)
     with services.store.transaction() as tx:
         tx.add_attempt(older)
     others = {
         "older attempt of the job": older,
-        "other job": attempt(State.CLAIMED, status=Status.RUNNING),
-        "not claimed": attempt(State.SUBMITTED),
-        "done": attempt(State.DONE, status=Status.COMPLETED, finished_at=clock.now_ms(), started_at=clock.now_ms()),
-        "failed": attempt(State.FAILED, status=Status.FAILED, finished_at=clock.now_ms()),
-        "cancelled": attempt(State.SUPERSEDED, status=Status.CANCELLED, finished_at=clock.now_ms()),
+        "other job": attempt(AttemptState.CLAIMED, status=JobStatus.RUNNING),
+        "not claimed": attempt(AttemptState.SUBMITTED),
+        "done": attempt(
+            AttemptState.DONE, status=JobStatus.COMPLETED, finished_at=clock.now_ms(), started_at=clock.now_ms()
+        ),
+        "failed": attempt(AttemptState.FAILED, status=JobStatus.FAILED, finished_at=clock.now_ms()),
+        "cancelled": attempt(AttemptState.SUPERSEDED, status=JobStatus.CANCELLED, finished_at=clock.now_ms()),
     }
     for stored in (mine, others["other job"], others["done"]):
         services.storage.write(stored.output_key, [VIDEO], len(VIDEO))

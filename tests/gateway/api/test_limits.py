@@ -17,8 +17,8 @@ from werkzeug.test import TestResponse
 
 from ffmpeg_ops.operation import OPERATIONS
 from gateway import create_app
+from gateway.access.keys import SCOPES, make_secret
 from gateway.api.callers import SCOPE_OF, needs_key
-from gateway.auth import SCOPES, make_secret
 from gateway.settings import Settings
 from gateway.wiring import Services
 from tests.gateway.api.conftest import CAPTION, Worker, assert_problem

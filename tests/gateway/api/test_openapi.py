@@ -12,7 +12,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from ffmpeg_ops.operation import OPERATIONS
-from gateway import webhooks
+from gateway.webhooks import message
 from gateway.wiring import Services
 from tests.gateway.api.conftest import CAPTION, Worker, local
 from tests.gateway.conftest import JobFactory
@@ -225,12 +225,12 @@ def test_the_webhook_that_is_sent_is_the_one_that_is_described(
     [described] = [item["post"] for item in spec["webhooks"].values()]
     job = job_factory(webhook_url="https://example.com/hook")
     job = services.jobs.cancel(job.id, job.key_id)
-    sent = json.loads(webhooks.body(job, services.documents.of(job)))
+    sent = json.loads(message.body(job, services.documents.of(job)))
     schema = described["requestBody"]["content"]["application/json"]["schema"]
     assert set(sent) == set(schema["properties"]) == set(schema["required"])
     assert schema["properties"]["type"]["enum"] == ["job.cancelled", "job.completed", "job.failed"]
     assert sent["type"] == "job.cancelled"
     assert set(sent["data"]) <= set(spec["components"]["schemas"]["Job"]["properties"])
-    signed = webhooks.headers("wh_1", ["whsec_c2VjcmV0"], b"", 0)
+    signed = message.headers("wh_1", ["whsec_c2VjcmV0"], b"", 0)
     assert {parameter["name"] for parameter in described["parameters"]} == set(signed) - {"Content-Type"}
     assert described["tags"] == ["jobs"] and "jobs" in {tag["name"] for tag in spec["tags"]}

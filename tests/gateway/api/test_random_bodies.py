@@ -18,9 +18,9 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from ffmpeg_ops.operation import OPERATIONS
-from gateway.api.problems import STATUS
-from gateway.jobs import Attempt, State, Status
-from gateway.step import EVENTS_PURPOSE
+from gateway.dispatch.step import EVENTS_PURPOSE
+from gateway.domain.attempts import Attempt, AttemptState
+from gateway.domain.jobs import JobStatus
 from gateway.wiring import Services
 from tests.gateway.api.conftest import VIDEO, local
 from tests.gateway.api.state import files, rows
@@ -222,7 +222,7 @@ class Target:
                 return
         with self._services.store._engine.begin() as connection:  # else there are more and more to compare
             connection.exec_driver_sql("DELETE FROM jobs WHERE webhook_url IS NULL")
-        job = self._job_factory(attempt=State.CLAIMED, status=Status.RUNNING, next_at=None)
+        job = self._job_factory(attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING, next_at=None)
         self._attempt = self._services.store.attempt(job.attempt_id or "")
 
     def open(self, call: Call) -> TestResponse:
@@ -280,7 +280,7 @@ def check_refusal(response: TestResponse, where: object) -> None:
     assert response.mimetype == "application/problem+json", where
     text = response.get_data().decode()
     document = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} in {where}"))
-    assert STATUS[CODES[document["code"]]] == document["status"] == response.status_code, where  # type: ignore[index]
+    assert CODES[document["code"]].status == document["status"] == response.status_code, where  # type: ignore[attr-defined]
     assert "Traceback" not in text and "site-packages" not in text, where
     assert len(text) < 200_000, where
 

@@ -215,7 +215,7 @@ def test_the_server_itself_believes_no_header_of_a_proxy(server: Live) -> None:
     )
 
 
-# Shares of threads
+# ThreadLimits of threads
 
 
 def test_beyond_the_waiting_share_the_answer_comes_at_once(

@@ -12,15 +12,17 @@ from typing import Any, Protocol, cast
 import pytest
 from werkzeug.serving import BaseWSGIServer, make_server
 
+from common.clock import Clock, SystemClock
+from common.settings import read
 from ffmpeg_ops.operation import StopSignal
-from gateway.jobs import Attempt
+from gateway.db.store import Store
+from gateway.domain.attempts import Attempt
 from gateway.providers.base import Accepted, NotYet, Provider
-from gateway.providers.known import KNOWN, Context, make
-from gateway.providers.runpod import RunPodProvider
+from gateway.providers.registry import KNOWN, Context, make
+from gateway.providers.runpod.provider import RunPodProvider
 from gateway.providers.worker_client import worker_secrets
 from gateway.settings import Settings
 from gateway.signing import Signer
-from gateway.store import Store
 from handler.certificate import Certificate
 from handler.http_worker import Busy, Run, Runs, create_app
 from handler.settings import Settings as WorkerSettings
@@ -28,9 +30,7 @@ from tests.emulators.runpod import Config, Emulator
 from tests.emulators.runpod.jobs import Queue
 from tests.gateway.conftest import SECRET_KEY, new_attempt, new_job
 from tests.servers import FileServer
-from wire.clock import Clock, SystemClock
 from wire.errors import Cancelled, JobError
-from wire.settings import read
 
 WORKER = "a-worker-of-the-test"
 
@@ -242,11 +242,11 @@ class Kept:
 
 @pytest.fixture
 def vast_stand(tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stand]:
-    from tests.gateway.providers.vast.conftest import no_pauses, rented
+    from tests.gateway.providers.vast_scene import no_pauses, rented
 
     no_pauses(monkeypatch)
     with rented(tmp_path, database) as scene:
-        instance = scene.ready()
+        rental = scene.ready()
         (machine,) = scene.vast.alive()
         runs = cast(Any, machine.container)._runs
 
@@ -265,7 +265,7 @@ def vast_stand(tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch) -
             scene.vast.stop,
             lock_out,
             slots=1,
-            unknown=f"{instance.id}:unknown",
+            unknown=f"{rental.id}:unknown",
         )
 
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.jobs import Attempt
+from gateway.domain.attempts import Attempt
 from gateway.providers.base import Accepted, Ambiguous, NotYet, Phase, Unavailable
-from gateway.providers.known import KNOWN
+from gateway.providers.registry import KNOWN
 from gateway.settings import PROVIDERS
 from tests.gateway.providers.conftest import Stand, attempt_named, job_input
 from wire.errors import AssetNotFound, Cancelled, EncodeFailed, JobError, WorkerOutdated

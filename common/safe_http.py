@@ -1,0 +1,360 @@
+"""The only way this software calls a URL that a stranger gave it.
+
+Built on requests-hardened, which resolves the host once, checks the address, dials that very address, and does so again
+for every redirect. Added here: anything that is not globally routable is refused in every form that the library lets
+through, no proxy or .netrc of the environment is used, redirects are few and their bodies unread, nothing is
+decompressed, headers have a total time-out, and a download has a size cap, a total deadline and a least speed. One
+whose connection breaks goes on, once, where the server proves that the file is still the same. Origins allowed by name
+(a laptop's own gateway) skip the address check and nothing else.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, BinaryIO
+from urllib.parse import urljoin, urlsplit
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests_hardened import Config, HTTPSession
+from requests_hardened.ip_filter import InvalidIPAddress
+from requests_hardened.ip_filter_adapter import IPFilterAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from common.deadlines import after
+
+CONNECT_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 20.0
+MAX_REDIRECTS = 5
+CHUNK_BYTES = 64 * 1024
+# Of a body, in each window of this length from its headers on: a small file is never hit, nor one that begins slowly.
+LEAST_BYTES_PER_S = 10 * 1024
+PACE_WINDOW_S = 30.0
+USER_AGENT = "Reelay/1"
+
+_STRONG_ETAG = re.compile(r'"[!#-~]+"')
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
+
+# Routable in the eyes of Python's ipaddress, yet never a stranger's file server.
+_DENIED = tuple(
+    ipaddress.ip_network(net)
+    for net in (
+        "168.63.129.16/32",  # Azure's host agent
+        "192.0.0.0/24",  # protocol assignments, of which older Pythons think better
+        "192.88.99.0/24",  # 6to4 relays
+        "::/96",  # IPv4-compatible addresses
+        "::ffff:0:0:0/96",  # IPv4-translated addresses
+        "64:ff9b::/96",  # NAT64
+        "64:ff9b:1::/48",
+        "2001::/23",  # Teredo and other protocol assignments
+        "2002::/16",  # 6to4
+        "3fff::/20",  # documentation
+        "fec0::/10",  # site-local
+    )
+)
+
+
+class ForbiddenUrl(Exception):
+    """The URL, or one that it redirects to, may not be called."""
+
+
+class TooLarge(Exception):
+    """The answer is larger than the caller takes."""
+
+
+class TooSlow(Exception):
+    """The answer did not end before the deadline."""
+
+
+class Trickles(TooSlow):
+    """The body comes with fewer than LEAST_BYTES_PER_S."""
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    """An answer with status 2xx whose body was written out."""
+
+    size_bytes: int
+    content_type: str
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address, in brackets or not, is one of the open internet."""
+    ip = ipaddress.ip_address(address.strip("[]").partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    if not ip.is_global or ip.is_multicast or ip.is_reserved:
+        return False
+    return not any(ip.version == net.version and ip in net for net in _DENIED)
+
+
+class _HeadersInTime:
+    """A connection whose headers must all have come within the read time-out, which else counts from byte to byte."""
+
+    def getresponse(self) -> Any:
+        expired = threading.Event()
+        sock, timeout = self.sock, self.timeout  # type: ignore[attr-defined]
+
+        def cut() -> None:
+            expired.set()
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)  # what SSLSocket has in its place ends the encryption first
+
+        with after(timeout, cut):
+            try:
+                return super().getresponse()  # type: ignore[misc]
+            finally:
+                if expired.is_set():  # headers that are cut off look whole to http.client
+                    raise TimeoutError("the headers came too slowly")
+
+
+class _HttpConnection(_HeadersInTime, HTTPConnection): ...
+
+
+class HttpsConnection(_HeadersInTime, HTTPSConnection):
+    """For adapters that ask more of a certificate."""
+
+
+class _HttpPool(HTTPConnectionPool):
+    ConnectionCls = _HttpConnection
+
+
+class _HttpsPool(HTTPSConnectionPool):
+    ConnectionCls = HttpsConnection
+
+
+class TimelyAdapter(HTTPAdapter):
+    """Ends a call whose headers have not all come within the read time-out."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+
+
+class _PublicOnly(IPFilterAdapter, TimelyAdapter):  # type: ignore[misc]
+    def build_connection_pool_key_attributes(self, request, verify, cert=None):  # type: ignore[no-untyped-def]
+        host_params, pool_kwargs = super().build_connection_pool_key_attributes(request, verify, cert)
+        if not is_public(host_params["host"]):
+            raise InvalidIPAddress(host_params["host"])
+        return host_params, pool_kwargs
+
+
+class _Session(HTTPSession):  # type: ignore[misc]
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        # Told of a redirect, requests reads its whole body, unpacked, into memory, even when it is not to follow.
+        return None
+
+    def next_url(self, response: requests.Response) -> str | None:
+        """Where `response` redirects to. Raises ForbiddenUrl when that is no URL."""
+        try:
+            target = super().get_redirect_target(response)
+            return None if target is None else urljoin(response.url, target)
+        except ValueError as error:
+            raise ForbiddenUrl("it redirects to a malformed URL") from error
+
+
+def session(allow_origins: Collection[str] = ()) -> _Session:
+    """A session for strangers' URLs, following no redirects. `allow_origins`: `scheme://host[:port]` that may be
+    non-public.
+
+    Requests through it raise `requests.RequestException`; a refused address is `InvalidIPAddress` among those.
+    """
+    config = Config(
+        ip_filter_enable=True,
+        ip_filter_allow_loopback_ips=False,
+        never_redirect=True,
+        default_timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
+        user_agent_override=USER_AGENT,
+    )
+    http = _Session(config)
+    http.trust_env = False
+    http.headers["Accept-Encoding"] = "identity"
+    http.mount("http://", _PublicOnly(is_https_proto=False))  # type: ignore[call-arg]
+    http.mount("https://", _PublicOnly(is_https_proto=True))  # type: ignore[call-arg]
+    for origin in allow_origins:
+        http.mount(f"{origin.rstrip('/').lower()}/", TimelyAdapter())
+    return http
+
+
+def download(
+    url: str,
+    into: BinaryIO,
+    *,
+    max_bytes: int,
+    deadline_s: float,
+    allow_origins: Collection[str] = (),
+    check: Callable[[], None] = lambda: None,
+) -> Downloaded:
+    """GET `url` and write its body to `into`: at most `max_bytes`, within `deadline_s` seconds in all.
+
+    `check` is called before every chunk; what it raises ends the download. Raises ForbiddenUrl, TooLarge, TooSlow, or
+    `requests.RequestException`: `HTTPError` (with its response) for a status other than 2xx, others when nothing
+    came or the connection broke. Whatever is raised, what is in `into` by then is of no use.
+    """
+    body = _Body(into, max_bytes, time.monotonic() + deadline_s, check)
+    try:
+        with session(allow_origins) as http, _get(http, url, body.ends_at) as response:
+            if not 200 <= response.status_code < 300:
+                raise requests.HTTPError(f"status {response.status_code}", response=response)
+            total = response.raw.length_remaining
+            try:
+                body.copy(response)
+            except requests.ConnectionError:
+                if not _resumed(http, response, body, total):
+                    raise
+            return Downloaded(body.size, response.headers.get("Content-Type", ""))
+    except InvalidIPAddress as error:
+        raise ForbiddenUrl("the address is not public") from error
+    except (requests.ConnectionError, requests.Timeout) as error:
+        if time.monotonic() > body.ends_at:
+            raise TooSlow from error
+        raise
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Status and headers of an answer."""
+
+    status: int
+    headers: Mapping[str, str]
+
+
+def post(
+    url: str, body: bytes, headers: Mapping[str, str], *, timeout_s: float, allow_origins: Collection[str] = ()
+) -> Answered:
+    """POST `body` to `url`, within `timeout_s` seconds from the first look-up of its host on.
+
+    The body of the answer is not read, and a redirect is an answer like any other. Raises ForbiddenUrl, TooSlow, or
+    `requests.RequestException` when no answer came.
+    """
+    _check_form(url)
+    # TCP and TLS get a half each; what they leave is for the headers.
+    limits = urllib3.Timeout(total=timeout_s, connect=timeout_s / 2)
+    try:
+        with (
+            session(allow_origins) as http,
+            http.post(url, data=body, headers=dict(headers), timeout=limits, stream=True) as response,
+        ):
+            return Answered(response.status_code, response.headers)
+    except InvalidIPAddress as error:
+        raise ForbiddenUrl("the address is not public") from error
+    except requests.Timeout as error:
+        raise TooSlow from error
+
+
+def _get(http: _Session, url: str, ends_at: float) -> requests.Response:
+    """The answer after redirects, its body still to come."""
+    for _ in range(MAX_REDIRECTS + 1):
+        response = _ask(http, url, ends_at)
+        target = http.next_url(response)
+        if target is None:
+            return response
+        response.close()
+        url = target
+    raise ForbiddenUrl(f"more than {MAX_REDIRECTS} redirects")
+
+
+def _ask(http: _Session, url: str, ends_at: float, headers: Mapping[str, str] | None = None) -> requests.Response:
+    _check_form(url)
+    left = ends_at - time.monotonic()
+    if left <= 0:
+        raise TooSlow
+    limits = (min(CONNECT_TIMEOUT_S, left), min(READ_TIMEOUT_S, left))
+    response: requests.Response = http.get(url, headers=headers, stream=True, timeout=limits)
+    return response
+
+
+def _check_form(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise ForbiddenUrl("the URL is malformed") from error
+    if "\\" in parts.netloc:  # where the host begins is read in two ways
+        raise ForbiddenUrl("the URL is malformed")
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ForbiddenUrl("only http and https are allowed")
+
+
+class _Body:
+    """What has come of a file: `size` bytes, all written to `into`."""
+
+    def __init__(self, into: BinaryIO, max_bytes: int, ends_at: float, check: Callable[[], None]) -> None:
+        self.size, self.ends_at = 0, ends_at
+        self._into, self._max_bytes, self._check = into, max_bytes, check
+        self._marked = 0  # the size when it was last looked at
+        self._late: TooSlow | None = None
+
+    def copy(self, response: requests.Response) -> None:
+        """Add the body of `response`. Raises `requests.ConnectionError` when the connection breaks."""
+        if self.size + (response.raw.length_remaining or 0) > self._max_bytes:
+            raise TooLarge
+        self._marked = self.size
+        with after(self._window_s(), partial(self._look, response.raw.shutdown)):
+            while chunk := self._read(response):
+                self.size += len(chunk)
+                if self.size > self._max_bytes:
+                    raise TooLarge
+                self._into.write(chunk)
+
+    def _read(self, response: requests.Response) -> bytes:
+        self._check()
+        try:
+            chunk: bytes = response.raw.read1(CHUNK_BYTES, decode_content=False)  # what has arrived, be it a byte
+        except (urllib3.exceptions.HTTPError, ValueError) as error:  # requests translates these in iter_content
+            raise self._late or requests.ConnectionError("the connection broke while the file was read") from error
+        if self._late:  # a connection that was shut looks like the end of the body
+            raise self._late
+        return chunk
+
+    def _window_s(self) -> float:
+        return max(0.0, min(self.ends_at - time.monotonic(), PACE_WINDOW_S))
+
+    def _look(self, shut: Callable[[], object]) -> float | None:
+        """Shuts the connection when it is too slow. Reads cannot tell: the endless head of a chunk never ends one."""
+        if time.monotonic() >= self.ends_at:
+            self._late = TooSlow()
+        elif self.size - self._marked < LEAST_BYTES_PER_S * PACE_WINDOW_S:
+            self._late = Trickles()
+        if self._late:
+            shut()
+            return None
+        self._marked = self.size
+        return self._window_s()
+
+
+def _resumed(http: _Session, broken: requests.Response, body: _Body, total: int | None) -> bool:
+    """Whether the rest of a body that broke off has come after all. `total`: its size in bytes, if it was told.
+
+    It is asked for where the first part came from, and nothing but the same file is taken: a redirect leads elsewhere.
+    """
+    etag = broken.headers.get("ETag", "")
+    if broken.status_code != 200 or body.size == 0 or not _STRONG_ETAG.fullmatch(etag):
+        return False
+    rest_of_it = {"Range": f"bytes={body.size}-", "If-Range": etag}
+    with _ask(http, broken.url, body.ends_at, rest_of_it) as rest:
+        size = _whole_size(rest, etag, body.size, total)
+        if size is None:
+            return False
+        body.copy(rest)
+        return body.size == size
+
+
+def _whole_size(rest: requests.Response, etag: str, begin: int, total: int | None) -> int | None:
+    """The size of the file whose bytes from `begin` to the end `rest` holds; None when it is anything else."""
+    told = _CONTENT_RANGE.fullmatch(rest.headers.get("Content-Range", ""))
+    parts = rest.headers.get("Content-Type", "").lower().startswith("multipart/byteranges")
+    if rest.status_code != 206 or rest.headers.get("ETag") != etag or told is None or parts:
+        return None
+    first, last, whole = told.groups()
+    sizes = {size for size in (total, None if whole == "*" else int(whole)) if size is not None}
+    size = int(last) + 1
+    return size if int(first) == begin and sizes == {size} else None

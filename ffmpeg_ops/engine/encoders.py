@@ -1,0 +1,277 @@
+"""Which encoder really works here, and how a job gets through with it.
+
+Only an encode tells whether an encoder works: FFmpeg lists h264_nvenc on machines without a GPU. Each codec has a
+ladder, the GPU's encoder first; a job that a rung cannot take goes to the next one.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from ffmpeg_ops.engine import bitrate, ffmpeg, sandbox
+from ffmpeg_ops.engine.encoding import QUALITIES, Encoding
+from ffmpeg_ops.operation import Work
+from wire.errors import EncodeFailed, EncoderUnavailable, JobTimeout, OutputTooLarge, WorkerError
+
+log = structlog.get_logger(__name__)
+
+
+class NoEncoder(EncoderUnavailable):
+    """Not even H.264 can be made on this machine: it is the machine that has to go, not the job."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An FFmpeg video encoder with the options of every real job. `device` is gpu or cpu.
+
+    `scale` is its option for the quality, `levels` what that is for each of QUALITIES, `cap` the options that get
+    `max_rate`, bits a second, when there is one.
+    """
+
+    name: str
+    device: str
+    options: tuple[str, ...]
+    levels: tuple[int, ...]
+    scale: str = "-crf"
+    cap: tuple[str, ...] = ("-maxrate", "-bufsize")
+    quality: str = "standard"
+    max_rate: int | None = None
+
+    @property
+    def arguments(self) -> list[str]:
+        level = [self.scale, str(self.levels[QUALITIES.index(self.quality)])]
+        cap = [word for option in self.cap for word in (option, str(self.max_rate))] if self.max_rate else []
+        return ["-c:v", self.name, *self.options, *level, *cap, "-pix_fmt", "yuv420p"]
+
+
+def _nvenc(codec: str, levels: tuple[int, ...], *more: str) -> Encoder:
+    options = (
+        *("-preset", "p4", "-tune", "hq", "-rc", "vbr", "-bf", "3", "-b_ref_mode", "middle"),
+        *("-spatial-aq", "1", "-temporal-aq", "1", "-rc-lookahead", "20", *more),
+    )
+    return Encoder(f"{codec}_nvenc", "gpu", options, levels, scale="-cq")
+
+
+_APPLE = ("-tag:v", "hvc1")  # Apple's players refuse HEVC under the other tag
+NVENC = _nvenc("h264", (28, 23, 19, 16), "-profile:v", "high")
+HEVC_NVENC = _nvenc("hevc", (31, 26, 22, 18), "-profile:v", "main", *_APPLE)
+AV1_NVENC = _nvenc("av1", (41, 33, 27, 22))
+X264 = Encoder("libx264", "cpu", ("-preset", "veryfast", "-profile:v", "high"), (28, 23, 19, 16))
+X265 = Encoder(
+    "libx265",
+    "cpu",
+    ("-preset", "veryfast", "-profile:v", "main", "-x265-params", "log-level=none", *_APPLE),
+    (31, 26, 22, 18),
+)
+SVT_AV1 = Encoder("libsvtav1", "cpu", ("-preset", "10"), (45, 35, 28, 21))
+# For what SVT-AV1 does not take: sides of less than 64 pixels.
+AOM_AV1 = Encoder("libaom-av1", "cpu", ("-cpu-used", "8", "-row-mt", "1"), (45, 35, 28, 21), cap=("-b:v",))
+LADDERS = {"h264": (NVENC, X264), "hevc": (HEVC_NVENC, X265), "av1": (AV1_NVENC, SVT_AV1, AOM_AV1)}
+
+_BUSY = re.compile(r"OpenEncodeSessionEx failed: (?:out of memory|incompatible client key)|CUDA_ERROR_OUT_OF_MEMORY")
+_NO_SESSION = "no free encoder session on the GPU"
+_REASONS = (
+    ("libcuda.so.1", "no GPU runtime on this machine"),
+    ("libnvidia-encode.so.1", "the container lacks the driver capability `video`"),
+    ("required nvenc API version", "the GPU driver is older than this FFmpeg needs"),
+    ("unsupported device", "this GPU has no NVENC"),
+)
+_PROBE_TIMEOUT_S = 20
+_AGAIN_S = 60.0  # after a probe that hung or crashed
+_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # while the GPU has no free session
+_TIGHTER = (1.0, 0.7, 0.45)  # of the rate that should fit, when it did not; an encoder may take a cap for a hint
+
+_lock = threading.Lock()
+_probed: dict[str, tuple[bool, float]] = {}  # by name: whether it works, and until when that is believed
+
+
+@dataclass(frozen=True)
+class Made:
+    """An encode that ended well: by which encoder, and what went wrong on the way there."""
+
+    encoder: Encoder
+    encoded: ffmpeg.Encoded
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The warnings as a part of the result's stats; nothing when there are none."""
+        return {"warnings": list(self.warnings)} if self.warnings else {}
+
+
+def encode(
+    command: Callable[[Encoder], list[str]],
+    work: Work,
+    asked: Encoding,
+    *,
+    length_s: float,
+    sound_bytes: Callable[[], int] = lambda: 0,
+    feed: Callable[[], Iterable[bytes]] | None = None,
+) -> Made:
+    """Run FFmpeg with the arguments that `command` makes for an encoder, on the first rung that gets through.
+
+    While the GPU has no free session it is tried again for some seconds. `feed` makes the whole of standard input anew
+    for every try; progress stays where it was until a later try gets further. With `asked.max_bytes` the output is no
+    larger than that; `sound_bytes`, called only then, tells how many of them are not the picture's.
+    Raises like `ffmpeg.encode`, OutputTooLarge for what cannot be made to fit, EncoderUnavailable without any encoder.
+    """
+    work = _forwards(work)
+    rates: list[int] = []
+    if asked.max_bytes is not None:
+        work = limited(work, asked.max_bytes)
+        rate = bitrate.picture_rate(work.limits.max_output_bytes, length_s, sound_bytes())
+        rates = [max(bitrate.MIN_RATE, int(rate * share)) for share in _TIGHTER]
+
+    def run(encoder: Encoder) -> ffmpeg.Encoded:
+        work.output.unlink(missing_ok=True)  # what an earlier try left
+        return ffmpeg.encode(command(encoder), work, length_s=length_s, feed=feed() if feed else None)
+
+    failed: list[tuple[str, EncodeFailed]] = []
+    for rung in _rungs(asked.codec):
+        try:
+            encoded = _fitted(replace(rung, quality=asked.quality), run, work, rates)
+            return Made(rung, encoded, tuple(f"{why}; {rung.name} was used" for why, _ in failed))
+        except EncodeFailed as error:
+            why = _trouble(error.detail)
+            if why is None:
+                raise
+            _forget(rung)
+            failed.append((f"{rung.name} failed: {why}", error))
+            log.warning("encoder.failed", encoder=rung.name, reason=why)
+    raise failed[-1][1]
+
+
+def best(codec: str = "h264") -> Encoder:
+    """The first encoder of the codec that works here. Raises EncoderUnavailable when none does."""
+    return next(_rungs(codec))
+
+
+def limited(work: Work, max_bytes: int) -> Work:
+    """`work` whose output may have no more than `max_bytes`."""
+    most = min(max_bytes, work.limits.max_output_bytes)
+    return replace(work, limits=replace(work.limits, max_output_bytes=most))
+
+
+def works(encoder: Encoder) -> bool:
+    """Whether the encoder is there, by an encode of a few small frames with the options of the real job.
+
+    A GPU whose sessions are all taken works: that is over before long. One that works only without walls is worth more
+    than they are: whoever pays for it wants it used.
+    """
+    if _works(encoder):
+        return True
+    if encoder.device == "gpu" and sandbox.hinder_a_gpu():
+        sandbox.take_down(True)
+        if _works(encoder):
+            log.error("worker.walls_taken_down", reason=f"{encoder.name} does not work behind them")
+            return True
+        sandbox.take_down(False)
+    return False
+
+
+def _works(encoder: Encoder) -> bool:
+    source = ["-f", "lavfi", "-i", "color=size=256x256:rate=25:duration=0.2"]
+    options = ["-hide_banner", "-nostdin", "-v", "error"]
+    command = ["ffmpeg", *options, *source, *encoder.arguments, "-t", "1", "-f", "null", "-"]
+    try:
+        with tempfile.TemporaryDirectory() as directory:
+            ffmpeg.output_of(command, Work(Path(directory)), timeout_s=_PROBE_TIMEOUT_S)
+    except EncodeFailed as error:
+        log.info("encoder.unusable", encoder=encoder.name, reason=_reason(error.detail), detail=error.detail)
+        return _reason(error.detail) == _NO_SESSION
+    return True
+
+
+def _rungs(codec: str) -> Iterator[Encoder]:
+    """The ladder's encoders that work, each probed when its turn comes. Raises EncoderUnavailable when none does."""
+    found = False
+    for encoder in LADDERS[codec]:
+        if _usable(encoder):
+            found = True
+            yield encoder
+    if not found:
+        raise (NoEncoder if codec == "h264" else EncoderUnavailable)(f"The worker has no working encoder for {codec}.")
+
+
+def _usable(encoder: Encoder) -> bool:
+    """Whether it works, probed once in a process. That a probe hung or crashed is believed for a while only."""
+    with _lock:
+        answer, until = _probed.get(encoder.name, (False, 0.0))
+        if time.monotonic() >= until:
+            try:
+                answer, until = works(encoder), float("inf")
+            except (JobTimeout, WorkerError) as error:
+                answer, until = False, time.monotonic() + _AGAIN_S
+                log.warning("encoder.probe_broke_off", encoder=encoder.name, reason=error.detail or error.message)
+            _probed[encoder.name] = (answer, until)
+            log.info("encoder.probed", encoder=encoder.name, device=encoder.device, works=answer)
+        return answer
+
+
+def _forget(encoder: Encoder) -> None:
+    """It failed a job: the next one probes it again."""
+    with _lock:
+        _probed.pop(encoder.name, None)
+
+
+def _fitted(
+    encoder: Encoder, run: Callable[[Encoder], ffmpeg.Encoded], work: Work, rates: Sequence[int]
+) -> ffmpeg.Encoded:
+    """Run with the first of `rates` whose output is not too large, from the second on in the lowest quality."""
+    if not rates:
+        return _patient(encoder, run, work)
+    for rate in rates:
+        try:
+            return _patient(replace(encoder, max_rate=rate), run, work)
+        except OutputTooLarge:
+            log.info("encoder.too_large", encoder=encoder.name, quality=encoder.quality, max_rate=rate)
+            encoder = replace(encoder, quality=QUALITIES[0])
+    raise OutputTooLarge(
+        f"encoding.max_bytes: the video could not be made to fit into {work.limits.max_output_bytes} bytes."
+    )
+
+
+def _patient(encoder: Encoder, run: Callable[[Encoder], ffmpeg.Encoded], work: Work) -> ffmpeg.Encoded:
+    """Run, and try again while the GPU has no free session."""
+    for pause_s in _PAUSES_S:
+        try:
+            return run(encoder)
+        except EncodeFailed as error:
+            if not _BUSY.search(error.detail or ""):
+                raise
+            log.info("encoder.busy", encoder=encoder.name, pause_s=pause_s)
+            work.stop.wait(pause_s * random.uniform(0.5, 1.0))
+    return run(encoder)
+
+
+def _forwards(work: Work) -> Work:
+    """`work` whose progress never goes back, however often it begins anew."""
+    furthest = 0.0
+
+    def progress(fraction: float) -> None:
+        nonlocal furthest
+        furthest = max(furthest, fraction)
+        work.progress(furthest)
+
+    return replace(work, progress=progress)
+
+
+def _trouble(detail: str | None) -> str | None:
+    """Why the encoder failed; None when it was not the encoder that did."""
+    return _reason(detail) if ffmpeg.ENCODER_FAILED.search(detail or "") else None
+
+
+def _reason(detail: str | None) -> str:
+    if _BUSY.search(detail or ""):
+        return _NO_SESSION
+    return next((why for sign, why in _REASONS if sign in (detail or "")), "it could not be opened or stopped working")

@@ -1,0 +1,131 @@
+"""What all operations do alike with the file they make: options of the MP4, sound that players have, final figures."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from ffmpeg_ops.engine import bitrate, ffmpeg, inspect, mp4
+from ffmpeg_ops.operation import Work
+from wire.errors import AssetInvalid, EncodeFailed
+
+log = structlog.get_logger(__name__)
+
+MP4 = [
+    *ffmpeg.OUTPUT_LIMITS,
+    *["-movflags", "+faststart", "-map_metadata", "-1", "-map_chapters", "-1", "-f", "mp4", "output.mp4"],
+]
+# What browsers play: they show an MP4 with AC-3 or ALAC, which it can carry as well, in silence.
+_PLAYED_AUDIO = frozenset({"aac", "mp3"})
+# Other layouts, 5.1(side) of AC-3 and DTS among them, AAC describes in a way that not every player reads.
+_PLAYED_LAYOUTS = "mono|stereo|3.0|4.0|5.0|5.1|7.1"
+_SLACK = 2  # frames: headers and edits round
+VIDEO_IN_MP4 = frozenset({"h264", "hevc", "av1"})  # what players of today play
+
+
+def keep_audio(info: inspect.MediaInfo) -> list[str]:
+    """Options that carry the first sound track over: untouched where every player has it, otherwise as AAC."""
+    if info.audio is None:
+        return ["-an"]
+    aac = ["-af", f"aformat=channel_layouts={_PLAYED_LAYOUTS}", "-c:a", "aac", "-b:a", str(_aac_rate(info.audio))]
+    return ["-map", f"0:{info.audio.index}", *(["-c:a", "copy"] if _is_played(info.audio) else aac)]
+
+
+def sound_bytes(source: Path, info: inspect.MediaInfo, length_s: float, work: Work) -> int:
+    """How large the sound is that `keep_audio` carries over."""
+    if info.audio is None:
+        return 0
+    if _is_played(info.audio):
+        return bitrate.packet_bytes(source, info.audio.index, work)
+    return round(_aac_rate(info.audio) / 8 * (info.audio.duration_s or info.duration_s or length_s))
+
+
+def _aac_rate(audio: inspect.AudioStream) -> int:
+    """Bits a second."""
+    return max(192_000, 64_000 * audio.channels)
+
+
+def _is_played(audio: inspect.AudioStream) -> bool:
+    # MP4 has no word for the low rates of MPEG-2.5
+    return audio.codec in _PLAYED_AUDIO and (audio.codec != "mp3" or audio.sample_rate >= 16_000)
+
+
+def length_s(info: inspect.MediaInfo, video: inspect.VideoStream) -> float:
+    """How long the picture lasts, by the best word there is. Raises AssetInvalid when nothing tells."""
+    seconds = video.duration_s or info.duration_s
+    if seconds is None and video.frames and video.frame_rate:
+        seconds = float(video.frames / video.frame_rate)
+    if not seconds or seconds <= 0:
+        raise AssetInvalid("The length of the video could not be determined.")
+    return seconds
+
+
+def require_frames(made: int, source: Path, stream: inspect.VideoStream, length_s: float, work: Work) -> None:
+    """Raises AssetInvalid when less than `probe.ENOUGH` of the source's frames came out: it is damaged or cut off."""
+    if stream.frames and made >= inspect.ENOUGH * stream.frames:
+        return
+    # A header counts frames that an edit hides, packets may be fields or frames that are never shown, and the length
+    # may be a guess: the lower figure is the one to hold on to.
+    counted = stream.frames or inspect.pictures(source, stream, work) or 0
+    expected = min(counted, round(length_s * stream.frame_rate))
+    if made + _SLACK < inspect.ENOUGH * expected:
+        log.info("source.damaged", frames=made, counted=counted, length_s=length_s, rate=str(stream.frame_rate))
+        raise damaged(made, expected)
+
+
+def damaged(frames: int, wanted: int) -> AssetInvalid:
+    """For a source that lacks too much. It is the job's own fault: it would lack that at another try too."""
+    return AssetInvalid(f"The video is damaged or cut off: only {frames} of about {wanted} frames could be read.")
+
+
+def tracks(work: Work) -> dict[str, mp4.Track]:
+    """The tracks of the finished file. Raises EncodeFailed when it cannot be read, AssetInvalid when it has no picture:
+    FFmpeg ended well and found none in the source."""
+    try:
+        found = mp4.tracks(work.output)
+    except ValueError as error:
+        raise EncodeFailed(detail=str(error)) from error
+    if "vide" not in found:
+        raise AssetInvalid("The video is damaged or cut off: none of its frames could be read.")
+    return found
+
+
+def require_written(frames: int, work: Work) -> None:
+    """Raises EncodeFailed when the finished file does not have as many frames as were to be written."""
+    if (there := tracks(work)["vide"].packets) != frames:
+        raise EncodeFailed(f"FFmpeg could not make the video: {there} frames were written, not {frames}.")
+
+
+def made(size: tuple[int, int], frames: int, duration_s: float) -> inspect.MediaInfo:
+    """The output as the encode told of it, for `stats`."""
+    rate = Fraction(frames) / Fraction(duration_s)
+    video = inspect.VideoStream(0, "", *size, rate, frames, duration_s, "yuv420p", 0)
+    return inspect.MediaInfo("mp4", duration_s, 0, video, None)
+
+
+def warnings(errors: int) -> list[str]:
+    """What went wrong without stopping the job: `errors` parts of the sources that could not be decoded."""
+    return [f"{errors} decode error{'s' if errors > 1 else ''}"] if errors else []
+
+
+def stats(work: Work, encoder: str, device: str, info: inspect.MediaInfo | None = None) -> dict[str, Any]:
+    """The figures of the finished file, read from the file itself where `info` does not tell them already."""
+    try:
+        info = info or inspect.probe(work.output, work)
+    except AssetInvalid as error:
+        raise EncodeFailed(detail=error.detail) from error
+    if info.video is None:
+        raise EncodeFailed(detail="the output has no picture")
+    return {
+        "duration_s": round(length_s(info, info.video), 3),
+        "size_bytes": work.output.stat().st_size,
+        "width": info.video.width,
+        "height": info.video.height,
+        "frames": info.video.frames,
+        "encoder": encoder,
+        "device": device,
+        "ffmpeg_version": ffmpeg.version(),
+    }

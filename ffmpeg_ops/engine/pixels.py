@@ -1,0 +1,45 @@
+"""What every picture goes through before it is encoded anew: even sides, 8-bit 4:2:0, limited range, SDR."""
+
+from __future__ import annotations
+
+from ffmpeg_ops.engine import ffmpeg
+from ffmpeg_ops.engine.inspect import VideoStream
+
+_HDR = ("smpte2084", "arib-std-b67")
+# BT.2408: diffuse white of HDR is 203 cd/m², which becomes the white of SDR; what is brighter is bent below it.
+_TONE_MAP = (
+    "setparams=range={range}:colorspace=bt2020nc:color_primaries=bt2020:color_trc={transfer}",
+    "zscale=t=linear:npl=203",
+    "format=gbrpf32le",
+    "zscale=p=bt709",
+    "tonemap=mobius:param=0.5:desat=0:peak=5",
+    "zscale=t=bt709:m=bt709:r=tv",
+    "format=yuv420p",
+    "sidedata=mode=delete",
+)
+
+
+def is_hdr(stream: VideoStream) -> bool:
+    return stream.color_transfer in _HDR
+
+
+def even(side: int) -> int:
+    """H.264 in yuv420p has no odd sides."""
+    return side + side % 2
+
+
+def to_even(stream: VideoStream) -> list[str]:
+    """FFmpeg's filters that give a picture its even sides."""
+    return ["pad=ceil(iw/2)*2:ceil(ih/2)*2"] if stream.width % 2 or stream.height % 2 else []
+
+
+def to_yuv420p(stream: VideoStream) -> list[str]:
+    """FFmpeg's filters that make 8-bit 4:2:0 in limited range of any picture; HDR becomes SDR in BT.709."""
+    full = stream.color_range == "pc"
+    if is_hdr(stream) and ffmpeg.has_filter("zscale"):
+        return [part.format(transfer=stream.color_transfer, range="pc" if full else "tv") for part in _TONE_MAP]
+    if stream.pixel_format.startswith(("rgb", "bgr", "gbr", "argb", "abgr", "pal", "0rgb", "0bgr")):
+        tags = "setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709"
+        return ["scale=out_color_matrix=bt709:out_range=tv", "format=yuv420p", tags]
+    # libass's white is the white of limited range
+    return ["scale=out_range=tv", "format=yuv420p"] if full else ["format=yuv420p"]

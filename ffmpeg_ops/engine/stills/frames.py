@@ -1,0 +1,198 @@
+"""The moving shot as raw frames: planes made once, then every frame cut from them at sub-pixel positions.
+
+Planes are Y, Cb and Cr of BT.709 in limited range. A frame is yuv420p with the chroma sited as MPEG-2 and H.264 have
+it by default: horizontally on the even luma columns, vertically between two rows.
+
+OpenCV's `resize` is five times as fast as its `warpAffine` with the same cubic kernel, because it works on rows and
+columns apart, but takes whole pixels only. Its sampling points are `start + (i + 0.5) · n / m − 0.5`, for n source
+pixels made into m; by making a few pixels more than are shown and choosing n, m and how many to skip, they can be put
+within a hundredth of a pixel of where they should be. Where no choice is that good, `warpAffine` does the frame.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ffmpeg_ops.engine.stills.camera import Box
+
+Plane = NDArray[Any]  # of uint8; what OpenCV's stubs call anything
+
+# How many source pixels a pixel of a frame should have: fewer lose detail, more alias under a cubic kernel. A zoom runs
+# through several sources, each made from the one before with Lanczos, no more than so many times smaller.
+FINEST = 1.06
+_LEVEL = 1.16
+# How many pixels more than shown are made at most, and how far a sample may be from its place, in source pixels.
+_SLACK = 128
+_TOLERANCE = 0.015
+_LEFT_SITED = -0.25
+
+# R'G'B' of 0..255 to Y'CbCr of BT.709, limited range; the last column is the offset.
+_KR, _KB = 0.2126, 0.0722
+_KG = 1 - _KR - _KB
+_TO_YCBCR = np.array(
+    [
+        [_KR * 219 / 255, _KG * 219 / 255, _KB * 219 / 255, 16],
+        [-_KR / (1 - _KB) / 2 * 224 / 255, -_KG / (1 - _KB) / 2 * 224 / 255, 0.5 * 224 / 255, 128],
+        [0.5 * 224 / 255, -_KG / (1 - _KR) / 2 * 224 / 255, -_KB / (1 - _KR) / 2 * 224 / 255, 128],
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Span:
+    """One axis of a `resize`: `taken` source pixels from `start` become `made`, of which `skip` are not shown."""
+
+    start: int
+    taken: int
+    made: int
+    skip: int
+    error: float
+
+
+def finest(boxes: list[Box], frame: tuple[int, int]) -> float:
+    """Source pixels for each pixel of the closest frame."""
+    return min(_step(box, frame) for box in boxes)
+
+
+def render(image: Image.Image, boxes: list[Box], frame: tuple[int, int]) -> Iterator[bytes]:
+    """One raw yuv420p frame of `frame` pixels (even numbers) per box, made on all cores, in order."""
+    cv2.setNumThreads(1)  # whole frames in parallel scale better than parts of one
+    workers = len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(workers) as pool:
+        camera = _Camera(image, boxes, frame)
+        ahead: deque[Future[bytes]] = deque()
+        for box in boxes:
+            ahead.append(pool.submit(camera.frame, box))
+            if len(ahead) > workers + 1:
+                yield ahead.popleft().result()
+        yield from (future.result() for future in ahead)
+
+
+class _Camera:
+    """Makes any of the frames, from the source that suits it; safe to share between threads."""
+
+    def __init__(self, image: Image.Image, boxes: list[Box], frame: tuple[int, int]) -> None:
+        self._size = frame
+        self._half = (frame[0] // 2, frame[1] // 2)
+        y, cb, cr = _planes(image)
+        steps = [_step(box, frame) for box in boxes]
+        margin = math.ceil(_SLACK * max(steps)) + 8
+        self._lumas = [_Source([plane], margin) for plane in _levels(y, min(steps), max(steps))]
+        half = (math.ceil(image.width / 2), math.ceil(image.height / 2))
+        self._chroma = _Source([cv2.resize(plane, half, interpolation=cv2.INTER_AREA) for plane in (cb, cr)], margin)
+        self._image_size = image.size
+
+    def frame(self, box: Box) -> bytes:
+        planes = [*self._cut(self._luma(box), box, self._size, 0.0)]
+        planes += self._cut(self._chroma, box, self._half, _LEFT_SITED)
+        return b"".join(plane.tobytes() for plane in planes)
+
+    def _luma(self, box: Box) -> _Source:
+        """The smallest source that still has FINEST pixels for each of the frame; the largest, when none has."""
+        for source in reversed(self._lumas):
+            if _step(box, self._size) * source.size[0] / self._image_size[0] >= FINEST * 0.999:
+                return source
+        return self._lumas[0]
+
+    def _cut(self, source: _Source, box: Box, size: tuple[int, int], siting: float) -> list[Plane]:
+        scale = (source.size[0] / self._image_size[0], source.size[1] / self._image_size[1])
+        return source.cut(box.scaled(*scale), size, siting)
+
+
+def _step(box: Box, frame: tuple[int, int]) -> float:
+    return min(box.width / frame[0], box.height / frame[1])
+
+
+def _levels(plane: Plane, finest_step: float, coarsest_step: float) -> list[Plane]:
+    """`plane`, and smaller ones for the frames that show so much that it would alias."""
+    count = math.ceil(math.log(max(1.0, coarsest_step / max(finest_step, FINEST)), _LEVEL))
+    planes, width, height = [plane], plane.shape[1], plane.shape[0]
+    for i in range(1, count):
+        smaller = (coarsest_step / max(finest_step, FINEST)) ** (i / count) * max(finest_step, FINEST) / FINEST
+        size = (math.ceil(width / smaller), math.ceil(height / smaller))
+        planes.append(np.asarray(Image.fromarray(planes[-1]).resize(size, Image.Resampling.LANCZOS)))
+    return planes
+
+
+class _Source:
+    """Planes of one size, with a margin of repeated edge pixels around them."""
+
+    def __init__(self, planes: list[Plane], margin: int) -> None:
+        self.size = (planes[0].shape[1], planes[0].shape[0])
+        self._margin = margin
+        border = (margin, margin, margin, margin, cv2.BORDER_REPLICATE)
+        self._planes = [cv2.copyMakeBorder(plane, *border) for plane in planes]
+
+    def cut(self, box: Box, size: tuple[int, int], siting: float) -> list[Plane]:
+        """`box`, in pixels of these planes, resampled to `size`. `siting` shifts all samples, in samples."""
+        x = span(self._margin + box.left, box.width, size[0], siting)
+        y = span(self._margin + box.top, box.height, size[1], 0.0)
+        rows, columns = self._planes[0].shape
+        inside = 0 <= x.start <= columns - x.taken and 0 <= y.start <= rows - y.taken
+        if not inside or max(x.error, y.error) > _TOLERANCE * (1 if siting == 0 else 3):
+            return [self._warped(plane, box, size, siting) for plane in self._planes]
+        return [_resized(plane, x, y, size) for plane in self._planes]
+
+    def _warped(self, plane: Plane, box: Box, size: tuple[int, int], siting: float) -> Plane:
+        step_x, step_y = box.width / size[0], box.height / size[1]
+        matrix = np.array(
+            [
+                [step_x, 0, self._margin + box.left + (0.5 + siting) * step_x - 0.5],
+                [0, step_y, self._margin + box.top + 0.5 * step_y - 0.5],
+            ]
+        )
+        flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+        return cv2.warpAffine(plane, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+def span(low: float, width: float, size: int, siting: float) -> Span:
+    """The `resize` whose `size` shown samples are closest to those that divide [low, low + width] evenly."""
+    step = width / size
+    made, skip = _choices(size)
+    taken = np.rint(step * made)
+    ratio = taken / made
+    first, last = low + (0.5 + siting) * step - 0.5, low + (size - 0.5 + siting) * step - 0.5
+    offset = (skip + 0.5) * ratio - 0.5
+    start = np.rint(first - offset)
+    at_first = np.abs(start + offset - first)
+    at_last = np.abs(start + offset + (size - 1) * ratio - last)
+    error = np.maximum(at_first, at_last)
+    good = error < _TOLERANCE
+    best = int(good.argmax() if good.any() else error.argmin())
+    return Span(int(start[best]), int(taken[best]), int(made[best]), int(skip[best]), float(error[best]))
+
+
+@cache
+def _choices(size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Every (made, skip) with at most _SLACK pixels more than shown; few of them first."""
+    pairs = [(size + more, skip) for more in range(_SLACK + 1) for skip in range(more + 1)]
+    made, skip = zip(*pairs, strict=True)
+    return np.array(made, float), np.array(skip, float)
+
+
+def _resized(plane: Plane, x: Span, y: Span, size: tuple[int, int]) -> Plane:
+    part = plane[y.start : y.start + y.taken, x.start : x.start + x.taken]
+    made = cv2.resize(part, (x.made, y.made), interpolation=cv2.INTER_CUBIC)
+    return made[y.skip : y.skip + size[1], x.skip : x.skip + size[0]]
+
+
+def luma_of(image: Image.Image) -> Plane:
+    """Y of an RGB image."""
+    return _planes(image)[0]
+
+
+def _planes(image: Image.Image) -> list[Plane]:
+    ycbcr = cv2.transform(np.asarray(image), _TO_YCBCR)
+    return [np.ascontiguousarray(ycbcr[:, :, i]) for i in range(3)]

@@ -1,0 +1,144 @@
+"""The image of a shot: opened within limits, upright, opaque, sRGB, and no larger than the shot can show."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageFilter, ImageOps, UnidentifiedImageError
+
+from ffmpeg_ops.engine.inspect import sniff
+from wire.errors import AssetInvalid, AssetTooLarge, JobError
+
+MAX_PIXELS = 100_000_000
+MAX_SCANS = 100
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+# From here on a JPEG is decoded at a half, a quarter or an eighth where that is still enough, to save memory.
+_DRAFT_PIXELS = 30_000_000
+_STRIP = 512
+# In a JPEG: a marker, which in coded data are those two bytes with neither a zero nor a restart behind.
+_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_BARE_MARKERS = frozenset({0x01, 0xD8})  # no length follows
+_SWAPPED = frozenset({5, 6, 7, 8})  # EXIF orientations that lie on their side
+_ORIENTATION = 0x0112
+_BLUR = 0.03  # of the canvas's height
+
+Factor = Callable[[tuple[int, int]], float]
+
+
+def load(path: Path, name: str, factor: Factor) -> tuple[Image.Image, tuple[int, int]]:
+    """The image of param `name` as RGB, and the upright size that it had.
+
+    `factor` tells for that size how many times smaller the image may be; it is made so with Lanczos, before anything
+    that needs a copy. Raises AssetTooLarge past MAX_PIXELS and AssetInvalid past MAX_SCANS, both before decoding.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise AssetTooLarge(f"{name}: the image has more than {MAX_PIXELS // 1_000_000} megapixels.")
+            if image.format == "JPEG" and _scans(path.read_bytes()) > MAX_SCANS:
+                raise AssetInvalid(f"{name}: the image is stored in more than {MAX_SCANS} scans.")
+            turned = image.getexif().get(_ORIENTATION) in _SWAPPED
+            size = (image.height, image.width) if turned else image.size
+            return _prepared(image, factor(size)), size
+    except Image.DecompressionBombError as error:
+        raise AssetTooLarge(f"{name}: the image has more than {MAX_PIXELS // 1_000_000} megapixels.") from error
+    except UnidentifiedImageError as error:
+        raise AssetInvalid(f"{name}: the file is {sniff(path)}, not a picture that can be read.") from error
+    except JobError:
+        raise
+    except Exception as error:  # Pillow's decoders raise all sorts of things on damaged files
+        raise AssetInvalid(f"{name}: the image is damaged.", detail=repr(error)) from error
+
+
+def canvas_size(image: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int]:
+    """The smallest size of the given shape that holds all of an image."""
+    scale = max(image[0] / shape[0], image[1] / shape[1])
+    return max(image[0], round(shape[0] * scale)), max(image[1], round(shape[1] * scale))
+
+
+def contained(image: Image.Image, shape: tuple[int, int], background: str) -> Image.Image:
+    """`image` whole in the middle of a canvas of the given shape, on a blurred copy of itself or on a colour."""
+    size = canvas_size(image.size, shape)
+    canvas = _blurred(image, size) if background == "blur" else Image.new("RGB", size, background)
+    canvas.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
+    return canvas
+
+
+def _prepared(image: Image.Image, factor: float) -> Image.Image:
+    exif, profile, whole = image.getexif(), image.info.get("icc_profile"), image.width
+    if image.width * image.height > _DRAFT_PIXELS and factor > 2:
+        image.draft(None, (math.ceil(image.width * 2 / factor), math.ceil(image.height * 2 / factor)))
+    factor *= image.width / whole
+    picture = _eight_bit(image)
+    if factor > 1:
+        size = (math.ceil(picture.width / factor), math.ceil(picture.height / factor))
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    picture = _in_srgb(picture, profile)
+    picture.info.clear()
+    picture.getexif().update(exif)
+    return ImageOps.exif_transpose(picture)
+
+
+def _scans(content: bytes) -> int:
+    """How often a JPEG goes over the whole picture. Ten are usual; thousands fit into a small file and take hours."""
+    count = at = 0
+    while (found := _MARKER.search(content, at)) and (marker := found[1][0]) != _END_OF_IMAGE:
+        count += marker == _START_OF_SCAN
+        length = 0 if marker in _BARE_MARKERS else int.from_bytes(content[found.end() : found.end() + 2], "big")
+        at = found.end() + length
+    return count
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """L, RGB or CMYK of 8 bits, opaque."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_to_bytes(np.asarray(image)))
+    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        return _on_white(image)
+    return image if image.mode in {"L", "RGB", "CMYK"} else image.convert("RGB")
+
+
+def _to_bytes(values: np.ndarray) -> np.ndarray:
+    """Grey of 16 bits, or of any other depth, as 8 bits."""
+    if values.dtype == np.uint16:
+        return (values >> 8).astype(np.uint8)
+    most = float(values.max(initial=1))
+    full = 1.0 if most <= 1 else 255.0 if most <= 255 else 65535.0
+    return np.clip(values / full * 255, 0, 255).astype(np.uint8)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """In strips: whole copies of a large image would not fit in the memory that a job may use."""
+    opaque = Image.new("RGB", image.size)
+    for top in range(0, image.height, _STRIP):
+        strip = image.crop((0, top, image.width, min(top + _STRIP, image.height))).convert("RGBA")
+        white = Image.new("RGBA", strip.size, "white")
+        opaque.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
+    return opaque
+
+
+def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    if profile:
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            if converted is not None:
+                return converted
+        except (ImageCms.PyCMSError, OSError):
+            pass  # a profile that does not fit its image: take the numbers as they are
+    return image.convert("RGB")
+
+
+def _blurred(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A blurred copy that covers `size`, made small first: a blur has no detail to lose."""
+    shrink = max(1.0, max(size) / 256)
+    small = (max(1, round(size[0] / shrink)), max(1, round(size[1] / shrink)))
+    covering = ImageOps.fit(image, small, Image.Resampling.BILINEAR)
+    return covering.filter(ImageFilter.GaussianBlur(small[1] * _BLUR)).resize(size, Image.Resampling.BICUBIC)

@@ -1,0 +1,195 @@
+"""Which fonts there are, which of them has a glyph for a character, and how wide text becomes.
+
+libass would look for a font by itself when a glyph is missing, and draw a box when it finds none. We name a font for
+every run of characters instead, and leave out, with a word in the result, what no font can draw.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import unicodedata
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from PIL import ImageFont
+
+from ffmpeg_ops.engine import ffmpeg
+from ffmpeg_ops.engine.subtitles.lines import clusters, columns
+from ffmpeg_ops.operation import Work
+from wire.errors import EncodeFailed, JobTimeout, WorkerError
+
+DEFAULT = "Noto Sans"
+_FIELDS = ("file", "index", "weight", "slant", "color", "outline", "family", "charset")
+_FORMAT = "\t".join(f"%{{{field}}}" for field in _FIELDS) + "\n"
+_SCRIPTS = ("Arabic", "Hebrew", "Thai", "Devanagari", "Bengali", "Tamil", "Telugu", "Georgian", "Armenian", "Ethiopic")
+_SYMBOLS = ("Symbola", "Noto Sans Symbols", "Noto Sans Symbols2", "Noto Sans Math", "DejaVu Sans")
+_SKIN = re.compile("[\U0001f3fb-\U0001f3ff\ufe0e\ufe0f]")
+_BOLD, _REGULAR = 200, 80
+_REFERENCE = 100  # pixels at which text is measured
+_GUESSED_WIDTH = 0.42  # of the size of the text, for a column
+
+
+class Charset:
+    """A set of characters, from fontconfig's form: `20-7e a0 ...` in hexadecimal."""
+
+    def __init__(self, text: str) -> None:
+        ranges = [(part.split("-") * 2)[:2] for part in text.split()]
+        self._starts = [int(first, 16) for first, _ in ranges]
+        self._ends = [int(last, 16) for _, last in ranges]
+
+    def __contains__(self, char: str) -> bool:
+        at = bisect_right(self._starts, ord(char)) - 1
+        return at >= 0 and ord(char) <= self._ends[at]
+
+
+@dataclass(frozen=True)
+class Face:
+    """One style of a font family that libass can draw: outlines, no bitmaps or colour layers."""
+
+    families: tuple[str, ...]
+    file: str
+    index: int
+    weight: int
+    charset: Charset
+
+    def has(self, cluster: str) -> bool:
+        return all(char in self.charset or _is_invisible(char) for char in cluster)
+
+
+@cache
+def installed() -> tuple[Face, ...]:
+    """The faces that fontconfig knows; none where there is no fontconfig."""
+    try:
+        with tempfile.TemporaryDirectory() as directory:
+            listed = ffmpeg.output_of(["fc-list", "-f", _FORMAT], Work(Path(directory)))
+    except (EncodeFailed, JobTimeout, WorkerError):
+        return ()
+    rows = (line.split("\t") for line in listed.decode().split("\n"))
+    faces = (_face(dict(zip(_FIELDS, row, strict=True))) for row in rows if len(row) == len(_FIELDS))
+    return tuple(face for face in faces if face)
+
+
+class Fonts:
+    """The fonts for one job: the family that was asked for, and others for what it lacks.
+
+    `missing` collects what no font can draw. Without any `faces` everything is left to libass and widths are guesses.
+    """
+
+    def __init__(self, faces: Sequence[Face], family: str, *, bold: bool, sample: str = "") -> None:
+        self.bold = bold
+        self.missing: set[str] = set()
+        self._by_family = _by_family(faces, bold=bold)
+        main = next((name for name in (family, DEFAULT, *_SYMBOLS[::-1]) if name.lower() in self._by_family), family)
+        self.family = main
+        self._order = _in_order(self._by_family, main, sample)
+        self._measured: dict[str, float] = {}
+
+    def runs(self, text: str) -> list[tuple[str, str]]:
+        """`text` in pieces, each with the family that draws it."""
+        if not self._order:
+            return [(self.family, text)]
+        found: list[tuple[str, str]] = []
+        for cluster in clusters(text):
+            family, shown = self._drawn(cluster)
+            if found and found[-1][0] == family:
+                found[-1] = (family, found[-1][1] + shown)
+            elif shown:
+                found.append((family, shown))
+        return found
+
+    def has_bold(self, family: str) -> bool:
+        face = self._by_family.get(family.lower())
+        return self.bold and (face is None or face.weight > 150)
+
+    def width(self, text: str) -> float:
+        """How wide `text` is at size 1."""
+        if text not in self._measured:
+            self._measured[text] = sum(self._width(family, run) for family, run in self.runs(text))
+        return self._measured[text]
+
+    def _drawn(self, cluster: str) -> tuple[str, str]:
+        cluster = _SKIN.sub("", cluster)  # outlines have no colour; on its own it would be a patch
+        for face_family, face in self._order:
+            if face.has(cluster):
+                return face_family, cluster
+        if len(cluster) > 1:  # a joined emoji in parts, a letter without its mark
+            parts = [self._drawn(char) for char in cluster if not _is_invisible(char)]
+            family = parts[0][0] if parts else self.family
+            return family, "".join(part for part_family, part in parts if part_family == family)
+        self.missing.add(cluster)
+        return self.family, ""
+
+    def _width(self, family: str, run: str) -> float:
+        face = self._by_family.get(family.lower())
+        if face is None:
+            return columns(run) * _GUESSED_WIDTH
+        return float(_loaded(face.file, face.index).getlength(run)) / self._height(self.family)
+
+    def scale(self, family: str) -> float:
+        """By how much the size of `family` must differ so that its letters are as large as those of the main one.
+
+        A font's size in ASS is its ascent and descent, which differ widely between scripts.
+        """
+        return self._height(family) / self._height(self.family)
+
+    def _height(self, family: str) -> float:
+        face = self._by_family.get(family.lower())
+        return sum(_loaded(face.file, face.index).getmetrics()) if face else _REFERENCE / 0.73
+
+
+def _face(fields: dict[str, str]) -> Face | None:
+    if fields["color"] == "True" or fields["outline"] != "True" or fields["slant"] not in {"", "0"}:
+        return None
+    weight = re.match(r"\d+", fields["weight"])
+    names = (name.replace("\\", "") for name in fields["family"].split(","))
+    families = tuple(name for name in names if re.fullmatch(r"\w[\w .&+()\-]*", name))  # what may stand in a tag
+    return Face(
+        families,
+        fields["file"],
+        int(fields["index"] or 0) & 0xFFFF,
+        int(weight[0]) if weight else _REGULAR,
+        Charset(fields["charset"]),
+    )
+
+
+def _by_family(faces: Iterable[Face], *, bold: bool) -> dict[str, Face]:
+    wanted = _BOLD if bold else _REGULAR
+    found: dict[str, Face] = {}
+    for face in sorted(faces, key=lambda face: (abs(face.weight - wanted), face.file)):
+        for family in face.families:
+            found.setdefault(family.lower(), face)
+    return found
+
+
+def _in_order(by_family: dict[str, Face], main: str, sample: str) -> list[tuple[str, Face]]:
+    """Families as they are tried: what was asked for, the usual ones for scripts and symbols, then all others."""
+    usual = [main, DEFAULT, *(f"Noto Sans {script}" for script in _SCRIPTS), _east_asian(sample), *_SYMBOLS]
+    others = sorted(by_family, key=lambda name: (not name.startswith("noto sans"), "mono" in name, name))
+    names = list(dict.fromkeys([name for name in usual if name.lower() in by_family]))
+    seen = {name.lower() for name in names}
+    names += [_written(by_family[name], name) for name in others if name not in seen]
+    return [(name, by_family[name.lower()]) for name in names]
+
+
+def _written(face: Face, lower: str) -> str:
+    return next(name for name in face.families if name.lower() == lower)
+
+
+def _east_asian(sample: str) -> str:
+    """The family whose ideographs look as readers of `sample` know them."""
+    if re.search(r"[\u3040-\u30ff]", sample):
+        return "Noto Sans CJK JP"
+    return "Noto Sans CJK KR" if re.search(r"[\uac00-\ud7af]", sample) else "Noto Sans CJK SC"
+
+
+def _is_invisible(char: str) -> bool:
+    return char.isspace() or unicodedata.category(char) == "Cf" or "\ufe00" <= char <= "\ufe0f"
+
+
+@cache
+def _loaded(file: str, index: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(file, _REFERENCE, index)

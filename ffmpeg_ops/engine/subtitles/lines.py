@@ -1,0 +1,220 @@
+"""Text to lines: broken evenly, never inside a word, never wider than allowed; and long cues to shorter ones."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+
+from ffmpeg_ops.engine.subtitles.cues import Cue, Span
+
+# Chinese, Japanese: a line may end between any two characters, but for those that cling to a neighbour.
+_HAN = (
+    r"\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+    r"\uf900-\ufaff\uff66-\uff9d"
+)
+_CLING_BACK = (
+    "、。，．・：；？！）］｝〕〉》」』】〗〙ゝゞーァィゥェォッャュョヮヵヶぁぃぅぇぉっゃゅょゎゕゖ々…‥,.:;?!)]}”’％%～"
+)
+_CLING_ON = "（［｛〔〈《「『【〖〘([{“‘￥$"
+_MAY_BREAK = re.compile(
+    rf"(?<=[{_HAN}\uff00-\uffef\u3000-\u303f])(?=\S)|(?<=\S)(?=[{_HAN}\U00020000-\U0003ffff])|\u200b"
+)
+# Thai, Lao, Khmer, Burmese: no spaces, and words that only a dictionary knows. A vowel that opens a syllable may open a
+# line; that is used only where there is no other way.
+_NO_SPACES = re.compile(
+    rf"[{_HAN}\u3000-\u303f\uff00-\uffef\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\U00020000-\U0003ffff]"
+)
+# Other vowels, and signs that repeat or shorten a word, never do, though Unicode takes them for letters.
+_LEADS = "\u0e40-\u0e44\u0ec0-\u0ec4"
+_OPENS_SYLLABLE = re.compile(rf"(?<=.{{2}})(?<![{_LEADS}])(?=[{_LEADS}])|(?<=[-/])(?=.)")
+_WANTS_LETTER = re.compile(rf"(?:[{_LEADS}]|[\u0e31\u0e47\u0eb1\u0ebb][\u0e48-\u0e4b\u0ec8-\u0ecb]?)$")
+_FOLLOWS = frozenset("\u0e2f\u0e30\u0e32\u0e33\u0e45\u0e46\u0eaf\u0eb0\u0eb2\u0eb3\u0ebd\u0ec6")
+_SILENT = "\u0e4c"  # the letter below it ends the word before
+
+Measure = Callable[[str], float]
+
+
+@dataclass(frozen=True)
+class Word:
+    """What a line is made of, with the time at which it is spoken. `spaced`: a space stands before it."""
+
+    text: str
+    spaced: bool
+    start_ms: int
+    end_ms: int
+
+
+Line = tuple[Word, ...]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How wide a line may be: `width` by `measure`, and `characters`."""
+
+    width: float
+    characters: int
+    measure: Measure
+
+    def excess(self, text: str) -> float:
+        """How much of a line `text` fills; above 1 it is too long."""
+        return max(self.measure(text) / self.width, columns(text) / self.characters)
+
+
+def is_spaceless(char: str) -> bool:
+    """Whether the script of `char` is written without spaces between words."""
+    return bool(_NO_SPACES.match(char))
+
+
+def columns(text: str) -> int:
+    """Length in characters as they are counted for subtitles: wide ones twice, marks on others not at all."""
+    return sum(_columns_of(char) for char in text)
+
+
+def clusters(text: str) -> list[str]:
+    """Text in pieces that must not be parted: a letter with its marks and vowels, an emoji with its modifiers."""
+    found: list[str] = []
+    for char in text:
+        joins = found and (
+            unicodedata.category(char) in {"Mn", "Me", "Mc", "Cf"} or "\U0001f3fb" <= char <= "\U0001f3ff"
+        )
+        pair = found and _is_flag(char) and len(found[-1]) == 1 and _is_flag(found[-1])
+        vowel = found and (char in _FOLLOWS or (_WANTS_LETTER.search(found[-1]) and char.isalpha()))
+        if joins or pair or vowel or (found and found[-1].endswith("\u200d")):
+            found[-1] += char
+            if char == _SILENT and len(found) > 1:
+                found[-2:] = ["".join(found[-2:])]
+        else:
+            found.append(char)
+    return found
+
+
+def lay_out(cue: Cue, limit: Limit, *, upper_case: bool = False) -> list[Line]:
+    """The cue's lines. Breaks that the author made stay."""
+    lines: list[Line] = []
+    at = 0
+    for row in cue.text.split("\n"):
+        spoken = _words(cue, row, at)
+        if upper_case:
+            spoken = (replace(word, text=word.text.upper()) for word in spoken)
+        words = [part for word in spoken for part in _cut(word, limit)]
+        lines += _even(words, limit) if words else []
+        at += len(row) + 1
+    return lines
+
+
+def in_parts(cue: Cue, lines: Sequence[Line], most: int) -> Iterator[tuple[Cue, Sequence[Line]]]:
+    """The cue itself, or several that follow each other, each of at most `most` lines."""
+    count = -(-len(lines) // most)
+    edges = [round(i * len(lines) / count) for i in range(count + 1)]
+    parts = [lines[a:b] for a, b in pairwise(edges)]
+    starts = [cue.start_ms, *(part[0][0].start_ms for part in parts[1:])]
+    ends = [*starts[1:], cue.end_ms]
+    for part, start, end in zip(parts, starts, ends, strict=True):
+        yield Cue(start, end, cue.text), part
+
+
+def _words(cue: Cue, row: str, offset: int) -> Iterator[Word]:
+    for chunk in re.finditer(r"[^\s\u200b]+", row):
+        begin = chunk.start()
+        edges = [0, *_breaks(chunk[0]), len(chunk[0])]
+        for a, b in pairwise(edges):
+            start, end = offset + begin + a, offset + begin + b
+            spaced = a == 0 and begin > 0 and row[begin - 1] != "\u200b"
+            yield Word(chunk[0][a:b], spaced, _time(cue, start, last=False), _time(cue, end, last=True))
+
+
+def _breaks(chunk: str) -> list[int]:
+    places = (match.start() for match in _MAY_BREAK.finditer(chunk))
+    return [
+        at
+        for at in places
+        if 0 < at < len(chunk)
+        and chunk[at] not in _CLING_BACK
+        and chunk[at - 1] not in _CLING_ON
+        and unicodedata.category(chunk[at]) not in {"Mn", "Me", "Cf"}
+    ]
+
+
+def _time(cue: Cue, at: int, *, last: bool) -> int:
+    """When the text before (`last`) or behind place `at` is spoken; inside a span, in proportion."""
+    spans = cue.spans or (Span(0, len(cue.text), cue.start_ms, cue.end_ms),)
+    for span in spans:
+        if span.begin < at <= span.end if last else span.begin <= at < span.end:
+            share = (at - span.begin) / (span.end - span.begin)
+            return span.start_ms + round(share * (span.end_ms - span.start_ms))
+    return next((span.start_ms for span in spans if span.begin >= at), cue.end_ms)
+
+
+def _cut(word: Word, limit: Limit) -> list[Word]:
+    """The word itself unless it is too long for a line: then as few pieces as will do."""
+    if limit.excess(word.text) <= 1:
+        return [word]
+    pieces = [piece for part in _OPENS_SYLLABLE.split(word.text) for piece in _small_enough(part, limit)]
+    packed = [""]
+    for piece in pieces:
+        if packed[-1] and limit.excess(packed[-1] + piece) > 1:
+            packed.append("")
+        packed[-1] += piece
+    cue = Cue(word.start_ms, word.end_ms, word.text)
+    ends = [sum(map(len, packed[: i + 1])) for i in range(len(packed))]
+    return [
+        Word(text, word.spaced and i == 0, _time(cue, end - len(text), last=False), _time(cue, end, last=True))
+        for i, (text, end) in enumerate(zip(packed, ends, strict=True))
+    ]
+
+
+def _small_enough(part: str, limit: Limit) -> list[str]:
+    return [part] if limit.excess(part) <= 1 else clusters(part)
+
+
+def _even(words: Sequence[Word], limit: Limit) -> list[Line]:
+    """As few lines as possible, and of the ways to break into so many, the most even one."""
+    filled = _fill(words, limit)
+    if filled(0, len(words)) <= 1:
+        return [tuple(words)]
+    best: list[tuple[int, float]] = [(0, 0.0)]
+    came_from = [0]
+    for end in range(1, len(words) + 1):
+        options = []
+        for begin in range(end - 1, -1, -1):
+            share = filled(begin, end)
+            if share > 1 and begin < end - 1:
+                break
+            lines, cost = best[begin]
+            options.append((lines + 1, cost + (1 - share) ** 2, begin))
+        *found, begin = min(options)
+        best.append((int(found[0]), found[1]))
+        came_from.append(int(begin))
+    lines_found: list[Line] = []
+    end = len(words)
+    while end:
+        lines_found.append(tuple(words[came_from[end] : end]))
+        end = came_from[end]
+    return lines_found[::-1]
+
+
+def _fill(words: Sequence[Word], limit: Limit) -> Callable[[int, int], float]:
+    """How much of a line the words from one index to before another fill; above 1 it is too long."""
+    space = limit.measure(" ")
+    widths = [0.0, *accumulate(limit.measure(word.text) + space * word.spaced for word in words)]
+    lengths = [0, *accumulate(columns(word.text) + word.spaced for word in words)]
+
+    def filled(begin: int, end: int) -> float:
+        width = widths[end] - widths[begin] - space * words[begin].spaced
+        length = lengths[end] - lengths[begin] - words[begin].spaced
+        return max(width / limit.width, length / limit.characters)
+
+    return filled
+
+
+def _columns_of(char: str) -> int:
+    if unicodedata.category(char) in {"Mn", "Me", "Cf"}:
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in {"W", "F"} else 1
+
+
+def _is_flag(char: str) -> bool:
+    return "\U0001f1e6" <= char <= "\U0001f1ff"

@@ -1,0 +1,131 @@
+"""Cues to an ASS script of our own: text, times and styles that we wrote, and nothing of the client's but its words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
+
+import pysubs2
+
+from ffmpeg_ops.engine.subtitles.cues import Cue
+from ffmpeg_ops.engine.subtitles.fonts import Fonts
+from ffmpeg_ops.engine.subtitles.lines import Limit, Line, Word, in_parts, lay_out
+from ffmpeg_ops.engine.subtitles.style import Color, Look
+
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")  # libass ends a line or the script at some of these
+_RIGHT_TO_LEFT = re.compile(r"[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
+_BOX_AROUND_ALL = 4  # libass's own border style: one box behind all lines of a cue
+_AUTOMATIC_DIRECTION = -1
+_STAYS_LIT_MS = 300  # a word stays highlighted over shorter pauses
+
+
+def to_ass(cues: Iterable[Cue], look: Look, fonts: Fonts, check: Callable[[], object] = lambda: None) -> str:
+    """An ASS script for one picture size: text, times and one style of ours, nothing else. `check` may raise."""
+    script = pysubs2.SSAFile()
+    size = {"PlayResX": str(look.width), "PlayResY": str(look.height)}
+    script.info.update({**size, "ScaledBorderAndShadow": "yes", "WrapStyle": "0"})
+    script.styles["Default"] = _style(look, fonts)
+    limit = Limit(look.line_width / look.size, look.line_length, fonts.width)
+    for cue in cues:
+        check()
+        lines = lay_out(cue, limit, upper_case=look.upper_case)
+        for part, its_lines in in_parts(cue, lines, look.max_lines) if lines else ():
+            text = _text(part, its_lines, look, fonts)
+            if text and part.end_ms > max(0, part.start_ms):
+                script.append(pysubs2.SSAEvent(start=max(0, part.start_ms), end=part.end_ms, text=text))
+    return script.to_string("ass")
+
+
+def _style(look: Look, fonts: Fonts) -> pysubs2.SSAStyle:
+    return pysubs2.SSAStyle(
+        fontname=fonts.family,
+        fontsize=look.size,
+        bold=look.bold,
+        primarycolor=_of_style(look.highlight_color if look.highlight == "karaoke" else look.color),
+        secondarycolor=_of_style(look.color),
+        outlinecolor=_of_style(look.outline_color),
+        backcolor=_of_style(look.box or look.outline_color),
+        borderstyle=_BOX_AROUND_ALL if look.box else 1,
+        outline=look.outline,
+        shadow=round(look.box_padding, 2) if look.box else look.shadow,
+        alignment=pysubs2.Alignment(look.alignment),
+        marginl=look.margin_x,
+        marginr=look.margin_x,
+        marginv=look.margin_y,
+        encoding=_AUTOMATIC_DIRECTION,
+    )
+
+
+def _of_style(color: Color) -> pysubs2.Color:
+    return pysubs2.Color(color.red, color.green, color.blue, 255 - color.alpha)
+
+
+def _text(cue: Cue, lines: Sequence[Line], look: Look, fonts: Fonts) -> str:
+    tags = _highlights(cue, [word for line in lines for word in line], look)
+    return "\\N".join(_line(line, tags, look, fonts) for line in lines)
+
+
+def _line(line: Line, tags: Iterator[str], look: Look, fonts: Fonts) -> str:
+    text = ""
+    for i, word in enumerate(line):
+        tag, drawn = next(tags), _drawn(word.text, look, fonts)
+        text += " " * (word.spaced and i > 0 and bool(drawn)) + tag + drawn
+    return text
+
+
+def _drawn(text: str, look: Look, fonts: Fonts) -> str:
+    """One word, with the fonts that have its letters."""
+    drawn = ""
+    for family, run in fonts.runs(text):
+        if family == fonts.family:
+            drawn += _escape(run)
+        else:
+            # no made-up weight: it smears
+            thin, back = ("\\b0", "\\b1") if fonts.bold and not fonts.has_bold(family) else ("", "")
+            size = f"\\fs{look.size * fonts.scale(family):.1f}"
+            drawn += f"{{\\fn{family}{size}{thin}}}{_escape(run)}{{\\fn\\fs{back}}}"
+    return drawn
+
+
+def _highlights(cue: Cue, words: Sequence[Word], look: Look) -> Iterator[str]:
+    """For each word the tags that colour it in its time."""
+    if look.highlight == "none":
+        return iter([""] * len(words))
+    if look.highlight == "karaoke" and not _RIGHT_TO_LEFT.search(cue.text):
+        return _fills(cue, words)
+    return _steps(cue, words, look)
+
+
+def _fills(cue: Cue, words: Sequence[Word]) -> Iterator[str]:
+    """Karaoke of ASS, which fills from left to right. Its lengths add up, so it is their sums that are rounded."""
+    now = 0
+    for word in words:
+        start = max(now, round((word.start_ms - max(0, cue.start_ms)) / 10))
+        end = max(start, round((word.end_ms - max(0, cue.start_ms)) / 10))
+        pause = f"\\k{start - now}" if start > now else ""
+        yield f"{{{pause}\\kf{end - start}}}"
+        now = end
+
+
+def _steps(cue: Cue, words: Sequence[Word], look: Look) -> Iterator[str]:
+    """A word changes its colour when it begins, and back when it ends, unless all words so far stay coloured."""
+    plain, lit = _tag(look.color), _tag(look.highlight_color)
+    stays = look.highlight == "karaoke"
+    nexts = [after.start_ms for _, after in pairwise(words)]
+    for word, next_ms in zip(words, [*nexts, cue.end_ms], strict=True):
+        end_ms = next_ms if 0 <= next_ms - word.end_ms <= _STAYS_LIT_MS else word.end_ms
+        start, end = (ms - max(0, cue.start_ms) for ms in (word.start_ms, end_ms))
+        tags = lit if start <= 0 else f"{plain}\\t({start},{start},{lit})"
+        tags += "" if stays or end_ms >= cue.end_ms else f"\\t({max(1, end)},{max(1, end)},{plain})"
+        yield f"{{{tags}}}"
+
+
+def _tag(color: Color) -> str:
+    return f"\\1c&H{color.blue:02X}{color.green:02X}{color.red:02X}&\\1a&H{255 - color.alpha:02X}&"
+
+
+def _escape(text: str) -> str:
+    """Plain text as ASS text: nothing in it is a command."""
+    text = _CONTROL.sub("", text)
+    return text.replace("\\", "\\\u2060").replace("{", "\\{").replace("}", "\\}").replace("\n", "\\N")

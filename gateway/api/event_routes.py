@@ -1,0 +1,50 @@
+"""`POST /events/<attempt id>`: where workers report. A bearer token opens it for one attempt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from flask import request
+from flask.views import MethodView
+from marshmallow import Schema
+
+from gateway.api.blueprint import Blueprint
+from gateway.dispatch.step import EVENTS_PURPOSE
+from gateway.errors import AttemptSuperseded, Unauthorized
+from gateway.wiring import services
+from wire.envelope import Event, EventSchema
+
+
+def blueprint() -> Blueprint:
+    here = Blueprint("events", __name__, url_prefix="/events", description="For workers")
+
+    @here.route("/<attempt_id>")
+    class Events(MethodView):
+        decorators = [_with_token]
+
+        @here.arguments(EventSchema)
+        @here.doc(security=[{"eventToken": []}])
+        @here.response(200, Schema)
+        @here.refuses(AttemptSuperseded)
+        def post(self, event: Event, attempt_id: str) -> dict[str, Any]:
+            """Report the claim, progress, or the end of an attempt."""
+            services().jobs.on_event(attempt_id, event)
+            return {}
+
+    return here
+
+
+def _with_token(view: Any) -> Any:
+    """Before the body is read: the token must be the attempt's own and not expired."""
+
+    def checked(*args: Any, attempt_id: str, **kwargs: Any) -> Any:
+        here = services()
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        match here.signer.read(EVENTS_PURPOSE, token):
+            case [str(owner), int(expires_at)] if owner == attempt_id and here.clock.now_ms() < expires_at:
+                structlog.contextvars.bind_contextvars(attempt_id=attempt_id)
+                return view(*args, attempt_id=attempt_id, **kwargs)
+        raise Unauthorized("The event needs the bearer token of its attempt.")
+
+    return checked

@@ -1,0 +1,76 @@
+"""`/jobs`: look, list, cancel, send the webhook again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Response, g
+from flask.views import MethodView
+from marshmallow import Schema, fields, validate
+
+from ffmpeg_ops.operation import OPERATIONS
+from gateway.api.blueprint import Blueprint
+from gateway.api.job_response import JobListSchema, JobSchema, WaitSchema, job_response
+from gateway.domain.jobs import JobStatus
+from gateway.errors import JobFinished, JobNotFinished, NotFound, NoWebhook
+from gateway.wiring import services
+
+
+class ListSchema(Schema):
+    status = fields.String(validate=validate.OneOf([str(status) for status in JobStatus]))
+    operation = fields.String(validate=validate.OneOf(sorted(OPERATIONS)))
+    cursor = fields.String(
+        validate=validate.Regexp(r"job_[0-9A-Z]{26}\Z", error="Not a cursor."),
+        metadata={"description": "`nextCursor` of the page before."},
+    )
+    limit = fields.Integer(load_default=50, validate=validate.Range(1, 200))
+
+
+def blueprint() -> Blueprint:
+    here = Blueprint("jobs", __name__, url_prefix="/jobs", description="Follow jobs")
+
+    @here.route("")
+    class Jobs(MethodView):
+        @here.arguments(ListSchema, location="query")
+        @here.response(200, JobListSchema)
+        def get(self, query: dict[str, Any]) -> dict[str, Any]:
+            """Your jobs, newest first."""
+            limit = query["limit"]
+            found = services().store.list_jobs(
+                g.key_id,
+                status=query.get("status"),
+                operation=query.get("operation"),
+                before=query.get("cursor"),
+                limit=limit + 1,
+            )
+            page = found[:limit]
+            return {
+                "jobs": services().documents.of_all(page),
+                "nextCursor": page[-1].id if len(found) > limit else None,
+            }
+
+    @here.route("/<job_id>")
+    class Job(MethodView):
+        @here.arguments(WaitSchema, location="query")
+        @here.response(200, JobSchema, description="The finished job")
+        @here.alt_response(202, schema=JobSchema, description="The job so far", success=True)
+        @here.refuses(NotFound)
+        def get(self, query: dict[str, Any], job_id: str) -> Response:
+            """One job; with `Prefer: wait=N` once it has ended."""
+            return job_response(services().jobs.get(job_id, g.key_id), wait=query.get("wait"))
+
+        @here.response(200, JobSchema, description="The cancelled job")
+        @here.refuses(NotFound, JobFinished)
+        def delete(self, job_id: str) -> dict[str, Any]:
+            """Cancel a job."""
+            return services().documents.of(services().jobs.cancel(job_id, g.key_id))
+
+    @here.route("/<job_id>/webhook")
+    class Webhook(MethodView):
+        @here.response(202, JobSchema, description="The job, whose webhook is about to be sent")
+        @here.refuses(NotFound, JobNotFinished, NoWebhook)
+        def post(self, job_id: str) -> dict[str, Any]:
+            """Send the webhook of a finished job once more."""
+            return services().documents.of(services().jobs.replay_webhook(job_id, g.key_id))
+
+    return here

@@ -1,0 +1,82 @@
+"""`POST /video/<operation>`: one route per operation, made from the operation itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flask import Response, g, request
+from marshmallow import fields
+
+from ffmpeg_ops.operation import OPERATIONS, Operation, WebUrl
+from gateway.api.blueprint import Blueprint
+from gateway.api.job_response import JobSchema, WaitSchema, job_response
+from gateway.errors import IdempotencyMismatch, NotFound, SpendingLimit, StorageLow, TooManyJobs, ValidationFailed
+from gateway.wiring import services
+
+MAX_IDEMPOTENCY_KEY = 255
+
+# Of the request, beside the operation's own params.
+_FIELDS: dict[str, fields.Field[Any]] = {
+    "webhook_url": WebUrl(metadata={"description": "Is told when the job has ended (Standard Webhooks)."})
+}
+_HEADERS = [
+    {
+        "in": "header",
+        "name": "Prefer",
+        "schema": {"type": "string"},
+        "description": "`wait=N` holds the answer until the job has ended, at most N seconds.",
+    },
+    {
+        "in": "header",
+        "name": "Idempotency-Key",
+        "schema": {"type": "string", "maxLength": MAX_IDEMPOTENCY_KEY},
+        "description": "Repeating a request with the same key and body gives the same job, for a day by default.",
+    },
+]
+
+
+def blueprint() -> Blueprint:
+    """A route for every operation that is found."""
+    here = Blueprint("video", __name__, url_prefix="/video", description="Make a video")
+    for operation in OPERATIONS.values():
+        route = here.route(f"/{operation.name}", methods=["POST"], endpoint=operation.name, parameters=_HEADERS)
+        route(_view(here, operation))
+    return here
+
+
+def _view(here: Blueprint, operation: Operation) -> Callable[..., Response]:
+    summary, _, description = operation.doc.partition("\n\n")
+    examples = {f"example{i}": {"value": dict(value)} for i, value in enumerate(operation.examples, 1)}
+
+    @here.arguments(WaitSchema, location="query")
+    @here.arguments(operation.params.from_dict(_FIELDS, name=operation.params.__name__), examples=examples)
+    @here.doc(summary=summary, description=description)
+    @here.response(202, JobSchema, description="The job, accepted")
+    @here.alt_response(200, schema=JobSchema, description="The finished job, after waiting", success=True)
+    @here.refuses(IdempotencyMismatch, NotFound, StorageLow, TooManyJobs, SpendingLimit)
+    def view(query: dict[str, Any], _: dict[str, Any]) -> Response:
+        return _create(operation, query.get("wait"))
+
+    return view  # type: ignore[no-any-return]
+
+
+def _create(operation: Operation, wait: int | None) -> Response:
+    here = services()
+    # What the client set and nothing else: a worker's defaults are its own.
+    params = {name: value for name, value in request.get_json().items() if name not in _FIELDS}
+    webhook_url = request.get_json().get("webhook_url")
+    job = here.jobs.create(g.key_id, operation.name, params, _idempotency_key(), webhook_url)
+    return job_response(job, wait=wait)
+
+
+def _idempotency_key() -> str | None:
+    """The header's value; quoted, as the draft standard writes it, and bare are the same."""
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return None
+    key = key.strip().removeprefix('"').removesuffix('"')
+    if not 0 < len(key) <= MAX_IDEMPOTENCY_KEY:
+        reason = f"Must have 1 to {MAX_IDEMPOTENCY_KEY} characters."
+        raise ValidationFailed(f"Idempotency-Key: {reason}", errors={"Idempotency-Key": [reason]})
+    return key

@@ -1,0 +1,49 @@
+"""The database's schema, step by step. Migrations only add, so that release N runs on the schema of N−1."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+
+from gateway.db.engine import make_engine
+from gateway.settings import Settings
+
+_LOCK_NUMBER = 7_302_533  # any number of our own; PostgreSQL's advisory locks are numbered
+
+
+def migrate(settings: Settings) -> None:
+    """Bring the database to this release's schema; any number of processes may call it at once."""
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Another process may hold the lock, and a big table may take, as long as they need.
+    engine = make_engine(settings.database, pool_size=2, statement_s=0, may_create=True)
+    try:
+        with _locked(settings, engine):
+            if engine.dialect.name == "sqlite":
+                with engine.connect() as connection:
+                    # Kept in the file for good; processes that switch a fresh file at once get "database is locked".
+                    connection.connection.cursor().execute("PRAGMA journal_mode=WAL")
+            config = Config()
+            config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+            with engine.begin() as connection:
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def _locked(settings: Settings, engine: sa.Engine) -> Iterator[None]:
+    if engine.dialect.name == "postgresql":
+        with engine.connect() as connection:
+            connection.execute(sa.select(sa.func.pg_advisory_lock(_LOCK_NUMBER)))
+            yield
+        return
+    with (settings.data_dir / ".migrate.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,209 @@
+"""Rented machines: what is recorded of each, its states and legal changes, and the tables.
+
+A rental's life: INTENT (committed before anything is sent) → CREATING (the call is being made) → BOOTING, or AMBIGUOUS
+while nobody knows whether there is a machine → PROBING (it runs, its worker has not answered) → READY, BUSY and IDLE →
+DESTROYING (committed before the first call to end it) → GONE, on proof alone. NO_INSTANCE: there never was a machine.
+A machine that shows up although its record says that there is none is an orphan, and goes to DESTROYING.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from gateway.db.store import Store
+from gateway.db.tables import DAY_MS, attempts, avoided_machines, fleets, jobs, leases, rentals
+from gateway.db.transaction import StaleLease, Transaction, to_attempt
+from gateway.domain import ids
+from gateway.domain.attempts import ENDED, Attempt, AttemptState
+from gateway.domain.rentals import ORPHAN, OVER, FleetState, Rental, Stage
+
+
+class Rentals:
+    """The rentals of one provider, read outside transactions."""
+
+    def __init__(self, store: Store, provider: str) -> None:
+        self._store, self._provider = store, provider
+
+    def get(self, rental_id: str) -> Rental | None:
+        found = self._select(rentals.c.id == rental_id)
+        return found[0] if found else None
+
+    def living(self) -> list[Rental]:
+        """Those that are not over, oldest first."""
+        return self._select(rentals.c.stage.not_in(OVER))
+
+    def ended_since(self, at: int) -> list[Rental]:
+        """Those that were over at `at` or later, oldest first."""
+        return self._select(rentals.c.stage.in_(OVER), rentals.c.ended_at >= at)
+
+    def over_budget(self, dollars: float, now: int) -> bool:
+        """Whether the machines have cost so many dollars on this day (UTC)."""
+        today = now - now % DAY_MS
+        return _paid_nano([*self.living(), *self.ended_since(today)], now) >= dollars * 1e9
+
+    def labelled(self, label: str) -> list[Rental]:
+        return self._select(rentals.c.label == label)
+
+    def prices(self, limit: int = 50) -> list[tuple[str, int]]:
+        """(GPU, nano-dollars a second) of the last rentals, newest first."""
+        query = sa.select(rentals.c.gpu, rentals.c.nano_per_s).order_by(rentals.c.id.desc()).limit(limit)
+        known = sa.and_(rentals.c.provider == self._provider, rentals.c.gpu.is_not(None))
+        with self._store.reading() as connection:
+            return [(row[0], row[1]) for row in connection.execute(query.where(known))]
+
+    def avoided(self, now: int) -> set[int]:
+        """The machines that shall not be rented at the moment."""
+        query = sa.select(avoided_machines.c.machine_id).where(
+            avoided_machines.c.provider == self._provider, avoided_machines.c.until > now
+        )
+        with self._store.reading() as connection:
+            return set(connection.scalars(query))
+
+    def open_attempts(self) -> list[Attempt]:
+        """The newest attempts of jobs that are not over, as far as this provider has them."""
+        newest = sa.and_(attempts.c.id == jobs.c.attempt_id, attempts.c.provider == self._provider)
+        query = sa.select(attempts).join_from(jobs, attempts, newest).where(jobs.c.next_at > 0)
+        with self._store.reading() as connection:
+            found = [to_attempt(row) for row in connection.execute(query).mappings()]
+        return [attempt for attempt in found if not attempt.ended]
+
+    def outcomes(self, since: int) -> dict[str, list[str | None]]:
+        """By machine: the error codes of the attempts there that were made at `since` or later and ended, newest first.
+
+        None for one that ended without an error.
+        """
+        recent = sa.and_(attempts.c.id >= ids.first("att", since), attempts.c.provider == self._provider)
+        ended = sa.and_(recent, attempts.c.state.in_(ENDED), attempts.c.remote_id.is_not(None))
+        query = sa.select(attempts.c.remote_id, attempts.c.error_code).where(ended)
+        found: dict[str, list[str | None]] = {}
+        with self._store.reading() as connection:
+            for remote_id, code in connection.execute(query.order_by(attempts.c.ended_at.desc(), attempts.c.id.desc())):
+                found.setdefault(remote_id.partition(":")[0], []).append(code)
+        return found
+
+    def fleet_state(self) -> FleetState:
+        columns = (fleets.c.looked_at, fleets.c.trouble_code, fleets.c.trouble, fleets.c.trouble_at)
+        with self._store.reading() as connection:
+            row = connection.execute(sa.select(*columns).where(fleets.c.provider == self._provider)).first()
+        return FleetState(*row) if row else FleetState()
+
+    def _select(self, *where: sa.ColumnElement[bool]) -> list[Rental]:
+        query = sa.select(rentals).where(rentals.c.provider == self._provider, *where).order_by(rentals.c.id)
+        with self._store.reading() as connection:
+            return [_to_rental(row) for row in connection.execute(query).mappings()]
+
+
+def orphans(store: Store) -> int:
+    """How many machines were ever found without a living record."""
+    with store.reading() as connection:
+        query = sa.select(sa.func.count()).select_from(rentals).where(rentals.c.code == ORPHAN)
+        return connection.scalar(query) or 0
+
+
+@dataclass(frozen=True)
+class Spending:
+    """What rentals cost, in nano-dollars: a second now, and on this day (UTC); `ending_since`: the oldest that goes."""
+
+    nano_per_s: int
+    today_nano: float
+    ending_since: int | None
+
+
+def spending(store: Store, now: int) -> Spending:
+    today = now - now % DAY_MS
+    recent = sa.or_(rentals.c.stage.not_in(OVER), rentals.c.ended_at >= today)
+    with store.reading() as connection:
+        found = [_to_rental(row) for row in connection.execute(sa.select(rentals).where(recent)).mappings()]
+    paid = [i for i in found if i.stage not in OVER and i.sent_at is not None]
+    return Spending(
+        nano_per_s=sum(i.nano_per_s for i in paid),
+        today_nano=_paid_nano(found, now),
+        ending_since=min((i.stage_at for i in found if i.stage is Stage.DESTROYING), default=None),
+    )
+
+
+def _paid_nano(rentals: Iterable[Rental], now: int) -> float:
+    """What they cost on this day (UTC) so far, in nano-dollars."""
+    today = now - now % DAY_MS
+    return sum(rental.paid_s(today, now) * rental.nano_per_s for rental in rentals)
+
+
+def must_hold(tx: Transaction, name: str, holder: str) -> None:
+    """Raises StaleLease unless `holder` is still the one who holds the lease `name`, however late it is.
+
+    Nobody can take the lease over before this transaction has ended.
+    """
+    query = sa.select(leases.c.holder).where(leases.c.name == name).with_for_update()
+    if tx.connection.scalar(query) != holder:
+        raise StaleLease(name)
+
+
+def release(tx: Transaction, name: str, holder: str) -> None:
+    """Let the next one have the lease `name`, if it still is `holder`'s, however far the clock goes back."""
+    mine = sa.and_(leases.c.name == name, leases.c.holder == holder)
+    tx.connection.execute(leases.update().where(mine).values(expires_at=0))
+
+
+def locked(tx: Transaction, provider: str, stages: Collection[Stage]) -> list[Rental]:
+    """The provider's machines in these stages, which nobody else changes before this transaction has ended."""
+    here = sa.and_(rentals.c.provider == provider, rentals.c.stage.in_(stages))
+    query = sa.select(rentals).where(here).order_by(rentals.c.id).with_for_update()
+    return [_to_rental(row) for row in tx.connection.execute(query).mappings()]
+
+
+def one_locked(tx: Transaction, rental_id: str) -> Rental:
+    query = sa.select(rentals).where(rentals.c.id == rental_id).with_for_update()
+    return _to_rental(tx.connection.execute(query).mappings().one())
+
+
+def insert(tx: Transaction, rental: Rental) -> None:
+    tx.connection.execute(rentals.insert().values(**asdict(rental)))
+
+
+def save(tx: Transaction, rental: Rental) -> None:
+    tx.connection.execute(rentals.update().where(rentals.c.id == rental.id).values(**asdict(rental)))
+
+
+def bound(tx: Transaction, provider: str) -> list[Attempt]:
+    """The attempts that machines of the provider have or may have, by `remote_id`."""
+    newest = sa.and_(attempts.c.id == jobs.c.attempt_id, attempts.c.provider == provider)
+    query = sa.select(attempts).join_from(jobs, attempts, newest)
+    query = query.where(jobs.c.next_at > 0, attempts.c.remote_id.is_not(None))
+    found = [to_attempt(row) for row in tx.connection.execute(query).mappings()]
+    return [attempt for attempt in found if not attempt.ended]
+
+
+def bind(tx: Transaction, attempt_id: str, remote_id: str | None) -> bool:
+    """Note who gets an attempt that nobody has taken yet. False when it is past that."""
+    query = attempts.update().where(attempts.c.id == attempt_id, attempts.c.state == AttemptState.INTENT)
+    return tx.connection.execute(query.values(remote_id=remote_id)).rowcount == 1
+
+
+def avoid(tx: Transaction, provider: str, machine_id: int, until: int, reason: str) -> None:
+    record = {"provider": provider, "machine_id": machine_id, "until": until, "reason": reason}
+    tx.upsert(avoided_machines, record, "provider", "machine_id")
+
+
+def delete_ended(tx: Transaction, until: int, limit: int) -> int:
+    """Delete the oldest rentals that were over at `until` or before. Answers how many."""
+    # As with jobs: by the primary key only old rows are looked at.
+    old = sa.and_(rentals.c.id < ids.first("rent", until + 1), rentals.c.ended_at <= until)
+    oldest = sa.select(rentals.c.id).where(old, rentals.c.stage.in_(OVER)).order_by(rentals.c.id).limit(limit)
+    return tx.connection.execute(rentals.delete().where(rentals.c.id.in_(oldest))).rowcount
+
+
+def forget_avoided(tx: Transaction, now: int) -> None:
+    """Delete what is not avoided any more."""
+    tx.connection.execute(avoided_machines.delete().where(avoided_machines.c.until <= now))
+
+
+def save_fleet_state(tx: Transaction, provider: str, pool: FleetState) -> None:
+    tx.upsert(fleets, {"provider": provider, **asdict(pool)}, "provider")
+
+
+def _to_rental(row: Mapping[Any, Any]) -> Rental:
+    return Rental(**{**row, "stage": Stage(row["stage"])})

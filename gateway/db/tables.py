@@ -1,0 +1,199 @@
+"""The tables."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy import Column, Table
+
+from gateway.domain import webhooks as hooks
+
+DAY_MS = 86_400_000
+
+metadata = sa.MetaData()
+_ID = sa.String(40)
+
+
+class ForeignText(sa.types.TypeDecorator[str]):
+    """Text that comes from elsewhere, without the one character that PostgreSQL cannot hold."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        return value.replace("\0", "") if value else value
+
+
+# Conditions of indexes. A query must have them word for word, without parameters.
+_UNTRIED = sa.text("attempt_id IS NULL")
+_WAITING = sa.text("waits > 0 AND next_at IS NOT NULL")
+_UNFINISHED = sa.text("finished_at IS NULL")
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("key_id", _ID, nullable=False),
+    Column("operation", sa.String(64), nullable=False),
+    Column("params", sa.JSON, nullable=False),
+    Column("status", sa.String(16), nullable=False),
+    Column("created_at", sa.BigInteger, nullable=False),
+    Column("queued_at", sa.BigInteger, nullable=False),
+    Column("timeout_s", sa.Integer, nullable=False),
+    Column("queue_limit_s", sa.Integer, nullable=False),
+    Column("request_id", sa.String(64)),
+    Column("webhook_url", sa.Text),
+    Column("progress", sa.Float, nullable=False),
+    Column("started_at", sa.BigInteger),
+    Column("finished_at", sa.BigInteger),
+    Column("tries", sa.Integer, nullable=False),
+    Column("waits", sa.Integer, nullable=False),
+    Column("waiting_for", ForeignText),
+    Column("attempt_id", _ID),
+    Column("output_key", sa.String(255)),
+    Column("stats", sa.JSON(none_as_null=True)),
+    Column("error_code", sa.String(64)),
+    Column("error_message", ForeignText),
+    Column("cost_nano", sa.BigInteger),
+    Column("next_at", sa.BigInteger),
+    Column("lease_token", sa.String(40)),
+    Column("lease_expires_at", sa.BigInteger),
+    sa.Index("jobs_by_key", "key_id", "id"),
+    sa.Index("jobs_due", "next_at"),
+    sa.Index("jobs_unfinished", "key_id", "finished_at", sqlite_where=_UNFINISHED, postgresql_where=_UNFINISHED),
+    # Small however many jobs there are: most are over, and of the others most are somewhere and wait for their end.
+    sa.Index("jobs_untried", "next_at", sqlite_where=_UNTRIED, postgresql_where=_UNTRIED),
+    sa.Index("jobs_waiting", "id", sqlite_where=_WAITING, postgresql_where=_WAITING),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("job_id", _ID, sa.ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("provider", sa.String(32), nullable=False),
+    Column("state", sa.String(16), nullable=False),
+    Column("created_at", sa.BigInteger, nullable=False),
+    Column("deadline", sa.BigInteger, nullable=False),
+    Column("sent_at", sa.BigInteger),
+    Column("remote_id", sa.String(255)),
+    Column("claim_id", sa.String(64)),
+    Column("claimed_at", sa.BigInteger),
+    Column("heard_at", sa.BigInteger),
+    Column("ended_at", sa.BigInteger),
+    Column("error_code", sa.String(64)),
+    Column("error_message", ForeignText),
+    Column("running_at", sa.BigInteger),
+    Column("cost_nano", sa.BigInteger),
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("key_id", _ID, primary_key=True),
+    Column("idempotency_key", sa.String(255), primary_key=True),
+    Column("fingerprint", sa.String(64), nullable=False),
+    Column("job_id", _ID, nullable=False),
+    Column("created_at", sa.BigInteger, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("name", sa.String(200), nullable=False),
+    Column("source", sa.String(16), nullable=False),
+    Column("prefix", sa.String(16), nullable=False),
+    Column("secret_sha256", sa.String(64), nullable=False, unique=True),
+    Column("created_at", sa.BigInteger, nullable=False),
+    Column("revoked_at", sa.BigInteger),
+    Column("webhook_rotations", sa.Integer, nullable=False, server_default="0"),
+    Column("webhook_rotated_at", sa.BigInteger),
+    Column("scopes", sa.String(64), nullable=False, server_default="jobs,metrics"),
+    Column("previous_sha256", sa.String(64)),
+    Column("previous_until", sa.BigInteger),
+    sa.Index("api_keys_previous", "previous_sha256"),
+)
+
+# What the attempts of a key have cost, by the day (UTC, counted from 1970) on which they ended.
+spending = Table(
+    "spending",
+    metadata,
+    Column("key_id", _ID, primary_key=True),
+    Column("day", sa.Integer, primary_key=True, autoincrement=False),
+    Column("cost_nano", sa.BigInteger, nullable=False),
+    Column("attempts", sa.Integer, nullable=False),
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("job_id", _ID, sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("host", sa.String(hooks.MAX_HOST), nullable=False),
+    Column("state", sa.String(16), nullable=False),
+    Column("tries", sa.Integer, nullable=False),
+    Column("last_try_at", sa.BigInteger),
+    Column("last_status_code", sa.Integer),
+    Column("last_error", sa.Text),
+    Column("next_at", sa.BigInteger),
+    Column("lease_token", sa.String(40)),
+    Column("lease_expires_at", sa.BigInteger),
+    sa.Index("webhooks_due", "next_at"),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", sa.String(64), primary_key=True),
+    Column("holder", sa.String(40), nullable=False),
+    Column("expires_at", sa.BigInteger, nullable=False),
+)
+
+rentals = Table(
+    "rentals",
+    metadata,
+    Column("id", sa.String(40), primary_key=True),
+    Column("provider", sa.String(32), nullable=False),
+    Column("stage", sa.String(16), nullable=False, index=True),
+    Column("label", sa.String(256), nullable=False),
+    Column("created_at", sa.BigInteger, nullable=False),
+    Column("stage_at", sa.BigInteger, nullable=False),
+    Column("deadline", sa.BigInteger, nullable=False),
+    Column("offer_id", sa.BigInteger),
+    Column("machine_id", sa.BigInteger),
+    Column("gpu", sa.String(64)),
+    Column("nano_per_s", sa.BigInteger, nullable=False),
+    Column("remote_id", sa.BigInteger),
+    Column("sent_at", sa.BigInteger),
+    Column("ready_at", sa.BigInteger),
+    Column("ended_at", sa.BigInteger),
+    Column("host", sa.String(255)),
+    Column("port", sa.Integer),
+    Column("seen_at", sa.BigInteger),
+    Column("heard_at", sa.BigInteger),
+    Column("silent_since", sa.BigInteger),
+    Column("missing_needed", sa.Integer, nullable=False),
+    Column("missing_seen", sa.Integer, nullable=False),
+    Column("missing_at", sa.BigInteger),
+    Column("destroy_tries", sa.Integer, nullable=False),
+    Column("code", sa.String(64)),
+    Column("reason", ForeignText),
+)
+
+avoided_machines = Table(
+    "avoided_machines",
+    metadata,
+    Column("provider", sa.String(32), primary_key=True),
+    Column("machine_id", sa.BigInteger, primary_key=True),
+    Column("until", sa.BigInteger, nullable=False),
+    Column("reason", ForeignText),
+)
+
+fleets = Table(
+    "fleets",
+    metadata,
+    Column("provider", sa.String(32), primary_key=True),
+    Column("looked_at", sa.BigInteger),
+    Column("trouble_code", sa.String(64)),
+    Column("trouble", ForeignText),
+    Column("trouble_at", sa.BigInteger),
+)

@@ -1,0 +1,227 @@
+"""Moves jobs: leases those that are due, submits their attempts, follows them until they end; sends webhooks.
+
+Works outside transactions and writes only while its lease holds, so that any number of dispatchers may run and any of
+them may be stopped at any point. `python -m gateway.dispatch.loop` runs one alone.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+
+import structlog
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from common import log as logs
+from common.settings import SettingsError
+from gateway.db.engine import brief
+from gateway.db.transaction import StaleLease
+from gateway.dispatch.step import NO_BUGS, DispatchContext, Step
+from gateway.domain import ids
+from gateway.domain.jobs import Job
+from gateway.providers.base import Provider, Unavailable
+from gateway.upkeep.janitor import Janitor
+from gateway.webhooks.sender import Sender
+
+log = structlog.get_logger(__name__)
+
+# At 0.15 s a call, enough for LOOKS_A_SECOND and for new jobs beside them.
+POOL = 24
+# Of these, so that however many jobs come the ends of others are seen; as many as RunPod lets us submit.
+POOL_UNTRIED = 16
+LEASE_MS = 60_000
+IDLE_S = 1.0
+# Longest pause while the database fails.
+BROKEN_S = 5.0
+# Of two rounds at least, however often it rings: a round for five jobs costs little more than one for one.
+LEAST_S = 0.05
+# Held by whoever ticks; `/ready` looks at it.
+HEARTBEAT_LEASE = "dispatcher"
+HEARTBEAT_MS = 15_000
+# Held together by all: since when workers could report.
+LISTENING_LEASE = "listening"
+TICK_MS = 5_000
+# A provider's `reconcile`, and a step of the clean-up, must return within this time.
+CHORE_MS = 60_000
+CLEAN_UP_LEASE = "clean_up"
+
+
+class Dispatcher:
+    """`start` runs it on a thread of its own; `tick` is one round, for tests and for the loop."""
+
+    def __init__(self, context: DispatchContext, webhooks: Sender) -> None:
+        self._context, self._webhooks = context, webhooks
+        self._store, self._providers, self._clock, self._notifier = (
+            context.store,
+            context.providers,
+            context.clock,
+            context.notifier,
+        )
+        self._id = ids.ulid(context.clock.now_ms())
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._pool = ThreadPoolExecutor(POOL, thread_name_prefix="dispatch")
+        # The steps under way, and whether it is the job's first.
+        self._busy: dict[Future[None], bool] = {}
+        self._janitor = Janitor(context.store, context.storage, context.clock, context.settings)
+        reconcile = {f"reconcile:{name}": partial(_reconcile, each) for name, each in context.providers.items()}
+        self._chores: Mapping[str, Callable[[], None]] = {**reconcile, CLEAN_UP_LEASE: self._clean_up}
+        self._doing: dict[str, Future[None]] = {}
+        self._beat_at: int | None = None
+        self._listening_since: int | None = None
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self.run, name="dispatcher", daemon=True)
+        self._thread.start()
+
+    def request_stop(self) -> None:
+        """End the loop after this round; safe in a signal handler."""
+        self._stopping.set()
+
+    def stop(self) -> None:
+        """End the loop; steps that are under way are finished."""
+        self.request_stop()
+        self._notifier.notify()
+        if self._thread is not None:
+            self._thread.join()
+        self._pool.shutdown()
+        self._webhooks.stop()
+
+    def run(self) -> None:
+        """Tick until stopped. A broken database is waited out, with one line in the log for every longer pause."""
+        log.info("dispatcher.started", dispatcher=self._id, providers=list(self._providers))
+        failures = 0
+        while not self._stopping.is_set():
+            changes = self._notifier.changes
+            try:
+                self.tick()
+                pause = self._pause_s()
+                if failures:
+                    log.info("dispatcher.works_again", failures=failures)
+                failures = 0
+            except Exception as error:
+                failures += 1
+                pause = min(BROKEN_S, IDLE_S * failures)
+                self._failed(error, failures)
+            if failures:
+                self._stopping.wait(pause)
+            else:
+                self._stopping.wait(LEAST_S)
+                self._notifier.wait(changes, pause)
+
+    def _failed(self, error: Exception, failures: int) -> None:
+        self._listening_since = self._beat_at = None  # nor could workers report
+        if isinstance(error, SQLAlchemyError):
+            log.error("dispatcher.database_failed", reason=brief(error), failures=failures)
+        else:
+            log.exception("dispatcher.tick_failed", failures=failures)
+
+    def tick(self) -> int:
+        """Start a step for every due job that there is a free thread for, and due webhooks. Answers how many steps."""
+        self._busy = {future: first for future, first in self._busy.items() if not future.done()}
+        self._beat()
+        self._webhooks.tick()
+        now = self._clock.now_ms()
+        free = POOL - len(self._busy)
+        due = self._store.due(now, free, POOL_UNTRIED - sum(self._busy.values())) if free else []
+        if not due:
+            return 0
+        token = ids.ulid(now)
+        leased = self._store.together(lambda tx: tx.lease(due, token, now, now + LEASE_MS))
+        for job in leased:
+            future = self._pool.submit(self._step, job, token)
+            future.add_done_callback(lambda _: self._notifier.notify())
+            self._busy[future] = job.attempt_id is None
+        return len(leased)
+
+    def settle(self) -> None:
+        """Wait for the steps, chores and webhooks that are under way."""
+        for future in [*self._busy, *self._doing.values()]:
+            future.result()
+        self._webhooks.settle()
+
+    def _pause_s(self) -> float:
+        if len(self._busy) >= POOL:
+            return IDLE_S
+        next_at = self._store.next_due_at()
+        return IDLE_S if next_at is None else min(IDLE_S, max(0.02, (next_at - self._clock.now_ms()) / 1000))
+
+    def _beat(self) -> None:
+        """Every TICK_MS: tell that we are alive, let the providers look after what they rent, and clean up."""
+        now = self._clock.now_ms()
+        if self._beat_at is not None and 0 <= now - self._beat_at < TICK_MS:
+            return
+        self._beat_at = now
+        with self._store.transaction() as tx:
+            tx.hold(HEARTBEAT_LEASE, self._id, now, now + HEARTBEAT_MS)
+            since = tx.hold_on(LISTENING_LEASE, now, now + HEARTBEAT_MS)
+            free = [name for name in self._chores if name not in self._doing or self._doing[name].done()]
+            # One that hangs keeps no lease: a healthy gateway takes it over.
+            held = [name for name in free if tx.hold(name, self._id, now, now + CHORE_MS)]
+        if self._listening_since is None:  # a restart that was quick leaves no gap
+            self._listening_since = since
+        for name in held:
+            # in the pool: one that takes long must not hold up the jobs
+            self._doing[name] = self._pool.submit(self._chores[name])
+
+    def _clean_up(self) -> None:
+        try:
+            self._janitor.step(self._stopping)
+        except Exception:
+            # files that stay too long must not end the loop that serves the jobs
+            log.exception("clean_up.failed")
+
+    def _step(self, job: Job, token: str) -> None:
+        with structlog.contextvars.bound_contextvars(job_id=job.id, attempt_id=job.attempt_id):
+            try:
+                self._look(Step(self._context, job, token, self._listening_since or self._clock.now_ms()))
+            except StaleLease:
+                log.info("dispatcher.lease_lost")
+            except (OperationalError, PoolTimeout) as error:
+                # the lease runs out and somebody looks again
+                log.error("dispatcher.step_failed", reason=brief(error))
+            except Exception:
+                log.exception("dispatcher.step_failed")
+
+    def _look(self, step: Step) -> None:
+        try:
+            step.run()
+        except NO_BUGS:
+            raise
+        except Exception:
+            log.exception("dispatcher.step_failed")
+            step.break_off()
+
+
+def _reconcile(provider: Provider) -> None:
+    try:
+        provider.reconcile()
+    except Unavailable as error:
+        log.warning("provider.reconcile_failed", provider=provider.name, reason=str(error))
+    except Exception:
+        # one provider's bug must not end the loop that serves them all
+        log.exception("provider.reconcile_failed", provider=provider.name)
+
+
+def main() -> None:
+    """Run a dispatcher alone, beside gateways that have none (RUN_DISPATCHER=false)."""
+    from gateway import create_app
+
+    try:
+        app = create_app()
+    except SettingsError as error:
+        sys.exit(f"Wrong settings: {error}")
+    services = app.extensions["reelay"]
+    logs.configure(services.settings.log_level)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: services.dispatcher.request_stop())
+    services.dispatcher.run()
+
+
+if __name__ == "__main__":
+    main()

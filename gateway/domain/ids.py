@@ -1,0 +1,28 @@
+"""Ids: a word for what it is, and a ULID, so that they sort by time."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ulid import ULID
+
+Kind = Literal["job", "att", "key", "rent"]
+
+
+def new(kind: Kind, now_ms: int) -> str:
+    """For example `job_01J…`."""
+    return f"{kind}_{ULID.from_timestamp(now_ms / 1000)}"
+
+
+def ulid(now_ms: int) -> str:
+    return str(ULID.from_timestamp(now_ms / 1000))
+
+
+def first(kind: Kind, at_ms: int) -> str:
+    """No id of this kind that was made at `at_ms` or later sorts before it."""
+    return f"{kind}_{ULID.from_bytes(at_ms.to_bytes(6) + bytes(10))}"
+
+
+def made_at(id_: str) -> int:
+    """When an id, or a bare ULID, was made, in ms UTC."""
+    return ULID.from_str(id_.rpartition("_")[2]).milliseconds

@@ -1,9 +1,0 @@
-"""Alembic's entry: runs on the connection that `migrate` hands over."""
-
-from alembic import context
-
-from gateway.store import metadata
-
-context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
-with context.begin_transaction():
-    context.run_migrations()

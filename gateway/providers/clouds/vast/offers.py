@@ -1,0 +1,141 @@
+"""Which of Vast.ai's offers would be rented, and in which order.
+
+Vast.ai does not always apply the filters that it is given, so every offer is checked again here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.providers.clouds.vast.client import Row
+from gateway.settings import Settings
+
+DISK_GB = 10
+MOST_OFFERS = 64  # more are not answered
+MIN_RELIABILITY = 0.97
+MIN_INET_MBIT_S = 200
+# 530.41.03, which NVENC asks for as Debian 13's FFmpeg uses it.
+MIN_DRIVER = 530_041_003
+# GPUs with NVENC, by Vast.ai's names, and the generation of their encoder. NVIDIA builds none into A100, H100 and their
+# like; what is not listed is not rented.
+NVENC: Mapping[int, re.Pattern[str]] = {
+    7: re.compile(r"RTX [23]0\d\d( ?S| ?Ti| Super)*|RTX A\d{4}|(Tesla )?T4|A10|A16|A40"),
+    8: re.compile(r"RTX 40\d\d( ?S| ?D| ?Ti| Super)*|RTX \d{4} ?Ada|L4|L40S?"),
+    9: re.compile(r"RTX 50\d\d( ?D| ?Ti)*|RTX PRO \d{4}( \w+)*"),
+}
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What matters of an offer. `price_nano` is in nano-dollars an hour, disk included; `generation` of the encoder."""
+
+    id: int
+    machine_id: int
+    gpu: str
+    price_nano: int
+    generation: int
+
+    @property
+    def nano_per_s(self) -> int:
+        return math.ceil(self.price_nano / 3600)
+
+
+def query(settings: Settings) -> dict[str, Any]:
+    """The body of a search."""
+    return {
+        "type": "ondemand",
+        "limit": MOST_OFFERS,
+        "allocated_storage": DISK_GB,
+        "order": [["dph_total", "asc"]] if settings.vast_offer_order == "cost" else [["dlperf", "desc"]],
+        "rentable": {"eq": True},
+        "rented": {"eq": False},
+        "verified": {"eq": True},
+        "num_gpus": {"eq": 1},
+        "cpu_arch": {"eq": "amd64"},
+        "compute_cap": {"gte": 750},  # cheap GPUs without a place in NVENC must not fill the answer
+        "reliability2": {"gte": MIN_RELIABILITY},
+        "inet_up": {"gte": MIN_INET_MBIT_S},
+        "inet_down": {"gte": MIN_INET_MBIT_S},
+        "direct_port_count": {"gte": 1},
+        "disk_space": {"gte": DISK_GB},
+        "gpu_ram": {"gte": settings.vast_min_vram_gb * 1000},
+        "dph_total": {"lte": settings.vast_max_price},
+        "driver_version": {"gte": MIN_DRIVER},
+        "duration": {"gte": settings.vast_max_lifetime},
+    }
+
+
+def wide_query() -> dict[str, Any]:
+    """The body of a search for the cheapest machines of all, whether they fit or not."""
+    return {"type": "ondemand", "limit": MOST_OFFERS, "allocated_storage": DISK_GB, "order": [["dph_total", "asc"]]}
+
+
+def usable(rows: Iterable[Row], settings: Settings) -> list[Offer]:
+    """Those of the rows that may be rented, the best first."""
+    offers = [offer for row in rows if (offer := _offer(row, settings)) is not None]
+    if settings.vast_offer_order == "speed":
+        return sorted(offers, key=lambda offer: (-offer.generation, offer.price_nano, offer.id))
+    return sorted(offers, key=lambda offer: (offer.price_nano, offer.id))
+
+
+def generation(gpu: str) -> int | None:
+    """Of the GPU's encoder; None when it has none, or nobody knows it."""
+    return next((number for number, names in NVENC.items() if names.fullmatch(gpu)), None)
+
+
+def _offer(row: Row, settings: Settings) -> Offer | None:
+    if unfit(row, settings) is not None:
+        return None
+    gpu = _gpu(row)
+    encoder = generation(gpu)
+    assert encoder is not None
+    return Offer(row["id"], row["machine_id"], gpu, math.ceil(_number(row, "dph_total") * 1e9), encoder)
+
+
+def unfit(row: Row, settings: Settings) -> str | None:
+    """Why the offer may not be rented; None when it may."""
+    fits = {
+        "it makes no sense": type(row.get("id")) is int and type(row.get("machine_id")) is int,
+        "its GPU is not known to have NVENC": generation(_gpu(row)) is not None,
+        "not one GPU": row.get("num_gpus") == 1,
+        "rented already": row.get("rentable") is not False and row.get("rented") is not True,
+        "above VAST_MAX_PRICE": 0 < _number(row, "dph_total") <= settings.vast_max_price,
+        "not verified by Vast.ai": row.get("verified") is True or row.get("verification") == "verified",
+        "another processor than amd64": row.get("cpu_arch", "amd64") == "amd64",
+        f"reliability below {MIN_RELIABILITY}": _number(row, "reliability2") >= MIN_RELIABILITY,
+        f"network below {MIN_INET_MBIT_S} Mbit/s": min(_number(row, "inet_up"), _number(row, "inet_down"))
+        >= MIN_INET_MBIT_S,
+        "no port from outside": _number(row, "direct_port_count") >= 1,
+        f"less than {DISK_GB} GB of disk": _number(row, "disk_space") >= DISK_GB,
+        "less memory than VAST_MIN_VRAM_GB": _number(row, "gpu_ram") >= settings.vast_min_vram_gb * 1000,
+        "offered for less than VAST_MAX_LIFETIME": _number(row, "duration") >= settings.vast_max_lifetime,
+        "its driver is too old": _driver(row) >= MIN_DRIVER,
+    }
+    return next((reason for reason, fit in fits.items() if not fit), None)
+
+
+def _gpu(row: Row) -> str:
+    return str(row.get("gpu_name") or "").replace("_", " ").strip()
+
+
+def _number(row: Row, name: str) -> float:
+    """What is missing, or no number, fits nowhere."""
+    value = row.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return -1.0
+    return float(value)
+
+
+def _driver(row: Row) -> int:
+    """`535.86.05`, or the integer 535086005, which comes under either name."""
+    for name in ("driver_vers", "driver_version"):
+        value = row.get(name)
+        if type(value) is int:
+            return value
+        if isinstance(value, str) and (parts := re.fullmatch(r"(\d+)\.(\d+)(?:\.(\d+))?", value)):
+            return int(parts[1]) * 1_000_000 + int(parts[2]) * 1000 + int(parts[3] or 0)
+    return -1

@@ -1,0 +1,29 @@
+"""What an endpoint costs: workers are billed from their start to the end of their idle time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gateway.providers.runpod.gpus import NANO, Pool, dollars, price_nano_per_s
+
+EXAMPLE_JOB_S = 10
+
+
+def rows(pools: tuple[Pool, ...], gpus: int, idle_s: int, prices: Mapping[str, int] | None) -> list[tuple[str, ...]]:
+    """Of each pool: name, GPUs, a second, a job of 10 s, its idle tail, both."""
+    lines: list[tuple[str, ...]] = []
+    for pool in pools:
+        second = gpus * (price_nano_per_s(pool.name, prices) or 0)
+        job, tail = EXAMPLE_JOB_S * second, idle_s * second
+        lines.append((pool.name, pool.shown, dollars(second), dollars(job), dollars(tail), dollars(job + tail)))
+    return lines
+
+
+def head(idle_s: int) -> tuple[str, ...]:
+    return ("Pool", "GPUs", "a second", f"a job of {EXAMPLE_JOB_S} s", f"its {idle_s} s idle", "both")
+
+
+def most_per_hour(pools: tuple[Pool, ...], gpus: int, workers: int, prices: Mapping[str, int] | None) -> str:
+    """All workers busy for an hour on the dearest pool."""
+    dearest = max(price_nano_per_s(pool.name, prices) or 0 for pool in pools)
+    return f"${3600 * workers * gpus * dearest / NANO:.2f}"

@@ -1,0 +1,91 @@
+"""How an endpoint is shown to people: the words of RunPod's form, values in units, and why each is what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.providers.runpod.endpoint.wanted import is_secret
+
+HIDDEN = "(hidden)"
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of the form; `unit` is what the management API's number is `per` of."""
+
+    label: str
+    why: str
+    unit: str = ""
+    per: int = 1
+
+
+# By path in the management API, in the order of the form.
+FORM: Mapping[str, Field] = {
+    "image": Field("Container Image", "One version, never `latest`: a host keeps the `latest` that it first saw."),
+    "name": Field("Endpoint Name", "`plan` and `apply` find the endpoint by it; two of the same name are an error."),
+    "type": Field("Endpoint Type", "RunPod is the queue. A load balancer has none and cannot be changed into one."),
+    "gpu.pools": Field(
+        "GPU Configuration",
+        "Cheapest first, since most of what is paid is idle time; and several, so that one without stock does not stop "
+        "us. The table below tells which GPUs these are. All have NVENC.",
+    ),
+    "workers.min": Field(
+        "Active Workers", "Nights without jobs cost nothing. 1 removes the cold start, and costs all day."
+    ),
+    "workers.max": Field("Max Workers", "So many jobs run at once, and so much can be spent in an hour."),
+    "gpu.count": Field("GPUs per Worker", "FFmpeg uses one."),
+    "workers.idleTimeout": Field(
+        "Idle Timeout", "The next job within it finds a warm worker. It is billed: see below.", unit="s"
+    ),
+    "timeout": Field(
+        "Execution Timeout",
+        "`JOB_TIMEOUT_SECONDS` (600) and two minutes for the upload. The gateway's jobs bring their own; this one ends "
+        "those that were typed into RunPod's page.",
+        unit="s",
+        per=1000,
+    ),
+    "flashboot": Field("FlashBoot", "Costs nothing and shortens the cold start."),
+    "disk": Field("Container Disk", "The image, the files of one job (100 MB each by default), its output.", unit="GB"),
+    "env": Field("Environment Variables", "No secrets: a worker needs none. The image sets what NVENC needs."),
+    "scaling.type": Field(
+        "Auto Scaling Type", "The other type, request count, takes no idle time-out: RunPod refuses the two together."
+    ),
+    "scaling.queueDelay": Field(
+        "Queue Delay", "A job that waits longer starts one more worker, and with it one more idle tail.", unit="s"
+    ),
+    "gpu.excludedTypes": Field("GPU Types switched off", "Every GPU of these pools can encode."),
+    "gpu.minCudaVersion": Field(
+        "Lowest CUDA Version",
+        "NVENC as Debian 13's FFmpeg asks for it needs driver 530, which came with CUDA 12.1. In the form: tick this "
+        "one and all that are newer.",
+    ),
+    "gpu.allowedCudaVersions": Field("Other CUDA limits", "The lowest is enough; a fixed set makes machines scarce."),
+}
+
+
+def label(path: str) -> str:
+    return f"env {path.removeprefix('env.')}" if path.startswith("env.") else FORM[path].label
+
+
+def shown(path: str, value: Any) -> str:
+    """A value in the form's units; of a variable that looks like a secret only that it is there."""
+    if value is None:
+        return "—"
+    if path.startswith("env."):
+        return HIDDEN if is_secret(path.removeprefix("env."), str(value)) else str(value)
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "—"
+    field = FORM[path]
+    if field.unit and isinstance(value, int | float):
+        return f"{value / field.per:g} {field.unit}"
+    return str(value)
+
+
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """Columns of text, each as wide as its widest cell."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]
+    )

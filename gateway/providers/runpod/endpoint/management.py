@@ -1,0 +1,126 @@
+"""RunPod's management API: https://docs.runpod.io/api-reference-v2. It lists all endpoints at once, without pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import requests
+
+from gateway.providers.http import Answer, Api, never_sent
+from gateway.providers.runpod.endpoint.failures import AnswerLost, EndpointError
+from gateway.settings import Settings
+
+Endpoint = Mapping[str, Any]
+
+
+class Management:
+    """Endpoints of the account whose key is RUNPOD_API_KEY. Every call may raise EndpointError, and nothing else."""
+
+    def __init__(self, settings: Settings) -> None:
+        if not settings.runpod_api_key:
+            raise EndpointError("RUNPOD_API_KEY is not set; make one at https://console.runpod.io/user/settings.")
+        if (urlsplit(settings.runpod_management_base).hostname or "").endswith(".runpod.ai"):
+            raise EndpointError(
+                "RUNPOD_MANAGEMENT_BASE is where jobs are sent; endpoints are managed on api.runpod.io/v2."
+            )
+        headers = {"Authorization": f"Bearer {settings.runpod_api_key}"}
+        self._api = Api(settings.runpod_management_base, headers, keep_alive=False)
+        self._jobs = Api(settings.runpod_api_base, headers, keep_alive=False)
+
+    def find(self, name: str, endpoint_id: str | None = None) -> Endpoint | None:
+        """The endpoint with that id, or without one that of that name. Two of the same name are an error."""
+        if endpoint_id:
+            return self._by_id(endpoint_id)
+        found = [endpoint for endpoint in self._all() if plain(str(endpoint.get("name"))) == plain(name)]
+        if len(found) > 1:
+            ids = ", ".join(str(endpoint["id"]) for endpoint in found)
+            raise EndpointError(
+                f"{len(found)} endpoints have the name {name!r}: {ids}. "
+                "Set RUNPOD_ENDPOINT_ID to the right one, and delete the others in RunPod's page."
+            )
+        return found[0] if found else None
+
+    def create(self, body: Mapping[str, Any]) -> Endpoint:
+        """Sent once, whatever happens. Raises AnswerLost when the endpoint may have been created."""
+        answer = _call(self._api, "POST", "/serverless", body)
+        if answer.status < 300:
+            return _endpoint(answer)
+        if answer.status >= 500:
+            raise AnswerLost(_problem(answer))
+        raise EndpointError(_problem(answer))
+
+    def change(self, endpoint_id: str, body: Mapping[str, Any]) -> Endpoint:
+        """The endpoint as it is after the change. Sending the same again does no harm."""
+        return _endpoint(_well(_call(self._api, "PATCH", f"/serverless/{quote(endpoint_id, safe='')}", body)))
+
+    def workers(self, endpoint_id: str) -> list[Mapping[str, Any]]:
+        """Those that are there now: `id`, `status`, `gpuTypeId`, `dataCenterId`, `uptimeSeconds`, `isStale`."""
+        answer = _well(_call(self._api, "GET", f"/serverless/{quote(endpoint_id, safe='')}/workers"))
+        return _objects(answer, "workers")
+
+    def health(self, endpoint_id: str) -> Mapping[str, Mapping[str, int]]:
+        """The job API's own counts: `jobs` and `workers`, each a word → number."""
+        answer = _well(_call(self._jobs, "GET", f"/{quote(endpoint_id, safe='')}/health"))
+        counts = {part: answer.body.get(part) for part in ("jobs", "workers")}
+        if not all(isinstance(part, dict) and set(map(type, part.values())) <= {int} for part in counts.values()):
+            raise EndpointError("RunPod's answer about the queue makes no sense.")
+        return counts  # type: ignore[return-value]
+
+    def _by_id(self, endpoint_id: str) -> Endpoint:
+        answer = _call(self._api, "GET", f"/serverless/{quote(endpoint_id, safe='')}")
+        if answer.status == 404:
+            raise EndpointError(
+                f"RUNPOD_ENDPOINT_ID={endpoint_id} is no endpoint of this account. Unset it to look for the name."
+            )
+        return _endpoint(_well(answer))
+
+    def _all(self) -> list[Endpoint]:
+        return _objects(_well(_call(self._api, "GET", "/serverless")), "endpoints")
+
+
+def plain(name: str) -> str:
+    """RunPod's page has shown endpoints with FlashBoot under their name and this ending."""
+    return name.removesuffix(" -fb")
+
+
+def _call(api: Api, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
+    try:
+        return api.call(method, path, body)
+    except requests.RequestException as error:
+        if never_sent(error):
+            raise EndpointError(f"RunPod cannot be reached: {type(error).__name__}.") from error
+        raise AnswerLost(f"RunPod's answer was lost: {type(error).__name__}.") from error
+
+
+def _well(answer: Answer) -> Answer:
+    if answer.status >= 300:
+        raise EndpointError(_problem(answer))
+    return answer
+
+
+def _endpoint(answer: Answer) -> Endpoint:
+    if not isinstance(answer.body.get("id"), str) or not isinstance(answer.body.get("env") or {}, dict):
+        raise AnswerLost(f"RunPod's answer makes no sense (status {answer.status}).")
+    return answer.body
+
+
+def _objects(answer: Answer, name: str) -> list[Mapping[str, Any]]:
+    rows = answer.body.get(name)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("id"), str) for row in rows):
+        raise EndpointError(f"RunPod's answer makes no sense: it has no {name}.")
+    return rows
+
+
+def _problem(answer: Answer) -> str:
+    """An RFC 9457 problem in one line, with what to do where we know it."""
+    said = answer.body
+    told = [str(said[key]) for key in ("title", "detail") if said.get(key)]
+    if isinstance(said.get("errors"), list):
+        told += [str(error) for error in said["errors"]]
+    advice = {401: "Is RUNPOD_API_KEY right?", 403: "The key RUNPOD_API_KEY lacks the permission for endpoints."}
+    if answer.status == 429:
+        advice[429] = f"Try again in {answer.retry_after_s or 60:g} s."
+    text = f"RunPod answered with status {answer.status}: {'; '.join(told) or 'without a reason'}."
+    return f"{text} {advice.get(answer.status, '')}".strip()

@@ -1,0 +1,118 @@
+"""From the present endpoint to the wanted one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.providers.runpod.endpoint.failures import AnswerLost, EndpointError
+from gateway.providers.runpod.endpoint.management import Endpoint, Management, plain
+from gateway.providers.runpod.endpoint.wanted import Wanted
+
+ABSENT = None
+# Lists whose order means nothing.
+_SETS = frozenset({"gpu.pools", "gpu.excludedTypes", "gpu.allowedCudaVersions"})
+
+
+@dataclass(frozen=True)
+class Line:
+    """One field, by its path in the management API; ABSENT where a side does not have it."""
+
+    path: str
+    wanted: Any
+    present: Any
+
+    @property
+    def differs(self) -> bool:
+        return bool(_comparable(self.path, self.wanted) != _comparable(self.path, self.present))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`present` is None when there is no endpoint yet."""
+
+    wanted: Wanted
+    present: Endpoint | None
+
+    @property
+    def lines(self) -> list[Line]:
+        """Every field that the file tells, and the variables that only the present endpoint has."""
+        present = self.present or {}
+        wanted = {path: value for path, value in _flat(self.wanted.body) if path != "type"}
+        lines = [Line(path, value, at(present, path)) for path, value in wanted.items()]
+        env = present.get("env") or {}
+        return lines + [Line(f"env.{key}", ABSENT, env[key]) for key in env if f"env.{key}" not in wanted]
+
+    @property
+    def changes(self) -> list[Line]:
+        return [line for line in self.lines if line.differs]
+
+    @property
+    def patch(self) -> dict[str, Any]:
+        """The members that differ, each whole: a part of `env` or of `gpu.pools` would take the rest away."""
+        return {top: self.wanted.body[top] for top in dict.fromkeys(line.path.split(".")[0] for line in self.changes)}
+
+
+def look(management: Management, wanted: Wanted, endpoint_id: str | None) -> Plan:
+    """Raises EndpointError, also when what is there cannot be changed into what is wanted."""
+    return Plan(wanted, _changeable(management.find(wanted.name, endpoint_id)))
+
+
+def apply(management: Management, plan: Plan) -> Plan:
+    """Make it so; the answer is how it is then, and may still differ where RunPod kept a value of its own."""
+    if plan.present is None:
+        return Plan(plan.wanted, _create(management, plan.wanted))
+    if not plan.changes:
+        return plan
+    return Plan(plan.wanted, management.change(str(plan.present["id"]), plan.patch))
+
+
+def _create(management: Management, wanted: Wanted) -> Endpoint:
+    try:
+        return management.create(wanted.body)
+    except AnswerLost as lost:
+        # Sent again it might become a second endpoint.
+        try:
+            found = _changeable(management.find(wanted.name))
+        except EndpointError as error:
+            raise EndpointError(f"{lost} It may have been created; looking for it failed: {error}") from error
+        if found is None:
+            raise EndpointError(
+                f"{lost} There is no endpoint {wanted.name!r} yet, and it was not sent again: "
+                "look with `plan` in a minute, and `apply` if there still is none."
+            ) from lost
+        return found
+
+
+def _changeable(endpoint: Endpoint | None) -> Endpoint | None:
+    if endpoint is None:
+        return None
+    kind = f"is of type {endpoint['type']}" if endpoint.get("type", "QUEUE") != "QUEUE" else ""
+    if kind := kind or ("runs on CPUs" if endpoint.get("cpu") else ""):
+        raise EndpointError(
+            f"The endpoint {endpoint.get('name')!r} ({endpoint['id']}) {kind}, which cannot be changed: "
+            "delete it, or give ours another name."
+        )
+    return endpoint
+
+
+def _flat(body: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in body.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def at(endpoint: Mapping[str, Any], path: str) -> Any:
+    """The value at `path`, like `workers.max`, of an endpoint or of what makes one; ABSENT where there is none."""
+    top, _, rest = path.partition(".")
+    value = endpoint.get(top, ABSENT)
+    return value if not rest else value.get(rest, ABSENT) if isinstance(value, Mapping) else ABSENT
+
+
+def _comparable(path: str, value: Any) -> Any:
+    if path in _SETS and (value is ABSENT or isinstance(value, list)):
+        return frozenset(map(str, value or ()))
+    return plain(value) if path == "name" and isinstance(value, str) else value

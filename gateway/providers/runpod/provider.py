@@ -1,0 +1,333 @@
+"""RunPod Serverless: a queue in front of workers that start and stop with the work.
+
+Jobs are submitted by `/run` and followed by `/status`; `/runsync` is never used, because a cut connection would strand
+a billed job whose id nobody knows. RunPod knows attempts by its own ids only: one whose submit was ambiguous can be
+found out by the worker's claim alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import requests
+import structlog
+from marshmallow import ValidationError
+
+from gateway.domain.attempts import Attempt
+from gateway.domain.jobs import MARGIN_MS
+from gateway.domain.prices import Price
+from gateway.providers.base import (
+    Accepted,
+    Ambiguous,
+    Context,
+    NoCapacity,
+    NotYet,
+    Phase,
+    Refused,
+    Remote,
+    Unavailable,
+)
+from gateway.providers.http import Answer, Api, never_sent
+from gateway.providers.runpod.gpus import POOLS, price_nano_per_s
+from gateway.providers.throttling import Breaker, RateLimited, RateLimiter
+from wire.envelope import ErrorSchema, ResultSchema
+from wire.errors import Cancelled, InvalidParams, JobError, JobTimeout, WorkerError, WorkerLost
+
+log = structlog.get_logger(__name__)
+
+# Every word that RunPod has for a job.
+PHASES: Mapping[str, Phase] = {
+    "IN_QUEUE": Phase.WAITING,
+    "IN_PROGRESS": Phase.RUNNING,
+    "RUNNING": Phase.RUNNING,
+    "COMPLETED": Phase.COMPLETED,
+    "FAILED": Phase.FAILED,
+    "CANCELLED": Phase.FAILED,
+    "TIMED_OUT": Phase.FAILED,
+}
+_TIMES = ("executionTime", "delayTime")
+# Ids of theirs are UUIDs with an ending. What else comes would not fit into a path or the database.
+_ID = re.compile(r"[A-Za-z0-9][\w.:-]{0,199}", re.ASCII)
+# No job is kept there for longer, and so none can say that it took longer.
+MOST_MS = 7 * 86_400_000
+MAX_BODY_BYTES = 10_000_000
+# How long a job waits there before its client is told why, and how long `/health` is believed.
+QUIET_S = 10
+HEALTH_KEPT_S = 5.0
+# How long a call waits for its turn, and how long nobody calls after a 429 that does not say.
+TURN_S = 2.0
+TOO_MANY_S = 5.0
+MOST_TOO_MANY_S = 60.0
+
+
+def budgets() -> dict[str, RateLimiter]:
+    """The published limits: calls in so many seconds, calls at once.
+
+    `/status` may have 2000 in 10 s: we take half, evenly. `/health` has no limit there and is ours to spare.
+    """
+    return {
+        "run": RateLimiter(1000, 10, 200),
+        "status": RateLimiter(100, 1, 400),
+        "cancel": RateLimiter(100, 10, 20),
+        "health": RateLimiter(20, 10, 2),
+    }
+
+
+class RunPodProvider:
+    """The endpoint RUNPOD_ENDPOINT_ID."""
+
+    name = "runpod"
+
+    def __init__(self, context: Context) -> None:
+        settings = context.settings
+        self._clock = context.clock
+        self._fenced = settings.worker_events
+        # With nobody else to ask, a job keeps its place in the queue.
+        self._queue_limit_s = None if settings.providers[-1:] == (self.name,) else settings.runpod_queue_limit_s
+        base = f"{settings.runpod_api_base.rstrip('/')}/{quote(settings.runpod_endpoint_id or '', safe='')}"
+        self._api = Api(base, {"Authorization": f"Bearer {settings.runpod_api_key}"}, keep_alive=True)
+        self._prices, self._idle_s = settings.runpod_gpu_prices, settings.runpod_idle_timeout_s
+        self._last_price = max(price_nano_per_s(pool.name, self._prices) or 0 for pool in POOLS.values() if pool.nvenc)
+        self._budgets = budgets()
+        self._breaker = Breaker()
+        self._health_lock = threading.Lock()
+        self._health: Mapping[str, Any] | Unavailable = Unavailable("RunPod is being asked why")
+        self._health_at = -HEALTH_KEPT_S
+
+    def submit(self, attempt: Attempt, job_input: Mapping[str, Any]) -> Accepted | NotYet:
+        body = {"input": job_input, "policy": self._policy(attempt, job_input)}
+        if (size := len(json.dumps(body))) > MAX_BODY_BYTES:
+            raise Refused(InvalidParams(f"The job's parameters are too large: {size} bytes; RunPod takes 10 MB."))
+        try:
+            answer = self._call("run", "POST", "/run", body)
+        except RateLimited as error:
+            if self._waited_too_long(attempt.created_at):
+                raise NoCapacity("RunPod takes no more calls") from error
+            return NotYet("RunPod takes no more calls at the moment", error.retry_in_s)
+        except requests.RequestException as error:
+            if never_sent(error):
+                raise Unavailable(f"RunPod cannot be reached: {type(error).__name__}") from error
+            raise Ambiguous(f"RunPod's answer was lost: {type(error).__name__}") from error
+        remote_id = answer.body.get("id")
+        if answer.status == 200 and isinstance(remote_id, str) and _ID.fullmatch(remote_id):
+            return Accepted(remote_id)
+        if answer.status < 300 or answer.status >= 500:
+            raise Ambiguous(f"RunPod answered with status {answer.status} and no job id")
+        raise _not_usable(answer)
+
+    def poll(self, attempt: Attempt) -> Remote:
+        try:
+            return self._poll(attempt)
+        except Unavailable as error:
+            if self._forsaken(attempt):
+                raise NoCapacity(f"a job in RunPod's queue cannot be followed: {error}") from error
+            raise
+
+    def _poll(self, attempt: Attempt) -> Remote:
+        if attempt.remote_id is None:
+            return Remote(Phase.WAITING)
+        answer = self._ask("status", "GET", f"/status/{quote(attempt.remote_id, safe='')}")
+        if answer.status == 404:
+            # What RunPod has forgotten a worker may still do: its claim, or its silence, knows better.
+            return Remote(Phase.GONE) if attempt.claimed_at is None else Remote(Phase.RUNNING)
+        if answer.status != 200:
+            raise _not_usable(answer)
+        status = answer.body.get("status")
+        if not isinstance(status, str):
+            raise Unavailable("RunPod's answer makes no sense")
+        if status == "IN_QUEUE":
+            # one that lost its worker queues again there: the claim's silence will tell
+            return self._waiting(attempt) if attempt.claimed_at is None else Remote(Phase.RUNNING)
+        if status not in PHASES:
+            self.cancel(attempt)  # nobody knows what it does there: it must not go on
+            return Remote(Phase.FAILED, error=WorkerError(f"RunPod told an unknown state of the job: {status:.40}."))
+        remote = _remote(status, answer.body)
+        if isinstance(remote.error, WorkerLost) and attempt.claimed_at is not None:
+            return Remote(Phase.RUNNING)  # as above
+        return remote
+
+    def cancel(self, attempt: Attempt) -> None:
+        if attempt.remote_id is None:
+            return  # the worker that claims it will be told
+        answer = self._ask("cancel", "POST", f"/cancel/{quote(attempt.remote_id, safe='')}")
+        if answer.status not in {200, 400, 404}:  # 400: it has ended
+            raise _not_usable(answer)
+
+    def reconcile(self) -> None:
+        """RunPod starts and stops its workers itself."""
+
+    def check(self) -> None:
+        answer = self._ask("health", "GET", "/health")
+        if answer.status != 200 or not isinstance(answer.body.get("workers"), Mapping):
+            raise _not_usable(answer)
+
+    def workers(self) -> Mapping[str, int]:
+        told = self._told_health().get("workers")
+        counts = told.items() if isinstance(told, Mapping) else ()
+        return {str(state): count for state, count in counts if isinstance(count, int)}
+
+    def price(self, attempt: Attempt, gpu: str | None) -> Price:
+        """Of a GPU that nobody knows: that of the last one known, and before that of the dearest with NVENC."""
+        known = price_nano_per_s(gpu, self._prices) if gpu else None
+        if known is not None:
+            self._last_price = known
+        return Price(self._last_price, self._idle_s)
+
+    def _policy(self, attempt: Attempt, job_input: Mapping[str, Any]) -> dict[str, int]:
+        """Times in ms: how long the worker may run, uploading included, and how long RunPod keeps the job at all."""
+        execution = int(job_input["delivery"]["limits"]["timeout_s"]) * 1000 + MARGIN_MS
+        ttl = max(0, attempt.deadline - self._clock.now_ms())
+        if self._queue_limit_s is not None:
+            ttl = min(ttl, self._queue_limit_s * 1000 + execution)
+        return {"executionTimeout": execution, "ttl": min(MOST_MS, ttl + MARGIN_MS)}
+
+    def _waiting(self, attempt: Attempt) -> Remote:
+        since = attempt.sent_at or attempt.created_at
+        if self._waited_too_long(since):
+            why = self._why_waiting()
+            self.cancel(attempt)
+            raise NoCapacity(f"no RunPod worker took the job within {self._queue_limit_s} s: {why}")
+        return Remote(Phase.WAITING, reason=self._why_waiting() if self._waited_s(since) > QUIET_S else None)
+
+    def _waited_too_long(self, since_ms: int) -> bool:
+        return self._queue_limit_s is not None and self._waited_s(since_ms) > self._queue_limit_s
+
+    def _forsaken(self, attempt: Attempt) -> bool:
+        """Whether another provider may have it although RunPod could not be told: a worker's late claim is refused."""
+        unbegun = attempt.claimed_at is None and attempt.running_at is None
+        limit_s = self._queue_limit_s
+        waited_s = self._waited_s(attempt.sent_at or attempt.created_at)
+        return self._fenced and unbegun and limit_s is not None and waited_s > 2 * limit_s
+
+    def _waited_s(self, since_ms: int) -> float:
+        return (self._clock.now_ms() - since_ms) / 1000
+
+    def _why_waiting(self) -> str:
+        """What `/health` says about a queue that does not move."""
+        try:
+            return why_waiting(self._told_health())
+        except Unavailable as error:
+            return str(error)
+
+    def _told_health(self) -> Mapping[str, Any]:
+        """What `/health` says, or last said. One thread asks; the others go on. Raises Unavailable."""
+        if time.monotonic() - self._health_at > HEALTH_KEPT_S and self._health_lock.acquire(blocking=False):
+            try:
+                self._health = self._ask("health", "GET", "/health").body
+            except Unavailable as error:
+                self._health = error
+            finally:
+                self._health_at = time.monotonic()
+                self._health_lock.release()
+        if isinstance(self._health, Unavailable):
+            raise Unavailable(str(self._health))
+        return self._health
+
+    def _ask(self, kind: str, method: str, path: str) -> Answer:
+        """A call that may be made again. Raises Unavailable."""
+        try:
+            answer = self._call(kind, method, path)
+        except RateLimited as error:
+            raise Unavailable("RunPod takes no more calls at the moment") from error
+        except requests.RequestException as error:
+            raise Unavailable(f"RunPod cannot be reached: {type(error).__name__}") from error
+        if answer.status >= 500:
+            raise Unavailable(f"RunPod answered with status {answer.status}")
+        return answer
+
+    def _call(self, kind: str, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
+        """Raises Unavailable while the breaker is open, RateLimited, or requests.RequestException."""
+        if (pause := self._breaker.closed_in_s()) > 0:
+            raise Unavailable("RunPod keeps failing and is left alone for a while", pause)
+        with self._budgets[kind].call(TURN_S):
+            try:
+                answer = self._api.call(method, path, body)
+            except requests.RequestException:
+                self._failed()
+                raise
+        if answer.status in {401, 402, 403} or answer.status >= 500 or (kind == "run" and answer.status == 404):
+            self._failed()
+        elif self._breaker.succeeded():
+            log.info("runpod.works_again")
+        if answer.status == 429:
+            pause = min(MOST_TOO_MANY_S, answer.retry_after_s or TOO_MANY_S)
+            self._budgets[kind].close(pause)
+            log.warning("runpod.too_many_calls", kind=kind, pause_s=pause)
+            raise RateLimited(pause)
+        return answer
+
+    def _failed(self) -> None:
+        if self._breaker.failed():
+            log.error("runpod.keeps_failing")
+
+
+def _not_usable(answer: Answer) -> Unavailable:
+    """For an answer that no job of ours can have caused: the account or the endpoint is not right."""
+    match answer.status:
+        case 401 | 403:
+            return Unavailable("RunPod does not let this gateway in: look at RUNPOD_API_KEY")
+        case 402:
+            return Unavailable("the RunPod account has no credit left")
+        case 404:
+            return Unavailable("RunPod has no such endpoint: look at RUNPOD_ENDPOINT_ID")
+    said = answer.body.get("error") or answer.body.get("title") or answer.body.get("detail") or ""
+    return Unavailable(f"RunPod answered with status {answer.status}: {said!s:.200}".rstrip(": "))
+
+
+def why_waiting(health: Mapping[str, Any]) -> str:
+    """What a `/health` document says about jobs that nobody takes."""
+    told = health.get("workers")
+    if not isinstance(told, Mapping):
+        return "RunPod does not tell why"
+    workers = {str(name): count for name, count in told.items() if isinstance(count, int) and count > 0}
+    if any(workers.get(name) for name in ("running", "idle", "ready")):
+        return "its workers are busy"
+    if unhealthy := workers.get("unhealthy"):
+        return f"its workers crash when they start ({unhealthy} unhealthy)"
+    if workers.get("initializing"):
+        return "its workers are still starting"
+    if throttled := workers.get("throttled"):
+        return f"RunPod has no GPU free for it ({throttled} throttled)"
+    return "the endpoint has no workers; its max workers may be 0"
+
+
+def _remote(status: str, body: Mapping[str, Any]) -> Remote:
+    phase = PHASES[status]
+    execution_ms, delay_ms = (_ms(body.get(name)) for name in _TIMES)
+    took_ms = None if execution_ms is None or delay_ms is None else execution_ms + delay_ms
+    if phase is Phase.RUNNING:
+        return Remote(phase, progress=_progress(body.get("output")))
+    if phase is Phase.COMPLETED:
+        try:
+            return Remote(phase, result=ResultSchema().load(body["output"]), execution_ms=execution_ms, took_ms=took_ms)
+        except (KeyError, ValidationError) as error:
+            lost = WorkerError("RunPod lost the worker's answer.", detail=repr(error))
+            return Remote(Phase.FAILED, error=lost, execution_ms=execution_ms)
+    ended = {"CANCELLED": Cancelled(), "TIMED_OUT": JobTimeout()}.get(status)
+    return Remote(phase, error=ended or job_error(body.get("error")), execution_ms=execution_ms)
+
+
+def _ms(told: Any) -> int | None:
+    return told if type(told) is int and 0 <= told <= MOST_MS else None
+
+
+def job_error(raw: Any) -> JobError:
+    """What RunPod tells as the error of a failed job: the worker's own JSON, the SDK's, or RunPod's words."""
+    if isinstance(raw, str) and "timed out after" in raw:
+        return WorkerLost(f"RunPod lost the worker: {raw[:200]}.")
+    try:
+        error: JobError = ErrorSchema().load(json.loads(raw))
+        return error
+    except (TypeError, ValueError, RecursionError, ValidationError):
+        return WorkerError(detail=str(raw))
+
+
+def _progress(output: Any) -> float:
+    told = output.get("progress") if isinstance(output, Mapping) else None
+    return float(told) if isinstance(told, int | float) and 0 <= told <= 1 else 0.0

@@ -1,0 +1,171 @@
+"""What Prometheus is told: counters of what this process has seen, and gauges read from the database when it asks.
+
+Counters are those of one process. Where several gateways or dispatchers share a database, each counts what it saw end,
+and the sum over all of them is the truth; gauges are the same everywhere, and so is `reelay_orphans_total`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from common.clock import Clock
+from gateway.db.rental_store import orphans, spending
+from gateway.db.store import Store
+from gateway.domain.attempts import Attempt
+from gateway.domain.jobs import MARGIN_MS, Job, JobStatus
+from gateway.domain.webhooks import Webhook
+from gateway.providers.base import Provider, ProviderError
+
+SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
+BYTES = (1e4, 1e5, 1e6, 3e6, 1e7, 3e7, 1e8, 3e8, 1e9, 5e9)
+
+
+class Metrics:
+    """All metrics of one application."""
+
+    def __init__(self, store: Store, providers: Mapping[str, Provider], clock: Clock) -> None:
+        self.registry = registry = CollectorRegistry()
+        registry.register(_StateCollector(store, providers, clock))
+        self._jobs = Counter(
+            "reelay_jobs_ended", "Jobs that have ended.", ["operation", "status", "provider"], registry=registry
+        )
+        self._queue = Histogram(
+            "reelay_job_queue_seconds",
+            "From the request to the first worker that began.",
+            ["operation"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._run = Histogram(
+            "reelay_job_run_seconds",
+            "From the first worker that began to the end of a completed job.",
+            ["operation"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._provisioning = Histogram(
+            "reelay_provisioning_seconds",
+            "From the beginning of an attempt to its claim by a worker, however often it was offered in between.",
+            ["provider"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._attempts = Counter(
+            "reelay_attempts_ended",
+            "Attempts that have ended; code is empty for those that ended well.",
+            ["provider", "state", "code"],
+            registry=registry,
+        )
+        self._cost = Counter("reelay_cost_usd", "What attempts have cost, in dollars.", ["provider"], registry=registry)
+        self._encodes = Counter(
+            "reelay_encodes", "Completed jobs by what made the picture.", ["encoder", "device"], registry=registry
+        )
+        self._bytes = Histogram(
+            "reelay_output_bytes", "Sizes of finished videos.", ["operation"], buckets=BYTES, registry=registry
+        )
+        self._webhooks = Counter(
+            "reelay_webhook_tries",
+            "Webhooks that were sent; state is what they are since: a pending one is sent again.",
+            ["state"],
+            registry=registry,
+        )
+        self._video = Counter(
+            "reelay_video_seconds", "Length of all finished videos.", ["operation"], registry=registry
+        )
+
+    def claimed(self, attempt: Attempt) -> None:
+        """A worker has begun the attempt."""
+        if attempt.claimed_at:  # `sent_at` would forget the time in which a machine booted
+            self._provisioning.labels(attempt.provider).observe(max(0, attempt.claimed_at - attempt.created_at) / 1000)
+
+    def attempt_ended(self, attempt: Attempt) -> None:
+        self._attempts.labels(attempt.provider, str(attempt.state), attempt.error_code or "").inc()
+        if attempt.cost_nano:
+            self._cost.labels(attempt.provider).inc(attempt.cost_nano / 1e9)
+
+    def job_ended(self, job: Job, attempt: Attempt | None) -> None:
+        self._jobs.labels(job.operation, str(job.status), attempt.provider if attempt else "").inc()
+        if job.status is not JobStatus.COMPLETED or job.started_at is None or job.finished_at is None:
+            return
+        stats: Mapping[str, Any] = job.stats or {}
+        self._queue.labels(job.operation).observe(max(0, job.started_at - job.created_at) / 1000)
+        self._run.labels(job.operation).observe(max(0, job.finished_at - job.started_at) / 1000)
+        self._encodes.labels(stats.get("encoder", ""), stats.get("device", "")).inc()
+        self._bytes.labels(job.operation).observe(stats.get("size_bytes") or 0)
+        self._video.labels(job.operation).inc(max(0, stats.get("duration_s") or 0))
+
+    def webhook_tried(self, webhook: Webhook) -> None:
+        self._webhooks.labels(str(webhook.state)).inc()
+
+    def text(self) -> bytes:
+        """All of them in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class _StateCollector(Collector):
+    """What is true now, whoever did it."""
+
+    def __init__(self, store: Store, providers: Mapping[str, Provider], clock: Clock) -> None:
+        self._store, self._providers, self._clock = store, providers, clock
+
+    def collect(self) -> Iterator[Metric]:
+        now = self._clock.now_ms()
+        unfinished = self._store.unfinished(now, MARGIN_MS)
+        jobs = GaugeMetricFamily("reelay_jobs", "Jobs that have not ended.", labels=["status"])
+        for status in (JobStatus.QUEUED, JobStatus.RUNNING):
+            jobs.add_metric([str(status)], unfinished.by_status.get(str(status), 0))
+        yield jobs
+        age_s = 0.0 if unfinished.oldest_at is None else max(0, now - unfinished.oldest_at) / 1000
+        yield GaugeMetricFamily("reelay_jobs_oldest_seconds", "Age of the oldest job that has not ended.", age_s)
+        yield GaugeMetricFamily(
+            "reelay_jobs_past_limits", "Jobs that should have ended by their own limits.", unfinished.past_limits
+        )
+        unsent, oldest_at = self._store.unsent_webhooks()
+        yield GaugeMetricFamily("reelay_webhooks_waiting", "Webhooks that are still to be sent, or sent again.", unsent)
+        age_s = 0.0 if oldest_at is None else max(0, now - oldest_at) / 1000
+        yield GaugeMetricFamily(
+            "reelay_webhooks_oldest_seconds", "Since the end of the job whose webhook waits longest.", age_s
+        )
+        yield CounterMetricFamily(
+            "reelay_orphans",
+            "Rented machines that were found without a living record, and destroyed.",
+            orphans(self._store),
+        )
+        yield from self._rentals(now)
+        up = GaugeMetricFamily("reelay_provider_up", "1 while the provider can be reached.", labels=["provider"])
+        workers = GaugeMetricFamily(
+            "reelay_provider_workers", "The provider's workers, where it tells.", labels=["provider", "state"]
+        )
+        for provider in self._providers.values():
+            try:
+                told = provider.workers()
+                up.add_metric([provider.name], 1)
+            except ProviderError:
+                told = {}
+                up.add_metric([provider.name], 0)
+            for state, count in told.items():
+                workers.add_metric([provider.name, state], count)
+        yield up
+        yield workers
+
+    def _rentals(self, now: int) -> Iterator[Metric]:
+        spent = spending(self._store, now)
+        yield GaugeMetricFamily(
+            "reelay_rentals_usd_per_hour", "What the rented machines cost.", spent.nano_per_s * 3600 / 1e9
+        )
+        yield GaugeMetricFamily(
+            "reelay_rentals_today_usd", "What rented machines have cost on this day (UTC).", spent.today_nano / 1e9
+        )
+        age_s = 0.0 if spent.ending_since is None else max(0, now - spent.ending_since) / 1000
+        yield GaugeMetricFamily(
+            "reelay_rentals_destroying_seconds", "Since when the oldest machine is being destroyed.", age_s
+        )
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: else the registry would ask the database when this is made."""
+        return iter(())

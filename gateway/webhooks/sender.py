@@ -1,0 +1,181 @@
+"""Sends webhooks that are due, each on a thread of its own; the dispatcher's loop calls `tick`.
+
+Works like the dispatcher: leases, sends outside transactions, and writes only while the lease holds. Whoever is killed
+in between leaves a lease that runs out, and the webhook is sent again with the same id.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import requests
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from common import safe_http
+from common.clock import Clock
+from gateway.access.keys import webhook_secrets
+from gateway.db.store import Store
+from gateway.db.transaction import StaleLease
+from gateway.dispatch.notifier import ChangeNotifier
+from gateway.domain import ids, webhooks
+from gateway.domain.jobs import Job
+from gateway.domain.webhooks import Outcome, Webhook, WebhookState
+from gateway.settings import Settings
+from gateway.signing import Signer
+from gateway.upkeep.metrics import Metrics
+from gateway.webhooks import message
+
+log = structlog.get_logger(__name__)
+
+# At once, in all and to one host: one that is slow holds up nobody but those who wait for it as well.
+POOL = 16
+PER_HOST = 2
+TRY_S = 15.0
+LEASE_MS = 60_000
+STOP_S = 3.0
+
+
+class Sender:
+    """`tick` starts what is due and returns at once. `describe` makes the document of a job that is sent."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        describe: Callable[[Job], Mapping[str, Any]],
+        signer: Signer,
+        clock: Clock,
+        notifier: ChangeNotifier,
+        metrics: Metrics,
+    ) -> None:
+        self._settings, self._store, self._describe = settings, store, describe
+        self._signer, self._clock, self._notifier, self._metrics = signer, clock, notifier, metrics
+        self._lock = threading.Lock()
+        self._under_way: Counter[str] = Counter()
+        self._threads: set[threading.Thread] = set()
+
+    def tick(self) -> int:
+        """Start what is due, as far as there is room. Answers how many."""
+        self._threads = {thread for thread in self._threads if thread.is_alive()}
+        started = 0
+        while chosen := self._choose():
+            now = self._clock.now_ms()
+            token = ids.ulid(now)
+            with self._store.transaction() as tx:
+                leased = tx.lease_webhooks(chosen, token, now, now + LEASE_MS)
+            for webhook in leased:
+                self._start(webhook, token)
+            started += len(leased)
+        return started
+
+    def settle(self) -> None:
+        """Wait for what is under way."""
+        for thread in self._threads:
+            thread.join()
+
+    def stop(self) -> None:
+        """Wait a moment for what is under way; what is cut off is sent again after the next start."""
+        ends_at = time.monotonic() + STOP_S
+        for thread in self._threads:
+            thread.join(max(0.0, ends_at - time.monotonic()))
+
+    def _choose(self) -> list[str]:
+        """Due webhooks that there is room for: in the pool, and at their hosts."""
+        with self._lock:
+            busy = Counter(self._under_way)
+        room = POOL - busy.total()
+        if room <= 0:
+            return []
+        chosen = []
+        full = [host for host, count in busy.items() if count >= PER_HOST]
+        for job_id, host in self._store.due_webhooks(self._clock.now_ms(), room, full):
+            if busy[host] < PER_HOST:
+                busy[host] += 1
+                chosen.append(job_id)
+        return chosen
+
+    def _start(self, webhook: Webhook, token: str) -> None:
+        with self._lock:
+            self._under_way[webhook.host] += 1
+        # Not of an executor, whose threads hold up the end of the process.
+        thread = threading.Thread(target=self._run, args=(webhook, token), name="webhook", daemon=True)
+        self._threads.add(thread)
+        thread.start()
+
+    def _run(self, webhook: Webhook, token: str) -> None:
+        with structlog.contextvars.bound_contextvars(job_id=webhook.job_id, webhook_id=webhook.id):
+            try:
+                self._send(webhook, token)
+            except StaleLease:
+                log.info("webhook.lease_lost")
+            except Exception:
+                # the lease runs out and it is sent again
+                log.exception("webhook.broken_off")
+            finally:
+                with self._lock:
+                    self._under_way -= Counter({webhook.host: 1})
+                self._notifier.notify()
+
+    def _send(self, webhook: Webhook, token: str) -> None:
+        job = self._store.job(webhook.job_id)
+        if job is None:
+            return
+        outcome = _told(lambda: self._post(webhook, job))
+        webhook = webhooks.tried(webhook, outcome, self._clock.now_ms())
+        with self._store.transaction() as tx:
+            tx.save_webhook(webhook, lease_token=token)
+        self._metrics.webhook_tried(webhook)
+        _log(job, webhook)
+
+    def _post(self, webhook: Webhook, job: Job) -> safe_http.Answered:
+        body = message.body(job, self._describe(job))
+        now = self._clock.now_ms()
+        secrets = webhook_secrets(self._signer, job.key_id, self._store.api_key(job.key_id), now)
+        headers = message.headers(webhook.id, secrets, body, now)
+        allowed = self._settings.webhook_allow_origins
+        return safe_http.post(job.webhook_url or "", body, headers, timeout_s=TRY_S, allow_origins=allowed)
+
+
+def _told(post: Callable[[], safe_http.Answered]) -> Outcome:
+    """What came of it, in words that may be shown: nothing in them comes from the other side."""
+    try:
+        answer = post()
+    except safe_http.ForbiddenUrl:
+        return Outcome(error="the address is not public")
+    except safe_http.TooSlow:
+        return Outcome(error=f"no answer within {TRY_S:g} s")
+    except requests.exceptions.SSLError:
+        return Outcome(error="no encrypted connection")
+    except requests.ConnectionError:
+        return Outcome(error="no connection, or it broke")
+    except requests.RequestException as error:
+        # a URL that no server can have; the error's text may repeat it, with its password
+        log.warning("webhook.try_failed", reason=type(error).__name__)
+        return Outcome(error="it could not be sent")
+    except SQLAlchemyError:
+        raise  # not tried
+    except Exception:
+        # whatever a strange URL or answer brought about: it counts as a try, so that there is an end to them
+        log.warning("webhook.try_failed", exc_info=True)
+        return Outcome(error="it could not be sent")
+    return Outcome(answer.status, retry_after=answer.headers.get("Retry-After"))
+
+
+def _log(job: Job, webhook: Webhook) -> None:
+    log.log(
+        logging.INFO if webhook.state is WebhookState.SUCCEEDED else logging.WARNING,
+        "webhook.tried",
+        request_id=job.request_id,
+        state=str(webhook.state),
+        host=webhook.host,
+        status_code=webhook.last_status_code,
+        reason=webhook.last_error,
+        tries=webhook.tries,
+        next_at=webhook.next_at,
+    )

@@ -1,0 +1,265 @@
+"""One attempt from claim to report: the one code path behind both faces of the worker."""
+
+from __future__ import annotations
+
+import errno
+import json
+import queue
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import unquote_plus
+
+import structlog
+from marshmallow import ValidationError
+
+from common.validation import describe
+from ffmpeg_ops.operation import OPERATIONS, Operation, StopSignal, Work
+from handler.events import Events, Reporter, Silent
+from handler.fetch import fetch
+from handler.settings import Settings
+from handler.upload import upload
+from handler.workdir import private_directory
+from wire.envelope import JobInput, Limits, ResultSchema, parse_job_input
+from wire.errors import (
+    GatewayUnreachable,
+    InvalidParams,
+    JobError,
+    JobTimeout,
+    Stopped,
+    UploadFailed,
+    WorkerDiskFull,
+    WorkerError,
+    WorkerOutdated,
+)
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+# Of the way to the end: fetching, then the operation itself; the rest is the upload.
+FETCHED, PROCESSED = 0.05, 0.95
+# How long work may take to notice that it is stopped before its thread is left behind.
+STOP_GRACE_S = 1.0
+# Figures, a path and a few warnings; far below what RunPod (20 MB) and a gateway take.
+MAX_RESULT_BYTES = 500_000
+# After the attempt's own time, to bring the output away; just less than the gateway waits.
+UPLOAD_S = 110.0
+
+
+def run_attempt(
+    raw_input: object,
+    settings: Settings,
+    stop: StopSignal | None = None,
+    on_progress: Callable[[float], None] = lambda fraction: None,
+) -> dict[str, Any]:
+    """Do what `raw_input`, a worker's input as decoded JSON, asks. Answers a ResultSchema document.
+
+    Raises JobError and nothing else; it has been reported to the gateway by then if the input names one.
+    """
+    stop = stop or StopSignal()
+    try:
+        job_input = parse_job_input(raw_input)
+        with _log_context(job_input):
+            return _claimed(job_input, settings, stop, on_progress)
+    except JobError:
+        raise
+    except Exception as error:
+        raise _unexpected(error) from error
+
+
+def _claimed(
+    job_input: JobInput, settings: Settings, stop: StopSignal, on_progress: Callable[[float], None]
+) -> dict[str, Any]:
+    delivery = job_input.delivery
+    reporter: Reporter = Events(delivery, stop) if delivery and delivery.events else Silent()
+
+    def progress(fraction: float) -> None:
+        reporter.progress = max(reporter.progress, fraction)
+        on_progress(reporter.progress)
+
+    try:
+        _interruptible(reporter.claim, stop)
+        log.info("attempt.started", operation=job_input.operation)
+        result = _run(job_input, settings, stop, progress, reporter)
+        _report_result(reporter, result)
+    except Exception as error:
+        failure = error if isinstance(error, JobError) else _unexpected(error)
+        log.info("attempt.ended", code=failure.code, message=failure.message, detail=failure.detail)
+        _report_failure(reporter, failure)
+        raise failure from error
+    finally:
+        reporter.close()
+    log.info("attempt.completed", **result["stats"])
+    return result
+
+
+def _run(
+    job_input: JobInput,
+    settings: Settings,
+    stop: StopSignal,
+    progress: Callable[[float], None],
+    reporter: Reporter,
+) -> dict[str, Any]:
+    operation, params = validated(job_input)
+    began_at = time.monotonic()
+    limits = job_input.delivery.limits if job_input.delivery else Limits()
+    with private_directory(settings.work_dir) as directory:
+
+        def on_operation(fraction: float) -> None:
+            progress(FETCHED + (PROCESSED - FETCHED) * fraction)
+
+        work = Work(directory, limits, stop, on_operation)
+        with _time_limit(limits.timeout_s, stop, JobTimeout()):
+            assets, fetch_s = _timed(lambda: _fetch_all(operation, params, work, settings), stop)
+            progress(FETCHED)
+            reporter.encoding()
+            stats, processing_s = _timed(lambda: operation.run(work, params, assets), stop)
+        gpu = {"gpu": unquote_plus(settings.runpod_gpu_name)} if settings.runpod_gpu_name else {}
+        result: dict[str, Any] = {"stats": {**stats, **gpu, "fetch_s": fetch_s, "processing_s": processing_s}}
+        left_s = limits.timeout_s + UPLOAD_S - (time.monotonic() - began_at)
+        with _time_limit(left_s, stop, UploadFailed(detail="it took too long")):
+            _, result["stats"]["upload_s"] = _timed(lambda: result.update(_store(work, job_input, settings)), stop)
+    return _sendable(ResultSchema().dump(result))
+
+
+def _sendable(result: dict[str, Any]) -> dict[str, Any]:
+    """`result`, if it can be sent. What cannot would never arrive, and look like a worker that was lost."""
+    try:
+        size = len(json.dumps(result, ensure_ascii=False, allow_nan=False).encode())
+    except (TypeError, ValueError) as error:
+        raise WorkerError("The worker made a result that cannot be sent.", detail=repr(error)) from error
+    if size > MAX_RESULT_BYTES:
+        raise WorkerError("The worker made a result that is too large to be sent.", detail=f"{size} bytes")
+    return result
+
+
+def validated(job_input: JobInput) -> tuple[Operation, dict[str, Any]]:
+    """The operation and its params.
+
+    Raises WorkerOutdated for what this release does not know, and InvalidParams for what somebody typed wrong. With a
+    delivery, a gateway has checked the params already: what is refused here is newer than this worker.
+    """
+    delivery = job_input.delivery
+    operation = OPERATIONS.get(job_input.operation)
+    if operation is None:
+        known = ", ".join(sorted(OPERATIONS))
+        raise WorkerOutdated(f"This worker does not know the operation {job_input.operation!r}, only {known}.")
+    schema = operation.params()
+    if unknown := sorted(set(job_input.params) - set(schema.fields)):
+        raise WorkerOutdated(f"This worker's {operation.name} does not know: {', '.join(unknown)}.")
+    try:
+        return operation, schema.load(dict(job_input.params))
+    except ValidationError as error:
+        raise (WorkerOutdated if delivery else InvalidParams)(describe(error)) from error
+
+
+def _fetch_all(operation: Operation, params: Mapping[str, Any], work: Work, settings: Settings) -> dict[str, Path]:
+    return {
+        name: fetch(
+            params[name], name, work, deadline_s=work.limits.timeout_s / 2, allow_origins=settings.fetch_allow_origins
+        )
+        for name in operation.assets
+        if params.get(name) is not None
+    }
+
+
+def _store(work: Work, job_input: JobInput, settings: Settings) -> dict[str, str]:
+    delivery = job_input.delivery
+    if delivery and delivery.upload:
+        upload(work.output, delivery.upload, work.stop)
+        return {}
+    settings.output_dir.mkdir(parents=True, exist_ok=True)
+    name = f"{job_input.operation}-{delivery.attempt_id if delivery else work.directory.name}.mp4"
+    return {"output_path": str(shutil.move(work.output, settings.output_dir / name))}
+
+
+def _timed(task: Callable[[], T], stop: StopSignal) -> tuple[T, float]:
+    started = time.monotonic()
+    return _interruptible(task, stop), round(time.monotonic() - started, 3)
+
+
+def _interruptible(task: Callable[[], T], stop: StopSignal) -> T:
+    """Run `task` on a thread of its own, so that a blocked connect or a large decode cannot delay a stop.
+
+    What is left behind ends by its own time-outs.
+    """
+    outcome: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+    context = structlog.contextvars.get_contextvars()
+
+    def target() -> None:
+        with structlog.contextvars.bound_contextvars(**context):
+            try:
+                outcome.put((task(), None))
+            except BaseException as error:
+                outcome.put((None, error))
+
+    threading.Thread(target=target, daemon=True).start()
+    grace_ends_at: float | None = None
+    while True:
+        try:
+            value, error = outcome.get(timeout=0.1)
+        except queue.Empty:
+            if stop.reason is None:
+                continue
+            grace_ends_at = grace_ends_at or time.monotonic() + STOP_GRACE_S
+            if time.monotonic() > grace_ends_at:
+                log.warning("attempt.left_thread_behind")
+                stop.check()
+            continue
+        if error is not None:
+            raise error
+        return value  # type: ignore[return-value]
+
+
+@contextmanager
+def _time_limit(seconds: float, stop: StopSignal, reason: JobError) -> Iterator[None]:
+    """Stops the attempt with `reason` after `seconds`.
+
+    The delivery's deadline is the gateway's to hold: this machine's clock may be wrong.
+    """
+    timer = threading.Timer(seconds, lambda: stop.set(reason))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _report_result(reporter: Reporter, result: dict[str, Any]) -> None:
+    try:
+        reporter.completed(result)
+    except GatewayUnreachable as error:
+        # The output is stored; whoever polls the provider still finds the result.
+        log.warning("attempt.result_not_reported", detail=error.detail)
+
+
+def _report_failure(reporter: Reporter, failure: JobError) -> None:
+    if isinstance(failure, Stopped):
+        return  # who stopped it knows
+    try:
+        reporter.failed(failure)
+    except JobError as error:
+        log.warning("attempt.failure_not_reported", code=error.code)
+
+
+def _unexpected(error: Exception) -> JobError:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return WorkerDiskFull()
+    log.exception("attempt.unexpected")
+    return WorkerError(detail=repr(error))
+
+
+@contextmanager
+def _log_context(job_input: JobInput) -> Iterator[None]:
+    delivery = job_input.delivery
+    ids = {"job_id": delivery.job_id, "attempt_id": delivery.attempt_id} if delivery else {}
+    if delivery and delivery.request_id:
+        ids["request_id"] = delivery.request_id
+    with structlog.contextvars.bound_contextvars(**ids):
+        yield

@@ -1,0 +1,393 @@
+"""A download whose connection breaks, or that comes too slowly: the whole file, an error, and never anything between."""
+
+from __future__ import annotations
+
+import io
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import requests
+
+from common import deadlines, safe_http
+from common.safe_http import Downloaded, TooLarge, TooSlow, Trickles, download
+from tests.servers import FileServer, Reply, Request, file_server
+
+BODY = bytes(range(256)) * 1000
+OTHER = BODY[::-1]
+ETAG = '"v1-abc"'
+BROKEN_AT = 100_000
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FileServer]:
+    with file_server() as server:
+        yield server
+
+
+@pytest.fixture
+def files(server: FileServer) -> FileServer:
+    """One for all tests: to close one takes longer than most of them."""
+    server.routes.clear()
+    server.requests.clear()
+    return server
+
+
+def get(url: str, *, max_bytes: int = 1_000_000, deadline_s: float = 60) -> tuple[Downloaded, bytes]:
+    into = io.BytesIO()
+    origin = "/".join(url.split("/")[:3])
+    done = download(url, into, max_bytes=max_bytes, deadline_s=deadline_s, allow_origins=(origin,))
+    return done, into.getvalue()
+
+
+def broken(etag: str | None = ETAG, at: int = BROKEN_AT) -> Reply:
+    return Reply(200, BODY[:at], {"ETag": etag} if etag is not None else {}, content_length=len(BODY))
+
+
+def rest(body: bytes = BODY, begin: int = BROKEN_AT, **change: str | None) -> Reply:
+    """The rest of BODY; `change` replaces headers, or leaves them out."""
+    headers = {"ETag": ETAG, "Content-Range": f"bytes {begin}-{len(BODY) - 1}/{len(BODY)}"}
+    headers |= {name.replace("_", "-"): value for name, value in change.items()}  # type: ignore[misc]
+    return Reply(206, body[begin:], {name: value for name, value in headers.items() if value is not None})
+
+
+def in_turn(*replies: Reply) -> Callable[[Request], Reply]:
+    left = list(replies)
+    return lambda request: left.pop(0)
+
+
+# --- going on where it broke -----------------------------------------------------------------------------------------
+
+
+def test_a_broken_download_goes_on_where_it_broke(files: FileServer) -> None:
+    files.routes["/x"] = in_turn(broken(), rest())
+    assert get(files.url("/x")) == (Downloaded(len(BODY), ""), BODY)
+    first, second = files.requests
+    assert "Range" not in first.headers and "If-Range" not in first.headers
+    assert (second.headers["Range"], second.headers["If-Range"]) == (f"bytes={BROKEN_AT}-", ETAG)
+    assert second.headers["Accept-Encoding"] == "identity"
+
+
+@pytest.mark.parametrize("at", [1, len(BODY) - 1])
+def test_it_may_break_at_any_byte(at: int, files: FileServer) -> None:
+    files.routes["/x"] = in_turn(broken(at=at), rest(begin=at))
+    assert get(files.url("/x"))[1] == BODY
+
+
+def test_a_file_whose_size_the_rest_does_not_tell_is_whole_at_the_size_told_first(files: FileServer) -> None:
+    files.routes["/x"] = in_turn(broken(), rest(Content_Range=f"bytes {BROKEN_AT}-{len(BODY) - 1}/*"))
+    assert get(files.url("/x"))[1] == BODY
+
+
+def test_a_body_that_has_not_begun_is_not_resumed(files: FileServer) -> None:
+    files.routes["/x"] = broken(at=0)
+    with pytest.raises(requests.ConnectionError):
+        get(files.url("/x"))
+    assert len(files.requests) == 1
+
+
+@pytest.mark.parametrize("etag", [None, "", 'W/"v1"', 'w/"v1"', "v1", '""', '"v1', '"v 1"', '"a", "b"', "*"])
+def test_without_a_strong_etag_nothing_is_resumed(etag: str | None, files: FileServer) -> None:
+    files.routes["/x"] = broken(etag)
+    with pytest.raises(requests.ConnectionError):
+        get(files.url("/x"))
+    assert len(files.requests) == 1
+
+
+ALL = len(BODY)
+NOT_THE_REST = {
+    "the whole file": Reply(200, BODY, {"ETag": ETAG}),
+    "another file": Reply(200, OTHER, {"ETag": '"v2"'}),
+    "the rest, but as the whole": Reply(200, BODY[BROKEN_AT:], {"ETag": ETAG}),
+    "the rest, by its range, but as the whole": Reply(200, BODY[BROKEN_AT:], rest().headers),
+    "as long as the rest, from another byte": rest(OTHER, Content_Range=f"bytes {BROKEN_AT + 1}-{ALL - 1}/{ALL}"),
+    "another etag": rest(OTHER, ETag='"v2"'),
+    "a weak etag": rest(OTHER, ETag=f"W/{ETAG}"),
+    "no etag": rest(OTHER, ETag=None),
+    "no range": rest(Content_Range=None),
+    "an empty range": rest(Content_Range=""),
+    "from the first byte": rest(begin=0),
+    "a byte early": rest(begin=BROKEN_AT - 1),
+    "a byte late": rest(begin=BROKEN_AT + 1),
+    "not to the end": rest(Content_Range=f"bytes {BROKEN_AT}-{ALL - 2}/{ALL}"),
+    "past the end": rest(Content_Range=f"bytes {BROKEN_AT}-{ALL}/{ALL}"),
+    "of a larger file": rest(Content_Range=f"bytes {BROKEN_AT}-{ALL}/{ALL + 1}"),
+    "of a smaller file": rest(Content_Range=f"bytes {BROKEN_AT}-{ALL - 2}/{ALL - 1}"),
+    "of no size, not to the end": rest(Content_Range=f"bytes {BROKEN_AT}-{ALL - 2}/*"),
+    "backwards": rest(Content_Range=f"bytes {BROKEN_AT}-5/{ALL}"),
+    "unsatisfied": rest(Content_Range=f"bytes */{ALL}"),
+    "another unit": rest(Content_Range=f"items {BROKEN_AT}-{ALL - 1}/{ALL}"),
+    "two ranges": rest(Content_Range=f"bytes {BROKEN_AT}-{ALL - 1}/{ALL}, bytes 0-1/{ALL}"),
+    "odd digits": rest(Content_Range=f"bytes +{BROKEN_AT}-{ALL - 1}/{ALL}"),
+    "many digits": rest(Content_Range=f"bytes {BROKEN_AT}-{'9' * 5000}/{'9' * 5000}"),
+    "in parts": rest(Content_Type="multipart/byteranges; boundary=x"),
+    "a range not to be had": Reply(416, b"", {"Content-Range": f"bytes */{ALL}"}),
+    "not changed": Reply(304, b"", {"ETag": ETAG}),
+    "gone": Reply(404),
+    "an error": Reply(500),
+    "silence": Reply(drop=True),
+    "a redirect": Reply(302, headers={"Location": "/whole"}),
+    "shorter than its range": Reply(206, BODY[BROKEN_AT:-1], rest().headers),
+    "longer than its range": Reply(206, BODY[BROKEN_AT:] + b"x", rest().headers),
+    "broken as well": Reply(206, BODY[BROKEN_AT:-9], rest().headers, content_length=ALL - BROKEN_AT),
+}
+
+
+@pytest.mark.parametrize("answer", NOT_THE_REST.values(), ids=list(NOT_THE_REST))
+def test_what_is_not_the_rest_of_the_same_file_is_no_file(answer: Reply, files: FileServer) -> None:
+    files.routes |= {"/x": in_turn(broken(), answer), "/whole": rest()}
+    with pytest.raises(requests.ConnectionError):
+        get(files.url("/x"))
+    assert [request.path for request in files.requests] == ["/x", "/x"]
+
+
+def test_it_is_resumed_where_a_redirect_led_to(files: FileServer) -> None:
+    files.routes |= {"/x": Reply(302, headers={"Location": "/y?k=1#part"}), "/y": in_turn(broken(), rest())}
+    assert get(files.url("/x"))[1] == BODY
+    assert [request.path for request in files.requests] == ["/x", "/y?k=1", "/y?k=1"]
+
+
+def test_an_error_that_came_first_is_not_resumed(files: FileServer) -> None:
+    files.routes["/x"] = Reply(206, BODY[:BROKEN_AT], {"ETag": ETAG}, content_length=len(BODY))
+    with pytest.raises(requests.ConnectionError):
+        get(files.url("/x"))
+    assert len(files.requests) == 1
+
+
+@contextmanager
+def answering(*answers: bytes, pause_s: float = 0.0, hold: bool = False) -> Iterator[str]:
+    """The URL of a server that gives each connection the next answer, byte by byte where there is a pause.
+
+    `hold`: the last connection stays open until the test is over.
+    """
+    closing = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        for answer in answers:
+            peer, _ = listener.accept()
+            with peer:
+                peer.recv(65536)
+                head, end, body = answer.partition(b"\r\n\r\n")
+                try:
+                    peer.sendall(head + end)
+                    for i in range(0, len(body), 1 if pause_s else len(body)):
+                        peer.sendall(body[i : i + 1] if pause_s else body)
+                        if closing.wait(pause_s):
+                            return
+                except OSError:
+                    pass  # the caller had heard enough
+                if hold and answer is answers[-1]:
+                    closing.wait()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/x"
+        closing.set()
+
+
+HEAD = b'HTTP/1.1 200 OK\r\nConnection: close\r\nETag: "a"\r\nTransfer-Encoding: chunked\r\n\r\n'
+PART = b'HTTP/1.1 206 Partial\r\nConnection: close\r\nETag: "a"\r\nContent-Range: bytes %s\r\n\r\n%s'
+
+
+def test_a_file_of_untold_size_is_resumed_when_the_rest_tells_it() -> None:
+    with answering(HEAD + b"5\r\nhello\r\n5\r\n", PART % (b"5-9/10", b"world")) as url:
+        assert get(url)[1] == b"helloworld"
+
+
+@pytest.mark.parametrize("told", [b"5-9/*", b"5-9/11", b"5-10/11", b"5-8/9"])
+def test_a_file_whose_size_nobody_tells_or_that_does_not_have_it_is_no_file(told: bytes) -> None:
+    with (
+        answering(HEAD + b"5\r\nhello\r\n5\r\n", PART % (told, b"world")) as url,
+        pytest.raises(requests.ConnectionError),
+    ):
+        get(url)
+
+
+def test_the_rest_may_not_make_a_file_too_large() -> None:
+    with answering(HEAD + b"5\r\nhello\r\n5\r\n", PART % (b"5-9/10", b"world")) as url, pytest.raises(TooLarge):
+        get(url, max_bytes=9)
+
+
+class Windows:
+    """Stands in for `after` where bodies are watched: their windows last as long as the test likes."""
+
+    def __init__(self) -> None:
+        self.lengths_s: list[float | None] = []
+        self._look: Callable[[], float | None] = lambda: None
+
+    def end(self) -> None:
+        """The window is over, and the next one begins."""
+        self.lengths_s.append(self._look())
+
+    @contextmanager
+    def after(self, seconds: float | None, action: Callable[[], float | None]) -> Iterator[None]:
+        if not isinstance(action, partial):  # headers have no windows
+            with deadlines.after(seconds, action):
+                yield
+            return
+        self.lengths_s.append(seconds)
+        self._look = action
+        yield
+
+
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> Windows:
+    windows = Windows()
+    monkeypatch.setattr(safe_http, "after", windows.after)
+    return windows
+
+
+def test_the_rest_meets_the_deadline_of_the_whole(windows: Windows, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(safe_http, "time", SimpleNamespace(monotonic=lambda: now_s))
+
+    def check() -> None:
+        nonlocal now_s
+        now_s = 112.0 if len(windows.lengths_s) == 1 else 120.0
+        if len(windows.lengths_s) == 2:
+            windows.end()
+
+    def get() -> None:
+        download(url, io.BytesIO(), max_bytes=1000, deadline_s=20, allow_origins=(url.removesuffix("/x"),), check=check)
+
+    answers = (HEAD + b"5\r\nhello\r\n5\r\n", PART % (b"5-104/105", b"x" * 10))
+    with answering(*answers, hold=True) as url, pytest.raises(TooSlow) as caught:
+        get()
+    assert type(caught.value) is TooSlow
+    assert windows.lengths_s == [20, 20 - 12, None]
+
+
+def test_a_download_that_was_not_wanted_any_more_is_not_resumed(files: FileServer) -> None:
+    class Enough(Exception): ...
+
+    def check() -> None:
+        if files.requests:
+            raise Enough
+
+    files.routes["/x"] = broken()
+    with pytest.raises(Enough):
+        download(
+            files.url("/x"), io.BytesIO(), max_bytes=10**6, deadline_s=60, allow_origins=(files.origin,), check=check
+        )
+    assert len(files.requests) == 1
+
+
+# --- least speed -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def least(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand bytes a second, in each 0.5 s."""
+    monkeypatch.setattr(safe_http, "LEAST_BYTES_PER_S", 1000)
+    monkeypatch.setattr(safe_http, "PACE_WINDOW_S", 0.5)
+
+
+def test_life_is_not_as_strict_as_that() -> None:
+    assert (safe_http.LEAST_BYTES_PER_S, safe_http.PACE_WINDOW_S) == (10_240, 30)
+
+
+TRICKLED = {
+    "a body": b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n" + b"x" * 500,
+    "a body that ends with the connection": b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + b"x" * 500,
+    "chunks": HEAD + b"1\r\nx\r\n" * 100,
+    "the head of a chunk": HEAD + b"0" * 500,
+    "the trailer": HEAD + b"0\r\n" + b"X: y\r\n" * 100,
+}
+
+
+@pytest.mark.parametrize("answer", TRICKLED.values(), ids=list(TRICKLED))
+def test_a_server_that_trickles_is_given_up_long_before_the_deadline(answer: bytes, least: None) -> None:
+    with answering(answer, pause_s=0.02) as url, pytest.raises(Trickles):
+        get(url, deadline_s=3600)
+
+
+def test_a_server_that_stops_in_the_middle_is_given_up_too(least: None) -> None:
+    answer = b'HTTP/1.1 200 OK\r\nETag: "a"\r\nContent-Length: 99\r\n\r\nhalf'
+    with answering(answer, b"", pause_s=30) as url, pytest.raises(Trickles):
+        get(url, deadline_s=3600)
+
+
+def test_what_trickles_is_not_resumed(least: None, files: FileServer) -> None:
+    files.routes["/x"] = Reply(200, BODY, {"ETag": ETAG}, trickle_s=0.02)
+    with pytest.raises(Trickles):
+        get(files.url("/x"))
+    assert len(files.requests) == 1
+
+
+def test_a_file_that_is_soon_over_may_be_as_slow_as_it_likes(
+    files: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(safe_http, "LEAST_BYTES_PER_S", 1_000_000)
+    files.routes["/x"] = Reply(200, b"tiny", trickle_s=0.05)
+    assert get(files.url("/x"))[1] == b"tiny"
+
+
+def test_an_answer_may_take_its_time_to_begin(windows: Windows, files: FileServer) -> None:
+    begun: list[int] = []
+
+    def answer(request: Request) -> Reply:
+        begun.append(len(windows.lengths_s))
+        return Reply(200, BODY)
+
+    files.routes["/x"] = answer
+    assert get(files.url("/x"))[1] == BODY
+    assert (begun, len(windows.lengths_s)) == ([0], 1), "the first window begins with the body"
+
+
+def in_windows(windows: Windows, *sizes: int) -> bytes:
+    """What is downloaded when so many bytes come in each window."""
+    into, go_on = io.BytesIO(), threading.Semaphore(0)
+    sent = 0
+
+    def check() -> None:
+        nonlocal sent
+        if into.tell() == sent and sent < sum(sizes):
+            if sent:
+                windows.end()
+            sent += next(left)
+            go_on.release()
+
+    def serve() -> None:
+        with listener.accept()[0] as peer:
+            peer.recv(65536)
+            peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % sum(sizes))
+            begin = 0
+            for size in sizes:
+                go_on.acquire()
+                peer.sendall(BODY[begin : begin + size])
+                begin += size
+
+    left = iter(sizes)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        download(f"{origin}/x", into, max_bytes=10**6, deadline_s=3600, allow_origins=(origin,), check=check)
+    return into.getvalue()
+
+
+@pytest.mark.parametrize("sizes", [(600,) * 5, (500, 1800, 1), (500, 500, 499)])
+def test_a_body_that_comes_fast_enough_in_every_window_is_whole(
+    sizes: tuple[int, ...], windows: Windows, least: None
+) -> None:
+    assert in_windows(windows, *sizes) == BODY[: sum(sizes)]
+    assert windows.lengths_s == [0.5] * len(sizes)
+
+
+@pytest.mark.parametrize("sizes", [(499, 600), (600, 600, 499, 600), (9_000, 1, 1)])
+def test_a_body_that_comes_too_slowly_in_one_window_is_given_up(
+    sizes: tuple[int, ...], windows: Windows, least: None
+) -> None:
+    with pytest.raises(Trickles):
+        in_windows(windows, *sizes)
+
+
+def test_all_downloads_share_one_thread_that_watches(files: FileServer) -> None:
+    files.routes["/x"] = lambda request: rest() if "Range" in request.headers else broken()
+    for _ in range(5):
+        get(files.url("/x"))
+    assert [thread.name for thread in threading.enumerate()].count("watch") == 1

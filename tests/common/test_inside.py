@@ -1,0 +1,191 @@
+"""No way of writing an inside address leads to it: every dial of the process is watched, whoever makes it."""
+
+from __future__ import annotations
+
+import io
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import requests
+
+from common.safe_http import ForbiddenUrl, download, post
+from tests.common.inside import HOSTS, URLS
+from tests.servers import FileServer, Reply
+
+PUBLIC = "93.184.216.34"
+
+_dialled: list[Any] | None = None
+
+
+def _audit(event: str, args: tuple[Any, ...]) -> None:
+    if _dialled is not None and event in {"socket.connect", "socket.sendto", "socket.sendmsg"}:
+        _dialled.append(args[1])
+
+
+@dataclass
+class Net:
+    """`inside` must not be asked; `outside` is allowed by name and redirects. `dialled`: all addresses, in order."""
+
+    inside: FileServer
+    outside: FileServer
+    dialled: list[Any] = field(default_factory=list)
+
+    def wrong(self) -> list[Any]:
+        """What was dialled and is neither public nor the redirecting server."""
+        fine = {(PUBLIC, None), ("127.0.0.1", self.outside.port)}
+        return [a for a in self.dialled if not {(a[0], None), tuple(a[:2])} & fine]
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[tuple[FileServer, FileServer]]:
+    sys.addaudithook(_audit)
+    with closing(FileServer()) as inside, closing(FileServer()) as outside:
+        yield inside, outside
+
+
+@pytest.fixture
+def net(servers: tuple[FileServer, FileServer], monkeypatch: pytest.MonkeyPatch) -> Iterator[Net]:
+    """Names of public.example resolve to a public address, where nobody answers; all others to this machine."""
+    global _dialled
+    net = Net(*servers)
+    net.outside.routes.clear()
+    net.inside.requests.clear()
+    ask, dial = socket.getaddrinfo, socket.socket.connect
+
+    def getaddrinfo(host: str | bytes, port: Any, *rest: Any, **more: Any) -> Any:
+        try:
+            return ask(host, port, *rest, **more, flags=socket.AI_NUMERICHOST)
+        except (OSError, UnicodeError):
+            name = host.decode() if isinstance(host, bytes) else host
+            return ask(PUBLIC if name.rstrip(".").endswith(".public.example") else "127.0.0.1", port, *rest, **more)
+
+    def connect(self: socket.socket, address: Any) -> None:
+        net.dialled.append(address)
+        if address[0] != "127.0.0.1":
+            raise ConnectionRefusedError
+        dial(self, address)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    _dialled = net.dialled
+    yield net
+    _dialled = None
+
+
+def direct(net: Net, url: str) -> None:
+    download(url, io.BytesIO(), max_bytes=1000, deadline_s=5, allow_origins=(net.outside.origin,))
+
+
+def redirected(net: Net, url: str) -> None:
+    net.outside.routes["/x"] = Reply(302, headers={"Location": url.encode().decode("latin-1")})
+    direct(net, net.outside.url("/x"))
+
+
+def posted(net: Net, url: str) -> None:
+    post(url, b"{}", {}, timeout_s=5, allow_origins=(net.outside.origin,))
+
+
+Way = Callable[[Net, str], None]
+WAYS = (direct, redirected, posted)
+TABLE = (
+    *((f"http://{host}:{{}}/x", host) for host in HOSTS),
+    *((f"https://{host}/x", f"{host} by https") for host in HOSTS),
+    *((url, url) for url in URLS),
+)
+
+
+def test_the_table_is_a_long_one() -> None:
+    assert len(HOSTS) == len(set(HOSTS)) and len(URLS) == len(set(URLS))
+    assert len(HOSTS) + len(URLS) >= 150
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("url", [pytest.param(url, id=ascii(name)) for url, name in TABLE])
+def test_nobody_inside_is_called(url: str, way: Way, net: Net) -> None:
+    with pytest.raises((ForbiddenUrl, requests.RequestException)):
+        way(net, url.replace("{}", str(net.inside.port)))
+    assert net.wrong() == []
+    assert net.inside.requests == []
+
+
+# --- chains of redirects ---------------------------------------------------------------------------------------------
+
+AT_THE_END = (
+    "http://127.0.0.1:{}/x",
+    "http://10.0.0.1/",
+    "http://localhost:{}/x",
+    "//127.0.0.1:{}/x",
+    "https://[::1]/",
+)
+
+
+@pytest.mark.parametrize("end", AT_THE_END)
+@pytest.mark.parametrize("hops", range(5))
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_chain_may_turn_inside_at_any_hop_and_gets_no_further(status: int, hops: int, end: str, net: Net) -> None:
+    for hop in range(hops):
+        net.outside.routes[f"/{hop}"] = Reply(status, headers={"Location": f"/{hop + 1}"})
+    net.outside.routes[f"/{hops}"] = Reply(status, headers={"Location": end.format(net.inside.port)})
+    with pytest.raises(ForbiddenUrl, match="public"):
+        direct(net, net.outside.url("/0"))
+    assert len(net.dialled) == 2 * (hops + 1)  # the patch and the audit see one dial each
+    assert (net.wrong(), net.inside.requests) == ([], [])
+
+
+@pytest.mark.parametrize("target", [url for url in URLS if "://" in url and not url.strip().lower().startswith("http")])
+def test_a_chain_does_not_leave_http(target: str, net: Net) -> None:
+    net.outside.routes["/0"] = Reply(302, headers={"Location": "/1"})
+    net.outside.routes["/1"] = Reply(302, headers={"Location": target.format(net.inside.port)})
+    with pytest.raises((ForbiddenUrl, requests.RequestException)):
+        direct(net, net.outside.url("/0"))
+    assert (net.wrong(), net.inside.requests) == ([], [])
+
+
+@pytest.mark.parametrize(("hops", "fine"), [(5, True), (6, False)])
+def test_five_redirects_are_followed_and_no_sixth(hops: int, fine: bool, net: Net) -> None:
+    for hop in range(hops):
+        net.outside.routes[f"/{hop}"] = Reply(302, headers={"Location": f"/{hop + 1}"})
+    net.outside.routes[f"/{hops}"] = Reply(200, b"there")
+    net.outside.requests.clear()
+    if fine:
+        direct(net, net.outside.url("/0"))
+    else:
+        with pytest.raises(ForbiddenUrl, match="redirects"):
+            direct(net, net.outside.url("/0"))
+    assert len(net.outside.requests) == 6
+
+
+@pytest.mark.parametrize("loop", [("/0",), ("/0?again", "/0"), ("?x", "#y"), (".", "./0"), ("/1", "/2", "/0")])
+def test_a_loop_ends(loop: tuple[str, ...], net: Net) -> None:
+    turns = iter(loop * 6)
+    for path in ("/", "/0", "/1", "/2"):
+        net.outside.routes[path] = lambda request: Reply(302, headers={"Location": next(turns)})
+    net.outside.requests.clear()
+    with pytest.raises(ForbiddenUrl, match="redirects"):
+        direct(net, net.outside.url("/0"))
+    assert len(net.outside.requests) == 6
+
+
+# --- the watch itself ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_watch_sees_who_is_called(way: Way, net: Net) -> None:
+    net.outside.routes["/y"] = Reply(200, b"there")
+    way(net, net.outside.url("/y"))
+    with pytest.raises(requests.ConnectionError):
+        way(net, "http://www.public.example/")
+    with pytest.raises(ForbiddenUrl):
+        way(net, "http://127.0.0.1/")
+    assert (PUBLIC, 80) in net.dialled
+    assert ("127.0.0.1", net.outside.port) in net.dialled
+    assert net.wrong() == []
+    with socket.socket() as one, socket.socket() as two:
+        one.connect_ex(("127.0.0.1", net.inside.port))
+        two.connect(("127.0.0.1", net.inside.port))
+    assert net.wrong() == [("127.0.0.1", net.inside.port)] * 3  # the audit sees both, the patch one

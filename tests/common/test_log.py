@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from common import log
+
+IDS = {"job_id": "job_1", "attempt_id": "att_1", "request_id": "req_1"}
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    """Where JSON lines go; the logging of the process is put back afterwards."""
+    root = logging.getLogger()
+    before = (list(root.handlers), root.level)
+    out = io.StringIO()
+    log.configure(json=True, stream=out)
+    with structlog.contextvars.bound_contextvars():
+        yield out
+    root.handlers[:], root.level = before[0], before[1]
+    structlog.reset_defaults()
+
+
+def lines(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_every_line_is_one_json_object(stream: io.StringIO) -> None:
+    structlog.get_logger("ours").info("job.done", size_bytes=5, text="two\nlines")
+    (line,) = lines(stream)
+    assert (line["event"], line["size_bytes"], line["level"], line["logger"]) == ("job.done", 5, "info", "ours")
+    assert line["text"] == "two\nlines" and line["timestamp"].endswith("Z")
+
+
+def test_lines_of_libraries_have_the_same_shape(stream: io.StringIO) -> None:
+    logging.getLogger("library").warning("retry %d of %s", 2, "x")
+    (line,) = lines(stream)
+    assert (line["event"], line["level"], line["logger"]) == ("retry 2 of x", "warning", "library")
+
+
+def test_bound_ids_are_on_our_lines_and_on_those_of_libraries(stream: io.StringIO) -> None:
+    with structlog.contextvars.bound_contextvars(**IDS):
+        structlog.get_logger("ours").info("a")
+        logging.getLogger("library").error("b")
+    assert all(line.items() >= IDS.items() for line in lines(stream))
+    assert len(lines(stream)) == 2
+
+
+def test_ids_end_with_their_block_and_stay_on_their_thread(stream: io.StringIO) -> None:
+    with structlog.contextvars.bound_contextvars(**IDS):
+        other = threading.Thread(target=lambda: structlog.get_logger("ours").info("elsewhere"))
+        other.start()
+        other.join()
+    structlog.get_logger("ours").info("after")
+    assert all("job_id" not in line for line in lines(stream))
+
+
+def fail_with_a_secret() -> None:
+    password = "hunter2-" + "local"
+    raise ValueError(f"{len(password)} characters")
+
+
+def test_an_exception_is_logged_with_its_place_but_without_local_variables(stream: io.StringIO) -> None:
+    try:
+        fail_with_a_secret()
+    except ValueError:
+        structlog.get_logger("ours").exception("it.failed")
+        logging.getLogger("library").exception("foreign")
+    assert "hunter2" not in stream.getvalue()
+    for line in lines(stream):
+        assert "fail_with_a_secret" in json.dumps(line) and "13 characters" in json.dumps(line)
+
+
+def test_text_for_terminals_shows_no_local_variables_either() -> None:
+    root = logging.getLogger()
+    before = (list(root.handlers), root.level)
+    out = io.StringIO()
+    try:
+        log.configure(json=False, stream=out)
+        fail_with_a_secret()
+    except ValueError:
+        structlog.get_logger("ours").exception("it.failed")
+        logging.getLogger("library").exception("foreign")
+    finally:
+        root.handlers[:], root.level = before[0], before[1]
+        structlog.reset_defaults()
+    assert "13 characters" in out.getvalue() and "hunter2" not in out.getvalue()
+    assert not out.getvalue().startswith("{")
+
+
+def test_what_is_below_the_level_is_not_logged(stream: io.StringIO) -> None:
+    log.configure("WARNING", json=True, stream=stream)
+    structlog.get_logger("ours").info("quiet")
+    logging.getLogger("library").info("quiet")
+    structlog.get_logger("ours").warning("loud")
+    assert [line["event"] for line in lines(stream)] == ["loud"]
+
+
+def test_configuring_twice_does_not_double_the_lines(stream: io.StringIO) -> None:
+    log.configure(json=True, stream=stream)
+    structlog.get_logger("ours").info("once")
+    assert len(lines(stream)) == 1
+
+
+def test_what_json_cannot_hold_does_not_break_a_line(stream: io.StringIO) -> None:
+    structlog.get_logger("ours").info("odd", value=object(), raw=b"\xff", error=ValueError("x"))
+    assert len(lines(stream)) == 1
+
+
+def test_urls_of_strangers_are_not_logged_by_the_http_library(stream: io.StringIO) -> None:
+    log.configure("DEBUG", json=True, stream=stream)
+    logging.getLogger("urllib3.connectionpool").debug("GET /file?signature=secret")
+    logging.getLogger("botocore.endpoint").debug("Authorization: secret")
+    assert lines(stream) == []
+
+
+@pytest.mark.parametrize("text", ["x" * 50_000, 'é\n"' * 4_000, "😀" * 3_000, "\x00" * 5_000])
+def test_no_line_is_longer_than_the_platform_keeps(stream: io.StringIO, text: str) -> None:
+    with structlog.contextvars.bound_contextvars(**IDS):
+        structlog.get_logger("ours").warning("ffmpeg.stderr", tail=f"first {text} last", status=1)
+    written = stream.getvalue()
+    assert written.count("\n") == 1
+    assert 2000 < len(written) <= log.MAX_LINE + 1
+    (line,) = lines(stream)
+    assert line.items() >= {**IDS, "event": "ffmpeg.stderr", "status": 1}.items()
+    assert line["tail"].startswith("first ") and line["tail"].endswith(" last")
+
+
+def test_a_line_with_many_long_values_is_shortened_everywhere(stream: io.StringIO) -> None:
+    structlog.get_logger("ours").warning(
+        "x" * 9_000, **{f"field_{i}": "y" * 900 for i in range(60)}, nested=["z" * 9_000]
+    )
+    assert len(stream.getvalue()) <= log.MAX_LINE + 1
+    (line,) = lines(stream)
+    assert line["level"] == "warning"
+
+
+def test_a_long_traceback_keeps_its_beginning_and_its_end(stream: io.StringIO) -> None:
+    def deeper(depth: int) -> None:
+        if depth == 0:
+            raise ValueError("at the bottom")
+        deeper(depth - 1)
+
+    try:
+        deeper(60)
+    except ValueError:
+        structlog.get_logger("ours").exception("job.unexpected")
+    assert len(stream.getvalue()) <= log.MAX_LINE + 1
+    (line,) = lines(stream)
+    assert "at the bottom" in line["exception"] and "ValueError" in line["exception"]
+
+
+def test_a_line_that_fits_is_left_alone(stream: io.StringIO) -> None:
+    structlog.get_logger("ours").info("ffmpeg.stderr", tail="y" * 3_000)
+    assert lines(stream)[0]["tail"] == "y" * 3_000

@@ -1,0 +1,184 @@
+"""When each word is spoken, and how words become captions and lines."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ffmpeg_ops.engine.subtitles.cues import Cue, Span, loads
+from ffmpeg_ops.engine.subtitles.lines import Limit, Word, clusters, columns, in_parts, lay_out
+from ffmpeg_ops.engine.subtitles.words import to_cues
+from wire.errors import AssetInvalid
+
+WIDE = Limit(1000, 100, columns)
+
+
+def lines_of(text: str, width: int = 20, **more: bool) -> list[str]:
+    found = lay_out(Cue(0, 1000, text), Limit(width, 100, columns), **more)
+    return ["".join(" " * (word.spaced and i > 0) + word.text for i, word in enumerate(line)) for line in found]
+
+
+def times_of(cue: Cue) -> list[tuple[str, int, int]]:
+    return [(word.text, word.start_ms, word.end_ms) for line in lay_out(cue, WIDE) for word in line]
+
+
+# --- times -----------------------------------------------------------------------------------------------------------
+
+KARAOKE = (
+    "[Script Info]\nScriptType: v4.00+\n\n[V4+ Styles]\n\n[Events]\nDialogue: 0,0:00:01.00,0:00:03.00,D,,0,0,0,,{}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (r"{\k50}One {\k100}two", [("One", 1000, 1500), ("two", 1500, 2500)]),
+        (r"{\kf50}One{\k20} {\K30}two", [("One", 1000, 1500), ("two", 1700, 2000)]),
+        (r"{\an8\ko10}Hel{\k20\b1}lo {\k30}you", [("Hello", 1000, 1300), ("you", 1300, 1600)]),
+        (r"{\k999}One {\k50}two", [("One", 1000, 3000), ("two", 3000, 3000)]),
+    ],
+)
+def test_times_of_ass_are_in_its_syllables(text: str, words: list[tuple[str, int, int]]) -> None:
+    (cue,) = loads(KARAOKE.format(text), "subtitles")
+    assert times_of(cue) == words
+
+
+def test_times_of_webvtt_are_in_its_timestamps() -> None:
+    vtt = "WEBVTT\n\n00:01.000 --> 00:03.000\nOne <00:01.500><c>two</c> <00:00:02.250>three\nfour\n"
+    (cue,) = loads(vtt, "subtitles")
+    words = times_of(cue)
+    assert words[:2] == [("One", 1000, 1500), ("two", 1500, 2250)]
+    assert words[2][:2] == ("three", 2250) and words[3][::2] == ("four", 3000) and words[2][2] <= words[3][1]
+
+
+def test_without_times_of_words_the_cue_s_are_shared_out_by_length() -> None:
+    assert times_of(Cue(0, 1000, "a bb cccc d")) == [
+        ("a", 0, 91),
+        ("bb", 182, 364),
+        ("cccc", 455, 818),
+        ("d", 909, 1000),
+    ]
+
+
+def test_words_of_a_list_keep_their_times() -> None:
+    (cue,) = to_cues([{"word": " One", "start": 0.5, "end": 0.75}, {"word": "two.", "start": 1, "end": 1.5}], "words")
+    assert (cue.start_ms, cue.end_ms, cue.text) == (500, 1800, "One two.")
+    assert times_of(cue) == [("One", 500, 750), ("two.", 1000, 1500)]
+
+
+# --- grouping --------------------------------------------------------------------------------------------------------
+
+
+def spoken(text: str, *pauses_before: int) -> list[str]:
+    now, words = 0.0, []
+    for i, word in enumerate(text.split()):
+        now += 2 if i in pauses_before else 0
+        words.append({"word": word, "start": now, "end": now + 0.3})
+        now += 0.4
+    return [cue.text for cue in to_cues(words, "words")]
+
+
+def test_words_are_grouped_by_sentences_pauses_and_length() -> None:
+    assert spoken("Hi there. How are you? Fine") == ["Hi there.", "How are you?", "Fine"]
+    assert spoken("one two three four", 2) == ["one two", "three four"]
+    assert [len(text.split()) for text in spoken("word " * 40)] == [17, 17, 6]
+
+
+def test_words_of_chinese_stand_together_and_those_of_korean_apart() -> None:
+    assert spoken("你 好 世界") == ["你好世界"]
+    assert spoken("안녕 세계") == ["안녕 세계"]
+
+
+def test_captions_never_overlap_and_words_may_come_in_any_order() -> None:
+    words = [{"word": w, "start": s, "end": s + 1} for w, s in [("c.", 4), ("a.", 0), ("b.", 1)]]
+    cues = to_cues(words, "words")
+    assert [cue.text for cue in cues] == ["a.", "b.", "c."]
+    assert all(a.end_ms <= b.start_ms for a, b in pairwise(cues))
+
+
+def test_words_without_text_are_refused() -> None:
+    with pytest.raises(AssetInvalid, match="words"):
+        to_cues([{"word": " ", "start": 0, "end": 1}], "words")
+
+
+# --- lines -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_line_that_fits_stays_whole_and_the_author_s_breaks_stay() -> None:
+    assert lines_of("exactly twenty chars") == ["exactly twenty chars"]
+    assert lines_of("- Hi!\n- Hello you!") == ["- Hi!", "- Hello you!"]
+
+
+def test_lines_are_even() -> None:
+    assert lines_of("aaaa bbbb cccc dddd eeee") == ["aaaa bbbb", "cccc dddd eeee"]
+    assert lines_of("one two three four five six") == ["one two three", "four five six"]
+
+
+def test_a_word_is_never_cut_unless_it_alone_is_too_long() -> None:
+    assert lines_of("a supercalifragilistic b", 12) == ["a", "supercalifra", "gilistic b"]
+    assert lines_of("well-known hyphenations", 14) == ["well-known", "hyphenations"]
+
+
+def test_chinese_breaks_anywhere_but_before_what_closes() -> None:
+    lines = lines_of("你好，世界！这是一个字幕测试，看看长句子。", 10)
+    assert len(lines) > 3 and all(columns(line) <= 10 for line in lines)
+    assert not any(line[0] in "，。！" for line in lines)
+
+
+def test_korean_breaks_at_spaces_only() -> None:
+    assert lines_of("안녕하세요 세계 자막", 12) == ["안녕하세요", "세계 자막"]
+
+
+def test_thai_breaks_at_spaces_and_only_in_need_where_a_syllable_begins() -> None:
+    assert lines_of("สวัสดี ชาวโลก", 8) == ["สวัสดี", "ชาวโลก"]
+    assert all(line[0] not in "ะัิีึืุู็่้๊๋์ำ" for line in lines_of("ประเทศไทยเป็นประเทศในเอเชีย", 8))
+
+
+THAI = "สวัสดีครับวันนี้เราจะมาทดสอบการตัดบรรทัดของข้อความภาษาไทยที่ยาวมากๆโดยไม่มีช่องว่างเลยทุกวันศุกร์น้ำแข็ง"
+
+
+@pytest.mark.parametrize("most", range(4, 40))
+def test_thai_is_never_broken_inside_a_syllable_that_could_not_be_read(most: int) -> None:
+    lines = lines_of(THAI, most)
+    assert "".join(lines) == THAI and all(columns(line) <= most for line in lines)
+    for before, after in pairwise(lines):
+        assert after[0] not in "ะัาำิีึืุูๅ็่้๊๋์ๆฯ", "what stands on, below or behind its letter never begins a line"
+        assert before[-1] not in "เแโใไั็", "a vowel that waits for its letter never ends one"
+        assert "์" not in after[1:2], "a silent letter belongs to the word before"
+
+
+def test_capitals_are_made_before_lines_are_measured() -> None:
+    assert lines_of("straße straße", 14, upper_case=True) == ["STRASSE", "STRASSE"]
+    assert lines_of("ab ß", upper_case=True) == ["AB SS"]
+
+
+def test_long_cues_are_shown_in_parts_one_after_the_other() -> None:
+    cue = Cue(0, 4000, "aaaa bbbb cccc dddd")
+    lines = lay_out(cue, Limit(4, 99, columns))
+    parts = list(in_parts(cue, lines, 2))
+    assert [[word.text for line in part for word in line] for _, part in parts] == [["aaaa", "bbbb"], ["cccc", "dddd"]]
+    assert (parts[0][0].start_ms, parts[1][0].end_ms) == (0, 4000)
+    assert parts[0][0].end_ms == parts[1][0].start_ms == lines[2][0].start_ms
+
+
+@pytest.mark.parametrize("text", ["เก", "มา", "น้ำ", "วัน", "แข็ง", "กร์", "👍🏽", "👨‍👩‍👧", "🇧🇷", "é", "ที่", "न्"])
+def test_what_belongs_together_is_not_parted(text: str) -> None:
+    assert len(clusters(text)) == 1
+
+
+@given(
+    st.text(st.sampled_from("ab é\n你，好。ไ่ท😀👍🏽\u200b\u200dم-"), max_size=60),
+    st.integers(1, 15),
+    st.lists(st.tuples(st.integers(0, 40), st.integers(1, 20), st.integers(0, 900)), max_size=3),
+)
+def test_nothing_is_lost_and_times_stay_inside_the_cue(
+    text: str, width: int, marks: list[tuple[int, int, int]]
+) -> None:
+    spans = tuple(Span(a, a + n, ms, ms + 50) for a, n, ms in marks if a + n <= len(text))
+    lines = lay_out(Cue(0, 1000, text, spans), Limit(width, 40, columns))
+    words: list[Word] = [word for line in lines for word in line]
+    assert "".join(word.text for word in words) == "".join(text.replace("\u200b", "").split())
+    assert all(0 <= word.start_ms <= 1000 and 0 <= word.end_ms <= 1000 for word in words)

@@ -1,0 +1,457 @@
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from ffmpeg_ops.engine import bitrate, encoders, ffmpeg, sandbox
+from ffmpeg_ops.engine.encoders import AV1_NVENC, HEVC_NVENC, LADDERS, NVENC, X264, Encoder, works
+from ffmpeg_ops.engine.encoding import CODECS, QUALITIES, Encoding
+from ffmpeg_ops.operation import Work
+from tests.ffmpeg_ops.media import Media, frame_count, frames, run, stream
+from wire.envelope import Limits
+from wire.errors import Cancelled, EncodeFailed, EncoderUnavailable, JobTimeout, OutputTooLarge, WorkerError
+
+MISSPELT = replace(X264, options=("-presett", "veryfast"))
+FFMPEG_5_HAS_NO_AV1_NVENC = pytest.mark.skipif(
+    int(ffmpeg.version().lstrip("n").partition(".")[0]) < 6, reason="av1_nvenc came with FFmpeg 6"
+)
+NVENCS = [NVENC, HEVC_NVENC, pytest.param(AV1_NVENC, marks=FFMPEG_5_HAS_NO_AV1_NVENC)]
+
+
+@pytest.fixture(autouse=True)
+def nothing_probed_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoders, "_probed", {})
+
+
+@pytest.fixture
+def has_gpu() -> bool:
+    return Path("/dev/nvidiactl").exists()
+
+
+@pytest.fixture
+def probes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The encoders that were tried."""
+    tried: list[str] = []
+    really = encoders.works
+    monkeypatch.setattr(encoders, "works", lambda encoder: tried.append(encoder.name) or really(encoder))
+    yield tried
+
+
+# --- which encoders work ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_the_gpu_is_tried_first_and_a_cpu_last(codec: str) -> None:
+    devices = [encoder.device for encoder in LADDERS[codec]]
+    assert (devices[0], set(devices[1:])) == ("gpu", {"cpu"})
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_the_best_encoder_is_one_that_works_here(codec: str, has_gpu: bool) -> None:
+    first, second, *_ = LADDERS[codec]
+    assert encoders.best(codec) is (first if has_gpu and works(first) else second)
+
+
+def test_an_encoder_is_probed_once(probes: list[str]) -> None:
+    assert encoders.best() is encoders.best()
+    assert len(probes) == len(set(probes)) <= len(LADDERS["h264"])
+
+
+@pytest.mark.parametrize("error", [JobTimeout(), WorkerError(detail="killed by signal 11")])
+def test_a_probe_that_broke_off_is_repeated_after_a_while(
+    error: Exception, probes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks_off(encoder: Encoder) -> bool:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encoders, "works", breaks_off)
+        for _ in range(2):
+            with pytest.raises(EncoderUnavailable):
+                encoders.best()
+    with pytest.raises(EncoderUnavailable):
+        encoders.best()
+    assert probes == []
+    monkeypatch.setattr(encoders, "_probed", {name: (no, 0.0) for name, (no, _) in encoders._probed.items()})
+    assert encoders.best() in LADDERS["h264"] and probes
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_without_any_encoder_the_worker_is_at_fault(codec: str, monkeypatch: pytest.MonkeyPatch, work: Work) -> None:
+    monkeypatch.setattr(encoders, "LADDERS", {codec: (MISSPELT,)})
+    with pytest.raises(EncoderUnavailable, match=codec) as caught:
+        encoders.encode(lambda encoder: [], work, Encoding(codec), length_s=1)
+    assert caught.value.retryable
+
+
+def test_an_encoder_with_a_misspelt_option_does_not_work() -> None:
+    assert works(X264)
+    assert not works(MISSPELT)
+
+
+def test_an_encoder_that_does_not_exist_does_not_work() -> None:
+    assert not works(replace(X264, name="h264_of_tomorrow"))
+
+
+# --- the options of NVENC, without a GPU -----------------------------------------------------------------------------
+
+
+def fails_with(encoder: Encoder, *more: str, work: Work) -> str:
+    source = ["-f", "lavfi", "-i", "color=size=256x256:rate=25:duration=0.2"]
+    with pytest.raises(EncodeFailed) as caught:
+        ffmpeg.encode([*source, *encoder.arguments, *more, "-f", "mp4", "output.mp4"], work, length_s=0.2)
+    return caught.value.detail or ""
+
+
+@pytest.mark.parametrize("max_rate", [None, 300_000])
+@pytest.mark.parametrize("quality", QUALITIES)
+@pytest.mark.parametrize("encoder", NVENCS, ids=lambda encoder: encoder.name)
+def test_every_option_of_nvenc_is_spelled_right(
+    encoder: Encoder, quality: str, max_rate: int | None, work: Work, has_gpu: bool
+) -> None:
+    """Without a GPU, FFmpeg fails at an option that it does not know before it fails at the driver."""
+    asked = replace(encoder, quality=quality, max_rate=max_rate)
+    if has_gpu:
+        assert works(asked)
+        return
+    said = fails_with(asked, work=work)
+    assert "Cannot load libcuda.so.1" in said
+    assert encoders._trouble(said) == "no GPU runtime on this machine"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [("-presett", "p4"), ("-tune", "best"), ("-b_ref_mode", "center"), ("-spatial-aqq", "1"), ("-cq", "99")],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("encoder", NVENCS, ids=lambda encoder: encoder.name)
+def test_a_misspelt_option_of_nvenc_would_be_noticed(encoder: Encoder, wrong: tuple[str, str], work: Work) -> None:
+    assert "libcuda" not in fails_with(encoder, *wrong, work=work)
+
+
+# --- through the ladder ----------------------------------------------------------------------------------------------
+
+# The edge: an FFmpeg whose h264_nvenc says what a GPU said in life, and, when it does not, encodes on the CPU.
+FAKE = """#!{python} -IS
+import os, subprocess, sys
+from pathlib import Path
+here, arguments = Path(__file__).parent, sys.argv[1:]
+if "h264_nvenc" in arguments:
+    tries = here / "tries"
+    tries.open("a").write("null " if "null" in arguments else "job ")
+    said = here / ("probe" if "null" in arguments else "job") / str(tries.read_text().split().count("job"))
+    if not said.exists():
+        said = said.with_name("always")
+    begin, end = arguments.index("h264_nvenc"), arguments.index("yuv420p", arguments.index("h264_nvenc"))
+    arguments[begin : end - 1] = ["libx264", "-preset", "ultrafast"]
+    if said.exists():
+        if "EncodePicture" in said.read_text():  # after some frames
+            subprocess.run(["{ffmpeg}", *arguments[:-1], "-frames:v", "10", arguments[-1]])
+        sys.exit(said.read_text() + "Error while opening encoder - maybe incorrect parameters such as bit_rate")
+os.execv("{ffmpeg}", ["ffmpeg", *arguments])
+"""
+LIMIT = "[h264_nvenc @ 0x5581] [error] OpenEncodeSessionEx failed: out of memory (10): (no details)\n"
+NEW_LIMIT = "[h264_nvenc @ 0x5581] [error] OpenEncodeSessionEx failed: incompatible client key (21): (no details)\n"
+LOST = (
+    "[h264_nvenc @ 0x5581] [error] dl_fn->cuda_dl->cuInit(0) failed -> CUDA_ERROR_NO_DEVICE: no CUDA-capable device\n"
+)
+CRASHED = "[h264_nvenc @ 0x5581] [error] EncodePicture failed!: generic error (20): (no details)\n"
+
+
+class Gpu:
+    """What the pretended GPU does: `says(message, times)` lets so many tries fail, or all of them."""
+
+    def __init__(self, folder: Path, really: str) -> None:
+        self.folder = folder
+        script = folder / "ffmpeg"
+        script.write_text(FAKE.format(python=sys.executable, ffmpeg=really))
+        script.chmod(0o755)
+
+    def says(self, message: str, times: int | None = None, to: str = "job") -> None:
+        names = ["always"] if times is None else [str(n + 1) for n in range(times)]
+        (self.folder / to).mkdir()
+        for name in names:
+            (self.folder / to / name).write_text(message)
+
+    @property
+    def tries(self) -> list[str]:
+        return (self.folder / "tries").read_text().split()
+
+
+@pytest.fixture
+def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    made = Gpu(folder, str(ffmpeg._tool("ffmpeg")))
+    monkeypatch.setattr(sandbox, "_down", True)  # it keeps files beside itself
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(encoders, "_PAUSES_S", (0.01, 0.01, 0.01))
+    return made
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    Image.effect_noise((96, 64), 60).convert("RGB").save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def shot(work: Work, photo: Path, **encoding: Any) -> dict[str, Any]:
+    params = {"size": "160x90", "duration": 1, "frame_rate": 25, "motion": "none", "encoding": encoding}
+    return run("img2vid", work, params, url_image=photo)
+
+
+def test_a_job_runs_on_the_gpu_where_there_is_one(gpu: Gpu, work: Work, photo: Path) -> None:
+    stats = shot(work, photo)
+    assert (stats["encoder"], stats["device"]) == ("h264_nvenc", "gpu")
+    assert "warnings" not in stats and gpu.tries == ["null", "job"]
+
+
+@pytest.mark.skipif("landlock" not in sandbox.standing(), reason="this kernel has no Landlock")
+@pytest.mark.parametrize("driver", [True, False])
+def test_a_gpu_that_works_only_without_walls_is_used_without_them(
+    driver: bool, gpu: Gpu, work: Work, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "_down", False)
+    monkeypatch.setattr(sandbox, "_GPU", "/dev/null" if driver else "/dev/no-driver")
+    assert shot(work, photo)["encoder"] == ("h264_nvenc" if driver else "libx264")
+    assert sandbox._down is driver
+    assert not works(replace(NVENC, name="h264_of_tomorrow"))
+    assert sandbox._down is driver, "another encoder changes nothing"
+
+
+@pytest.mark.skipif("landlock" not in sandbox.standing(), reason="this kernel has no Landlock")
+def test_walls_stay_where_the_gpu_does_not_work_without_them_either(
+    gpu: Gpu, work: Work, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "_down", False)
+    monkeypatch.setattr(sandbox, "_GPU", "/dev/null")
+    gpu.says(LOST, to="probe")
+    assert shot(work, photo)["encoder"] == "libx264"
+    assert sandbox._down is False
+
+
+@pytest.mark.parametrize("message", [LIMIT, NEW_LIMIT])
+def test_a_session_limit_that_passes_is_waited_for(message: str, gpu: Gpu, work: Work, photo: Path) -> None:
+    gpu.says(message, 2)
+    stats = shot(work, photo)
+    assert (stats["encoder"], stats["frames"], frame_count(work.output)) == ("h264_nvenc", 25, 25), "fed from the start"
+    assert "warnings" not in stats and gpu.tries == ["null", "job", "job", "job"]
+
+
+def test_a_session_limit_that_stays_leads_to_the_cpu(gpu: Gpu, work: Work, photo: Path) -> None:
+    gpu.says(LIMIT)
+    seen: list[float] = []
+    stats = shot(replace(work, progress=seen.append), photo)
+    assert (stats["encoder"], stats["device"], frame_count(work.output)) == ("libx264", "cpu", 25)
+    assert stats["warnings"] == ["h264_nvenc failed: no free encoder session on the GPU; libx264 was used"]
+    assert gpu.tries == ["null", *["job"] * 4]
+    assert seen == sorted(seen) and seen[-1] == 1.0
+
+
+def test_the_next_job_tries_the_gpu_again(gpu: Gpu, work: Work, photo: Path) -> None:
+    gpu.says(LIMIT, 4)
+    assert shot(work, photo)["encoder"] == "libx264"
+    assert shot(work, photo)["encoder"] == "h264_nvenc"
+
+
+def test_a_session_limit_in_the_probe_is_no_verdict(gpu: Gpu, work: Work, photo: Path) -> None:
+    gpu.says(LIMIT, to="probe")
+    assert shot(work, photo)["encoder"] == "h264_nvenc"
+
+
+def test_a_driver_that_is_lost_leads_to_the_cpu_at_once(gpu: Gpu, work: Work, photo: Path) -> None:
+    gpu.says(LOST)
+    stats = shot(work, photo)
+    assert stats["encoder"] == "libx264" and gpu.tries == ["null", "job"]
+    assert stats["warnings"] == ["h264_nvenc failed: it could not be opened or stopped working; libx264 was used"]
+    gpu.says(LOST, to="probe")
+    assert "warnings" not in shot(work, photo), "the next job probes it again"
+    assert gpu.tries == ["null", "job", "null"]
+    assert "warnings" not in shot(work, photo) and gpu.tries == ["null", "job", "null"]
+
+
+def test_progress_waits_while_a_job_begins_anew(gpu: Gpu, work: Work, photo: Path) -> None:
+    gpu.says(CRASHED)
+    seen: list[float] = []
+    stats = shot(replace(work, progress=seen.append), photo)
+    assert (stats["encoder"], frame_count(work.output), len(stats["warnings"])) == ("libx264", 25, 1)
+    assert seen == sorted(seen) and any(0.2 < share < 0.5 for share in seen) and seen[-1] == 1.0
+
+
+def test_the_other_operations_take_the_same_way(gpu: Gpu, work: Work, media: Media) -> None:
+    gpu.says(LOST)
+    caption = run("caption", work, {"subtitles": "1\n00:00:00,000 --> 00:00:00,500\nA\n"}, url_video=media.video())
+    assert caption["encoder"] == "libx264" and len(caption["warnings"]) == 1
+    assert frame_count(work.output) == 25
+    sound = run("adicionaAudio", work, url_video=media.webm(), url_audio=media.tone())
+    assert sound["encoder"] == "libx264" and len(sound["warnings"]) == 1
+    assert frame_count(work.output) == 25
+
+
+def test_what_is_wrong_with_the_input_is_not_tried_elsewhere(gpu: Gpu, work: Work) -> None:
+    tried: list[str] = []
+
+    def command(encoder: Encoder) -> list[str]:
+        tried.append(encoder.name)
+        return ["-i", "nothing.mp4", *encoder.arguments, "-f", "mp4", "output.mp4"]
+
+    with pytest.raises(EncodeFailed) as caught:
+        encoders.encode(command, work, Encoding(), length_s=1)
+    assert "nothing.mp4" in (caught.value.detail or "") and tried == ["h264_nvenc"]
+
+
+def test_a_stop_is_heard_while_the_gpu_is_waited_for(
+    gpu: Gpu, work: Work, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu.says(LIMIT)
+    monkeypatch.setattr(encoders, "_PAUSES_S", (600.0,))
+    wait = work.stop.wait
+
+    def stopped_meanwhile(seconds: float) -> None:
+        threading.Timer(0.1, lambda: work.stop.set(Cancelled())).start()
+        wait(seconds)
+
+    monkeypatch.setattr(work.stop, "wait", stopped_meanwhile)
+    with pytest.raises(Cancelled):
+        shot(work, photo)
+
+
+# --- what a client may ask -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("codec", "name", "tag"), [("hevc", "hevc", "hvc1"), ("av1", "av1", "av01"), ("h264", "h264", "avc1")]
+)
+def test_every_codec_makes_a_video_that_decodes(codec: str, name: str, tag: str, work: Work, photo: Path) -> None:
+    stats = shot(work, photo, codec=codec)
+    video = stream(work.output, "video")
+    assert (video["codec_name"], video["codec_tag_string"], video["pix_fmt"]) == (name, tag, "yuv420p")
+    assert [video[key] for key in ("color_range", "color_space", "color_transfer")] == ["tv", "bt709", "bt709"]
+    assert frames(work.output).shape == (25, 90, 160)
+    assert stats["encoder"] == encoders.best(codec).name and stats["frames"] == 25
+
+
+def test_av1_of_a_tiny_picture_takes_an_encoder_that_can(work: Work, photo: Path) -> None:
+    params = {"size": "48x32", "duration": 0.4, "frame_rate": 10, "encoding": {"codec": "av1"}}
+    stats = run("img2vid", work, params, url_image=photo)
+    assert stats["encoder"] == "libaom-av1" and frames(work.output).shape == (4, 32, 48)
+    assert "libaom-av1 was used" in stats["warnings"][0]
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_higher_quality_is_a_larger_file(codec: str, work: Work, photo: Path) -> None:
+    sizes = [shot(work, photo, codec=codec, quality=quality)["size_bytes"] for quality in QUALITIES]
+    assert sizes == sorted(set(sizes)), sizes
+
+
+def test_standard_quality_is_what_is_made_without_a_word(work: Work, photo: Path) -> None:
+    assert shot(work, photo)["size_bytes"] == shot(work, photo, codec="h264", quality="standard")["size_bytes"]
+
+
+# --- the largest size ------------------------------------------------------------------------------------------------
+
+NOISE = "-f lavfi -i nullsrc=size=320x180:rate=25:duration=2,geq=random(1)*255:128:128"
+CUE = {"subtitles": "1\n00:00:00,000 --> 00:00:01,000\nA\n"}
+
+
+@pytest.fixture
+def noise(media: Media) -> Path:
+    """Two seconds that take 3 MB in standard quality, with sound."""
+    return media.made(
+        "noise.mp4", f"{NOISE} -f lavfi -i sine=duration=2 -c:a aac -c:v libx264 -preset ultrafast -crf 10"
+    )
+
+
+@pytest.mark.parametrize(
+    ("codec", "max_bytes"),
+    [
+        ("h264", 120_000),
+        pytest.param("hevc", 120_000, marks=pytest.mark.slow),
+        *[pytest.param(codec, 400_000, marks=pytest.mark.slow) for codec in CODECS],
+    ],
+)
+def test_a_noisy_video_is_made_to_fit(codec: str, max_bytes: int, noise: Path, work: Work) -> None:
+    params = {**CUE, "encoding": {"codec": codec, "quality": "best", "max_bytes": max_bytes}}
+    stats = run("caption", work, params, url_video=noise)
+    assert max_bytes * 0.3 < stats["size_bytes"] <= max_bytes
+    assert frame_count(work.output) == 50
+
+
+def test_what_fits_anyway_is_not_made_worse(work: Work, photo: Path) -> None:
+    assert shot(work, photo, max_bytes=5_000_000)["size_bytes"] == pytest.approx(
+        shot(work, photo)["size_bytes"], rel=0.05
+    )
+
+
+def test_what_cannot_fit_is_told_before_anything_is_encoded(noise: Path, work: Work) -> None:
+    with pytest.raises(
+        OutputTooLarge, match=r"encoding\.max_bytes.*2\.0 seconds.* 20000 bytes; (\d+) are the least"
+    ) as caught:
+        run("caption", work, {**CUE, "encoding": {"max_bytes": 20_000}}, url_video=noise)
+    assert not work.output.exists() and not caught.value.retryable
+
+
+def test_what_does_not_fit_after_all_is_an_error_that_says_so(noise: Path, work: Work) -> None:
+    seen: list[float] = []
+    hopeless = {**CUE, "encoding": {"codec": "av1", "max_bytes": 80_000}}
+    with pytest.raises(OutputTooLarge, match=r"encoding\.max_bytes.* 80000 bytes"):
+        run("caption", replace(work, progress=seen.append), hopeless, url_video=noise)
+    assert seen == sorted(seen) and 1.0 not in seen
+
+
+def test_the_worker_s_own_limit_counts_when_it_is_the_smaller_one(noise: Path, work: Work) -> None:
+    small = Work(work.directory, Limits(max_output_bytes=300_000))
+    with pytest.raises(OutputTooLarge):
+        run("caption", small, {**CUE}, url_video=noise)
+    assert (
+        run("caption", small, {**CUE, "encoding": {"max_bytes": 4_000_000}}, url_video=noise)["size_bytes"] <= 300_000
+    )
+
+
+def test_a_rate_leaves_room_for_sound_and_tables() -> None:
+    assert bitrate.picture_rate(1_000_000, 9, 0) == pytest.approx(0.98 * 8_000_000 / 10, rel=0.005)
+    assert bitrate.picture_rate(1_000_000, 9, 500_000) == pytest.approx(0.98 * 4_000_000 / 10, rel=0.03)
+
+
+def test_the_bytes_of_a_stream_are_counted(media: Media, work: Work) -> None:
+    sound = media.tone(2.0, "mp3")
+    whole = bitrate.packet_bytes(sound, 0, work)
+    assert 0.8 * sound.stat().st_size < whole <= sound.stat().st_size
+    assert bitrate.packet_bytes(sound, 0, work, 1.0) == pytest.approx(whole / 2, rel=0.1)
+
+
+# --- sound on a video: copied unless something else is asked for -----------------------------------------------------
+
+
+def put_sound(media: Media, work: Work, video: Path, **encoding: Any) -> dict[str, Any]:
+    return run("adicionaAudio", work, {"encoding": encoding}, url_video=video, url_audio=media.tone(2.0))
+
+
+@pytest.mark.parametrize("encoding", [{}, {"codec": "h264"}, {"max_bytes": 4_000_000}])
+def test_a_picture_that_is_as_asked_is_copied(encoding: dict[str, Any], media: Media, noise: Path, work: Work) -> None:
+    seen: list[float] = []
+    stats = put_sound(media, replace(work, progress=seen.append), noise, **encoding)
+    assert stats["encoder"] == "copy" and seen[-1] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("encoding", "codec"),
+    [({"codec": "hevc"}, "hevc"), ({"quality": "low"}, "h264"), ({"max_bytes": 300_000}, "h264")],
+)
+def test_a_picture_that_is_not_is_encoded(
+    encoding: dict[str, Any], codec: str, media: Media, noise: Path, work: Work
+) -> None:
+    seen: list[float] = []
+    stats = put_sound(media, replace(work, progress=seen.append), noise, **encoding)
+    assert stats["encoder"] == encoders.best(codec).name
+    assert stream(work.output, "video")["codec_name"] == codec and frame_count(work.output) == 50
+    assert stats["size_bytes"] <= encoding.get("max_bytes", 10**9)
+    assert seen == sorted(seen) and seen[-1] == 1.0 and min(seen) < 1.0

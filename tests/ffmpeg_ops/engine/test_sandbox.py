@@ -1,0 +1,300 @@
+"""An FFmpeg that a stranger's file has taken over tries to get out: at other jobs, the worker's secrets, the network."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ffmpeg_ops.engine import ffmpeg, sandbox
+from ffmpeg_ops.operation import Work
+from tests.conftest import ROOT
+from tests.ffmpeg_ops.media import Media, frame_count
+from tests.servers import eventually
+
+CANARY = "canary-7d1f0c"
+needs_landlock = pytest.mark.skipif("landlock" not in sandbox.standing(), reason="this kernel has no Landlock")
+
+# Tries everything that its argument names, in one process and in one that it leaves behind, and tells what it got.
+ATTACK = r"""
+import ctypes, json, os, signal, socket, sys
+wanted = json.loads(sys.argv[1])
+got = {}
+
+def attempt(name, act):
+    try:
+        answer = act()
+    except OSError as error:
+        got[name] = f"refused: {error.strerror}"
+    else:
+        got[name] = repr(answer)
+
+def read(path):
+    with open(path, "rb") as file:
+        return file.read(100_000)
+
+def call(kind, address, *more):
+    one = socket.socket(*kind)
+    one.settimeout(2)
+    one.connect(address)
+    return "connected"
+
+def datagram(kind, address):
+    return socket.socket(*kind).sendto(b"x", address)
+
+def paired(address):
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)[0].sendto(b"x", address)
+
+def linked(path):
+    os.symlink(path, "link")
+    try:
+        return read("link")
+    finally:
+        os.remove("link")
+
+def hard(path):
+    os.link(path, "hard")
+    return read("hard")
+
+def traced(pid):
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.ptrace.argtypes = [ctypes.c_long] * 4
+    if libc.ptrace(16, pid, 0, 0):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    os.waitpid(pid, 0x40000000)
+    libc.ptrace(17, pid, 0, 0)
+    return "attached"
+
+def try_all():
+    for path in wanted.get("read", []):
+        attempt(f"read {path}", lambda: read(path))
+        attempt(f"symlink {path}", lambda: linked(path))
+    for path in wanted.get("link", []):
+        attempt(f"link {path}", lambda: hard(path))
+    for path in wanted.get("list", []):
+        attempt(f"list {path}", lambda: os.listdir(path))
+    for path in wanted.get("write", []):
+        attempt(f"write {path}", lambda: open(path, "w").write("x"))
+    for path in wanted.get("remove", []):
+        attempt(f"remove {path}", lambda: os.remove(path))
+    for pid in wanted.get("signal", []):
+        attempt(f"signal {pid}", lambda: os.kill(pid, 0))
+    for pid in wanted.get("trace", []):
+        attempt(f"trace {pid}", lambda: traced(pid))
+    for port in wanted.get("tcp", []):
+        attempt(f"tcp {port}", lambda: call((socket.AF_INET, socket.SOCK_STREAM), ("127.0.0.1", port)))
+        attempt(f"udp {port}", lambda: datagram((socket.AF_INET, socket.SOCK_DGRAM), ("127.0.0.1", port)))
+        attempt(f"tcp6 {port}", lambda: call((socket.AF_INET6, socket.SOCK_STREAM), ("::ffff:127.0.0.1", port)))
+    for name in wanted.get("unix", []):
+        address = name.replace("@", "\0", 1)
+        attempt(f"unix {name}", lambda: call((socket.AF_UNIX, socket.SOCK_STREAM), address))
+        attempt(f"datagram {name}", lambda: datagram((socket.AF_UNIX, socket.SOCK_DGRAM), address))
+        attempt(f"pair {name}", lambda: paired(address))
+    if wanted.get("netlink"):
+        attempt("netlink", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW).getsockname())
+
+reading, writing = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    try_all()
+    os.write(writing, json.dumps(got).encode())
+    os._exit(0)
+os.close(writing)
+child = json.loads(b"".join(iter(lambda: os.read(reading, 65536), b"")))
+os.wait()
+try_all()
+print(json.dumps({**got, **{f"{name}, forked": told for name, told in child.items()}}))
+"""
+
+
+def attack(work: Work, **wanted: Any) -> dict[str, str]:
+    """What each try came to, by way of the one function that starts processes."""
+    told = json.dumps(wanted, default=str)
+    answer: dict[str, str] = json.loads(ffmpeg.output_of([sys.executable, "-I", "-S", "-c", ATTACK, told], work))
+    return answer
+
+
+def successes(told: dict[str, str]) -> dict[str, str]:
+    return {name: what for name, what in told.items() if not what.startswith("refused: ")}
+
+
+@pytest.fixture
+def no_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "confine", lambda directory, readable=(): None)
+    monkeypatch.setattr(sandbox, "drops_capabilities", lambda: False)
+
+
+@pytest.fixture
+def no_landlock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "_landlock", lambda: 0)
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """Another job's asset, beside this one's directory."""
+    asset = tmp_path / "other" / "asset-url_video"
+    asset.parent.mkdir(mode=0o700)
+    asset.write_text(CANARY)
+    return asset
+
+
+@pytest.fixture
+def hidden() -> Iterator[int]:
+    """A process of this user that was started with a secret and hides it."""
+    code = "from ffmpeg_ops.engine import sandbox; sandbox.hide(); print(flush=True); import time; time.sleep(60)"
+    environ = {"SECRET": CANARY, "PATH": os.environ["PATH"]}
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environ, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    yield process.pid
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+@pytest.fixture
+def listening(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """Servers of all kinds, as `attack` takes them."""
+    tcp = socket.create_server(("127.0.0.1", 0))
+    kinds = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
+    names = [str(tmp_path / "socket-1"), str(tmp_path / "socket-2"), f"\0{CANARY}-1", f"\0{CANARY}-2"]
+    found = [tcp]
+    for name, kind in zip(names, kinds * 2, strict=True):
+        one = socket.socket(socket.AF_UNIX, kind)
+        one.bind(name)
+        if kind == socket.SOCK_STREAM:
+            one.listen()
+        found.append(one)
+    yield {"tcp": [tcp.getsockname()[1]], "unix": [name.replace("\0", "@") for name in names], "netlink": True}
+    for one in found:
+        one.close()
+
+
+def everything(other: Path, hidden: int) -> dict[str, Any]:
+    outside = Path(tempfile.gettempdir()) / f"{CANARY}-{os.getpid()}"
+    of_processes = [f"/proc/{pid}/{name}" for pid in (os.getpid(), hidden) for name in ("environ", "maps", "fd/1")]
+    roots = [f"/proc/{pid}/root{other}" for pid in (os.getpid(), hidden)]
+    return {
+        "read": [other, f"{other.parent}/../other/asset-url_video", *of_processes, *roots, ROOT / "README.md"],
+        "link": [other],
+        "list": [other.parent, other.parent.parent, tempfile.gettempdir(), Path.home(), "/"],
+        "write": [other, other.parent / "new", other.parent.parent / "new", outside],
+        "remove": [other],
+        "signal": [os.getpid(), hidden],
+        "trace": [hidden],
+    }
+
+
+@needs_landlock
+def test_nothing_of_other_jobs_the_worker_or_the_network_is_reached(
+    work: Work, other: Path, hidden: int, listening: dict[str, Any]
+) -> None:
+    told = attack(work, **everything(other, hidden), **listening)
+    assert len(told) > 80 and successes(told) == {}
+    assert other.read_text() == CANARY and sorted(p.name for p in other.parent.iterdir()) == ["asset-url_video"]
+    assert list(work.directory.iterdir()) == []
+
+
+def test_without_walls_the_same_tries_succeed(
+    work: Work, other: Path, hidden: int, listening: dict[str, Any], no_sandbox: None
+) -> None:
+    tries = everything(other, hidden)
+    got = successes(attack(work, read=[other], list=[other.parent], signal=tries["signal"], **listening))
+    assert CANARY in got[f"read {other}"] and f"signal {hidden}" in got
+    assert {name.split()[0] for name in got} >= {"tcp", "udp", "unix", "datagram", "pair", "netlink", "list"}
+
+
+def test_without_landlock_there_is_still_no_network(work: Work, listening: dict[str, Any], no_landlock: None) -> None:
+    told = attack(work, **listening)
+    assert len(told) > 20 and successes(told) == {}
+
+
+def test_without_landlock_a_hidden_environment_stays_hidden(work: Work, hidden: int, no_landlock: None) -> None:
+    told = attack(work, read=[f"/proc/{hidden}/{name}" for name in ("environ", "maps", "fd/1")], trace=[hidden])
+    assert len(told) == 14 and successes(told) == {}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can take the right to read from others")
+def test_what_may_be_run_and_not_read_hides_its_environment(tmp_path: Path) -> None:
+    """So is tini, process 1 of the image, which starts with all secrets and cannot hide by itself."""
+    nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "env", "-i"]
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        for mode, is_read in ((0o755, True), (0o711, False)):
+            tini = Path(folder) / f"tini-{mode}"
+            tini.write_bytes(Path("/usr/bin/tail").read_bytes())
+            tini.chmod(mode)
+            process = subprocess.Popen([*nobody, f"SECRET={CANARY}", tini, "-f", "/dev/null"])
+            name = Path(f"/proc/{process.pid}/comm")
+            eventually(lambda name=name: name.read_text().startswith("tini"))
+            said = subprocess.run([*nobody, "cat", f"/proc/{process.pid}/environ"], capture_output=True)
+            process.kill()
+            process.wait()
+            assert (CANARY.encode() in said.stdout) is is_read
+
+
+def test_its_own_files_and_the_system_s_are_there(work: Work) -> None:
+    (work.directory / "asset").write_text("mine")
+    own = work.directory / "new"
+    told = attack(work, read=["asset", "/proc/cpuinfo", "/usr/lib/os-release"], write=["made", own], list=["."])
+    assert all(not what.startswith("refused") for what in told.values())
+    assert own.read_text() == "x"
+
+
+def test_an_input_elsewhere_is_read_and_nothing_beside_it(work: Work, media: Media, tmp_path: Path) -> None:
+    video = media.video()
+    ffmpeg.encode(["-i", str(video), "-c", "copy", "output.mp4"], work, length_s=1)
+    assert frame_count(work.output) == 25
+    beside = tmp_path / "beside"
+    beside.write_text(CANARY)
+    script = f"cat {video} >/dev/null && echo read; cat {beside} || true"
+    told = ffmpeg.output_of(["sh", "-c", script, "sh", "-i", str(video)], work)
+    assert told == (b"read" if "landlock" in sandbox.standing() else f"read\n{CANARY}".encode())
+
+
+def no_new_privileges() -> str:
+    """0, or 1 where the container was started so."""
+    return Path("/proc/self/status").read_text().partition("NoNewPrivs:\t")[2][0]
+
+
+def test_this_process_stays_free(work: Work, other: Path) -> None:
+    before = no_new_privileges()
+    ffmpeg.output_of(["true"], work)
+    assert other.read_text() == CANARY
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()[:2]):
+        pass
+    assert no_new_privileges() == before
+
+
+def test_a_wall_that_does_not_stand_starts_nothing(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "_has_seccomp", lambda: True)
+    monkeypatch.setattr(sandbox, "_filtered", lambda: -1)
+    with pytest.raises(OSError):
+        ffmpeg.output_of(["touch", "started"], work)
+    assert not (work.directory / "started").exists()
+
+
+def test_walls_cost_little(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside what it costs to start a process, measured in turn."""
+
+    def taken_s() -> float:
+        begun = time.perf_counter()
+        ffmpeg.output_of(["true"], work)
+        return time.perf_counter() - begun
+
+    behind, free = [], []
+    for _ in range(25):
+        behind.append(taken_s())
+        with monkeypatch.context() as without:
+            without.setattr(sandbox, "confine", lambda directory, readable=(): None)
+            free.append(taken_s())
+    assert min(behind) < 3 * min(free)

@@ -1,0 +1,336 @@
+"""What one key may have under way, and spend."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+import sqlalchemy as sa
+
+from gateway.access.quotas import AHEAD_MS, NEAR
+from gateway.db.records import Usage
+from gateway.domain.attempts import AttemptState
+from gateway.domain.jobs import Job, JobStatus
+from gateway.domain.prices import Price
+from gateway.errors import RequestError, SpendingLimit, TooManyJobs
+from gateway.wiring import Services
+from tests.gateway.conftest import CLAIM, FakeProvider, FixedClock, Wire, on_every_database
+from tests.servers import eventually
+from wire.envelope import Event
+from wire.errors import AssetNotFound, EncodeFailed
+
+PARAMS = {"url_image": "https://example.com/i.jpg"}
+DAY_MS = 86_400_000
+DOLLAR = 1_000_000_000
+
+
+@pytest.fixture
+def provider(provider: FakeProvider) -> FakeProvider:
+    """Its machines cost a dollar a second."""
+    provider.default["price"] = Price(DOLLAR)
+    return provider
+
+
+def create(services: Services, key_id: str, idempotency_key: str | None = None) -> Job:
+    return services.jobs.create(key_id, "img2vid", PARAMS, idempotency_key)
+
+
+def refused(services: Services, key_id: str) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        create(services, key_id)
+    return caught.value
+
+
+def key_of(services: Services, name: str = "n8n") -> str:
+    return services.keys.create(name)[0].id
+
+
+def limited(wire: Wire, jobs: int = 0, usd: str = "0") -> Services:
+    return wire(max_jobs_per_key=jobs, daily_spending_limit_usd=Decimal(usd))
+
+
+def submit(services: Services) -> None:
+    services.dispatcher.tick()
+    services.dispatcher.settle()
+
+
+def run(services: Services, clock: FixedClock, job: Job, seconds: int, error: Exception | None = None) -> None:
+    """A worker has the job for so long, and then it fails."""
+    attempt_id = (services.store.job(job.id) or job).attempt_id or ""
+    services.jobs.on_event(attempt_id, Event("started", CLAIM))
+    clock.advance(seconds * 1000)
+    services.jobs.on_event(attempt_id, Event("failed", CLAIM, error=error or AssetNotFound()))  # type: ignore[arg-type]
+
+
+def statements(services: Services) -> list[str]:
+    """What is asked of the database from now on."""
+    seen: list[str] = []
+    engine = services.store._engine
+    sa.event.listen(engine, "before_cursor_execute", lambda *event: seen.append(event[2]))
+    return seen
+
+
+def all_at_once(do: Callable[[], object], threads: int = 50) -> list[object]:
+    """What `do` answered or raised, in so many threads at the same moment."""
+    barrier = threading.Barrier(threads)
+
+    def one(_: int) -> object:
+        barrier.wait()
+        try:
+            return do()
+        except RequestError as error:
+            return error
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(one, range(threads)))
+
+
+@on_every_database
+def test_fifty_threads_make_no_more_jobs_than_there_may_be(wire: Wire) -> None:
+    services, other = limited(wire, jobs=20), limited(wire, jobs=20)
+    key_id = key_of(services)
+    turns = iter([services, other] * 25)
+    answers = all_at_once(lambda: create(next(turns), key_id))
+    assert [type(answer) for answer in answers].count(Job) == 20
+    assert [type(answer) for answer in answers].count(TooManyJobs) == 30
+    with services.store.transaction() as tx:
+        assert tx.usage(key_id, 0).unfinished == 20
+    assert isinstance(create(services, key_of(services)), Job), "another key has its own"
+
+
+def test_jobs_that_share_a_commit_share_the_look_and_each_key_gets_what_it_may(wire: Wire) -> None:
+    services = limited(wire, jobs=3)
+    one, two = key_of(services, "one"), key_of(services, "two")
+    seen = statements(services)
+    with ThreadPoolExecutor(12) as pool:
+        with services.store.transaction():  # all of them wait for its end, and go as one
+            made = [pool.submit(create, services, key_id) for key_id in [one] * 10 + [two] * 2]
+            eventually(lambda: len(services.store._arrived) == 12)
+        errors = [future.exception(10) for future in made]
+    assert [type(error) for error in errors].count(TooManyJobs) == 7
+    assert not any(errors[10:])
+    assert {key_id: services.store.usage(key_id, 0).unfinished for key_id in (one, two)} == {one: 3, two: 2}
+    inserts = [statement for statement in seen if statement.startswith("INSERT INTO jobs")]
+    counts = [statement for statement in seen if "count(*)" in statement]
+    assert (len(inserts), len(counts)) == (1, 4 + 2), "two looks for each key, and two by this test"
+
+
+def test_far_from_its_limits_a_key_is_seldom_counted(wire: Wire, clock: FixedClock) -> None:
+    services = limited(wire, jobs=NEAR + 300, usd="50")
+    key_id = key_of(services)
+    seen = statements(services)
+
+    def counts() -> int:
+        return sum("count(*)" in statement for statement in seen)
+
+    for _ in range(100):
+        create(services, key_id)
+    assert counts() == 1
+    clock.advance(AHEAD_MS)
+    for _ in range(199):
+        create(services, key_id)
+    assert counts() == 2
+    clock.advance(AHEAD_MS)
+    create(services, key_id)
+    create(services, key_id)
+    assert counts() > 3, "near the limit each one is counted"
+
+
+@on_every_database
+def test_ended_jobs_make_room_however_they_ended(wire: Wire, clock: FixedClock) -> None:
+    services = limited(wire, jobs=2)
+    key_id = key_of(services)
+    one, two = create(services, key_id), create(services, key_id)
+    error = refused(services, key_id)
+    assert (error.code, error.retry_after_s) == ("too_many_jobs", 10)
+    services.jobs.cancel(one.id, key_id)
+    create(services, key_id)
+    submit(services)
+    assert refused(services, key_id).code == "too_many_jobs"
+    run(services, clock, two, 1)
+    create(services, key_id)
+
+
+def test_repeating_a_request_needs_no_room(wire: Wire) -> None:
+    services = limited(wire, jobs=1, usd="1")
+    key_id = key_of(services)
+    job = create(services, key_id, "again")
+    with services.store.transaction() as tx:
+        tx.spend(key_id, 5 * DOLLAR, services.clock.now_ms())
+    assert refused(services, key_id).code == "too_many_jobs"
+    assert create(services, key_id, "again") == job
+
+
+def test_a_refused_request_leaves_no_idempotency_key_behind(wire: Wire) -> None:
+    services = limited(wire, jobs=1)
+    key_id = key_of(services)
+    first = create(services, key_id)
+    with pytest.raises(TooManyJobs):
+        create(services, key_id, "mine")
+    services.jobs.cancel(first.id, key_id)
+    assert create(services, key_id, "mine").status is JobStatus.QUEUED
+
+
+@on_every_database
+def test_a_key_that_has_spent_its_day_gets_402_until_midnight(wire: Wire, clock: FixedClock) -> None:
+    services = limited(wire, usd="3")
+    key_id, other = key_of(services), key_of(services, "other")
+    for _ in range(3):
+        job = create(services, key_id)
+        submit(services)
+        run(services, clock, job, 1)
+    assert services.store.usage(key_id, clock.now_ms()) == Usage(0, 3 * DOLLAR, DOLLAR)
+    error = refused(services, key_id)
+    left_ms = DAY_MS - clock.now_ms() % DAY_MS
+    assert (error.code, error.retry_after_s) == ("spending_limit", left_ms // 1000 + 1)
+    create(services, other)
+    clock.advance(left_ms - 1)
+    assert refused(services, key_id).code == "spending_limit"
+    clock.advance(1)
+    create(services, key_id)
+
+
+@on_every_database
+def test_unfinished_jobs_count_with_what_one_costs_in_the_mean(wire: Wire, clock: FixedClock) -> None:
+    services = limited(wire, usd="10")
+    key_id = key_of(services)
+    for _ in range(2):
+        job = create(services, key_id)
+        submit(services)
+        run(services, clock, job, 1)
+    answers = all_at_once(lambda: create(services, key_id))
+    made = [answer for answer in answers if isinstance(answer, Job)]
+    assert len(made) == 8, "two dollars are spent, and each of these is expected to take one"
+    assert {answer.code for answer in answers if isinstance(answer, RequestError)} == {"spending_limit"}
+    assert refused(services, key_id).retry_after_s == 60
+    submit(services)
+    before = services.store.spent_today(key_id, clock.now_ms())
+    for job in made:
+        run(services, clock, job, 1)
+    # they were all run at the same time here: what each took is up to when its claim came
+    assert before == 2 * DOLLAR and services.store.spent_today(key_id, clock.now_ms()) == 10 * DOLLAR
+    assert isinstance(refused(services, key_id), SpendingLimit)
+
+
+@on_every_database
+def test_the_mean_of_the_last_day_counts_on_the_next(wire: Wire, clock: FixedClock) -> None:
+    services = limited(wire, usd="4")
+    key_id = key_of(services)
+    with services.store.transaction() as tx:
+        for _ in range(3):
+            tx.spend(key_id, 2 * DOLLAR, clock.now_ms())
+        tx.spend(key_id, 100 * DOLLAR, clock.now_ms() - DAY_MS)
+    clock.advance(DAY_MS)
+    assert services.store.usage(key_id, clock.now_ms()) == Usage(0, 0, 2 * DOLLAR)
+    create(services, key_id)
+    create(services, key_id)
+    assert refused(services, key_id).code == "spending_limit"
+
+
+def test_what_ends_at_once_is_all_counted(wire: Wire, clock: FixedClock) -> None:
+    services = limited(wire)
+    key_id = key_of(services)
+
+    def spend() -> None:
+        with services.store.transaction() as tx:
+            tx.spend(key_id, 7, clock.now_ms())
+
+    all_at_once(spend, threads=20)
+    assert services.store.spent_by_key(clock.now_ms()) == {key_id: 140}
+
+
+@on_every_database
+def test_jobs_that_wait_are_not_begun_once_the_day_is_spent(
+    wire: Wire, clock: FixedClock, provider: FakeProvider
+) -> None:
+    services = limited(wire, usd="1")
+    key_id, other = key_of(services), key_of(services, "other")
+    first, *waiting = (create(services, key_id) for _ in range(4))
+    with services.store.transaction() as tx:
+        for job in waiting:
+            tx.save_job(replace(job, next_at=clock.now_ms() + 5_000))
+    submit(services)
+    run(services, clock, first, 1)
+    theirs = create(services, other)
+    clock.advance(4_000)
+    submit(services)
+    assert {attempt.job_id for attempt in provider.called("submit")} == {first.id, theirs.id}
+    ended = services.store.jobs_by_id([job.id for job in waiting]).values()
+    assert {(job.status, job.error_code, job.attempt_id) for job in ended} == {
+        (JobStatus.FAILED, "budget_exhausted", None)
+    }
+
+
+@on_every_database
+def test_no_further_try_is_made_once_the_day_is_spent(wire: Wire, clock: FixedClock, provider: FakeProvider) -> None:
+    services = limited(wire, usd="1")
+    job = create(services, key_of(services))
+    submit(services)
+    run(services, clock, job, 1, EncodeFailed())
+    clock.advance(10_000)
+    submit(services)
+    ended = services.store.job(job.id)
+    assert ended and (ended.status, ended.error_code, ended.cost_nano) == (JobStatus.FAILED, "budget_exhausted", DOLLAR)
+    assert len(provider.called("submit")) == 1
+    (attempt,) = services.store.attempts(job.id)
+    assert attempt.error_code == "encode_failed"
+
+
+def test_an_end_that_is_reported_twice_is_spent_once(wire: Wire, clock: FixedClock) -> None:
+    services = limited(wire)
+    key_id = key_of(services)
+    job = create(services, key_id)
+    submit(services)
+    run(services, clock, job, 2)
+    attempt_id = (services.store.job(job.id) or job).attempt_id or ""
+    services.jobs.on_event(attempt_id, Event("failed", CLAIM, error=AssetNotFound()))
+    assert services.store.usage(key_id, clock.now_ms()) == Usage(0, 2 * DOLLAR, 2 * DOLLAR)
+
+
+def test_a_cancelled_attempt_is_spent_too(wire: Wire, clock: FixedClock) -> None:
+    services = limited(wire, usd="1")
+    key_id = key_of(services)
+    job = create(services, key_id)
+    submit(services)
+    services.jobs.on_event((services.store.job(job.id) or job).attempt_id or "", Event("started", CLAIM))
+    clock.advance(3_000)
+    services.jobs.cancel(job.id, key_id)
+    submit(services)
+    (attempt,) = services.store.attempts(job.id)
+    assert (attempt.state, attempt.cost_nano) == (AttemptState.SUPERSEDED, 3 * DOLLAR)
+    assert refused(services, key_id).code == "spending_limit"
+
+
+def test_own_machines_spend_nothing(wire: Wire, clock: FixedClock, provider: FakeProvider) -> None:
+    provider.default["price"] = None
+    services = limited(wire, usd="0.000001")
+    key_id = key_of(services)
+    job = create(services, key_id)
+    submit(services)
+    run(services, clock, job, 3600)
+    create(services, key_id)
+    assert services.store.spent_by_key(clock.now_ms()) == {}
+
+
+def test_zero_is_no_limit(wire: Wire, clock: FixedClock) -> None:
+    services = limited(wire)
+    key_id = key_of(services)
+    with services.store.transaction() as tx:
+        tx.spend(key_id, 10**15, clock.now_ms())
+    assert all(isinstance(answer, Job) for answer in all_at_once(lambda: create(services, key_id), threads=10))
+
+
+@on_every_database
+def test_unfinished_jobs_are_counted_by_their_index(services: Services, database: str) -> None:
+    if database.startswith("postgresql"):
+        pytest.skip("PostgreSQL chooses its plans by statistics")
+    query = "EXPLAIN QUERY PLAN SELECT count(*) FROM jobs WHERE key_id = 'k' AND finished_at IS NULL"
+    known = "EXPLAIN QUERY PLAN SELECT id FROM api_keys WHERE secret_sha256 = 'a' OR previous_sha256 = 'a'"
+    with services.store._engine.connect() as connection:
+        assert "USING COVERING INDEX jobs_unfinished" in str(connection.execute(sa.text(query)).all())
+        plan = str(connection.execute(sa.text(known)).all())
+    assert "MULTI-INDEX OR" in plan and "SCAN" not in plan

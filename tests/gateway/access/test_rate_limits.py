@@ -1,0 +1,193 @@
+"""How many requests a minute, counted here or in Redis."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+import tracemalloc
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from redis import Redis
+
+from gateway.access import rate_limits
+from gateway.access.rate_limits import OwnCounts, Rates, Window, address_of
+from gateway.errors import RateLimited
+from gateway.settings import Settings
+from scripts.stack import free_port
+from tests.gateway.conftest import FixedClock
+from tests.redis_server import redis_server
+
+MINUTE = 60_000
+
+
+@pytest.fixture
+def clock() -> FixedClock:
+    return FixedClock(1000 * MINUTE + 500)
+
+
+@pytest.fixture(scope="module")
+def redis_url() -> Iterator[str]:
+    with redis_server() as url:
+        yield url
+
+
+@pytest.fixture
+def storage(request: pytest.FixtureRequest) -> str:
+    """Where requests are counted, with nothing counted yet."""
+    if request.param == "memory":
+        return "memory://"
+    url = str(request.getfixturevalue("redis_url"))
+    with Redis.from_url(url) as redis:
+        redis.flushall()
+    return url
+
+
+everywhere = pytest.mark.parametrize("storage", ["memory", "redis"], indirect=True)
+
+
+def make(clock: FixedClock, storage: str = "memory://", **limits: int) -> Rates:
+    return Rates(Settings(rate_limit_storage=storage, **limits), clock)  # type: ignore[arg-type]
+
+
+@everywhere
+def test_so_many_pass_and_the_next_minute_as_many(storage: str, clock: FixedClock) -> None:
+    counted = make(clock, storage, rate_limit_per_key=3)
+    for remaining in (2, 1, 0):
+        assert counted.take("key", "a") == Window(3, remaining, 60)
+    clock.advance(58_499)
+    assert counted.take("key", "a") == Window(3, 0, 2, exceeded=True)
+    assert counted.take("key", "b") == Window(3, 2, 2), "others are counted apart"
+    clock.advance(1000)
+    assert counted.take("key", "a") == Window(3, 0, 1, exceeded=True)
+    clock.advance(1)
+    assert counted.take("key", "a") == Window(3, 2, 60)
+
+
+@everywhere
+def test_a_check_counts_nothing(storage: str, clock: FixedClock) -> None:
+    counted = make(clock, storage, failed_keys_per_address=2)
+    for _ in range(2):
+        for _ in range(5):
+            counted.check("failed", "1.2.3.4")
+        counted.take("failed", "1.2.3.4")
+    with pytest.raises(RateLimited) as caught:
+        counted.check("failed", "1.2.3.4")
+    assert caught.value.retry_after_s == 60
+    counted.check("failed", "1.2.3.5")
+    clock.advance(MINUTE)
+    counted.check("failed", "1.2.3.4")
+
+
+def test_zero_is_no_limit(clock: FixedClock) -> None:
+    counted = make(clock, rate_limit_per_key=0, failed_keys_per_address=0)
+    assert counted.take("key", "a") is None
+    counted.check("failed", "a")
+
+
+@everywhere
+def test_fifty_threads_get_no_more_than_there_is(storage: str, clock: FixedClock) -> None:
+    counted, barrier = make(clock, storage, rate_limit_per_key=100), threading.Barrier(50)
+
+    def many(_: int) -> int:
+        barrier.wait()
+        windows = [counted.take("key", "a") for _ in range(10)]
+        return sum(not window.exceeded for window in windows if window)
+
+    with ThreadPoolExecutor(50) as pool:
+        assert sum(pool.map(many, range(50))) == 100
+
+
+def test_a_flood_of_addresses_takes_bounded_memory_and_spares_who_was_there(
+    clock: FixedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate_limits, "MOST_NAMES", 100)
+    counted = make(clock, failed_keys_per_address=5, rate_limit_per_key=5)
+    counted.take("failed", "192.0.2.1")
+    for i in range(1000):
+        counted.take("failed", f"10.0.{i // 256}.{i % 256}")
+    assert isinstance(counted._counts, OwnCounts)
+    assert len(counted._counts._counts) <= 101
+    counted.check("failed", "192.0.2.1")
+    with pytest.raises(RateLimited):
+        counted.check("failed", "10.9.9.9")
+    window = counted.take("key", "key_1")
+    assert window and window.remaining == 4, "strangers use up nothing of the keys"
+
+
+def test_a_hundred_thousand_addresses_slow_nobody_down(clock: FixedClock) -> None:
+    counted = make(clock, failed_keys_per_address=30)
+    tracemalloc.start()
+    took_s: list[float] = []
+    for first in range(0, 100_000, 10_000):
+        began = time.process_time()
+        for i in range(first, first + 10_000):
+            counted.take("failed", f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}")
+        took_s.append(time.process_time() - began)
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert used < 10_000_000
+    assert sorted(took_s)[5] < 5 * min(took_s), "the last are counted as quickly as the first"
+    clock.advance(MINUTE)
+    counted.take("failed", "10.0.0.1")
+    assert isinstance(counted._counts, OwnCounts)
+    assert len(counted._counts._counts) == 1, "the minute's names go with it"
+
+
+def test_gateways_that_share_redis_count_together(redis_url: str, clock: FixedClock) -> None:
+    one, two = (make(clock, redis_url, rate_limit_per_key=3) for _ in range(2))
+    windows = [counted.take("key", "shared") for counted in (one, two, one, two)]
+    assert [window.exceeded for window in windows if window] == [False, False, False, True]
+    with Redis.from_url(redis_url) as redis:
+        (key,) = redis.keys("*key:shared")  # type: ignore[misc]
+        assert 60 < redis.ttl(key) <= 120  # type: ignore[operator]
+
+
+def test_without_redis_each_counts_for_itself_and_asks_again_later(
+    clock: FixedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    monkeypatch.setattr(rate_limits, "PAUSE_S", 3600)
+    counted = make(clock, f"redis://127.0.0.1:{port}/0", rate_limit_per_key=2)
+    windows = [counted.take("key", "a") for _ in range(3)]
+    assert [window.exceeded for window in windows if window] == [False, False, True]
+    with redis_server(port):
+        assert (counted.take("key", "a") or Window(0, 0, 0)).exceeded, "it is not asked at once"
+        later = time.monotonic() + rate_limits.PAUSE_S
+        monkeypatch.setattr(rate_limits.time, "monotonic", lambda: later)
+        window = counted.take("key", "a")
+        assert window and window.remaining == 1
+
+
+def test_a_redis_that_keeps_silent_costs_a_moment_once(clock: FixedClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        counted = make(clock, f"redis://127.0.0.1:{silent.getsockname()[1]}/0", rate_limit_per_key=2)
+        storage, asked = counted._counts._storage, []  # type: ignore[attr-defined]
+        incr = storage.incr
+        monkeypatch.setattr(rate_limits, "PAUSE_S", 3600)
+        monkeypatch.setattr(storage, "incr", lambda *args: (asked.append(args), incr(*args))[1])
+        windows = [counted.take("key", "a") for _ in range(3)]
+        how = storage.storage.connection_pool.connection_kwargs
+    assert len(asked) == 1
+    assert (how["socket_timeout"], how["socket_connect_timeout"]) == (0.25, 0.25)
+    assert [window.exceeded for window in windows if window] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("remote", "counted_as"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", "unknown"),
+        (None, "unknown"),
+        ("nonsense", "unknown"),
+    ],
+)
+def test_addresses_of_one_customer_are_counted_together(remote: str | None, counted_as: str) -> None:
+    assert address_of(remote) == counted_as

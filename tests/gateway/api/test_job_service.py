@@ -1,0 +1,330 @@
+"""What the HTTP API asks of jobs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from gateway.api import job_service
+from gateway.domain.attempts import AttemptState
+from gateway.domain.jobs import Job, JobStatus
+from gateway.errors import AttemptSuperseded, IdempotencyMismatch, JobFinished, NotFound
+from gateway.wiring import Services
+from tests.gateway.conftest import CLAIM, START_MS, FixedClock, JobFactory, Wire, on_every_database
+from wire.envelope import Event
+from wire.errors import AssetNotFound, EncodeFailed
+
+BODY = b"a finished video"
+RESULT = {"stats": {"size_bytes": len(BODY)}}
+PARAMS = {"url_image": "https://example.com/i.jpg", "duration": 5}
+DAY_MS = 24 * 3600 * 1000
+PutOutput = Callable[[str, bytes], None]
+
+
+def create(services: Services, key_id: str = "key_a", idempotency_key: str | None = None, **params: object) -> Job:
+    return services.jobs.create(key_id, "img2vid", params or PARAMS, idempotency_key)
+
+
+def on_event(services: Services, job: Job, type_: str, claim: str = CLAIM, **more: object) -> None:
+    assert job.attempt_id is not None
+    services.jobs.on_event(job.attempt_id, Event(type_, claim, **more))  # type: ignore[arg-type]
+
+
+def count_jobs(services: Services, key_id: str = "key_a") -> int:
+    return len(services.store.list_jobs(key_id, status=None, operation=None, before=None, limit=1000))
+
+
+@on_every_database
+def test_a_created_job_is_committed_queued_and_due(services: Services, wire: Wire) -> None:
+    job = create(services)
+    assert wire().store.job(job.id) == job
+    assert (job.status, job.created_at, job.next_at, job.params) == (JobStatus.QUEUED, START_MS, START_MS, PARAMS)
+
+
+def test_limits_of_a_job_are_those_at_its_creation(wire: Wire) -> None:
+    services = wire(job_timeout_seconds=7, queue_limit_seconds=9)
+    assert (create(services).timeout_s, create(services).queue_limit_s) == (7, 9)
+
+
+def test_a_job_is_seen_by_its_own_key_alone(services: Services) -> None:
+    job = create(services)
+    assert services.jobs.get(job.id, "key_a") == job
+    for job_id, key_id in ((job.id, "key_b"), ("job_x", "key_a")):
+        with pytest.raises(NotFound):
+            services.jobs.get(job_id, key_id)
+        with pytest.raises(NotFound):
+            services.jobs.cancel(job_id, key_id)
+    assert services.jobs.get(job.id, "key_a").status is JobStatus.QUEUED
+
+
+# Idempotency
+
+
+@on_every_database
+def test_fifty_requests_with_one_key_make_one_job(services: Services, wire: Wire) -> None:
+    gateways = [services, wire()]
+    barrier = threading.Barrier(50)
+
+    def one(number: int) -> Job:
+        barrier.wait()
+        return create(gateways[number % 2], idempotency_key="k")
+
+    with ThreadPoolExecutor(50) as pool:
+        made = list(pool.map(one, range(50)))
+    assert (len({job.id for job in made}), count_jobs(services)) == (1, 1)
+
+
+def test_another_request_under_the_same_key_is_refused_and_makes_nothing(services: Services) -> None:
+    create(services, idempotency_key="k")
+    with pytest.raises(IdempotencyMismatch):
+        create(services, idempotency_key="k", url_image="https://example.com/other.jpg")
+    with pytest.raises(IdempotencyMismatch):
+        services.jobs.create("key_a", "caption", PARAMS, "k")
+    assert count_jobs(services) == 1
+
+
+def test_the_order_of_the_json_does_not_matter(services: Services) -> None:
+    one = create(services, idempotency_key="k", a=1, b={"c": 2, "d": 3})
+    assert create(services, idempotency_key="k", b={"d": 3, "c": 2}, a=1) == one
+
+
+def test_the_order_of_a_list_does_matter(services: Services) -> None:
+    create(services, idempotency_key="k", a=[1, 2])
+    with pytest.raises(IdempotencyMismatch):
+        create(services, idempotency_key="k", a=[2, 1])
+
+
+def test_idempotency_keys_belong_to_their_api_key(services: Services) -> None:
+    one, two = create(services, "key_a", "k"), create(services, "key_b", "k")
+    assert (one.key_id, two.key_id, one.id == two.id) == ("key_a", "key_b", False)
+
+
+def test_without_a_key_every_request_is_a_new_job(services: Services) -> None:
+    assert create(services).id != create(services).id
+
+
+@pytest.mark.parametrize(("after_ms", "same"), [(DAY_MS - 1, True), (DAY_MS, False)])
+def test_a_key_is_kept_for_a_day(services: Services, clock: FixedClock, after_ms: int, same: bool) -> None:
+    first = create(services, idempotency_key="k")
+    clock.advance(after_ms)
+    again = create(services, idempotency_key="k")
+    assert (again.id == first.id) is same
+    assert create(services, idempotency_key="k").id == again.id
+
+
+def test_a_repeated_request_sees_how_far_the_job_is(services: Services) -> None:
+    job = create(services, idempotency_key="k")
+    services.jobs.cancel(job.id, "key_a")
+    assert create(services, idempotency_key="k").status is JobStatus.CANCELLED
+
+
+# Cancelling and waiting
+
+
+def test_cancel_twice_is_no_error_and_after_the_end_it_is(services: Services, job_factory: JobFactory) -> None:
+    job = job_factory()
+    first = services.jobs.cancel(job.id, job.key_id)
+    assert services.jobs.cancel(job.id, job.key_id) == first
+    done = job_factory(status=JobStatus.COMPLETED, next_at=None)
+    with pytest.raises(JobFinished):
+        services.jobs.cancel(done.id, done.key_id)
+
+
+@on_every_database
+def test_cancel_or_complete_wins_but_never_both(
+    services: Services, job_factory: JobFactory, put_output: PutOutput
+) -> None:
+    for _ in range(10):
+        job = job_factory(attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING)
+        put_output(job.attempt_id or "", BODY)
+        with ThreadPoolExecutor(2) as pool:
+            ends = [
+                pool.submit(services.jobs.cancel, job.id, job.key_id),
+                pool.submit(on_event, services, job, "completed", result=RESULT),
+            ]
+        errors = [type(end.exception()) for end in ends if end.exception()]
+        after = services.jobs.get(job.id, job.key_id)
+        assert errors == [AttemptSuperseded if after.status is JobStatus.CANCELLED else JobFinished]
+
+
+def test_wait_answers_at_once_for_a_finished_job(
+    services: Services, job_factory: JobFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services.jobs._notifier, "wait", lambda since, seconds: pytest.fail("it waits"))
+    job = job_factory(status=JobStatus.FAILED, next_at=None)
+    assert services.jobs.wait(job, 30) == job
+
+
+def test_wait_answers_the_job_so_far_when_the_time_is_up(services: Services, job_factory: JobFactory) -> None:
+    job = job_factory()
+    assert services.jobs.wait(job, 0) == job
+    assert services.jobs.wait(job, 0.05) == job
+
+
+@pytest.fixture
+def waited_while(services: Services, monkeypatch: pytest.MonkeyPatch) -> Callable[[Job, Callable[[], object]], Job]:
+    """What a waiter gets when something happens while it really waits."""
+    waits, wait = threading.Event(), services.jobs._notifier.wait
+
+    def watched(since: int, seconds: float) -> int:
+        waits.set()
+        return wait(since, seconds)
+
+    def run(job: Job, end: Callable[[], object]) -> Job:
+        monkeypatch.setattr(services.jobs._notifier, "wait", watched)
+        with ThreadPoolExecutor(1) as pool:
+            waiter = pool.submit(services.jobs.wait, job, 120)
+            assert waits.wait(30)
+            end()
+            return waiter.result(60)
+
+    return run
+
+
+def test_wait_is_woken_by_the_end(
+    services: Services, job_factory: JobFactory, put_output: PutOutput,
+    waited_while: Callable[[Job, Callable[[], object]], Job], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(job_service, "_LOOK_S", 3600)  # it does not see the end by itself
+    job = job_factory(attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING)
+    put_output(job.attempt_id or "", BODY)
+    after = waited_while(job, lambda: on_event(services, job, "completed", result=RESULT))
+    assert after.status is JobStatus.COMPLETED
+
+
+@on_every_database
+def test_wait_sees_what_another_process_committed(
+    wire: Wire, job_factory: JobFactory, waited_while: Callable[[Job, Callable[[], object]], Job]
+) -> None:
+    assert job_service._LOOK_S <= 0.5
+    job, other = job_factory(), wire()
+    after = waited_while(job, lambda: other.jobs.cancel(job.id, job.key_id))
+    assert after.status is JobStatus.CANCELLED
+
+
+# Events
+
+
+@on_every_database
+def test_the_way_of_a_job_by_events(services: Services, job_factory: JobFactory, put_output: PutOutput) -> None:
+    job = job_factory(attempt=AttemptState.SUBMITTED, tries=1)
+    on_event(services, job, "started")
+    on_event(services, job, "progress", progress=0.5)
+    assert services.jobs.get(job.id, job.key_id).progress == 0.5
+    put_output(job.attempt_id or "", BODY)
+    on_event(services, job, "completed", result=RESULT)
+    after = services.jobs.get(job.id, job.key_id)
+    assert (after.status, after.stats) == (JobStatus.COMPLETED, {"size_bytes": len(BODY), "provider": "fake"})
+
+
+def test_started_may_be_repeated_by_the_same_claim_alone(services: Services, job_factory: JobFactory) -> None:
+    job = job_factory(attempt=AttemptState.SUBMITTED)
+    on_event(services, job, "started")
+    on_event(services, job, "started")
+    with pytest.raises(AttemptSuperseded):
+        on_event(services, job, "started", claim="claim-of-worker-2")
+
+
+@on_every_database
+def test_of_many_workers_one_gets_the_claim(services: Services, wire: Wire, job_factory: JobFactory) -> None:
+    job, gateways = job_factory(attempt=AttemptState.SUBMITTED), [services, wire()]
+    barrier = threading.Barrier(10)
+
+    def start(number: int) -> None:
+        barrier.wait()
+        on_event(gateways[number % 2], job, "started", claim=f"claim-of-worker-{number}")
+
+    with ThreadPoolExecutor(10) as pool:
+        tried = [pool.submit(start, number) for number in range(10)]
+    assert [type(one.exception()) for one in tried if one.exception()] == [AttemptSuperseded] * 9
+
+
+@pytest.mark.parametrize("type_", ["started", "progress", "completed", "failed"])
+def test_an_unknown_attempt_is_superseded(services: Services, type_: str) -> None:
+    event = Event(
+        type_,
+        CLAIM,
+        result=RESULT if type_ == "completed" else None,
+        error=EncodeFailed() if type_ == "failed" else None,
+    )
+    with pytest.raises(AttemptSuperseded):
+        services.jobs.on_event("att_unknown", event)
+
+
+def test_completed_repeated_by_the_same_claim_is_answered_like_the_first_time(
+    services: Services, job_factory: JobFactory, put_output: PutOutput
+) -> None:
+    job = job_factory(attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING)
+    put_output(job.attempt_id or "", BODY)
+    on_event(services, job, "completed", result=RESULT)
+    first = services.jobs.get(job.id, job.key_id)
+    on_event(services, job, "completed", result=RESULT)
+    assert services.jobs.get(job.id, job.key_id) == first
+    with pytest.raises(AttemptSuperseded):
+        on_event(services, job, "failed", error=EncodeFailed())
+    with pytest.raises(AttemptSuperseded):
+        on_event(services, job, "completed", claim="claim-of-worker-2", result=RESULT)
+
+
+@pytest.mark.parametrize("stored", [None, BODY[:-1], BODY + b"!"])
+def test_completed_without_the_whole_output_is_tried_again(
+    services: Services, job_factory: JobFactory, put_output: PutOutput, stored: bytes | None
+) -> None:
+    job = job_factory(attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING, tries=1)
+    if stored is not None:
+        put_output(job.attempt_id or "", stored)
+    on_event(services, job, "completed", result=RESULT)
+    attempt = services.store.attempt(job.attempt_id or "")
+    after = services.jobs.get(job.id, job.key_id)
+    assert attempt and (attempt.state, attempt.error_code) == (AttemptState.FAILED, "output_missing")
+    assert (after.status, after.error_code) == (JobStatus.QUEUED, None)
+    assert START_MS < (after.next_at or 0) <= START_MS + 1_200
+
+
+def test_a_foreign_claim_cannot_fail_the_attempt_by_claiming_to_have_completed(
+    services: Services, job_factory: JobFactory
+) -> None:
+    job = job_factory(attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING)
+    with pytest.raises(AttemptSuperseded):
+        on_event(services, job, "completed", claim="claim-of-worker-2", result=RESULT)
+    assert services.store.job(job.id) == job
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(AssetNotFound("video: 404"), JobStatus.FAILED), (EncodeFailed(), JobStatus.QUEUED)]
+)
+def test_failed_ends_or_retries_by_the_errors_class(
+    services: Services, job_factory: JobFactory, error: AssetNotFound | EncodeFailed, status: JobStatus
+) -> None:
+    job = job_factory(attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING, tries=1)
+    on_event(services, job, "failed", error=error)
+    assert services.jobs.get(job.id, job.key_id).status is status
+
+
+@pytest.mark.parametrize("type_", ["started", "progress"])
+def test_workers_of_a_cancelled_job_are_told_to_stop(services: Services, job_factory: JobFactory, type_: str) -> None:
+    job = job_factory(attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING)
+    services.jobs.cancel(job.id, job.key_id)
+    with pytest.raises(AttemptSuperseded):
+        on_event(services, job, type_)
+
+
+@on_every_database
+def test_an_end_wakes_the_job_that_has_waited_longest(services: Services, job_factory: JobFactory) -> None:
+    waiting = job_factory(waits=2, next_at=START_MS + 9_000)
+    job = job_factory(attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING, tries=1)
+    on_event(services, job, "failed", error=AssetNotFound())
+    assert services.jobs.get(waiting.id, waiting.key_id).next_at == START_MS
+
+
+def test_an_event_takes_no_lease_away_and_an_end_does(services: Services, job_factory: JobFactory) -> None:
+    job = job_factory(
+        attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING, lease_token="t", lease_expires_at=START_MS + 9
+    )
+    on_event(services, job, "progress", progress=0.5)
+    assert services.jobs.get(job.id, job.key_id).lease_token == "t"
+    on_event(services, job, "failed", error=AssetNotFound())
+    assert services.jobs.get(job.id, job.key_id).lease_token is None

@@ -1,0 +1,471 @@
+"""`POST /video/<operation>`: what is taken, what is refused and how, and what of it is stored."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from flask.testing import FlaskClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from marshmallow import fields
+
+from ffmpeg_ops.operation import OPERATIONS
+from gateway.db.store import Store
+from gateway.domain.jobs import JobStatus
+from gateway.wiring import Services
+from tests.gateway.api.conftest import CAPTION, VIDEO, Worker, assert_problem
+from tests.gateway.conftest import FixedClock
+
+IMAGE = {"url_image": "https://example.com/photo.jpg"}
+SOUND = {"url_video": "https://example.com/v.mp4", "url_audio": "https://example.com/a.mp3"}
+BODIES = {"caption": CAPTION, "img2vid": IMAGE, "adicionaAudio": SOUND}
+RESERVED = ("operation", "delivery", "webhook_url", "output")
+
+
+def refused_field(api: FlaskClient, operation: str, body: Any, field: str) -> list[str]:
+    """The body is refused, and `field` alone is named; answers the reasons."""
+    document = assert_problem(api.post(f"/video/{operation}", json=body), 422, "validation_failed")
+    assert list(document["errors"]) == [field]
+    assert field in document["title"]
+    return document["errors"][field]  # type: ignore[no-any-return]
+
+
+def raw(api: FlaskClient, data: bytes | str, content_type: str = "application/json") -> Any:
+    return api.post("/video/caption", data=data, content_type=content_type)
+
+
+def count(services: Services, table: str) -> int:
+    with services.store._engine.connect() as connection:
+        return int(connection.scalar(sa.text(f"SELECT count(*) FROM {table}")) or 0)
+
+
+def test_the_kept_routes_are_there_with_the_kept_fields() -> None:
+    required = {
+        name: {f.data_key or n for n, f in operation.params().fields.items() if f.required}
+        for name, operation in OPERATIONS.items()
+    }
+    for name, body in BODIES.items():
+        assert required[name] <= set(body)
+        assert set(body) <= set(OPERATIONS[name].params().fields)
+    shot = OPERATIONS["img2vid"].params().fields
+    assert (shot["duration"].load_default, shot["frame_rate"].load_default) == (5, 24)
+
+
+@pytest.mark.parametrize("operation", sorted(BODIES))
+def test_a_job_is_accepted_with_the_agreed_answer(api: FlaskClient, operation: str) -> None:
+    response = api.post(f"/video/{operation}", json=BODIES[operation])
+    assert response.status_code == 202
+    job = response.get_json()
+    assert set(job) == {"jobId", "operation", "status", "progress", "statusUrl", "createdAt"}
+    assert (job["operation"], job["status"], job["progress"]) == (operation, "queued", 0)
+    assert job["createdAt"] == "2023-11-14T22:13:20.000Z"
+    assert job["jobId"].startswith("job_") and len(job["jobId"]) == 30
+    assert response.headers["Location"] == f"/jobs/{job['jobId']}"
+    assert job["statusUrl"] == f"http://127.0.0.1:8000/jobs/{job['jobId']}"
+    assert int(response.headers["Retry-After"]) >= 1
+    assert "Preference-Applied" not in response.headers
+
+
+@pytest.mark.parametrize("operation", sorted(OPERATIONS))
+def test_every_example_is_accepted(api: FlaskClient, operation: str) -> None:
+    for example in OPERATIONS[operation].examples:
+        assert api.post(f"/video/{operation}", json=example).status_code == 202
+
+
+def test_a_job_has_one_shape_in_post_get_and_list(api: FlaskClient, worker: Worker) -> None:
+    """While it waits, runs, and after it has ended."""
+    for step in (lambda: None, lambda: worker.report("started"), worker.finish):
+        step()
+        posted = api.get(f"/jobs/{worker.job_id}").get_json()
+        listed = api.get("/jobs").get_json()["jobs"][0]
+        assert posted == listed
+
+
+def test_the_repeated_post_has_the_shape_of_the_get(api: FlaskClient) -> None:
+    first = api.post("/video/caption", json=CAPTION, headers={"Idempotency-Key": "a"})
+    again = api.post("/video/caption", json=CAPTION, headers={"Idempotency-Key": "a"})
+    assert first.get_json() == again.get_json() == api.get(first.headers["Location"]).get_json()
+
+
+def test_a_finished_job_has_url_and_stats(api: FlaskClient, worker: Worker, clock: FixedClock) -> None:
+    clock.advance(2000)
+    worker.report("started")
+    clock.advance(3000)
+    worker.finish()
+    job = api.get(f"/jobs/{worker.job_id}").get_json()
+    assert (job["status"], job["progress"]) == ("completed", 1.0)
+    assert job["startedAt"] == "2023-11-14T22:13:22.000Z"
+    assert job["finishedAt"] == "2023-11-14T22:13:25.000Z"
+    assert job["stats"] == {
+        "duration_s": 2.0,
+        "size_bytes": len(VIDEO),
+        "encoder": "libx264",
+        "provider": "fake",
+        "queue_s": 2.0,
+        "total_s": 5.0,
+        "tries": 1,
+        "cost_usd": None,
+    }
+    assert "error" not in job
+
+
+@pytest.mark.parametrize("path", ["/video/unknown", "/video/Caption", "/video/adicionaaudio", "/video/caption%00"])
+def test_an_unknown_operation_is_not_found(api: FlaskClient, path: str) -> None:
+    assert_problem(api.post(path, json=CAPTION), 404, "not_found")
+
+
+def test_an_unknown_field_is_named(api: FlaskClient) -> None:
+    assert refused_field(api, "caption", {**CAPTION, "fontsize": 3}, "fontsize") == ["Unknown field."]
+
+
+@pytest.mark.parametrize("operation", sorted(BODIES))
+def test_reserved_names_are_refused(api: FlaskClient, operation: str) -> None:
+    for name in RESERVED:
+        refused_field(api, operation, {**BODIES[operation], name: "x"}, name)
+
+
+@pytest.mark.parametrize(("operation", "name"), [(o, name) for o, body in BODIES.items() for name in body])
+def test_a_missing_url_is_named(api: FlaskClient, operation: str, name: str) -> None:
+    body = {key: value for key, value in BODIES[operation].items() if key != name}
+    refused_field(api, operation, body, name)
+
+
+def test_all_mistakes_are_named_at_once(api: FlaskClient) -> None:
+    body = {"url_image": "x", "duration": 0, "frame_rate": "fast", "zoom": 2}
+    document = assert_problem(api.post("/video/img2vid", json=body), 422, "validation_failed")
+    assert set(document["errors"]) == set(body)
+    assert all(isinstance(reason, str) for reasons in document["errors"].values() for reason in reasons)
+
+
+NO_ADDRESSES: list[Any] = [
+    "example.com/v.mp4",
+    "//example.com/v.mp4",
+    "ftp://example.com/v.mp4",
+    "file:///etc/passwd",
+    "javascript:alert(1)",
+    "data:video/mp4;base64,AAAA",
+    "https://",
+    "https:///v.mp4",
+    "https://exa mple.com/v.mp4",
+    "https://example.com/a b.mp4",
+    " https://example.com/v.mp4",
+    "https://example.com/v.mp4 ",
+    "https://example.com/v.mp4\n",
+    "https://example.com/v.mp4\r\nX: y",
+    "https://example.com/\0.mp4",
+    "https://example.com/\x7f.mp4",
+    "concat:https://example.com/a|b",
+    "",
+    None,
+    7,
+    True,
+    ["https://example.com/v.mp4"],
+    {"url": "https://example.com/v.mp4"},
+]
+
+
+def test_what_is_no_web_address_is_refused(api: FlaskClient) -> None:
+    for url in NO_ADDRESSES:
+        refused_field(api, "caption", {**CAPTION, "url_video": url}, "url_video")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://minio:9000/x", "http://127.0.0.1:8000/files/a?signature=x.y", "https://exämple.com/ü.mp4?a=b#c"]
+)
+def test_addresses_without_a_top_level_domain_are_taken(api: FlaskClient, url: str) -> None:
+    assert api.post("/video/caption", json={**CAPTION, "url_video": url}).status_code == 202
+
+
+WRONG_NUMBERS = [
+    "-1",
+    "1e9",
+    "1e400",
+    "NaN",
+    "Infinity",
+    "-Infinity",
+    "null",
+    "true",
+    "false",
+    "[5]",
+    "{}",
+    '"x"',
+    '""',
+]
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("duration", ["0", "0.0", "-0.0", "60.001", *WRONG_NUMBERS]),
+        ("frame_rate", ["0", "0.999", "60.5", *WRONG_NUMBERS]),
+    ],
+)
+def test_a_wrong_number_is_refused(api: FlaskClient, field: str, values: list[str]) -> None:
+    for value in values:
+        body = f'{{"url_image": "https://example.com/a.jpg", "{field}": {value}}}'
+        response = api.post("/video/img2vid", data=body, content_type="application/json")
+        assert list(assert_problem(response, 422, "validation_failed")["errors"]) == [field], value
+
+
+@pytest.mark.parametrize(("duration", "frame_rate"), [(60, 60), (0.04, 1), (5, 23.976)])
+def test_the_limits_themselves_are_taken(api: FlaskClient, duration: float, frame_rate: float) -> None:
+    body = {**IMAGE, "duration": duration, "frame_rate": frame_rate}
+    assert api.post("/video/img2vid", json=body).status_code == 202
+
+
+@pytest.mark.parametrize("body", ["[]", "null", "1", '"text"', "true", '[{"url_video": "https://example.com/v.mp4"}]'])
+def test_json_that_is_no_object_is_refused(api: FlaskClient, body: str) -> None:
+    assert list(assert_problem(raw(api, body), 422, "validation_failed")["errors"]) == ["_schema"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b"{'url_video': 'x'}",
+        b'{"url_video": "x",}',
+        b"url_video=https://example.com",
+        b'{"a": 1} {"b": 2}',
+        b"\x00",
+        b'{"url_video": "\xff\xfe"}',
+        json.dumps(CAPTION).encode("utf-16"),
+        b"\xef\xbb\xbf" + json.dumps(CAPTION).encode(),
+        b'{"url_video": "https://example.com/\\ud800", "url_srt": "https://example.com/s"}',
+        b'{"url_video": ' + b"9" * 5000 + b"}",
+    ],
+    ids=range(11),
+)
+def test_broken_json_is_told_apart_from_wrong_fields(api: FlaskClient, body: bytes) -> None:
+    assert_problem(raw(api, body), 400, "malformed_body")
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":'])
+@pytest.mark.parametrize("depth", [500, 5_000, 100_000])
+def test_deep_nesting_is_refused(api: FlaskClient, opening: bytes, depth: int) -> None:
+    closing = b"]" if opening == b"[" else b"}"
+    for body in (opening * depth, b'{"url_video": ' + opening * depth + b"1" + closing * (depth + 1)):
+        assert raw(api, body).status_code in {400, 422}
+
+
+def test_an_empty_body_names_what_is_missing(api: FlaskClient) -> None:
+    for body in (b"", b"{}"):
+        assert set(assert_problem(raw(api, body), 422, "validation_failed")["errors"]) == {"url_video"}
+    half = b'{"url_video": "https://example.com/v.mp4"}'
+    assert set(assert_problem(raw(api, half), 422, "validation_failed")["errors"]) == {"url_srt"}
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "",
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/xml",
+        "json",
+    ],
+)
+def test_another_media_type_is_refused(api: FlaskClient, content_type: str) -> None:
+    assert_problem(raw(api, json.dumps(CAPTION), content_type), 415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json; charset=utf-8", "APPLICATION/JSON", "application/vnd.x+json"]
+)
+def test_json_may_say_more_of_itself(api: FlaskClient, content_type: str) -> None:
+    assert raw(api, json.dumps(CAPTION), content_type).status_code == 202
+
+
+def test_a_body_over_one_megabyte_is_refused(api: FlaskClient) -> None:
+    body = json.dumps({**CAPTION, "url_video": "https://example.com/" + "x" * 1_000_000})
+    assert_problem(raw(api, body), 413, "payload_too_large")
+
+
+def test_of_duplicate_keys_the_last_one_counts_everywhere(api: FlaskClient, services: Services) -> None:
+    body = '{"url_image": "https://example.com/a.jpg", "duration": 0, "duration": 3}'
+    response = api.post("/video/img2vid", data=body, content_type="application/json")
+    job = services.store.job(response.get_json()["jobId"])
+    assert job is not None and job.params == {"url_image": "https://example.com/a.jpg", "duration": 3}
+
+
+def test_only_what_the_client_set_is_stored(api: FlaskClient, services: Services) -> None:
+    job = services.store.job(api.post("/video/img2vid", json=IMAGE).get_json()["jobId"])
+    assert job is not None and job.params == IMAGE
+
+
+def test_an_unknown_query_parameter_is_named(api: FlaskClient) -> None:
+    document = assert_problem(api.post("/video/caption?wiat=5", json=CAPTION), 422, "validation_failed")
+    assert list(document["errors"]) == ["wiat"]
+
+
+def test_with_little_free_disk_no_job_is_taken(
+    api: FlaskClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services.storage, "free_percent", lambda: -0.1)
+    response = api.post("/video/caption", json=CAPTION)
+    assert_problem(response, 507, "storage_low")
+    assert "Retry-After" in response.headers
+    assert count(services, "jobs") == 0
+
+
+def test_with_little_free_disk_a_repeated_request_is_answered_with_its_job(
+    api: FlaskClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = repeated(api, "order-1")
+    monkeypatch.setattr(services.storage, "free_percent", lambda: -0.1)
+    assert_problem(repeated(api, "order-2"), 507, "storage_low")
+    assert repeated(api, "order-1").get_json() == first.get_json()
+    assert count(services, "idempotency") == 1
+
+
+def test_with_a_broken_database_nothing_is_acknowledged_or_stored(api: FlaskClient, services: Services) -> None:
+    with services.store._engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE jobs RENAME TO jobs_gone"))
+    response = api.post("/video/caption", json=CAPTION, headers={"Idempotency-Key": "again"})
+    document = assert_problem(response, 503, "service_unavailable")
+    assert "Retry-After" in response.headers
+    assert "jobs" not in document["title"].replace("job ", "")
+    assert count(services, "idempotency") == 0
+    with services.store._engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE jobs_gone RENAME TO jobs"))
+    assert api.post("/video/caption", json=CAPTION, headers={"Idempotency-Key": "again"}).status_code == 202
+    assert count(services, "jobs") == 1
+
+
+def test_with_a_broken_key_table_nobody_is_let_in(api: FlaskClient, services: Services) -> None:
+    with services.store._engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE api_keys RENAME TO gone"))
+    assert_problem(api.get("/jobs"), 503, "service_unavailable")
+
+
+# Idempotency-Key
+
+
+def repeated(api: FlaskClient, key: str, body: Any = CAPTION, operation: str = "caption") -> Any:
+    return api.post(f"/video/{operation}", json=body, headers={"Idempotency-Key": key})
+
+
+def test_the_same_key_and_body_give_the_same_job(api: FlaskClient, services: Services) -> None:
+    first = repeated(api, "order-1")
+    turned = dict(reversed(CAPTION.items()))
+    assert repeated(api, "order-1", turned).get_json() == first.get_json()
+    assert count(services, "jobs") == 1
+
+
+def test_quoted_and_bare_keys_are_the_same(api: FlaskClient) -> None:
+    assert repeated(api, '"order-1"').get_json() == repeated(api, "order-1").get_json()
+
+
+def test_the_same_key_with_another_request_is_refused(api: FlaskClient) -> None:
+    repeated(api, "order-1")
+    other = {**CAPTION, "url_srt": "https://example.com/other.srt"}
+    assert_problem(repeated(api, "order-1", other), 422, "idempotency_mismatch")
+    assert_problem(repeated(api, "order-1", SOUND, "adicionaAudio"), 422, "idempotency_mismatch")
+
+
+def test_another_key_gives_another_job(api: FlaskClient) -> None:
+    assert repeated(api, "a").get_json()["jobId"] != repeated(api, "b").get_json()["jobId"]
+    assert repeated(api, "a").get_json()["jobId"] != repeated(api, "A").get_json()["jobId"]
+
+
+def test_keys_of_two_clients_are_apart(api: FlaskClient, stranger: FlaskClient) -> None:
+    mine, theirs = repeated(api, "order-1"), repeated(stranger, "order-1", SOUND, "adicionaAudio")
+    assert (mine.status_code, theirs.status_code) == (202, 202)
+    assert mine.get_json()["jobId"] != theirs.get_json()["jobId"]
+
+
+@pytest.mark.parametrize("given_key", ["", " ", '""', '"', "x" * 256, '"' + "x" * 256 + '"'])
+def test_a_key_that_is_empty_or_too_long_is_refused(api: FlaskClient, services: Services, given_key: str) -> None:
+    document = assert_problem(repeated(api, given_key), 422, "validation_failed")
+    assert list(document["errors"]) == ["Idempotency-Key"]
+    assert count(services, "jobs") == 0
+
+
+def test_the_longest_key_is_taken(api: FlaskClient) -> None:
+    assert repeated(api, "x" * 255).get_json() == repeated(api, '"' + "x" * 255 + '"').get_json()
+
+
+def test_a_refused_request_uses_up_no_key(api: FlaskClient) -> None:
+    assert repeated(api, "order-1", {}).status_code == 422
+    assert repeated(api, "order-1").status_code == 202
+
+
+def test_a_key_is_forgotten_after_a_day(api: FlaskClient, clock: FixedClock) -> None:
+    first = repeated(api, "order-1").get_json()["jobId"]
+    clock.advance(24 * 3600 * 1000 - 1)
+    assert repeated(api, "order-1").get_json()["jobId"] == first
+    clock.advance(1)
+    assert repeated(api, "order-1", SOUND, "adicionaAudio").status_code == 202
+
+
+def test_repeating_the_request_of_a_finished_job_gives_its_result(api: FlaskClient, worker: Worker) -> None:
+    first = repeated(api, "order-1").get_json()["jobId"]
+    api.delete(f"/jobs/{first}")
+    response = repeated(api, "order-1")
+    assert (response.status_code, response.get_json()["status"]) == (200, "cancelled")
+    assert "Retry-After" not in response.headers
+
+
+# Anything at all
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+NAMES = sorted({name for operation in OPERATIONS.values() for name in operation.params().fields} | set(RESERVED))
+NEARLY = st.dictionaries(
+    st.sampled_from(NAMES) | st.text(max_size=6), JSON | st.sampled_from([*CAPTION.values(), 1, 24.0]), max_size=6
+)
+UNSHARED = settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+
+def check_taken_or_refused(response: Any, store: Store) -> None:
+    assert response.status_code in {202, 400, 415, 422}, response.get_data(as_text=True)
+    if response.status_code == 202:
+        job = store.job(response.get_json()["jobId"])
+        assert job is not None and job.status is JobStatus.QUEUED
+    else:
+        assert_problem(response, response.status_code, response.get_json()["code"])
+
+
+@UNSHARED
+@given(operation=st.sampled_from(sorted(OPERATIONS)), body=JSON | NEARLY)
+def test_any_json_is_taken_or_refused_never_a_failure(
+    api: FlaskClient, store: Store, operation: str, body: Any
+) -> None:
+    data = json.dumps(body)
+    check_taken_or_refused(api.post(f"/video/{operation}", data=data, content_type="application/json"), store)
+
+
+@UNSHARED
+@given(operation=st.sampled_from(sorted(OPERATIONS)), data=st.data())
+def test_whatever_the_schema_takes_the_api_takes(
+    api: FlaskClient, store: Store, operation: str, data: st.DataObject
+) -> None:
+    body = {
+        name: data.draw(st.floats(1, 60) if isinstance(field, fields.Float) else st.just("http://example.com/x"))
+        for name, field in OPERATIONS[operation].params().fields.items()
+        if name in {*BODIES[operation], "duration", "frame_rate"}
+    }
+    assert api.post(f"/video/{operation}", json=body).status_code == 202
+
+
+@UNSHARED
+@given(data=st.binary(max_size=200), content_type=st.sampled_from(["application/json", "text/plain", "a/b+json", ";"]))
+def test_any_bytes_are_refused_never_a_failure(api: FlaskClient, store: Store, data: bytes, content_type: str) -> None:
+    check_taken_or_refused(raw(api, data, content_type), store)
+
+
+@UNSHARED
+@given(name=st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_characters="\x7f"), max_size=300))
+def test_any_idempotency_key_gives_one_job_or_a_refusal(api: FlaskClient, name: str) -> None:
+    first, again = repeated(api, name), repeated(api, name)
+    assert first.status_code in {202, 422}
+    if first.status_code == 202:
+        assert again.get_json() == first.get_json()

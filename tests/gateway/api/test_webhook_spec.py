@@ -1,0 +1,169 @@
+"""`webhook_url` and `POST /jobs/<id>/webhook`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from gateway.wiring import Services
+from tests.gateway.api.conftest import CAPTION, Worker, assert_problem
+from tests.gateway.api.test_operation_routes import NO_ADDRESSES, refused_field
+from tests.gateway.conftest import FixedClock, Wire
+from tests.servers import FileServer, Reply
+
+HOOK = {**CAPTION, "webhook_url": "https://example.com/hook"}
+
+
+@pytest.fixture
+def services(wire: Wire, files: FileServer) -> Services:
+    return wire(webhook_allow_origins=(files.origin,))
+
+
+def turn(services: Services) -> None:
+    services.dispatcher.tick()
+    services.dispatcher.settle()
+
+
+def post(api: FlaskClient, **changes: Any) -> dict[str, Any]:
+    response = api.post("/video/caption", json={**HOOK, **changes})
+    assert response.status_code == 202, response.get_data(as_text=True)
+    return response.get_json()  # type: ignore[no-any-return]
+
+
+def log_of(api: FlaskClient, job_id: str) -> dict[str, Any]:
+    return api.get(f"/jobs/{job_id}").get_json()["webhook"]  # type: ignore[no-any-return]
+
+
+# webhook_url
+
+
+def test_a_job_tells_where_its_webhook_will_go_without_what_is_secret_in_it(api: FlaskClient) -> None:
+    job = post(api, webhook_url="https://me:hunter2@example.com:8443/hook/7?token=hunter2#hunter2")
+    assert job["webhook"] == {"url": "https://example.com:8443/hook/7", "status": "pending", "tries": 0}
+    assert "hunter2" not in api.get("/jobs").get_data(as_text=True)
+
+
+def test_the_url_is_no_param(api: FlaskClient, services: Services) -> None:
+    job = services.store.job(post(api)["jobId"])
+    assert job is not None
+    assert (job.params, job.webhook_url) == (CAPTION, HOOK["webhook_url"])
+
+
+def test_what_is_no_web_address_is_refused(api: FlaskClient, services: Services) -> None:
+    for url in [*NO_ADDRESSES, "https://example.com:99999/", f"https://example.com/{'x' * 4096}"]:
+        refused_field(api, "caption", {**CAPTION, "webhook_url": url}, "webhook_url")
+    assert api.get("/jobs").get_json()["jobs"] == []
+
+
+def test_a_host_of_any_length_does_not_keep_a_job_from_ending(api: FlaskClient, services: Services) -> None:
+    job = post(api, webhook_url=f"https://{'.'.join(['x' * 50] * 40)}.example.com/")
+    assert api.delete(f"/jobs/{job['jobId']}").get_json()["status"] == "cancelled"
+    assert len(services.store.webhooks([job["jobId"]])[job["jobId"]].host) == 255
+
+
+@pytest.mark.parametrize("other", [CAPTION, {**HOOK, "webhook_url": "https://example.com/other"}])
+def test_another_url_is_another_request(api: FlaskClient, other: dict[str, Any]) -> None:
+    headers = {"Idempotency-Key": "a"}
+    first = api.post("/video/caption", json=HOOK, headers=headers).get_json()
+    again = api.post("/video/caption", json=dict(reversed(HOOK.items())), headers=headers).get_json()
+    assert first == again
+    assert_problem(api.post("/video/caption", json=other, headers=headers), 422, "idempotency_mismatch")
+
+
+def test_requests_from_before_there_were_webhooks_are_recognised(
+    api: FlaskClient, services: Services, key: Any
+) -> None:
+    job_id = api.post("/video/caption", json=CAPTION).get_json()["jobId"]
+    fingerprint = hashlib.sha256(json.dumps(["caption", CAPTION], sort_keys=True).encode()).hexdigest()
+    now = services.clock.now_ms()
+    with services.store.transaction() as tx:
+        tx.claim_idempotency_key(key.record.id, "old", fingerprint, job_id, now=now, after=now - 1)
+    again = api.post("/video/caption", json=CAPTION, headers={"Idempotency-Key": "old"})
+    assert again.get_json()["jobId"] == job_id
+
+
+def test_what_became_of_it_is_in_the_job_everywhere(
+    api: FlaskClient, services: Services, files: FileServer, clock: FixedClock
+) -> None:
+    files.routes["/hook"] = Reply(500)
+    job = post(api, webhook_url=files.url("/hook"))
+    api.delete(f"/jobs/{job['jobId']}")
+    turn(services)
+    log = log_of(api, job["jobId"])
+    assert log == {
+        "url": files.url("/hook"),
+        "status": "pending",
+        "tries": 1,
+        "id": f"wh_{job['jobId'][4:]}",
+        "lastTryAt": "2023-11-14T22:13:20.000Z",
+        "lastStatusCode": 500,
+        "nextTryAt": log["nextTryAt"],
+    }
+    assert "2023-11-14T22:13:24" < log["nextTryAt"] < "2023-11-14T22:13:26"
+    assert api.get("/jobs").get_json()["jobs"][0]["webhook"] == log
+    assert api.delete(f"/jobs/{job['jobId']}").get_json()["webhook"] == log
+    assert headers_of(files, 0)["webhook-id"] == log["id"]
+
+
+def headers_of(files: FileServer, number: int) -> dict[str, str]:
+    return {name.lower(): value for name, value in files.requests[number].headers.items()}
+
+
+# POST /jobs/<id>/webhook
+
+
+def test_a_replay_sends_it_once_more_with_the_same_id(
+    api: FlaskClient, services: Services, files: FileServer, worker: Worker, clock: FixedClock
+) -> None:
+    files.routes["/hook"] = Reply(200)
+    job_id = post(api, webhook_url=files.url("/hook"))["jobId"]
+    api.delete(f"/jobs/{job_id}")
+    turn(services)
+    clock.advance(3_600_000)
+    response = api.post(f"/jobs/{job_id}/webhook")
+    assert response.status_code == 202
+    assert response.get_json()["webhook"] == {**log_of(api, job_id), "status": "pending", "tries": 0}
+    assert response.get_json()["webhook"]["nextTryAt"] == "2023-11-14T23:13:20.000Z"
+    turn(services)
+    turn(services)
+    assert len(files.requests) == 2
+    assert headers_of(files, 0)["webhook-id"] == headers_of(files, 1)["webhook-id"]
+    assert headers_of(files, 0)["webhook-timestamp"] != headers_of(files, 1)["webhook-timestamp"]
+    assert log_of(api, job_id)["status"] == "succeeded"
+
+
+def test_a_replay_of_a_failed_one_has_the_whole_schedule_before_it(
+    api: FlaskClient, services: Services, files: FileServer
+) -> None:
+    answers = iter([Reply(410), Reply(500)])
+    files.routes["/hook"] = lambda _: next(answers)
+    job_id = post(api, webhook_url=files.url("/hook"))["jobId"]
+    api.delete(f"/jobs/{job_id}")
+    turn(services)
+    assert log_of(api, job_id)["status"] == "failed"
+    api.post(f"/jobs/{job_id}/webhook")
+    turn(services)
+    log = log_of(api, job_id)
+    assert (log["status"], log["tries"], log["lastStatusCode"]) == ("pending", 1, 500)
+
+
+def test_without_a_webhook_there_is_nothing_to_replay(api: FlaskClient, worker: Worker) -> None:
+    worker.finish()
+    assert_problem(api.post(f"/jobs/{worker.job_id}/webhook"), 409, "no_webhook")
+
+
+def test_a_job_that_has_not_ended_is_not_told(api: FlaskClient, services: Services) -> None:
+    job_id = post(api)["jobId"]
+    assert_problem(api.post(f"/jobs/{job_id}/webhook"), 409, "job_not_finished")
+    assert services.store.webhooks([job_id]) == {}
+
+
+def test_another_clients_webhook_is_not_there(api: FlaskClient, stranger: FlaskClient, files: FileServer) -> None:
+    job_id = post(api)["jobId"]
+    api.delete(f"/jobs/{job_id}")
+    assert_problem(stranger.post(f"/jobs/{job_id}/webhook"), 404, "not_found")
+    assert_problem(api.post("/jobs/job_01HF7YAT00M3XH5S9QHW1K2YB4/webhook"), 404, "not_found")

@@ -1,0 +1,62 @@
+"""What SQLite alone must do."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from gateway.db.engine import MOST_CONNECTIONS, make_engine
+from gateway.db.store import Store
+from gateway.domain.jobs import Job
+from tests.gateway.conftest import START_MS, new_job
+
+
+def test_it_waits_for_the_disk_and_checks_foreign_keys(store: Store) -> None:
+    with store.reading() as connection:
+        read = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")]
+        assert read == ["wal", 2]
+        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+
+
+def test_a_writer_of_another_process_is_waited_for(store: Store) -> None:
+    job = new_job(START_MS)
+    with store.transaction() as tx:
+        tx.add_job(job)
+    with closing(sqlite3.connect(store._engine.url.database, check_same_thread=False)) as other:
+        other.isolation_level = None
+        other.execute("BEGIN IMMEDIATE")
+        timer = threading.Timer(0.2, other.execute, ["COMMIT"])
+        timer.start()
+        with store.transaction() as tx:
+            tx.save_job(replace(job, waits=7))
+        timer.join()
+    assert store.job(job.id).waits == 7
+
+
+def test_ping_raises_when_the_tables_are_missing(tmp_path: Path) -> None:
+    engine = make_engine(f"sqlite:///{tmp_path / 'empty.db'}", pool_size=1)
+    with pytest.raises(sa.exc.SQLAlchemyError):
+        Store(engine).ping()
+    engine.dispose()
+
+
+def test_more_threads_than_connections_wait_for_each_other_and_all_are_served(store: Store) -> None:
+    made = [new_job(START_MS) for _ in range(8 * MOST_CONNECTIONS)]
+
+    def use(job: Job) -> Job | None:
+        store.add_job(job)
+        store.together(lambda tx: tx.save_job(replace(job, waits=1)))
+        with store.reading() as connection:
+            connection.execute(sa.text("SELECT count(*) FROM jobs"))
+        return store.job(job.id)
+
+    with ThreadPoolExecutor(len(made)) as threads:
+        assert list(threads.map(use, made)) == [replace(job, waits=1) for job in made]
+    assert store._engine.pool.checkedin() <= MOST_CONNECTIONS

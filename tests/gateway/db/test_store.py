@@ -1,0 +1,712 @@
+"""What every database must do for us; then what SQLite or PostgreSQL alone must."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from gateway.db import store as module
+from gateway.db.engine import make_engine
+from gateway.db.records import ApiKey
+from gateway.db.store import Store
+from gateway.db.transaction import StaleLease, Transaction
+from gateway.domain.attempts import AttemptState
+from gateway.domain.jobs import FINISHED, Job, JobStatus
+from gateway.domain.webhooks import Webhook, WebhookState
+from tests.gateway.conftest import START_MS, JobFactory, new_attempt, new_job, on_every_database
+from tests.servers import eventually
+
+pytestmark = on_every_database
+
+NOW = START_MS
+UNTIL = NOW + 60_000
+
+
+@pytest.fixture
+def opened(database: str) -> Iterator[Callable[[], Store]]:
+    """Opens the database, as one more process would."""
+    engines: list[sa.Engine] = []
+
+    def open_() -> Store:
+        engines.append(make_engine(database, pool_size=12))
+        return Store(engines[-1])
+
+    yield open_
+    for engine in engines:
+        engine.dispose()
+
+
+@pytest.fixture
+def store(opened: Callable[[], Store]) -> Store:
+    return opened()
+
+
+def add(store: Store, *records: Job) -> list[Job]:
+    with store.transaction() as tx:
+        for job in records:
+            tx.add_job(job)
+    return list(records)
+
+
+def lease(store: Store, token: str, now: int = NOW, until: int = UNTIL, limit: int = 100) -> list[Job]:
+    due = store.due(now, limit)
+    with store.transaction() as tx:
+        return tx.lease(due, token, now, until)
+
+
+def together(count: int, work: Callable[[int], object]) -> list[object]:
+    """`work(0..count-1)`, all let go at the same moment."""
+    barrier = threading.Barrier(count)
+
+    def one(number: int) -> object:
+        barrier.wait()
+        return work(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(one, range(count)))
+
+
+def test_a_job_comes_back_as_it_was_stored(store: Store) -> None:
+    job = new_job(NOW, params={"url_video": "é", "n": 1.5, "deep": [1, None]}, stats={"fps": 25}, waiting_for="x")
+    add(store, job)
+    assert store.job(job.id) == job
+
+
+def test_a_job_without_stats_has_none(store: Store) -> None:
+    (job,) = add(store, new_job(NOW))
+    with store._engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT stats IS NULL FROM jobs"))
+    assert store.job(job.id) == job
+
+
+def test_an_attempt_comes_back_as_it_was_stored(store: Store) -> None:
+    (job,) = add(store, new_job(NOW))
+    attempt = new_attempt(job, NOW, AttemptState.CLAIMED, error_message="é")
+    with store.transaction() as tx:
+        tx.add_attempt(attempt)
+    assert store.attempt(attempt.id) == attempt
+
+
+def test_any_text_from_elsewhere_can_be_stored(store: Store) -> None:
+    (job,) = add(store, new_job(NOW, params={"text": "a\0b"}, waiting_for="a\0b"))
+    attempt = new_attempt(job, NOW, error_message="a\0b")
+    with store.transaction() as tx:
+        tx.add_attempt(attempt)
+        tx.save_attempt(attempt)
+    assert store.attempt(attempt.id).error_message == store.job(job.id).waiting_for == "ab"
+    assert store.job(job.id).params == {"text": "a\0b"}
+
+
+def test_unknown_ids_are_none(store: Store) -> None:
+    assert store.job("job_x") is None
+    assert store.attempt("att_x") is None
+    assert store.lease_expires_at("x") is None
+    assert store.next_due_at() is None
+
+
+def test_attempts_are_listed_oldest_first(store: Store) -> None:
+    (job,) = add(store, new_job(NOW))
+    made = [new_attempt(job, NOW + i) for i in range(4)]
+    with store.transaction() as tx:
+        for attempt in reversed(made):
+            tx.add_attempt(attempt)
+    assert store.attempts(job.id) == made
+
+
+def test_a_transaction_that_raises_leaves_nothing(store: Store) -> None:
+    job = new_job(NOW)
+    with pytest.raises(RuntimeError), store.transaction() as tx:
+        tx.add_job(job)
+        raise RuntimeError
+    assert store.job(job.id) is None
+    add(store, job)  # and the lock is free again
+
+
+def test_jobs_that_come_at_once_are_all_committed_before_anybody_is_answered(opened: Callable[[], Store]) -> None:
+    store, other = opened(), opened()
+    made = [new_job(NOW) for _ in range(60)]
+
+    def add_and_look(number: int) -> object:
+        found = []
+        for job in made[number * 5 : number * 5 + 5]:
+            store.add_job(job)
+            found.append(other.job(job.id))
+        return found
+
+    assert together(12, add_and_look) == [made[i * 5 : i * 5 + 5] for i in range(12)]
+
+
+def test_jobs_that_wait_for_a_writer_share_one_commit(store: Store) -> None:
+    if store._engine.dialect.name != "sqlite":
+        pytest.skip("PostgreSQL takes many writers at once")
+    commits: list[object] = []
+    sa.event.listen(store._engine, "commit", commits.append)
+    made = [new_job(NOW) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        with store.transaction():
+            adding = [pool.submit(store.add_job, job) for job in made]
+            eventually(lambda: len(store._arrived) == 8)
+            assert not any(future.done() for future in adding)
+        for future in adding:
+            future.result(10)
+    assert len(commits) == 2
+    assert [store.job(job.id) for job in made] == made
+
+
+def test_a_job_that_cannot_be_stored_fails_alone(store: Store) -> None:
+    (twice,) = add(store, new_job(NOW))
+    good = [new_job(NOW) for _ in range(6)]
+
+    def add_one(number: int) -> object:
+        if number == 3:
+            with pytest.raises(IntegrityError):
+                store.add_job(twice)
+        else:
+            store.add_job(good[number - (number > 3)])
+        return number
+
+    if store._engine.dialect.name == "sqlite":
+        with ThreadPoolExecutor(1) as outside:
+            with store.transaction():  # all of them wait for its end, and go as one
+                done = outside.submit(together, 7, add_one)
+                eventually(lambda: len(store._arrived) == 7)
+            done.result(10)
+    else:
+        together(7, add_one)
+    assert [store.job(job.id) for job in good] == good
+
+
+def at_once(store: Store, *works: Callable[[], object]) -> list[Future[object]]:
+    """All of them came while somebody else was writing."""
+    with ThreadPoolExecutor(len(works)) as pool, store.transaction():
+        done = [pool.submit(work) for work in works]
+        eventually(lambda: len(store._arrived) == len(works))
+    return done
+
+
+def renamed(job: Job, reason: str) -> Callable[[Transaction], str]:
+    def work(tx: Transaction) -> str:
+        tx.save_job(replace(tx.job(job.id), waiting_for=reason), lease_token=job.lease_token)
+        return reason
+
+    return work
+
+
+def test_whatever_waits_for_a_writer_shares_one_commit_with_new_jobs(store: Store) -> None:
+    if store._engine.dialect.name != "sqlite":
+        pytest.skip("PostgreSQL takes many writers at once")
+    made, new = add(store, *(new_job(NOW) for _ in range(5))), new_job(NOW)
+    commits: list[object] = []
+    sa.event.listen(store._engine, "commit", commits.append)
+    works = [partial(store.together, renamed(job, f"reason {i}")) for i, job in enumerate(made)]
+    done = at_once(store, *works, partial(store.add_job, new))
+    assert [future.result(10) for future in done] == [*(f"reason {i}" for i in range(5)), None]
+    assert len(commits) == 2
+    assert [store.job(job.id).waiting_for for job in [*made, new]] == [*(f"reason {i}" for i in range(5)), None]
+
+
+def test_a_stale_write_undoes_nothing_of_those_that_share_its_commit(store: Store) -> None:
+    if store._engine.dialect.name != "sqlite":
+        pytest.skip("PostgreSQL takes many writers at once")
+    first, second, stale = add(store, *(new_job(NOW) for _ in range(3)))
+
+    def half(tx: Transaction) -> None:
+        tx.save_job(replace(stale, waits=7))
+        tx.save_job(stale, lease_token="an old one")
+
+    works = [renamed(first, "a"), half, renamed(second, "b")]
+    done = at_once(store, *(partial(store.together, work) for work in works))
+    assert isinstance(done[1].exception(10), StaleLease)
+    assert (done[0].result(10), done[2].result(10)) == ("a", "b")
+    assert [store.job(job.id).waiting_for for job in (first, second)] == ["a", "b"]
+    assert store.job(stale.id) == stale
+
+
+def test_of_many_that_write_together_nothing_is_lost_and_nothing_done_twice(store: Store) -> None:
+    (job,) = add(store, new_job(NOW))
+
+    def one_more(tx: Transaction) -> int:
+        fresh = tx.job(job.id)
+        tx.save_job(replace(fresh, waits=fresh.waits + 1))
+        return fresh.waits + 1
+
+    answers = together(12, lambda _: [store.together(one_more) for _ in range(20)])
+    assert sorted(count for counts in answers for count in counts) == list(range(1, 241))
+    assert store.job(job.id).waits == 240
+
+
+def test_who_cannot_write_in_time_is_told_so_and_nobody_writes_it_later(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if store._engine.dialect.name != "sqlite":
+        pytest.skip("PostgreSQL ends statements itself")
+    monkeypatch.setattr(module, "BUSY_S", 0.1)
+    made = [new_job(NOW) for _ in range(3)]
+    with store.transaction():
+        with ThreadPoolExecutor(3) as pool:
+            done = [pool.submit(store.add_job, job) for job in made]
+        assert all(isinstance(future.exception(10), sa.exc.TimeoutError) for future in done)
+    (later,) = add(store, new_job(NOW))
+    assert store.jobs_by_id([job.id for job in [*made, later]]) == {later.id: later}
+    store.add_job(made[0])
+    assert store.job(made[0].id) == made[0]
+
+
+def test_an_attempt_needs_its_job(store: Store) -> None:
+    with pytest.raises(IntegrityError), store.transaction() as tx:
+        tx.add_attempt(new_attempt(new_job(NOW), NOW))
+
+
+def test_every_transaction_sees_what_was_committed_before(opened: Callable[[], Store]) -> None:
+    one, two = opened(), opened()
+    (job,) = add(one, new_job(NOW))
+    assert two.job(job.id) == job
+
+
+# Leases
+
+
+def test_only_due_and_free_jobs_are_due(store: Store) -> None:
+    due = new_job(NOW)
+    expired = new_job(NOW, lease_token="old", lease_expires_at=NOW)
+    add(
+        store,
+        due,
+        expired,
+        new_job(NOW, next_at=NOW + 1),
+        new_job(NOW, next_at=None),
+        new_job(NOW, lease_token="t", lease_expires_at=NOW + 1),
+    )
+    assert store.due(NOW, 10) == [due.id, expired.id]
+    assert store.due(NOW, 1) == [due.id]
+
+
+def test_a_leased_job_is_not_leased_again_before_it_expires(store: Store) -> None:
+    add(store, new_job(NOW))
+    assert len(lease(store, "one")) == 1
+    assert lease(store, "two", now=UNTIL - 1) == []
+    assert len(lease(store, "two", now=UNTIL, until=UNTIL + 1)) == 1
+
+
+def test_a_job_taken_between_look_and_lease_is_left_out(store: Store) -> None:
+    (job,) = add(store, new_job(NOW))
+    due = store.due(NOW, 10)
+    lease(store, "quick")
+    with store.transaction() as tx:
+        assert tx.lease(due, "slow", NOW, UNTIL) == []
+    assert store.job(job.id).lease_token == "quick"
+
+
+def test_a_stale_write_is_refused(store: Store) -> None:
+    (job,) = add(store, new_job(NOW))
+    lease(store, "one")
+    lease(store, "two", now=UNTIL)
+    with pytest.raises(StaleLease), store.transaction() as tx:
+        tx.save_job(replace(job, progress=0.5), lease_token="one")
+    with pytest.raises(StaleLease), store.transaction() as tx:
+        tx.leased_job(job.id, "one")
+    assert store.job(job.id).progress == 0.0
+
+
+def test_a_stale_write_undoes_its_whole_transaction(store: Store) -> None:
+    (job,) = add(store, new_job(NOW))
+    attempt = new_attempt(job, NOW)
+    with pytest.raises(StaleLease), store.transaction() as tx:
+        tx.add_attempt(attempt)
+        tx.save_job(job, lease_token="never held")
+    assert store.attempt(attempt.id) is None
+
+
+def test_a_write_to_a_job_that_is_gone_is_noticed(store: Store) -> None:
+    with pytest.raises(StaleLease), store.transaction() as tx:
+        tx.save_job(new_job(NOW))
+
+
+def test_dispatchers_that_lease_at_once_get_disjoint_jobs(opened: Callable[[], Store]) -> None:
+    stores = [opened() for _ in range(4)]
+    all_jobs = add(stores[0], *(new_job(NOW) for _ in range(60)))
+
+    def take(number: int) -> list[str]:
+        taken: list[str] = []
+        while got := lease(stores[number], f"token-{number}", limit=8):
+            taken += [job.id for job in got]
+        return taken
+
+    taken = [job_id for ids in together(4, take) for job_id in ids]
+    assert sorted(taken) == sorted(job.id for job in all_jobs)
+
+
+def test_next_due_at_is_the_earliest(store: Store) -> None:
+    add(store, new_job(NOW, next_at=NOW + 9), new_job(NOW, next_at=NOW + 4), new_job(NOW, next_at=None))
+    assert store.next_due_at() == NOW + 4
+
+
+def test_a_leased_job_is_next_due_when_its_lease_ends(store: Store) -> None:
+    add(store, new_job(NOW))
+    lease(store, "one")
+    assert store.next_due_at() == UNTIL
+
+
+def test_the_job_that_has_waited_longest_is_woken(store: Store) -> None:
+    oldest = new_job(NOW, waits=2, next_at=NOW + 9_000)
+    others = [
+        new_job(NOW - 2, waits=0, next_at=NOW + 9_000),  # waits for its retry, not for a worker
+        new_job(NOW - 1, waits=2, next_at=NOW + 9_000, status=JobStatus.RUNNING),
+        new_job(NOW - 1, waits=2, next_at=NOW + 9_000, lease_token="t", lease_expires_at=NOW + 9_000),  # is being tried
+        new_job(NOW + 1, waits=5, next_at=NOW + 9_000),
+    ]
+    add(store, *others, oldest)
+    with store.transaction() as tx:
+        tx.wake_oldest_waiting(NOW)
+    assert store.job(oldest.id).next_at == NOW
+    assert [store.job(job.id) for job in others] == others
+
+
+def test_waking_when_nobody_waits_is_no_error(store: Store) -> None:
+    with store.transaction() as tx:
+        tx.wake_oldest_waiting(NOW)
+
+
+@pytest.mark.parametrize(
+    ("holder", "after_ms", "gets_it"),
+    [("a", 10, True), ("b", 0, False), ("b", 14_999, False), ("b", 15_000, True)],
+)
+def test_a_named_lease_is_held_renewed_and_expires(store: Store, holder: str, after_ms: int, gets_it: bool) -> None:
+    now = NOW + after_ms
+    with store.transaction() as tx:
+        assert tx.hold("reconcile", "a", NOW, NOW + 15_000)
+        assert tx.hold("reconcile", holder, now, now + 15_000) is gets_it
+    assert store.lease_expires_at("reconcile") == (now if gets_it else NOW) + 15_000
+
+
+def test_named_leases_are_apart(store: Store) -> None:
+    with store.transaction() as tx:
+        assert tx.hold("one", "a", NOW, UNTIL)
+        assert tx.hold("two", "b", NOW, UNTIL)
+
+
+def test_one_of_many_holds_a_named_lease(opened: Callable[[], Store]) -> None:
+    stores = [opened() for _ in range(6)]
+
+    def hold(number: int) -> bool:
+        with stores[number].transaction() as tx:
+            return tx.hold("reconcile", f"holder-{number}", NOW, UNTIL)
+
+    assert sum(map(bool, together(6, hold))) == 1
+
+
+# Webhooks
+
+
+def owe(store: Store, *paths: str, host: str = "example.com") -> list[Job]:
+    """Jobs that have just ended with a webhook, the first one due first."""
+    owing = [new_job(NOW + i, webhook_url=f"https://{host}/{path}") for i, path in enumerate(paths)]
+    add(store, *owing)
+    with store.transaction() as tx:
+        for job in owing:
+            tx.save_job(replace(job, status=JobStatus.CANCELLED, finished_at=job.created_at))
+    return owing
+
+
+def lease_webhooks(store: Store, token: str, now: int = NOW, until: int = UNTIL, limit: int = 100) -> list[Webhook]:
+    chosen = [job_id for job_id, _ in store.due_webhooks(now, limit, [])]
+    with store.transaction() as tx:
+        return tx.lease_webhooks(chosen, token, now, until)
+
+
+@pytest.mark.parametrize("status", list(JobStatus))
+def test_the_end_of_a_job_with_a_url_makes_its_webhook(store: Store, status: JobStatus) -> None:
+    with_url, without = add(store, new_job(NOW, webhook_url="https://u:p@Example.com/x?y"), new_job(NOW))
+    with store.transaction() as tx:
+        for job in (with_url, without):
+            tx.save_job(replace(job, status=status, finished_at=NOW + 5))
+    made = Webhook(with_url.id, "example.com:https", WebhookState.PENDING, next_at=NOW + 5)
+    assert store.webhooks([with_url.id, without.id]) == ({with_url.id: made} if status in FINISHED else {})
+
+
+def test_saving_an_ended_job_again_leaves_its_webhook_alone(store: Store) -> None:
+    (job,) = owe(store, "a")
+    sent = replace(store.webhooks([job.id])[job.id], state=WebhookState.SUCCEEDED, tries=1, next_at=None)
+    with store.transaction() as tx:
+        tx.save_webhook(sent)
+    with store.transaction() as tx:
+        tx.save_job(replace(job, status=JobStatus.CANCELLED, finished_at=NOW, next_at=NOW + 1))
+    assert store.webhooks([job.id]) == {job.id: sent}
+
+
+def test_a_webhook_goes_with_its_job(store: Store) -> None:
+    owe(store, "a")
+    with store._writing() as connection:
+        connection.execute(sa.text("DELETE FROM jobs"))
+        assert connection.scalar(sa.text("SELECT count(*) FROM webhooks")) == 0
+
+
+def test_due_webhooks_come_oldest_first_and_not_of_hosts_that_are_busy(store: Store) -> None:
+    one, two = owe(store, "a", "b")
+    (other,) = owe(store, "c", host="other.example:81")
+    later = NOW + 9
+    assert store.due_webhooks(NOW - 1, 9, []) == []
+    assert [job_id for job_id, _ in store.due_webhooks(later, 9, ["other.example:81"])] == [one.id, two.id]
+    assert store.due_webhooks(later, 9, ["example.com:https"]) == [(other.id, "other.example:81")]
+    assert len(store.due_webhooks(later, 2, [])) == 2
+
+
+def test_a_leased_webhook_is_leased_again_only_after_its_lease(store: Store) -> None:
+    owe(store, "a")
+    (first,) = lease_webhooks(store, "one")
+    assert (first.lease_token, first.lease_expires_at) == ("one", UNTIL)
+    assert lease_webhooks(store, "two", now=UNTIL - 1) == []
+    (second,) = lease_webhooks(store, "two", now=UNTIL, until=UNTIL + 1)
+    with pytest.raises(StaleLease), store.transaction() as tx:
+        tx.save_webhook(replace(first, tries=1), lease_token="one")
+    with store.transaction() as tx:
+        tx.save_webhook(replace(second, tries=1, lease_token=None), lease_token="two")
+    assert store.webhooks([first.job_id])[first.job_id].tries == 1
+
+
+def test_dispatchers_that_lease_webhooks_at_once_get_disjoint_ones(opened: Callable[[], Store]) -> None:
+    stores = [opened() for _ in range(4)]
+    owing = owe(stores[0], *map(str, range(40)))
+
+    def take(number: int) -> list[str]:
+        taken: list[str] = []
+        while got := lease_webhooks(stores[number], f"token-{number}", now=NOW + 99, limit=8):
+            taken += [webhook.job_id for webhook in got]
+        return taken
+
+    taken = [job_id for ids in together(4, take) for job_id in ids]
+    assert sorted(taken) == sorted(job.id for job in owing)
+
+
+# Lists, records, keys
+
+
+def page_through(store: Store, key_id: str, limit: int, between: Callable[[], object] = lambda: None) -> list[str]:
+    seen: list[str] = []
+    before = None
+    while page := store.list_jobs(key_id, status=None, operation=None, before=before, limit=limit):
+        seen += [job.id for job in page]
+        before = page[-1].id
+        between()
+    return seen
+
+
+def test_paging_is_complete_without_duplicates_while_jobs_arrive(store: Store) -> None:
+    old = add(store, *(new_job(NOW + i // 3, key_id="key_a") for i in range(25)))
+    add(store, new_job(NOW, key_id="key_b"))
+    later = iter(range(100))
+    seen = page_through(store, "key_a", 4, lambda: add(store, new_job(NOW + 1_000 + next(later), key_id="key_a")))
+    assert seen == [job.id for job in reversed(old)]
+
+
+def test_lists_are_of_one_key_and_filtered(store: Store) -> None:
+    add(store, new_job(NOW, key_id="key_b"))
+    caption, running = add(
+        store, new_job(NOW, key_id="key_a"), new_job(NOW, key_id="key_a", operation="img2vid", status=JobStatus.RUNNING)
+    )
+    assert store.list_jobs("key_a", status="running", operation=None, before=None, limit=9) == [running]
+    assert store.list_jobs("key_a", status=None, operation="caption", before=None, limit=9) == [caption]
+    assert store.list_jobs("key_a", status="running", operation="caption", before=None, limit=9) == []
+
+
+def test_figures_of_unfinished_jobs_are_by_status(store: Store) -> None:
+    assert (store.unfinished(NOW, 0).by_status, store.unfinished(NOW, 0).oldest_at) == ({}, None)
+    week_s = 7 * 24 * 3600
+    add(
+        store,
+        new_job(NOW, queue_limit_s=week_s, timeout_s=week_s),
+        new_job(NOW - 5, status=JobStatus.RUNNING),
+        new_job(NOW - 9, status=JobStatus.FAILED),
+    )
+    found = store.unfinished(NOW + week_s * 1000, 60_000)
+    assert (found.by_status, found.oldest_at, found.past_limits) == ({"queued": 1, "running": 1}, NOW - 5, 1)
+
+
+def claim(store: Store, key_id: str, key: str, fingerprint: str, job_id: str, *, now: int, after: int) -> object:
+    with store.transaction() as tx:
+        return tx.claim_idempotency_key(key_id, key, fingerprint, job_id, now=now, after=after)
+
+
+def test_an_idempotency_key_is_the_first_ones_until_it_is_too_old(store: Store) -> None:
+    first = ("print", "job_1")
+    assert claim(store, "key_a", "k", *first, now=NOW, after=NOW - 1) == first
+    assert claim(store, "key_a", "k", "other", "job_2", now=NOW + 1, after=NOW - 1) == first
+    assert claim(store, "key_b", "k", "other", "job_3", now=NOW, after=NOW - 1) == ("other", "job_3")
+    assert claim(store, "key_a", "K", "other", "job_4", now=NOW, after=NOW - 1) == ("other", "job_4")
+    assert claim(store, "key_a", "k", "other", "job_5", now=NOW + 2, after=NOW) == ("other", "job_5")
+    assert claim(store, "key_a", "k", *first, now=NOW + 3, after=NOW + 1) == ("other", "job_5")
+
+
+def test_an_idempotency_key_is_claimed_before_it_is_looked_for(store: Store) -> None:
+    """PostgreSQL does not queue transactions: what was not there when one looked may be there when it inserts."""
+    statements: list[str] = []
+    sa.event.listen(store._engine, "before_cursor_execute", lambda *args: statements.append(args[2].split()[0]))
+    claim(store, "key_a", "k", "print", "job_1", now=NOW, after=NOW - 1)
+    assert statements == ["INSERT", "SELECT"]
+
+
+def api_key(**changes: object) -> ApiKey:
+    return replace(ApiKey("key_1", "n", "cli", "rl_12345", "a" * 64, NOW), **changes)
+
+
+# Finding and removing what is old
+
+
+def ended(at: int, **changes: object) -> Job:
+    return new_job(at, **{"status": JobStatus.FAILED, "next_at": None, "finished_at": at, **changes})
+
+
+def delete_jobs(store: Store, until: int, limit: int = 100) -> int:
+    with store.transaction() as tx:
+        return tx.delete_jobs(until, limit)
+
+
+def test_jobs_are_found_by_their_ids(store: Store) -> None:
+    made = add(store, *(new_job(NOW) for _ in range(3)))
+    assert store.jobs_by_id([made[0].id, made[2].id, "job_x"]) == {job.id: job for job in (made[0], made[2])}
+    assert store.jobs_by_id([]) == {}
+
+
+def test_only_jobs_that_ended_long_ago_are_deleted(store: Store) -> None:
+    old, late = add(store, ended(NOW), ended(NOW, finished_at=NOW + 1))
+    kept = [late, *add(store, ended(NOW, next_at=NOW), new_job(NOW), ended(NOW + 1))]
+    with store.transaction() as tx:
+        tx.add_attempt(new_attempt(old, NOW, AttemptState.FAILED))
+    assert delete_jobs(store, NOW) == 1
+    assert (store.job(old.id), store.attempts(old.id)) == (None, [])
+    assert [store.job(job.id) for job in kept] == kept
+    assert delete_jobs(store, NOW) == 0
+
+
+def test_the_oldest_jobs_are_deleted_first_and_no_more_than_asked_for(store: Store) -> None:
+    made = add(store, *(ended(NOW + i) for i in range(5)))
+    assert [delete_jobs(store, NOW + 9, 2) for _ in range(4)] == [2, 2, 1, 0]
+    made = add(store, *(ended(NOW + i) for i in range(3)))
+    delete_jobs(store, NOW + 9, 2)
+    assert [store.job(job.id) for job in made] == [None, None, made[2]]
+
+
+def test_a_backlog_is_never_read_whole(store: Store) -> None:
+    if store._engine.dialect.name != "sqlite":
+        pytest.skip("PostgreSQL chooses its plans by statistics")
+    calls: list[tuple[str, tuple[object, ...]]] = []
+    sa.event.listen(store._engine, "before_cursor_execute", lambda *call: calls.append((call[2], call[3])))
+    store.due(NOW, 5)
+    with store.transaction() as tx:
+        tx.wake_oldest_waiting(NOW)
+    with store._engine.connect() as connection:
+        plans = [
+            [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
+            for statement, values in calls
+            if statement.startswith(("SELECT", "UPDATE"))
+        ]
+    untried, tried, waiting = plans
+    assert untried[0] == "SEARCH jobs USING INDEX jobs_untried (next_at<?)"
+    assert tried[0] == "SEARCH jobs USING INDEX jobs_due (next_at<?)"
+    assert waiting[-1] == "SCAN jobs USING INDEX jobs_waiting"
+
+
+def test_neither_search_goes_through_all_jobs(store: Store) -> None:
+    if store._engine.dialect.name != "sqlite":
+        pytest.skip("PostgreSQL chooses its plans by statistics")
+    calls: list[tuple[str, tuple[object, ...]]] = []
+    sa.event.listen(store._engine, "before_cursor_execute", lambda *call: calls.append((call[2], call[3])))
+    delete_jobs(store, NOW)
+    store.unfinished_params("x")
+    searches = [call for call in calls if call[0].startswith(("DELETE", "SELECT CAST"))]
+    plans = []
+    with store._engine.connect() as connection:
+        for statement, values in searches:
+            plans.append([row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)])
+    deleting, looking = plans
+    assert "SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (id<?)" in deleting
+    assert looking == ["SEARCH jobs USING INDEX jobs_due (next_at>?)"]
+
+
+def test_params_of_jobs_that_are_not_over_are_found_by_what_is_in_them(store: Store) -> None:
+    url = "https://example.com/files/uploads/key_1/01?signature=a_b%c"
+    add(store, new_job(NOW, params={"url": url}), new_job(NOW, params={"url": "é"}), ended(NOW, params={"url": url}))
+    (found,) = store.unfinished_params("uploads/")
+    assert url in found
+    assert store.unfinished_params("uploads_") == store.unfinished_params("%")[1:] == []
+
+
+def test_old_idempotency_keys_are_found_and_deleted_unless_renewed(store: Store) -> None:
+    def claim(key: str, now: int, after: int = 0) -> None:
+        with store.transaction() as tx:
+            tx.claim_idempotency_key("key_a", key, "f", f"job_{now}", now=now, after=after)
+
+    for number, key in enumerate(["a", "b", "c"]):
+        claim(key, NOW + number)
+    old = store.old_idempotency_keys(NOW + 1, 100)
+    assert sorted(old) == [("key_a", "a"), ("key_a", "b")]
+    assert len(store.old_idempotency_keys(NOW + 1, 1)) == 1
+    claim("b", NOW + 5, after=NOW + 1)
+    with store.transaction() as tx:
+        assert tx.delete_idempotency_keys(old, NOW + 1) == 1
+    assert sorted(store.old_idempotency_keys(NOW + 9, 100)) == [("key_a", "b"), ("key_a", "c")]
+
+
+def test_an_api_key_is_inserted_or_replaced_by_its_id(store: Store) -> None:
+    for record in (api_key(), api_key(name="m", revoked_at=NOW)):
+        with store.transaction() as tx:
+            tx.put_api_key(record)
+        assert store.api_keys() == [record]
+        assert store.api_key_by_hash("a" * 64) == store.api_key("key_1") == record
+    assert store.api_key("key_2") is None
+
+
+def test_two_api_keys_never_share_a_secret(store: Store) -> None:
+    with pytest.raises(IntegrityError), store.transaction() as tx:
+        tx.put_api_key(api_key())
+        tx.put_api_key(api_key(id="key_2"))
+
+
+# Transactions
+
+
+def test_a_reader_does_not_wait_for_a_writer(opened: Callable[[], Store]) -> None:
+    one, two = opened(), opened()
+    (job,) = add(one, new_job(NOW))
+    with one.transaction() as tx:
+        tx.save_job(replace(job, progress=0.5))
+        with ThreadPoolExecutor(2) as pool:  # would time out behind the writer
+            seen = [pool.submit(reader.job, job.id).result(timeout=30) for reader in (one, two)]
+    assert seen == [job, job]
+    assert two.job(job.id).progress == 0.5
+
+
+def test_read_then_write_never_finds_the_database_locked(opened: Callable[[], Store]) -> None:
+    stores = [opened(), opened()]  # as two processes have it: each with a lock of its own
+    (job,) = add(stores[0], new_job(NOW))
+
+    def count_up(number: int) -> None:
+        for _ in range(15):
+            with stores[number % 2].transaction() as tx:
+                now = tx.job(job.id)
+                tx.save_job(replace(now, waits=now.waits + 1))
+
+    together(8, count_up)
+    assert stores[0].job(job.id).waits == 8 * 15
+
+
+def test_deleting_a_job_deletes_its_attempts(store: Store) -> None:
+    (job,) = add(store, new_job(NOW))
+    attempt = new_attempt(job, NOW)
+    with store.transaction() as tx:
+        tx.add_attempt(attempt)
+        tx.connection.execute(sa.text("DELETE FROM jobs"))
+    assert store.attempt(attempt.id) is None
+
+
+def test_the_factory_stores_what_it_answers(job_factory: JobFactory, services: object) -> None:
+    job = job_factory(attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING)
+    assert services.store.job(job.id) == job  # type: ignore[attr-defined]
+    assert services.store.attempt(job.attempt_id).state is AttemptState.CLAIMED  # type: ignore[attr-defined]

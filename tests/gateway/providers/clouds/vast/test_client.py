@@ -1,0 +1,128 @@
+"""What Vast.ai's answers mean, and how often it is asked."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from gateway.providers.base import Unavailable
+from gateway.providers.clouds.vast import client
+from gateway.providers.clouds.vast.client import Client, InconclusiveListing, NotCreated
+from tests.servers import FileServer, Reply
+
+KEY = "the-key-of-the-account"
+
+
+def reply(status: int, body: Any) -> Reply:
+    return Reply(status, json.dumps(body).encode(), {"Content-Type": "application/json"})
+
+
+def asked(files: FileServer, path: str, status: int, body: Any) -> Client:
+    files.routes[path] = reply(status, body)
+    return Client(files.origin, KEY)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "gone"),
+    [
+        (200, {"success": True}, False),
+        (404, {"success": False, "error": "no_such_instance"}, True),
+        (404, {"success": False, "error": "not_found", "msg": "Instance not found"}, True),
+        (404, {"success": False, "error": "invalid_args", "msg": "error 404/1: no_such_instance 7"}, True),
+        (404, {"success": False, "error": "auth_error", "msg": "Invalid user key"}, None),
+        (404, {}, None),
+        (404, {"detail": "Not Found"}, None),
+        (401, {"error": "not_found"}, None),
+        (200, {"success": False, "error": "not_found"}, None),
+        (429, {"detail": "API requests too frequent endpoint threshold=3.0"}, None),
+        (500, {"error": "no_such_instance"}, None),
+    ],
+)
+def test_a_404_is_read_and_not_assumed(files: FileServer, status: int, body: Any, gone: bool | None) -> None:
+    here = asked(files, "/api/v0/instances/7/", status, body)
+    if gone is None:
+        with pytest.raises(Unavailable):
+            here.destroy(7)
+    else:
+        assert here.destroy(7) is gone
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, {}),
+        (200, {"instances": []}),
+        (200, {"instances": {"id": 8}}),
+        (404, {"error": "auth_error"}),
+        (404, {}),
+        (500, {"instances": None}),
+        (429, {}),
+    ],
+)
+def test_only_a_clear_word_shows_that_an_instance_is_gone(files: FileServer, status: int, body: Any) -> None:
+    with pytest.raises(InconclusiveListing):
+        asked(files, "/api/v0/instances/7/", status, body).show(7)
+
+
+def test_a_clear_word_is_believed(files: FileServer) -> None:
+    assert asked(files, "/api/v0/instances/7/", 200, {"instances": None}).show(7) is None
+    assert asked(files, "/api/v0/instances/7/", 200, {"instances": {"id": 7}}).show(7) == {"id": 7}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code", "instance_id"),
+    [
+        (410, {"error": "no_such_ask"}, "no_such_ask", None),
+        (
+            404,
+            {"error": "invalid_args", "msg": "error 404/3603: no_such_ask Instance type by id 7"},
+            "no_such_ask",
+            None,
+        ),
+        (400, {"error": "insufficient_credit"}, "insufficient_credit", None),
+        (500, {"error": "internal", "new_contract": 9}, "internal", 9),
+        (200, {"success": False, "new_contract": 9}, "status_200", 9),
+        (200, {"success": True}, "status_200", None),
+        (200, {"success": True, "new_contract": "9"}, "status_200", None),
+        (200, [], "status_200", None),
+        (429, {}, "status_429", None),
+    ],
+)
+def test_what_is_no_clear_yes_is_no_creation(
+    files: FileServer, status: int, body: Any, code: str, instance_id: int | None
+) -> None:
+    here = asked(files, "/api/v0/asks/7/", status, body)
+    with pytest.raises(NotCreated) as told:
+        here.create(7, {})
+    assert (told.value.code, told.value.instance_id) == (code, instance_id)
+
+
+def test_the_create_call_is_sent_once_even_when_the_answer_is_cut_off(files: FileServer) -> None:
+    files.routes["/api/v0/asks/7/"] = Reply(drop=True)
+    with pytest.raises(NotCreated):
+        Client(files.origin, KEY).create(7, {"label": "x"})
+    assert [(r.method, r.path) for r in files.requests] == [("PUT", "/api/v0/asks/7/")]
+    assert files.requests[0].headers["Authorization"] == f"Bearer {KEY}"
+
+
+def test_calls_of_a_kind_keep_their_distance_whoever_makes_them(
+    files: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(client.SPACING_S, "show", 0.2)
+    here = asked(files, "/api/v0/instances/7/", 200, {"instances": None})
+    began = time.monotonic()
+    for _ in range(3):
+        here.show(7)
+    assert time.monotonic() - began >= 0.4
+
+
+def test_after_a_429_nobody_calls_for_a_while(files: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "TURN_S", 0.0)
+    here = asked(files, "/api/v0/bundles/", 429, {})
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            here.search({})
+    assert len(files.requests) == 1

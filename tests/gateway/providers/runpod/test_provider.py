@@ -1,0 +1,458 @@
+"""RunPod's answers, good and bad, from the stand-in: each must end in the right place."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from common.clock import SystemClock
+from common.settings import SettingsError, read
+from gateway.domain.attempts import Attempt
+from gateway.domain.jobs import MARGIN_MS
+from gateway.providers import http
+from gateway.providers.base import Accepted, Ambiguous, NoCapacity, NotYet, Phase, Refused, Unavailable
+from gateway.providers.runpod.provider import PHASES, RunPodProvider, job_error, why_waiting
+from gateway.providers.throttling import Breaker
+from gateway.settings import Settings, check
+from tests.emulators.runpod import Emulator
+from tests.emulators.runpod.jobs import QUEUED
+from tests.gateway.conftest import FixedClock
+from tests.gateway.providers.conftest import (
+    attempt_named,
+    job_input,
+    runpod_provider,
+    runpod_provider_at,
+    runpod_settings,
+    taken,
+)
+from tests.servers import FileServer, Reply
+from wire.errors import JobTimeout, WorkerError, WorkerLost
+
+BOTH = ("runpod", "local")
+ENDED = {"workers": {"idle": 0, "initializing": 0, "ready": 0, "running": 0, "throttled": 0, "unhealthy": 0}}
+
+
+@pytest.fixture
+def provider(runpod: Emulator) -> RunPodProvider:
+    return runpod_provider(runpod)
+
+
+def new() -> Attempt:
+    return attempt_named(remote_id=None)
+
+
+def accepted(provider: RunPodProvider, attempt: Attempt | None = None) -> Attempt:
+    attempt = attempt or new()
+    answer = provider.submit(attempt, job_input(attempt))
+    assert isinstance(answer, Accepted)
+    return replace(attempt, remote_id=answer.remote_id)
+
+
+def submit(provider: RunPodProvider) -> Accepted | NotYet:
+    attempt = new()
+    return provider.submit(attempt, job_input(attempt))
+
+
+def test_the_job_goes_with_its_limits(runpod: Emulator) -> None:
+    provider = runpod_provider(runpod, providers=BOTH)
+    attempt = accepted(provider, replace(new(), deadline=SystemClock().now_ms() + 4_000_000))
+    job = runpod.queue.get(attempt.remote_id or "")
+    assert job is not None
+    assert job.input == job_input(attempt)
+    assert job.execution_timeout_s == 600 + MARGIN_MS / 1000
+    assert job.ttl_s == 300 + 600 + 2 * MARGIN_MS / 1000
+
+
+def test_no_job_asks_to_be_kept_for_longer_than_they_keep_any(runpod: Emulator, provider: RunPodProvider) -> None:
+    attempt = accepted(provider, replace(new(), deadline=SystemClock().now_ms() + 8 * 86_400_000))
+    job = runpod.queue.get(attempt.remote_id or "")
+    assert job is not None
+    assert job.ttl_s == 7 * 86_400
+
+
+def test_with_nobody_else_to_ask_a_job_keeps_its_place_in_the_queue(runpod: Emulator) -> None:
+    clock = FixedClock()
+    provider = runpod_provider(runpod, clock)
+    attempt = replace(new(), sent_at=clock.now_ms(), deadline=clock.now_ms() + 4_000_000)
+    attempt = accepted(provider, attempt)
+    job = runpod.queue.get(attempt.remote_id or "")
+    assert job is not None
+    assert job.ttl_s == 4_000 + MARGIN_MS / 1000
+    clock.advance(3_000_000)
+    remote = provider.poll(attempt)
+    assert (remote.phase, remote.reason) == (Phase.WAITING, "the endpoint has no workers; its max workers may be 0")
+
+
+def test_a_job_that_is_too_large_for_them_is_refused_without_a_call(runpod: Emulator, provider: RunPodProvider) -> None:
+    attempt = new()
+    with pytest.raises(Refused, match="too large"):
+        provider.submit(attempt, {**job_input(attempt), "subtitles": "x" * 10_000_000})
+    assert runpod.calls["run"] == 0
+
+
+@pytest.mark.parametrize("fault", [{"kind": "status", "status": status} for status in (500, 502, 503, 504)] + [
+    {"kind": "lost_reply"},
+    {"kind": "lost_request"},
+    {"kind": "garbage"},
+    {"kind": "garbage", "body": '{"status": "IN_QUEUE"}'},
+    {"kind": "garbage", "body": '{"id": 7}'},
+    *({"kind": "garbage", "body": json.dumps({"id": told, "status": "IN_QUEUE"})}
+      for told in ("", "..", "a/../b", "\ud800", "a\0b", "x" * 10_000)),
+])  # fmt: skip
+def test_a_submit_whose_answer_tells_nothing_is_ambiguous(
+    runpod: Emulator, provider: RunPodProvider, fault: dict[str, Any]
+) -> None:
+    runpod.inject(on="run", **fault)
+    attempt = new()
+    with pytest.raises(Ambiguous):
+        provider.submit(attempt, job_input(attempt))
+    assert provider.poll(attempt).phase is Phase.WAITING, "nobody can ask RunPod by our own id"
+    provider.cancel(attempt)
+
+
+def test_a_pause_that_would_last_for_ever_is_cut_short(files: FileServer) -> None:
+    provider = runpod_provider_at(files)
+    files.routes["/v2/ep/run"] = Reply(429, headers={"Retry-After": "9" * 400})
+    attempt = new()
+    answer = provider.submit(attempt, job_input(attempt))
+    assert isinstance(answer, NotYet)
+    assert answer.retry_in_s == 60
+    assert provider._budgets["run"]._closed_until < time.monotonic() + 61
+
+
+def test_silence_after_a_submit_is_ambiguous(
+    runpod: Emulator, provider: RunPodProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "READ_TIMEOUT_S", 0.1)
+    runpod.inject("slow", "run", seconds=1)
+    with pytest.raises(Ambiguous):
+        submit(provider)
+
+
+@pytest.mark.parametrize(("status", "said"), [
+    (401, "RUNPOD_API_KEY"),
+    (403, "RUNPOD_API_KEY"),
+    (402, "credit"),
+    (404, "RUNPOD_ENDPOINT_ID"),
+    (400, "a fault that was asked for"),
+    (418, "418"),
+])  # fmt: skip
+def test_a_submit_that_is_turned_away_ran_nowhere(
+    runpod: Emulator, provider: RunPodProvider, status: int, said: str
+) -> None:
+    runpod.inject("status", "run", status=status)
+    with pytest.raises(Unavailable, match=said):
+        submit(provider)
+    assert runpod.queue.counts()["inQueue"] == 0
+
+
+def test_too_many_submits_wait_and_in_the_end_go_elsewhere(runpod: Emulator) -> None:
+    clock = FixedClock()
+    provider = runpod_provider(runpod, clock, providers=BOTH)
+    runpod.inject("status", "run", status=429, times=None)
+    attempt = replace(new(), created_at=clock.now_ms())
+    answer = provider.submit(attempt, job_input(attempt))
+    assert isinstance(answer, NotYet)
+    assert 0 < answer.retry_in_s <= 5
+    assert isinstance(provider.submit(attempt, job_input(attempt)), NotYet)
+    assert runpod.calls["run"] == 1, "after a 429 nobody calls for a while"
+    clock.advance(301_000)
+    with pytest.raises(NoCapacity):
+        provider.submit(attempt, job_input(attempt))
+
+
+def test_limits_of_one_kind_of_call_do_not_touch_another(runpod: Emulator, provider: RunPodProvider) -> None:
+    attempt = accepted(provider)
+    runpod.inject("status", "run", status=429)
+    assert isinstance(submit(provider), NotYet)
+    assert provider.poll(attempt).phase is Phase.WAITING
+
+
+@pytest.mark.parametrize("fault", [
+    {"kind": "status", "status": 500}, {"kind": "status", "status": 429}, {"kind": "status", "status": 403},
+    {"kind": "lost_reply"}, {"kind": "lost_request"},
+])  # fmt: skip
+@pytest.mark.parametrize("call", ["status", "cancel"])
+def test_a_call_that_fails_may_be_made_again(
+    runpod: Emulator, provider: RunPodProvider, call: str, fault: dict[str, Any]
+) -> None:
+    attempt = accepted(provider)
+    act: Callable[[Attempt], object] = provider.poll if call == "status" else provider.cancel
+    runpod.inject(on=call, **fault)
+    with pytest.raises(Unavailable):
+        act(attempt)
+
+
+def test_a_status_without_a_state_is_asked_for_again(runpod: Emulator, provider: RunPodProvider) -> None:
+    attempt = accepted(provider)
+    runpod.inject("garbage", "status")
+    with pytest.raises(Unavailable, match="makes no sense"):
+        provider.poll(attempt)
+    assert provider.poll(attempt).phase is Phase.WAITING
+
+
+def test_every_state_of_theirs_is_known() -> None:
+    assert {**PHASES} == {
+        "IN_QUEUE": Phase.WAITING,
+        "IN_PROGRESS": Phase.RUNNING,
+        "RUNNING": Phase.RUNNING,
+        "COMPLETED": Phase.COMPLETED,
+        "FAILED": Phase.FAILED,
+        "CANCELLED": Phase.FAILED,
+        "TIMED_OUT": Phase.FAILED,
+    }
+
+
+def test_a_state_that_nobody_knows_is_a_failure_and_taken_back(runpod: Emulator, provider: RunPodProvider) -> None:
+    attempt = accepted(provider)
+    runpod.inject("garbage", "status", body='{"status": "PONDERING"}')
+    remote = provider.poll(attempt)
+    assert remote.phase is Phase.FAILED
+    assert "PONDERING" in str(remote.error)
+    assert runpod.job(attempt.remote_id or "")["status"] == "CANCELLED"
+
+
+def test_a_result_that_they_lost_is_a_failure(runpod: Emulator, provider: RunPodProvider) -> None:
+    attempt = accepted(provider)
+    taken(runpod, attempt)
+    runpod.queue.done("a-worker-of-the-test", attempt.remote_id or "")
+    assert runpod.job(attempt.remote_id or "")["status"] == "COMPLETED"
+    remote = provider.poll(attempt)
+    assert (remote.phase, type(remote.error)) == (Phase.FAILED, WorkerError)
+    assert remote.execution_ms is not None
+
+
+@pytest.mark.parametrize("output", [None, [], "done", {}, {"stats": 1}, {"stats": {"size_bytes": "many"}}])
+def test_a_result_that_is_none_is_a_failure(runpod: Emulator, provider: RunPodProvider, output: Any) -> None:
+    attempt = accepted(provider)
+    taken(runpod, attempt)
+    runpod.queue.done("a-worker-of-the-test", attempt.remote_id or "", output=output)
+    assert type(provider.poll(attempt).error) is WorkerError
+
+
+@pytest.mark.parametrize("told", [-5_000, 10**30, 1.5, "1200", True, None, float("nan"), [7]])
+def test_a_time_that_is_none_costs_nothing(files: FileServer, told: Any) -> None:
+    result = {"status": "COMPLETED", "output": {"stats": {"size_bytes": 1}}, "executionTime": told, "delayTime": 7}
+    files.routes["/v2/ep/status/unknown"] = Reply(body=json.dumps(result).encode())
+    remote = runpod_provider_at(files).poll(attempt_named())
+    assert (remote.phase, remote.execution_ms, remote.took_ms) == (Phase.COMPLETED, None, None)
+
+
+def test_a_result_that_expired_is_gone(runpod: Emulator, provider: RunPodProvider) -> None:
+    attempt = accepted(provider)
+    runpod.expire(attempt.remote_id or "")
+    assert provider.poll(attempt).phase is Phase.GONE
+    assert provider.poll(replace(attempt, claimed_at=1)).phase is Phase.RUNNING, "its claim tells more"
+
+
+def test_what_they_forgot_under_a_living_claim_goes_on(runpod: Emulator, provider: RunPodProvider) -> None:
+    attempt = replace(accepted(provider), claim_id="claim_1", claimed_at=1)
+    runpod.expire(attempt.remote_id or "")
+    assert provider.poll(attempt).phase is Phase.RUNNING
+
+
+def test_a_job_that_ran_too_long_there_timed_out(runpod: Emulator, provider: RunPodProvider) -> None:
+    attempt = accepted(provider)
+    taken(runpod, attempt)
+    job = runpod.queue.get(attempt.remote_id or "")
+    assert job is not None
+    job.execution_timeout_s = 0
+    runpod.queue.sweep()
+    assert type(provider.poll(attempt).error) is JobTimeout
+
+
+@pytest.mark.parametrize(("told", "kind"), [
+    ("job timed out after 1 retries", WorkerLost),
+    ('{"error_type": "<class \'KeyError\'>", "error_message": "x", "error_traceback": "…"}', WorkerError),
+    ('{"code": "asset_not_found", "message": "video: 404"}', WorkerError),
+    ("[" * 100_000, WorkerError),
+    ({"code": "x"}, WorkerError),
+    (None, WorkerError),
+    (7, WorkerError),
+])  # fmt: skip
+def test_an_error_that_is_not_the_workers_own_is_tried_again(told: Any, kind: type[Exception]) -> None:
+    error = job_error(told)
+    assert type(error) is kind
+    assert error.retryable
+    assert "Traceback" not in error.message
+
+
+def test_an_error_of_theirs_never_shows_a_traceback() -> None:
+    assert "secret" not in job_error('{"error_traceback": "secret"}').message
+
+
+def test_waiting_too_long_goes_elsewhere_with_the_cause(runpod: Emulator) -> None:
+    clock = FixedClock()
+    provider = runpod_provider(runpod, clock, providers=BOTH, runpod_queue_limit_s=60)
+    attempt = accepted(provider, replace(new(), sent_at=clock.now_ms()))
+    assert provider.poll(attempt).reason is None
+    assert runpod.calls["health"] == 0, "a short wait needs no reason"
+    clock.advance(20_000)
+    assert provider.poll(attempt).reason == "the endpoint has no workers; its max workers may be 0"
+    provider.poll(attempt)
+    assert runpod.calls["health"] == 1, "what /health says is kept for a while"
+    clock.advance(41_000)
+    with pytest.raises(NoCapacity, match=r"within 60 s: the endpoint has no workers; its max workers may be 0"):
+        provider.poll(attempt)
+    assert runpod.job(attempt.remote_id or "")["status"] == "CANCELLED"
+
+
+def test_a_job_that_cannot_be_taken_back_does_not_go_elsewhere_yet(runpod: Emulator) -> None:
+    clock = FixedClock()
+    provider = runpod_provider(runpod, clock, providers=BOTH)
+    attempt = accepted(provider, replace(new(), sent_at=clock.now_ms()))
+    clock.advance(301_000)
+    runpod.inject("status", "cancel", status=500)
+    with pytest.raises(Unavailable):
+        provider.poll(attempt)
+    assert runpod.job(attempt.remote_id or "")["status"] == QUEUED
+
+
+def test_a_health_that_hangs_holds_up_one_look_and_no_other(runpod: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FixedClock()
+    provider = runpod_provider(runpod, clock)
+    attempt = accepted(provider, replace(new(), sent_at=clock.now_ms()))
+    clock.advance(20_000)
+    hanging, go_on, ask = threading.Event(), threading.Event(), provider._ask
+
+    def hang(kind: str, method: str, path: str) -> Any:
+        if kind == "health":
+            hanging.set()
+            go_on.wait(30)
+        return ask(kind, method, path)
+
+    monkeypatch.setattr(provider, "_ask", hang)
+    asking = threading.Thread(target=provider.poll, args=(attempt,))
+    asking.start()
+    assert hanging.wait(30)
+    assert provider.poll(attempt).reason == "RunPod is being asked why"
+    assert not go_on.is_set() and asking.is_alive()
+    go_on.set()
+    asking.join()
+    assert provider.poll(attempt).reason == "the endpoint has no workers; its max workers may be 0"
+
+
+def test_a_health_that_fails_is_not_asked_by_everybody(runpod: Emulator) -> None:
+    clock = FixedClock()
+    provider = runpod_provider(runpod, clock)
+    attempt = accepted(provider, replace(new(), sent_at=clock.now_ms()))
+    clock.advance(20_000)
+    runpod.inject("lost_reply", "health", times=None)
+    reasons = {provider.poll(attempt).reason for _ in range(5)}
+    assert reasons == {"RunPod cannot be reached: ConnectionError"}
+    assert runpod.calls["health"] == 1
+
+
+@pytest.mark.parametrize(("changes", "goes"), [
+    ({}, True),
+    ({"claimed_at": 1}, False),
+    ({"running_at": 1}, False),
+    ({"worker_events": False}, False),
+    ({"providers": ("local", "runpod")}, False),
+])  # fmt: skip
+def test_what_nobody_began_goes_elsewhere_when_runpod_stays_away(
+    runpod: Emulator, changes: dict[str, Any], goes: bool
+) -> None:
+    clock = FixedClock()
+    of_settings = {name: changes[name] for name in ("worker_events", "providers") if name in changes}
+    provider = runpod_provider(runpod, clock, **{"providers": BOTH, **of_settings})
+    attempt = accepted(provider, replace(new(), sent_at=clock.now_ms()))
+    of_attempt = {name: changes[name] for name in changes.keys() - of_settings}
+    runpod.inject("status", "*", status=500, times=None)
+    clock.advance(599_000)
+    with pytest.raises(Unavailable):
+        provider.poll(replace(attempt, **of_attempt))
+    clock.advance(2_000)
+    with pytest.raises(NoCapacity if goes else Unavailable):
+        provider.poll(replace(attempt, **of_attempt))
+
+
+@pytest.mark.parametrize(("workers", "cause"), [
+    ({}, "max workers may be 0"),
+    ({"unhealthy": 2}, r"crash when they start \(2 unhealthy\)"),
+    ({"unhealthy": 1, "initializing": 1}, "crash"),
+    ({"initializing": 1}, "still starting"),
+    ({"throttled": 3}, r"no GPU free for it \(3 throttled\)"),
+    ({"throttled": 3, "running": 1}, "busy"),
+    ({"idle": 1, "unhealthy": 1}, "busy"),
+    ({"idle": "many"}, "max workers may be 0"),
+])  # fmt: skip
+def test_the_cause_is_named(workers: dict[str, Any], cause: str) -> None:
+    assert re.search(cause, why_waiting({"workers": {**ENDED["workers"], **workers}}))
+
+
+@pytest.mark.parametrize("health", [{}, {"workers": None}, {"workers": [1]}])
+def test_a_health_that_tells_nothing_is_no_crash(health: dict[str, Any]) -> None:
+    assert why_waiting(health) == "RunPod does not tell why"
+
+
+def test_an_endpoint_that_keeps_failing_is_left_alone_and_tried_again(
+    runpod: Emulator, provider: RunPodProvider
+) -> None:
+    now = 100.0
+    provider._breaker = Breaker(3, 30, now=lambda: now)
+    runpod.inject("status", "*", status=503, times=None)
+    for _ in range(3):
+        with pytest.raises(Ambiguous):
+            submit(provider)
+    for _ in range(20):
+        with pytest.raises(Unavailable, match="keeps failing") as caught:
+            submit(provider)
+        assert caught.value.retry_in_s == 30
+    assert runpod.calls["run"] == 3
+    now += 30
+    with pytest.raises(Unavailable):
+        provider.check()
+    with pytest.raises(Unavailable, match="keeps failing"):
+        provider.check()
+    assert runpod.calls["health"] == 1, "one call tries, and it failed"
+    runpod.faults.clear()
+    now += 60
+    provider.check()
+    accepted(provider)
+
+
+def test_a_refused_connection_ran_nowhere(runpod: Emulator, provider: RunPodProvider) -> None:
+    runpod.stop()
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        submit(provider)
+
+
+def test_the_management_host_is_no_job_base() -> None:
+    for url in ("https://api.runpod.io/v2", "https://rest.runpod.io/v1", "https://API.RunPod.io:443/v2"):
+        with pytest.raises(SettingsError, match=r"RUNPOD_API_BASE: Is RunPod's management API; jobs go to .*\.ai/v2"):
+            read(Settings, {"RUNPOD_API_BASE": url})
+
+
+def test_what_runpod_needs_is_asked_for_together(runpod: Emulator) -> None:
+    with pytest.raises(SettingsError) as caught:
+        check(Settings(providers=("runpod",), secret_key=()))
+    assert all(name in str(caught.value) for name in ("RUNPOD_API_KEY", "RUNPOD_ENDPOINT_ID", "PUBLIC_URL"))
+    check(runpod_settings(runpod))
+
+
+def test_a_price_is_that_of_the_gpu_else_of_the_last_one(runpod: Emulator) -> None:
+    provider = runpod_provider(runpod, runpod_gpu_prices={"ADA_24": 999, "AMPERE_16": 0})
+    assert provider.price(attempt_named(), None).nano_per_s == 1_110_000, "the dearest that can encode"
+    assert provider.price(attempt_named(), "NVIDIA L4").nano_per_s == 190_000
+    assert provider.price(attempt_named(), "a GPU of tomorrow").nano_per_s == 190_000
+    assert provider.price(attempt_named(), "NVIDIA GeForce RTX 4090").nano_per_s == 999
+    assert provider.price(attempt_named(), None).idle_nano == 999 * 300
+    assert provider.price(attempt_named(), "NVIDIA RTX A4000").nano_per_s == 0, "a price of nothing is one"
+
+
+def test_a_worker_that_runpod_lost_is_not_lost_while_its_claim_lives(
+    runpod: Emulator, provider: RunPodProvider
+) -> None:
+    attempt = accepted(provider)
+    taken(runpod, attempt)
+    runpod.queue.done("a-worker-of-the-test", attempt.remote_id or "", error="job timed out after 1 retries")
+    assert type(provider.poll(attempt).error) is WorkerLost
+    assert provider.poll(replace(attempt, claimed_at=1)).phase is Phase.RUNNING

@@ -1,0 +1,181 @@
+"""A gateway's pool against the stand-in for Vast.ai, both on the stand-in's clock, which only the test moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from gateway.db.engine import make_engine
+from gateway.db.rental_store import Rentals
+from gateway.db.store import Store
+from gateway.domain.attempts import Attempt, AttemptState
+from gateway.domain.rentals import Rental, Stage
+from gateway.providers.base import Accepted, NotYet
+from gateway.providers.clouds.vast import client
+from gateway.providers.registry import Context, make
+from gateway.providers.rental.provider import VastProvider
+from gateway.settings import Settings
+from gateway.signing import Signer
+from tests.emulators.vast import Config, Emulator
+from tests.gateway.conftest import SECRET_KEY, new_attempt, new_job
+from tests.gateway.providers.conftest import job_input
+
+TICK_S = 5
+
+
+class EmulatedClock:
+    """The stand-in's time."""
+
+    def __init__(self, emulator: Emulator) -> None:
+        self._emulator = emulator
+
+    def now_ms(self) -> int:
+        return round(self._emulator.clock.now() * 1000)
+
+
+@dataclass
+class Scene:
+    """`vast` and a gateway's `provider`; `another()` is one more gateway on the same database."""
+
+    vast: Emulator
+    settings: Settings
+    store: Store
+    clock: EmulatedClock
+    provider: VastProvider = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.provider = self.another()
+        self.rows = Rentals(self.store, "vast")
+
+    def another(self, **changes: Any) -> VastProvider:
+        context = Context(replace(self.settings, **changes), Signer((SECRET_KEY,)), self.store, self.clock)
+        return cast(VastProvider, make(context)["vast"])
+
+    def change(self, **settings: Any) -> None:
+        self.settings = replace(self.settings, **settings)
+        self.provider = self.another()
+
+    def wants(self, count: int = 1) -> list[Attempt]:
+        """So many new jobs whose attempts wait for a machine."""
+        now, made = self.clock.now_ms(), []
+        with self.store.transaction() as tx:
+            for _ in range(count):
+                job = new_job(now)
+                attempt = new_attempt(job, now, provider="vast", sent_at=None)
+                tx.add_job(replace(job, attempt_id=attempt.id))
+                tx.add_attempt(attempt)
+                made.append(attempt)
+        return made
+
+    def submit(self, attempt: Attempt, provider: VastProvider | None = None) -> Accepted | NotYet:
+        answer = (provider or self.provider).submit(attempt, job_input(attempt))
+        if isinstance(answer, Accepted):
+            self._save(attempt, state=AttemptState.SUBMITTED, remote_id=answer.remote_id)
+        return answer
+
+    def over(self, *attempts: Attempt) -> None:
+        """They and their jobs have ended."""
+        for attempt in attempts:
+            self._save(attempt, state=AttemptState.DONE)
+            with self.store.transaction() as tx:
+                job = tx.job(attempt.job_id)
+                assert job is not None
+                tx.save_job(replace(job, next_at=None))
+
+    def fresh(self, attempt: Attempt) -> Attempt:
+        found = self.store.attempt(attempt.id)
+        assert found is not None
+        return found
+
+    def go_on(self, seconds: float, provider: VastProvider | None = None, every_s: float | None = None) -> None:
+        """Let time go by, with a round of the pool every `every_s`: seldom at first, if it is long, then as in life."""
+        while seconds > 0:
+            step = every_s or (4 * TICK_S if seconds > 60 else TICK_S)
+            self.vast.advance(min(step, seconds))
+            seconds -= step
+            self.round(provider)
+
+    def round(self, provider: VastProvider | None = None) -> None:
+        try:
+            (provider or self.provider).reconcile()
+        except client.InconclusiveListing:
+            pass
+
+    def until(self, true: Callable[[], bool], seconds: float = 900) -> None:
+        waited = 0.0
+        while not true():
+            assert waited < seconds, self.told()
+            self.go_on(2 * TICK_S, every_s=2 * TICK_S)
+            waited += 2 * TICK_S
+
+    def stages(self) -> list[Stage]:
+        """Of the living rentals."""
+        return [rental.stage for rental in self.rows.living()]
+
+    def all(self) -> list[Rental]:
+        """Every rental there ever was."""
+        return sorted([*self.rows.living(), *self.rows.ended_since(0)], key=lambda i: i.id)
+
+    def ready(self) -> Rental:
+        """A machine that is up, rented for a job that did not wait for it."""
+        (waiting,) = self.wants()
+        self.until(lambda: Stage.READY in self.stages() or Stage.IDLE in self.stages())
+        self.over(waiting)
+        return self.rows.living()[-1]
+
+    def told(self) -> str:
+        return "\n".join(f"{i.stage} {i.code} {i.reason}" for i in self.all())
+
+    def _save(self, attempt: Attempt, **changes: Any) -> None:
+        with self.store.transaction() as tx:
+            fresh = tx.attempt(attempt.id)
+            assert fresh is not None
+            tx.save_attempt(replace(fresh, **changes))
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_pauses(monkeypatch)
+
+
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pause between calls: time stands still here."""
+    monkeypatch.setattr(client, "SPACING_S", dict.fromkeys(client.SPACING_S, 0.0))
+    monkeypatch.setattr(client, "SEARCHES_A_MINUTE", 10_000)
+    monkeypatch.setattr(client, "REST_S", 0.0)
+    monkeypatch.setattr(client, "SEARCH_REST_S", 0.0)
+
+
+@contextmanager
+def rented(folder: Path, database: str, **changes: Any) -> Iterator[Scene]:
+    """A scene with three machines at most, which boot in 20 s. `changes` are of the stand-in's configuration."""
+    told = {"pretend": True, "speed": 0, "boot_s": 20, "home": folder / "vast", **changes}
+    config = Config(spacing={}, searches_a_minute=10_000, **told)
+    with Emulator(config) as vast:
+        settings = Settings(
+            providers=("vast",),
+            secret_key=(SECRET_KEY,),
+            data_dir=folder / "data",
+            database_url=database,
+            public_url="https://gateway.example",
+            deployment="test",
+            vast_api_base=vast.url,
+            vast_api_key=vast.config.api_key,
+            vast_worker_image="acme/reelay-worker:1.0",
+            vast_max_instances=3,
+            vast_allowed_ips=("127.0.0.1",),
+        )
+        store = Store(make_engine(database))
+        yield Scene(vast, settings, store, EmulatedClock(vast))
+        store._engine.dispose()
+
+
+@pytest.fixture
+def scene(tmp_path: Path, database: str, at_once: None) -> Iterator[Scene]:
+    with rented(tmp_path, database) as scene:
+        yield scene

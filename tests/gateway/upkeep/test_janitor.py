@@ -1,0 +1,464 @@
+"""What is cleaned up and what is not; that it never ends half-way, and never stands in anybody's way."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
+
+from gateway.db import rental_store
+from gateway.db.transaction import Transaction
+from gateway.domain import ids
+from gateway.domain.attempts import AttemptState
+from gateway.domain.jobs import Job, JobStatus
+from gateway.domain.rentals import OVER, Rental, Stage
+from gateway.storage import StorageUnavailable
+from gateway.upkeep import janitor
+from gateway.upkeep.janitor import ROUND_MS, Janitor
+from gateway.wiring import Services
+from tests.gateway.conftest import FakeProvider, FixedClock, JobFactory, Wire, new_attempt, new_job, on_every_database
+
+DAY_MS = 24 * 3600 * 1000
+HOUR_MS = 3600 * 1000
+GOING_ON = threading.Event()
+
+
+def clean(services: Services) -> None:
+    """One whole round."""
+    cleaner = Janitor(services.store, services.storage, services.clock, services.settings)
+    while cleaner._ended_at is None:
+        cleaner.step(GOING_ON)
+
+
+def keys(services: Services) -> set[str]:
+    return set(services.storage.keys())
+
+
+def count(services: Services, table: str) -> int:
+    with services.store._engine.connect() as connection:
+        return connection.scalar(sa.text(f"SELECT COUNT(*) FROM {table}")) or 0
+
+
+@pytest.fixture
+def completed(services: Services, job_factory: JobFactory, clock: FixedClock) -> Callable[..., Job]:
+    """Makes a job that has just ended well, with its output in the storage."""
+
+    def make(**changes: Any) -> Job:
+        now = clock.now_ms()
+        over = {"status": JobStatus.COMPLETED, "next_at": None, "started_at": now, "finished_at": now}
+        job = job_factory(attempt=AttemptState.DONE, **{**over, **changes})
+        key = f"outputs/{job.id}/{job.attempt_id}.mp4"
+        services.storage.write(key, [b"video"], 5)
+        job = replace(job, output_key=key)
+        with services.store.transaction() as tx:
+            tx.save_job(job)
+        return job
+
+    return make
+
+
+# Outputs
+
+
+def test_an_output_is_kept_as_long_as_it_was_said(
+    services: Services, completed: Callable[..., Job], clock: FixedClock
+) -> None:
+    job = completed()
+    clock.advance(7 * DAY_MS - 1)
+    clean(services)
+    assert keys(services) == {job.output_key}
+    clock.advance(1)
+    clean(services)
+    assert keys(services) == set()
+    assert services.store.job(job.id) == job
+    assert not (services.settings.files_dir / "outputs" / job.id).exists()
+
+
+def test_the_time_counts_from_the_end_of_the_job(
+    services: Services, completed: Callable[..., Job], clock: FixedClock
+) -> None:
+    job = completed(finished_at=clock.now_ms() + DAY_MS)
+    clock.advance(7 * DAY_MS)
+    clean(services)
+    assert keys(services) == {job.output_key}
+
+
+@pytest.mark.parametrize(
+    "state", [AttemptState.INTENT, AttemptState.SUBMITTED, AttemptState.CLAIMED, AttemptState.AMBIGUOUS]
+)
+@pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.RUNNING])
+def test_what_a_worker_has_uploaded_and_not_reported_yet_is_kept(
+    services: Services, job_factory: JobFactory, clock: FixedClock, status: JobStatus, state: AttemptState
+) -> None:
+    job = job_factory(attempt=state, status=status)
+    key = f"outputs/{job.id}/{job.attempt_id}.mp4"
+    services.storage.write(key, [b"video"], 5)
+    clock.advance(20 * DAY_MS)
+    clean(services)
+    assert keys(services) == {key}
+
+
+@pytest.mark.parametrize("status", list(JobStatus))
+@pytest.mark.parametrize("state", [AttemptState.SUPERSEDED, AttemptState.FAILED])
+def test_the_output_of_an_older_attempt_is_removed_at_once(
+    services: Services, completed: Callable[..., Job], clock: FixedClock, status: JobStatus, state: AttemptState
+) -> None:
+    job = completed(status=status)
+    older = new_attempt(job, clock.now_ms() - 1, state)
+    with services.store.transaction() as tx:
+        tx.add_attempt(older)
+    services.storage.write(older.output_key, [b"late"], 4)
+    clean(services)
+    wanted = {job.output_key} if status not in {JobStatus.FAILED, JobStatus.CANCELLED} else set()
+    assert keys(services) == wanted
+
+
+def test_files_without_a_job_are_not_lost_before_their_time(services: Services, clock: FixedClock) -> None:
+    """As when the database is a copy of yesterday's, or another one by mistake."""
+    job = new_job(clock.now_ms())
+    key = new_attempt(job, clock.now_ms()).output_key
+    services.storage.write(key, [b"video"], 5)
+    clock.advance(7 * DAY_MS - 1)
+    clean(services)
+    assert keys(services) == {key}
+    clock.advance(1)
+    clean(services)
+    assert keys(services) == set()
+
+
+# Uploads
+
+
+def upload(services: Services, key_id: str) -> str:
+    key = f"uploads/{key_id}/{ids.ulid(services.clock.now_ms())}"
+    services.storage.write(key, [b"asset"], 5)
+    return key
+
+
+def test_an_upload_is_kept_for_a_day(services: Services, clock: FixedClock) -> None:
+    first = upload(services, ids.new("key", 0))
+    clock.advance(DAY_MS - 1)
+    second = upload(services, ids.new("key", 0))
+    clean(services)
+    assert keys(services) == {first, second}
+    clock.advance(1)
+    clean(services)
+    assert keys(services) == {second}
+
+
+@pytest.mark.parametrize("attempt", [None, AttemptState.SUBMITTED, AttemptState.CLAIMED, AttemptState.FAILED])
+def test_an_upload_stays_while_a_job_needs_it(
+    services: Services, provider: FakeProvider, job_factory: JobFactory, clock: FixedClock, attempt: AttemptState | None
+) -> None:
+    key_id = ids.new("key", 0)
+    needed, other = upload(services, key_id), upload(services, key_id)
+    url = services.storage.presign_get(needed, expires_at=clock.now_ms() + 9 * DAY_MS, for_worker=True)
+    params = {"url_video": url, "url_srt": "https://example.com/uploads/s.srt"}
+    job = job_factory(key_id=key_id, params=params, attempt=attempt, queue_limit_s=9 * DAY_MS)
+    clock.advance(2 * DAY_MS)
+    clean(services)
+    assert keys(services) == {needed}
+    assert other not in keys(services)
+    services.jobs.cancel(job.id, key_id)
+    services.dispatcher.tick()
+    services.dispatcher.settle()
+    clean(services)
+    assert keys(services) == set()
+
+
+# Rows
+
+
+def test_a_job_is_kept_for_thirty_days_after_its_end_and_goes_with_all_that_is_its(
+    services: Services, completed: Callable[..., Job], clock: FixedClock
+) -> None:
+    job, waiting = completed(), completed(status=JobStatus.QUEUED, next_at=clock.now_ms(), finished_at=None)
+    clock.advance(30 * DAY_MS - 1)
+    clean(services)
+    assert services.store.job(job.id) == job
+    clock.advance(1)
+    clean(services)
+    assert services.store.job(job.id) is None
+    assert services.store.attempts(job.id) == []
+    assert services.store.job(waiting.id) == waiting
+
+
+def test_a_job_that_is_still_being_taken_back_is_not_removed(
+    services: Services, completed: Callable[..., Job], clock: FixedClock
+) -> None:
+    job = completed(status=JobStatus.CANCELLED, next_at=clock.now_ms())
+    clock.advance(40 * DAY_MS)
+    clean(services)
+    assert services.store.job(job.id) == job
+
+
+def test_a_rental_is_kept_for_thirty_days_after_its_end(services: Services, clock: FixedClock) -> None:
+    def rental(stage: Stage) -> Rental:
+        now = clock.now_ms()
+        ended_at = now if stage in OVER else None
+        return Rental(ids.new("rent", now), "vast", stage, "label", now, now, now, ended_at=ended_at)
+
+    rentals = {stage: rental(stage) for stage in Stage}
+    with services.store.transaction() as tx:
+        for each in rentals.values():
+            rental_store.insert(tx, each)
+    clock.advance(30 * DAY_MS - 1)
+    clean(services)
+    assert count(services, "rentals") == len(Stage)
+    clock.advance(1)
+    clean(services)
+    rows = rental_store.Rentals(services.store, "vast")
+    assert {each.stage for each in rows.living()} == set(Stage) - OVER, "what is not over is never forgotten"
+    assert count(services, "rentals") == len(Stage) - len(OVER)
+
+
+def test_a_rental_of_today_is_kept_however_short_jobs_are(wire: Wire, clock: FixedClock) -> None:
+    services, now = wire(job_retention_seconds=60), clock.now_ms()
+    with services.store.transaction() as tx:
+        rental_store.insert(tx, Rental(ids.new("rent", now), "vast", Stage.GONE, "label", now, now, now, ended_at=now))
+    clock.advance(DAY_MS)
+    clean(services)
+    assert count(services, "rentals") == 1, "it tells what the day has cost"
+
+
+def test_a_machine_is_forgotten_when_it_is_not_avoided_any_more(services: Services, clock: FixedClock) -> None:
+    now = clock.now_ms()
+    with services.store.transaction() as tx:
+        for machine_id, until in ((1, now + 1000), (2, now + 1001)):
+            rental_store.avoid(tx, "vast", machine_id, until, "it did not come up")
+    clock.advance(1000)
+    clean(services)
+    assert rental_store.Rentals(services.store, "vast").avoided(clock.now_ms()) == {2}
+    assert count(services, "avoided_machines") == 1
+
+
+@on_every_database
+def test_of_what_keys_have_spent_today_and_the_newest_day_are_kept(services: Services, clock: FixedClock) -> None:
+    now = clock.now_ms()
+    with services.store.transaction() as tx:
+        for key_id, days in (("key_a", (0, 1, 2, 400)), ("key_b", (1, 2)), ("key_c", (-1, 0, 1))):
+            for day in days:
+                tx.spend(key_id, 1000 + day, now - day * DAY_MS)
+    clean(services)
+    assert count(services, "spending") == 1 + 1 + 2, "a day ahead is one of a clock that was set back"
+    assert [services.store.spent_today(key_id, now) for key_id in ("key_a", "key_b", "key_c")] == [1000, 0, 1000]
+    assert services.store.usage("key_b", now).mean_nano == 1001
+
+
+def test_an_idempotency_key_is_forgotten_after_a_day(services: Services, clock: FixedClock) -> None:
+    for key in ("old", "renewed"):
+        services.jobs.create("key_a", "caption", {}, key)
+    clock.advance(DAY_MS)
+    job = services.jobs.create("key_a", "caption", {}, "renewed")
+    clean(services)
+    assert count(services, "idempotency") == 1
+    assert services.jobs.create("key_a", "caption", {}, "renewed") == job
+
+
+def test_settings_say_how_long(wire: Wire, completed: Callable[..., Job], clock: FixedClock) -> None:
+    job = completed()
+    hasty = wire(
+        output_retention_seconds=60, upload_retention_seconds=60, idempotency_retention_seconds=60,
+        job_retention_seconds=120,
+    )  # fmt: skip
+    upload(hasty, ids.new("key", 0))
+    hasty.jobs.create("key_a", "caption", {}, "k")
+    clock.advance(60_000)
+    clean(hasty)
+    assert (keys(hasty), count(hasty, "idempotency")) == (set(), 0)
+    assert hasty.store.job(job.id) == job
+    clock.advance(60_000)
+    clean(hasty)
+    assert hasty.store.job(job.id) is None
+
+
+def live_day(services: Services, clock: FixedClock, jobs: int) -> None:
+    """A day's jobs, their attempts, outputs, uploads and idempotency records."""
+    with services.store.transaction() as tx:
+        for number in range(jobs):
+            now = clock.advance(DAY_MS // jobs)
+            params = {"url_video": "https://example.com/" + "v" * 300}
+            job = new_job(now, status=JobStatus.COMPLETED, next_at=None, params=params, started_at=now, finished_at=now)
+            attempts = [new_attempt(job, now - 1, AttemptState.FAILED), new_attempt(job, now, AttemptState.DONE)]
+            job = replace(job, attempt_id=attempts[1].id, output_key=attempts[1].output_key)
+            tx.add_job(job)
+            for attempt in attempts:
+                tx.add_attempt(attempt)
+            tx.claim_idempotency_key("key_a", f"{job.id}", "f", job.id, now=now, after=now - DAY_MS)
+            if number < 2:
+                services.storage.write(attempts[number].output_key, [b"video"], 5)
+    upload(services, ids.new("key", 0))
+
+
+@pytest.mark.slow
+def test_over_months_nothing_grows(services: Services, clock: FixedClock) -> None:
+    sizes = []
+    for _ in range(60):
+        live_day(services, clock, 60)
+        clean(services)
+        with services.store._engine.connect() as connection:
+            pages = connection.scalar(sa.text("PRAGMA page_count"))
+        rows = [count(services, table) for table in ("jobs", "attempts", "idempotency", "leases", "api_keys")]
+        sizes.append([*rows, len(list(services.settings.files_dir.rglob("*"))), pages])
+    month, later = sizes[31], sizes[32:]
+    assert month[:3] == [60 * 30, 2 * 60 * 30, 60]
+    assert len(list(services.storage.keys())) == 7 + 1
+    assert all(size[:-1] == month[:-1] for size in later)
+    assert max(size[-1] for size in later) <= month[-1] * 1.02  # freed pages are used again
+
+
+# It comes to its end, whatever happens on the way
+
+
+@pytest.fixture
+def rubbish(services: Services, completed: Callable[..., Job], clock: FixedClock) -> Callable[[], tuple[int, ...]]:
+    """Things of every kind whose time is up; answers what is left of them."""
+    for number in range(4):
+        completed()
+        upload(services, ids.new("key", 0))
+        services.jobs.create("key_a", "caption", {}, f"k{number}")
+    with services.store.transaction() as tx:
+        tx.connection.execute(sa.text("UPDATE jobs SET finished_at = created_at, next_at = NULL"))
+    clock.advance(31 * DAY_MS)
+    return lambda: (count(services, "jobs"), count(services, "idempotency"), len(keys(services)))
+
+
+@pytest.mark.parametrize("pieces", range(14))
+def test_a_round_that_is_broken_off_leaves_no_contradiction_and_the_next_one_ends_it(
+    services: Services, rubbish: Callable[[], object], monkeypatch: pytest.MonkeyPatch, pieces: int
+) -> None:
+    monkeypatch.setattr(janitor, "BATCH", 2)
+    broken_off = Janitor(services.store, services.storage, services.clock, services.settings)._clean_up()
+    for _ in range(pieces):
+        next(broken_off, None)
+    clean(services)
+    assert rubbish() == (0, 0, 0)
+
+
+def test_of_two_that_clean_up_at_the_same_time_none_disturbs_the_other(
+    services: Services, wire: Wire, rubbish: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(janitor, "BATCH", 2)
+    rounds = [Janitor(each.store, each.storage, each.clock, each.settings)._clean_up() for each in (services, wire())]
+    while rounds:
+        rounds = [each for each in rounds if next(each, "over") is None]
+    assert rubbish() == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(1, "Operation not permitted"), StorageUnavailable("S3 answered 503")]
+)
+def test_a_file_that_cannot_be_removed_keeps_no_other_one(
+    services: Services, rubbish: Callable[[], object], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    stuck, delete = sorted(keys(services))[0], services.storage.delete
+
+    def refuse(key: str) -> None:
+        if key == stuck:
+            raise error
+        delete(key)
+
+    monkeypatch.setattr(services.storage, "delete", refuse)
+    clean(services)
+    assert rubbish() == (0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "left"), [("store.transaction", (8, 4, 0)), ("store.jobs_by_id", (0, 0, 8)), ("storage.tidy", (0, 0, 0))]
+)
+def test_a_part_that_fails_keeps_no_other_one(
+    services: Services, rubbish: Callable[[], object], monkeypatch: pytest.MonkeyPatch, name: str, left: object
+) -> None:
+    def fail(*_: object) -> None:
+        raise OperationalError("SELECT", {}, Exception("disk I/O error"))
+
+    with monkeypatch.context() as patch:
+        part, method = name.split(".")
+        patch.setattr(getattr(services, part), method, fail)
+        clean(services)
+    assert rubbish() == left
+    clean(services)
+    assert rubbish() == (0, 0, 0)
+
+
+# It stands in nobody's way
+
+
+def test_a_step_ends_when_its_time_is_up_or_it_is_told_to_and_the_next_one_goes_on(
+    services: Services, rubbish: Callable[[], tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(janitor, "BATCH", 1)
+    monkeypatch.setattr(janitor, "STEP_S", 0)
+    stopped = threading.Event()
+    stopped.set()
+    cleaner = Janitor(services.store, services.storage, services.clock, services.settings)
+    for step, expected in enumerate([7, 6, 5, 4], 1):
+        cleaner.step(stopped if step % 2 else GOING_ON)
+        assert rubbish()[0] == expected
+
+
+def test_between_two_rounds_is_a_pause(
+    services: Services, completed: Callable[..., Job], clock: FixedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = []
+    monkeypatch.setattr(services.storage, "keys", lambda: listed.append(clock.now_ms()) or iter(()))
+    cleaner = Janitor(services.store, services.storage, services.clock, services.settings)
+    for after in (0, ROUND_MS - 1, 1, 1, -HOUR_MS):  # a clock that was set back costs one round at most
+        clock.advance(after)
+        cleaner.step(GOING_ON)
+    assert len(listed) == 3
+
+
+def test_the_dispatcher_cleans_up(services: Services, completed: Callable[..., Job], clock: FixedClock) -> None:
+    completed()
+    clock.advance(7 * DAY_MS)
+    services.dispatcher.tick()
+    services.dispatcher.settle()
+    assert keys(services) == set()
+
+
+def test_whoever_writes_meanwhile_does_not_wait_long(
+    services: Services, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = clock.now_ms()
+    with services.store.transaction() as tx:
+        for _ in range(2000):
+            job = new_job(now, status=JobStatus.FAILED, next_at=None, finished_at=now)
+            tx.add_job(job)
+            tx.add_attempt(new_attempt(job, now, AttemptState.FAILED))
+    clock.advance(31 * DAY_MS)
+    waited: list[float] = []
+    removed: list[int] = []
+    delete, over = Transaction.delete_jobs, threading.Event()
+
+    def counted(tx: Transaction, until: int, limit: int) -> int:
+        removed.append(delete(tx, until, limit))
+        return removed[-1]
+
+    monkeypatch.setattr(Transaction, "delete_jobs", counted)
+
+    def write() -> None:
+        while not over.is_set():
+            began = time.monotonic()
+            services.jobs.create("key_a", "caption", {})
+            waited.append(time.monotonic() - began)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    clean_began = time.monotonic()
+    try:
+        clean(services)
+        took_s = time.monotonic() - clean_began
+    finally:
+        over.set()
+        writer.join()
+    assert count(services, "attempts") == 0
+    assert max(removed) == 100, "each batch is a transaction of its own"
+    assert len(waited) > len(removed) // 2  # they took turns
+    assert sorted(waited)[int(len(waited) * 0.95)] < took_s / 4

@@ -1,0 +1,223 @@
+"""What Prometheus gets: the right counts, whoever ended a job, and names that the alerts use."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.db.rental_store import insert
+from gateway.domain import webhooks
+from gateway.domain.attempts import Attempt, AttemptState
+from gateway.domain.jobs import Job, JobStatus
+from gateway.domain.prices import Price
+from gateway.domain.rentals import Rental, Stage
+from gateway.providers.base import NotYet, Phase, Remote, Unavailable
+from gateway.wiring import Services
+from tests.conftest import ROOT
+from tests.gateway.conftest import CLAIM, FakeProvider, FixedClock, JobFactory, Wire
+from tests.servers import FileServer, Reply
+from wire.envelope import Event
+from wire.errors import AssetNotFound
+
+RULES = ROOT / "ops" / "alerts.yml"
+
+
+def value(services: Services, name: str, **labels: str) -> float | None:
+    for family in text_string_to_metric_families(services.metrics.text().decode()):
+        for sample in family.samples:
+            if sample.name == name and labels.items() <= sample.labels.items():
+                return sample.value
+    return None
+
+
+def turn(services: Services) -> None:
+    services.dispatcher.tick()
+    services.dispatcher.settle()
+
+
+def newest(services: Services, job: Job) -> Attempt:
+    return services.store.attempts(job.id)[-1]
+
+
+def test_a_job_from_the_request_to_its_end_by_events(
+    services: Services, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory, put_output: Any
+) -> None:
+    provider.default["price"] = Price(1_000_000)
+    job = job_factory(operation="img2vid")
+    turn(services)
+    attempt = newest(services, job)
+    clock.advance(4_000)
+    services.jobs.on_event(attempt.id, Event("started", CLAIM))
+    clock.advance(2_000)
+    put_output(attempt.id, b"12345")
+    stats: Mapping[str, Any] = {"size_bytes": 5, "duration_s": 2.5, "encoder": "libx264", "device": "cpu"}
+    for _ in range(2):  # the worker may say it twice
+        services.jobs.on_event(attempt.id, Event("completed", CLAIM, progress=1.0, result={"stats": stats}))
+    about = {"operation": "img2vid"}
+    assert value(services, "reelay_jobs_ended_total", status="completed", provider="fake", **about) == 1
+    assert value(services, "reelay_job_queue_seconds_sum", **about) == 4
+    assert value(services, "reelay_job_run_seconds_sum", **about) == 2
+    assert value(services, "reelay_provisioning_seconds_sum", provider="fake") == 4
+    assert value(services, "reelay_attempts_ended_total", provider="fake", state="done", code="") == 1
+    assert value(services, "reelay_cost_usd_total", provider="fake") == pytest.approx(0.002)
+    assert value(services, "reelay_encodes_total", encoder="libx264", device="cpu") == 1
+    assert value(services, "reelay_output_bytes_sum", **about) == 5
+    assert value(services, "reelay_video_seconds_total", **about) == 2.5
+
+
+def test_provisioning_counts_the_boot_of_a_machine(
+    services: Services, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory
+) -> None:
+    provider.script("submit", *[NotYet("a machine is booting", 2.0)] * 8)
+    job = job_factory()
+    for _ in range(9):
+        turn(services)
+        clock.advance(12_000)  # the longest pause
+    services.jobs.on_event(newest(services, job).id, Event("started", CLAIM))
+    assert value(services, "reelay_provisioning_seconds_sum", provider="fake") == 9 * 12
+
+
+def test_failures_that_are_polled_are_counted_by_code(
+    services: Services, provider: FakeProvider, job_factory: JobFactory
+) -> None:
+    job_factory(attempt=AttemptState.SUBMITTED)
+    provider.default["poll"] = Remote(Phase.FAILED, error=AssetNotFound("video: 404"))
+    turn(services)
+    assert value(services, "reelay_attempts_ended_total", provider="fake", code="asset_not_found") == 1
+    assert value(services, "reelay_jobs_ended_total", status="failed", provider="fake") == 1
+
+
+def test_a_job_that_nobody_took_and_one_that_was_cancelled_are_counted_once(
+    services: Services, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory
+) -> None:
+    provider.default["submit"] = NotYet("busy", 1.0)
+    late, unwanted = job_factory(queue_limit_s=60), job_factory(queue_limit_s=60)
+    turn(services)
+    for _ in range(2):
+        services.jobs.cancel(unwanted.id, unwanted.key_id)
+    clock.advance(60_001)
+    turn(services)
+    turn(services)
+    found = services.store.job(late.id)
+    assert found is not None and found.error_code == "queue_timeout"
+    assert value(services, "reelay_jobs_ended_total", status="failed", provider="fake") == 1
+    assert value(services, "reelay_jobs_ended_total", status="cancelled") == 1
+
+
+def test_an_attempt_that_was_taken_back_is_counted_with_its_cost(
+    services: Services, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory
+) -> None:
+    provider.default["price"] = Price(1_000_000)
+    job = job_factory(attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING)
+    claimed_at = newest(services, job).claimed_at or 0
+    clock.advance(3_000)
+    services.jobs.cancel(job.id, job.key_id)
+    turn(services)
+    assert value(services, "reelay_attempts_ended_total", provider="fake", state="superseded") == 1
+    spent = (clock.now_ms() - claimed_at) / 1e6
+    assert value(services, "reelay_cost_usd_total", provider="fake") == pytest.approx(spent)
+    assert value(services, "reelay_jobs_ended_total", status="cancelled", provider="fake") == 1
+
+
+def test_gauges_tell_what_is_open_and_what_should_not_be(
+    services: Services, clock: FixedClock, job_factory: JobFactory
+) -> None:
+    job_factory(queue_limit_s=60, timeout_s=60)
+    job_factory(attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING, queue_limit_s=6_000)
+    clock.advance(500_000)
+    assert value(services, "reelay_jobs", status="queued") == 1
+    assert value(services, "reelay_jobs", status="running") == 1
+    assert value(services, "reelay_jobs_oldest_seconds") == 500
+    assert value(services, "reelay_jobs_past_limits") == 1
+
+
+def test_without_jobs_gauges_are_zero(services: Services) -> None:
+    jobs = ("reelay_jobs", "reelay_jobs_oldest_seconds", "reelay_jobs_past_limits")
+    webhooks = ("reelay_webhooks_waiting", "reelay_webhooks_oldest_seconds")
+    assert {name: value(services, name) for name in jobs + webhooks} == dict.fromkeys(jobs + webhooks, 0)
+
+
+def test_webhooks_by_what_came_of_them_and_those_that_wait(
+    wire: Wire, clock: FixedClock, job_factory: JobFactory, files: FileServer
+) -> None:
+    services = wire(webhook_allow_origins=(files.origin,))
+    for path, status in {"/takes": 204, "/busy": 503, "/gone": 410}.items():
+        files.routes[path] = Reply(status)
+        job = job_factory(webhook_url=files.url(path))
+        services.jobs.cancel(job.id, job.key_id)
+    assert value(services, "reelay_webhooks_waiting") == 3
+    for _ in range(2):  # two at a time go to one host
+        turn(services)
+    tried = {state: value(services, "reelay_webhook_tries_total", state=state) for state in webhooks.WebhookState}
+    assert tried == {"succeeded": 1, "pending": 1, "failed": 1}
+    clock.advance(2_000)
+    assert value(services, "reelay_webhooks_waiting") == 1
+    assert value(services, "reelay_webhooks_oldest_seconds") == 2
+
+
+def test_what_rentals_cost_now_and_today_and_what_does_not_go(services: Services, clock: FixedClock) -> None:
+    names = ("usd_per_hour", "today_usd", "destroying_seconds")
+    told = lambda: [value(services, f"reelay_rentals_{name}") for name in names]  # noqa: E731
+    assert told() == [0, 0, 0]
+    now = clock.now_ms()
+    today = now - now % 86_400_000
+    hour = 3_600_000
+    clock.advance(today + 10 * hour - now)
+    made = [
+        (Stage.IDLE, {"sent_at": today - 5 * hour}),
+        (Stage.DESTROYING, {"sent_at": today + 8 * hour, "stage_at": today + 9 * hour}),
+        (Stage.GONE, {"sent_at": today - hour, "ended_at": today + hour}),
+        (Stage.GONE, {"sent_at": today - 9 * hour, "ended_at": today - hour}),
+        (Stage.INTENT, {}),
+        (Stage.NO_INSTANCE, {"sent_at": today, "ended_at": today + hour}),
+    ]
+    for at, (stage, changes) in enumerate(made):
+        row = Rental(f"rent_{at}", "vast", stage, "label", today, today, today, nano_per_s=100_000)
+        with services.store.transaction() as tx:
+            insert(tx, replace(row, **changes))
+    assert told() == [pytest.approx(0.72), pytest.approx((10 + 2 + 1) * 0.36), 3600]
+
+
+def test_providers_and_their_workers(services: Services, provider: FakeProvider) -> None:
+    provider.default["workers"] = {"running": 2, "idle": 0}
+    assert value(services, "reelay_provider_up", provider="fake") == 1
+    assert value(services, "reelay_provider_workers", provider="fake", state="running") == 2
+    provider.default["workers"] = Unavailable("down")
+    assert value(services, "reelay_provider_up", provider="fake") == 0
+    assert value(services, "reelay_provider_workers", provider="fake") is None
+
+
+def test_metrics_need_a_key_and_take_it_as_prometheus_sends_it(client: Any, key: Any) -> None:
+    assert client.get("/metrics").status_code == 401
+    assert client.get("/metrics", headers={"Authorization": "Bearer wrong"}).status_code == 401
+    answer = client.get("/metrics", headers={"Authorization": f"Bearer {key.secret}"})
+    assert answer.status_code == 200
+    assert answer.content_type.startswith("text/plain; version=")
+    assert b"reelay_jobs_ended_total" in answer.data
+    assert client.get("/metrics", headers={"X-API-Key": key.secret}).status_code == 200
+    assert client.get("/jobs", headers={"Authorization": f"Bearer {key.secret}"}).status_code == 401
+
+
+def test_the_alerts_name_metrics_that_exist(services: Services, provider: FakeProvider) -> None:
+    provider.default["workers"] = {"running": 1}
+    told = {family.name for family in text_string_to_metric_families(services.metrics.text().decode())}
+    for name in set(re.findall(r"reelay_\w+", re.sub(r"#.*", "", RULES.read_text()))) - {"reelay_attempts_ended_total"}:
+        assert re.sub(r"_(total|bucket)$", "", name) in told, name
+
+
+@pytest.mark.skipif(
+    shutil.which("promtool") is None and not os.environ.get("CI"), reason="promtool (Debian: prometheus) is missing"
+)
+def test_each_alert_fires_when_it_should_and_not_before(tmp_path: Path) -> None:
+    for arguments in (("check", "rules", "alerts.yml"), ("test", "rules", "alerts.test.yml")):
+        done = subprocess.run(["promtool", *arguments], cwd=RULES.parent, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
