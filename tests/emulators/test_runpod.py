@@ -200,10 +200,10 @@ def test_nothing_survives_a_kill_of_the_stand_in(tmp_path: Path) -> None:
 
 def test_times_out_and_forgets_as_documented() -> None:
     now = [1000.0]
-    queue = Queue(lambda: Config(lost_after_s=1e9), lambda job: None, lambda: now[0])
+    queue = Queue(lambda: Config(lost_after_s=1e9), lambda: now[0])
     slow, done, forgotten = (queue.submit({"input": {}, "policy": {"executionTimeout": 2000}}) for _ in range(3))
     queue.forget(forgotten)
-    assert queue.take("w", 3, 0, lambda: True) == [slow, done]
+    assert [queue.take("w", 0, lambda: True) for _ in range(3)] == [slow, done, None]
     queue.done("w", done.id, 1)
     for seconds, slow_status, kept in ((2, "IN_PROGRESS", True), (0.1, "TIMED_OUT", True), (1800, None, False)):
         now[0] += seconds
