@@ -40,9 +40,11 @@ def measure(folder: Path, sizes: Sizes) -> list[Figure]:
     jobs = f"{sizes.in_flight} jobs in flight"
     return [
         Figure("gateway.polls_per_s", rounded(untold.polls_per_s), "1/s", "≤ 100", f"{jobs}, events off: `/status`"),
-        Figure("gateway.seen_s", rounded(max(untold.seconds)), "s", "≤ 60", "the same: longest time until an end was seen"),
+        Figure("gateway.seen_s", rounded(max(untold.seconds)), "s", "≤ 60", "the same: longest until an end was seen"),
         Figure("gateway.told_polls_per_s", rounded(told.polls_per_s), "1/s", "≤ 100", f"{jobs}, events on: `/status`"),
-        Figure("gateway.told_seen_s", rounded(max(told.seconds)), "s", "≤ 1", "the same: longest time until an end was seen"),
+        Figure(
+            "gateway.told_seen_s", rounded(max(told.seconds)), "s", "≤ 1", "the same: longest until an end was seen"
+        ),
     ]
 
 
