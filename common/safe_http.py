@@ -312,9 +312,7 @@ class _Body:
     def _read(self, response: requests.Response) -> bytes:
         self._check()
         try:
-            chunk: bytes = response.raw.read1(
-                CHUNK_BYTES, decode_content=False
-            )  # returns as soon as it can
+            chunk: bytes = response.raw.read1(CHUNK_BYTES, decode_content=False)  # returns as soon as it can
         except (urllib3.exceptions.HTTPError, ValueError) as error:  # as requests does in iter_content
             raise self._late or requests.ConnectionError("the connection broke during the download") from error
         if self._late:  # shutting the connection down looks like the end of the body

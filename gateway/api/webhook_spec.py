@@ -34,9 +34,7 @@ WEBHOOKS: dict[str, Any] = {
             ],
             "requestBody": {"required": True, "content": {"application/json": {"schema": _BODY}}},
             "responses": {
-                "2XX": {
-                    "description": "Accepted. After any other response the webhook is retried for three days."
-                },
+                "2XX": {"description": "Accepted. After any other response the webhook is retried for three days."},
                 "410": {"description": "Rejected for good: it is not sent again."},
                 "429": {"description": "Try later; `Retry-After` is honoured, as with 503."},
             },
