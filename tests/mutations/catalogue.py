@@ -146,7 +146,7 @@ MUTATIONS = (
         "gateway/webhooks/message.py",
         'signed = f"{webhook_id}.{timestamp}.".encode() + body',
         'signed = f"{webhook_id}.{timestamp}.".encode()',
-        ("tests/gateway/domain/test_webhooks.py",),
+        ("tests/gateway/webhooks/test_sender.py",),
     ),
     # Gateway: access and storage
     Mutation(
