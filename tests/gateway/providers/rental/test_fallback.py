@@ -15,7 +15,7 @@ from werkzeug.serving import make_server
 
 from common.settings import read
 from gateway import create_app
-from gateway.dispatch import step
+from gateway.dispatch import limits
 from gateway.domain.jobs import Job, JobStatus
 from gateway.domain.rentals import Stage
 from gateway.providers.base import Accepted, NoCapacity, NotYet, Unavailable
@@ -84,7 +84,7 @@ def chained(scene: Scene) -> Iterator[Chain]:
     port = free_port()
     with pytest.MonkeyPatch.context() as patch, RunPod(Config(max_workers=0, latency_ms=0)) as runpod:
         # workers report in real seconds, of which none may pass while the clock is moved by minutes
-        patch.setattr(step, "SILENCE_MS", 10**9)
+        patch.setattr(limits, "SILENCE_MS", 10**9)
         told = read(type(scene.settings), {**runpod.gateway_environ, "PUBLIC_URL": f"http://127.0.0.1:{port}"})
         settings = replace(
             scene.settings,
