@@ -450,7 +450,7 @@ def test_a_try_ends_in_time(
     job = ended()
     turn(services)
     after = webhook_of(services, job)
-    assert (after.last_status_code, after.last_error) == (None, "no answer within 0.3 s")
+    assert (after.last_status_code, after.last_error) == (None, "no response within 0.3 s")
 
 
 def test_the_body_of_an_answer_is_not_waited_for(
