@@ -288,7 +288,7 @@ MUTATIONS = (
         "handler/events.py",
         "                    self._stop.set(error)\n",
         "",
-        ("tests/handler/test_job_stop.py",),
+        ("tests/handler/test_attempt_stop.py",),
     ),
     Mutation(
         "unset-secret-opens",
