@@ -42,7 +42,7 @@ def spare_imports() -> None:
 
 def warm_up() -> None:
     """What the first job would otherwise wait for: a working encoder, the operations' libraries. Never raises."""
-    log.info("worker.walls", standing=sandbox.standing())
+    log.info("sandbox.checked", available=sandbox.available())
     try:
         encoders.best()
     except JobError as error:
