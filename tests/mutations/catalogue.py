@@ -288,7 +288,7 @@ MUTATIONS = (
         "handler/events.py",
         "                    self._stop.set(error)\n",
         "",
-        ("tests/handler/test_job_stop.py",),
+        ("tests/handler/test_attempt_stop.py",),
     ),
     Mutation(
         "unset-secret-opens",
@@ -301,10 +301,10 @@ MUTATIONS = (
     Mutation(
         "restart-extends-lifetime",
         "No restart extends a rented machine's lifetime",
-        "handler/supervisor.py",
+        "handler/dead_man_switch.py",
         "{clock: min(own, float(before[clock])) for clock, own in self._at.items()}",
         "{clock: max(own, float(before[clock])) for clock, own in self._at.items()}",
-        ("tests/handler/test_supervisor.py::test_a_clock_that_is_set_back_extends_nothing",),
+        ("tests/handler/test_dead_man_switch.py",),
     ),
     Mutation(
         "private-key-kept",

@@ -24,7 +24,8 @@ from gateway.providers.worker_client import worker_secrets
 from gateway.settings import Settings
 from gateway.signing import Signer
 from handler.certificate import Certificate
-from handler.http_worker import Busy, Run, Runs, create_app
+from handler.http_worker import create_app
+from handler.runs import Busy, Run, Runs
 from handler.settings import Settings as WorkerSettings
 from tests.emulators.runpod import Config, Emulator
 from tests.emulators.runpod.jobs import Queue
