@@ -21,7 +21,16 @@ from gateway.storage import StorageUnavailable
 from gateway.upkeep import janitor
 from gateway.upkeep.janitor import ROUND_MS, Janitor
 from gateway.wiring import Services
-from tests.gateway.conftest import FakeProvider, FixedClock, JobFactory, Wire, new_attempt, new_job, on_every_database
+from tests.gateway.conftest import (
+    PARAMS,
+    FakeProvider,
+    FixedClock,
+    JobFactory,
+    Wire,
+    new_attempt,
+    new_job,
+    on_every_database,
+)
 
 DAY_MS = 24 * 3600 * 1000
 HOUR_MS = 3600 * 1000
@@ -259,10 +268,10 @@ def live_day(services: Services, clock: FixedClock, jobs: int) -> None:
         for number in range(jobs):
             now = clock.advance(DAY_MS // jobs)
             params = {"url_video": "https://example.com/" + "v" * 300}
-            job = new_job(now, status=JobStatus.COMPLETED, next_at=None, params=params, started_at=now, finished_at=now)
+            job = new_job(now, status=JobStatus.COMPLETED, next_at=None, started_at=now, finished_at=now)
             attempts = [new_attempt(job, now - 1, AttemptState.FAILED), new_attempt(job, now, AttemptState.DONE)]
             job = replace(job, attempt_id=attempts[1].id, output_key=attempts[1].output_key)
-            tx.add_job(job)
+            tx.add_job(job, params)
             for attempt in attempts:
                 tx.add_attempt(attempt)
             tx.claim_idempotency_key("key_a", f"{job.id}", "f", job.id, now=now, after=now - DAY_MS)
@@ -396,7 +405,7 @@ def test_other_writers_get_their_turn_between_batches(
     now, removed, written = clock.now_ms(), [], []
     with services.store.transaction() as tx:
         for _ in range(250):
-            tx.add_job(new_job(now, status=JobStatus.FAILED, next_at=None, finished_at=now))
+            tx.add_job(new_job(now, status=JobStatus.FAILED, next_at=None, finished_at=now), PARAMS)
     clock.advance(31 * DAY_MS)
     delete = Transaction.delete_jobs
 
