@@ -12,7 +12,6 @@ import requests
 import structlog
 
 from common import safe_http
-from ffmpeg_ops.engine import inspect
 from ffmpeg_ops.operation import Work
 from handler import calls, share_links
 from wire.errors import (
@@ -25,6 +24,7 @@ from wire.errors import (
     JobError,
     WorkerDiskFull,
 )
+from wire.sniffing import HTML, sniff_file
 
 log = structlog.get_logger(__name__)
 
@@ -99,7 +99,7 @@ def _fetch_once(url: str, path: Path, name: str, work: Work, ends_at: float, all
         raise
     if done.size_bytes == 0:
         raise AssetEmpty(f"{name}: the file is empty.")
-    if inspect.sniff(path) == inspect.HTML:
+    if sniff_file(path) == HTML:
         raise AssetInvalid(f"{name}: {share_links.explain(url)}")
     log.info("fetch.done", param=name, size_bytes=done.size_bytes, content_type=done.content_type)
     return path

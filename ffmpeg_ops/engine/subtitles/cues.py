@@ -12,8 +12,8 @@ from pathlib import Path
 import pysubs2
 from pysubs2.formats import autodetect_format
 
-from ffmpeg_ops.engine.inspect import sniff
 from wire.errors import AssetInvalid, AssetTooLarge
+from wire.sniffing import sniff_file
 
 MAX_BYTES = 5_000_000
 MAX_CUES = 50_000  # four hours of three words a second, each a cue of its own, are fewer
@@ -71,7 +71,7 @@ def load(path: Path, name: str) -> list[Cue]:
     try:
         cues = _parse(_decode(path.read_bytes()))
     except _UNREADABLE as error:
-        message = f"{name}: the file is {sniff(path)}, not SRT, WebVTT or ASS that can be read."
+        message = f"{name}: the file is {sniff_file(path).label}, not SRT, WebVTT or ASS that can be read."
         raise AssetInvalid(message, detail=type(error).__name__) from error  # its text quotes the whole file
     return _usable(cues, name, "file")
 
