@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -85,6 +85,13 @@ class Downloaded:
 
     size_bytes: int
     content_type: str
+
+
+class Writable(Protocol):
+    """Where a download goes."""
+
+    def write(self, chunk: bytes, /) -> object:
+        """Take the next part of the body. What it raises ends the download."""
 
 
 def is_public(address: str) -> bool:
@@ -186,16 +193,18 @@ def session(allow_origins: Collection[str] = ()) -> _Session:
 
 def download(
     url: str,
-    into: BinaryIO,
+    into: Writable,
     *,
     max_bytes: int,
     deadline_s: float,
     allow_origins: Collection[str] = (),
     check: Callable[[], None] = lambda: None,
+    expect: Callable[[int], None] = lambda size: None,
 ) -> Downloaded:
     """GET `url` and write its body to `into`: at most `max_bytes`, within `deadline_s` seconds in all.
 
-    `check` is called before every chunk; what it raises ends the download. Raises ForbiddenUrl, TooLarge, TooSlow, or
+    `check` is called before every chunk, `expect` with the size of the body before the first one where the server
+    reports it; what they raise ends the download. Raises ForbiddenUrl, TooLarge, TooSlow, or
     `requests.RequestException`: `HTTPError` (with its response) for a status other than 2xx, others when nothing
     came or the connection broke. Whatever is raised, what is in `into` by then is of no use.
     """
@@ -206,6 +215,7 @@ def download(
                 raise requests.HTTPError(f"status {response.status_code}", response=response)
             total = response.raw.length_remaining
             try:
+                body.begin(total, expect)
                 body.copy(response)
             except requests.ConnectionError:
                 if not _resumed(http, response, body, total):
@@ -287,11 +297,18 @@ def _check_form(url: str) -> None:
 class _Body:
     """What has come of a file: `size` bytes, all written to `into`."""
 
-    def __init__(self, into: BinaryIO, max_bytes: int, ends_at: float, check: Callable[[], None]) -> None:
+    def __init__(self, into: Writable, max_bytes: int, ends_at: float, check: Callable[[], None]) -> None:
         self.size, self.ends_at = 0, ends_at
         self._into, self._max_bytes, self._check = into, max_bytes, check
         self._marked = 0  # the size when it was last looked at
         self._late: TooSlow | None = None
+
+    def begin(self, total: int | None, expect: Callable[[int], None]) -> None:
+        """Report the size where it is known. Raises TooLarge for a body that would be too large."""
+        if total is not None:
+            if total > self._max_bytes:
+                raise TooLarge
+            expect(total)
 
     def copy(self, response: requests.Response) -> None:
         """Add the body of `response`. Raises `requests.ConnectionError` when the connection breaks."""

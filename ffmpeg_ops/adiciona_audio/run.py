@@ -255,7 +255,7 @@ def _copy(
     shown = check(encoded)["vide"]
     _require(shown.packets, copied.frames)
     decodable = sources.stream.width * sources.stream.height <= inspect.MAX_PICTURE
-    if encoded.errors and decodable and not inspect.shows(work.output, work):
+    if encoded.errors and decodable and not inspect.shows(work.output("video"), work):
         raise output.damaged(0, shown.packets)
     stream = replace(sources.stream, frames=shown.packets, duration_s=length_s)
     stats = output.stats(work, "copy", "cpu", replace(sources.info, video=stream))

@@ -93,9 +93,9 @@ def encode(
 ) -> Encoded:
     """Run `ffmpeg` with `arguments`; progress goes to `work.progress` as a share of `length_s` seconds of output.
 
-    `feed` is written to standard input; `made` is the file that comes out, if not `work.output`. Raises the reason of
-    `work.stop`, JobTimeout after `work.limits.timeout_s`, OutputTooLarge, WorkerDiskFull, AssetInvalid where an
-    input cannot be decoded, or EncodeFailed with the end of standard error as its detail.
+    `feed` is written to standard input; `made` is the file that comes out, by default `work.output("video")`. Raises
+    the reason of `work.stop`, JobTimeout after `work.limits.timeout_s`, OutputTooLarge, WorkerDiskFull, AssetInvalid
+    where an input cannot be decoded, or EncodeFailed with the end of standard error as its detail.
     """
     # One byte more than allowed, so that a file that is too large can be told from one that just fits.
     cpu_s = work.limits.timeout_s * (os.cpu_count() or 1)
@@ -109,7 +109,7 @@ def encode(
         status = _wait(process, work)
         for other in others:
             other.join()
-    _judge(status, heard.tail, heard.errors, made or work.output, work.limits.max_output_bytes)
+    _judge(status, heard.tail, heard.errors, made or work.output("video"), work.limits.max_output_bytes)
     if feed_errors:  # FFmpeg took the end of its input for the end of the video
         raise EncodeFailed(detail=f"feed: {feed_errors[0]!r}") from feed_errors[0]
     work.progress(1.0)

@@ -476,9 +476,11 @@ class Step:
             attempt_id=attempt.id,
             deadline=attempt.deadline,
             limits=Limits(settings.max_asset_bytes, settings.max_output_bytes, self._job.timeout_s),
-            upload=self._context.storage.presign_put(
-                attempt.output_key, max_bytes=settings.max_output_bytes, expires_at=attempt.deadline
-            ),
+            uploads={
+                "video": self._context.storage.presign_put(
+                    attempt.output_key, max_bytes=settings.max_output_bytes, expires_at=attempt.deadline
+                )
+            },
             request_id=self._job.request_id,
             events=events,
         )

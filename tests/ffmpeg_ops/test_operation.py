@@ -161,7 +161,7 @@ OPERATION = Operation("flip", __name__, FlipParams, ({"url_video": "https://exam
 '''
 FOURTH_RUN = """
 def run(work, params, assets):
-    work.output.write_bytes(b"flipped" if params["sideways"] else b"")
+    work.output("video").write_bytes(b"flipped" if params["sideways"] else b"")
     return {"encoder": "none"}
 """
 FOURTH_TEST = """
@@ -178,7 +178,7 @@ work = Work(pathlib.Path(sys.argv[2]))
 stats = OPERATIONS["flip"].run(work, {"sideways": True}, {})
 page = app.test_client().get("/openapi.json").get_json()
 routes = [str(rule) for rule in app.url_map.iter_rules() if "POST" in rule.methods]
-print(json.dumps({"names": list(OPERATIONS), "routes": routes, "page": page, "made": work.output.read_text(), "stats": stats}))
+print(json.dumps({"names": list(OPERATIONS), "routes": routes, "page": page, "made": work.output("video").read_text(), "stats": stats}))
 """
 
 
@@ -264,4 +264,4 @@ def test_waiting_without_a_reason_just_ends() -> None:
 
 
 def test_the_output_lies_in_the_private_directory(tmp_path: Path) -> None:
-    assert Work(tmp_path).output.parent == tmp_path
+    assert Work(tmp_path).output("video").parent == tmp_path

@@ -53,7 +53,7 @@ def made(name: str, media: Media, work: Work, **more: Any) -> Path:
     }
     given = {param: assets[kind] for param, kind in OPERATIONS[name].assets.items() if kind in assets}
     run(name, work, {**params.get(name, {}), **more}, **given)
-    return work.output
+    return work.output("video")
 
 
 def boxes(path: Path) -> list[str]:

@@ -87,7 +87,7 @@ def _uploading(caption: Job, gateway: Gateway, settings: Settings) -> Begin:
 def encoding(img2vid: Job, gateway: Gateway, settings: Settings) -> Begin:
     def begin() -> Attempt:
         attempt = Attempt(img2vid(duration=60, frame_rate=60, delivery=gateway.delivery()), settings).start()
-        eventually(lambda: list(settings.work_dir.glob("attempt-*/output.mp4")))
+        eventually(lambda: list(settings.work_dir.glob("attempt-*/output-video.mp4")))
         return attempt
 
     return begin
@@ -199,7 +199,7 @@ def test_the_first_reason_stays(encoding: Begin) -> None:
 
 def test_the_outputs_of_a_stopped_attempt_are_not_kept(img2vid: Job, settings: Settings) -> None:
     attempt = Attempt(img2vid(duration=60, frame_rate=60), settings).start()
-    eventually(lambda: list(settings.work_dir.glob("attempt-*/output.mp4")))
+    eventually(lambda: list(settings.work_dir.glob("attempt-*/output-video.mp4")))
     attempt.stop.set(Cancelled())
     attempt.join(STOP_S)
     assert not settings.output_dir.exists()

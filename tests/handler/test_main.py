@@ -76,7 +76,7 @@ async def _cancelled(raw: dict[str, Any], settings: Settings, ready: Any) -> Non
 
 def test_a_cancelled_task_stops_ffmpeg(img2vid: Job, settings: Settings) -> None:
     raw = img2vid(duration=60, frame_rate=60)
-    asyncio.run(_cancelled(raw, settings, lambda: list(settings.work_dir.glob("*/output.mp4"))))
+    asyncio.run(_cancelled(raw, settings, lambda: list(settings.work_dir.glob("*/output-video.mp4"))))
     assert ffmpegs() == []
     assert list(settings.work_dir.glob("attempt-*")) == []
 
@@ -122,7 +122,7 @@ def test_what_cannot_be_sent_is_a_worker_error_told_to_everybody(
     with_gateway: bool,
 ) -> None:
     odd = types.ModuleType("odd.run")
-    odd.run = lambda work, params, assets: work.output.write_bytes(b"x") and stats  # type: ignore[attr-defined]
+    odd.run = lambda work, params, assets: work.output("video").write_bytes(b"x") and stats  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "odd.run", odd)
     monkeypatch.setattr(attempt, "OPERATIONS", {"img2vid": replace(OPERATIONS["img2vid"], package="odd")})
     raw = img2vid(delivery=gateway.delivery()) if with_gateway else img2vid()
@@ -324,7 +324,7 @@ def test_a_killed_worker_takes_ffmpeg_with_it(img2vid: Job, settings: Settings, 
     raw = json.dumps({"input": img2vid(duration=60, frame_rate=60)})
     command = [sys.executable, "-m", "handler", "--test_input", raw]
     with subprocess.Popen(command, cwd=tmp_path, env=environment(settings), stderr=subprocess.DEVNULL) as process:
-        eventually(lambda: list(settings.work_dir.glob("*/output.mp4")))
+        eventually(lambda: list(settings.work_dir.glob("*/output-video.mp4")))
         [ffmpeg] = ffmpegs(process.pid)
         process.send_signal(signal.SIGKILL)
     eventually(lambda: not alive(ffmpeg), STOP_S)

@@ -63,7 +63,7 @@ def test_a_stop_ends_ffmpeg_and_leaves_the_worker_ready_for_the_next_job(
 ) -> None:
     id_ = platform.give(img2vid(duration=60, frame_rate=60, delivery=gateway.delivery()))
     worker = start()
-    eventually(lambda: list(settings.work_dir.glob("*/output.mp4")))
+    eventually(lambda: list(settings.work_dir.glob("*/output-video.mp4")))
     [ffmpeg] = ffmpegs(worker.pid)
     platform.stops.append(id_)
     eventually(lambda: not alive(ffmpeg), STOP_S)
@@ -98,7 +98,7 @@ def test_sigterm_lets_the_job_finish_and_its_result_arrive(
     platform.refuse = 1  # the SDK tries again two seconds later, when the job itself is long over
     platform.give(img2vid(duration=2))
     worker = start()
-    eventually(lambda: list(settings.work_dir.glob("*/output.mp4")))
+    eventually(lambda: list(settings.work_dir.glob("*/output-video.mp4")))
     worker.terminate()
     worker.terminate()
     takes = platform.takes

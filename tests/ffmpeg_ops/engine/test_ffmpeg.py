@@ -14,7 +14,7 @@ from tests.servers import PATIENCE_S, STOP_S, eventually
 from wire.envelope import Limits
 from wire.errors import Cancelled, EncodeFailed, JobTimeout, OutputTooLarge, WorkerError
 
-X264 = ["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-f", "mp4", "output.mp4"]
+X264 = ["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-f", "mp4", "output-video.mp4"]
 ENDLESS = ["-re", "-f", "lavfi", "-i", "testsrc2=size=64x64:rate=25", *X264]
 RAW = ["-f", "rawvideo", "-pix_fmt", "gray", "-video_size", "64x64", "-framerate", "25", "-i", "pipe:0", *X264]
 FRAME = bytes(64 * 64)
@@ -63,7 +63,7 @@ def in_background(task: Callable[[], None]) -> tuple[threading.Thread, list[Base
 
 def test_a_command_makes_the_output(work: Work) -> None:
     ffmpeg.encode(short(), work, length_s=1)
-    assert frame_count(work.output) == 25
+    assert frame_count(work.output("video")) == 25
 
 
 def test_progress_is_a_share_that_never_falls_and_ends_at_one(work: Work) -> None:
@@ -83,7 +83,7 @@ def test_progress_stays_a_share_when_the_length_was_too_small(work: Work) -> Non
 
 def test_frames_are_fed_through_standard_input(work: Work) -> None:
     ffmpeg.encode(RAW, work, length_s=1, feed=(FRAME for _ in range(25)))
-    assert frame_count(work.output) == 25
+    assert frame_count(work.output("video")) == 25
 
 
 def test_a_feed_that_ffmpeg_does_not_read_to_its_end_is_no_failure(work: Work) -> None:
@@ -96,7 +96,7 @@ def test_a_feed_that_ffmpeg_does_not_read_to_its_end_is_no_failure(work: Work) -
             yield FRAME
 
     ffmpeg.encode([*RAW[:-3], "-frames:v", "5", *RAW[-3:]], work, length_s=0.2, feed=endless())
-    assert frame_count(work.output) == 5 and made < 5000
+    assert frame_count(work.output("video")) == 5 and made < 5000
 
 
 def test_noisy_standard_error_does_not_block(work: Work) -> None:
@@ -225,8 +225,8 @@ NOISE = [
 
 def test_an_output_past_the_limit_is_too_large(work: Work) -> None:
     with pytest.raises(OutputTooLarge):
-        ffmpeg.encode([*NOISE, "output.mp4"], limited(work, max_output_bytes=1_000_000), length_s=4)
-    assert work.output.stat().st_size <= 1_000_001
+        ffmpeg.encode([*NOISE, "output-video.mp4"], limited(work, max_output_bytes=1_000_000), length_s=4)
+    assert work.output("video").stat().st_size <= 1_000_001
 
 
 def test_an_output_past_the_limit_is_too_large_for_mp4_with_a_second_pass_too(work: Work) -> None:
@@ -250,10 +250,10 @@ def test_an_output_of_exactly_the_limit_is_fine(work: Work) -> None:
         "gray",
         "-f",
         "rawvideo",
-        "output.mp4",
+        "output-video.mp4",
     ]
     ffmpeg.encode(copy, limited(work, max_output_bytes=5 * 64 * 64), length_s=1)
-    assert work.output.stat().st_size == 5 * 64 * 64
+    assert work.output("video").stat().st_size == 5 * 64 * 64
     with pytest.raises(OutputTooLarge):
         ffmpeg.encode(copy, limited(work, max_output_bytes=5 * 64 * 64 - 1), length_s=1)
 
