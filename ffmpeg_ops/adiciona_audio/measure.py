@@ -12,7 +12,6 @@ from ffmpeg_ops.engine.mixing.sound import RATE, from_its_start
 from ffmpeg_ops.operation import Work
 from wire.errors import AssetInvalid, AssetTooLarge
 
-_QUIET = ["ffmpeg", "-hide_banner", "-nostdin", "-v", "error"]
 _TO_FRAMECRC = [*ffmpeg.OUTPUT_LIMITS, "-f", "framecrc", "pipe:1"]
 _INTEGRATED = re.compile(r"lavfi\.r128\.I=(-?[\d.]+)")
 MAX_PACKETS = 1_000_000  # four hours at 60 frames a second are fewer
@@ -30,7 +29,7 @@ def sound_s(path: Path, stream: AudioStream, work: Work) -> tuple[float, bool]:
     """
     seconds = f"{from_its_start(stream)},asetnsamples=n={RATE}:p=0"  # one line of output a second
     source = [*ffmpeg.INPUT_LIMITS, "-i", str(path), "-map", f"0:{stream.index}"]
-    command = [*_QUIET, *source, "-af", seconds, "-c:a", "pcm_s16le", *_TO_FRAMECRC]
+    command = [*source, "-af", seconds, "-c:a", "pcm_s16le", *_TO_FRAMECRC]
     end = 0
     steady = True
 
@@ -41,7 +40,7 @@ def sound_s(path: Path, stream: AudioStream, work: Work) -> tuple[float, bool]:
             steady &= start >= end
             end = start + length
 
-    damaged = ffmpeg.each_line_of(command, work, on_second, timeout_s=work.limits.timeout_s)
+    damaged = ffmpeg.each_line_of(command, work, on_second)
     if not steady:
         raise Unsteady(f"{path.name} begins anew before {end / RATE} s")
     if not end:
@@ -51,7 +50,7 @@ def sound_s(path: Path, stream: AudioStream, work: Work) -> tuple[float, bool]:
 
 def loudness_lufs(inputs: list[str], graph: str, work: Work) -> float:
     """Integrated loudness (EBU R128) of what a filter graph that ends in METER makes."""
-    command = [*_QUIET, *inputs, "-filter_complex", graph, "-map", "[sound]", *ffmpeg.OUTPUT_LIMITS, "-f", "null", "-"]
+    command = [*inputs, "-filter_complex", graph, "-map", "[sound]", *ffmpeg.OUTPUT_LIMITS, "-f", "null", "-"]
     measured = SILENCE_LUFS
 
     def on_line(line: str) -> None:
@@ -59,7 +58,7 @@ def loudness_lufs(inputs: list[str], graph: str, work: Work) -> float:
         if value := _INTEGRATED.fullmatch(line):
             measured = float(value[1])
 
-    ffmpeg.each_line_of(command, work, on_line, timeout_s=work.limits.timeout_s)
+    ffmpeg.each_line_of(command, work, on_line)
     return measured
 
 

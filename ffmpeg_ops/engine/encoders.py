@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import random
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import structlog
 
-from ffmpeg_ops.engine import bitrate, ffmpeg, sandbox
+from ffmpeg_ops.engine import bitrate, ffmpeg, process, sandbox
 from ffmpeg_ops.engine.encoding import QUALITIES, Encoding
 from ffmpeg_ops.operation import Work
 from wire.errors import EncodeFailed, EncoderUnavailable, JobTimeout, OutputTooLarge, WorkerError
@@ -184,8 +182,7 @@ def _works(encoder: Encoder) -> bool:
     options = ["-hide_banner", "-nostdin", "-v", "error"]
     command = ["ffmpeg", *options, *source, *encoder.arguments, "-t", "1", "-f", "null", "-"]
     try:
-        with tempfile.TemporaryDirectory() as directory:
-            ffmpeg.output_of(command, Work(Path(directory)), timeout_s=_PROBE_TIMEOUT_S)
+        process.output_outside_job(command, timeout_s=_PROBE_TIMEOUT_S)
     except EncodeFailed as error:
         log.info("encoder.unusable", encoder=encoder.name, reason=_reason(error.detail), detail=error.detail)
         return _reason(error.detail) == _NO_SESSION

@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from ffmpeg_ops.engine import ffmpeg
+from ffmpeg_ops.engine import ffmpeg, process
 from ffmpeg_ops.operation import Work
 from wire import sniffing
 from wire.errors import AssetHasNoAudio, AssetInvalid, AssetTooLarge, EncodeFailed
@@ -75,7 +75,7 @@ def probe(path: Path, work: Work) -> MediaInfo:
     """Read `path` with ffprobe. Raises AssetInvalid when it is not a media file of an allowed format."""
     command = ["ffprobe", "-v", "error", "-of", "json", "-show_format", "-show_streams", *ffmpeg.INPUT_LIMITS]
     try:
-        raw = json.loads(ffmpeg.output_of([*command, "-i", str(path)], work))
+        raw = json.loads(process.output_of([*command, "-i", str(path)], work))
     except EncodeFailed as error:
         if "exceeds specified max pixel count" in (error.detail or ""):
             raise AssetTooLarge(f"The picture has more than {ffmpeg.MAX_PROBED / 1e6:.0f} megapixels.") from error
@@ -161,7 +161,7 @@ def each_packet(
     some += [] if upto_s is None else ["-read_intervals", f"%+{upto_s:.6f}"]
     entries = ["-of", "csv=p=0", "-show_entries", f"packet={','.join(fields)}", *some]
     command = ["ffprobe", "-v", "error", *entries, *ffmpeg.INPUT_LIMITS, "-i", str(path)]
-    ffmpeg.each_line_of(command, work, consume, timeout_s=work.limits.timeout_s)
+    process.each_line_of(command, work, consume, timeout_s=work.limits.timeout_s)
 
 
 def shows(path: Path, work: Work) -> bool:
@@ -170,7 +170,7 @@ def shows(path: Path, work: Work) -> bool:
     entries = ["-of", "csv=p=0", "-select_streams", "v:0", "-show_entries", "frame=pict_type"]
     some = ["-read_intervals", f"%+#{_FIRST_PACKETS}"]
     command = ["ffprobe", "-v", "quiet", *entries, *some, *ffmpeg.DECODE_LIMITS, "-i", str(path)]
-    ffmpeg.each_line_of(command, work, frames.append, timeout_s=work.limits.timeout_s)
+    process.each_line_of(command, work, frames.append, timeout_s=work.limits.timeout_s)
     return any(frames)
 
 

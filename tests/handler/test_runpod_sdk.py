@@ -151,7 +151,7 @@ def test_lines_are_json_that_the_platform_keeps_whole(
     assert banner.startswith("--- Starting Serverless Worker")
     events = [json.loads(line) for line in lines]
     assert max(map(len, lines)) <= 4096
-    [tail] = [event for event in events if event.get("event") == "ffmpeg.stderr"]
+    [tail] = [event for event in events if event.get("event") == "ffmpeg.errors_printed"]
     assert tail["tail"].endswith("500050005000500050005000")
     assert tail["requestId"] == id_
 

@@ -365,18 +365,18 @@ MUTATIONS = (
     Mutation(
         "ffmpeg-not-confined",
         "FFmpeg reaches no network and no file but its own",
-        "ffmpeg_ops/engine/ffmpeg.py",
-        "            sandbox.confine(Path(directory), _readable(command))\n",
+        "ffmpeg_ops/engine/process.py",
+        "            sandbox.confine(directory, _readable(command))\n",
         "",
         ("tests/ffmpeg_ops/engine/test_sandbox.py",),
     ),
     Mutation(
         "group-not-killed",
         "A stop kills FFmpeg and everything that it started",
-        "ffmpeg_ops/engine/ffmpeg.py",
+        "ffmpeg_ops/engine/process.py",
         "os.killpg(process.pid, signal.SIGKILL)",
         "process.kill()",
-        ("tests/ffmpeg_ops/engine/test_ffmpeg.py::test_a_stop_kills_what_the_process_started_too",),
+        ("tests/ffmpeg_ops/engine/test_process.py::test_a_stop_kills_what_the_process_started_too",),
     ),
     Mutation(
         "frames-not-verified",

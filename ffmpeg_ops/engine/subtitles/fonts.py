@@ -7,19 +7,16 @@ every run of characters instead, and leave out, with a word in the result, what 
 from __future__ import annotations
 
 import re
-import tempfile
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from PIL import ImageFont
 
-from ffmpeg_ops.engine import ffmpeg
+from ffmpeg_ops.engine import process
 from ffmpeg_ops.engine.subtitles.lines import clusters, columns
-from ffmpeg_ops.operation import Work
 from wire.errors import EncodeFailed, JobTimeout, WorkerError
 
 DEFAULT = "Noto Sans"
@@ -64,11 +61,10 @@ class Face:
 def installed() -> tuple[Face, ...]:
     """The faces that fontconfig knows; none where there is no fontconfig."""
     try:
-        with tempfile.TemporaryDirectory() as directory:
-            listed = ffmpeg.output_of(["fc-list", "-f", _FORMAT], Work(Path(directory)))
+        listed = process.output_outside_job(["fc-list", "-f", _FORMAT])
     except (EncodeFailed, JobTimeout, WorkerError):
         return ()
-    rows = (line.split("\t") for line in listed.decode().split("\n"))
+    rows = (line.split("\t") for line in listed.split("\n"))
     faces = (_face(dict(zip(_FIELDS, row, strict=True))) for row in rows if len(row) == len(_FIELDS))
     return tuple(face for face in faces if face)
 

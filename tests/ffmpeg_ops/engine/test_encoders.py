@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ffmpeg_ops.engine import bitrate, encoders, ffmpeg, sandbox
+from ffmpeg_ops.engine import bitrate, encoders, ffmpeg, process, sandbox
 from ffmpeg_ops.engine.encoders import AV1_NVENC, HEVC_NVENC, LADDERS, NVENC, X264, Encoder, works
 from ffmpeg_ops.engine.encoding import CODECS, QUALITIES, Encoding
 from ffmpeg_ops.operation import Work
@@ -190,7 +190,7 @@ class Gpu:
 def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gpu:
     folder = tmp_path / "bin"
     folder.mkdir()
-    made = Gpu(folder, str(ffmpeg._tool("ffmpeg")))
+    made = Gpu(folder, str(process.find("ffmpeg")))
     monkeypatch.setattr(sandbox, "_down", True)  # it keeps files beside itself
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(encoders, "_PAUSES_S", (0.01, 0.01, 0.01))
@@ -403,8 +403,8 @@ def test_what_cannot_fit_is_told_before_anything_is_encoded(noise: Path, work: W
 
 def test_what_does_not_fit_after_all_is_an_error_that_says_so(noise: Path, work: Work) -> None:
     seen: list[float] = []
-    hopeless = {**CUE, "encoding": {"codec": "av1", "max_bytes": 80_000}}
-    with pytest.raises(OutputTooLarge, match=r"encoding\.max_bytes.* 80000 bytes"):
+    hopeless = {**CUE, "encoding": {"codec": "av1", "max_bytes": 70_000}}
+    with pytest.raises(OutputTooLarge, match=r"encoding\.max_bytes.* 70000 bytes"):
         run("caption", replace(work, progress=seen.append), hopeless, url_video=noise)
     assert seen == sorted(seen) and 1.0 not in seen
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ffmpeg_ops.engine import ffmpeg, inspect
+from ffmpeg_ops.engine import inspect, process
 from ffmpeg_ops.operation import Work
 from tests.ffmpeg_ops.media import Media
 from wire.errors import AssetHasNoAudio, AssetInvalid, JobFault, WorkerError
@@ -193,6 +193,6 @@ def test_what_ffprobe_says_is_detail_and_never_message(fake: Path, work: Work) -
 
 
 def test_a_killed_ffprobe_is_the_workers_fault(media: Media, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ffmpeg, "_wait", lambda process, work, timeout_s: -9)
+    monkeypatch.setattr(process, "_wait", lambda process, work, timeout_s: -9)
     with pytest.raises(WorkerError):
         inspect.probe(media.video(), work)

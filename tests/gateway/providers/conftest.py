@@ -207,7 +207,7 @@ def taken(emulator: Emulator, attempt: Attempt) -> InQueue:
     """The attempt, once a worker has taken it from the queue."""
     assert attempt.remote_id is not None
     while emulator.job(attempt.remote_id)["status"] == "IN_QUEUE":
-        assert emulator.queue.take(WORKER, 1, 0, lambda: True)
+        assert emulator.queue.take(WORKER, 0, lambda: True)
     return InQueue(emulator.queue, attempt.remote_id)
 
 

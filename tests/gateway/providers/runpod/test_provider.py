@@ -141,7 +141,7 @@ def test_silence_after_a_submit_is_ambiguous(
     (403, "RUNPOD_API_KEY"),
     (402, "credit"),
     (404, "RUNPOD_ENDPOINT_ID"),
-    (400, "a fault that was asked for"),
+    (400, "an injected fault"),
     (418, "418"),
 ])  # fmt: skip
 def test_a_submit_that_is_turned_away_ran_nowhere(
