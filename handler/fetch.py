@@ -17,7 +17,7 @@ import structlog
 
 from common import safe_http
 from ffmpeg_ops.assets import NamedAsset
-from ffmpeg_ops.operation import StopSignal, Work
+from ffmpeg_ops.operation import Work
 from handler import calls, share_links
 from wire.errors import (
     AssetEmpty,
@@ -35,7 +35,6 @@ from wire.sniffing import HTML, sniff_file
 log = structlog.get_logger(__name__)
 
 AT_ONCE = 4
-_LOOK_S = 0.2
 # Before each next try, unless the server says how long to wait.
 PAUSES_S: tuple[float, ...] = (1, 2)
 # A server that says it is busy (the gateway, when too many files are on their way) gets more time.
@@ -67,30 +66,12 @@ def fetch_all(
     return {asset.path: files[asset.url] for asset in assets}
 
 
-class _LinkedStop(StopSignal):
-    """Stops with its attempt, or on its own."""
-
-    def __init__(self, attempt: StopSignal) -> None:
-        super().__init__()
-        self._attempt = attempt
-
-    def check(self) -> None:
-        self._attempt.check()
-        super().check()
-
-    def wait(self, seconds: float) -> None:
-        ends_at = time.monotonic() + seconds
-        while (left := ends_at - time.monotonic()) > 0:
-            self.check()
-            super().wait(min(left, _LOOK_S))
-
-
 class _Pool:
     """The downloads of one attempt and what they share: threads, the limit of all bytes, progress."""
 
     def __init__(self, work: Work, number: int, progress: Callable[[float], None]) -> None:
-        self.limits = work.limits
-        self.stop = _LinkedStop(work.stop)
+        self.limits, self.stop = work.limits, work.stop
+        self._failed = False
         self._number, self._progress = number, progress
         self._lock = threading.Lock()
         self._received: dict[str, int] = {}
@@ -116,9 +97,19 @@ class _Pool:
         for _ in range(min(AT_ONCE, len(downloads))):
             threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True).start()
         for _ in downloads:
-            if (error := ended.get()) is not None:
-                self.stop.set(error if isinstance(error, JobError) else Superseded())
-                raise error
+            error = ended.get()
+            if error is not None:
+                self._failed = True
+                try:
+                    raise error
+                finally:
+                    del error  # its traceback holds this frame: a cycle that would keep connections open
+
+    def check(self) -> None:
+        """Raises when the attempt is to stop, or another download has failed."""
+        self.stop.check()
+        if self._failed:
+            raise Superseded
 
     def expect(self, path: str, size: int) -> None:
         """The asset `path` has `size` bytes. Raises AssetTooLarge when all known ones have more than a job may."""
@@ -166,7 +157,7 @@ class _Download:
         """Fetch the file. Server errors and broken connections are tried again from the first byte on; what comes too
         slowly is not. Raises a JobError whose message names the param."""
         for failed in itertools.count():
-            self._pool.stop.check()
+            self._pool.check()
             try:
                 self._try()
                 return
@@ -189,7 +180,7 @@ class _Download:
                     max_bytes=limit,
                     deadline_s=self._ends_at - time.monotonic(),
                     allow_origins=self._allow_origins,
-                    check=self._pool.stop.check,
+                    check=self._pool.check,
                     expect=lambda size: self._pool.expect(name, size),
                 )
         except safe_http.ForbiddenUrl as error:

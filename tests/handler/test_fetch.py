@@ -1,4 +1,4 @@
-"""Fetching one asset: what is tried again, what a page is called, and that nothing of a URL is told."""
+"""`handler.fetch`: what is tried again, what a page is called, what many files share; nothing of a URL is told."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from common import safe_http
+from ffmpeg_ops.assets import NamedAsset
 from ffmpeg_ops.operation import Work
 from handler import share_links
-from handler.fetch import fetch
+from handler.fetch import fetch_all
 from tests.conftest import ROOT
 from tests.servers import FileServer, Reply, Request
 from wire.errors import AssetInvalid, AssetUnavailable, JobError
@@ -21,13 +22,19 @@ OLD, NEW = b"old" * 10_000, b"new" * 20_000
 PAGE = b"<!DOCTYPE html><html><body>Sign in to go on</body></html>"
 
 
+def fetched(url: str, folder: Path, *origins: str) -> bytes:
+    """The file behind `url` as the asset url_video."""
+    asset = NamedAsset("url_video", "video", url)
+    return fetch_all([asset], Work(folder), deadline_s=20, allow_origins=origins)["url_video"].read_bytes()
+
+
 @pytest.fixture
 def got(files: FileServer, tmp_path: Path) -> Callable[[], bytes]:
     """Fetches `/x` of `files`, by a URL with secrets."""
 
     def fetch_it() -> bytes:
         url = files.url("/x?token=s3cret#fragm3nt")
-        return fetch(url, "url_video", Work(tmp_path), deadline_s=20, allow_origins=(files.origin,)).read_bytes()
+        return fetched(url, tmp_path, files.origin)
 
     return fetch_it
 
@@ -240,17 +247,17 @@ def test_nothing_secret_of_a_url_is_logged_or_told(
 )
 def test_nothing_secret_of_a_refused_url_is_logged_or_told(url: str, tmp_path: Path, logged: io.StringIO) -> None:
     def refused() -> bytes:
-        return fetch(url, "url_video", Work(tmp_path), deadline_s=5, allow_origins=()).read_bytes()
+        return fetched(url, tmp_path)
 
     told = _ended(refused)
     assert told.startswith("url_video: ")
     assert not [secret for secret in SECRETS if secret in told + logged.getvalue()]
 
 
-def _ended(fetched: Callable[[], bytes]) -> str:
+def _ended(call: Callable[[], bytes]) -> str:
     """What a client is told, and what is logged with it."""
     try:
-        fetched()
+        call()
     except JobError as error:
         return f"{error.message} {error.detail}"
     return ""

@@ -288,7 +288,7 @@ def test_an_attempt_that_fails_tells_its_error(
 
 def test_without_delivery_the_worker_names_the_attempt(client: FlaskClient, img2vid: Job) -> None:
     attempt_id = client.post("/video/img2vid", json=img2vid()).get_json()["attemptId"]
-    assert Path(_ended(client, attempt_id)["result"]["output_path"]).exists()
+    assert Path(_ended(client, attempt_id)["result"]["outputs"]["video"]["path"]).exists()
 
 
 def test_progress_can_be_read_while_it_runs(client: FlaskClient, img2vid: Job, gateway: Gateway) -> None:

@@ -26,7 +26,7 @@ def connecting(caption: Job, gateway: Gateway, settings: Settings) -> Iterator[B
 
         def begin() -> Attempt:
             attempt = Attempt(caption(url_video=f"{origin}/x", delivery=gateway.delivery()), allowing).start()
-            eventually(lambda: list(settings.work_dir.glob("attempt-*/asset-url_video")))
+            eventually(lambda: list(settings.work_dir.glob("attempt-*/asset-1")))
             return attempt
 
         yield begin

@@ -42,7 +42,7 @@ def _handle(raw: dict[str, Any], settings: Settings) -> dict[str, Any]:
 def test_the_result_can_be_sent_as_json(caption: Job, settings: Settings) -> None:
     result = _handle({"id": "1", "input": caption()}, settings)
     assert json.loads(json.dumps(result)) == result
-    assert Path(result["output_path"]).exists()
+    assert Path(result["outputs"]["video"]["path"]).exists()
 
 
 def test_an_error_is_one_json_string_that_polling_can_class(

@@ -105,7 +105,7 @@ def test_sigterm_lets_the_job_finish_and_its_result_arrive(
     platform.give(img2vid())
     assert worker.wait(PATIENCE_S) == 0
     [end] = platform.ends
-    assert Path(end["output"]["output_path"]).exists()
+    assert Path(end["output"]["outputs"]["video"]["path"]).exists()
     assert (platform.takes, len(platform.jobs)) == (takes, 1)
     assert list(settings.work_dir.glob("attempt-*")) == []
     assert worker.alive_in_group() == []
@@ -210,7 +210,7 @@ def test_progress_is_mirrored_without_events_and_the_end_comes_last(
     *words, end = platform.posts
     told = [word["output"]["progress"] for word in words]
     assert told and told == sorted(told) and 0 < told[-1] < runpod_progress.UNTIL
-    assert "output_path" in end["output"]
+    assert "path" in end["output"]["outputs"]["video"]
     time.sleep(3)  # for what is late
     assert platform.posts[-1] == end
 
