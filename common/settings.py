@@ -1,10 +1,10 @@
-"""Settings: a frozen dataclass whose fields say how each variable of the environment is read, checked and documented.
+"""Settings: a frozen dataclass whose fields define how each environment variable is read, checked and documented.
 
     @dataclass(frozen=True)
     class Settings:
         port: int = setting(fields.Integer(validate=validate.Range(1, 65535)), 8000, "Port to listen on.")
 
-reads `PORT`. A variable that is empty counts as unset. All mistakes are reported together, by the variable's name.
+reads `PORT`. An empty variable counts as unset. All mistakes are reported together, by the name of the variable.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ class SettingsError(Exception):
 
 
 class CommaList(fields.Field[tuple[str, ...]]):
-    """`a, b` → `("a", "b")`."""
+    """Comma-separated list: `a, b` becomes `("a", "b")`."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
         return tuple(part.strip() for part in str(value).split(",") if part.strip())
 
 
 class Origins(CommaList):
-    """Comma list of `scheme://host[:port]`."""
+    """Comma-separated list of `scheme://host[:port]`."""
 
     _ORIGIN = re.compile(r"https?://([\w.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?/?", re.IGNORECASE)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
         entries = super()._deserialize(value, attr, data, **kwargs)
-        # a password that was written into one is not shown
+        # A password in the URL is not shown.
         wrong = [entry.rpartition("@")[2] for entry in entries if not self._ORIGIN.fullmatch(entry)]
         if wrong:
             raise ValidationError(f"Must be http(s)://host[:port]: {', '.join(map(repr, wrong))}.")
@@ -51,13 +51,13 @@ class Origins(CommaList):
 
 
 class Networks(CommaList):
-    """Comma list of IP addresses and networks."""
+    """Comma-separated list of IP addresses and networks."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
         entries = super()._deserialize(value, attr, data, **kwargs)
         odd = [entry for entry in entries if not _is_network(entry)]
         if odd:
-            raise ValidationError([f"{entry!r} is no address or network." for entry in odd])
+            raise ValidationError([f"{entry!r} is not an IP address or network." for entry in odd])
         return entries
 
 
@@ -77,12 +77,12 @@ class Folder(fields.Field[Path]):
 
 
 def setting(field: fields.Field[Any], default: Any, doc: str) -> Any:
-    """A field of a settings dataclass. `default` is given as the environment would: text is parsed by `field` too."""
+    """Declare a field of a settings dataclass. A textual `default` is parsed by `field` like a variable's value."""
     return dataclasses.field(default=default, metadata={"field": field, "doc": doc})
 
 
 def read(cls: type[S], environ: Mapping[str, str] | None = None) -> S:
-    """`cls` from `environ` (default: the environment, then `.env`). Raises SettingsError naming every mistake."""
+    """Read `cls` from `environ` (default: the environment, then `.env`). Raises SettingsError naming every mistake."""
     if environ is None:
         environ = {**{k: v or "" for k, v in dotenv_values(".env").items()}, **os.environ}
     specs = {f.name.upper(): f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
@@ -97,7 +97,7 @@ def read(cls: type[S], environ: Mapping[str, str] | None = None) -> S:
 
 
 def example(cls: type[Any]) -> str:
-    """The variables of `cls` as lines of a `.env` file, each with its meaning and its default."""
+    """Return the variables of `cls` as lines of a `.env` file, each with its meaning and default."""
     lines = []
     for f in dataclasses.fields(cls):
         default = "" if f.default is None else f.default

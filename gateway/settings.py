@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from marshmallow import ValidationError, fields, validate
 
 from common.settings import CommaList, Folder, Networks, Origins, SettingsError, read, setting
-from gateway.access.keys import MAX_SECRET, mistyped
+from gateway.access.keys import MAX_SECRET_CHARACTERS, mistyped
 from gateway.domain.jobs import MARGIN_MS
 from gateway.providers.runpod.gpus import Prices
 
@@ -89,7 +89,7 @@ class Settings:
         CommaList(), None, f"Providers in the order of trial, comma list. Must be set. Known: {', '.join(PROVIDERS)}."
     )
     x_api_key: str | None = setting(
-        fields.String(validate=[validate.Length(min=16, max=MAX_SECRET), _own_key]),
+        fields.String(validate=[validate.Length(min=16, max=MAX_SECRET_CHARACTERS), _own_key]),
         None,
         "A first API key for clients, besides those of `keys create`.",
     )

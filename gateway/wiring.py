@@ -1,4 +1,4 @@
-"""The parts of a running gateway, made once and handed to whoever needs them."""
+"""The objects of a running gateway, created once and passed to those that depend on them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flask import current_app
 from common.clock import Clock, SystemClock
 from gateway.access.keys import Keys
 from gateway.access.quotas import Quotas
-from gateway.access.rate_limits import Rates
+from gateway.access.rate_limits import RateLimits
 from gateway.access.thread_limits import ThreadLimits
 from gateway.api.job_document import Documents
 from gateway.api.job_service import Jobs
@@ -35,7 +35,7 @@ from gateway.webhooks.sender import Sender
 
 @dataclass(frozen=True)
 class Services:
-    """See the classes themselves."""
+    """The objects that views and commands use; see their classes."""
 
     settings: Settings
     clock: Clock
@@ -49,13 +49,13 @@ class Services:
     dispatcher: Dispatcher
     metrics: Metrics
     thread_limits: ThreadLimits
-    rates: Rates
+    rate_limits: RateLimits
 
     @classmethod
     def wire(
         cls, settings: Settings, *, clock: Clock | None = None, provider: Mapping[str, Provider] | None = None
     ) -> Services:
-        """All parts for `settings`; tests hand in a clock that stands still, or providers of their own."""
+        """Create everything for `settings`; tests pass a clock or providers of their own."""
         clock = clock or SystemClock()
         signer, notifier = Signer(secrets_of(settings)), ChangeNotifier()
         store = Store(make_engine(settings.database, pool_size=settings.threads + 32))
@@ -81,18 +81,18 @@ class Services:
             ),
             metrics=metrics,
             thread_limits=ThreadLimits(settings.threads, settings.max_waiting_per_key),
-            rates=Rates(settings, clock),
+            rate_limits=RateLimits(settings, clock),
         )
 
 
 def _storage(settings: Settings, signer: Signer, clock: Clock) -> Storage:
     if settings.storage == "local":
         return LocalStorage(settings, signer, clock)
-    from gateway.storage.s3 import S3Storage  # boto3 takes time and memory that others need not pay
+    from gateway.storage.s3 import S3Storage  # boto3 needs time and memory that other installations save
 
     return S3Storage(settings, clock)
 
 
 def services() -> Services:
-    """Those of the current application."""
+    """The services of the current application."""
     return cast(Services, current_app.extensions["reelay"])

@@ -1,4 +1,4 @@
-"""`POST /events/<attempt id>`: where workers report. A bearer token opens it for one attempt."""
+"""`POST /events/<attempt id>`: workers report here, with a bearer token that is valid for one attempt."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def blueprint() -> Blueprint:
 
 
 def _with_token(view: Any) -> Any:
-    """Before the body is read: the token must be the attempt's own and not expired."""
+    """Check, before the body is read, that the token belongs to the attempt and has not expired."""
 
     def checked(*args: Any, attempt_id: str, **kwargs: Any) -> Any:
         here = services()
@@ -45,6 +45,6 @@ def _with_token(view: Any) -> Any:
             case [str(owner), int(expires_at)] if owner == attempt_id and here.clock.now_ms() < expires_at:
                 structlog.contextvars.bind_contextvars(attempt_id=attempt_id)
                 return view(*args, attempt_id=attempt_id, **kwargs)
-        raise Unauthorized("The event needs the bearer token of its attempt.")
+        raise Unauthorized("Events need the bearer token of their attempt.")
 
     return checked

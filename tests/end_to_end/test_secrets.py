@@ -139,7 +139,7 @@ def test_known_secrets_are_in_no_log_and_no_answer(gateway: Gateway, sample_file
     assert handed and all("delivery" in each for each in handed)
     signatures = [u.partition("signature=")[2] for u in (upload, done["video_url"])]
     tokens = [each["delivery"]["events"]["token"] for each in handed]
-    puts = [each["delivery"]["upload"]["url"].partition("signature=")[2] for each in handed]
+    puts = [each["delivery"]["uploads"]["video"]["url"].partition("signature=")[2] for each in handed]
     signer = Signer((SECRET_KEY,))
     key_id = upload.split("/uploads/")[1].split("/")[0]
     hooks = [secret.removeprefix("whsec_") for secret in webhook_secrets(signer, key_id, None, 0)]
@@ -147,7 +147,7 @@ def test_known_secrets_are_in_no_log_and_no_answer(gateway: Gateway, sample_file
     assert all(len(secret) > 10 for secret in (*signatures, *made))
 
     logs = "".join(path.read_text() for path in gateway.stack.log_dir.glob("*.log"))
-    assert logs.count('"event": "request"') > 20 and "fetch.done" in logs
+    assert logs.count('"event": "request.answered"') > 20 and "fetch.done" in logs
     for secret in [key, *OTHERS, *made, *signatures]:
         at = logs.find(secret)
         assert at < 0, logs[max(0, at - 600) : at + 200]

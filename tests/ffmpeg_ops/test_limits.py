@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ffmpeg_ops.adiciona_audio import measure
+from ffmpeg_ops.adiciona_audio import video_options
 from ffmpeg_ops.engine import encoders, ffmpeg, inspect, output, process
 from ffmpeg_ops.operation import Work
 from tests.ffmpeg_ops.media import Media, frames, run, stream
@@ -116,10 +116,10 @@ def test_every_command_has_its_limits(
 
 def test_packets_are_counted_up_to_a_limit(media: Media, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     _, video = inspect.video_asset(media.video(), "url_video", work)
-    assert len(measure.packets(media.video(), video, work)) == 25
-    monkeypatch.setattr(measure, "MAX_PACKETS", 24)
+    assert len(video_options.packets(media.video(), video, work)) == 25
+    monkeypatch.setattr(video_options, "MAX_PACKETS", 24)
     with pytest.raises(AssetTooLarge, match="url_video"):
-        measure.packets(media.video(), video, work)
+        video_options.packets(media.video(), video, work)
 
 
 # --- pixels ----------------------------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ def test_a_matroska_file_that_is_cut_off_is_noticed(extension: str, name: str, m
     content = whole.read_bytes()
     cut.write_bytes(content[: len(content) // 2])
     more = {"url_audio": media.tone(1.0)} if name == "adicionaAudio" else {}
-    with pytest.raises(AssetInvalid, match=r"url_video: the file is cut off: [12]\.\d of 4\.0 seconds are there"):
+    with pytest.raises(AssetInvalid, match=r"url_video: the file is cut off: [12]\.\d of 4\.0 seconds can be read"):
         run(name, work, {} if more else {"subtitles": SRT}, url_video=cut, **more)
     assert inspect.video_asset(whole, "url_video", work)[1].duration_s == pytest.approx(4, abs=0.05)
 

@@ -68,7 +68,7 @@ def test_a_file_without_frame_count_has_none(media: Media, work: Work) -> None:
 def test_cover_art_is_no_video(media: Media, work: Work) -> None:
     info = inspect.probe(media.song_with_cover(), work)
     assert info.video is None and info.audio is not None
-    with pytest.raises(AssetInvalid, match="url_video: the file has no moving picture; it is audio only"):
+    with pytest.raises(AssetInvalid, match="url_video: the file has no video stream; it is audio only"):
         inspect.video_asset(media.song_with_cover(), "url_video", work)
 
 

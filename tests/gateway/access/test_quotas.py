@@ -11,7 +11,7 @@ from decimal import Decimal
 import pytest
 import sqlalchemy as sa
 
-from gateway.access.quotas import AHEAD_MS, NEAR
+from gateway.access.quotas import ALLOWANCE_MS, MARGIN
 from gateway.db.records import Usage
 from gateway.domain.attempts import AttemptState
 from gateway.domain.jobs import Job, JobStatus
@@ -120,7 +120,7 @@ def test_jobs_that_share_a_commit_share_the_look_and_each_key_gets_what_it_may(w
 
 
 def test_far_from_its_limits_a_key_is_seldom_counted(wire: Wire, clock: FixedClock) -> None:
-    services = limited(wire, jobs=NEAR + 300, usd="50")
+    services = limited(wire, jobs=MARGIN + 300, usd="50")
     key_id = key_of(services)
     seen = statements(services)
 
@@ -130,11 +130,11 @@ def test_far_from_its_limits_a_key_is_seldom_counted(wire: Wire, clock: FixedClo
     for _ in range(100):
         create(services, key_id)
     assert counts() == 1
-    clock.advance(AHEAD_MS)
+    clock.advance(ALLOWANCE_MS)
     for _ in range(199):
         create(services, key_id)
     assert counts() == 2
-    clock.advance(AHEAD_MS)
+    clock.advance(ALLOWANCE_MS)
     create(services, key_id)
     create(services, key_id)
     assert counts() > 3, "near the limit each one is counted"

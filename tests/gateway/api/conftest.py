@@ -56,7 +56,7 @@ class Worker:
 
     @property
     def upload(self) -> str:
-        return local(self.delivery["upload"]["url"])
+        return local(self.delivery["uploads"]["video"]["url"])
 
     def put(self, body: bytes = VIDEO, **kwargs: Any) -> TestResponse:
         return self.client.put(self.upload, data=body, **kwargs)

@@ -19,7 +19,7 @@ LOST = {"code": "worker_error", "message": "Out of memory.", "retryable": True}
 EVENTS: dict[str, dict[str, Any]] = {
     "started": {},
     "progress": {"progress": 0.5},
-    "completed": {"result": {"stats": {"size_bytes": len(VIDEO)}}},
+    "completed": {"result": {"outputs": {"video": {"size_bytes": len(VIDEO)}}, "stats": {"size_bytes": len(VIDEO)}}},
     "failed": {"error": ERROR},
 }
 
@@ -184,9 +184,9 @@ WRONG: list[dict[str, Any]] = [
     {"type": "completed"},
     {"type": "completed", "result": {}},
     {"type": "completed", "result": []},
-    {"type": "completed", "result": {"stats": {"size_bytes": "many"}}},
-    {"type": "completed", "result": {"stats": {"duration_s": float("nan")}}},
-    {"type": "started", "result": {"stats": {}}},
+    {"type": "completed", "result": {"outputs": {"video": {"size_bytes": 5}}, "stats": {"size_bytes": "many"}}},
+    {"type": "completed", "result": {"outputs": {}, "stats": {"duration_s": float("nan")}}},
+    {"type": "started", "result": {"outputs": {}, "stats": {}}},
     {"type": "failed"},
     {"type": "failed", "error": "broken"},
     {"type": "failed", "error": {"code": "Not A Code", "message": "", "retryable": True}},

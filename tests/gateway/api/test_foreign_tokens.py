@@ -23,7 +23,7 @@ from gateway.domain.jobs import JobStatus
 from gateway.signing import Signer
 from gateway.wiring import Services
 from tests.gateway.api.conftest import VIDEO, assert_problem
-from tests.gateway.api.state import files, rows
+from tests.gateway.api.stored import files, rows
 from tests.gateway.conftest import CLAIM, SECRET_KEY, FixedClock, JobFactory, Wire, new_attempt
 
 CASES, SEED = int(os.environ.get("FUZZ_CASES", "200")), int(os.environ.get("FUZZ_SEED", "1"))
@@ -31,7 +31,10 @@ OLDER_KEY, GONE_KEY = "older-secret-key-0123456789abcdef", "rotated-out-key-0123
 EVENTS = [
     {"type": "started"},
     {"type": "progress", "progress": 0.9},
-    {"type": "completed", "result": {"stats": {"size_bytes": len(VIDEO)}}},
+    {
+        "type": "completed",
+        "result": {"outputs": {"video": {"size_bytes": len(VIDEO)}}, "stats": {"size_bytes": len(VIDEO)}},
+    },
     {"type": "failed", "error": {"code": "asset_invalid", "message": "Broken.", "retryable": False}},
 ]
 MOST = 10_000

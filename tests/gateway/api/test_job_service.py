@@ -18,7 +18,7 @@ from wire.envelope import Event
 from wire.errors import AssetNotFound, EncodeFailed
 
 BODY = b"a finished video"
-RESULT = {"stats": {"size_bytes": len(BODY)}}
+RESULT = {"outputs": {"video": {"size_bytes": len(BODY)}}, "stats": {"size_bytes": len(BODY)}}
 PARAMS = {"url_image": "https://example.com/i.jpg", "duration": 5}
 DAY_MS = 24 * 3600 * 1000
 PutOutput = Callable[[str, bytes], None]

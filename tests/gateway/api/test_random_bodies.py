@@ -23,7 +23,7 @@ from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import JobStatus
 from gateway.wiring import Services
 from tests.gateway.api.conftest import VIDEO, local
-from tests.gateway.api.state import files, rows
+from tests.gateway.api.stored import files, rows
 from tests.gateway.conftest import CLAIM, JobFactory, Wire
 from wire.errors import CODES
 

@@ -319,7 +319,11 @@ def test_an_unreachable_s3_is_503_and_not_ready_and_no_job_fails_for_it(settings
         tx.add_attempt(attempt)
     client = app.test_client()
     token = services.signer.sign("events", [attempt.id, attempt.deadline])
-    event = {"type": "completed", "claim_id": attempt.claim_id, "result": {"stats": {"size_bytes": 1}}}
+    event = {
+        "type": "completed",
+        "claim_id": attempt.claim_id,
+        "result": {"outputs": {"video": {"size_bytes": 5}}, "stats": {"size_bytes": 1}},
+    }
     answer = client.post(f"/events/{attempt.id}", json=event, headers={"Authorization": f"Bearer {token}"})
     assert (answer.status_code, "Retry-After" in answer.headers) == (503, True)
     heard = services.store.attempt(attempt.id)
