@@ -95,7 +95,8 @@ class _Pool:
                 ended.put(None)
 
         for _ in range(min(AT_ONCE, len(downloads))):
-            threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True).start()
+            context = contextvars.copy_context()  # so that log lines name the attempt
+            threading.Thread(target=context.run, args=(work,), name="fetch", daemon=True).start()
         for _ in downloads:
             error = ended.get()
             if error is not None:
