@@ -17,12 +17,12 @@ from gateway.api.job_document import Documents
 from gateway.api.job_service import Jobs
 from gateway.db.engine import make_engine
 from gateway.db.store import Store
-from gateway.dispatch.attempt_writer import Ends
-from gateway.dispatch.costs import Costs
+from gateway.dispatch.attempt_writer import AttemptWriter
+from gateway.dispatch.context import DispatchContext
 from gateway.dispatch.loop import Dispatcher
 from gateway.dispatch.notifier import ChangeNotifier
 from gateway.dispatch.poll_schedule import PollScheduler
-from gateway.dispatch.step import DispatchContext
+from gateway.dispatch.reports import WorkerReports
 from gateway.providers import registry
 from gateway.providers.base import Context, Provider
 from gateway.settings import Settings, secrets_of
@@ -45,6 +45,7 @@ class Services:
     providers: Mapping[str, Provider]
     keys: Keys
     jobs: Jobs
+    reports: WorkerReports
     documents: Documents
     dispatcher: Dispatcher
     metrics: Metrics
@@ -62,7 +63,7 @@ class Services:
         storage = _storage(settings, signer, clock)
         chain = provider if provider is not None else registry.make(Context(settings, signer, store, clock))
         poll_scheduler, metrics = PollScheduler(), Metrics(store, chain, clock)
-        ends = Ends(Costs(chain), poll_scheduler, metrics)
+        writer = AttemptWriter(settings, store, storage, chain, clock, poll_scheduler, metrics, notifier)
         quotas = Quotas(settings, store)
         documents = Documents(settings, store, storage, clock)
         return cls(
@@ -73,10 +74,13 @@ class Services:
             storage=storage,
             providers=chain,
             keys=Keys(store, clock),
-            jobs=Jobs(store, storage, clock, settings, notifier, ends, metrics, quotas),
+            jobs=Jobs(store, storage, clock, settings, notifier, writer, quotas),
+            reports=WorkerReports(store, clock, writer, metrics),
             documents=documents,
             dispatcher=Dispatcher(
-                DispatchContext(store, storage, chain, clock, settings, signer, notifier, poll_scheduler, ends, quotas),
+                DispatchContext(
+                    store, storage, chain, clock, settings, signer, notifier, poll_scheduler, writer, quotas
+                ),
                 Sender(settings, store, documents.of, signer, clock, notifier, metrics),
             ),
             metrics=metrics,

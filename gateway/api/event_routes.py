@@ -10,7 +10,7 @@ from flask.views import MethodView
 from marshmallow import Schema
 
 from gateway.api.blueprint import Blueprint
-from gateway.dispatch.step import EVENTS_PURPOSE
+from gateway.dispatch.delivery import EVENTS_PURPOSE
 from gateway.errors import AttemptSuperseded, Unauthorized
 from gateway.wiring import services
 from wire.envelope import Event, EventSchema
@@ -29,7 +29,7 @@ def blueprint() -> Blueprint:
         @here.refuses(AttemptSuperseded)
         def post(self, event: Event, attempt_id: str) -> dict[str, Any]:
             """Report the claim, progress, or the end of an attempt."""
-            services().jobs.on_event(attempt_id, event)
+            services().reports.take(attempt_id, event)
             return {}
 
     return here

@@ -16,7 +16,7 @@ STATEMENT_S = 15
 BUSY_S = 10
 # SQLite's connections: more are no faster, and each keeps its schema, its statements and its cache in memory.
 MOST_CONNECTIONS, STATEMENTS, CACHE_KB = 8, 32, 256
-_WRITES = "reelay.writes"  # said of a connection: its next transaction will write
+WRITES = "reelay.writes"  # said of a connection: its next transaction will write
 # How long a process that was frozen in a transaction keeps its locks, and a server that fell silent is waited for.
 IDLE_S = 30
 
@@ -88,7 +88,7 @@ def _sqlite(url: str, pool: Mapping[str, Any], may_create: bool) -> sa.Engine:
 
 def _begin(dbapi_connection: Any) -> None:
     # A deferred transaction that reads and then writes fails at once when another one wrote in between.
-    dbapi_connection.execute("BEGIN IMMEDIATE" if dbapi_connection.info.pop(_WRITES, False) else "BEGIN")
+    dbapi_connection.execute("BEGIN IMMEDIATE" if dbapi_connection.info.pop(WRITES, False) else "BEGIN")
 
 
 def _file(path: Path) -> tuple[int, int] | None:

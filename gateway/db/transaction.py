@@ -4,33 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.db.records import ApiKey, Usage
+from gateway.db.rows import read_api_keys, read_attempt, read_job, read_usage, to_job, to_webhook
 from gateway.db.statements import (
-    _ATTEMPT,
-    _LEASE,
-    _LEASED_JOB,
-    _LOCKED_JOB,
-    _LOCKED_KEY,
-    _SAVE_ATTEMPT,
-    _SAVE_JOB,
-    _SAVE_LEASED_JOB,
-    _STILL_DUE,
-    _USAGE,
-    _WAKE,
-    _due,
+    LEASE,
+    LEASED_JOB,
+    LOCKED_JOB,
+    LOCKED_KEY,
+    STILL_DUE,
+    WAKE,
+    due,
+    save,
 )
-from gateway.db.tables import DAY_MS, api_keys, attempts, idempotency, jobs, leases, spending, webhooks
+from gateway.db.tables import DAY_MS, api_keys, attempts, idempotency, job_params, jobs, leases, spending, webhooks
 from gateway.domain import ids
 from gateway.domain import webhooks as hooks
-from gateway.domain.attempts import Attempt, AttemptState
-from gateway.domain.jobs import Job, JobStatus
+from gateway.domain.attempts import Attempt
+from gateway.domain.jobs import Job
 from gateway.domain.webhooks import Webhook
+
+Record = TypeVar("Record", Job | None, Attempt | None)
 
 
 class StaleLease(Exception):
@@ -46,44 +45,65 @@ class Transaction:
 
     def __init__(self, connection: sa.Connection) -> None:
         self.connection = connection
+        self._known: dict[str, Mapping[str, Any]] = {}
         self._dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
 
     def job(self, job_id: str) -> Job | None:
-        return _job(self.connection, _LOCKED_JOB, its_id=job_id)
+        """The job, locked until this transaction ends."""
+        return self._read(read_job(self.connection, LOCKED_JOB, its_id=job_id))
 
     def attempt(self, attempt_id: str) -> Attempt | None:
-        return _attempt(self.connection, attempt_id)
+        return self._read(read_attempt(self.connection, attempt_id))
 
     def leased_job(self, job_id: str, token: str) -> Job:
         """The job, if it is still leased under `token`; raises StaleLease otherwise."""
-        job = _job(self.connection, _LEASED_JOB, its_id=job_id, token=token)
+        job = self._read(read_job(self.connection, LEASED_JOB, its_id=job_id, token=token))
         if job is None:
             raise StaleLease(job_id)
         return job
 
-    def add_job(self, job: Job) -> None:
-        self.connection.execute(jobs.insert(), dict(vars(job)))
+    def add_job(self, job: Job, params: Mapping[str, Any]) -> None:
+        insert_jobs(self, [(job, params, None)])
 
     def add_attempt(self, attempt: Attempt) -> None:
         self.connection.execute(attempts.insert(), dict(vars(attempt)))
 
-    def save_job(self, job: Job, *, lease_token: str | None = None) -> None:
-        """Write the job; with `lease_token` only while the row still has it, else StaleLease.
+    def save_job(self, job: Job, lease_token: str | None = None) -> None:
+        """Write what has changed since it was read; with `lease_token` only under that lease, else StaleLease.
 
         Every end of a job passes here, so its webhook is made here: whatever ends a job cannot forget it.
         """
-        query = _SAVE_JOB if lease_token is None else _SAVE_LEASED_JOB
-        if self.connection.execute(query, {**_changeable(job), "its_id": job.id, "token": lease_token}).rowcount != 1:
+        if self._save(jobs, job, lease_token) != 1:
             raise StaleLease(job.id)
         if job.finished and job.webhook_url is not None:
             self._insert_webhook(hooks.due(job, job.finished_at or 0))
 
+    def save_attempt(self, attempt: Attempt) -> None:
+        """Write what has changed since it was read."""
+        self._save(attempts, attempt)
+
+    def _read(self, record: Record) -> Record:
+        if record is not None:
+            self._known[record.id] = vars(record)
+        return record
+
+    def _save(self, table: Table, record: Job | Attempt, lease_token: str | None = None) -> int:
+        """Returns how many rows were written, or would have been where nothing has changed."""
+        known, now = self._known.get(record.id, {}), vars(record)
+        changed = {name: value for name, value in now.items() if name not in known or known[name] != value}
+        changed.pop("id", None)
+        self._known[record.id] = now
+        if not changed:
+            return 1
+        query = save(table, frozenset(changed), leased=lease_token is not None)
+        return self.connection.execute(query, {**changed, "its_id": record.id, "token": lease_token}).rowcount
+
     def lock_key(self, key_id: str) -> None:
         """Whoever else calls this for the key waits for this transaction's end. On SQLite all writers do."""
-        self.connection.execute(_LOCKED_KEY, {"its_id": key_id})
+        self.connection.execute(LOCKED_KEY, {"its_id": key_id})
 
     def usage(self, key_id: str, now: int) -> Usage:
-        return _usage(self.connection, key_id, now)
+        return read_usage(self.connection, key_id, now)
 
     def spend(self, key_id: str, cost_nano: int, now: int) -> None:
         """An attempt of the key has cost so much."""
@@ -98,29 +118,26 @@ class Transaction:
         is_newer = sa.exists().where(newer.c.key_id == spending.c.key_id, newer.c.day > spending.c.day)
         self.connection.execute(spending.delete().where(spending.c.day < now // DAY_MS, is_newer))
 
-    def save_attempt(self, attempt: Attempt) -> None:
-        self.connection.execute(_SAVE_ATTEMPT, {**_changeable(attempt), "its_id": attempt.id})
-
     def lease(self, job_ids: list[str], token: str, now: int, until: int) -> list[Job]:
         """Lease those of `job_ids` that are still due, in their order. What another dispatcher took in between, or
         somebody is writing at this moment, is left out."""
-        rows = self.connection.execute(_STILL_DUE, {"ids": job_ids, "now": now}).mappings()
-        mine = {row["id"]: _to_job(row) for row in rows}
-        self.connection.execute(_LEASE, {"ids": list(mine), "token": token, "until": until})
+        rows = self.connection.execute(STILL_DUE, {"ids": job_ids, "now": now}).mappings()
+        mine = {row["id"]: to_job(row) for row in rows}
+        self.connection.execute(LEASE, {"ids": list(mine), "token": token, "until": until})
         taken: dict[str, Any] = {"lease_token": token, "lease_expires_at": until, "next_at": until}
         return [replace(mine[job_id], **taken) for job_id in job_ids if job_id in mine]
 
     def webhook(self, job_id: str) -> Webhook | None:
         query = sa.select(webhooks).where(webhooks.c.job_id == job_id).with_for_update()
         row = self.connection.execute(query).mappings().first()
-        return _to_webhook(row) if row else None
+        return to_webhook(row) if row else None
 
     def lease_webhooks(self, job_ids: list[str], token: str, now: int, until: int) -> list[Webhook]:
         """Lease those that are still due. What another dispatcher takes at this moment is left out, not waited for:
         two that take the same ones in different order would wait for ever."""
-        still_due = sa.and_(webhooks.c.job_id.in_(job_ids), _due(webhooks))
+        still_due = sa.and_(webhooks.c.job_id.in_(job_ids), due(webhooks))
         query = sa.select(webhooks).where(still_due).with_for_update(skip_locked=True)
-        mine = [_to_webhook(row) for row in self.connection.execute(query, {"now": now}).mappings()]
+        mine = [to_webhook(row) for row in self.connection.execute(query, {"now": now}).mappings()]
         taken: dict[str, Any] = {"lease_token": token, "lease_expires_at": until, "next_at": until}
         chosen = webhooks.c.job_id.in_([webhook.job_id for webhook in mine])
         self.connection.execute(webhooks.update().where(chosen).values(taken))
@@ -141,7 +158,7 @@ class Transaction:
 
     def wake_oldest_waiting(self, now: int) -> None:
         """A worker has become free: the job that has waited longest need not sit out its pause."""
-        self.connection.execute(_WAKE, {"now": now})
+        self.connection.execute(WAKE, {"now": now})
 
     def claim_idempotency_key(
         self, key_id: str, idempotency_key: str, fingerprint: str, job_id: str, *, now: int, after: int
@@ -178,7 +195,7 @@ class Transaction:
         if self.connection.dialect.name == "postgresql":
             # Rows cannot be locked that two gateways are about to insert.
             self.connection.execute(sa.text("LOCK TABLE api_keys IN EXCLUSIVE MODE"))
-        return _api_keys(self.connection)
+        return read_api_keys(self.connection)
 
     def put_api_key(self, key: ApiKey) -> None:
         """Insert the key, or replace the one with its id."""
@@ -206,53 +223,13 @@ class Transaction:
         return self.connection.execute(query.execution_options(preserve_rowcount=True)).rowcount == 1
 
 
-def _each(tx: Transaction, works: list[Callable[[Transaction], Any]]) -> list[Any]:
-    return [work(tx) for work in works]
-
-
-def _insert_jobs(tx: Transaction, made: list[tuple[Job, Refuse | None]]) -> list[Exception | None]:
-    """Insert the jobs that nobody refuses; for each of all what it was refused for."""
+def insert_jobs(tx: Transaction, made: list[tuple[Job, Mapping[str, Any], Refuse | None]]) -> list[Exception | None]:
+    """Insert the jobs that are not refused; return for each of all why it was refused."""
     refused: dict[str, Exception] = {}
-    for refuse in dict.fromkeys(refuse for _, refuse in made if refuse):
-        refused |= refuse(tx, [job for job, asked in made if asked == refuse])
-    rows = [dict(vars(job)) for job, _ in made if job.id not in refused]
-    if rows:
-        tx.connection.execute(jobs.insert(), rows)
-    return [refused.get(job.id) for job, _ in made]
-
-
-def _changeable(record: Job | Attempt) -> dict[str, Any]:
-    return {name: value for name, value in vars(record).items() if name != "id"}
-
-
-def _job(connection: sa.Connection, query: sa.Select[Any], **which: str) -> Job | None:
-    row = connection.execute(query, which).mappings().first()
-    return _to_job(row) if row else None
-
-
-def _attempt(connection: sa.Connection, attempt_id: str) -> Attempt | None:
-    row = connection.execute(_ATTEMPT, {"its_id": attempt_id}).mappings().first()
-    return to_attempt(row) if row else None
-
-
-def _api_keys(connection: sa.Connection) -> list[ApiKey]:
-    return [ApiKey(**row) for row in connection.execute(sa.select(api_keys).order_by(api_keys.c.id)).mappings()]
-
-
-def _usage(connection: sa.Connection, key_id: str, now: int) -> Usage:
-    unfinished, day, cost_nano, ended = connection.execute(_USAGE, {"its_id": key_id}).one()
-    if not ended:
-        return Usage(unfinished, 0, 0)
-    return Usage(unfinished, cost_nano if day == now // DAY_MS else 0, cost_nano // ended)
-
-
-def _to_job(row: Mapping[Any, Any]) -> Job:
-    return Job(**{**row, "status": JobStatus(row["status"])})
-
-
-def to_attempt(row: Mapping[Any, Any]) -> Attempt:
-    return Attempt(**{**row, "state": AttemptState(row["state"])})
-
-
-def _to_webhook(row: Mapping[Any, Any]) -> Webhook:
-    return Webhook(**{**row, "state": hooks.WebhookState(row["state"])})
+    for refuse in dict.fromkeys(refuse for _, _, refuse in made if refuse):
+        refused |= refuse(tx, [job for job, _, asked in made if asked == refuse])
+    taken = [(job, params) for job, params, _ in made if job.id not in refused]
+    if taken:
+        tx.connection.execute(jobs.insert(), [dict(vars(job)) for job, _ in taken])
+        tx.connection.execute(job_params.insert(), [{"job_id": job.id, "params": params} for job, params in taken])
+    return [refused.get(job.id) for job, _, _ in made]

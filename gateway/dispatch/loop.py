@@ -21,7 +21,8 @@ from common import log as logs
 from common.settings import SettingsError
 from gateway.db.engine import brief
 from gateway.db.transaction import StaleLease
-from gateway.dispatch.step import NO_BUGS, DispatchContext, Step
+from gateway.dispatch.context import DispatchContext, Look
+from gateway.dispatch.step import EXPECTED, break_off, step
 from gateway.domain import ids
 from gateway.domain.jobs import Job
 from gateway.providers.base import Provider, Unavailable
@@ -179,7 +180,7 @@ class Dispatcher:
     def _step(self, job: Job, token: str) -> None:
         with structlog.contextvars.bound_contextvars(job_id=job.id, attempt_id=job.attempt_id):
             try:
-                self._look(Step(self._context, job, token, self._listening_since or self._clock.now_ms()))
+                self._look(Look(self._context, job, token, self._listening_since or self._clock.now_ms()))
             except StaleLease:
                 log.info("dispatcher.lease_lost")
             except (OperationalError, PoolTimeout) as error:
@@ -188,14 +189,14 @@ class Dispatcher:
             except Exception:
                 log.exception("dispatcher.step_failed")
 
-    def _look(self, step: Step) -> None:
+    def _look(self, look: Look) -> None:
         try:
-            step.run()
-        except NO_BUGS:
+            step(look)
+        except EXPECTED:
             raise
         except Exception:
             log.exception("dispatcher.step_failed")
-            step.break_off()
+            break_off(look)
 
 
 def _reconcile(provider: Provider) -> None:

@@ -43,7 +43,6 @@ class Job:
     id: str
     key_id: str
     operation: str
-    params: Mapping[str, Any]
     status: JobStatus
     created_at: int
     queued_at: int

@@ -60,6 +60,8 @@ class NotYet:
 
     reason: str
     retry_in_s: float
+    #: Whether a machine is on its way for this attempt, so that it may wait beyond the provider's queue limit.
+    coming: bool = False
 
 
 class Phase(StrEnum):
@@ -135,6 +137,8 @@ class Provider(Protocol):
     """See the module's docstring."""
 
     name: str
+    #: Longest time an attempt waits there before the next provider is asked, in seconds; None for no limit.
+    queue_limit_s: int | None
 
     def submit(self, attempt: Attempt, job_input: Mapping[str, Any]) -> Accepted | NotYet: ...
 

@@ -14,6 +14,7 @@ class LocalProvider:
     """Drives the worker at LOCAL_WORKER_URL. It knows attempts by our own ids."""
 
     name = "local"
+    queue_limit_s: int | None = None
 
     def __init__(self, context: Context) -> None:
         credentials = worker_secrets(context.signer)

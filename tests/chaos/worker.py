@@ -48,7 +48,7 @@ def _pretend(work: Work, params: object, assets: object) -> dict[str, Any]:
 
 def _warm_up() -> None:
     OPERATIONS["adicionaAudio"].load()
-    warm_up.spare_imports()
+    warm_up.skip_imports()
     import runpod.serverless  # noqa: F401
 
     # It reads the environment where it is imported: each worker imports it again, what it needs is there already.

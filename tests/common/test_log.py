@@ -151,7 +151,7 @@ def test_a_long_traceback_keeps_its_beginning_and_its_end(stream: io.StringIO) -
     try:
         deeper(60)
     except ValueError:
-        structlog.get_logger("ours").exception("job.unexpected")
+        structlog.get_logger("ours").exception("job.failed_unexpectedly")
     assert len(stream.getvalue()) <= log.MAX_LINE + 1
     (line,) = lines(stream)
     assert "at the bottom" in line["exception"] and "ValueError" in line["exception"]

@@ -31,8 +31,9 @@ from common import http_server
 from ffmpeg_ops.operation import StopSignal
 from gateway.providers.base import Unavailable
 from gateway.providers.worker_client import WorkerClient
-from handler import http_worker
-from handler.http_worker import Runs, create_app
+from handler import http_worker, runs
+from handler.http_worker import create_app
+from handler.runs import Runs
 from handler.settings import Settings
 from tests.conftest import ROOT
 from tests.handler.conftest import KEY, TOKEN, Job
@@ -428,7 +429,7 @@ def test_many_attempts_at_once_take_no_more_than_the_slots(
 def test_the_memory_of_ended_attempts_is_bounded(
     client: FlaskClient, caption: Job, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_worker, "KEPT_ENDS", 3)
+    monkeypatch.setattr(runs, "KEPT_ENDS", 3)
     forbidden = caption(url_video="http://10.0.0.1/x")
     for i in range(8):
         delivery = gateway.delivery(attempt_id=f"att_{i}", events=None)
@@ -720,9 +721,9 @@ def test_an_ended_attempt_keeps_nothing_of_what_it_had_in_memory(
         stop.check()
         return {"picture": picture}
 
-    monkeypatch.setattr(http_worker, "run_attempt", attempt)
-    runs = Runs(settings)
-    run = runs.submit("att_1", {})
+    monkeypatch.setattr(runs, "run_attempt", attempt)
+    attempts = Runs(settings)
+    run = attempts.submit("att_1", {})
     eventually(lambda: run.thread is None)
     gc.collect()
     assert run.document()["error"]["code"] in {"cancelled", "encode_failed"}

@@ -183,7 +183,7 @@ def sending(monkeypatch: pytest.MonkeyPatch, arrived: threading.Event) -> runpod
 def test_the_end_waits_for_what_is_under_way(
     monkeypatch: pytest.MonkeyPatch, sending: runpod_progress.ProgressRelay, arrived: threading.Event
 ) -> None:
-    monkeypatch.setattr(runpod_progress, "PATIENCE_S", FOREVER_S)
+    monkeypatch.setattr(runpod_progress, "SETTLE_S", FOREVER_S)
     settling = threading.Thread(target=sending.settle)
     settling.start()
     settling.join(0.1)
@@ -196,7 +196,7 @@ def test_the_end_waits_for_what_is_under_way(
 def test_the_end_does_not_wait_for_ever(
     monkeypatch: pytest.MonkeyPatch, sending: runpod_progress.ProgressRelay, arrived: threading.Event
 ) -> None:
-    monkeypatch.setattr(runpod_progress, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(runpod_progress, "SETTLE_S", 0.1)
     settling = threading.Thread(target=sending.settle)
     settling.start()
     settling.join(STOP_S)
@@ -222,12 +222,12 @@ def test_only_a_job_without_events_is_mirrored(
 def test_a_module_that_comes_later_is_the_real_one_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     import colorsys as real
 
-    monkeypatch.setitem(sys.modules, "colorsys", warm_up._Later("colorsys"))
+    monkeypatch.setitem(sys.modules, "colorsys", warm_up._LazyModule("colorsys"))
     import colorsys
 
     assert colorsys is not real
     assert colorsys.rgb_to_hsv(1, 1, 1) == real.rgb_to_hsv(1, 1, 1)
-    assert not isinstance(sys.modules["colorsys"], warm_up._Later)
+    assert not isinstance(sys.modules["colorsys"], warm_up._LazyModule)
 
 
 # ---- the real SDK

@@ -182,7 +182,7 @@ def test_a_worker_on_which_no_encoder_works_asks_to_be_replaced(
     eventually(lambda: platform.ends)
     assert platform.ends[0]["stopPod"] is True
     assert _error(platform.ends[0])["code"] == "encoder_unavailable"
-    assert worker.said("worker.cannot_encode")
+    assert worker.said("worker.encoder_missing")
 
 
 def test_a_worker_without_ffmpeg_is_unfit_and_takes_no_job(platform: Platform, start: Start, tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_a_job_with_events_mirrors_nothing(
 
 def test_the_first_job_is_asked_for_without_what_only_jobs_need(tmp_path: Path) -> None:
     code = (
-        "from handler.warm_up import spare_imports; spare_imports()\n"
+        "from handler.warm_up import skip_imports; skip_imports()\n"
         "import handler.__main__, runpod, sys\n"
         "heavy = {'cv2', 'numpy', 'PIL', 'pysubs2', 'boto3', 'paramiko.transport', 'cpuinfo.cpuinfo', 'gunicorn'}\n"
         "print(sorted(heavy & set(sys.modules)))"

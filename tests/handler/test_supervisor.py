@@ -1,10 +1,9 @@
-"""The dead-man switch: real processes, an API that destroys on loopback, clocks that jump."""
+"""The supervisor with real processes, and an API on loopback that destroys its machine."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
-import json
 import os
 import resource
 import signal
@@ -12,7 +11,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,9 +20,9 @@ import pytest
 from common.settings import read
 from gateway.providers.base import Unavailable
 from gateway.providers.worker_client import WorkerClient
-from handler import http_worker, supervisor
+from handler import runs, supervisor
 from handler.settings import Settings
-from handler.supervisor import Config, Switch
+from handler.supervisor import Config
 from tests.conftest import ROOT
 from tests.handler.conftest import Job
 from tests.handler.support import FOREVER_S, Gateway, alive, free_port
@@ -241,7 +240,7 @@ def test_a_stop_while_the_worker_hangs_has_its_time(instance: Instance) -> None:
 
 
 def test_a_stop_fits_into_the_ten_seconds_that_docker_gives() -> None:
-    assert http_worker.SHUTDOWN_S < supervisor.STOP_S <= 10 - 2
+    assert runs.SHUTDOWN_S < supervisor.STOP_S <= 10 - 2
 
 
 # ---- silence
@@ -326,7 +325,9 @@ def test_a_worker_that_cannot_start_does_not_stop_it(instance: Instance, vast: V
     instance.start(SESSION_TOKEN="", WORKER_SILENCE_SECONDS=4)
     eventually(lambda: vast.at)
     assert instance.running()
-    assert "SESSION_TOKEN" in instance.log and "the worker has ended with status 1" in instance.log
+    assert (
+        "SESSION_TOKEN" in instance.log and '"event": "worker.ended", "level": "warning", "status": 1' in instance.log
+    )
 
 
 # ---- destroying
@@ -367,13 +368,13 @@ def test_an_api_that_is_away_for_long_is_asked_when_it_is_back(tmp_path: Path) -
     port = free_port()
     instance = Instance(tmp_path, f"http://127.0.0.1:{port}").start(SELF_DESTROY_RETRY_SECONDS=0.05)
     try:
-        eventually(lambda: instance.log.count("cannot be destroyed yet") > 4)
+        eventually(lambda: instance.log.count("destroy.failed") > 4)
         server = FileServer(port)
         vast = Vast(server)
         eventually(lambda: vast.at)
         server.close()
-        told = instance.log.count("cannot be destroyed yet")
-        eventually(lambda: instance.log.count("cannot be destroyed yet") > told)
+        told = instance.log.count("destroy.failed")
+        eventually(lambda: instance.log.count("destroy.failed") > told)
         assert instance.running()
     finally:
         instance.process.kill()
@@ -381,141 +382,11 @@ def test_an_api_that_is_away_for_long_is_asked_when_it_is_back(tmp_path: Path) -
 
 
 def test_a_call_has_its_time_however_slowly_it_is_answered() -> None:
-    with pytest.raises(TimeoutError), supervisor._within(0.1):
+    with pytest.raises(TimeoutError), supervisor._time_limit(0.1):
         time.sleep(FOREVER_S)
-    with supervisor._within(0.05):
+    with supervisor._time_limit(0.05):
         pass
     time.sleep(0.1)  # it rings no more
-
-
-# ---- clocks and files
-
-
-@dataclass
-class Clocks:
-    wall_s: float = 1_700_000_000.0
-    boot_s: float = 5_000.0
-
-    def pass_by(self, seconds: float) -> None:
-        self.wall_s += seconds
-        self.boot_s += seconds
-
-
-@pytest.fixture
-def clocks() -> Clocks:
-    return Clocks()
-
-
-@pytest.fixture
-def switch(tmp_path: Path, clocks: Clocks) -> Callable[[], Switch]:
-    """A supervisor's start: ten minutes of silence, an hour of life."""
-    config = Config(600, 3600, tmp_path / "state/deadline.json", "http://x", "1", "k")
-    return lambda: Switch(config, lambda: clocks.wall_s, lambda: clocks.boot_s)
-
-
-def test_it_goes_after_silence_and_not_before(switch: Callable[[], Switch], clocks: Clocks) -> None:
-    one = switch()
-    for _ in range(3):
-        clocks.pass_by(599)
-        assert one.reason() is None
-        one.heartbeat()
-    clocks.pass_by(600)
-    assert "silent" in str(one.reason())
-    assert "lifetime" in str(switch().reason())
-
-
-def test_heartbeats_extend_no_lifetime(switch: Callable[[], Switch], clocks: Clocks) -> None:
-    one = switch()
-    for _ in range(8):
-        clocks.pass_by(449)
-        one.heartbeat()
-        assert one.reason() is None
-    clocks.pass_by(8)
-    one.heartbeat()
-    assert "lifetime" in str(one.reason())
-
-
-@pytest.mark.parametrize("jump_s", [-1e9, -86_400, -3600, 0])
-def test_a_clock_that_is_set_back_extends_nothing(switch: Callable[[], Switch], clocks: Clocks, jump_s: float) -> None:
-    one = switch()
-    clocks.pass_by(1800)
-    one.heartbeat()
-    clocks.wall_s += jump_s
-    assert one.reason() is None
-    again = switch()  # a restart finds the clock like that
-    clocks.pass_by(1799)
-    for each in (one, again):
-        each.heartbeat()
-        assert each.reason() is None
-    clocks.pass_by(1)
-    assert one.reason() is not None and again.reason() is not None
-
-
-def test_a_clock_that_jumps_ahead_ends_it_early(switch: Callable[[], Switch], clocks: Clocks) -> None:
-    one = switch()
-    clocks.wall_s += 3600
-    assert one.reason() is not None
-
-
-def test_a_clock_that_was_ahead_at_the_start_extends_nothing(switch: Callable[[], Switch], clocks: Clocks) -> None:
-    clocks.wall_s += 1e9
-    one = switch()
-    clocks.wall_s -= 1e9
-    for _ in range(10):
-        clocks.pass_by(359)
-        one.heartbeat()
-        assert one.reason() is None
-    clocks.pass_by(10)
-    assert one.reason() is not None and switch().reason() is not None
-
-
-def test_after_a_reboot_of_the_host_the_time_of_day_counts(switch: Callable[[], Switch], clocks: Clocks) -> None:
-    switch()
-    clocks.pass_by(3000)
-    clocks.boot_s = 3.0
-    one = switch()
-    assert one.reason() is None
-    clocks.pass_by(599)
-    assert one.reason() is None
-    one.heartbeat()
-    clocks.pass_by(1)
-    assert one.reason() is not None
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"wall": "x", "boot": 1}', '{"wall": 1}', "[" * 10**5])
-def test_a_deadline_that_makes_no_sense_is_over(switch: Callable[[], Switch], tmp_path: Path, text: str) -> None:
-    (tmp_path / "state").mkdir()
-    (tmp_path / "state/deadline.json").write_text(text)
-    assert switch().reason() is not None
-
-
-def test_where_it_cannot_be_written_it_counts_all_the_same_and_is_tried_again(
-    switch: Callable[[], Switch], tmp_path: Path, clocks: Clocks
-) -> None:
-    (tmp_path / "state").write_text("in the way")
-    one = switch()
-    assert one.reason() is None
-    (tmp_path / "state").unlink()
-    assert one.reason() is None
-    written = json.loads((tmp_path / "state/deadline.json").read_text())
-    assert written == {"wall": clocks.wall_s + 3600, "boot": clocks.boot_s + 3600}
-    clocks.pass_by(3600)
-    assert one.reason() is not None
-
-
-def test_that_it_cannot_be_written_is_told_once_for_every_reason(
-    switch: Callable[[], Switch], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "state").write_text("in the way")
-    one = switch()
-    for _ in range(10):
-        one.reason()
-    assert caplog.text.count("cannot be written") == 1
-    (tmp_path / "state").unlink()
-    (tmp_path / "state/deadline.json").mkdir(parents=True)
-    for _ in range(10):
-        one.reason()
-    assert caplog.text.count("cannot be written") == 2
 
 
 # ---- settings

@@ -17,7 +17,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from itsdangerous.encoding import base64_decode
 
-from gateway.dispatch.step import EVENTS_PURPOSE
+from gateway.dispatch.delivery import EVENTS_PURPOSE
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import JobStatus
 from gateway.signing import Signer

@@ -30,7 +30,7 @@ def create(services: Services, key_id: str = "key_a", idempotency_key: str | Non
 
 def on_event(services: Services, job: Job, type_: str, claim: str = CLAIM, **more: object) -> None:
     assert job.attempt_id is not None
-    services.jobs.on_event(job.attempt_id, Event(type_, claim, **more))  # type: ignore[arg-type]
+    services.reports.take(job.attempt_id, Event(type_, claim, **more))  # type: ignore[arg-type]
 
 
 def count_jobs(services: Services, key_id: str = "key_a") -> int:
@@ -41,7 +41,12 @@ def count_jobs(services: Services, key_id: str = "key_a") -> int:
 def test_a_created_job_is_committed_queued_and_due(services: Services, wire: Wire) -> None:
     job = create(services)
     assert wire().store.job(job.id) == job
-    assert (job.status, job.created_at, job.next_at, job.params) == (JobStatus.QUEUED, START_MS, START_MS, PARAMS)
+    assert (job.status, job.created_at, job.next_at, services.store.params(job.id)) == (
+        JobStatus.QUEUED,
+        START_MS,
+        START_MS,
+        PARAMS,
+    )
 
 
 def test_limits_of_a_job_are_those_at_its_creation(wire: Wire) -> None:
@@ -251,7 +256,7 @@ def test_an_unknown_attempt_is_superseded(services: Services, type_: str) -> Non
         error=EncodeFailed() if type_ == "failed" else None,
     )
     with pytest.raises(AttemptSuperseded):
-        services.jobs.on_event("att_unknown", event)
+        services.reports.take("att_unknown", event)
 
 
 def test_completed_repeated_by_the_same_claim_is_answered_like_the_first_time(

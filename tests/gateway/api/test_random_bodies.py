@@ -18,7 +18,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from ffmpeg_ops.operation import OPERATIONS
-from gateway.dispatch.step import EVENTS_PURPOSE
+from gateway.dispatch.delivery import EVENTS_PURPOSE
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import JobStatus
 from gateway.wiring import Services
