@@ -31,6 +31,7 @@ from tests.handler.support import FOREVER_S, Gateway, alive, ffmpegs
 from tests.servers import STOP_S, FileServer, Reply, eventually
 from wire.envelope import parse_job_input
 
+MP4 = b"\0\0\0\x08ftyp"
 SAMPLE = {"video": "video.mp4", "image": "photo.jpg", "audio": "narration.mp3", "subtitles": "captions.en.srt"}
 WITH_NVENC = {"AMPERE_16", "AMPERE_24", "ADA_24", "AMPERE_48", "ADA_48_PRO", "BLACKWELL_96"}
 
@@ -122,7 +123,7 @@ def test_what_cannot_be_sent_is_a_worker_error_told_to_everybody(
     with_gateway: bool,
 ) -> None:
     odd = types.ModuleType("odd.run")
-    odd.run = lambda work, params, assets: work.output("video").write_bytes(b"x") and stats  # type: ignore[attr-defined]
+    odd.run = lambda work, params, assets: work.output("video").write_bytes(MP4) and stats  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "odd.run", odd)
     monkeypatch.setattr(attempt, "OPERATIONS", {"img2vid": replace(OPERATIONS["img2vid"], package="odd")})
     raw = img2vid(delivery=gateway.delivery()) if with_gateway else img2vid()
@@ -282,7 +283,7 @@ def test_every_operation_has_a_test_input_that_works(
 ) -> None:
     given = json.loads((ROOT / f"handler/test_inputs/{name}.json").read_text())
     assert given["input"]["operation"] == name
-    for param, kind in OPERATIONS[name].assets.items():
+    for param, kind in OPERATIONS[name].asset_kinds.items():
         if param in given["input"]:
             assert given["input"][param].startswith("https://")
             files.routes[f"/{kind}"] = Reply(body=(ROOT / "samples" / SAMPLE[kind]).read_bytes())

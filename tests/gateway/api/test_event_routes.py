@@ -229,7 +229,14 @@ def test_what_a_newer_worker_adds_is_ignored(api: FlaskClient, worker: Worker) -
     assert worker.report("started", gpu="H100").status_code == 200
     worker.put()
     stats = {"size_bytes": len(VIDEO), "watts": 300}
-    assert worker.report("completed", result={"stats": stats, "more": 1}, extra=None).status_code == 200
+    assert (
+        worker.report(
+            "completed",
+            result={"outputs": {"video": {"size_bytes": len(VIDEO), "more": 1}}, "stats": stats, "more": 1},
+            extra=None,
+        ).status_code
+        == 200
+    )
     assert "watts" not in job_of(api, worker)["stats"]
 
 

@@ -32,6 +32,7 @@ from tests.gateway.conftest import PARAMS, SECRET_KEY, FixedClock, new_attempt, 
 from tests.s3 import BUCKET, KEY, s3_server
 from wire.envelope import Upload
 from wire.errors import OutputMissing, OutputTooLarge
+from wire.media_types import MP4
 
 NOW = SystemClock().now_ms()
 HOUR = 3_600_000  # the tests run long after this module was imported
@@ -109,8 +110,8 @@ def test_a_worker_puts_and_a_client_gets(place: Place, tmp_path: Path) -> None:
     video = tmp_path / "video.mp4"
     video.write_bytes(bytes(range(256)) * 1000)
     target = place.storage.presign_put(place.output, max_bytes=300_000, expires_at=NOW + HOUR)
-    upload(video, target, StopSignal())  # what workers run, and nothing else
-    upload(video, target, StopSignal())  # its answer was lost
+    upload(video, target, MP4.mime, StopSignal())  # what workers run, and nothing else
+    upload(video, target, MP4.mime, StopSignal())  # its answer was lost
     stored = place.storage.stat(place.output)
     assert stored is not None and (stored.key, stored.size_bytes) == (place.output, 256_000)
     url = place.storage.presign_get(place.output, expires_at=NOW + HOUR)
