@@ -42,7 +42,7 @@ def skip_imports() -> None:
 
 def warm_up() -> None:
     """Find a working encoder and load the operations' libraries before the first job needs them. Never raises."""
-    log.info("worker.sandbox_checked", standing=sandbox.standing())
+    log.info("sandbox.checked", available=sandbox.available())
     try:
         encoders.best()
     except JobError as error:

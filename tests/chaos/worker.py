@@ -29,7 +29,7 @@ def serve(environ: Mapping[str, str]) -> None:
     """A worker as `python -m handler` is one, in this process."""
     events.PERIOD_S = 0.2
     upload.PAUSES_S = (0.2,) * 50
-    sandbox.take_down(True)  # the plan of the run and the count of encodes lie outside
+    sandbox.disable(True)  # the plan of the run and the count of encodes lie outside
     worker.WARM_UP_AFTER_S = 3600  # the operation of these tests copies the picture: no encoder is needed
     if "CHAOS" in environ:
         steps.install("worker", Path(environ["CHAOS"]))

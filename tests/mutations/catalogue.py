@@ -102,7 +102,7 @@ MUTATIONS = (
         "gateway/dispatch/output_check.py",
         'if stored.size_bytes != stats.get("size_bytes"):',
         "if False:",
-        ("tests/gateway/api/test_job_service.py", "tests/gateway/api/test_event_routes.py"),
+        ("tests/gateway/dispatch/test_reports.py", "tests/gateway/api/test_event_routes.py"),
     ),
     Mutation(
         "spending-not-counted",
@@ -288,7 +288,7 @@ MUTATIONS = (
         "handler/events.py",
         "                    self._stop.set(error)\n",
         "",
-        ("tests/handler/test_job_stop.py",),
+        ("tests/handler/test_attempt_stop.py",),
     ),
     Mutation(
         "unset-secret-opens",

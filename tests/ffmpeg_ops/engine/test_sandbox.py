@@ -22,7 +22,7 @@ from tests.ffmpeg_ops.media import Media, frame_count
 from tests.servers import eventually
 
 CANARY = "canary-7d1f0c"
-needs_landlock = pytest.mark.skipif("landlock" not in sandbox.standing(), reason="this kernel has no Landlock")
+needs_landlock = pytest.mark.skipif("landlock" not in sandbox.available(), reason="this kernel has no Landlock")
 
 # Tries everything that its argument names, in one process and in one that it leaves behind, and tells what it got.
 ATTACK = r"""
@@ -258,7 +258,7 @@ def test_an_input_elsewhere_is_read_and_nothing_beside_it(work: Work, media: Med
     beside.write_text(CANARY)
     script = f"cat {video} >/dev/null && echo read; cat {beside} || true"
     told = process.output_of(["sh", "-c", script, "sh", "-i", str(video)], work)
-    assert told == (b"read" if "landlock" in sandbox.standing() else f"read\n{CANARY}".encode())
+    assert told == (b"read" if "landlock" in sandbox.available() else f"read\n{CANARY}".encode())
 
 
 def no_new_privileges() -> str:
