@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 from tests.handler.support import raw_server
 from tests.servers import PATIENCE_S, STOP_S, FileServer, Reply, Request, eventually
 from wire.envelope import Limits
-from wire.errors import AssetInvalid, AssetNotFound, AssetTooLarge, AssetUnavailable, JobError
+from wire.errors import AssetInvalid, AssetNotFound, AssetTooLarge, AssetUnavailable, Cancelled, JobError
 
 OLD, NEW = b"old" * 10_000, b"new" * 20_000
 PAGE = b"<!DOCTYPE html><html><body>Sign in to go on</body></html>"
@@ -337,6 +337,17 @@ def test_one_of_ten_that_fails_is_named_and_stops_the_others(files: FileServer, 
         fetch(assets(files, *(f"/{i}" for i in range(10))), work, files)
     eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "fetch"], STOP_S)
     assert len(files.requests) == 4, "those that had not begun were not asked for"
+
+
+def test_a_stopped_attempt_asks_for_no_further_file(files: FileServer, work: Work) -> None:
+    def stop(request: Request) -> Reply:
+        work.stop.set(Cancelled())
+        return Reply(200, b"x" * 1000, trickle_s=0.02)
+
+    files.routes |= {f"/{i}": stop for i in range(10)}
+    with pytest.raises(Cancelled):
+        fetch(assets(files, *(f"/{i}" for i in range(10))), work, files)
+    assert len(files.requests) <= AT_ONCE
 
 
 def test_files_may_be_so_large_together_and_no_larger(files: FileServer, work: Work) -> None:
