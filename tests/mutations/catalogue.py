@@ -117,8 +117,8 @@ MUTATIONS = (
         "lost-submit-sent-again",
         "A submit whose answer was lost is polled, not sent again",
         "gateway/dispatch/step.py",
-        "elif attempt.state is AttemptState.INTENT and attempt.sent_at is None:",
-        "elif attempt.state is AttemptState.INTENT:",
+        "if attempt.state is AttemptState.INTENT and attempt.sent_at is None:",
+        "if attempt.state is AttemptState.INTENT:",
         ("tests/gateway/dispatch/test_step_submit.py",),
     ),
     Mutation(

@@ -20,7 +20,7 @@ LOST = {"code": "worker_error", "message": "Out of memory.", "retryable": True}
 EVENTS: dict[str, dict[str, Any]] = {
     "started": {},
     "progress": {"progress": 0.5},
-    "completed": {"result": {"stats": {"size_bytes": len(VIDEO)}}},
+    "completed": {"result": {"outputs": {"video": {"size_bytes": len(VIDEO)}}, "stats": {"size_bytes": len(VIDEO)}}},
     "failed": {"error": ERROR},
 }
 
@@ -85,9 +85,10 @@ WRONG: list[dict[str, Any]] = [
     *({"type": type_} for type_ in ("paused", None, "Started", ["started"], "completed", "failed")),
     *({"claim_id": claim_id} for claim_id in (None, "short", "x" * 65, 12345678)),
     *({"type": "progress", "progress": value} for value in (-0.1, 1.1, "half", True, float("nan"), float("inf"))),
-    *({"type": "completed", "result": result} for result in ({}, [], {"stats": {"size_bytes": "many"}})),
-    {"type": "completed", "result": {"stats": {"duration_s": float("nan")}}},
-    {"type": "started", "result": {"stats": {}}},
+    *({"type": "completed", "result": result} for result in ({}, [])),
+    {"type": "completed", "result": {"outputs": {"video": {"size_bytes": 5}}, "stats": {"size_bytes": "many"}}},
+    {"type": "completed", "result": {"outputs": {}, "stats": {"duration_s": float("nan")}}},
+    {"type": "started", "result": {"outputs": {}, "stats": {}}},
     {"type": "failed", "error": "broken"},
     {"type": "failed", "error": {"code": "Not A Code", "message": "", "retryable": True}},
     {"type": "failed", "error": {"code": "worker_error", "message": "x" * 2001, "retryable": True}},
@@ -124,7 +125,14 @@ def test_unknown_fields_of_a_newer_worker_are_ignored(api: FlaskClient, worker: 
     assert worker.report("started", gpu="H100").status_code == 200
     worker.put()
     stats = {"size_bytes": len(VIDEO), "watts": 300}
-    assert worker.report("completed", result={"stats": stats, "more": 1}, extra=None).status_code == 200
+    assert (
+        worker.report(
+            "completed",
+            result={"outputs": {"video": {"size_bytes": len(VIDEO), "more": 1}}, "stats": stats, "more": 1},
+            extra=None,
+        ).status_code
+        == 200
+    )
     assert "watts" not in job_of(api, worker)["stats"]
 
 
