@@ -34,8 +34,8 @@ from tests.chaos import steps
 AT_ONCE = {
     (client, "SPACING_S"): dict.fromkeys(client.SPACING_S, 0.0),
     (client, "SEARCHES_A_MINUTE"): 10_000,
-    (client, "REST_S"): 0.0,
-    (client, "SEARCH_REST_S"): 0.0,
+    (client, "PAUSE_S"): 0.0,
+    (client, "SEARCH_PAUSE_S"): 0.0,
     (http, "CONNECT_TIMEOUT_S"): 0.2,
     (worker_client, "CONNECT_TIMEOUT_S"): 0.2,
 }
