@@ -1,4 +1,4 @@
-"""Calls what is overdue, all on one thread: a thread for every call to somebody else would cost more than the call."""
+"""Timers on one shared thread: a thread for every outgoing HTTP call would cost more than the call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-# Answers in how many seconds it wants to be called again; None for never.
+#: Returns after how many seconds it is to be called again, or None for never.
 Action = Callable[[], float | None]
 
 
@@ -27,7 +27,7 @@ class _Call:
 class _Watch:
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._calls: list[_Call] = []  # a heap; those that are off go when they are the first
+        self._calls: list[_Call] = []  # a heap; cancelled calls are removed when they come first
         self._thread: threading.Thread | None = None
 
     def add(self, call: _Call) -> None:
@@ -42,13 +42,13 @@ class _Watch:
     def _run(self) -> None:
         while True:
             call, action = self._next()
-            again_s = _quietly(action)
+            again_s = _run_safely(action)
             if again_s is not None:
                 call.at = time.monotonic() + again_s
                 self.add(call)
 
     def _next(self) -> tuple[_Call, Action]:
-        """The next that is overdue, waited for."""
+        """Wait for the next call that is due."""
         with self._changed:
             while True:
                 while self._calls and self._calls[0].action is None:
@@ -63,15 +63,15 @@ class _Watch:
 
 
 _watch = _Watch()
-# The thread stays with the parent, as do the calls that it watches.
+# A forked child has neither the thread nor the calls that it watches.
 os.register_at_fork(after_in_child=_watch.__init__)  # type: ignore[misc]
 
 
 @contextmanager
 def after(seconds: float | None, action: Action) -> Iterator[None]:
-    """Calls `action` when what is inside lasts longer than `seconds`, and again after as many as it answers.
+    """Call `action` when the block lasts longer than `seconds` (None: never), and again whenever `action` asks for it.
 
-    It must not wait for anything: all others wait for it.
+    `action` must not block: all other timers share its thread.
     """
     if seconds is None:
         yield
@@ -84,11 +84,11 @@ def after(seconds: float | None, action: Action) -> Iterator[None]:
         call.action = None
 
 
-def _quietly(action: Action) -> float | None:
+def _run_safely(action: Action) -> float | None:
     try:
         return action()
     except (OSError, ValueError, RuntimeError):
-        pass  # the connection was closed at the same moment
+        pass  # the connection was closed in the meantime
     except Exception:
-        log.exception("watch.failed")  # nobody else's call may go unwatched for it
+        log.exception("deadline.action_failed")  # the other timers go on
     return None

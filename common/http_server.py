@@ -1,4 +1,8 @@
-"""gunicorn from Python, for both servers of the house: one process, threads, its log lines like all others."""
+"""gunicorn started from Python, for the gateway and the worker: one process with threads, logging like everything else.
+
+`_Worker` and `_Connection` override methods of gunicorn that its documentation does not cover.
+`tests/common/test_http_server.py` lists each of them with the promise that depends on it.
+"""
 
 from __future__ import annotations
 
@@ -9,132 +13,144 @@ import signal
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
+import structlog
 from flask import Flask, Response, request
 from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
 from gunicorn.http.errors import ParseException
 from gunicorn.workers.gthread import ThreadWorker
 
+log = structlog.get_logger(__name__)
+
 IDLE_S = 60.0
 HANDSHAKE_S = 10.0
+UNREAD_BODY_S = 5.0
 CHUNK_BYTES, DRAIN_CHUNKS = 65536, 16
-STRANGERS = 16  # connections of theirs that are read at once
+#: Threads that serve addresses that are not expected, and connections of theirs that may be open at once.
+STRANGERS = 16
 
 
 class _Logger(glogging.Logger):  # type: ignore[misc]
-    """Hands gunicorn's lines to the root logger instead of writing them itself."""
+    """Passes gunicorn's lines to the root logger, without the parts of requests that may be secret."""
 
     def setup(self, cfg: Any) -> None:
+        self._rejecting = threading.local()
         for logger in (self.error_log, self.access_log):
             logger.handlers[:] = []
             logger.propagate = True
             logger.setLevel(logging.INFO)
 
+    @contextmanager
+    def rejecting(self, address: str, error: Exception) -> Iterator[None]:
+        """Replace warnings of this thread by one without gunicorn's text, which quotes the request."""
+        self._rejecting.reason = {"address": address, "reason": type(error).__name__}
+        try:
+            yield
+        finally:
+            del self._rejecting.reason
+
     def warning(self, msg: str, *args: Any, **kwargs: Any) -> None:
-        if msg.startswith("Invalid request from"):  # goes on to quote the request, keys and signatures in it
-            msg = ": ".join(msg.split(": ")[:2])
-        super().warning(msg, *args, **kwargs)
+        if reason := getattr(self._rejecting, "reason", None):
+            log.warning("request.rejected", **reason)
+        else:
+            super().warning(msg, *args, **kwargs)
 
     def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
         super().exception(msg, *(str(arg).partition("?")[0] for arg in args), **kwargs)
 
 
-class _Impatient(socket.socket):
-    """Ends when a client neither sends nor reads for IDLE_S. gunicorn waits for ever once a request has begun."""
+class _Connection(socket.socket):
+    """Ends when a client neither sends nor reads for IDLE_S. gunicorn has no limit once a request has begun."""
 
-    request: Any = None  # gunicorn's, the one that is being answered
+    request: Any = None  # gunicorn's request in progress
     read_to_end = False
 
     def setblocking(self, flag: bool, /) -> None:
         self.settimeout(IDLE_S if flag else 0.0)
 
     def recv(self, *args: Any) -> bytes:
-        with _stalled_is_gone():
+        with _timeout_as_reset():
             return super().recv(*args)
 
     def sendall(self, *args: Any) -> None:
-        with _stalled_is_gone():
+        with _timeout_as_reset():
             super().sendall(*args)
 
 
-class _Connection(_Impatient): ...
-
-
-class _SecureConnection(_Impatient, ssl.SSLSocket):
+class _SecureConnection(_Connection, ssl.SSLSocket):
     def do_handshake(self, block: bool = False) -> None:
-        self.settimeout(HANDSHAKE_S)  # of all of it
-        with _stalled_is_gone():
+        self.settimeout(HANDSHAKE_S)  # for the whole handshake
+        with _timeout_as_reset():
             super().do_handshake(block)
         self.setblocking(True)
 
 
 @contextmanager
-def _stalled_is_gone() -> Iterator[None]:
+def _timeout_as_reset() -> Iterator[None]:
+    """Raise an error that gunicorn does not log as a fault of the server."""
     try:
         yield
     except TimeoutError as error:
-        # the kind that gunicorn does not report as a fault of the server
         raise ConnectionResetError(errno.ECONNRESET, "The client has stalled.") from error
 
 
 def _shutdown(connection: socket.socket, how: int) -> None:
-    # SSLSocket's own ends the encryption first: what is sent after it would be readable
+    # SSLSocket.shutdown would end the encryption first and send what follows in the clear.
     socket.socket.shutdown(connection, how)
 
 
 class _Worker(ThreadWorker):  # type: ignore[misc]
-    """gthread, but clients that stall or keep a closed connection open hold nobody up.
+    """gthread, except that clients that stall or keep a closed connection open delay nobody else.
 
-    gunicorn 27 waits up to two seconds for a hang-up, on the one thread that accepts connections; once both
-    directions are shut down there is nothing left to wait for.
-
-    Where the server says who is expected, all others share a few threads of their own. While these are taken a further
-    stranger is hung up on before a byte of it is read, so that strangers hold up nobody but each other.
+    Requests from addresses that are not `expected` share STRANGERS threads of their own. While all of these are busy,
+    further connections of strangers are closed unread, so strangers only compete with each other.
     """
-
-    def handle_exit(self, sig: int, frame: object) -> None:
-        super().handle_exit(sig, frame)
-        self.method_queue.defer(self.app.stopping, self.wsgi)  # outside the signal handler, whatever it locks
-
-    def is_parent_alive(self) -> bool:
-        if super().is_parent_alive():
-            return True
-        # Killed: its successor needs the address now, and gunicorn would hold it until the last connection is closed.
-        self.handle_exit(signal.SIGTERM, None)
-        self.set_accept_enabled(False)
-        for listener in self.sockets:
-            listener.close()
-        return False
 
     def init_process(self) -> None:
         self._strangers = ThreadPoolExecutor(STRANGERS, thread_name_prefix="stranger")
         self._places = threading.BoundedSemaphore(STRANGERS)
         super().init_process()
 
+    def handle_exit(self, sig: int, frame: object) -> None:
+        super().handle_exit(sig, frame)
+        self.method_queue.defer(self.app.stopping, self.wsgi)  # not in the signal handler: it may take locks
+
+    def is_parent_alive(self) -> bool:
+        if super().is_parent_alive():
+            return True
+        # The master was killed. Its successor needs the address now; gunicorn holds it until the last connection ends.
+        self.handle_exit(signal.SIGTERM, None)
+        self.set_accept_enabled(False)
+        for listener in self.sockets:
+            listener.close()
+        return False
+
     def enqueue_req(self, conn: Any) -> None:
         if self.app.expected(str(conn.client[0]) if conn.client else ""):
             super().enqueue_req(conn)
         elif self._places.acquire(blocking=False):
-            self._strangers.submit(self.handle, conn).add_done_callback(partial(self._seen_off, conn))
+            self._strangers.submit(self.handle, conn).add_done_callback(partial(self._stranger_done, conn))
         else:
             self.nr_conns -= 1
             conn.close()
 
-    def _seen_off(self, conn: Any, handled: Future[Any]) -> None:
+    def _stranger_done(self, conn: Any, handled: Future[Any]) -> None:
         self._places.release()
         self.method_queue.defer(self.finish_request, conn, handled)
 
     def handle(self, conn: Any) -> Any:
-        if not isinstance(conn.sock, _Impatient):
+        if not isinstance(conn.sock, _Connection):
             conn.sock = _Connection(fileno=conn.sock.detach())
         keep = super().handle(conn)
         if keep is False:
+            # Otherwise gunicorn waits up to two seconds for the client to hang up, on the thread that accepts.
             with suppress(OSError):
                 _shutdown(conn.sock, socket.SHUT_RDWR)
         return keep
@@ -143,25 +159,28 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
         conn.sock.request = req
         keep = super().handle_request(req, conn)
         if conn.sock.read_to_end:
-            with suppress(OSError):  # closed over what has come already, the connection would take the answer along
+            with suppress(OSError):  # closing with unread data would reset the connection and lose the response
                 for _ in range(DRAIN_CHUNKS):
                     if not conn.sock.recv(CHUNK_BYTES):
                         break
-        return keep
-
-    def _keepalive_after(self, conn: Any, keepalive: Any) -> Any:
-        try:
-            return super()._keepalive_after(conn, keepalive)
-        except ParseException:  # what nobody read of the body is malformed: gunicorn would answer a second time
+        if not keep:
             return False
+        try:
+            return conn.parser.finish_body(deadline=time.monotonic() + UNREAD_BODY_S)
+        except ParseException:  # the unread part of the body is malformed: gunicorn would send a second response
+            return False
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
+        with self.log.rejecting(str(addr[0]) if addr else "", exc):
+            super().handle_error(req, client, addr, exc)
 
 
 class Server(BaseApplication):  # type: ignore[misc]
-    """Serves what `make_app` returns, made in the serving process. `options` are gunicorn's settings.
+    """Serves the app that `make_app` returns when called in the serving process. `options` are gunicorn's settings.
 
-    With `tls` it speaks HTTPS and nothing else, with the certificate that is loaded there. `on_stop` is called in the
-    serving process when it is told to stop, before it waits for the requests that are under way. `expected` tells of
-    an address whether its calls come before those of strangers.
+    `tls`: serve HTTPS only, with this context's certificate. `on_stop`: called in the serving process when it is told
+    to stop, before it waits for requests in progress. `expected(address)`: whether requests from an address take
+    precedence over those of strangers.
     """
 
     def __init__(
@@ -176,14 +195,14 @@ class Server(BaseApplication):  # type: ignore[misc]
         self._make_app, self._on_stop, self.expected = make_app, on_stop, expected
         if tls is not None:
             tls.sslsocket_class = _SecureConnection
-            # gunicorn asks for a file, which it would read anew at every connection
+            # gunicorn requires a file and would read it at every connection.
             options |= {"certfile": os.devnull, "ssl_context": lambda config, default: tls}
         self._options = {
             "workers": 1,
             "worker_class": _Worker,
             "logger_class": _Logger,
-            "control_socket_disable": True,  # would lie at one path for all servers of a user
-            # Else anybody on this machine, a proxy's clients too, sets scheme and path by header.
+            "control_socket_disable": True,  # its path is the same for all servers of a user
+            # Otherwise any local process, including a proxy's clients, could set scheme and path by header.
             "forwarded_allow_ips": "",
             "forwarder_headers": "",
             "worker_connections": 2000,  # open at once; more wait in the backlog
@@ -200,20 +219,19 @@ class Server(BaseApplication):  # type: ignore[misc]
         return self._make_app()
 
     def stopping(self, app: Flask | None) -> None:
-        """Once, in the serving process. Without an app it was told to stop before it had one."""
+        """Call `on_stop`; `app` is None when the process is told to stop before it has loaded the app."""
         if app is not None:
             self._on_stop(app)
 
 
 def read_no_more(response: Response) -> Response:
-    """For `app.after_request`: end the connection where somebody would have to read on before it is used again.
+    """Close the connection after a response that leaves part of the request's body unread. For `app.after_request`.
 
-    Else the rest of a body could be taken for the next request: its sender would write what others behind the same
-    proxy are taken to have asked.
+    The remainder could otherwise be taken for the next request, which a proxy may attribute to another client.
     """
     if _body_may_be_unread(response):
         response.headers["Connection"] = "close"
-        # gunicorn ignores that header, and would wait on one of its threads for the rest of the body.
+        # gunicorn ignores that header and would block a thread until the rest of the body arrives.
         connection = request.environ.get("gunicorn.socket")
         if connection is not None:
             connection.request.force_close()
@@ -224,5 +242,5 @@ def read_no_more(response: Response) -> Response:
 
 
 def _body_may_be_unread(response: Response) -> bool:
-    announced = request.content_length or "Transfer-Encoding" in request.headers
-    return bool(announced) and (response.status_code >= 400 or request.method not in {"POST", "PUT"})
+    has_body = request.content_length or "Transfer-Encoding" in request.headers
+    return bool(has_body) and (response.status_code >= 400 or request.method not in {"POST", "PUT"})

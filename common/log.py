@@ -1,7 +1,7 @@
 """Structured logs: one JSON object a line on standard error, or aligned text on a terminal.
 
-Whoever works on a job binds `job_id`, `attempt_id` and `request_id` once with `structlog.contextvars`; from then on
-every line of that thread carries them, those of libraries too.
+Code that works on a job binds `job_id`, `attempt_id` and `request_id` once with `structlog.contextvars`; every later
+line of that thread carries them, including the lines of libraries.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import structlog
 # Without local variables: they hold keys, tokens and signed URLs.
 _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
 
-# RunPod cuts lines at 4096 characters, and what is cut is no JSON any more.
+# RunPod cuts lines at 4096 characters, which would make them invalid JSON.
 MAX_LINE = 4000
 _render = structlog.processors.JSONRenderer()
 
 
 def _json_line(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
-    """The event as one line of at most MAX_LINE characters: the middle of its longest values is left out."""
+    """Render the event as one line of at most MAX_LINE characters, leaving out the middle of its longest values."""
     line = str(_render(logger, method, event))
     while len(line) > MAX_LINE:
         key, text, taken = max(
             ((k, _text(v), len(_json.dumps(_text(v)))) for k, v in event.items()), key=lambda v: v[2]
         )
         fits = taken - (len(line) - MAX_LINE)
-        kept = max(40, int(len(text) * fits / taken) - 12)  # a character may take twelve of the line
+        kept = max(40, int(len(text) * fits / taken) - 12)  # one character may be escaped as twelve
         if kept < len(text) - 3:
             event[key] = f"{text[: kept // 3]} … {text[kept // 3 - kept :]}"
         else:
@@ -58,7 +58,7 @@ def configure(level: str = "INFO", *, json: bool | None = None, stream: TextIO |
         if as_json
         else [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)]
     )
-    # No line says where in the code it comes from: to find out takes a third of the time of writing it.
+    # Lines do not name their place in the code: finding it takes a third of the time of logging.
     logging._srcfile = None
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
@@ -70,10 +70,10 @@ def configure(level: str = "INFO", *, json: bool | None = None, stream: TextIO |
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # boto's details are requests with their signatures
+    # boto logs requests with their signatures at lower levels.
     for noisy in ("urllib3", "PIL", "alembic.runtime.plugins", "boto3", "botocore", "s3transfer"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.getLogger("urllib3.connection").setLevel(logging.ERROR)  # its warnings repeat URLs, secrets and all
+    logging.getLogger("urllib3.connection").setLevel(logging.ERROR)  # its warnings contain URLs with their secrets
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

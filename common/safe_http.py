@@ -1,11 +1,11 @@
-"""The only way this software calls a URL that a stranger gave it.
+"""HTTP calls to URLs that come from clients. All such calls go through this module.
 
-Built on requests-hardened, which resolves the host once, checks the address, dials that very address, and does so again
-for every redirect. Added here: anything that is not globally routable is refused in every form that the library lets
-through, no proxy or .netrc of the environment is used, redirects are few and their bodies unread, nothing is
-decompressed, headers have a total time-out, and a download has a size cap, a total deadline and a least speed. One
-whose connection breaks goes on, once, where the server proves that the file is still the same. Origins allowed by name
-(a laptop's own gateway) skip the address check and nothing else.
+It builds on requests-hardened, which resolves the host once, checks the address, connects to exactly that address, and
+repeats this for every redirect. This module adds: every address that is not globally routable is refused, including
+forms that the library accepts; proxies and .netrc of the environment are ignored; redirects are limited and their
+bodies unread; nothing is decompressed; headers have a total time-out; a download has a maximum size, a total deadline
+and a minimum speed. A download whose connection breaks is resumed once if the server proves that the file is the same.
+Origins allowed by name (a laptop's own gateway) skip the address check and nothing else.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 20.0
 MAX_REDIRECTS = 5
 CHUNK_BYTES = 64 * 1024
-# Of a body, in each window of this length from its headers on: a small file is never hit, nor one that begins slowly.
-LEAST_BYTES_PER_S = 10 * 1024
+# Minimum speed of a body, measured in windows of PACE_WINDOW_S: small files and slow starts never fail it.
+MIN_BYTES_PER_S = 10 * 1024
 PACE_WINDOW_S = 30.0
 USER_AGENT = "Reelay/1"
 
 _STRONG_ETAG = re.compile(r'"[!#-~]+"')
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
-# Routable in the eyes of Python's ipaddress, yet never a stranger's file server.
+# Globally routable according to Python's ipaddress, yet never a public file server.
 _DENIED = tuple(
     ipaddress.ip_network(net)
     for net in (
         "168.63.129.16/32",  # Azure's host agent
-        "192.0.0.0/24",  # protocol assignments, of which older Pythons think better
+        "192.0.0.0/24",  # protocol assignments, which older Pythons call global
         "192.88.99.0/24",  # 6to4 relays
         "::/96",  # IPv4-compatible addresses
         "::ffff:0:0:0/96",  # IPv4-translated addresses
@@ -64,31 +64,33 @@ _DENIED = tuple(
 
 
 class ForbiddenUrl(Exception):
-    """The URL, or one that it redirects to, may not be called."""
+    """The URL, or a redirect of it, may not be called."""
 
 
 class TooLarge(Exception):
-    """The answer is larger than the caller takes."""
+    """The body is larger than the caller allows."""
 
 
 class TooSlow(Exception):
-    """The answer did not end before the deadline."""
+    """The response did not end before the deadline."""
 
 
 class Trickles(TooSlow):
-    """The body comes with fewer than LEAST_BYTES_PER_S."""
+    """The body arrives with less than MIN_BYTES_PER_S."""
 
 
 @dataclass(frozen=True)
 class Downloaded:
-    """An answer with status 2xx whose body was written out."""
+    """A 2xx response whose body was written to the caller's file."""
 
+    #: Length of the body.
     size_bytes: int
+    #: The Content-Type header as sent; empty if missing.
     content_type: str
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address, in brackets or not, is one of the open internet."""
+    """Whether an IP address, in brackets or not, belongs to the public internet."""
     ip = ipaddress.ip_address(address.strip("[]").partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
         ip = ip.ipv4_mapped
@@ -98,7 +100,7 @@ def is_public(address: str) -> bool:
 
 
 class _HeadersInTime:
-    """A connection whose headers must all have come within the read time-out, which else counts from byte to byte."""
+    """A connection whose headers must all arrive within the read time-out, which otherwise restarts at every byte."""
 
     def getresponse(self) -> Any:
         expired = threading.Event()
@@ -106,21 +108,21 @@ class _HeadersInTime:
 
         def cut() -> None:
             expired.set()
-            socket.socket.shutdown(sock, socket.SHUT_RDWR)  # what SSLSocket has in its place ends the encryption first
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)  # SSLSocket.shutdown would end the encryption first
 
         with after(timeout, cut):
             try:
                 return super().getresponse()  # type: ignore[misc]
             finally:
-                if expired.is_set():  # headers that are cut off look whole to http.client
-                    raise TimeoutError("the headers came too slowly")
+                if expired.is_set():  # http.client takes truncated headers for complete ones
+                    raise TimeoutError("the headers arrived too slowly")
 
 
 class _HttpConnection(_HeadersInTime, HTTPConnection): ...
 
 
 class HttpsConnection(_HeadersInTime, HTTPSConnection):
-    """For adapters that ask more of a certificate."""
+    """Base of connections with further checks of the certificate."""
 
 
 class _HttpPool(HTTPConnectionPool):
@@ -132,7 +134,7 @@ class _HttpsPool(HTTPSConnectionPool):
 
 
 class TimelyAdapter(HTTPAdapter):
-    """Ends a call whose headers have not all come within the read time-out."""
+    """Ends a call whose headers have not all arrived within the read time-out."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
@@ -149,11 +151,11 @@ class _PublicOnly(IPFilterAdapter, TimelyAdapter):  # type: ignore[misc]
 
 class _Session(HTTPSession):  # type: ignore[misc]
     def get_redirect_target(self, resp: requests.Response) -> str | None:
-        # Told of a redirect, requests reads its whole body, unpacked, into memory, even when it is not to follow.
+        # For a redirect, requests would read the whole body, decompressed, into memory, even if it does not follow.
         return None
 
     def next_url(self, response: requests.Response) -> str | None:
-        """Where `response` redirects to. Raises ForbiddenUrl when that is no URL."""
+        """The URL that `response` redirects to. Raises ForbiddenUrl if it is malformed."""
         try:
             target = super().get_redirect_target(response)
             return None if target is None else urljoin(response.url, target)
@@ -162,10 +164,10 @@ class _Session(HTTPSession):  # type: ignore[misc]
 
 
 def session(allow_origins: Collection[str] = ()) -> _Session:
-    """A session for strangers' URLs, following no redirects. `allow_origins`: `scheme://host[:port]` that may be
-    non-public.
+    """A session for untrusted URLs that follows no redirects.
 
-    Requests through it raise `requests.RequestException`; a refused address is `InvalidIPAddress` among those.
+    `allow_origins`: `scheme://host[:port]` that may be non-public. Requests through the session raise
+    `requests.RequestException`, of which `InvalidIPAddress` is a refused address.
     """
     config = Config(
         ip_filter_enable=True,
@@ -195,9 +197,9 @@ def download(
 ) -> Downloaded:
     """GET `url` and write its body to `into`: at most `max_bytes`, within `deadline_s` seconds in all.
 
-    `check` is called before every chunk; what it raises ends the download. Raises ForbiddenUrl, TooLarge, TooSlow, or
-    `requests.RequestException`: `HTTPError` (with its response) for a status other than 2xx, others when nothing
-    came or the connection broke. Whatever is raised, what is in `into` by then is of no use.
+    `check` is called before every chunk; an exception from it ends the download. Raises ForbiddenUrl, TooLarge, TooSlow
+    or `requests.RequestException`: `HTTPError` (with its response) for a status other than 2xx, others when there was
+    no response or the connection broke. After an exception the content of `into` is undefined.
     """
     body = _Body(into, max_bytes, time.monotonic() + deadline_s, check)
     try:
@@ -220,30 +222,32 @@ def download(
 
 
 @dataclass(frozen=True)
-class Answered:
-    """Status and headers of an answer."""
+class PostResponse:
+    """A response whose body was not read."""
 
+    #: HTTP status.
     status: int
+    #: Its headers; names are case-insensitive.
     headers: Mapping[str, str]
 
 
 def post(
     url: str, body: bytes, headers: Mapping[str, str], *, timeout_s: float, allow_origins: Collection[str] = ()
-) -> Answered:
-    """POST `body` to `url`, within `timeout_s` seconds from the first look-up of its host on.
+) -> PostResponse:
+    """POST `body` to `url` within `timeout_s` seconds, the look-up of the host included.
 
-    The body of the answer is not read, and a redirect is an answer like any other. Raises ForbiddenUrl, TooSlow, or
-    `requests.RequestException` when no answer came.
+    The response's body is not read and redirects are returned, not followed. Raises ForbiddenUrl, TooSlow, or
+    `requests.RequestException` when there was no response.
     """
     _check_form(url)
-    # TCP and TLS get a half each; what they leave is for the headers.
+    # TCP and TLS may take half of the time each; the headers get what is left.
     limits = urllib3.Timeout(total=timeout_s, connect=timeout_s / 2)
     try:
         with (
             session(allow_origins) as http,
             http.post(url, data=body, headers=dict(headers), timeout=limits, stream=True) as response,
         ):
-            return Answered(response.status_code, response.headers)
+            return PostResponse(response.status_code, response.headers)
     except InvalidIPAddress as error:
         raise ForbiddenUrl("the address is not public") from error
     except requests.Timeout as error:
@@ -251,9 +255,9 @@ def post(
 
 
 def _get(http: _Session, url: str, ends_at: float) -> requests.Response:
-    """The answer after redirects, its body still to come."""
+    """The response after redirects, with its body unread."""
     for _ in range(MAX_REDIRECTS + 1):
-        response = _ask(http, url, ends_at)
+        response = _request(http, url, ends_at)
         target = http.next_url(response)
         if target is None:
             return response
@@ -262,7 +266,7 @@ def _get(http: _Session, url: str, ends_at: float) -> requests.Response:
     raise ForbiddenUrl(f"more than {MAX_REDIRECTS} redirects")
 
 
-def _ask(http: _Session, url: str, ends_at: float, headers: Mapping[str, str] | None = None) -> requests.Response:
+def _request(http: _Session, url: str, ends_at: float, headers: Mapping[str, str] | None = None) -> requests.Response:
     _check_form(url)
     left = ends_at - time.monotonic()
     if left <= 0:
@@ -278,27 +282,27 @@ def _check_form(url: str) -> None:
         _ = parts.port
     except ValueError as error:
         raise ForbiddenUrl("the URL is malformed") from error
-    if "\\" in parts.netloc:  # where the host begins is read in two ways
+    if "\\" in parts.netloc:  # parsers disagree on where the host begins
         raise ForbiddenUrl("the URL is malformed")
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ForbiddenUrl("only http and https are allowed")
 
 
 class _Body:
-    """What has come of a file: `size` bytes, all written to `into`."""
+    """A body in progress: `size` bytes have arrived and been written to `into`."""
 
     def __init__(self, into: BinaryIO, max_bytes: int, ends_at: float, check: Callable[[], None]) -> None:
         self.size, self.ends_at = 0, ends_at
         self._into, self._max_bytes, self._check = into, max_bytes, check
-        self._marked = 0  # the size when it was last looked at
+        self._marked = 0  # `size` at the start of the window
         self._late: TooSlow | None = None
 
     def copy(self, response: requests.Response) -> None:
-        """Add the body of `response`. Raises `requests.ConnectionError` when the connection breaks."""
+        """Append the body of `response`. Raises `requests.ConnectionError` when the connection breaks."""
         if self.size + (response.raw.length_remaining or 0) > self._max_bytes:
             raise TooLarge
         self._marked = self.size
-        with after(self._window_s(), partial(self._look, response.raw.shutdown)):
+        with after(self._window_s(), partial(self._check_pace, response.raw.shutdown)):
             while chunk := self._read(response):
                 self.size += len(chunk)
                 if self.size > self._max_bytes:
@@ -308,21 +312,21 @@ class _Body:
     def _read(self, response: requests.Response) -> bytes:
         self._check()
         try:
-            chunk: bytes = response.raw.read1(CHUNK_BYTES, decode_content=False)  # what has arrived, be it a byte
-        except (urllib3.exceptions.HTTPError, ValueError) as error:  # requests translates these in iter_content
-            raise self._late or requests.ConnectionError("the connection broke while the file was read") from error
-        if self._late:  # a connection that was shut looks like the end of the body
+            chunk: bytes = response.raw.read1(CHUNK_BYTES, decode_content=False)  # returns as soon as it can
+        except (urllib3.exceptions.HTTPError, ValueError) as error:  # as requests does in iter_content
+            raise self._late or requests.ConnectionError("the connection broke during the download") from error
+        if self._late:  # shutting the connection down looks like the end of the body
             raise self._late
         return chunk
 
     def _window_s(self) -> float:
         return max(0.0, min(self.ends_at - time.monotonic(), PACE_WINDOW_S))
 
-    def _look(self, shut: Callable[[], object]) -> float | None:
-        """Shuts the connection when it is too slow. Reads cannot tell: the endless head of a chunk never ends one."""
+    def _check_pace(self, shut: Callable[[], object]) -> float | None:
+        """Shut the connection down if it is too slow. The reader cannot: an endless chunk header never ends a read."""
         if time.monotonic() >= self.ends_at:
             self._late = TooSlow()
-        elif self.size - self._marked < LEAST_BYTES_PER_S * PACE_WINDOW_S:
+        elif self.size - self._marked < MIN_BYTES_PER_S * PACE_WINDOW_S:
             self._late = Trickles()
         if self._late:
             shut()
@@ -332,15 +336,15 @@ class _Body:
 
 
 def _resumed(http: _Session, broken: requests.Response, body: _Body, total: int | None) -> bool:
-    """Whether the rest of a body that broke off has come after all. `total`: its size in bytes, if it was told.
+    """Download the remainder of a body whose connection broke. Returns whether the body is now complete.
 
-    It is asked for where the first part came from, and nothing but the same file is taken: a redirect leads elsewhere.
+    `total`: its size in bytes, if the server sent it. Only the same file from the same URL is accepted, no redirect.
     """
     etag = broken.headers.get("ETag", "")
     if broken.status_code != 200 or body.size == 0 or not _STRONG_ETAG.fullmatch(etag):
         return False
-    rest_of_it = {"Range": f"bytes={body.size}-", "If-Range": etag}
-    with _ask(http, broken.url, body.ends_at, rest_of_it) as rest:
+    range_headers = {"Range": f"bytes={body.size}-", "If-Range": etag}
+    with _request(http, broken.url, body.ends_at, range_headers) as rest:
         size = _whole_size(rest, etag, body.size, total)
         if size is None:
             return False
@@ -349,12 +353,12 @@ def _resumed(http: _Session, broken: requests.Response, body: _Body, total: int 
 
 
 def _whole_size(rest: requests.Response, etag: str, begin: int, total: int | None) -> int | None:
-    """The size of the file whose bytes from `begin` to the end `rest` holds; None when it is anything else."""
-    told = _CONTENT_RANGE.fullmatch(rest.headers.get("Content-Range", ""))
+    """The total size if `rest` holds exactly the bytes of the same file from `begin` to its end, else None."""
+    content_range = _CONTENT_RANGE.fullmatch(rest.headers.get("Content-Range", ""))
     parts = rest.headers.get("Content-Type", "").lower().startswith("multipart/byteranges")
-    if rest.status_code != 206 or rest.headers.get("ETag") != etag or told is None or parts:
+    if rest.status_code != 206 or rest.headers.get("ETag") != etag or content_range is None or parts:
         return None
-    first, last, whole = told.groups()
+    first, last, whole = content_range.groups()
     sizes = {size for size in (total, None if whole == "*" else int(whole)) if size is not None}
     size = int(last) + 1
     return size if int(first) == begin and sizes == {size} else None

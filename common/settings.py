@@ -1,4 +1,4 @@
-"""Settings: a frozen dataclass whose fields say how each variable of the environment is read, checked and documented.
+"""Settings: a frozen dataclass whose fields define how each environment variable is read, checked and documented.
 
     @dataclass(frozen=True)
     class Settings:
@@ -31,20 +31,20 @@ class SettingsError(Exception):
 
 
 class CommaList(fields.Field[tuple[str, ...]]):
-    """`a, b` → `("a", "b")`."""
+    """Comma-separated list: `a, b` becomes `("a", "b")`."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
         return tuple(part.strip() for part in str(value).split(",") if part.strip())
 
 
 class Origins(CommaList):
-    """Comma list of `scheme://host[:port]`."""
+    """Comma-separated list of `scheme://host[:port]`."""
 
     _ORIGIN = re.compile(r"https?://([\w.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?/?", re.IGNORECASE)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
         entries = super()._deserialize(value, attr, data, **kwargs)
-        # a password that was written into one is not shown
+        # A password in the URL is not shown.
         wrong = [entry.rpartition("@")[2] for entry in entries if not self._ORIGIN.fullmatch(entry)]
         if wrong:
             raise ValidationError(f"Must be http(s)://host[:port]: {', '.join(map(repr, wrong))}.")
@@ -52,13 +52,13 @@ class Origins(CommaList):
 
 
 class Networks(CommaList):
-    """Comma list of IP addresses and networks."""
+    """Comma-separated list of IP addresses and networks."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
         entries = super()._deserialize(value, attr, data, **kwargs)
         odd = [entry for entry in entries if not _is_network(entry)]
         if odd:
-            raise ValidationError([f"{entry!r} is no address or network." for entry in odd])
+            raise ValidationError([f"{entry!r} is not an IP address or network." for entry in odd])
         return entries
 
 
@@ -127,7 +127,7 @@ def read(cls: type[S], environ: Mapping[str, str] | None = None) -> S:
 
 
 def example(cls: type[Any]) -> str:
-    """The variables of `cls` as lines of a `.env` file, each with its meaning and its default."""
+    """Return the variables of `cls` as lines of a `.env` file, each with its meaning and default."""
     lines = []
     for name, f in variables(cls).items():
         default = "" if f.default is None else f.default

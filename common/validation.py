@@ -1,4 +1,4 @@
-"""marshmallow's messages as flat text."""
+"""Validation errors of marshmallow as flat text, with one path per field: `scenes[2].url_image`."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ from collections.abc import Mapping
 from marshmallow import ValidationError
 
 
-def describe(error: ValidationError) -> str:
-    """Every wrong field with its reason, in one line: `duration: Must be greater than 0.; url_video: …`."""
-    return "; ".join(mistakes(error))
+def flatten(messages: object, path: str = "") -> dict[str, list[str]]:
+    """Reasons by path, from marshmallow's nested messages. Reasons without a field have the path `_schema`."""
+    if not isinstance(messages, Mapping):
+        reasons = messages if isinstance(messages, list) else [messages]
+        return {path or "_schema": [str(reason) for reason in reasons]}
+    found: dict[str, list[str]] = {}
+    for key, inner in messages.items():
+        step = f"[{key}]" if isinstance(key, int) else f".{key}" if path else str(key)
+        for at, reasons in flatten(inner, path if key == "_schema" and path else path + step).items():
+            found.setdefault(at, []).extend(reasons)
+    return found
 
 
 def mistakes(error: ValidationError) -> list[str]:
     """Every wrong field with its reason: `["duration: Must be greater than 0.", …]`."""
     messages = error.normalized_messages()  # type: ignore[no-untyped-call]
-    return [f"{path}: {text}" for path, text in _flatten(messages)]
+    return [f"{path}: {reason}" for path, reasons in flatten(messages).items() for reason in reasons]
 
 
-def _flatten(messages: object, path: str = "") -> list[tuple[str, str]]:
-    if isinstance(messages, Mapping):
-        return [
-            row for key, value in messages.items() for row in _flatten(value, f"{path}.{key}" if path else str(key))
-        ]
-    if isinstance(messages, list):
-        return [row for value in messages for row in _flatten(value, path)]
-    return [(path, str(messages))]
+def describe(error: ValidationError) -> str:
+    """`mistakes` on one line."""
+    return "; ".join(mistakes(error))

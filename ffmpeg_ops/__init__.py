@@ -1,1 +1,1 @@
-"""The operations: what Reelay can do to media. Knows files only: no HTTP, no job, no provider."""
+"""The operations: what Reelay does to media. This package knows files only: no HTTP, no job, no provider."""

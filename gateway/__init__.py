@@ -1,17 +1,17 @@
-"""The gateway: takes jobs over HTTP, sees to it that a worker does them, answers with a URL."""
+"""The gateway: accepts jobs over HTTP, dispatches them to workers and returns URLs of the finished files."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # `python -m gateway.providers.clouds.vast.reap` passes here where no Flask is
+if TYPE_CHECKING:  # `python -m gateway.providers.clouds.vast.reap` runs without Flask
     from flask import Flask
 
     from gateway.settings import Settings
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """The wired application; `settings` default to the environment's. Starts no thread and migrates nothing."""
+    """Create the application; `settings` default to the environment. Starts no thread and does not migrate."""
     from flask import Flask
 
     from common.settings import SettingsError

@@ -1,4 +1,4 @@
-"""`python -m gateway`: migrates, then serves with gunicorn, one process, dispatcher included."""
+"""`python -m gateway`: migrate, then serve with gunicorn in one process, dispatcher included."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from gateway.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-STOP_S = 7  # for transfers that are under way: `docker stop` kills after ten
-# Of glibc's <malloc.h>. Threads that each have an arena of their own keep what they freed from all others.
+STOP_S = 7  # for transfers in progress; `docker stop` kills after ten seconds
+# From glibc's <malloc.h>. With one arena per thread, memory that a thread frees is not available to others.
 _M_ARENA_MAX, ARENAS = -8, 2
 
 
@@ -36,7 +36,7 @@ def main() -> None:
     except SettingsError as error:
         sys.exit(f"Wrong settings: {error}")
     logs.configure(settings.log_level)
-    with suppress(AttributeError):  # another C library
+    with suppress(AttributeError):  # not glibc
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, ARENAS)
     try:
         prepare(settings)
@@ -49,7 +49,7 @@ def main() -> None:
         on_stop=_begin_stop,
         graceful_timeout=STOP_S,
         keepalive=5,
-        limit_request_line=4094,  # bytes; a signed URL has some 300
+        limit_request_line=4094,  # bytes; a signed URL has about 300
         limit_request_fields=64,
         limit_request_field_size=8190,
         post_worker_init=_start,
@@ -59,16 +59,16 @@ def main() -> None:
 
 
 def prepare(settings: Settings) -> None:
-    """Bring database and first key up to date."""
+    """Migrate the database and store X_API_KEY."""
     migrate(settings)
     engine = make_engine(settings.database, pool_size=1)
     try:
         keys = Keys(Store(engine), SystemClock())
         keys.adopt(settings.x_api_key)
         if not any(key.revoked_at is None for key in keys.list()):
-            log.warning("keys.none", hint="flask --app gateway keys create NAME")
+            log.warning("keys.none_found", hint="flask --app gateway keys create NAME")
     finally:
-        engine.dispose()  # the server forks from here: no connection may be open in two processes
+        engine.dispose()  # the server forks: no connection may be shared by two processes
 
 
 def _start(worker: Any) -> None:
@@ -79,7 +79,7 @@ def _start(worker: Any) -> None:
 
 def _begin_stop(app: Flask) -> None:
     services = app.extensions["reelay"]
-    services.dispatcher.request_stop()  # a step that began now could be cut off between the call and its record
+    services.dispatcher.request_stop()  # a new step could be cut off between a call and its record
     services.jobs.wait_no_more()
 
 

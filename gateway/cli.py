@@ -1,4 +1,4 @@
-"""`flask --app gateway …`: what an operator does by hand."""
+"""The operator's commands: `flask --app gateway …`."""
 
 from __future__ import annotations
 
@@ -31,25 +31,28 @@ def register(app: Flask) -> None:
 
 
 def without_settings(error: SettingsError) -> Flask:
-    """What `flask --app gateway` gets where no gateway is set up: `runpod` and `vast` work, the rest tells."""
-    told = click.ClickException(f"Wrong settings: {error}")
-    asked = click.get_current_context(silent=True)
-    if asked is None or asked.parent is not None:  # `flask run` and its like, which take any application
-        raise told from error
+    """An application for `flask --app gateway` without valid settings: only `runpod` and `vast` work.
+
+    Raises click.ClickException for other commands and for `flask run`.
+    """
+    failure = click.ClickException(f"Wrong settings: {error}")
+    context = click.get_current_context(silent=True)
+    if context is None or context.parent is not None:  # `flask run` and similar, which run any application
+        raise failure from error
     app = Flask(__name__, static_folder=None)
-    app.cli = _OnlyProviders(told)
+    app.cli = _OnlyProviders(failure)
     return app
 
 
 class _OnlyProviders(AppGroup):
-    def __init__(self, otherwise: click.ClickException) -> None:
+    def __init__(self, failure: click.ClickException) -> None:
         super().__init__(commands=[runpod, vast])
-        self._otherwise = otherwise
+        self._failure = failure
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         if command := super().get_command(ctx, cmd_name):
             return command
-        raise self._otherwise
+        raise self._failure
 
 
 @keys.command("create")
@@ -61,10 +64,10 @@ class _OnlyProviders(AppGroup):
     multiple=True,
     default=("jobs",),
     show_default=True,
-    help="What it may do: make and follow jobs, read /metrics, or all. May be given more than once.",
+    help="What it may do: create and follow jobs, read /metrics, or everything. May be given more than once.",
 )
 def create(name: str, scopes: tuple[str, ...]) -> None:
-    """Make a key for the client NAME and print it. It is shown this once."""
+    """Create a key for the client NAME and print it. It cannot be shown again."""
     migrate(services().settings)
     key, secret = services().keys.create(name, scopes)
     click.echo(f"{key.id}  {name} ({key.scopes})", err=True)
@@ -72,8 +75,8 @@ def create(name: str, scopes: tuple[str, ...]) -> None:
 
 
 @keys.command("list")
-def show() -> None:
-    """List all keys, with their scopes and what their jobs have cost today (UTC)."""
+def list_keys() -> None:
+    """List all keys with their scopes and what their jobs have cost today (UTC)."""
     here = services()
     migrate(here.settings)
     now = here.clock.now_ms()
@@ -83,7 +86,7 @@ def show() -> None:
         columns = (
             f"{key.id}  {shown:<9}",
             to_rfc3339(key.created_at),
-            _state(key, now),
+            _validity(key, now),
             key.scopes,
             f"${usd(spent.get(key.id, 0)):.6f} today",
             f"{key.name} ({key.source})",
@@ -91,19 +94,19 @@ def show() -> None:
         click.echo("  ".join(columns))
 
 
-def _state(key: ApiKey, now: int) -> str:
+def _validity(key: ApiKey, now: int) -> str:
     if key.revoked_at is not None:
         return f"revoked {to_rfc3339(key.revoked_at)}"
     if key.previous_until is not None and now < key.previous_until:
-        return f"valid, the secret before until {to_rfc3339(key.previous_until)}"
+        return f"valid, the previous secret until {to_rfc3339(key.previous_until)}"
     return "valid"
 
 
 @keys.command("revoke")
 @click.argument("key_id")
 def revoke(key_id: str) -> None:
-    """Refuse the key with the id KEY_ID from now on."""
-    _must_be_ours(key_id)
+    """Refuse the key KEY_ID from now on."""
+    _check_changeable(key_id)
     services().keys.revoke(key_id)
     click.echo(f"{key_id} is revoked.")
 
@@ -115,32 +118,32 @@ def revoke(key_id: str) -> None:
     type=click.FloatRange(0, 24 * 365),
     default=24.0,
     show_default=True,
-    help="How long the secret before stays valid; 0 where it may be known to a stranger.",
+    help="How long the previous secret stays valid; use 0 if it may have leaked.",
 )
 def rotate(key_id: str, grace_hours: float) -> None:
-    """Give the key KEY_ID a new secret and print it. It is shown this once; jobs and files stay the key's own."""
-    _must_be_ours(key_id)
+    """Give the key KEY_ID a new secret and print it. It cannot be shown again; the key keeps its jobs and files."""
+    _check_changeable(key_id)
     rotated = services().keys.rotate(key_id, round(grace_hours * 3_600_000))
     if rotated is None:
         raise click.ClickException(f"The key {key_id} is revoked.")
     key, secret = rotated
-    click.echo(f"The secret before this one is valid until {to_rfc3339(key.previous_until or 0)}.", err=True)
+    click.echo(f"The previous secret is valid until {to_rfc3339(key.previous_until or 0)}.", err=True)
     click.echo(secret)
 
 
-def _must_be_ours(key_id: str) -> None:
-    """There is such a key, and it can be changed here."""
+def _check_changeable(key_id: str) -> None:
+    """Raise click.ClickException unless the key exists and is managed here."""
     migrate(services().settings)
     key = services().store.api_key(key_id)
     if key is None:
         raise click.ClickException(f"There is no key {key_id}; `keys list` shows them all.")
     if key.source == FROM_ENVIRONMENT:
-        raise click.ClickException("This key comes from X_API_KEY: change or unset it there, and restart the gateway.")
+        raise click.ClickException("This key comes from X_API_KEY: change or unset that and restart the gateway.")
 
 
 @keys.command("webhook-secret")
 @click.argument("key_id")
-@click.option("--rotate", is_flag=True, help="Make a new one first; the one before signs too for 24 hours.")
+@click.option("--rotate", is_flag=True, help="Create a new one first; the previous one signs too for 24 hours.")
 def webhook_secret(key_id: str, rotate: bool) -> None:
     """Print the secret that signs the webhooks of the key KEY_ID."""
     here = services()
@@ -149,13 +152,13 @@ def webhook_secret(key_id: str, rotate: bool) -> None:
     if key is None:
         raise click.ClickException(f"There is no key {key_id}; `keys list` shows them all.")
     if rotate:
-        click.echo("The secret before this one signs too for 24 hours.", err=True)
+        click.echo("The previous secret signs too for 24 hours.", err=True)
     click.echo(webhook_secrets(here.signer, key.id, key, here.clock.now_ms())[0])
 
 
 @click.command("worker-env")
 @with_appcontext
 def worker_env() -> None:
-    """Print the secrets that the local worker needs, as lines for its environment."""
+    """Print the secrets that the local worker needs, as environment variables."""
     for name, value in worker_secrets(services().signer).items():
         click.echo(f"{name}={value}")

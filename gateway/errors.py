@@ -1,4 +1,4 @@
-"""Why an HTTP request is refused, as one tree. Each class names its HTTP status.
+"""The errors of the HTTP API as one tree. Each class has its HTTP status.
 
 RequestError
 ├── BadRequest         MalformedBody      BodyTooComplex       Unauthorized         SpendingLimit
@@ -17,9 +17,11 @@ from wire.errors import ReelayError
 
 
 class RequestError(ReelayError):
-    """An HTTP request is refused. `status`: the HTTP status; `retry_after_s`: when it may be repeated, if known."""
+    """An HTTP request is refused."""
 
+    #: HTTP status.
     status: ClassVar[int] = 400
+    #: Seconds after which the request may be repeated; None if unknown.
     retry_after_s: int | None = None
 
     def __init__(
@@ -38,7 +40,7 @@ class Unauthorized(RequestError):
 class MissingScope(RequestError):
     status = 403
     code = "missing_scope"
-    text = "The key is valid, but may not do this: it lacks the scope that this address needs."
+    text = "The key is valid, but may not do this: it lacks the scope that this route needs."
 
 
 class RateLimited(RequestError):
@@ -50,13 +52,13 @@ class RateLimited(RequestError):
 class TooManyJobs(RequestError):
     status = 429
     code = "too_many_jobs"
-    text = "The key has as many unfinished jobs as it may have. Try again when some have ended."
+    text = "The key has reached its maximum number of unfinished jobs. Try again when some have ended."
 
 
 class SpendingLimit(RequestError):
     status = 402
     code = "spending_limit"
-    text = "The key has reached its spending limit for today (UTC), or its unfinished jobs are going to."
+    text = "The key has reached its spending limit for today (UTC), or its unfinished jobs will reach it."
 
 
 class SignatureInvalid(RequestError):
@@ -74,7 +76,7 @@ class NotFound(RequestError):
 class MethodNotAllowed(RequestError):
     status = 405
     code = "method_not_allowed"
-    text = "This address does not take that method."
+    text = "This route does not support the method."
 
 
 class BadRequest(RequestError):
@@ -88,8 +90,9 @@ class ValidationFailed(RequestError):
     code = "validation_failed"
     text = "One or more fields are not valid."
 
-    def __init__(self, message: str | None = None, *, errors: dict[str, object] | None = None) -> None:
+    def __init__(self, message: str | None = None, *, errors: dict[str, list[str]] | None = None) -> None:
         super().__init__(message)
+        #: Reasons by the path of the field.
         self.errors = errors or {}
 
 
@@ -108,13 +111,13 @@ class BodyTooComplex(RequestError):
 class PayloadTooLarge(RequestError):
     status = 413
     code = "payload_too_large"
-    text = "The body is larger than this address takes."
+    text = "The body is larger than this route accepts."
 
 
 class LengthRequired(RequestError):
     status = 411
     code = "length_required"
-    text = "The request must say the length of its body (Content-Length)."
+    text = "The request must give the length of its body (Content-Length)."
 
 
 class UnsupportedMediaType(RequestError):
@@ -126,7 +129,7 @@ class UnsupportedMediaType(RequestError):
 class FileNotMedia(RequestError):
     status = 415
     code = "file_not_media"
-    text = "The file is no video, audio, image or subtitles that a job could use."
+    text = "The file is not a video, audio, image or subtitle file that a job could use."
 
 
 class JobFinished(RequestError):
@@ -144,13 +147,13 @@ class JobNotFinished(RequestError):
 class NoWebhook(RequestError):
     status = 409
     code = "no_webhook"
-    text = "The job was made without webhook_url."
+    text = "The job was created without webhook_url."
 
 
 class AttemptSuperseded(RequestError):
     status = 409
     code = "attempt_superseded"
-    text = "The attempt is no longer wanted: it was superseded, cancelled, or claimed by another worker."
+    text = "The attempt is no longer valid: it was superseded, cancelled, or claimed by another worker."
 
 
 class IdempotencyMismatch(RequestError):
@@ -162,7 +165,7 @@ class IdempotencyMismatch(RequestError):
 class RangeNotSatisfiable(RequestError):
     status = 416
     code = "range_not_satisfiable"
-    text = "The requested range lies outside the file."
+    text = "The requested range is outside the file."
 
 
 class TransfersBusy(RequestError):
@@ -174,7 +177,7 @@ class TransfersBusy(RequestError):
 class StorageLow(RequestError):
     status = 507
     code = "storage_low"
-    text = "The server is low on disk space and takes no new files or jobs."
+    text = "The server is low on disk space and accepts no new files or jobs."
 
 
 class ServiceUnavailable(RequestError):
@@ -186,4 +189,4 @@ class ServiceUnavailable(RequestError):
 class InternalError(RequestError):
     status = 500
     code = "internal_error"
-    text = "Something went wrong on the server. The request id helps to find it in the log."
+    text = "An unexpected error on the server. The request id identifies it in the log."

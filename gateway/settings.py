@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from marshmallow import ValidationError, fields, validate
 
 from common.settings import CommaList, Folder, Origins, http_url, setting, whole
-from gateway.access.keys import MAX_SECRET, mistyped
+from gateway.access.keys import MAX_SECRET_CHARACTERS, mistyped
 from gateway.domain.jobs import MARGIN_MS
 
 GB = 1_000_000_000
@@ -66,7 +66,7 @@ class Settings:
         CommaList(), None, "Comma list of the providers below, in the order of trial. Must be set."
     )
     x_api_key: str | None = setting(
-        fields.String(validate=[validate.Length(min=16, max=MAX_SECRET), _own_key]),
+        fields.String(validate=[validate.Length(min=16, max=MAX_SECRET_CHARACTERS), _own_key]),
         None,
         "A first API key for clients, besides those of `keys create`.",
     )
@@ -97,7 +97,7 @@ class Settings:
     run_dispatcher: bool = setting(
         fields.Boolean(),
         "true",
-        "Whether the gateway moves jobs itself; if not, run `python -m gateway.dispatch.loop`.",
+        "Whether the gateway moves jobs itself; if not, run `python -m gateway.dispatch`.",
     )
     threads: int = setting(
         whole(4, 256), 16, "Threads that answer requests: at most half of them wait, a quarter transfer files."
@@ -180,7 +180,7 @@ class Settings:
     log_level: str = setting(
         fields.String(validate=validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR"])),
         "INFO",
-        "Least level that is logged.",
+        "Minimum level that is logged.",
     )
 
     def of(self, cls: type[P]) -> P:

@@ -1,4 +1,4 @@
-"""The parts of a running gateway, made once and handed to whoever needs them."""
+"""The objects of a running gateway, created once and passed to those that depend on them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from flask import current_app
 from common.clock import Clock, SystemClock
 from gateway.access.keys import Keys
 from gateway.access.quotas import Quotas
-from gateway.access.rate_limits import Rates
+from gateway.access.rate_limits import RateLimits
 from gateway.access.thread_limits import ThreadLimits
 from gateway.api.job_document import Documents
 from gateway.api.job_service import Jobs
 from gateway.db.engine import make_engine
 from gateway.db.store import Store
-from gateway.dispatch.attempt_writer import Ends
-from gateway.dispatch.costs import Costs
+from gateway.dispatch.attempt_writer import AttemptWriter
+from gateway.dispatch.context import DispatchContext
 from gateway.dispatch.loop import Dispatcher
 from gateway.dispatch.notifier import ChangeNotifier
 from gateway.dispatch.poll_schedule import PollScheduler
-from gateway.dispatch.step import DispatchContext
+from gateway.dispatch.reports import WorkerReports
 from gateway.providers import registry
 from gateway.providers.base import Context, Provider
 from gateway.settings import Settings, secrets_of
@@ -35,7 +35,7 @@ from gateway.webhooks.sender import Sender
 
 @dataclass(frozen=True)
 class Services:
-    """See the classes themselves."""
+    """The objects that views and commands use; see their classes."""
 
     settings: Settings
     clock: Clock
@@ -45,24 +45,25 @@ class Services:
     providers: Mapping[str, Provider]
     keys: Keys
     jobs: Jobs
+    reports: WorkerReports
     documents: Documents
     dispatcher: Dispatcher
     metrics: Metrics
     thread_limits: ThreadLimits
-    rates: Rates
+    rate_limits: RateLimits
 
     @classmethod
     def wire(
         cls, settings: Settings, *, clock: Clock | None = None, provider: Mapping[str, Provider] | None = None
     ) -> Services:
-        """All parts for `settings`; tests hand in a clock that stands still, or providers of their own."""
+        """Create everything for `settings`; tests pass a clock or providers of their own."""
         clock = clock or SystemClock()
         signer, notifier = Signer(secrets_of(settings)), ChangeNotifier()
         store = Store(make_engine(settings.database, pool_size=settings.threads + 32))
         storage = _storage(settings, signer, clock)
         chain = provider if provider is not None else registry.make(Context(settings, signer, store, clock))
         poll_scheduler, metrics = PollScheduler(), Metrics(store, chain, clock)
-        ends = Ends(Costs(chain), poll_scheduler, metrics)
+        writer = AttemptWriter(settings, store, storage, chain, clock, poll_scheduler, metrics, notifier)
         quotas = Quotas(settings, store)
         documents = Documents(settings, store, storage, clock)
         return cls(
@@ -73,26 +74,29 @@ class Services:
             storage=storage,
             providers=chain,
             keys=Keys(store, clock),
-            jobs=Jobs(store, storage, clock, settings, notifier, ends, metrics, quotas),
+            jobs=Jobs(store, storage, clock, settings, notifier, writer, quotas),
+            reports=WorkerReports(store, clock, writer, metrics),
             documents=documents,
             dispatcher=Dispatcher(
-                DispatchContext(store, storage, chain, clock, settings, signer, notifier, poll_scheduler, ends, quotas),
+                DispatchContext(
+                    store, storage, chain, clock, settings, signer, notifier, poll_scheduler, writer, quotas
+                ),
                 Sender(settings, store, documents.of, signer, clock, notifier, metrics),
             ),
             metrics=metrics,
             thread_limits=ThreadLimits(settings.threads, settings.max_waiting_per_key),
-            rates=Rates(settings, clock),
+            rate_limits=RateLimits(settings, clock),
         )
 
 
 def _storage(settings: Settings, signer: Signer, clock: Clock) -> Storage:
     if settings.storage == "local":
         return LocalStorage(settings, signer, clock)
-    from gateway.storage.s3 import S3Storage  # boto3 takes time and memory that others need not pay
+    from gateway.storage.s3 import S3Storage  # boto3 needs time and memory that other installations save
 
     return S3Storage(settings, clock)
 
 
 def services() -> Services:
-    """Those of the current application."""
+    """The services of the current application."""
     return cast(Services, current_app.extensions["reelay"])

@@ -1,1 +1,1 @@
-"""The worker: runs attempts, behind RunPod's SDK (`python -m handler`) or behind HTTP."""
+"""The worker: runs attempts for RunPod's SDK (`python -m handler`) or over HTTP."""

@@ -1,4 +1,4 @@
-"""`python -m handler`: the RunPod worker; with `--test_input JSON` or a test_input.json, one job by hand."""
+"""`python -m handler`: the RunPod worker. `--test_input JSON` or a test_input.json runs one job by hand."""
 
 from __future__ import annotations
 
@@ -22,53 +22,57 @@ from handler import workdir
 from handler.attempt import run_attempt
 from handler.runpod_progress import ProgressRelay
 from handler.settings import Settings
-from handler.warm_up import spare_imports, warm_up
+from handler.warm_up import skip_imports, warm_up
 from wire.errors import Cancelled, JobError, WorkerError
 
 log = structlog.get_logger(__name__)
 
-Tell = Callable[[dict[str, Any], Mapping[str, float]], object]
+# The SDK's progress_update(job, progress).
+ProgressUpdate = Callable[[dict[str, Any], Mapping[str, float]], object]
 
-# The first job-take goes out before the warm-up begins to compete with it.
+# Late enough for the first job-take to be sent before the warm-up takes the CPU.
 WARM_UP_AFTER_S = 0.1
-# The SDK starts a job within a tenth of a second after it has taken it.
-START_S = 0.25
+# The SDK starts a job within a tenth of a second after taking it.
+JOB_START_S = 0.25
 
 
-async def handle(job: dict[str, Any], settings: Settings, tell: Tell | None = None) -> dict[str, Any]:
-    """RunPod's handler: the job's result, or `{"error": "<JSON: code, message, retryable>"}`. Raises only if cancelled.
+async def handle(
+    job: dict[str, Any], settings: Settings, progress_update: ProgressUpdate | None = None
+) -> dict[str, Any]:
+    """Run one job of RunPod; return its result, or `{"error": "<JSON: code, message, retryable>"}`.
 
-    Work runs on a thread, so that the SDK's stop, which arrives as a cancellation here, reaches it at once. `tell` is
-    the SDK's progress_update.
+    The work runs on a thread, so that a cancellation by the SDK reaches it at once. Raises CancelledError only.
     """
-    mirror = ProgressRelay(lambda word: tell(job, word) if tell and not _reports_events(job.get("input")) else None)
-    stop = StopSignal()
-    with structlog.contextvars.bound_contextvars(requestId=job.get("id")):  # the name that the SDK's lines have
-        work = asyncio.ensure_future(asyncio.to_thread(run_attempt, job.get("input"), settings, stop, mirror.progress))
+    raw, stop = job.get("input"), StopSignal()
+    relay = ProgressRelay(
+        lambda progress: progress_update(job, progress) if progress_update and not _reports_events(raw) else None
+    )
+    with structlog.contextvars.bound_contextvars(requestId=job.get("id")):  # as in the log lines of the SDK
+        work = asyncio.ensure_future(asyncio.to_thread(run_attempt, raw, settings, stop, relay.progress))
     try:
-        answer = await asyncio.shield(work)
+        output = await asyncio.shield(work)
     except JobError as error:
-        answer = _failed(error)
+        output = _failed(error)
     except asyncio.CancelledError:
-        mirror.close()
+        relay.close()
         stop.set(Cancelled())
         await asyncio.wait([work])
         if not work.cancelled():
-            work.exception()  # read, so that asyncio does not complain that nobody did
+            work.exception()  # marks it as retrieved, or asyncio logs it
         raise
-    except Exception as error:  # the SDK would send it to RunPod, traceback and all
-        log.exception("job.unexpected")
-        answer = _failed(WorkerError(detail=repr(error)))
-    mirror.close()
-    await asyncio.to_thread(mirror.settle)
-    return answer
+    except Exception as error:  # the SDK would send its traceback to RunPod
+        log.exception("job.failed_unexpectedly")
+        output = _failed(WorkerError(detail=repr(error)))
+    relay.close()
+    await asyncio.to_thread(relay.settle)
+    return output
 
 
 def _failed(error: JobError) -> dict[str, Any]:
-    answer: dict[str, Any] = {"error": json.dumps(error.to_wire())}
+    output: dict[str, Any] = {"error": json.dumps(error.to_wire())}
     if isinstance(error, NoEncoder):
-        answer["refresh_worker"] = True  # RunPod then stops this worker and starts another
-    return answer
+        output["refresh_worker"] = True  # RunPod then replaces this worker
+    return output
 
 
 def _reports_events(raw: object) -> bool:
@@ -77,25 +81,25 @@ def _reports_events(raw: object) -> bool:
 
 
 class Worker:
-    """What the SDK is given to call, and a way out that is quicker than its own."""
+    """The callbacks for the SDK, and a shutdown that is faster than the SDK's own."""
 
-    def __init__(self, settings: Settings, tell: Tell | None) -> None:
-        self._settings, self._tell = settings, tell
+    def __init__(self, settings: Settings, progress_update: ProgressUpdate | None) -> None:
+        self._settings, self._progress_update = settings, progress_update
         self._jobs: set[asyncio.Task[Any]] = set()
         self._ready = False
         self._leaving: asyncio.Task[None] | None = None
 
     async def handler(self, job: dict[str, Any]) -> dict[str, Any]:
-        # The SDK's own task, which sends the answer too.
+        # The SDK's task, which also sends the output.
         if (task := asyncio.current_task()) is not None:
             self._jobs.add(task)
             task.add_done_callback(self._jobs.discard)
-        return await handle(job, self._settings, self._tell)
+        return await handle(job, self._settings, self._progress_update)
 
     def before_take(self, concurrency: int) -> int:
-        """The SDK's `concurrency_modifier`, which it calls before each job-take: one job at a time.
+        """The SDK's `concurrency_modifier`, called before each job-take. Keeps one job at a time.
 
-        At the first call the SDK has forked its child, which no thread may disturb, and set its signal handlers.
+        By the first call the SDK has set its signal handlers and forked its child, before which no thread may start.
         """
         if not self._ready:
             self._ready = True
@@ -106,16 +110,16 @@ class Worker:
         return concurrency
 
     def _leave(self, handler_of_sdk: Any, number: int) -> None:
-        handler_of_sdk(number, None)  # it takes no further job once the pending job-take is answered
+        handler_of_sdk(number, None)  # the SDK takes no further job after the pending job-take
         if self._leaving is None:
             self._leaving = asyncio.create_task(self._end())
 
     async def _end(self) -> None:
-        """The SDK waits up to 90 s for answers to its long polls, and a job that it is handed meanwhile never runs.
+        """Cancel the SDK's tasks as soon as the last job has ended and its output is sent.
 
-        So hang up as soon as the last job is over and its answer is sent.
+        The SDK itself waits up to 90 s for its long polls, and never runs a job that it gets meanwhile.
         """
-        await asyncio.sleep(START_S)
+        await asyncio.sleep(JOB_START_S)
         while self._jobs:
             await asyncio.wait(self._jobs)
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
@@ -131,7 +135,7 @@ def main() -> None:
     logs.configure(settings.log_level)
     workdir.sweep(settings.work_dir)
     _configure_sdk()
-    spare_imports()
+    skip_imports()
     import runpod
 
     runpod.serverless.register_fitness_check(ffmpeg.check_installed)
@@ -146,10 +150,10 @@ def main() -> None:
 
 
 def _configure_sdk() -> None:
-    """What the SDK reads from the environment at import. Whoever sets these variables is obeyed."""
-    # At its own default, DEBUG, the SDK logs a --test_input whole, and URLs may hold passwords.
+    """Set the defaults of variables that the SDK reads at import."""
+    # At DEBUG, the SDK's default, it logs a whole --test_input, and URLs may hold passwords.
     os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
-    # Seconds before the first job-take, for CUDA, which no operation uses. NVENC is tried with a real encode.
+    # These checks delay the first job-take by seconds and test CUDA only. NVENC is proven by a real encode.
     os.environ.setdefault("RUNPOD_SKIP_AUTO_SYSTEM_CHECKS", "true")
     os.environ.setdefault("RUNPOD_SKIP_GPU_CHECK", "true")
 

@@ -1,4 +1,4 @@
-"""Calls to the gateway and its storage: how they are made, and what of their failures may be logged."""
+"""HTTP calls to the gateway and its storage, and what may be logged of their failures."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import requests
 
 
 def session() -> requests.Session:
-    """A session that keeps its connection and takes nothing from the environment: no proxy may see tokens and signed
-    URLs, and no .netrc may replace them."""
+    """A session that ignores the environment: no proxy sees tokens and signed URLs, no .netrc replaces them."""
     http = requests.Session()
     http.trust_env = False
     return http
 
 
 def kinds(error: BaseException) -> str:
-    """The kinds of errors that led to `error`: `ConnectionError < MaxRetryError < … < ConnectionRefusedError`.
+    """The classes of `error` and its causes: `ConnectionError < MaxRetryError < … < ConnectionRefusedError`.
 
-    Never their texts: those of requests and urllib3 repeat the URL, which may hold a password or a signature.
+    Without their messages, which repeat the URL, and that may hold a password or a signature.
     """
     names = []
     cause: BaseException | None = error

@@ -1,4 +1,4 @@
-"""The worker's certificate, made anew at every start. See `wire/identity.py` for how the gateway comes to trust it."""
+"""The worker's certificate, new at every start. `wire/identity.py` explains why the gateway trusts it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from wire.identity import fingerprint_of
 
 @dataclass(frozen=True)
 class Certificate:
-    """What a server shows, and the SHA-256 of that in hexadecimal."""
+    """A certificate and its key, ready to serve."""
 
+    #: TLS 1.3 with the certificate loaded
     context: ssl.SSLContext
+    #: SHA-256 of the certificate in hexadecimal
     fingerprint: str
 
 
 def make() -> Certificate:
-    """A fresh key and its self-signed certificate. The key is on disk, in a private folder, only while it is loaded."""
+    """A new key and its self-signed certificate. The key is on disk, in a private folder, only while it is loaded."""
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = _signed(key)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -44,7 +46,7 @@ def make() -> Certificate:
 
 def _signed(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "reelay-worker")])
-    # Nobody looks at the times: the fingerprint alone counts, and clocks of rented machines may be wrong.
+    # The dates do not matter: the gateway checks the fingerprint, and the clock of a rented machine may be wrong.
     begins = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
     return (
         x509.CertificateBuilder()

@@ -1,4 +1,4 @@
-"""Reports an attempt to the gateway: the claim, progress every second, the end."""
+"""Reports the events of an attempt to the gateway: the claim, progress every second, the end."""
 
 from __future__ import annotations
 
@@ -25,22 +25,25 @@ TIMEOUT_S = (5, 10)
 
 
 class Reporter(Protocol):
-    """What an attempt tells while it runs. `progress` is a plain attribute, read by whoever reports."""
+    """Reports an attempt while it runs."""
 
+    #: 0 to 1; set by the attempt, read by the reporter
     progress: float
 
     def claim(self) -> None:
-        """Ask for the attempt; raises Superseded when it belongs to another worker or to nobody any more."""
+        """Claim the attempt. Raises Superseded when another worker holds it or it has ended, or GatewayUnreachable."""
 
     def encoding(self) -> None:
-        """From here on a silent gateway no longer ends the attempt: the work is worth finishing."""
+        """From now on a silent gateway does not end the attempt: the work is worth finishing."""
 
-    def completed(self, result: Mapping[str, Any]) -> None: ...
+    def completed(self, result: Mapping[str, Any]) -> None:
+        """Report the result, a ResultSchema document. Raises Superseded or GatewayUnreachable."""
 
-    def failed(self, error: JobError) -> None: ...
+    def failed(self, error: JobError) -> None:
+        """Report the failure. Raises Superseded or GatewayUnreachable."""
 
     def close(self) -> None:
-        """Stop reporting, without waiting for what is on its way."""
+        """Stop reporting without waiting for a pending report."""
 
 
 class Silent:
@@ -60,7 +63,7 @@ class Silent:
 
 
 class Events:
-    """Reports by HTTP. Whatever call the gateway answers with 409 sets `stop`: the attempt is not ours any more."""
+    """Reports over HTTP. A 409 for progress sets `stop`: the attempt belongs to this worker no longer."""
 
     def __init__(self, delivery: Delivery, stop: StopSignal) -> None:
         assert delivery.events is not None
@@ -76,7 +79,7 @@ class Events:
 
     def claim(self) -> None:
         self._insist(Event("started", self._claim_id), SILENCE_S, self._stop.wait)
-        context = contextvars.copy_context()  # so that its log lines name the attempt too
+        context = contextvars.copy_context()  # the ids in its log lines
         self._thread = threading.Thread(target=context.run, args=(self._beat,), daemon=True)
         self._thread.start()
 
@@ -90,8 +93,8 @@ class Events:
 
     def failed(self, error: JobError) -> None:
         self._end()
-        # No time is left in a shutdown, and a silent gateway was waited for. But no other reason to stop may cut its
-        # own report short.
+        # One try only during a shutdown, and after having waited for a silent gateway. Not interrupted by `stop`, which
+        # may be set because of this very failure.
         seconds = 0.0 if isinstance(error, GatewayUnreachable | WorkerLost) else FINAL_TRIES_S
         self._insist(Event("failed", self._claim_id, error=error), seconds, time.sleep)
 
@@ -99,7 +102,7 @@ class Events:
         self._closed.set()
 
     def _end(self) -> None:
-        """No progress may arrive after the end."""
+        """Stop the progress, which must not arrive after the end."""
         self.close()
         if self._thread is not None:
             self._thread.join()
@@ -117,7 +120,7 @@ class Events:
         return time.monotonic() - self._answered_at
 
     def _insist(self, event: Event, seconds: float, pause: Callable[[float], None]) -> None:
-        """Send until the gateway answers, at most for `seconds`. Raises Superseded or GatewayUnreachable."""
+        """Send until the gateway accepts, for at most `seconds`. Raises Superseded or GatewayUnreachable."""
         ends_at = time.monotonic() + seconds
         while True:
             try:
@@ -144,7 +147,7 @@ class Events:
 
 
 def dump(event: Event) -> dict[str, Any]:
-    """The event as JSON, without what it does not have."""
+    """The event as JSON, without empty fields."""
     raw = EventSchema(exclude=("error",)).dump(event)
     raw["error"] = event.error.to_wire() if event.error else None
     return {key: value for key, value in raw.items() if value is not None}

@@ -1,14 +1,14 @@
-"""`python -m handler.http_worker`: the same job code behind HTTP, for rented instances and for the local worker.
+"""`python -m handler.http_worker`: the worker behind HTTP, for rented machines and for the local provider.
 
-    POST   /video/<operation>   the worker's input; 202 with the attempt, 503 `worker_busy` when all slots are taken
+    POST   /video/<operation>   start an attempt with the worker's input: 202, or 503 `worker_busy` without a free slot
     GET    /jobs/<attempt id>   {attemptId, status: running|completed|failed|cancelled, progress, result?, error?}
-    DELETE /jobs/<attempt id>   stops it within two seconds
-    GET    /health              slots and the caller's address as seen here
-    GET    /identity?nonce=…    with WORKER_TLS: the proof that the certificate is this worker's (see wire/identity.py)
+    DELETE /jobs/<attempt id>   stop the attempt within two seconds
+    GET    /health              slots, and the caller's address as seen here
+    GET    /identity?nonce=…    with WORKER_TLS: the proof that the certificate is this worker's (wire/identity.py)
 
-Every call but the last needs the session token, the worker's own key and an allowed address. What is not set lets
-nobody in. Each call that was let in is a heartbeat for the supervisor, where there is one. Connections from other
-addresses are answered, too, so that a gateway whose address has changed learns of it, but on a few threads apart.
+Every call but the last needs the session token, the worker's own key and an allowed address; a setting that is not set
+matches no caller. Each authorized call is a heartbeat for the supervisor. Connections from other addresses are served
+too, so that a gateway whose address has changed learns of it, but by a few threads of their own.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ import signal
 import sys
 import threading
 import uuid
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 from flask import Flask, Response, jsonify, request
@@ -34,101 +32,20 @@ from common import log as logs
 from common.http_server import Server, read_no_more
 from common.settings import SettingsError, read
 from ffmpeg_ops.engine import sandbox
-from ffmpeg_ops.operation import StopSignal
 from handler import certificate, workdir
-from handler.attempt import run_attempt, validated
+from handler.attempt import validated
+from handler.runs import Busy, Runs
 from handler.settings import Settings
 from handler.warm_up import warm_up
 from wire.envelope import parse_job_input
-from wire.errors import Cancelled, JobError, Stopped, WorkerLost
+from wire.errors import Cancelled, JobError
 from wire.identity import NONCE, proof
 
-MAX_BODY_BYTES = 8_000_000  # of what a gateway takes, escaped and with a delivery
-KEPT_ENDS = 1000
+MAX_BODY_BYTES = 8_000_000  # what the gateway accepts, escaped and with a delivery
 THREADS = 8
-EXPOSED_THREADS = 32  # where others may have the gateway's address and stall, each on one thread
-SHUTDOWN_S = 4.0
+EXPOSED_THREADS = 32  # on rented machines, where stalled connections may hold some
 CANCEL_S = 2.0
 _IDENTITY = "identity"
-
-
-@dataclass
-class Run:
-    """One attempt in this process."""
-
-    attempt_id: str
-    stop: StopSignal = field(default_factory=StopSignal)
-    progress: float = 0.0
-    status: str = "running"
-    result: Mapping[str, Any] | None = None
-    error: Mapping[str, Any] | None = None
-    thread: threading.Thread | None = None
-
-    def document(self) -> dict[str, Any]:
-        document: dict[str, Any] = {"attemptId": self.attempt_id, "status": self.status, "progress": self.progress}
-        if self.result is not None:
-            document["result"] = self.result
-        if self.error is not None:
-            document["error"] = self.error
-        return document
-
-
-class Busy(Exception):
-    """All slots are taken."""
-
-
-class Runs:
-    """The attempts of this process: at most `slots` at once, the same attempt never twice, the last ends remembered."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._lock = threading.Lock()
-        self._runs: OrderedDict[str, Run] = OrderedDict()
-
-    def submit(self, attempt_id: str, raw_input: object) -> Run:
-        """Start the attempt, or answer the one that already has this id. Raises Busy."""
-        with self._lock:
-            if attempt_id in self._runs:
-                return self._runs[attempt_id]
-            if self.active() >= self._settings.worker_concurrency:
-                raise Busy
-            run = self._runs[attempt_id] = Run(attempt_id)
-            self._forget_old()
-        run.thread = threading.Thread(target=self._work, args=(run, raw_input), name=attempt_id, daemon=True)
-        run.thread.start()
-        return run
-
-    def get(self, attempt_id: str) -> Run | None:
-        return self._runs.get(attempt_id)
-
-    def active(self) -> int:
-        return sum(run.status == "running" for run in list(self._runs.values()))
-
-    def shut_down(self) -> None:
-        """Stop everything and give the attempts a moment to tell the gateway, so that they are tried again at once."""
-        running = [run for run in list(self._runs.values()) if run.status == "running"]
-        for run in running:
-            run.stop.set(WorkerLost("The worker was shut down."))
-        for run in running:
-            if (thread := run.thread) is not None:
-                thread.join(SHUTDOWN_S)
-
-    def _work(self, run: Run, raw_input: object) -> None:
-        def on_progress(fraction: float) -> None:
-            run.progress = fraction
-
-        try:
-            run.result = run_attempt(raw_input, self._settings, run.stop, on_progress)
-            run.progress, run.status = 1.0, "completed"
-        except JobError as error:
-            run.error = error.to_wire()  # not the error: its traceback holds all that the attempt had in memory
-            run.status = "cancelled" if isinstance(error, Stopped) else "failed"
-        run.stop, run.thread = StopSignal(), None
-
-    def _forget_old(self) -> None:
-        ended = [key for key, run in self._runs.items() if run.status != "running"]
-        for key in ended[: max(0, len(ended) - KEPT_ENDS)]:
-            del self._runs[key]
 
 
 def create_app(
@@ -138,16 +55,16 @@ def create_app(
     fingerprint: str | None = None,
     heartbeat: Callable[[], object] = lambda: None,
 ) -> Flask:
-    """The worker's HTTP face. `app.extensions["runs"]` holds its attempts.
+    """The worker's HTTP API. `app.extensions["runs"]` holds its attempts.
 
-    `fingerprint` is that of the certificate it is served with; `heartbeat` is called for every caller that is let in.
+    `fingerprint` is that of the certificate it is served with; `heartbeat` is called for every authorized call.
     """
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     runs = app.extensions["runs"] = runs or Runs(settings)
     app.before_request(lambda: _guard(settings, heartbeat))
     app.after_request(read_no_more)
-    app.register_error_handler(HTTPException, lambda error: _problem(error.code or 500, _code_of(error), error.name))
+    app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(JobError, lambda error: _problem(400, error.code, error.message))
 
     @app.post("/video/<operation>")
@@ -155,10 +72,8 @@ def create_app(
         raw = request.get_json()
         job_input = parse_job_input(raw)
         if job_input.operation != operation:
-            return _problem(
-                400, "invalid_params", f"The input is for {job_input.operation}, the address for {operation}."
-            )
-        validated(job_input)  # what this worker cannot run is refused before anybody claims it
+            return _problem(400, "invalid_params", f"The input is for {job_input.operation}, the URL for {operation}.")
+        validated(job_input)  # refuse what this worker cannot run before it is claimed
         attempt_id = job_input.delivery.attempt_id if job_input.delivery else uuid.uuid4().hex
         try:
             run = runs.submit(attempt_id, raw)
@@ -171,20 +86,16 @@ def create_app(
     @app.get("/jobs/<attempt_id>")
     def show(attempt_id: str) -> Response:
         run = runs.get(attempt_id)
-        return (
-            jsonify(run.document())
-            if run
-            else _problem(404, "unknown_attempt", "This worker does not know the attempt.")
-        )
+        return jsonify(run.document()) if run else _unknown_attempt()
 
     @app.delete("/jobs/<attempt_id>")
     def cancel(attempt_id: str) -> Response:
         run = runs.get(attempt_id)
         if run is None:
-            return _problem(404, "unknown_attempt", "This worker does not know the attempt.")
+            return _unknown_attempt()
         run.stop.set(Cancelled())
         if (thread := run.thread) is not None:
-            thread.join(CANCEL_S)  # so that whoever cancels may use the slot at once
+            thread.join(CANCEL_S)  # so that the caller can use the slot at once
         return jsonify(run.document())
 
     @app.get("/health")
@@ -204,16 +115,20 @@ def create_app(
     return app
 
 
+def _unknown_attempt() -> Response:
+    return _problem(404, "unknown_attempt", "This worker does not know the attempt.")
+
+
 def _guard(settings: Settings, heartbeat: Callable[[], object]) -> Response | None:
-    """All three or nothing: token, key, address. An unset value matches nobody."""
+    """Authorize the call: token, key and address must all match. A setting that is not set matches nothing."""
     if request.endpoint == _IDENTITY and request.method == "GET":
-        return None  # it is asked before the caller may trust us with any of the three
+        return None  # the caller needs the proof before it can trust us with its token
     if not _same(settings.session_token, request.headers.get("X-Session-Token")):
         return _problem(401, "unauthorized", "X-Session-Token is missing or wrong.")
     if not _same(settings.worker_api_key, request.headers.get("X-API-Key")):
         return _problem(401, "unauthorized", "X-API-Key is missing or wrong.")
     if not _allowed(request.remote_addr, settings.allowed_ips):
-        peer = request.remote_addr  # only told to who knows both secrets
+        peer = request.remote_addr  # returned only to callers that know both secrets
         return _problem(403, "address_not_allowed", f"Calls from {peer} are not allowed.", peer=peer)
     heartbeat()
     return None
@@ -225,14 +140,14 @@ def _same(expected: str | None, given: str | None) -> bool:
 
 def _allowed(address: str | None, allowed: tuple[str, ...] | None) -> bool:
     try:
-        ip = ipaddress.ip_address((address or "").removeprefix("::ffff:"))  # how a listener on :: shows IPv4
+        ip = ipaddress.ip_address((address or "").removeprefix("::ffff:"))  # IPv4 as a listener on :: shows it
         return any(ip in ipaddress.ip_network(entry) for entry in allowed or ())
     except ValueError:
         return False
 
 
-def _code_of(error: HTTPException) -> str:
-    return error.name.lower().replace(" ", "_")
+def _http_error(error: HTTPException) -> Response:
+    return _problem(error.code or 500, error.name.lower().replace(" ", "_"), error.name)
 
 
 def _problem(status: int, code: str, detail: str, **more: Any) -> Response:
@@ -245,7 +160,7 @@ def _problem(status: int, code: str, detail: str, **more: Any) -> Response:
 def main() -> None:
     sandbox.hide()
     arguments = argparse.ArgumentParser(prog="python -m handler.http_worker")
-    arguments.add_argument("--heartbeat-fd", type=int, help="a pipe of the supervisor's, open for writing")
+    arguments.add_argument("--heartbeat-fd", type=int, help="the supervisor's pipe, open for writing")
     heartbeat_fd: int | None = arguments.parse_args().heartbeat_fd
     try:
         settings = read(Settings)
@@ -253,13 +168,13 @@ def main() -> None:
     except SettingsError as error:
         sys.exit(f"Wrong settings: {error}")
     logs.configure(settings.log_level)
-    shown = certificate.make() if settings.worker_tls else None
+    tls = certificate.make() if settings.worker_tls else None
     Server(
-        lambda: _serving_app(settings, shown.fingerprint if shown else None, heartbeat_fd),
-        tls=shown.context if shown else None,
+        lambda: _serving_app(settings, tls.fingerprint if tls else None, heartbeat_fd),
+        tls=tls.context if tls else None,
         expected=lambda address: _allowed(address, settings.allowed_ips),
         bind=f"{settings.worker_host}:{settings.worker_port}",
-        threads=EXPOSED_THREADS if shown else THREADS,
+        threads=EXPOSED_THREADS if tls else THREADS,
         graceful_timeout=5,
         worker_exit=lambda server, worker: worker.wsgi.extensions["runs"].shut_down(),
         proc_name="reelay-worker",
@@ -267,11 +182,11 @@ def main() -> None:
 
 
 def _serving_app(settings: Settings, fingerprint: str | None, heartbeat_fd: int | None) -> Flask:
-    workdir.sweep(settings.work_dir)  # what a killed process before this one left
+    workdir.sweep(settings.work_dir)  # leftovers of a killed process
     threading.Thread(target=warm_up, daemon=True).start()
     if heartbeat_fd is None:
         return create_app(settings, fingerprint=fingerprint)
-    threading.Thread(target=_die_with_reader, args=(heartbeat_fd,), daemon=True).start()
+    threading.Thread(target=_exit_with_supervisor, args=(heartbeat_fd,), daemon=True).start()
     return create_app(settings, fingerprint=fingerprint, heartbeat=lambda: _beat(heartbeat_fd))
 
 
@@ -279,13 +194,13 @@ def _beat(fd: int) -> None:
     try:
         os.write(fd, b".")
     except OSError:
-        pass  # full: beats enough are on their way; closed: see below
+        pass  # full: heartbeats enough are pending; closed: _exit_with_supervisor ends this process
 
 
-def _die_with_reader(fd: int) -> None:
-    """Without a supervisor nothing would end this machine: then nothing is served either."""
+def _exit_with_supervisor(fd: int) -> None:
+    """Kill this process when the supervisor ends, because nothing else would end the machine."""
     poll = select.poll()
-    poll.register(fd, 0)  # errors alone, which a pipe without a reader is
+    poll.register(fd, 0)  # errors only: a pipe without a reader is one
     poll.poll()
     os.killpg(0, signal.SIGKILL)
 

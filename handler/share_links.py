@@ -1,11 +1,11 @@
-"""Links that people copy from a browser open a page, not the file that it shows."""
+"""Explains links copied from a browser, which open a web page instead of the file it shows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-NOT_A_FILE = "the URL answered with a web page, not a file."
+NOT_A_FILE = "the URL returned a web page, not a file."
 
 _DRIVE = (
     "A direct link to a file on Google Drive is https://drive.google.com/uc?export=download&id=FILE_ID, for files that"
@@ -13,8 +13,8 @@ _DRIVE = (
     " https://drive.usercontent.google.com/download?export=download&confirm=t&id=FILE_ID."
 )
 _ONEDRIVE = "A direct link to a file on OneDrive or SharePoint that anyone may see has download=1 in its query."
-_NONE = "{} has no direct links: get the file and put it where it is served as it is."
-# By host, with all below it.
+_NONE = "{} has no direct links: download the file and host it where it is served unchanged."
+# Hints by host, for its subdomains too.
 _HINTS = {
     **dict.fromkeys(("drive.google.com", "docs.google.com", "drive.usercontent.google.com"), _DRIVE),
     "dropbox.com": "A direct link to a file on Dropbox has dl=1 where the copied one has dl=0.",
@@ -33,16 +33,13 @@ _HINTS = {
 
 
 def explain(url: str) -> str:
-    """What to tell whose URL answered with a page: that it did and, for a known service, how to get at the file.
-
-    Nothing of the URL is in it.
-    """
+    """The error message for a URL that returned a page, with a hint for known services. Repeats nothing of the URL."""
     host = (urlsplit(url).hostname or "").rstrip(".")
-    hint = next((_HINTS[name] for name in _and_above(host) if name in _HINTS), None)
+    hint = next((_HINTS[name] for name in _with_parents(host) if name in _HINTS), None)
     return f"{NOT_A_FILE} {hint}" if hint else NOT_A_FILE
 
 
-def _and_above(host: str) -> Iterator[str]:
+def _with_parents(host: str) -> Iterator[str]:
     """`www.dropbox.com`, `dropbox.com`, `com`."""
     while host:
         yield host

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The face of the one worker image: WORKER_MODE=runpod (default) takes jobs from RunPod, http serves rented instances.
-# Vast.ai sets CONTAINER_ID in an instance: there the supervisor runs the worker and holds the dead-man switch.
+# Entry point of the worker image. WORKER_MODE=runpod (default) takes jobs from RunPod, http serves rented machines.
+# Vast.ai sets CONTAINER_ID: there the supervisor runs the worker and holds the dead-man switch.
 case "${WORKER_MODE:-runpod}" in
     runpod) exec python -m handler "$@" ;;
     http)

@@ -1,4 +1,4 @@
-"""The private directory of an attempt: made for it alone, removed whatever happens, kill -9 of the worker included."""
+"""The private directory of an attempt: removed at its end, or after a crash by the next worker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LOCK = ".lock"
 
 @contextmanager
 def private_directory(root: Path) -> Iterator[Path]:
-    """An empty directory that no other user may enter. A lock on a file in it tells that its owner is alive."""
+    """An empty directory that no other user may enter. A lock on a file in it shows that its owner is alive."""
     root.mkdir(parents=True, exist_ok=True)
     with _locked(root / _LOCK):
         directory = Path(tempfile.mkdtemp(prefix="attempt-", dir=root))
@@ -32,7 +32,7 @@ def private_directory(root: Path) -> Iterator[Path]:
 
 
 def sweep(root: Path) -> int:
-    """Remove the directories whose owners died. Answers how many there were."""
+    """Remove the directories whose owners died. Returns how many there were."""
     root.mkdir(parents=True, exist_ok=True)
     removed = 0
     with _locked(root / _LOCK):
@@ -52,7 +52,7 @@ def _abandoned(directory: Path) -> bool:
     except BlockingIOError:
         return False
     except (FileNotFoundError, NotADirectoryError):
-        return False  # its owner has just removed it, or it never was a directory of ours
+        return False  # its owner has just removed it, or it is not a directory
 
 
 def _lock(path: Path, how: int = fcntl.LOCK_EX) -> IO[bytes]:

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Pins all requirements anew: one resolution for everything, from which gateway and worker take their part.
-# One file serves every Python from 3.11 on. What goes into the images carries the hashes of its packages.
+# Pins all requirements: one resolution for everything, of which gateway and worker get their parts.
+# Each file serves every Python from 3.11 on. The files of the images also hold the hashes of their packages.
 set -eu
 cd "$(dirname "$0")/.."
 pin() {
@@ -8,6 +8,6 @@ pin() {
         --no-emit-find-links "$@"
 }
 pin requirements.in --upgrade -o requirements.txt
-for room in gateway handler; do
-    pin "$room/requirements.in" -c requirements.txt --upgrade --generate-hashes -o "$room/requirements.txt"
+for package in gateway handler; do
+    pin "$package/requirements.in" -c requirements.txt --upgrade --generate-hashes -o "$package/requirements.txt"
 done

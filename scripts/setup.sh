@@ -1,8 +1,8 @@
 #!/bin/sh
-# Sets up everything that the other targets need: FFmpeg with fonts, and the virtual environment .venv.
-# With CI set, also the servers of tests that are otherwise left out where those are missing: PostgreSQL, Redis, nginx,
-# and Node.js for an S3 on loopback.
-# Safe to call again at any time; does nothing when all is there.
+# Installs what the other targets need: FFmpeg with fonts, and the virtual environment .venv.
+# With CI set, also the servers without which some tests are skipped: PostgreSQL, Redis, nginx, Prometheus, and Node.js
+# for an S3 server on loopback.
+# Safe to run again at any time; does nothing when everything is installed.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -15,7 +15,7 @@ fail() {
     exit 1
 }
 
-# install_debian REASON PACKAGE… — by apt-get where that is possible, otherwise says what is to be done.
+# install_debian REASON PACKAGE… — installs with apt-get as root on Debian; otherwise prints what to do and exits.
 install_debian() {
     reason=$1
     shift
@@ -35,21 +35,21 @@ ffmpeg_is_complete() {
 }
 
 ffmpeg_is_complete || install_debian "FFmpeg with libx264 and libass is missing" ffmpeg fonts-noto-core fontconfig
-ffmpeg_is_complete || fail "the installed ffmpeg lacks libx264 or libass; install one that has both"
+ffmpeg_is_complete || fail "the installed FFmpeg lacks libx264 or libass; install one that has both"
 if ! fc-list 2>/dev/null | grep -q 'Noto Sans'; then
     install_debian "the font Noto Sans is missing" fonts-noto-core fontconfig
 fi
 
-# Fonts for scripts that Noto Sans lacks: captions leave out what no font can draw, so without them it goes on.
+# Fonts for scripts that Noto Sans lacks. Captions work without them, but leave out the characters that no font has.
 missing=
 while read -r package family; do
     case $package in '#'*) continue ;; esac
     fc-list 2>/dev/null | grep -q "$family" || missing="$missing $package"
 done <scripts/fonts.txt
 if [ -n "$missing" ]; then
-    # shellcheck disable=SC2086  # one word per package is meant
+    # shellcheck disable=SC2086  # split into one word per package
     (install_debian "fonts for Chinese, Japanese, Korean and emoji are missing" $missing) ||
-        echo "setup: going on without them; captions in these scripts will lack letters" >&2
+        echo "setup: continuing without them; captions in these scripts will lack characters" >&2
 fi
 
 command -v "$python" >/dev/null || fail "$python is missing; install Python 3.11 or newer"
@@ -57,7 +57,7 @@ command -v "$python" >/dev/null || fail "$python is missing; install Python 3.11
 
 stamp="$("$python" -c 'import sys; print(sys.version)') $(cksum <requirements.txt)"
 if [ "$(cat .venv/.complete 2>/dev/null || true)" != "$stamp" ]; then
-    echo "setup: making the virtual environment .venv"
+    echo "setup: creating the virtual environment .venv"
     rm -rf .venv
     if ! "$python" -m venv .venv >"$log" 2>&1; then
         rm -rf .venv
@@ -68,7 +68,7 @@ if [ "$(cat .venv/.complete 2>/dev/null || true)" != "$stamp" ]; then
     printf '%s' "$stamp" >.venv/.complete
 fi
 
-# What only tests need. Where it is missing they are skipped, but not where a change is judged.
+# Servers that only tests need. Those tests are skipped where a server is missing, but not in CI.
 if [ -n "${CI:-}" ]; then
     ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || install_debian "PostgreSQL is missing" postgresql
     command -v redis-server >/dev/null || install_debian "Redis is missing" redis-server
@@ -76,7 +76,7 @@ if [ -n "${CI:-}" ]; then
     command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || install_debian "nginx is missing" nginx
     command -v promtool >/dev/null || install_debian "promtool is missing" prometheus
     if ! cmp -s tests/s3/package-lock.json tests/s3/node_modules/.installed; then
-        echo "setup: installing the S3 of the tests"
+        echo "setup: installing the S3 server of the tests"
         npm ci --prefix tests/s3 --no-audit --no-fund --ignore-scripts >"$log" 2>&1 || {
             tail -n 5 "$log" >&2
             fail "npm ci failed"

@@ -1,7 +1,7 @@
-"""One gateway on two cores: requests a second beside a route that only answers, memory, and 5,000 jobs in flight.
+"""One gateway on two cores: requests per second compared with a bare route, memory, and 5,000 jobs in flight.
 
-The gateway is the one that ships, dispatcher included, with SQLite waiting for the disk at every commit. Its provider
-is the stand-in for RunPod, which takes 150 ms for every call; the workers only pretend to work.
+The gateway runs as in production, with its dispatcher and with SQLite syncing every commit. Its provider is the
+stand-in for RunPod, which takes 150 ms for every call; the workers only pretend to work.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How many requests a second are answered, how soon, and what they leave in memory."""
+"""Requests per second, their latency, and the memory they leave behind."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bench.gateway.sizes import JOB, Sizes, gateway, on_few_cores, post, rounded
 from scripts.stack import ROOT, Stack, free_port
 
 START_S = 30
-THREADS = 16  # of both, as ships
+THREADS = 16  # for both servers: the default
 SAMPLE = 500
 
 
@@ -49,24 +49,24 @@ def measure(folder: Path, sizes: Sizes) -> list[Figure]:
     post_s, bare_s, get_s = (statistics.median(r.per_s for r in reports) for reports in (posts, bares, gets))
     p99_ms = statistics.median(report.p99_ms for report in posts)
     return [
-        Figure("gateway.post_per_s", rounded(post_s), "1/s", "≥ 300", "jobs taken, each after its commit"),
+        Figure("gateway.post_per_s", rounded(post_s), "1/s", "≥ 300", "jobs accepted, each after its commit"),
         Figure("gateway.post_p99_ms", rounded(p99_ms), "ms", "≤ 250", f"the same, {sizes.connections} at a time"),
-        Figure("gateway.bare_per_s", rounded(bare_s), "1/s", "", "a route of Flask and gunicorn that only answers"),
-        Figure("gateway.post_ratio", rounded(post_s / bare_s), "×", "", "ours ÷ the bare route's"),
-        Figure("gateway.get_per_s", rounded(get_s), "1/s", "", "looks at a job"),
+        Figure("gateway.bare_per_s", rounded(bare_s), "1/s", "", "a bare route of Flask and gunicorn"),
+        Figure("gateway.post_ratio", rounded(post_s / bare_s), "×", "", "POST ÷ the bare route"),
+        Figure("gateway.get_per_s", rounded(get_s), "1/s", "", "reads of a job"),
         Figure("gateway.rss_mb", rounded(after_mb), "MB", "≤ 150", f"resident after {done + left} requests"),
         Figure(
             "gateway.rss_growth",
             round(after_mb / idle_mb - 1, 3),
             "",
             "≤ 0.05",
-            f"since the first {sizes.warm_up}, by which all threads are there",
+            f"since the first {sizes.warm_up}, after which all threads exist",
         ),
     ]
 
 
 def resident_mb(stack: Stack) -> float:
-    """Of both processes of the gateway: all of the one that serves, and what its parent alone has."""
+    """Resident memory of the gateway: the serving process, plus what its parent does not share with it."""
     parent = stack.process("gateway").pid
     (child,) = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     own = _smaps_kb(parent)
@@ -80,7 +80,7 @@ def _smaps_kb(pid: int) -> dict[str, int]:
 
 @contextmanager
 def bare_route() -> Iterator[int]:
-    """The port of a server with the gateway's own settings for gunicorn, and one route."""
+    """The port of a server with one route and the gateway's own settings for gunicorn."""
     port = free_port()
     command = [sys.executable, "-m", "bench.gateway.bare", str(port), str(THREADS)]
     with on_few_cores():

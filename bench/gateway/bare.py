@@ -1,4 +1,4 @@
-"""`python -m bench.gateway.bare PORT THREADS`: a route that takes JSON and only answers, served as the gateway is."""
+"""`python -m bench.gateway.bare PORT THREADS`: a bare route that takes and returns JSON, served like the gateway."""
 
 from __future__ import annotations
 

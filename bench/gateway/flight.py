@@ -1,4 +1,4 @@
-"""Thousands of jobs in flight at RunPod: how often it is asked, and how soon the end of a job is seen."""
+"""Thousands of jobs in flight at RunPod: how often the gateway polls, and how soon it sees the end of a job."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tests.emulators.runpod.jobs import Job, Queue
 from wire.envelope import parse_job_input
 
 WORKERS, WORK_S = 10, 1.0
-WINDOW_S = 10  # that of RunPod's own limits
+WINDOW_S = 10  # the window of RunPod's own limits
 SUBMITTED_S, SEEN_S = 240, 120
 CONTENT = b"....ftyp"
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Polls in the busiest WINDOW_S, a second of it, and how long each end took to be seen."""
+    """The highest rate of polls in any WINDOW_S, and the seconds until each end was seen."""
 
     polls_per_s: float
     seconds: list[float]
@@ -40,9 +40,11 @@ def measure(folder: Path, sizes: Sizes) -> list[Figure]:
     jobs = f"{sizes.in_flight} jobs in flight"
     return [
         Figure("gateway.polls_per_s", rounded(untold.polls_per_s), "1/s", "≤ 100", f"{jobs}, events off: `/status`"),
-        Figure("gateway.seen_s", rounded(max(untold.seconds)), "s", "≤ 60", "the same: latest sight of an end"),
+        Figure("gateway.seen_s", rounded(max(untold.seconds)), "s", "≤ 60", "the same: longest until an end was seen"),
         Figure("gateway.told_polls_per_s", rounded(told.polls_per_s), "1/s", "≤ 100", f"{jobs}, events on: `/status`"),
-        Figure("gateway.told_seen_s", rounded(max(told.seconds)), "s", "≤ 1", "the same: latest sight of an end"),
+        Figure(
+            "gateway.told_seen_s", rounded(max(told.seconds)), "s", "≤ 1", "the same: longest until an end was seen"
+        ),
     ]
 
 
@@ -83,7 +85,7 @@ def fly(folder: Path, sizes: Sizes, *, events: bool) -> Seen:
 
 
 class _Workers:
-    """Take one job each, claim it, wait, store a few bytes and tell of them as a worker does."""
+    """Threads that each take a job, claim it, wait, upload a few bytes and report them as a worker does."""
 
     def __init__(self, queue: Queue, folder: Path) -> None:
         self._queue, self._output = queue, folder / "output.mp4"
@@ -95,7 +97,7 @@ class _Workers:
             thread.start()
 
     def stop(self) -> dict[str, float]:
-        """When each job's work was over, in ms UTC."""
+        """Stop; return when the work of each job ended, in ms UTC."""
         self._over.set()
         for thread in self._threads:
             thread.join()
@@ -103,7 +105,7 @@ class _Workers:
 
     def _run(self, name: str) -> None:
         while not self._over.is_set():
-            for job in self._queue.take(name, 1, 1.0, lambda: not self._over.is_set()):
+            if job := self._queue.take(name, 1.0, lambda: not self._over.is_set()):
                 self._work(name, job)
 
     def _work(self, name: str, job: Job) -> None:
@@ -121,7 +123,7 @@ class _Workers:
 
 
 def _finished_at(database: Path) -> dict[str, int]:
-    """Of the completed jobs, in ms UTC."""
+    """When the completed jobs finished, in ms UTC."""
     with closing(sqlite3.connect(database, timeout=10)) as connection:
         return dict(connection.execute("SELECT id, finished_at FROM jobs WHERE status = 'completed'").fetchall())
 

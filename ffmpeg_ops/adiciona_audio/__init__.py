@@ -1,19 +1,19 @@
-"""Puts a sound track on a video.
+"""Adds a sound track to a video.
 
-The new sound replaces the video's own, or is mixed with it. By default it is cut, or filled up with silence, to the
+The new sound replaces the video's own, or is mixed with it. By default it is cut, or extended with silence, to the
 exact length of the video.
 
-- The picture is copied untouched. It is encoded anew only where players of MP4 do not know its codec (VP9, MPEG-4 ASP
-  and older ones), where an AVI has B-frames or is cut, and where `length` is audio and the sound outlasts it: then the
-  last frame stands still until the end. With `encoding` it is also encoded anew where that names a `codec` that the
-  picture does not have yet, where it names a `quality`, and where the copy would have more than `max_bytes`. It may
-  then have up to 4096x2304 pixels, and HDR becomes SDR.
-- Videos last up to four hours. Parts of a damaged source that could not be decoded are counted in `warnings`; where
-  less than 98 % of the frames are there, the job fails.
-- The sound becomes AAC, stereo, 48 kHz, 192 kbit/s. A new sound that is AAC already, mono or stereo, is copied as well
-  when it replaces the old one and nothing is asked for but its length.
-- A video without sound of its own gets the new one, whatever `mode` says.
-- Where two sounds are added up, or one is made louder or comes in more than two channels, peaks are held below −1 dBFS,
+- The video stream is copied unchanged where possible. It is encoded only where MP4 players do not know its codec (VP9,
+  MPEG-4 ASP and older ones), where an AVI has B-frames or is cut, and where `length` is audio and the sound is longer
+  than the video: then the last frame stays on screen until the end. With `encoding` it is also encoded where that names
+  another `codec` or a `quality`, and where a copy would exceed `max_bytes`. A video that is encoded may have up to
+  4096x2304 pixels, and HDR becomes SDR.
+- Videos may last up to four hours. Parts of a damaged source that cannot be decoded are counted in `warnings`; the job
+  fails when less than 98 % of the frames can be read.
+- The sound becomes AAC, stereo, 48 kHz, 192 kbit/s. A new sound that is already mono or stereo AAC is copied when it
+  replaces the old one and nothing but its length is changed.
+- A video without sound gets the new one, whatever `mode` says.
+- Where two sounds are mixed, or the new one is made louder or has more than two channels, peaks are limited to −1 dBFS,
   so that nothing clips.
 """
 
@@ -40,17 +40,19 @@ def _range(low: float, high: float, unit: str = "") -> validate.Range:
 
 class AdicionaAudioParams(Schema):
     url_video = Asset("video", required=True, metadata={"description": "URL of the video."})
-    url_audio = Asset("audio", required=True, metadata={"description": "URL of the sound: any audio or video file."})
+    url_audio = Asset(
+        "audio", required=True, metadata={"description": "URL of the new sound, any audio or video file."}
+    )
     mode = fields.String(
         load_default="replace",
         validate=validate.OneOf(MODES),
-        metadata={"description": "What becomes of the video's own sound: `replace` drops it, `mix` keeps it below."},
+        metadata={"description": "What happens to the video's own sound: `replace` drops it, `mix` keeps it."},
     )
     volume = fields.Float(
         load_default=1.0,
         validate=_range(0, MAX_VOLUME),
         metadata={
-            "description": "Volume of the new sound as a factor: 1 leaves it, 0.5 is −6 dB, 2 is +6 dB, 0 is silence."
+            "description": "Volume of the new sound as a factor: 1 keeps it, 0.5 is −6 dB, 2 is +6 dB, 0 is silence."
         },
     )
     original_volume = fields.Float(
@@ -65,14 +67,14 @@ class AdicionaAudioParams(Schema):
     )
     loop = fields.Boolean(
         load_default=False,
-        metadata={"description": "Repeats a short sound until the video ends; otherwise silence follows it."},
+        metadata={"description": "Repeats a short sound until the video ends; otherwise it is followed by silence."},
     )
     length = fields.String(
         load_default="video",
         validate=validate.OneOf(LENGTHS),
         metadata={
-            "description": "How long the result is: as the `video`, as the new `audio` from its start on "
-            "(the picture is cut, or its last frame stands still), or as the `shortest` of the two."
+            "description": "How long the result lasts: as long as the `video`, as the new `audio` including its start "
+            "(the video is cut, or its last frame stays on screen), or as the `shortest` of the two."
         },
     )
     fade_in = fields.Float(
@@ -83,14 +85,14 @@ class AdicionaAudioParams(Schema):
     fade_out = fields.Float(
         load_default=0.0,
         validate=_range(0, MAX_FADE_S, " seconds"),
-        metadata={"description": "Seconds over which the new sound fades out, up to where it ends or is cut."},
+        metadata={"description": "Seconds over which the new sound fades out before it ends or is cut."},
     )
     ducking = fields.String(
         load_default="none",
         validate=validate.OneOf(DUCKED),
         metadata={
-            "description": "Which sound gives way while the other one speaks, for mode `mix`: `new` is music under the "
-            "speech of the video, `original` is the video's sound under a new narration."
+            "description": "Which sound is lowered while the other is heard, for mode `mix`: `new` for music under the "
+            "speech of the video, `original` for the video's sound under a new narration."
         },
     )
     loudness = fields.Float(
@@ -98,8 +100,8 @@ class AdicionaAudioParams(Schema):
         allow_none=True,
         validate=_range(*LOUDNESS_LUFS, " LUFS"),
         metadata={
-            "description": "Loudness of the finished sound in LUFS, ±1 LU, true peaks below −1 dBTP: −14 suits "
-            "streaming sites, −23 broadcast. Without it the loudness stays."
+            "description": "Loudness of the finished sound in LUFS, ±1 LU, with true peaks below −1 dBTP: −14 suits "
+            "streaming sites, −23 broadcast. By default the loudness is not changed."
         },
     )
     encoding = encoding_param()
@@ -107,11 +109,11 @@ class AdicionaAudioParams(Schema):
     @validates_schema
     def _fit_together(self, params: Mapping[str, Any], **_: Any) -> None:
         if params["ducking"] != "none" and params["mode"] != "mix":
-            raise ValidationError("Needs mode mix: there is nothing to give way to.", "ducking")
+            raise ValidationError("Needs mode mix: only then are there two sounds.", "ducking")
         if params["original_volume"] != 1 and params["mode"] != "mix":
             raise ValidationError("Needs mode mix: the original sound is dropped.", "original_volume")
         if params["loop"] and params["length"] != "video":
-            raise ValidationError("Needs length video: a sound that is repeated has no end of its own.", "loop")
+            raise ValidationError("Needs length video: a repeated sound has no end of its own.", "loop")
 
 
 _URLS = {"url_video": "https://example.com/video.mp4", "url_audio": "https://example.com/narration.mp3"}

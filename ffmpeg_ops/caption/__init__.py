@@ -1,18 +1,18 @@
-"""Burns subtitles into a video, in a style of your choice, word by word if you like.
+"""Burns captions into a video, in a style of your choice, optionally highlighting word by word.
 
-Subtitles are a file (`url_srt`), the same as text (`subtitles`) or a list of words with their times (`words`): exactly
-one of the three. Files and texts may be SRT, WebVTT or ASS, told apart by their content. Every cue is drawn into the
-picture while it lasts and at no other time; sizes follow the picture, long lines are broken evenly inside the margins.
+Captions come from exactly one of a subtitle file (`url_srt`), subtitles as text (`subtitles`) or a list of words with
+their times (`words`). Files and texts may be SRT, WebVTT or ASS, detected from their content. Every cue is shown from
+its start to its end, exactly; sizes follow the video, and long lines are broken evenly within the margins.
 
-With `highlight` the current word is coloured (`word`), or the words fill with colour as they are spoken (`karaoke`).
-The times come from `words`, from the `\\k` tags of ASS or the timestamps of WebVTT; for SRT the time of a cue is shared
-out by the length of its words.
+With `highlight`, the word being spoken is coloured (`word`), or words fill with colour as they are spoken (`karaoke`).
+The times come from `words`, from the `\\k` tags of ASS or the timestamps of WebVTT; for SRT, a cue's time is divided
+among its words by their length.
 
-Presets: `classic`, `bold`, `box`, `karaoke`, `pop` (large, the current word in colour, for tall video) and `minimal`.
+Presets: `classic`, `bold`, `box`, `karaoke`, `pop` (large, current word coloured, for vertical video) and `minimal`.
 
-The video may have up to 4096x2304 pixels and last four hours. It keeps its frames and their times; rotation is
-applied, HDR becomes SDR. The sound is kept as it is where it is AAC or MP3, which every player has, and becomes AAC
-otherwise. What went wrong without stopping the job is told in the result's `warnings`.
+The video may have up to 4096x2304 pixels and last up to four hours. All frames and their times are kept; rotation is
+applied and HDR becomes SDR. AAC and MP3 sound, which every player supports, is copied; any other becomes AAC. Problems
+that did not stop the job are listed in the result's `warnings`.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ class CaptionParams(Schema):
     url_srt = Asset("subtitles", metadata={"description": "URL of the subtitles: SRT, WebVTT or ASS."})
     subtitles = fields.String(
         validate=validate.Length(min=1, max=MAX_SUBTITLES),
-        metadata={"description": "The subtitles themselves, as text: SRT, WebVTT or ASS."},
+        metadata={"description": "The subtitles as text: SRT, WebVTT or ASS."},
     )
     words = fields.List(
         fields.Nested(WordParams),
         validate=validate.Length(min=1, max=MAX_WORDS),
-        metadata={"description": "Spoken words in order, each with its times; they are grouped into captions."},
+        metadata={"description": "Spoken words with their times, which are grouped into captions."},
     )
     style = fields.Nested(
-        StyleParams, metadata={"description": "How the captions look. What is not set comes from the preset."}
+        StyleParams, metadata={"description": "How the captions look. Fields that are not set come from the preset."}
     )
     encoding = encoding_param()
 
@@ -67,8 +67,8 @@ class CaptionParams(Schema):
     def _one_source(self, data: dict[str, Any], **_: Any) -> None:
         given = [name for name in SOURCES if name in data]
         if len(given) != 1:
-            complaint = f"Exactly one of {', '.join(SOURCES)} is needed, {' and '.join(given) or 'none'} given."
-            raise ValidationError({name: [complaint] for name in given or SOURCES[:1]})
+            message = f"Give exactly one of {', '.join(SOURCES)}, not {' and '.join(given) or 'none'}."
+            raise ValidationError({name: [message] for name in given or SOURCES[:1]})
 
 
 _URL = {"url_video": "https://example.com/video.mp4"}

@@ -1,4 +1,4 @@
-"""How captions are burned in: our own ASS over the decoded picture, encoded once."""
+"""How captions are burned in: our own ASS script over the decoded video, encoded once."""
 
 from __future__ import annotations
 
@@ -6,31 +6,41 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ffmpeg_ops.caption.filters import filters, shown_size
 from ffmpeg_ops.engine import encoders, ffmpeg, inspect, output
 from ffmpeg_ops.engine.encoders import Encoder
 from ffmpeg_ops.engine.encoding import Encoding
-from ffmpeg_ops.engine.pixels import even
-from ffmpeg_ops.engine.subtitles import cues as subtitles
-from ffmpeg_ops.engine.subtitles import words
-from ffmpeg_ops.engine.subtitles.cues import Cue
+from ffmpeg_ops.engine.pixels import even, to_even, to_yuv420p
+from ffmpeg_ops.engine.subtitles import parse, words
+from ffmpeg_ops.engine.subtitles.ass_script import to_ass
+from ffmpeg_ops.engine.subtitles.cue import Cue
 from ffmpeg_ops.engine.subtitles.fonts import Fonts, installed
-from ffmpeg_ops.engine.subtitles.script import to_ass
 from ffmpeg_ops.engine.subtitles.style import Look, look
 from ffmpeg_ops.operation import Work
 
 SCRIPT = "captions.ass"
-_SAMPLE = 20_000  # characters that tell which language this is
+_SAMPLE = 20_000  # characters from which the language is guessed
+
+
+def shown_size(stream: inspect.VideoStream) -> tuple[int, int]:
+    """Width and height of the output in square pixels."""
+    return max(2, round(even(stream.width) * stream.pixel_aspect)), even(stream.height)
+
+
+def filters(stream: inspect.VideoStream) -> list[str]:
+    """FFmpeg's video filters. Captions come last: they are drawn in SDR whatever the video was."""
+    width, height = shown_size(stream)
+    shape = "" if stream.pixel_aspect == 1 else f":original_size={width}x{height}"
+    return [*to_even(stream), *to_yuv420p(stream), f"ass={SCRIPT}{shape}"]
 
 
 def command(video: Path, info: inspect.MediaInfo, stream: inspect.VideoStream, encoder: Encoder) -> list[str]:
-    """FFmpeg's arguments. No word of the client is in the filter: the script has a fixed name in the work directory."""
-    # The source's own clock: a frame of variable rate keeps its time to the tick.
+    """FFmpeg's arguments. The filters contain no text of the client: the script has a fixed name in the directory."""
+    # The source's own time base, so that frames at a variable rate keep their exact timestamps.
     clock = ["-enc_time_base:v", str(stream.time_base)] if stream.time_base else []
     return [
         *ffmpeg.DECODE_LIMITS,
         *["-i", str(video), "-map", f"0:{stream.index}"],
-        *["-vf", ",".join(filters(stream, SCRIPT)), "-fps_mode", "passthrough", *clock, *encoder.arguments],
+        *["-vf", ",".join(filters(stream)), "-fps_mode", "passthrough", *clock, *encoder.arguments],
         *output.keep_audio(info),
         *output.MP4,
     ]
@@ -53,7 +63,7 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
     )
     encoded = made.encoded
     output.require_written(encoded.frames, work)
-    # Where every frame that the header counts was written, its word on the length holds; otherwise the file is read.
+    # Where every frame that the header counts was written, its length is right; otherwise the output is probed.
     whole = encoded.frames == stream.frames and not encoded.errors
     size = (even(stream.width), even(stream.height))
     told = output.made(size, encoded.frames, length_s) if whole else None
@@ -65,20 +75,20 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
 
 def _cues(params: Mapping[str, Any], assets: Mapping[str, Path]) -> list[Cue]:
     if "url_srt" in assets:
-        return subtitles.load(assets["url_srt"], "url_srt")
+        return parse.parse_file(assets["url_srt"], "url_srt")
     if "subtitles" in params:
-        return subtitles.loads(params["subtitles"], "subtitles")
+        return parse.parse_text(params["subtitles"], "subtitles")
     return words.to_cues(params["words"], "words")
 
 
 def _write_script(work: Work, cues: list[Cue], style: Look) -> list[str]:
-    """Writes the script; answers what could not be drawn as it was asked for."""
+    """Write the script and return warnings about text that cannot be drawn as requested."""
     sample = "".join(cue.text for cue in cues)[:_SAMPLE]
     fonts = Fonts(installed(), style.font, bold=style.bold, sample=sample)
     (work.directory / SCRIPT).write_text(to_ass(cues, style, fonts, work.stop.check), encoding="utf-8")
-    said = []
+    warnings = []
     if fonts.family.lower() != style.font.lower():
-        said.append(f"the font {style.font} is not installed; {fonts.family} was used")
+        warnings.append(f"the font {style.font} is not installed; {fonts.family} was used")
     if fonts.missing:
-        said.append(f"no font has {' '.join(sorted(fonts.missing)[:20])}; left out")
-    return said
+        warnings.append(f"no font has {' '.join(sorted(fonts.missing)[:20])}; left out")
+    return warnings

@@ -1,0 +1,7 @@
+"""The machinery of the operations. Nothing here knows a particular operation.
+
+Modules: process (the only one that starts processes), sandbox (what such a process may not do), ffmpeg (its limits,
+progress and error texts), inspect (ffprobe), encoders (which encoder works here), encoding (the param `encoding`),
+bitrate (how a video fits into a number of bytes), pixels (filters that make 8-bit 4:2:0 SDR of any video), output (the
+finished file) and mp4 (its header). Packages: stills, subtitles and mixing.
+"""

@@ -1,4 +1,4 @@
-"""How a video is made to fit into a number of bytes: what the picture may take of them."""
+"""How a video is made to fit into a number of bytes: the bit rate left for the video stream."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from ffmpeg_ops.engine import inspect
 from ffmpeg_ops.operation import Work
 from wire.errors import OutputTooLarge
 
-MIN_RATE = 30_000  # bits a second; below this a picture of any size is mush
-_HEADER_BYTES, _HEADER_BYTES_PER_S = 4_000, 2_000  # MP4's tables for 60 pictures and 47 packets of sound a second
-_BUFFER_S = 1  # a rate is held within a buffer of this length, which may be full at the end
+MIN_RATE = 30_000  # bits a second; below this no video is watchable
+_HEADER_BYTES, _HEADER_BYTES_PER_S = 4_000, 2_000  # MP4's tables for 60 frames and 47 packets of sound a second
+_BUFFER_S = 1  # encoders hold a rate within a buffer of this length, which may be full at the end
 
 
-def picture_rate(max_bytes: int, length_s: float, sound_bytes: int) -> int:
-    """Bits a second for the picture of a video of `length_s`. Raises OutputTooLarge below MIN_RATE."""
+def video_rate(max_bytes: int, length_s: float, sound_bytes: int) -> int:
+    """Bits a second left for the video stream in `max_bytes`. Raises OutputTooLarge below MIN_RATE."""
     others = sound_bytes + _HEADER_BYTES + _HEADER_BYTES_PER_S * length_s
     rate = int((max_bytes - others) * 8 / (length_s + _BUFFER_S))
     if rate < MIN_RATE:
-        least = math.ceil(others + MIN_RATE * (length_s + _BUFFER_S) / 8)
+        needed = math.ceil(others + MIN_RATE * (length_s + _BUFFER_S) / 8)
         raise OutputTooLarge(
-            f"encoding.max_bytes: {length_s:.1f} seconds of video do not fit into {max_bytes} bytes; {least} are the "
-            f"least, {sound_bytes} of them for the sound."
+            f"encoding.max_bytes: {length_s:.1f} seconds of video do not fit into {max_bytes} bytes; at least "
+            f"{needed} are needed, {sound_bytes} of them for the sound."
         )
     return rate
 
 
 def packet_bytes(path: Path, index: int, work: Work, seconds: float | None = None) -> int:
-    """The size of a stream by its packets, of the first `seconds` alone if given."""
+    """The size of a stream's packets, or of those in its first `seconds`."""
     size = 0
 
-    def on_packet(told: str) -> None:
+    def on_packet(line: str) -> None:
         nonlocal size
-        size += int(told.rstrip(",")) if told.rstrip(",").isdigit() else 0
+        size += int(line.rstrip(",")) if line.rstrip(",").isdigit() else 0
 
     inspect.each_packet(path, ["size"], on_packet, work, index, upto_s=seconds)
     return size

@@ -1,24 +1,22 @@
-"""Which encoder really works here, and how a job gets through with it.
+"""Which encoders work on this machine, and how an encode gets through with one of them.
 
-Only an encode tells whether an encoder works: FFmpeg lists h264_nvenc on machines without a GPU. Each codec has a
-ladder, the GPU's encoder first; a job that a rung cannot take goes to the next one.
+Only an encode shows whether an encoder works: FFmpeg lists h264_nvenc on machines without a GPU. Each codec has a
+ladder, the GPU's encoder first; an encode that fails on one rung is repeated on the next.
 """
 
 from __future__ import annotations
 
 import random
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import structlog
 
-from ffmpeg_ops.engine import bitrate, ffmpeg, sandbox
+from ffmpeg_ops.engine import bitrate, ffmpeg, process, sandbox
 from ffmpeg_ops.engine.encoding import QUALITIES, Encoding
 from ffmpeg_ops.operation import Work
 from wire.errors import EncodeFailed, EncoderUnavailable, JobTimeout, OutputTooLarge, WorkerError
@@ -27,28 +25,33 @@ log = structlog.get_logger(__name__)
 
 
 class NoEncoder(EncoderUnavailable):
-    """Not even H.264 can be made on this machine: it is the machine that has to go, not the job."""
+    """Not even H.264 can be encoded on this machine: the machine is broken, not the job."""
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """An FFmpeg video encoder with the options of every real job. `device` is gpu or cpu.
+    """An FFmpeg video encoder with its options."""
 
-    `scale` is its option for the quality, `levels` what that is for each of QUALITIES, `cap` the options that get
-    `max_rate`, bits a second, when there is one.
-    """
-
+    #: FFmpeg's name of it.
     name: str
+    #: `gpu` or `cpu`.
     device: str
+    #: FFmpeg's options that are the same for every job.
     options: tuple[str, ...]
+    #: The value of the quality option for each of QUALITIES.
     levels: tuple[int, ...]
+    #: The quality option.
     scale: str = "-crf"
+    #: The options that get `max_rate`.
     cap: tuple[str, ...] = ("-maxrate", "-bufsize")
+    #: One of QUALITIES.
     quality: str = "standard"
+    #: Maximum bits a second, None without a limit.
     max_rate: int | None = None
 
     @property
     def arguments(self) -> list[str]:
+        """FFmpeg's options that select and configure the encoder."""
         level = [self.scale, str(self.levels[QUALITIES.index(self.quality)])]
         cap = [word for option in self.cap for word in (option, str(self.max_rate))] if self.max_rate else []
         return ["-c:v", self.name, *self.options, *level, *cap, "-pix_fmt", "yuv420p"]
@@ -74,7 +77,7 @@ X265 = Encoder(
     (31, 26, 22, 18),
 )
 SVT_AV1 = Encoder("libsvtav1", "cpu", ("-preset", "10"), (45, 35, 28, 21))
-# For what SVT-AV1 does not take: sides of less than 64 pixels.
+# For what SVT-AV1 does not accept: sides of less than 64 pixels.
 AOM_AV1 = Encoder("libaom-av1", "cpu", ("-cpu-used", "8", "-row-mt", "1"), (45, 35, 28, 21), cap=("-b:v",))
 LADDERS = {"h264": (NVENC, X264), "hevc": (HEVC_NVENC, X265), "av1": (AV1_NVENC, SVT_AV1, AOM_AV1)}
 
@@ -87,25 +90,28 @@ _REASONS = (
     ("unsupported device", "this GPU has no NVENC"),
 )
 _PROBE_TIMEOUT_S = 20
-_AGAIN_S = 60.0  # after a probe that hung or crashed
+_REPEAT_PROBE_S = 60.0  # after a probe that hung or crashed
 _PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # while the GPU has no free session
-_TIGHTER = (1.0, 0.7, 0.45)  # of the rate that should fit, when it did not; an encoder may take a cap for a hint
+_TIGHTER = (1.0, 0.7, 0.45)  # shares of the rate that should fit: to some encoders a cap is only a hint
 
 _lock = threading.Lock()
-_probed: dict[str, tuple[bool, float]] = {}  # by name: whether it works, and until when that is believed
+_probed: dict[str, tuple[bool, float]] = {}  # by name: whether it works, and how long that result is valid
 
 
 @dataclass(frozen=True)
 class Made:
-    """An encode that ended well: by which encoder, and what went wrong on the way there."""
+    """An encode that succeeded."""
 
+    #: The encoder that made it.
     encoder: Encoder
+    #: What FFmpeg reported.
     encoded: ffmpeg.Encoded
+    #: Why earlier encoders of the ladder failed.
     warnings: tuple[str, ...] = ()
 
     @property
     def told(self) -> dict[str, Any]:
-        """The warnings as a part of the result's stats; nothing when there are none."""
+        """The warnings as a part of the result's stats."""
         return {"warnings": list(self.warnings)} if self.warnings else {}
 
 
@@ -118,18 +124,18 @@ def encode(
     sound_bytes: Callable[[], int] = lambda: 0,
     feed: Callable[[], Iterable[bytes]] | None = None,
 ) -> Made:
-    """Run FFmpeg with the arguments that `command` makes for an encoder, on the first rung that gets through.
+    """Run FFmpeg with the arguments that `command` returns for an encoder, on the first rung that succeeds.
 
-    While the GPU has no free session it is tried again for some seconds. `feed` makes the whole of standard input anew
-    for every try; progress stays where it was until a later try gets further. With `asked.max_bytes` the output is no
-    larger than that; `sound_bytes`, called only then, tells how many of them are not the picture's.
-    Raises like `ffmpeg.encode`, OutputTooLarge for what cannot be made to fit, EncoderUnavailable without any encoder.
+    While the GPU has no free session, it is retried for some seconds. `feed` makes standard input anew for every try;
+    progress never goes back. With `asked.max_bytes` the output is at most that large; `sound_bytes`, called only then,
+    returns how many of them the sound takes. Raises like `ffmpeg.encode`, OutputTooLarge for a video that cannot be
+    made to fit, and EncoderUnavailable without any encoder.
     """
-    work = _forwards(work)
+    work = _monotonic(work)
     rates: list[int] = []
     if asked.max_bytes is not None:
         work = limited(work, asked.max_bytes)
-        rate = bitrate.picture_rate(work.limits.max_output_bytes, length_s, sound_bytes())
+        rate = bitrate.video_rate(work.limits.max_output_bytes, length_s, sound_bytes())
         rates = [max(bitrate.MIN_RATE, int(rate * share)) for share in _TIGHTER]
 
     def run(encoder: Encoder) -> ffmpeg.Encoded:
@@ -140,9 +146,9 @@ def encode(
     for rung in _rungs(asked.codec):
         try:
             encoded = _fitted(replace(rung, quality=asked.quality), run, work, rates)
-            return Made(rung, encoded, tuple(f"{why}; {rung.name} was used" for why, _ in failed))
+            return Made(rung, encoded, tuple(f"{why}; used {rung.name}" for why, _ in failed))
         except EncodeFailed as error:
-            why = _trouble(error.detail)
+            why = _encoder_failure(error.detail)
             if why is None:
                 raise
             _forget(rung)
@@ -152,30 +158,30 @@ def encode(
 
 
 def best(codec: str = "h264") -> Encoder:
-    """The first encoder of the codec that works here. Raises EncoderUnavailable when none does."""
+    """The first encoder of the codec that works on this machine. Raises EncoderUnavailable when none does."""
     return next(_rungs(codec))
 
 
 def limited(work: Work, max_bytes: int) -> Work:
-    """`work` whose output may have no more than `max_bytes`."""
-    most = min(max_bytes, work.limits.max_output_bytes)
-    return replace(work, limits=replace(work.limits, max_output_bytes=most))
+    """`work` whose output may have at most `max_bytes`."""
+    max_bytes = min(max_bytes, work.limits.max_output_bytes)
+    return replace(work, limits=replace(work.limits, max_output_bytes=max_bytes))
 
 
 def works(encoder: Encoder) -> bool:
-    """Whether the encoder is there, by an encode of a few small frames with the options of the real job.
+    """Whether an encode of a few small frames with the options of a real job succeeds.
 
-    A GPU whose sessions are all taken works: that is over before long. One that works only without walls is worth more
-    than they are: whoever pays for it wants it used.
+    A GPU without a free session counts as working. The sandbox is disabled for good where the GPU works only without
+    it: the GPU is paid for.
     """
     if _works(encoder):
         return True
-    if encoder.device == "gpu" and sandbox.hinder_a_gpu():
-        sandbox.take_down(True)
+    if encoder.device == "gpu" and sandbox.may_block_gpu():
+        sandbox.disable(True)
         if _works(encoder):
-            log.error("worker.walls_taken_down", reason=f"{encoder.name} does not work behind them")
+            log.error("sandbox.disabled", reason=f"{encoder.name} does not work inside it")
             return True
-        sandbox.take_down(False)
+        sandbox.disable(False)
     return False
 
 
@@ -184,16 +190,15 @@ def _works(encoder: Encoder) -> bool:
     options = ["-hide_banner", "-nostdin", "-v", "error"]
     command = ["ffmpeg", *options, *source, *encoder.arguments, "-t", "1", "-f", "null", "-"]
     try:
-        with tempfile.TemporaryDirectory() as directory:
-            ffmpeg.output_of(command, Work(Path(directory)), timeout_s=_PROBE_TIMEOUT_S)
+        process.output_outside_job(command, timeout_s=_PROBE_TIMEOUT_S)
     except EncodeFailed as error:
-        log.info("encoder.unusable", encoder=encoder.name, reason=_reason(error.detail), detail=error.detail)
+        log.info("encoder.rejected", encoder=encoder.name, reason=_reason(error.detail), detail=error.detail)
         return _reason(error.detail) == _NO_SESSION
     return True
 
 
 def _rungs(codec: str) -> Iterator[Encoder]:
-    """The ladder's encoders that work, each probed when its turn comes. Raises EncoderUnavailable when none does."""
+    """The ladder's working encoders, each probed when it is needed. Raises EncoderUnavailable when none works."""
     found = False
     for encoder in LADDERS[codec]:
         if _usable(encoder):
@@ -204,22 +209,22 @@ def _rungs(codec: str) -> Iterator[Encoder]:
 
 
 def _usable(encoder: Encoder) -> bool:
-    """Whether it works, probed once in a process. That a probe hung or crashed is believed for a while only."""
+    """Whether it works, probed once per process; a probe that hung or crashed is repeated after a while."""
     with _lock:
-        answer, until = _probed.get(encoder.name, (False, 0.0))
+        usable, until = _probed.get(encoder.name, (False, 0.0))
         if time.monotonic() >= until:
             try:
-                answer, until = works(encoder), float("inf")
+                usable, until = works(encoder), float("inf")
             except (JobTimeout, WorkerError) as error:
-                answer, until = False, time.monotonic() + _AGAIN_S
-                log.warning("encoder.probe_broke_off", encoder=encoder.name, reason=error.detail or error.message)
-            _probed[encoder.name] = (answer, until)
-            log.info("encoder.probed", encoder=encoder.name, device=encoder.device, works=answer)
-        return answer
+                usable, until = False, time.monotonic() + _REPEAT_PROBE_S
+                log.warning("encoder.probe_failed", encoder=encoder.name, reason=error.detail or error.message)
+            _probed[encoder.name] = (usable, until)
+            log.info("encoder.probed", encoder=encoder.name, device=encoder.device, works=usable)
+        return usable
 
 
 def _forget(encoder: Encoder) -> None:
-    """It failed a job: the next one probes it again."""
+    """Have the next job probe an encoder that failed one."""
     with _lock:
         _probed.pop(encoder.name, None)
 
@@ -227,35 +232,33 @@ def _forget(encoder: Encoder) -> None:
 def _fitted(
     encoder: Encoder, run: Callable[[Encoder], ffmpeg.Encoded], work: Work, rates: Sequence[int]
 ) -> ffmpeg.Encoded:
-    """Run with the first of `rates` whose output is not too large, from the second on in the lowest quality."""
+    """Run with the first of `rates` whose output fits; from the second on in the lowest quality."""
     if not rates:
-        return _patient(encoder, run, work)
+        return _retried(encoder, run, work)
     for rate in rates:
         try:
-            return _patient(replace(encoder, max_rate=rate), run, work)
+            return _retried(replace(encoder, max_rate=rate), run, work)
         except OutputTooLarge:
-            log.info("encoder.too_large", encoder=encoder.name, quality=encoder.quality, max_rate=rate)
+            log.info("encoder.limit_exceeded", encoder=encoder.name, quality=encoder.quality, max_rate=rate)
             encoder = replace(encoder, quality=QUALITIES[0])
-    raise OutputTooLarge(
-        f"encoding.max_bytes: the video could not be made to fit into {work.limits.max_output_bytes} bytes."
-    )
+    raise OutputTooLarge(f"encoding.max_bytes: the video does not fit into {work.limits.max_output_bytes} bytes.")
 
 
-def _patient(encoder: Encoder, run: Callable[[Encoder], ffmpeg.Encoded], work: Work) -> ffmpeg.Encoded:
-    """Run, and try again while the GPU has no free session."""
+def _retried(encoder: Encoder, run: Callable[[Encoder], ffmpeg.Encoded], work: Work) -> ffmpeg.Encoded:
+    """Run, and retry while the GPU has no free session."""
     for pause_s in _PAUSES_S:
         try:
             return run(encoder)
         except EncodeFailed as error:
             if not _BUSY.search(error.detail or ""):
                 raise
-            log.info("encoder.busy", encoder=encoder.name, pause_s=pause_s)
+            log.info("encoder.retried", encoder=encoder.name, pause_s=pause_s)
             work.stop.wait(pause_s * random.uniform(0.5, 1.0))
     return run(encoder)
 
 
-def _forwards(work: Work) -> Work:
-    """`work` whose progress never goes back, however often it begins anew."""
+def _monotonic(work: Work) -> Work:
+    """`work` whose progress never goes back, however often an encode starts again."""
     furthest = 0.0
 
     def progress(fraction: float) -> None:
@@ -266,12 +269,12 @@ def _forwards(work: Work) -> Work:
     return replace(work, progress=progress)
 
 
-def _trouble(detail: str | None) -> str | None:
-    """Why the encoder failed; None when it was not the encoder that did."""
+def _encoder_failure(detail: str | None) -> str | None:
+    """Why the encoder failed; None when something else did."""
     return _reason(detail) if ffmpeg.ENCODER_FAILED.search(detail or "") else None
 
 
 def _reason(detail: str | None) -> str:
     if _BUSY.search(detail or ""):
         return _NO_SESSION
-    return next((why for sign, why in _REASONS if sign in (detail or "")), "it could not be opened or stopped working")
+    return next((why for sign, why in _REASONS if sign in (detail or "")), "it did not open or stopped working")

@@ -1,6 +1,6 @@
-"""How the picture is encoded, as far as a client may say: the param `encoding`, the same for every operation.
+"""The param `encoding`, which every operation has: codec, quality and maximum size.
 
-Light enough for a gateway without FFmpeg; `encoders` has what the words mean for each encoder.
+Light enough for a gateway without FFmpeg; `encoders` knows what the values mean for each encoder.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ MIN_BYTES, MAX_BYTES = 10_000, 5_000_000_000
 
 
 class EncodingParams(Schema):
-    """What is not set: `h264` in `standard` quality, of any size."""
+    """How the video is encoded."""
 
     codec = fields.String(
         validate=validate.OneOf(CODECS),
         metadata={
-            "description": "Codec of an encoded picture, h264 if not set. h264 plays everywhere; hevc and av1 "
-            "make smaller files for newer players, and take longer without a GPU that has them."
+            "description": "Video codec, by default h264. h264 plays everywhere; hevc and av1 make smaller files for "
+            "newer players, and encode more slowly without a GPU that supports them."
         },
     )
     quality = fields.String(
         validate=validate.OneOf(QUALITIES),
-        metadata={"description": "Quality of the picture, standard if not set. Higher ones make larger files."},
+        metadata={"description": "Video quality, by default standard. Higher quality makes larger files."},
     )
     max_bytes = fields.Integer(
         strict=True,
         validate=validate.Range(min=MIN_BYTES, max=MAX_BYTES),
         metadata={
-            "description": "Most bytes that the video may have. The picture loses quality where it must, the sound "
+            "description": "Maximum size of the file in bytes. The video stream loses quality where needed, the sound "
             "never does; a video that cannot be made to fit fails with output_too_large."
         },
     )
@@ -42,20 +42,23 @@ class EncodingParams(Schema):
 
 @dataclass(frozen=True)
 class Encoding:
-    """What a client said, and the defaults for the rest."""
+    """The param `encoding` with its defaults."""
 
+    #: One of CODECS.
     codec: str = "h264"
+    #: One of QUALITIES.
     quality: str = "standard"
+    #: Maximum size of the output, None for the worker's own limit.
     max_bytes: int | None = None
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> Encoding:
-        """The param `encoding` of any operation's validated params."""
+        """From the validated params of any operation."""
         return cls(**params.get("encoding", {}))
 
 
 def encoding_param() -> fields.Nested:
     """The field `encoding` for an operation's schema."""
     return fields.Nested(
-        EncodingParams, metadata={"description": "Codec, quality and largest size of the video. All may be left out."}
+        EncodingParams, metadata={"description": "Codec, quality and maximum size of the video, all optional."}
     )

@@ -1,4 +1,4 @@
-"""What a file really is: ffprobe's JSON as a frozen MediaInfo, and a name for what is not media at all."""
+"""What a file really is: ffprobe's JSON as a frozen MediaInfo, and a name for files that are not media."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from ffmpeg_ops.engine import ffmpeg
+from ffmpeg_ops.engine import ffmpeg, process
 from ffmpeg_ops.operation import Work
 from wire.errors import AssetHasNoAudio, AssetInvalid, AssetTooLarge, EncodeFailed
 
-MAX_PICTURE, MAX_SIDE = 4096 * 2304, 16_384  # no encoder of H.264 takes a longer side
+MAX_PICTURE, MAX_SIDE = 4096 * 2304, 16_384  # no H.264 encoder takes a longer side
 SOUND_RATES = range(2000, 768_001)  # resampling from a few samples a second takes gigabytes
-ENOUGH = 0.98  # of what a damaged file should have
-_ROUNDING_S = 0.1  # by which headers and packets may differ
+MIN_COMPLETE = 0.98  # the share of a damaged file that must be readable
+_ROUNDING_S = 0.1  # how much headers and packets may differ
 _FIRST_PACKETS = 500  # broadcasts begin in the middle of a group of pictures, and groups may be long
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "a JPEG image"),
@@ -46,58 +46,91 @@ _MAY_BE_ANY_MEDIA = frozenset({"an MP4 or MOV file", "a Matroska or WebM file", 
 
 @dataclass(frozen=True)
 class VideoStream:
-    """A moving picture. `width` and `height` are as shown, after rotation; `duration_s` is None when unknown."""
+    """A video stream, as ffprobe reports it. Cover art is not one."""
 
+    #: Number of the stream in its file.
     index: int
+    #: FFmpeg's name of the codec.
     codec: str
+    #: Width in pixels as shown, after rotation.
     width: int
+    #: Height in pixels as shown, after rotation.
     height: int
+    #: Average frames a second, 0 when unknown.
     frame_rate: Fraction
+    #: How many frames the header counts, None when it does not.
     frames: int | None
+    #: Length in seconds, None when unknown.
     duration_s: float | None
+    #: FFmpeg's name of the pixel format.
     pixel_format: str
+    #: Degrees by which players turn the frame: 0, 90, 180 or 270.
     rotation: int
-    pixel_aspect: Fraction = Fraction(1)  # width of a pixel by its height, as shown
+    #: Width of a pixel divided by its height, as shown.
+    pixel_aspect: Fraction = Fraction(1)
+    #: Unit of the timestamps, in seconds.
     time_base: Fraction = Fraction(1, 1000)
+    #: `tv` (limited), `pc` (full) or empty when unknown.
     color_range: str = ""
+    #: FFmpeg's name of the transfer characteristics, empty when unknown.
     color_transfer: str = ""
+    #: Timestamp of the first frame, in seconds.
     start_s: float = 0.0
-    reordered: bool = False  # has B-frames: packets come in another order than they are shown
+    #: Whether it has B-frames: packets are stored in another order than frames are shown.
+    reordered: bool = False
 
 
 @dataclass(frozen=True)
 class AudioStream:
-    """A sound track."""
+    """An audio stream, as ffprobe reports it."""
 
+    #: Number of the stream in its file.
     index: int
+    #: FFmpeg's name of the codec.
     codec: str
+    #: Samples a second.
     sample_rate: int
+    #: Number of channels.
     channels: int
+    #: Length in seconds, None when unknown.
     duration_s: float | None
+    #: Timestamp of the first sample, in seconds.
     start_s: float = 0.0
+    #: FFmpeg's name of the codec's profile, `LC` for plain AAC.
     profile: str = ""
 
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """A media file. `duration_s` is the container's word, which can lie."""
+    """A media file, as ffprobe reports it."""
 
+    #: FFmpeg's names of the container, separated by commas: `mov,mp4,m4a,3gp,3g2,mj2`.
     format: str
+    #: Length in seconds that the container states, which may be wrong; None when it states none.
     duration_s: float | None
+    #: Size of the file.
     size_bytes: int
+    #: The first video stream.
     video: VideoStream | None
+    #: The audio stream that players choose.
     audio: AudioStream | None
+    #: The earliest timestamp in the file, in seconds.
     start_s: float = 0.0
+
+    @property
+    def formats(self) -> frozenset[str]:
+        """The names in `format`."""
+        return frozenset(self.format.split(","))
 
 
 def probe(path: Path, work: Work) -> MediaInfo:
-    """Read `path` with ffprobe. Raises AssetInvalid when it is not a media file of an allowed format."""
+    """Probe `path`. Raises AssetInvalid when it is not a media file of an allowed format, or AssetTooLarge."""
     command = ["ffprobe", "-v", "error", "-of", "json", "-show_format", "-show_streams", *ffmpeg.INPUT_LIMITS]
     try:
-        raw = json.loads(ffmpeg.output_of([*command, "-i", str(path)], work))
+        raw = json.loads(process.output_of([*command, "-i", str(path)], work))
     except EncodeFailed as error:
         if "exceeds specified max pixel count" in (error.detail or ""):
-            raise AssetTooLarge(f"The picture has more than {ffmpeg.MAX_PROBED / 1e6:.0f} megapixels.") from error
+            raise AssetTooLarge(f"The video has more than {ffmpeg.MAX_PROBED / 1e6:.0f} megapixels.") from error
         raise AssetInvalid(f"The file is {sniff(path)}, not a media file.", detail=error.detail) from error
     streams = raw.get("streams", [])
     return MediaInfo(
@@ -111,15 +144,15 @@ def probe(path: Path, work: Work) -> MediaInfo:
 
 
 def video_asset(path: Path, name: str, work: Work) -> tuple[MediaInfo, VideoStream]:
-    """The file that param `name` points to, as a video. Raises AssetInvalid saying what it is instead."""
+    """The file of param `name` as a video. Raises AssetInvalid, which says what it is instead, or AssetTooLarge."""
     info = _asset(path, name, "a video", work)
     _require_rate(info, name)
     if info.video is None:
-        raise AssetInvalid(f"{name}: the file has no moving picture; it is {_describe(info, path)}.")
+        raise AssetInvalid(f"{name}: the file has no video stream; it is {_describe(info, path)}.")
     video = info.video
     if video.pixel_format in {"", "unknown"}:  # not even one frame of its first seconds
-        raise AssetInvalid(f"{name}: the video's picture cannot be decoded.")
-    if video.duration_s is None:  # Matroska tells the length of the longest stream, a live recording none
+        raise AssetInvalid(f"{name}: the video cannot be decoded.")
+    if video.duration_s is None:  # Matroska states the length of the longest stream, a live recording none
         video = replace(video, duration_s=_measured_s(path, name, info, video.index, work))
     if max(video.duration_s or 0, info.duration_s or 0) > ffmpeg.MAX_LENGTH_S:
         raise AssetTooLarge(f"{name}: the video is longer than {ffmpeg.MAX_LENGTH_S // 3600} hours.")
@@ -127,15 +160,15 @@ def video_asset(path: Path, name: str, work: Work) -> tuple[MediaInfo, VideoStre
 
 
 def require_size(stream: VideoStream, name: str) -> None:
-    """Raises AssetTooLarge for a picture that takes more memory to decode and encode than a job may have."""
+    """Raise AssetTooLarge for frames that take more memory to decode and encode than a job may have."""
     if stream.width * stream.height > MAX_PICTURE:
-        raise AssetTooLarge(f"{name}: the picture has more than {MAX_PICTURE / 1e6:.1f} megapixels (4096x2304).")
+        raise AssetTooLarge(f"{name}: the video has more than {MAX_PICTURE / 1e6:.1f} megapixels (4096x2304).")
     if max(stream.width, stream.height) > MAX_SIDE:
-        raise AssetTooLarge(f"{name}: the picture has a side of more than {MAX_SIDE} pixels.")
+        raise AssetTooLarge(f"{name}: the video has a side of more than {MAX_SIDE} pixels.")
 
 
 def audio_asset(path: Path, name: str, work: Work) -> tuple[MediaInfo, AudioStream]:
-    """The file that param `name` points to, as sound. Raises AssetInvalid or AssetHasNoAudio."""
+    """The file of param `name` as sound. Raises AssetInvalid or AssetHasNoAudio."""
     info = _asset(path, name, "an audio file", work)
     _require_rate(info, name)
     if info.audio is None:
@@ -145,11 +178,11 @@ def audio_asset(path: Path, name: str, work: Work) -> tuple[MediaInfo, AudioStre
 
 def _require_rate(info: MediaInfo, name: str) -> None:
     if info.audio is not None and info.audio.sample_rate not in SOUND_RATES:
-        raise AssetInvalid(f"{name}: the sound has an unusable rate of {info.audio.sample_rate} samples a second.")
+        raise AssetInvalid(f"{name}: a sample rate of {info.audio.sample_rate} Hz is not supported.")
 
 
-def pictures(path: Path, stream: VideoStream, work: Work) -> int | None:
-    """How many frames of a stream are to be shown, by its packets; None when they cannot be read."""
+def count_frames(path: Path, stream: VideoStream, work: Work) -> int | None:
+    """How many frames of a stream are shown, counted by its packets; None when they cannot be read."""
     count = 0
 
     def on_packet(flags: str) -> None:
@@ -172,29 +205,29 @@ def each_packet(
     *,
     upto_s: float | None = None,
 ) -> None:
-    """Give `consume` the `fields` of every packet of one stream or of all, comma-separated, in ffprobe's own order.
+    """Pass the `fields` of every packet to `consume`, comma-separated, in ffprobe's own order.
 
-    `upto_s`: of the first so many seconds alone.
+    Only stream `index` is read, or all of them, and only the first `upto_s` seconds, or everything.
     """
-    some = [] if index is None else ["-select_streams", str(index)]
-    some += [] if upto_s is None else ["-read_intervals", f"%+{upto_s:.6f}"]
-    entries = ["-of", "csv=p=0", "-show_entries", f"packet={','.join(fields)}", *some]
+    selected = [] if index is None else ["-select_streams", str(index)]
+    selected += [] if upto_s is None else ["-read_intervals", f"%+{upto_s:.6f}"]
+    entries = ["-of", "csv=p=0", "-show_entries", f"packet={','.join(fields)}", *selected]
     command = ["ffprobe", "-v", "error", *entries, *ffmpeg.INPUT_LIMITS, "-i", str(path)]
-    ffmpeg.each_line_of(command, work, consume, timeout_s=work.limits.timeout_s)
+    process.each_line_of(command, work, consume, timeout_s=work.limits.timeout_s)
 
 
-def shows(path: Path, work: Work) -> bool:
-    """Whether any picture can be decoded from the first packets of a video."""
+def is_decodable(path: Path, work: Work) -> bool:
+    """Whether any frame can be decoded from the first packets of a video."""
     frames: list[str] = []
     entries = ["-of", "csv=p=0", "-select_streams", "v:0", "-show_entries", "frame=pict_type"]
-    some = ["-read_intervals", f"%+#{_FIRST_PACKETS}"]
-    command = ["ffprobe", "-v", "quiet", *entries, *some, *ffmpeg.DECODE_LIMITS, "-i", str(path)]
-    ffmpeg.each_line_of(command, work, frames.append, timeout_s=work.limits.timeout_s)
+    first = ["-read_intervals", f"%+#{_FIRST_PACKETS}"]
+    command = ["ffprobe", "-v", "quiet", *entries, *first, *ffmpeg.DECODE_LIMITS, "-i", str(path)]
+    process.each_line_of(command, work, frames.append, timeout_s=work.limits.timeout_s)
     return any(frames)
 
 
 def sniff(path: Path) -> str:
-    """A human name for what the first bytes of a file say, for messages: `an HTML page`, `a PNG image`."""
+    """A name for messages of what a file is by its first bytes: `an HTML page`, `a PNG image`."""
     with path.open("rb") as file:
         head = file.read(512).removeprefix(codecs.BOM_UTF8)
     for signature, name in _SIGNATURES:
@@ -228,9 +261,9 @@ def _asset(path: Path, name: str, wanted: str, work: Work) -> MediaInfo:
 
 
 def _measured_s(path: Path, name: str, info: MediaInfo, index: int, work: Work) -> float | None:
-    """How long a stream lasts by its packets; None when they have no times.
+    """The length of a stream by its packets; None when they have no timestamps.
 
-    Raises AssetInvalid for a file that is cut off: its header tells of more than its longest stream has.
+    Raises AssetInvalid for a file that is cut off: its header states a longer time than its longest stream has.
     """
     starts: dict[int, float] = defaultdict(lambda: math.inf)
     ends: dict[int, float] = defaultdict(lambda: -math.inf)
@@ -245,9 +278,9 @@ def _measured_s(path: Path, name: str, info: MediaInfo, index: int, work: Work) 
         each_packet(path, ["stream_index", "pts_time", "duration_time"], on_packet, work)
     except EncodeFailed:
         return None
-    there_s = max(ends.values(), default=-math.inf)
-    if info.duration_s and 0 <= there_s < ENOUGH * info.duration_s - _ROUNDING_S:
-        raise AssetInvalid(f"{name}: the file is cut off: {there_s:.1f} of {info.duration_s:.1f} seconds are there.")
+    found_s = max(ends.values(), default=-math.inf)
+    if info.duration_s and 0 <= found_s < MIN_COMPLETE * info.duration_s - _ROUNDING_S:
+        raise AssetInvalid(f"{name}: the file is cut off: {found_s:.1f} of {info.duration_s:.1f} seconds can be read.")
     return ends[index] - starts[index] if index in ends else None
 
 
@@ -286,7 +319,7 @@ def _video(stream: Mapping[str, Any]) -> VideoStream:
 
 
 def _default_audio(streams: list[Mapping[str, Any]]) -> AudioStream | None:
-    """The track that players choose: the one that is marked, otherwise the first."""
+    """The stream that players choose: the one marked as default, otherwise the first."""
     marked = (stream for stream in streams if stream.get("disposition", {}).get("default"))
     chosen = next(marked, streams[0] if streams else None)
     return None if chosen is None else _audio(chosen)

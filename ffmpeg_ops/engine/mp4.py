@@ -1,4 +1,4 @@
-"""What the header of a finished MP4 says, read here: a start of ffprobe costs as much as copying half a minute."""
+"""Reading the header of a finished MP4. Starting ffprobe would take as long as copying half a minute of video."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ _TO_PACKETS = (b"mdia", b"minf", b"stbl", b"stsz")
 
 @dataclass(frozen=True)
 class Track:
-    """One track. `packets_s` is how long its packets last, of which players skip `skipped_s` at the start."""
+    """One track of an MP4."""
 
+    #: How many packets it has.
     packets: int
+    #: How long they last, in seconds.
     packets_s: float
+    #: How much of that players skip at the start, in seconds.
     skipped_s: float
 
 
 def tracks(path: Path) -> dict[str, Track]:
-    """The tracks of an MP4 that FFmpeg made, by kind: `vide` and `soun`. Raises ValueError when it is not one."""
+    """The tracks of an MP4 made by FFmpeg, by kind: `vide` and `soun`. Raises ValueError for any other file."""
     try:
         return dict(_track(trak) for kind, trak in _boxes(_movie(path)) if kind == b"trak")
     except (struct.error, KeyError, ZeroDivisionError) as error:
@@ -29,7 +32,7 @@ def tracks(path: Path) -> dict[str, Track]:
 
 
 def _movie(path: Path) -> bytes:
-    """What is in the box `moov`, without reading the media."""
+    """The content of the box `moov`, found without reading the media."""
     with path.open("rb") as file:
         while len(head := file.read(_HEAD.size)) == _HEAD.size:
             size, kind = _HEAD.unpack(head)
@@ -67,7 +70,7 @@ def _track(trak: bytes) -> tuple[str, Track]:
 
 
 def _skipped(trak: bytes) -> int:
-    """Where the one edit of the track begins, in its ticks; an edit that is empty comes before it and has −1."""
+    """Where the track's only edit begins, in ticks; an empty edit before it has −1."""
     try:
         edits = _inside(trak, b"edts", b"elst")
     except KeyError:

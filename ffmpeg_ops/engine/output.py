@@ -64,14 +64,14 @@ def length_s(info: inspect.MediaInfo, video: inspect.VideoStream) -> float:
 
 
 def require_frames(made: int, source: Path, stream: inspect.VideoStream, length_s: float, work: Work) -> None:
-    """Raises AssetInvalid when less than `probe.ENOUGH` of the source's frames came out: it is damaged or cut off."""
-    if stream.frames and made >= inspect.ENOUGH * stream.frames:
+    """Raise AssetInvalid when less than `MIN_COMPLETE` of the source's frames came out: it is damaged or cut off."""
+    if stream.frames and made >= inspect.MIN_COMPLETE * stream.frames:
         return
     # A header counts frames that an edit hides, packets may be fields or frames that are never shown, and the length
     # may be a guess: the lower figure is the one to hold on to.
-    counted = stream.frames or inspect.pictures(source, stream, work) or 0
+    counted = stream.frames or inspect.count_frames(source, stream, work) or 0
     expected = min(counted, round(length_s * stream.frame_rate))
-    if made + _SLACK < inspect.ENOUGH * expected:
+    if made + _SLACK < inspect.MIN_COMPLETE * expected:
         log.info("source.damaged", frames=made, counted=counted, length_s=length_s, rate=str(stream.frame_rate))
         raise damaged(made, expected)
 

@@ -1,4 +1,4 @@
-"""What every picture goes through before it is encoded anew: even sides, 8-bit 4:2:0, limited range, SDR."""
+"""Filters that prepare any video for encoding: even sides, 8-bit 4:2:0, limited range, SDR."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ffmpeg_ops.engine import ffmpeg
 from ffmpeg_ops.engine.inspect import VideoStream
 
 _HDR = ("smpte2084", "arib-std-b67")
-# BT.2408: diffuse white of HDR is 203 cd/m², which becomes the white of SDR; what is brighter is bent below it.
+# BT.2408: diffuse white of HDR, 203 cd/m², becomes the white of SDR; what is brighter is compressed below it.
 _TONE_MAP = (
     "setparams=range={range}:colorspace=bt2020nc:color_primaries=bt2020:color_trc={transfer}",
     "zscale=t=linear:npl=203",
@@ -20,21 +20,22 @@ _TONE_MAP = (
 
 
 def is_hdr(stream: VideoStream) -> bool:
+    """Whether the transfer characteristics are PQ or HLG."""
     return stream.color_transfer in _HDR
 
 
 def even(side: int) -> int:
-    """H.264 in yuv420p has no odd sides."""
+    """`side`, or the next even number: yuv420p has no odd sides."""
     return side + side % 2
 
 
 def to_even(stream: VideoStream) -> list[str]:
-    """FFmpeg's filters that give a picture its even sides."""
+    """FFmpeg's filters that pad odd sides to even ones."""
     return ["pad=ceil(iw/2)*2:ceil(ih/2)*2"] if stream.width % 2 or stream.height % 2 else []
 
 
 def to_yuv420p(stream: VideoStream) -> list[str]:
-    """FFmpeg's filters that make 8-bit 4:2:0 in limited range of any picture; HDR becomes SDR in BT.709."""
+    """FFmpeg's filters that convert any pixel format to 8-bit 4:2:0 in limited range, and HDR to BT.709 SDR."""
     full = stream.color_range == "pc"
     if is_hdr(stream) and ffmpeg.has_filter("zscale"):
         return [part.format(transfer=stream.color_transfer, range="pc" if full else "tv") for part in _TONE_MAP]

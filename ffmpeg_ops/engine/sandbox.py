@@ -1,13 +1,13 @@
-"""What a process that handles strangers' files cannot do, by the kernel's word. Needs no privilege and no library.
+"""Restrictions, enforced by the kernel, on processes that handle untrusted files. Needs no privilege and no library.
 
-`confine` puts the calling thread, and every process it starts from then on, behind walls for good:
-- Landlock (Linux 5.13, in Docker's default profile): of the disk it has the system's programs and libraries, its own
-  directory and the files that it is given; of other processes nothing, /proc/<pid>/environ included.
-- seccomp (everywhere): no connection and no socket for one, so no network; no look into another process's memory.
-What a kernel lacks is left out, and `standing` tells what there is. A GPU needs a little more than FFmpeg: CUDA fails
-to begin when one of those things is refused. `encoders.works` takes the walls down where that happens, and says so.
+`confine` restricts the calling thread, and every process that it starts from then on, permanently:
+- Landlock (Linux 5.13, in Docker's default profile): of the disk only the system's programs and libraries, a directory
+  and the given files; nothing of other processes, not even /proc/<pid>/environ.
+- seccomp (everywhere): no connections and no sockets to make them, so no network; no access to other processes' memory.
+What a kernel lacks is left out; `available` lists what it has. A GPU needs more than FFmpeg does: CUDA does not start
+when one of these things is refused. `encoders.works` disables the sandbox where that happens, and logs it.
 
-`hide` keeps a process's own memory and environment from others of its user, with no Landlock either.
+`hide` protects a process's own memory and environment from other processes of its user, even without Landlock.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
 _CAP_SETPCAP = 8
 
-# Landlock's rights by bit, as linux/landlock.h has them.
+# Landlock's rights, from linux/landlock.h.
 _EXECUTE, _WRITE, _READ, _LIST = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _REMOVE_FILE, _MAKE_FILE, _TRUNCATE = 1 << 5, 1 << 8, 1 << 14
 _OF_FIRST_ABI = (1 << 13) - 1
@@ -38,45 +38,45 @@ _SYSTEM = (
     *("/etc/fonts", "/etc/ld.so.cache", "/etc/localtime", "/etc/nvidia", "/etc/OpenCL", "/var/cache/fontconfig"),
 )
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
-# Since 570 the driver writes names of threads below /proc, and it has segments of its own in /dev/shm.
+# Since release 570 the driver writes thread names below /proc; it also keeps segments in /dev/shm.
 _GPU = "/dev/nvidiactl"
 _OF_GPU = ("/dev/nvidia*", "/proc", "/dev/shm")  # noqa: S108
 
-# Per machine: the kernel's name of it, and the numbers of seccomp(2), of socket and socketpair, of what is refused:
-# connect, io_uring_setup (which has other ways to connect), ptrace, process_vm_readv, process_vm_writev.
+# Per architecture: the kernel's number of it, then the system calls seccomp, (socket, socketpair), and those refused:
+# connect, io_uring_setup (which can connect as well), ptrace, process_vm_readv, process_vm_writev.
 _MACHINES = {
     "x86_64": (0xC000003E, 317, (41, 53), (42, 425, 101, 310, 311)),
     "aarch64": (0xC00000B7, 277, (198, 199), (203, 425, 117, 270, 271)),
 }
-# CUDA listens on a socket of this kind under a name of its own. Datagrams could be sent with no connection.
+# CUDA listens on a Unix stream socket. Datagram sockets are refused because they send without a connection.
 _UNIX, _STREAM, _SEQPACKET = 1, 1, 5
-_X32 = 0x40000000  # a second set of numbers on x86_64
-_SET_MODE_FILTER, _SPEC_ALLOW = 1, 4  # the second: without older kernels' slow guard of what runs the filtered code
+_X32 = 0x40000000  # a second set of system calls on x86_64
+_SET_MODE_FILTER, _SPEC_ALLOW = 1, 4  # the second: no slow speculation mitigation on older kernels
 _EACCES, _ALLOW, _REFUSE = 13, 0x7FFF0000, 0x00050000
 _LOAD, _AND, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
 _NUMBER_AT, _MACHINE_AT, _FIRST_AT, _SECOND_AT = 0, 4, 16, 24  # in struct seccomp_data
 
 _ON_LINUX = platform.system() == "Linux"
-_down = False
+_disabled = False
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def hide() -> None:
-    """Make /proc/<pid>/environ, mem and fd of this process root's alone; what is forked from it inherits that.
+    """Make /proc/<pid>/environ, mem and fd of this process and its forks readable by root only.
 
-    The environment that a process was started with stays readable there otherwise, whatever it deletes from it.
+    Otherwise the environment that a process was started with stays readable there, whatever the process deletes.
     """
     if _ON_LINUX:
         _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def confine(directory: Path, readable: Iterable[Path] = ()) -> None:
-    """Put this thread, and what it starts, behind walls: it may read and write below `directory`, and read `readable`.
+    """Confine this thread and what it starts: it may read and write below `directory`, and read `readable`.
 
-    There is no way back: call it on a thread made for that. Raises OSError when a wall that the kernel has cannot be
-    put up.
+    This cannot be undone: call it on a thread made for that. Raises OSError when a restriction that the kernel has
+    cannot be applied.
     """
-    if not _ON_LINUX or _down:
+    if not _ON_LINUX or _disabled:
         return
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     if landlock := _landlock():
@@ -85,15 +85,15 @@ def confine(directory: Path, readable: Iterable[Path] = ()) -> None:
         _check(_filtered())
 
 
-def take_down(down: bool) -> None:
-    """Go without walls, or have them again: for a GPU that does not work behind them."""
-    global _down
-    _down = down
+def disable(disabled: bool) -> None:
+    """Start later processes unconfined, or confined again: for a GPU that does not work inside the sandbox."""
+    global _disabled
+    _disabled = disabled
 
 
-def hinder_a_gpu() -> bool:
-    """Whether NVIDIA's driver is here and the walls are up."""
-    return _has_gpu() and not _down
+def may_block_gpu() -> bool:
+    """Whether there is an NVIDIA driver and the sandbox is enabled."""
+    return _has_gpu() and not _disabled
 
 
 def _has_gpu() -> bool:
@@ -101,14 +101,14 @@ def _has_gpu() -> bool:
 
 
 @cache
-def standing() -> tuple[str, ...]:
-    """Which walls this kernel has: of "landlock" and "seccomp"."""
-    return tuple(name for name, there in (("landlock", _landlock()), ("seccomp", _has_seccomp())) if there)
+def available() -> tuple[str, ...]:
+    """Which of "landlock" and "seccomp" this kernel has."""
+    return tuple(name for name, found in (("landlock", _landlock()), ("seccomp", _has_seccomp())) if found)
 
 
 @cache
 def drops_capabilities() -> bool:
-    """Whether this process, root's, has capabilities and may take them from what it starts: they open some walls."""
+    """Whether this process has capabilities, some of which bypass the sandbox, and may drop them for its children."""
     if not _ON_LINUX:
         return False
     status = Path("/proc/self/status").read_text()
@@ -118,7 +118,7 @@ def drops_capabilities() -> bool:
 
 @cache
 def _landlock() -> int:
-    """Landlock's version here, 0 without one."""
+    """The kernel's Landlock version, 0 without Landlock."""
     return max(0, int(_libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION))) if _ON_LINUX else 0
 
 
@@ -127,7 +127,7 @@ def _has_seccomp() -> bool:
     if not _ON_LINUX or platform.machine() not in _MACHINES:
         return False
     _, call, *_ = _MACHINES[platform.machine()]
-    # Without a filter to set it says EFAULT where it would take one.
+    # Without a filter it fails with EFAULT where it would accept one.
     return bool(_libc.syscall(call, _SET_MODE_FILTER, 0, None) == -1 and ctypes.get_errno() == 14)
 
 
@@ -138,7 +138,7 @@ def _keep_to(directory: Path, readable: Iterable[Path], landlock: int) -> None:
     try:
         _allow(rules, directory, every)
         for path, rights in _common(every):
-            with suppress(OSError):  # not every system has each of them
+            with suppress(OSError):  # not every system has all of them
                 _allow(rules, path, rights)
         for path in readable:
             _allow(rules, path, _READ | _LIST | _EXECUTE)
@@ -156,18 +156,18 @@ def _common(every: int) -> Iterator[tuple[Path, int]]:
 
 
 def _allow(rules: int, path: Path, rights: int) -> None:
-    there = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    target = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         rights &= -1 if path.is_dir() else _OF_FILES
-        _check(_libc.syscall(_ADD_RULE, rules, _PATH_BENEATH, struct.pack("=Qi", rights, there), 0))
+        _check(_libc.syscall(_ADD_RULE, rules, _PATH_BENEATH, struct.pack("=Qi", rights, target), 0))
     finally:
-        os.close(there)
+        os.close(target)
 
 
 def _filtered() -> int:
     machine, call, sockets, refused = _MACHINES[platform.machine()]
     n = len(refused)
-    # Operation, lines to skip if so, lines to skip if not, value. The last line refuses, the one before allows.
+    # Operation, lines to skip if true, lines to skip if false, value. The last line refuses, the one before allows.
     program = [
         (_LOAD, 0, 0, _MACHINE_AT),
         (_EQUAL, 0, n + 11, machine),
@@ -190,8 +190,8 @@ def _filtered() -> int:
     return int(_libc.syscall(call, _SET_MODE_FILTER, _SPEC_ALLOW, whole))
 
 
-def _check(answer: int) -> int:
-    if answer < 0:
+def _check(result: int) -> int:
+    if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-    return answer
+    return result

@@ -1,9 +1,9 @@
 """Turns a still image into a moving shot.
 
-The camera moves over the image, by default slowly towards its middle, at true sub-pixel positions, so that slow moves
-do not shake. The shot has exactly `duration × frame_rate` frames. `fit` says what happens when image and video differ
-in shape: `cover` fills the picture and cuts what stands out, `contain` shows the whole image on a blurred copy of
-itself or on a colour. EXIF orientation and colour profiles are honoured, transparency becomes white.
+The camera moves over the image, by default zooming in slowly on its centre, at true sub-pixel positions, so that slow
+moves do not shake. The shot has exactly `duration × frame_rate` frames. `fit` says what happens when the image has
+another shape than the video: `cover` fills the frame and crops the image, `contain` shows the whole image on a blurred
+copy of itself or on a colour. EXIF orientation and colour profiles are respected; transparency becomes white.
 """
 
 import re
@@ -68,37 +68,39 @@ class Img2VidParams(Schema):
     motion = fields.String(
         load_default="zoom_in",
         validate=validate.OneOf(MOTIONS),
-        metadata={"description": "What the camera does. A pan goes from one end of the image to the other."},
+        metadata={"description": "How the camera moves. A pan goes from one end of the image to the other."},
     )
     amount = fields.Float(
         load_default=1.324,
         validate=validate.Range(min=1, max=4),
-        metadata={"description": "How many times closer the camera is at its closest; during a pan, all the time."},
+        metadata={"description": "The largest magnification; during a pan, the magnification all the time."},
     )
     focus_x = fields.Float(
         load_default=0.5,
         validate=validate.Range(min=0, max=1),
-        metadata={"description": "What the camera keeps in view or goes to, from the left edge (0) to the right (1)."},
+        metadata={"description": "The point that the camera zooms in on, from the left edge (0) to the right (1)."},
     )
     focus_y = fields.Float(
         load_default=0.5,
         validate=validate.Range(min=0, max=1),
-        metadata={"description": "The same from the top (0) to the bottom (1)."},
+        metadata={"description": "The same from the top edge (0) to the bottom (1)."},
     )
     easing = fields.String(
         load_default="linear",
         validate=validate.OneOf(EASINGS),
-        metadata={"description": "How the move begins and ends."},
+        metadata={"description": "How the movement accelerates."},
     )
     fit = fields.String(
         load_default="cover",
         validate=validate.OneOf(["cover", "contain"]),
-        metadata={"description": "How another shape is shown: `cover` fills the picture, `contain` shows it whole."},
+        metadata={
+            "description": "How an image of another shape fits: `cover` fills the frame, `contain` shows all of it."
+        },
     )
     background = fields.String(
         load_default="blur",
         validate=validate.Regexp(r"^(blur|#[0-9a-fA-F]{6})\Z", error="Must be blur or a colour like #1A2B3C."),
-        metadata={"description": "With `contain`: what is around the image, `blur` or a colour #RRGGBB."},
+        metadata={"description": "With `contain`: what surrounds the image, `blur` or a colour #RRGGBB."},
     )
     encoding = encoding_param()
 

@@ -1,4 +1,4 @@
-"""How a still becomes a shot: frames made here, piped raw into one encode."""
+"""How a still becomes a shot: frames are rendered here and piped into one encode."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BT709 = ["-color_range", "tv", "-colorspace", "bt709", "-color_primaries", "bt7
 
 
 def exact_rate(frame_rate: float) -> Fraction:
-    """Frames a second as a fraction: 23.976 and its like are the broadcast rates n·1000/1001."""
+    """Frames a second as a fraction; 23.976, 29.97 and 59.94 mean the broadcast rates n·1000/1001."""
     broadcast = Fraction(round(frame_rate) * 1000, 1001)
     if round(frame_rate) in _BROADCAST and not frame_rate.is_integer() and abs(broadcast - frame_rate) < 0.005:
         return broadcast
@@ -36,7 +36,7 @@ def frame_count(duration: float, frame_rate: float) -> int:
 
 
 def command(size: tuple[int, int], rate: Fraction, count: int, encoder: Encoder) -> list[str]:
-    """FFmpeg's arguments to encode `count` raw frames from standard input."""
+    """FFmpeg's arguments that encode `count` raw frames from standard input."""
     return [
         *["-protocol_whitelist", "pipe", "-format_whitelist", "rawvideo", "-max_pixels", str(ffmpeg.MAX_DECODED)],
         *["-f", "rawvideo", "-pix_fmt", "yuv420p", "-video_size", f"{size[0]}x{size[1]}", "-framerate", str(rate)],
@@ -66,7 +66,7 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
 def shot(
     path: Path, name: str, move: Move, size: tuple[int, int], count: int, fit: str = "cover", background: str = "blur"
 ) -> tuple[Image.Image, list[Box]]:
-    """The picture that the camera moves over, and where it is in each of `count` frames."""
+    """The image that the camera moves over, and the box that it shows in each of `count` frames."""
 
     def factor(whole: tuple[int, int]) -> float:
         stage = whole if fit == "cover" else image.canvas_size(whole, size)

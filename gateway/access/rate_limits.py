@@ -1,8 +1,8 @@
-"""How many requests in a minute: of a key, of an address without one, of an address with wrong ones.
+"""Limits of requests per minute: of a key, of an address without a key, and of an address with invalid keys.
 
-Counted by whole minutes, in this process or, where several gateways share the work, in Redis by `limits`, on which
-Flask-Limiter stands too. Its own memory is not used: when threads begin a window together it lets twice the limit pass,
-and it looks through all names every 10 ms, of which one stranger with IPv6 has enough to keep a core busy.
+Requests are counted per calendar minute, in this process or, for several gateways, in Redis through `limits`, the
+library under Flask-Limiter. Its in-memory storage is not used: threads that begin a window together pass twice the
+limit, and it scans all names every 10 ms, which a single client with many IPv6 addresses makes expensive.
 """
 
 from __future__ import annotations
@@ -26,36 +26,42 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 MINUTE_MS = 60_000
-KEPT_S = 120  # more than the minute, by what clocks of gateways may differ
-# How many names are counted one by one in a minute; those beyond share one count.
-MOST_NAMES = 50_000
-REDIS_S = 0.25
-# How long Redis is not asked after it has failed.
-PAUSE_S = 5.0
+KEPT_S = 120  # longer than the minute, because the clocks of gateways differ
+# Names with a count of their own in one minute; all further names share a count.
+MAX_NAMES = 50_000
+REDIS_TIMEOUT_S = 0.25
+# How long Redis is not used after a failure.
+REDIS_PAUSE_S = 5.0
 
 
 @dataclass(frozen=True)
 class Window:
-    """Of `limit` requests `remaining` are left, and all again in `reset_s`. `exceeded`: this one is too many."""
+    """The state of a limit after a request was counted."""
 
+    #: Requests allowed per minute.
     limit: int
+    #: Requests left in this minute.
     remaining: int
+    #: Seconds until the next minute begins.
     reset_s: int
+    #: Whether this request was one too many.
     exceeded: bool = False
 
 
-class Counts(Protocol):
-    """Numbers by name, each for one minute."""
+class RequestCounter(Protocol):
+    """Counts requests by name within one minute, given as minutes since 1970."""
 
     def add(self, name: str, minute: int) -> int:
-        """Count one more; answers how many there are with it."""
+        """Count one request and return the new count. Never raises."""
         ...
 
-    def get(self, name: str, minute: int) -> int: ...
+    def get(self, name: str, minute: int) -> int:
+        """Return the count without changing it. Never raises."""
+        ...
 
 
-class OwnCounts:
-    """Those of this process."""
+class ProcessCounter:
+    """Counts the requests of this process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -66,49 +72,49 @@ class OwnCounts:
         with self._lock:
             if minute != self._minute:
                 self._minute, self._counts = minute, {}
-            name = self._counted_as(name)
+            name = self._counted_name(name)
             self._counts[name] = count = self._counts.get(name, 0) + 1
             return count
 
     def get(self, name: str, minute: int) -> int:
         with self._lock:
-            return self._counts.get(self._counted_as(name), 0) if minute == self._minute else 0
+            return self._counts.get(self._counted_name(name), 0) if minute == self._minute else 0
 
-    def _counted_as(self, name: str) -> str:
-        known = name in self._counts or len(self._counts) < MOST_NAMES
+    def _counted_name(self, name: str) -> str:
+        known = name in self._counts or len(self._counts) < MAX_NAMES
         return name if known else name.partition(":")[0]
 
 
-class SharedCounts:
-    """Those of all gateways, in Redis; while that does not answer, those of this process."""
+class RedisCounter:
+    """Counts the requests of all gateways in Redis; those of this process while Redis does not respond."""
 
     def __init__(self, storage: RedisStorage) -> None:
-        self._storage, self._own, self._asked_again_at = storage, OwnCounts(), 0.0
+        self._storage, self._own, self._paused_until = storage, ProcessCounter(), 0.0
 
     def add(self, name: str, minute: int) -> int:
-        counted = self._ask(lambda: self._storage.incr(f"{minute}:{name}", KEPT_S))
+        counted = self._try(lambda: self._storage.incr(f"{minute}:{name}", KEPT_S))
         return self._own.add(name, minute) if counted is None else counted
 
     def get(self, name: str, minute: int) -> int:
-        counted = self._ask(lambda: self._storage.get(f"{minute}:{name}"))
+        counted = self._try(lambda: self._storage.get(f"{minute}:{name}"))
         return self._own.get(name, minute) if counted is None else counted
 
-    def _ask(self, question: Callable[[], int]) -> int | None:
-        if time.monotonic() < self._asked_again_at:
+    def _try(self, command: Callable[[], int]) -> int | None:
+        if time.monotonic() < self._paused_until:
             return None
         try:
-            return question()
+            return command()
         except self._storage.base_exceptions as error:
-            self._asked_again_at = time.monotonic() + PAUSE_S
-            log.warning("rates.redis_failed", error=type(error).__name__)
+            self._paused_until = time.monotonic() + REDIS_PAUSE_S
+            log.warning("rate_limits.redis_failed", error=type(error).__name__)
             return None
 
 
-class Rates:
-    """The limits of the settings; 0 is no limit."""
+class RateLimits:
+    """Applies the limits of the settings; 0 means no limit."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
-        self._counts, self._clock = _counts(settings.rate_limit_storage), clock
+        self._counter, self._clock = _counter(settings.rate_limit_storage), clock
         self._limits = {
             "key": settings.rate_limit_per_key,
             "address": settings.rate_limit_per_address,
@@ -116,38 +122,40 @@ class Rates:
         }
 
     def take(self, kind: str, who: str) -> Window | None:
-        """Count a request of `who`; None where there is no limit."""
+        """Count a request of `who`. Returns None if there is no limit."""
         limit = self._limits[kind]
         if not limit:
             return None
         minute, reset_s = self._now()
-        left = limit - self._counts.add(f"{kind}:{who}", minute)
+        left = limit - self._counter.add(f"{kind}:{who}", minute)
         return Window(limit, max(0, left), reset_s, exceeded=left < 0)
 
     def check(self, kind: str, who: str) -> None:
-        """Raises RateLimited when `who` has used up the limit; counts nothing."""
+        """Raise RateLimited if `who` has used up the limit, without counting."""
         limit = self._limits[kind]
         minute, reset_s = self._now()
-        if limit and self._counts.get(f"{kind}:{who}", minute) >= limit:
+        if limit and self._counter.get(f"{kind}:{who}", minute) >= limit:
             raise RateLimited(retry_after_s=reset_s)
 
     def _now(self) -> tuple[int, int]:
-        """The minute, and the seconds until the next one."""
+        """The current minute and the seconds until the next."""
         minute, past_ms = divmod(self._clock.now_ms(), MINUTE_MS)
         return minute, -(-(MINUTE_MS - past_ms) // 1000)
 
 
-def _counts(url: str) -> Counts:
+def _counter(url: str) -> RequestCounter:
     if url.startswith("memory:"):
-        return OwnCounts()
-    from limits.storage import RedisStorage  # takes memory that others need not pay
+        return ProcessCounter()
+    from limits.storage import RedisStorage  # uses memory that other installations save
 
-    redis = RedisStorage(url, key_prefix="reelay", socket_timeout=REDIS_S, socket_connect_timeout=REDIS_S)
-    return SharedCounts(redis)
+    redis = RedisStorage(
+        url, key_prefix="reelay", socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S
+    )
+    return RedisCounter(redis)
 
 
 def address_of(remote: str | None) -> str:
-    """Whose requests are counted together: an IPv4 address, or the /64 that one customer with IPv6 has at least."""
+    """The unit that is counted: an IPv4 address, or the /64 network that a customer with IPv6 has at least."""
     try:
         address = ipaddress.ip_address((remote or "").partition("%")[0])
     except ValueError:

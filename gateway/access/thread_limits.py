@@ -1,4 +1,4 @@
-"""How many of the server's threads may be held for long, so that `/health` and short requests always find one."""
+"""Limits for requests that hold a thread for long, so that `/health` and short requests always find a free one."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from contextlib import contextmanager, nullcontext
 
 
 class ThreadLimit:
-    """A number of threads that one kind of request may hold at once."""
+    """The number of threads that one kind of request may hold at once."""
 
     def __init__(self, size: int) -> None:
         self._slots = threading.BoundedSemaphore(size)
 
     def take(self) -> bool:
-        """Hold one; False when all are held. Whoever got True calls `give_back` once."""
+        """Hold a thread. Returns False if all are held; after True the caller calls `give_back` once."""
         return self._slots.acquire(blocking=False)
 
     def give_back(self) -> None:
@@ -23,7 +23,7 @@ class ThreadLimit:
 
     @contextmanager
     def held(self) -> Iterator[bool]:
-        """Hold one inside the block, if there is one left."""
+        """Hold a thread inside the block; yields whether one was free."""
         taken = self.take()
         try:
             yield taken
@@ -33,7 +33,7 @@ class ThreadLimit:
 
 
 class ThreadLimits:
-    """Of `threads`: at most half wait for jobs, `per_key` (0: all) of these for one key; a quarter transfer files."""
+    """At most half of `threads` wait for jobs, `per_key` (0: all) of these for one key; a quarter transfer files."""
 
     def __init__(self, threads: int, per_key: int = 0) -> None:
         self.waiting = ThreadLimit(threads // 2)
@@ -43,7 +43,7 @@ class ThreadLimits:
 
     @contextmanager
     def waiting_for(self, key_id: str) -> Iterator[bool]:
-        """Hold one thread of those that wait inside the block, if the key may have one more and there is one left."""
+        """Hold a waiting thread inside the block; yields whether one was free and the key may have another."""
         with self._lock:
             self._waiting_of[key_id] += 1
             may = self._waiting_of[key_id] <= self._per_key

@@ -1,4 +1,4 @@
-"""The HTTP API: HTTP in, HTTP out. What it means is decided in `gateway.api.job_service`."""
+"""Registers the HTTP API on a Flask application. What requests do is implemented in `gateway.api.job_service`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from gateway.api import (
     event_routes,
     file_routes,
     front,
-    health_routes,
     job_routes,
-    metrics_routes,
+    monitoring_routes,
     operation_routes,
     problems,
 )
@@ -43,7 +42,7 @@ _CONFIG = {
                 "eventToken": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "Handed to a worker with its attempt, for that attempt alone.",
+                    "description": "Given to a worker with its attempt; valid for that attempt only.",
                 },
             }
         },
@@ -51,13 +50,13 @@ _CONFIG = {
         "webhooks": WEBHOOKS,
     },
 }
-# Without its validator, which would have the specification fetched by a stranger's server, and with nothing of the
-# request in the page: its script is always the same one.
+# Without the validator, which would make a third-party server fetch the specification. Nothing in the page depends on
+# the request, so the hash of its script is constant.
 _SWAGGER_UI = {"app_name": "Reelay", "validatorUrl": None, "oauth2RedirectUrl": "/docs/oauth2-redirect.html"}
 
 
 def register(app: Flask, settings: Settings) -> None:
-    """Add all routes, the error documents and the checks before and after every request."""
+    """Add all routes, the error documents, and the checks before and after every request."""
     app.config.update(_CONFIG, MAX_CONTENT_LENGTH=settings.max_body_bytes)
     app.before_request(_identify_request)
     front.register(app, settings.trusted_proxy_hops)
@@ -69,15 +68,15 @@ def register(app: Flask, settings: Settings) -> None:
         app.add_url_rule(path, "root", _to_docs)
     api = problems.ProblemApi(app)
     api.ma_plugin.converter.add_attribute_function(_pattern)
-    for module in (operation_routes, job_routes, file_routes, event_routes, health_routes, metrics_routes):
+    for module in (operation_routes, job_routes, file_routes, event_routes, monitoring_routes):
         api.register_blueprint(module.blueprint())
     app.register_blueprint(get_swaggerui_blueprint("/docs", "/openapi.json", _SWAGGER_UI, blueprint_name="docs"))
-    front.let_docs_run(app)
+    front.allow_docs_script(app)
     problems.register(app)
 
 
 def _pattern(_: object, __: object, *, ret: Mapping[str, Any], **___: Any) -> dict[str, str]:
-    """A field's pattern as JSON Schema reads it: it looks anywhere in the text, and for the end it has `$` alone."""
+    """Translate a field's pattern for JSON Schema, which searches the whole text and has only `$` for its end."""
     if "pattern" not in ret:
         return {}
     return {"pattern": "^" + ret["pattern"].removeprefix("^").replace(r"\Z", "$")}
@@ -89,18 +88,20 @@ def _to_docs() -> BaseResponse:
 
 def _identify_request() -> None:
     g.started = time.monotonic()
-    given = request.headers.get("X-Request-Id", "")
-    g.request_id = given if given.isascii() and given.isprintable() and 0 < len(given) <= 64 else str(ULID())
+    sent = request.headers.get("X-Request-Id", "")
+    g.request_id = sent if sent.isascii() and sent.isprintable() and 0 < len(sent) <= 64 else str(ULID())
     structlog.contextvars.clear_contextvars()
-    named = {name: value for name, value in (request.view_args or {}).items() if name in {"job_id", "attempt_id"}}
-    structlog.contextvars.bind_contextvars(request_id=g.request_id, **named)
+    ids = {name: value for name, value in (request.view_args or {}).items() if name in {"job_id", "attempt_id"}}
+    structlog.contextvars.bind_contextvars(request_id=g.request_id, **ids)
 
 
 def _finish(response: Response) -> Response:
     response.headers["X-Request-Id"] = g.request_id
-    quiet = request.endpoint in {"health.Health", "events.Events", "metrics.Metrics"} and response.status_code < 400
+    quiet = (
+        request.endpoint in {"monitoring.Health", "events.Events", "monitoring.Metrics"} and response.status_code < 400
+    )
     (log.debug if quiet else log.info)(
-        "request",
+        "request.answered",
         method=request.method,
         path=request.path,
         status=response.status_code,

@@ -1,4 +1,4 @@
-"""flask-smorest's blueprint as this API uses it: strict input, and every refusal in the documentation."""
+"""flask-smorest's blueprint with strict input, and with every error response in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from gateway.api.problems import MEDIA_TYPE, ProblemSchema
 
 Refusal = type[errors.RequestError]
 
-# Whoever comes without a key or too often, or finds the database down, is refused before the view is reached.
-_BEFORE_THE_VIEW = (errors.Unauthorized, errors.ServiceUnavailable)
+# Raised before or around every view: no valid key, too many requests, or the database is down.
+_OF_EVERY_VIEW = (errors.Unauthorized, errors.ServiceUnavailable)
 _OF_A_KEY = (errors.MissingScope, errors.RateLimited)
 _OF_A_BODY = (errors.MalformedBody, errors.BodyTooComplex, errors.PayloadTooLarge, errors.UnsupportedMediaType)
-# Far beyond what any operation takes. Lists are as long as their fields allow.
+# Far more than any operation needs. The length of lists is limited by their fields.
 MAX_DEPTH = 16
 MAX_FIELDS = 100
 
 
 class _Parser(FlaskParser):
-    """Refuses unknown query parameters, other media types than JSON, and JSON that Python cannot hold."""
+    """Rejects unknown query parameters, media types other than JSON, and JSON that Python cannot represent."""
 
     DEFAULT_UNKNOWN_BY_LOCATION = {**FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION, "query": None}
 
@@ -36,13 +36,13 @@ class _Parser(FlaskParser):
         if not req.is_json:
             raise errors.UnsupportedMediaType
         if req.content_length is None and len(req.get_data()) >= (req.max_content_length or 0):
-            raise errors.PayloadTooLarge  # werkzeug cuts a chunked body off there, without a word
+            raise errors.PayloadTooLarge  # werkzeug truncates a chunked body silently
         try:
             body = super().load_json(req, schema)
             if body is not missing:
-                # half of a surrogate pair: no database and no URL can hold it
+                # Half of a surrogate pair fits into no database and no URL.
                 json.dumps(body, ensure_ascii=False).encode()
-        except (ValueError, RecursionError) as error:  # numbers of many thousand digits, brackets nested as deep
+        except (ValueError, RecursionError) as error:  # thousands of digits or of nested brackets
             raise errors.MalformedBody from error
         if _too_complex(body):
             raise errors.BodyTooComplex(
@@ -52,7 +52,7 @@ class _Parser(FlaskParser):
 
 
 def _too_complex(body: Any) -> bool:
-    """Level by level: what is nested deep cannot exhaust the stack."""
+    """Walk level by level, so that deep nesting cannot exhaust the stack."""
     level = [body]
     for _ in range(MAX_DEPTH):
         if any(isinstance(node, dict) and len(node) > MAX_FIELDS for node in level):
@@ -67,7 +67,7 @@ def _too_complex(body: Any) -> bool:
 
 
 class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
-    """`refuses` documents what a view may answer besides success; what all views have in common is added to it."""
+    """`refuses` documents the errors of one view; those that views have in common are added to them."""
 
     ARGUMENTS_PARSER = _Parser()
 
@@ -76,12 +76,12 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         self._prepare_doc_cbks.append(self._prepare_refusals_doc)
 
     def arguments(self, schema: Schema | type[Schema], **kwargs: Any) -> Callable[..., Any]:
-        """As ever, but one schema for all requests: to make one takes longer than to use it."""
+        """Use one schema instance for all requests: creating one takes longer than using it."""
         made = schema() if isinstance(schema, type) else schema
         return super().arguments(made, **kwargs)  # type: ignore[no-any-return]
 
     def refuses(self, *refusals: Refusal) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Decorates a view with the problems of its own that it may answer."""
+        """Declare the errors that are specific to a view."""
 
         def decorate(view: Callable[..., Any]) -> Callable[..., Any]:
             view._apidoc = {**getattr(view, "_apidoc", {}), "refusals": refusals}  # type: ignore[attr-defined]
@@ -95,13 +95,13 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         takes_json = "application/json" in doc.get("requestBody", {}).get("content", {})
         refusals = {
             *doc_info.get("refusals", ()),
-            *(() if security == [] else _BEFORE_THE_VIEW),
+            *(() if security == [] else _OF_EVERY_VIEW),
             *(_OF_A_KEY if security is None else ()),
             *((errors.ValidationFailed,) if "arguments" in doc_info else ()),
             *(_OF_A_BODY if takes_json else ()),
         }
         responses = doc.setdefault("responses", {})
-        # a status that the view documents itself, with another schema, stays as it is
+        # Keep a status that the view documents itself with another schema.
         own = {str(status) for status, response in responses.items() if isinstance(response, dict)}
         responses.update({s: r for s, r in _responses(refusals).items() if str(s) not in own})
         return doc

@@ -1,4 +1,4 @@
-"""`POST /events/<attempt id>`: where workers report. A bearer token opens it for one attempt."""
+"""`POST /events/<attempt id>`: workers report here, with a bearer token that is valid for one attempt."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flask.views import MethodView
 from marshmallow import Schema
 
 from gateway.api.blueprint import Blueprint
-from gateway.dispatch.step import EVENTS_PURPOSE
+from gateway.dispatch.delivery import EVENTS_PURPOSE
 from gateway.errors import AttemptSuperseded, Unauthorized
 from gateway.wiring import services
 from wire.envelope import Event, EventSchema
@@ -29,14 +29,14 @@ def blueprint() -> Blueprint:
         @here.refuses(AttemptSuperseded)
         def post(self, event: Event, attempt_id: str) -> dict[str, Any]:
             """Report the claim, progress, or the end of an attempt."""
-            services().jobs.on_event(attempt_id, event)
+            services().reports.take(attempt_id, event)
             return {}
 
     return here
 
 
 def _with_token(view: Any) -> Any:
-    """Before the body is read: the token must be the attempt's own and not expired."""
+    """Check, before the body is read, that the token belongs to the attempt and has not expired."""
 
     def checked(*args: Any, attempt_id: str, **kwargs: Any) -> Any:
         here = services()
@@ -45,6 +45,6 @@ def _with_token(view: Any) -> Any:
             case [str(owner), int(expires_at)] if owner == attempt_id and here.clock.now_ms() < expires_at:
                 structlog.contextvars.bind_contextvars(attempt_id=attempt_id)
                 return view(*args, attempt_id=attempt_id, **kwargs)
-        raise Unauthorized("The event needs the bearer token of its attempt.")
+        raise Unauthorized("Events need the bearer token of their attempt.")
 
     return checked

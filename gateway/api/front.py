@@ -1,4 +1,4 @@
-"""What stands before every route: proxies that are believed, pages of other origins, headers that browsers obey."""
+"""Around every route: trusted proxies, CORS, and the security headers of responses."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from gateway.wiring import services
 
-# Answers are data, not pages: nothing in them runs, and nobody frames them.
+# Responses are data, not pages: nothing in them may run, and no page may frame them.
 _CLOSED = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-# Swagger UI draws its icons from data: URLs and sets styles of elements. One script of its page is inside of it.
+# Swagger UI uses icons in data: URLs, inline styles, and one inline script.
 _DOCS = (
     "default-src 'none'; script-src 'self' '{script}'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-# A file of a client's, shown by itself, is in an origin of its own and may do no more than play.
+# A client's file opened in a browser gets an opaque origin and may only play.
 _FILES = "default-src 'none'; media-src 'self'; style-src 'unsafe-inline'; sandbox"
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -29,9 +29,9 @@ _HEADERS = {
 }
 _HSTS = "max-age=31536000"
 
-_METHODS = "GET, HEAD, POST, DELETE"
-_ASKED = "Content-Type, Idempotency-Key, Prefer, Range, X-API-Key, X-Request-Id"
-_SHOWN = (
+_ALLOWED_METHODS = "GET, HEAD, POST, DELETE"
+_ALLOWED_HEADERS = "Content-Type, Idempotency-Key, Prefer, Range, X-API-Key, X-Request-Id"
+_EXPOSED_HEADERS = (
     "Accept-Ranges, Content-Length, Content-Range, ETag, Location, Preference-Applied, RateLimit-Limit, "
     "RateLimit-Remaining, RateLimit-Reset, Retry-After, X-Request-Id"
 )
@@ -39,17 +39,17 @@ _PREFLIGHT_S = "600"
 
 
 def register(app: Flask, trusted_proxy_hops: int) -> None:
-    """Must come before all other checks: a browser's question whether it may call carries no key."""
+    """Call this before all other checks: a browser's preflight request carries no key."""
     hops = trusted_proxy_hops
-    if hops:  # one too many, and everybody may forge an address. Nothing here is made from the name of the host.
+    if hops:  # one too many lets clients forge their address; the Host header is never used
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=0)  # type: ignore[method-assign]
     app.before_request(_answer_preflight)
-    app.after_request(_harden)
-    app.after_request(_open_to_origin)
+    app.after_request(_add_security_headers)
+    app.after_request(_add_cors_headers)
 
 
-def let_docs_run(app: Flask) -> None:
-    """Once the page of the documentation is registered: its own script may run, by its hash, and no other."""
+def allow_docs_script(app: Flask) -> None:
+    """Allow the documentation page's own script by its hash. Call this after the page is registered."""
     with app.test_request_context("/docs/"):
         page = app.view_functions["docs.show"]()
     (script,) = re.findall(r"<script>(.*?)</script>", str(page), re.DOTALL)
@@ -57,7 +57,7 @@ def let_docs_run(app: Flask) -> None:
     app.extensions["docs_policy"] = _DOCS.format(script=f"sha256-{digest}")
 
 
-def _origin_let_in() -> str | None:
+def _allowed_origin() -> str | None:
     origin = request.headers.get("Origin", "")
     allowed = {known.rstrip("/").lower() for known in services().settings.cors_origins}
     return origin if origin.lower() in allowed else None
@@ -65,37 +65,37 @@ def _origin_let_in() -> str | None:
 
 def _answer_preflight() -> Response | None:
     asks = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
-    if not asks or _origin_let_in() is None:
+    if not asks or _allowed_origin() is None:
         return None
     response = Response(status=204)
-    response.headers["Access-Control-Allow-Methods"] = _METHODS
-    response.headers["Access-Control-Allow-Headers"] = _ASKED
+    response.headers["Access-Control-Allow-Methods"] = _ALLOWED_METHODS
+    response.headers["Access-Control-Allow-Headers"] = _ALLOWED_HEADERS
     response.headers["Access-Control-Max-Age"] = _PREFLIGHT_S
     return response
 
 
-def _open_to_origin(response: Response) -> Response:
-    """Never with credentials: a key is a header that the page must know."""
+def _add_cors_headers(response: Response) -> Response:
+    """Never allow credentials: the page must know the key and send it as a header."""
     if not services().settings.cors_origins:
         return response
     response.vary.add("Origin")
-    if (origin := _origin_let_in()) is not None:
+    if (origin := _allowed_origin()) is not None:
         response.headers["Access-Control-Allow-Origin"] = origin
-        response.headers["Access-Control-Expose-Headers"] = _SHOWN
+        response.headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
     return response
 
 
-def _harden(response: Response) -> Response:
+def _add_security_headers(response: Response) -> Response:
     where = (request.endpoint or "").partition(".")[0]
     is_file = request.endpoint == "files.File" and response.status_code < 400
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)
     policy = _FILES if is_file else current_app.extensions["docs_policy"] if where == "docs" else _CLOSED
     response.headers["Content-Security-Policy"] = policy
-    # A finished video may stand in anybody's page: its URL is the permission.
+    # Any page may embed a finished video: the signed URL is the permission.
     response.headers["Cross-Origin-Resource-Policy"] = "cross-origin" if is_file else "same-origin"
     if not is_file and where != "docs":
-        response.headers.setdefault("Cache-Control", "no-store")  # signed URLs are in it
+        response.headers.setdefault("Cache-Control", "no-store")  # it contains signed URLs
     if request.is_secure:
         response.headers["Strict-Transport-Security"] = _HSTS
     return response

@@ -1,4 +1,4 @@
-"""`/jobs`: look, list, cancel, send the webhook again."""
+"""`/jobs`: read, list and cancel jobs, and send their webhooks again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ListSchema(Schema):
     operation = fields.String(validate=validate.OneOf(sorted(OPERATIONS)))
     cursor = fields.String(
         validate=validate.Regexp(r"job_[0-9A-Z]{26}\Z", error="Not a cursor."),
-        metadata={"description": "`nextCursor` of the page before."},
+        metadata={"description": "`nextCursor` of the previous page."},
     )
     limit = fields.Integer(load_default=50, validate=validate.Range(1, 200))
 
@@ -30,7 +30,7 @@ def blueprint() -> Blueprint:
     here = Blueprint("jobs", __name__, url_prefix="/jobs", description="Follow jobs")
 
     @here.route("")
-    class Jobs(MethodView):
+    class JobList(MethodView):
         @here.arguments(ListSchema, location="query")
         @here.response(200, JobListSchema)
         def get(self, query: dict[str, Any]) -> dict[str, Any]:
@@ -50,13 +50,13 @@ def blueprint() -> Blueprint:
             }
 
     @here.route("/<job_id>")
-    class Job(MethodView):
+    class OneJob(MethodView):
         @here.arguments(WaitSchema, location="query")
         @here.response(200, JobSchema, description="The finished job")
         @here.alt_response(202, schema=JobSchema, description="The job so far", success=True)
         @here.refuses(NotFound)
         def get(self, query: dict[str, Any], job_id: str) -> Response:
-            """One job; with `Prefer: wait=N` once it has ended."""
+            """One job. `Prefer: wait=N` holds the response until it has ended."""
             return job_response(services().jobs.get(job_id, g.key_id), wait=query.get("wait"))
 
         @here.response(200, JobSchema, description="The cancelled job")
@@ -66,8 +66,8 @@ def blueprint() -> Blueprint:
             return services().documents.of(services().jobs.cancel(job_id, g.key_id))
 
     @here.route("/<job_id>/webhook")
-    class Webhook(MethodView):
-        @here.response(202, JobSchema, description="The job, whose webhook is about to be sent")
+    class JobWebhook(MethodView):
+        @here.response(202, JobSchema, description="The job, whose webhook will be sent")
         @here.refuses(NotFound, JobNotFinished, NoWebhook)
         def post(self, job_id: str) -> dict[str, Any]:
             """Send the webhook of a finished job once more."""

@@ -14,6 +14,7 @@ from marshmallow import Schema, fields
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 
+from common.validation import flatten
 from gateway import errors
 from gateway.storage import StorageFullError, StorageUnavailable
 
@@ -21,30 +22,17 @@ log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
-# For werkzeug's own errors, which know a status alone.
-_BY_STATUS: Mapping[int, type[errors.RequestError]] = {
-    error.status: error
-    for error in (
-        errors.BadRequest,
-        errors.Unauthorized,
-        errors.SpendingLimit,
-        errors.MissingScope,
-        errors.NotFound,
-        errors.MethodNotAllowed,
-        errors.JobFinished,
-        errors.LengthRequired,
-        errors.PayloadTooLarge,
-        errors.UnsupportedMediaType,
-        errors.RangeNotSatisfiable,
-        errors.ValidationFailed,
-        errors.RateLimited,
-        errors.InternalError,
-        errors.ServiceUnavailable,
-        errors.StorageLow,
-    )
-}
+# What Flask, werkzeug and webargs raise themselves, apart from 400 and 5xx.
+_OF_THE_FRAMEWORK = (
+    errors.NotFound,
+    errors.MethodNotAllowed,
+    errors.PayloadTooLarge,
+    errors.UnsupportedMediaType,
+    errors.RangeNotSatisfiable,
+    errors.ValidationFailed,
+)
 RETRY_AFTER_S = 2
-# How many wrong fields are told of; a long list has many times as many.
+# Wrong fields that are listed at most; an error in every item of a long list would fill megabytes.
 MAX_ERRORS = 100
 _RETRY = frozenset({503, 507})
 
@@ -59,13 +47,13 @@ class ProblemSchema(Schema):
     errors = fields.Dict(
         keys=fields.String(),
         values=fields.List(fields.String()),
-        metadata={"description": "With `validation_failed`: every wrong field and why."},
+        metadata={"description": "With `validation_failed`: why each field is wrong, by its path."},
     )
-    requestId = fields.String(metadata={"description": "Finds the request in the server's log."})
+    requestId = fields.String(metadata={"description": "Identifies the request in the server's log."})
 
 
 class ProblemApi(Api):  # type: ignore[misc]
-    """flask-smorest with our error documents."""
+    """flask-smorest with problem documents for errors."""
 
     ERROR_SCHEMA = ProblemSchema
 
@@ -76,14 +64,14 @@ class ProblemApi(Api):  # type: ignore[misc]
         return response
 
     def _register_responses(self) -> None:
-        """One for every error that a route does not document itself."""
+        """Document the response for errors that a route does not document itself."""
         content = {MEDIA_TYPE: {"schema": self.ERROR_SCHEMA}}
         response = {"description": "Any other error", "content": content}
         self.spec.components.response(self.DEFAULT_ERROR_RESPONSE_NAME, response, lazy=True)
 
 
 def register(app: Flask) -> None:
-    """Answer every error that a view lets out with a problem document."""
+    """Return a problem document for every error that a view raises."""
     app.register_error_handler(errors.RequestError, problem)
     app.register_error_handler(SQLAlchemyError, _database_failed)
     app.register_error_handler(StorageUnavailable, _storage_failed)
@@ -93,7 +81,7 @@ def register(app: Flask) -> None:
 
 
 def problem(error: errors.RequestError) -> Response:
-    """The document for `error`."""
+    """Make the response for `error`."""
     document: dict[str, Any] = {
         "type": f"/errors/{error.code}",
         "title": error.message,
@@ -118,30 +106,16 @@ def _translate(error: HTTPException) -> errors.RequestError:
         return errors.MalformedBody()
     if error.code is not None and error.code >= 500:
         return errors.InternalError()
-    return _BY_STATUS.get(error.code or 400, errors.BadRequest)()
+    return next((known for known in _OF_THE_FRAMEWORK if known.status == error.code), errors.BadRequest)()
 
 
 def _validation(messages: Mapping[str, Any]) -> errors.ValidationFailed:
-    """webargs' messages by location, as field → reasons; a wrong body as a whole is `_schema`."""
-    found: dict[str, object] = {}
-    for fields_ in messages.values():
-        found.update(islice(_flat(fields_).items(), MAX_ERRORS))
-    reasons = "; ".join(f"{name}: {_first(reason)}" for name, reason in found.items())
+    """Merge the messages that webargs returns by location (`json`, `query`)."""
+    found: dict[str, list[str]] = {}
+    for located in messages.values():
+        found.update(islice(flatten(located).items(), MAX_ERRORS))
+    reasons = "; ".join(f"{path}: {first}" for path, (first, *_) in found.items())
     return errors.ValidationFailed(f"One or more fields are not valid. {reasons}", errors=found)
-
-
-def _flat(messages: object, path: str = "") -> dict[str, object]:
-    """Reasons of nested fields under their dotted names: `result.stats.size_bytes`."""
-    if not isinstance(messages, dict):
-        return {path or "_schema": messages}
-    found: dict[str, object] = {}
-    for name, inner in messages.items():
-        found.update(_flat(inner, f"{path}.{name}" if path else str(name)))
-    return found
-
-
-def _first(reason: object) -> object:
-    return reason[0] if isinstance(reason, list) and reason else reason
 
 
 def _database_failed(error: SQLAlchemyError) -> Response:
@@ -160,8 +134,8 @@ def _storage_full(_: StorageFullError) -> Response:
 
 
 def _not_http(_: ParseException) -> Response:
-    """The server finds out about chunks while a view reads them."""
-    return problem(errors.BadRequest("The body does not come in chunks as HTTP asks for."))
+    """Chunks are parsed by the server while a view reads them."""
+    return problem(errors.BadRequest("The chunked body is malformed."))
 
 
 def _unexpected(_: Exception) -> Response:

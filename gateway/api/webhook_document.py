@@ -1,4 +1,4 @@
-"""A webhook as clients see it in the job."""
+"""A job's webhook as clients see it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gateway.domain.webhooks import Webhook, WebhookState
 
 
 def document(job: Job, webhook: Webhook | None) -> dict[str, Any]:
-    """The log that clients see in the job; what it does not have is left out. None: the job has not ended."""
+    """The state of the job's webhook, without fields that are not set. `webhook`: None while the job has not ended."""
     log: dict[str, Any] = {
         "url": shown(job.webhook_url or ""),
         "status": str(webhook.state if webhook else WebhookState.PENDING),
@@ -27,6 +27,6 @@ def document(job: Job, webhook: Webhook | None) -> dict[str, Any]:
 
 
 def shown(url: str) -> str:
-    """The URL without what may be secret in it: user, password, query and fragment."""
+    """The URL without its parts that may be secret: user, password, query and fragment."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

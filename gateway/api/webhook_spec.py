@@ -1,4 +1,4 @@
-"""What `/openapi.json` tells of the calls that we make: the section `webhooks` of OpenAPI 3.1."""
+"""The section `webhooks` of the OpenAPI document: the requests that the gateway sends."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 from gateway.domain.jobs import FINISHED
 
 _HEADERS = {
-    "webhook-id": "The same at every try: tells a webhook that came twice.",
+    "webhook-id": "The same at every try, so that receivers recognise repetitions.",
     "webhook-timestamp": "When it was sent, in seconds since 1970.",
-    "webhook-signature": "`v1,` and the Base64 HMAC-SHA256 of `<id>.<timestamp>.<body>`; several are parted by spaces.",
+    "webhook-signature": "`v1,` and the Base64 HMAC-SHA256 of `<id>.<timestamp>.<body>`; several are space-separated.",
 }
 _BODY = {
     "type": "object",
@@ -24,7 +24,7 @@ WEBHOOKS: dict[str, Any] = {
     "jobEnded": {
         "post": {
             "summary": "A job has ended",
-            "description": "Sent to the job's `webhook_url`, signed as Standard Webhooks has it.",
+            "description": "Sent to the job's `webhook_url`, signed according to Standard Webhooks.",
             "operationId": "jobEnded",
             "tags": ["jobs"],
             "security": [],
@@ -34,9 +34,9 @@ WEBHOOKS: dict[str, Any] = {
             ],
             "requestBody": {"required": True, "content": {"application/json": {"schema": _BODY}}},
             "responses": {
-                "2XX": {"description": "Taken. Anything else is a failure, and tried again for three days."},
-                "410": {"description": "Not wanted: it is not sent again."},
-                "429": {"description": "Later; `Retry-After` is honoured, as it is with 503."},
+                "2XX": {"description": "Accepted. After any other response the webhook is retried for three days."},
+                "410": {"description": "Rejected for good: it is not sent again."},
+                "429": {"description": "Try later; `Retry-After` is honoured, as with 503."},
             },
         }
     }

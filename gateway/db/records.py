@@ -1,4 +1,4 @@
-"""Records that only the database layer makes."""
+"""Records that only the database layer creates."""
 
 from __future__ import annotations
 
@@ -8,41 +8,53 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Unfinished:
-    """Jobs that have not ended: how many by status, when the oldest was made, how many should have ended."""
+    """The jobs that have not ended."""
 
+    #: Number of jobs by status.
     by_status: Mapping[str, int]
+    #: When the oldest was created, ms UTC; None without jobs.
     oldest_at: int | None
+    #: Number of jobs that should have ended by their own limits.
     past_limits: int
 
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A client's key. Its secret is not stored, only the SHA-256; `scopes` are words with commas between them.
+    """A client's key. Times are ms UTC."""
 
-    `previous_sha256`: of the secret before it, which is valid too until `previous_until`.
-    `webhook_rotations`: how often the secret of its webhooks was changed, the last time at `webhook_rotated_at`.
-    """
-
+    #: `key_` + ULID.
     id: str
+    #: The client's name, as the operator wrote it.
     name: str
+    #: `cli`, or `environment` for the key in X_API_KEY.
     source: str
+    #: The first characters of the secret, for display; empty for a key of the environment.
     prefix: str
+    #: SHA-256 of the secret, hexadecimal. The secret itself is not stored.
     secret_sha256: str
+    #: When it was created.
     created_at: int
+    #: Since when it is refused; None while it is valid.
     revoked_at: int | None = None
+    #: How often the secret of its webhooks was changed.
     webhook_rotations: int = 0
+    #: When that was changed last; None if never.
     webhook_rotated_at: int | None = None
+    #: What it may do, separated by commas: `jobs,metrics`.
     scopes: str = ""
+    #: SHA-256 of the previous secret; None if it was never rotated.
     previous_sha256: str | None = None
+    #: Until when the previous secret is valid too.
     previous_until: int | None = None
 
 
 @dataclass(frozen=True)
 class Usage:
-    """How many jobs of a key have not ended, and what its attempts have cost, in nano-dollars: those that ended today,
-    and one in the mean of the last day on which any did; 0 while nothing is known.
-    """
+    """What a key uses of its quotas."""
 
+    #: Number of its jobs that have not ended.
     unfinished: int
+    #: Cost of its attempts that ended today (UTC), in nano-dollars.
     today_nano: int
+    #: Mean cost of an attempt on the last day on which any ended, in nano-dollars; 0 while unknown.
     mean_nano: int

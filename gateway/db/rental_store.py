@@ -8,9 +8,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from gateway.db.rows import to_attempt
 from gateway.db.store import Store
 from gateway.db.tables import DAY_MS, attempts, avoided_machines, fleets, jobs, leases, rentals
-from gateway.db.transaction import StaleLease, Transaction, to_attempt
+from gateway.db.transaction import StaleLease, Transaction
 from gateway.domain import ids
 from gateway.domain.attempts import ENDED, Attempt, AttemptState
 from gateway.domain.rentals import ORPHAN, OVER, FleetState, Rental, Stage, rental_of

@@ -1,4 +1,4 @@
-"""The one truth: tables, and a small interface over them. SQLite by default, PostgreSQL by DATABASE_URL.
+"""The database behind one interface: SQLite by default, PostgreSQL by DATABASE_URL.
 
 To change something, open `store.transaction()`, read the records there, make new ones with `gateway.domain.transitions`
 and save them. Reads outside a transaction never wait for writers. Rentals are in `gateway.db.rental_store`.
@@ -6,170 +6,46 @@ and save them. Reads outside a transaction never wait for writers. Rentals are i
 
 from __future__ import annotations
 
-import threading
-from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
 
-from gateway.db.engine import _WRITES, BUSY_S
+from gateway.db.group_commit import GroupCommit
 from gateway.db.records import ApiKey, Unfinished, Usage
-from gateway.db.statements import _DUE_TRIED, _DUE_UNTRIED, _DUE_WEBHOOKS, _JOB, _KEY_BY_HASH, _NEXT_DUE_AT, _SPENT
-from gateway.db.tables import DAY_MS, api_keys, attempts, idempotency, jobs, leases, spending, webhooks
-from gateway.db.transaction import (
-    Refuse,
-    Transaction,
-    _api_keys,
-    _attempt,
-    _each,
-    _insert_jobs,
-    _job,
-    _to_job,
-    _to_webhook,
-    _usage,
-    to_attempt,
-)
+from gateway.db.rows import read_api_keys, read_attempt, read_job, read_usage, to_attempt, to_job, to_webhook
+from gateway.db.statements import DUE_TRIED, DUE_UNTRIED, DUE_WEBHOOKS, JOB, KEY_BY_HASH, NEXT_DUE_AT, PARAMS, SPENT
+from gateway.db.tables import DAY_MS, api_keys, attempts, idempotency, job_params, jobs, leases, spending, webhooks
+from gateway.db.transaction import Refuse, insert_jobs
 from gateway.domain.attempts import Attempt
 from gateway.domain.jobs import Job, JobStatus
 from gateway.domain.webhooks import Webhook
 
-# The database as a whole does not work, whatever it was asked.
-_OUT_OF_ORDER = sa.exc.OperationalError, sa.exc.TimeoutError, sa.exc.DisconnectionError
-T = TypeVar("T")
-
-
-@dataclass(eq=False)
-class _Work:
-    """Waits to be written together with others: `do` is given the items of all that want the same done.
-
-    `woken`: it has been done, or else its thread is the next that writes.
-    """
-
-    do: Callable[[Transaction, list[Any]], Sequence[Any]]
-    item: Any
-    writes: bool = False
-    woken: threading.Event = field(default_factory=threading.Event)
-    answer: Any = None
-    error: BaseException | None = None
-
 
 class Store:
-    """All tables behind one interface; safe to share between threads."""
+    """Reads of the tables, and transactions that write. Safe to share between threads."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
-        self._write_lock = threading.Lock() if engine.dialect.name == "sqlite" else None
-        # Those that wait to be written together, and whether one of them is about to do it.
-        self._arrived: deque[_Work] = deque()
-        self._led, self._line = False, threading.Lock()
+        self._writers = GroupCommit(engine)
+        self.transaction, self.together = self._writers.transaction, self._writers.together
 
-    @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
-        """A transaction that may write; committed when the block ends well, undone when it raises."""
-        with self._turn(), self._writing() as connection:
-            yield Transaction(connection)
-
-    @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
-        with self._engine.connect() as connection:
-            connection.info[_WRITES] = True
-            with connection.begin():
-                yield connection
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """SQLite's own queue of writers is unfair; one lock in front of it is not. Raises sqlalchemy's TimeoutError."""
-        if self._write_lock is None:
-            yield
-            return
-        if not self._write_lock.acquire(timeout=BUSY_S):
-            raise sa.exc.TimeoutError(f"another thread has been writing for {BUSY_S} s")
-        try:
-            yield
-        finally:
-            self._write_lock.release()
-
-    def together(self, work: Callable[[Transaction], T]) -> T:
-        """What `work` answers inside a transaction, once that is committed. Those that come while somebody writes share
-        one commit.
-
-        When one of them raises all are undone and each is done again alone: `work` only reads and writes there.
-        """
-        answer: T = self._share(_each, work)
-        return answer
-
-    def add_job(self, job: Job, refuse: Refuse | None = None) -> None:
+    def add_job(self, job: Job, params: Mapping[str, Any], refuse: Refuse | None = None) -> None:
         """Insert the job and commit, together with others. Raises what `refuse` has against it."""
-        refused: Exception | None = self._share(_insert_jobs, (job, refuse))
+        refused: Exception | None = self._writers.share(insert_jobs, (job, params, refuse))
         if refused is not None:
             raise refused
 
-    def _share(self, do: Callable[[Transaction, list[Any]], Sequence[Any]], item: Any) -> Any:
-        mine = _Work(do, item)
-        if self._write_lock is None:
-            self._carry_out([mine])  # PostgreSQL takes many writers at once
-        else:
-            with self._line:
-                self._arrived.append(mine)
-                mine.writes, self._led = not self._led, True
-            if not mine.writes:
-                mine.woken.wait()
-            if mine.writes:
-                self._write_arrived()
-        if mine.error is not None:
-            raise mine.error
-        return mine.answer
-
-    def _write_arrived(self) -> None:
-        """All in one; then whoever came first meanwhile does the same. Who was done waits for no lock any more."""
-        batch: list[_Work] = []
-        try:
-            with self._turn():
-                batch = self._take_arrived()
-                self._carry_out(batch)
-        except BaseException as error:
-            # nobody may write a job whose client has been told that it was not taken
-            batch = batch or self._take_arrived()
-            for work in batch:
-                work.error = error
-        finally:
-            with self._line:
-                heir = self._arrived[0] if self._arrived else None
-                self._led = heir is not None
-            for work in batch:
-                work.woken.set()
-            if heir is not None:
-                heir.writes = True
-                heir.woken.set()
-
-    def _take_arrived(self) -> list[_Work]:
-        with self._line:
-            batch = list(self._arrived)
-            self._arrived.clear()
-            return batch
-
-    def _carry_out(self, batch: list[_Work]) -> None:
-        try:
-            with self._writing() as connection:
-                for do in dict.fromkeys(work.do for work in batch):
-                    alike = [work for work in batch if work.do is do]
-                    answers = do(Transaction(connection), [work.item for work in alike])
-                    for work, answer in zip(alike, answers, strict=True):
-                        work.answer = answer
-        except Exception as error:
-            if len(batch) > 1 and not isinstance(error, _OUT_OF_ORDER):
-                for one in batch:  # whichever it was, the others are not to blame
-                    self._carry_out([one])
-                return
-            for work in batch:
-                work.error = error
+    def params(self, job_id: str) -> Mapping[str, Any]:
+        """The job's params as the client set them; empty when there is no such job."""
+        with self._engine.connect() as connection:
+            found: Mapping[str, Any] | None = connection.scalar(PARAMS, {"its_id": job_id})
+            return found or {}
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        """For reads of what other modules keep here."""
+        """A connection for the reads of other modules, such as `gateway.db.rental_store`."""
         with self._engine.connect() as connection:
             yield connection
 
@@ -180,19 +56,20 @@ class Store:
 
     def job(self, job_id: str) -> Job | None:
         with self._engine.connect() as connection:
-            return _job(connection, _JOB, its_id=job_id)
+            return read_job(connection, JOB, its_id=job_id)
 
     def jobs_by_id(self, job_ids: Collection[str]) -> dict[str, Job]:
-        """Those of the jobs that there are."""
+        """Those of the jobs that exist, by their ids."""
         with self._engine.connect() as connection:
             rows = connection.execute(sa.select(jobs).where(jobs.c.id.in_(job_ids))).mappings()
-            return {row["id"]: _to_job(row) for row in rows}
+            return {row["id"]: to_job(row) for row in rows}
 
     def unfinished_params(self, containing: str) -> list[str]:
-        """Params, as JSON text, of the jobs that are not over and have `containing` in them."""
-        text = sa.cast(jobs.c.params, sa.Text)
-        # a job has a next look until it is over; for IS NOT NULL SQLite would not use the index
-        query = sa.select(text).where(jobs.c.next_at > 0, text.contains(containing, autoescape=True))
+        """The params, as JSON text, of the jobs that are not over, where they contain the text `containing`."""
+        text = sa.cast(job_params.c.params, sa.Text)
+        # A job that is not over has a time for its next look; for IS NOT NULL SQLite would not use the index.
+        query = sa.select(text).join_from(jobs, job_params)
+        query = query.where(jobs.c.next_at > 0, text.contains(containing, autoescape=True))
         with self._engine.connect() as connection:
             return list(connection.scalars(query))
 
@@ -210,7 +87,7 @@ class Store:
             return [to_attempt(row) for row in connection.execute(query).mappings()]
 
     def attempts_of(self, job_ids: Collection[str]) -> dict[str, list[Attempt]]:
-        """Those of several jobs, by the job's id, oldest first."""
+        """The attempts of several jobs, by the job's id, oldest first."""
         query = sa.select(attempts).where(attempts.c.job_id.in_(job_ids)).order_by(attempts.c.id)
         found: dict[str, list[Attempt]] = {}
         with self._engine.connect() as connection:
@@ -220,29 +97,29 @@ class Store:
 
     def attempt(self, attempt_id: str) -> Attempt | None:
         with self._engine.connect() as connection:
-            return _attempt(connection, attempt_id)
+            return read_attempt(connection, attempt_id)
 
     def list_jobs(
         self, key_id: str, *, status: str | None, operation: str | None, before: str | None, limit: int
     ) -> list[Job]:
-        """Jobs of one key, newest first, starting behind the job `before`."""
+        """Jobs of one key, newest first, older than the job `before`."""
         query = sa.select(jobs).where(jobs.c.key_id == key_id).order_by(jobs.c.id.desc()).limit(limit)
         for column, value in ((jobs.c.status, status), (jobs.c.operation, operation)):
             query = query if value is None else query.where(column == value)
         query = query if before is None else query.where(jobs.c.id < before)
         with self._engine.connect() as connection:
-            return [_to_job(row) for row in connection.execute(query).mappings()]
+            return [to_job(row) for row in connection.execute(query).mappings()]
 
     def due(self, now: int, limit: int, untried: int | None = None) -> list[str]:
-        """Ids of jobs that somebody should look at: those that nobody has tried yet first, then the most overdue.
+        """The ids of due jobs: those without an attempt first, then the most overdue.
 
         `untried`: at most so many of the first kind.
         """
         most = limit if untried is None else min(limit, untried)
         with self._engine.connect() as connection:
-            found = list(connection.scalars(_DUE_UNTRIED, {"now": now, "most": most}))
+            found = list(connection.scalars(DUE_UNTRIED, {"now": now, "most": most}))
             if len(found) < limit:
-                found += connection.scalars(_DUE_TRIED, {"now": now, "most": limit - len(found)})
+                found += connection.scalars(DUE_TRIED, {"now": now, "most": limit - len(found)})
             return found
 
     def unfinished(self, now: int, margin_ms: int) -> Unfinished:
@@ -258,22 +135,22 @@ class Store:
         )
 
     def next_due_at(self) -> int | None:
-        """When the next job needs a look."""
+        """When the next job is due, in ms UTC; None when none will be."""
         with self._engine.connect() as connection:
-            next_at: int | None = connection.scalar(_NEXT_DUE_AT)
+            next_at: int | None = connection.scalar(NEXT_DUE_AT)
             return next_at
 
     def webhooks(self, job_ids: Collection[str]) -> dict[str, Webhook]:
-        """Those of the jobs that have one, by the job's id."""
+        """The webhooks of the jobs that have one, by the job's id."""
         query = sa.select(webhooks).where(webhooks.c.job_id.in_(job_ids))
         with self._engine.connect() as connection:
-            return {row["job_id"]: _to_webhook(row) for row in connection.execute(query).mappings()}
+            return {row["job_id"]: to_webhook(row) for row in connection.execute(query).mappings()}
 
     def due_webhooks(self, now: int, limit: int, not_hosts: Collection[str]) -> list[tuple[str, str]]:
-        """(job id, host) of webhooks that should be sent, those that wait longest first, none to `not_hosts`."""
+        """(job id, host) of due webhooks, those that wait longest first, none to `not_hosts`."""
         asked = {"now": now, "most": limit, "not_hosts": list(not_hosts)}
         with self._engine.connect() as connection:
-            return [(row[0], row[1]) for row in connection.execute(_DUE_WEBHOOKS, asked)]
+            return [(row[0], row[1]) for row in connection.execute(DUE_WEBHOOKS, asked)]
 
     def unsent_webhooks(self) -> tuple[int, int | None]:
         """How many are still to be sent, and when the oldest of their jobs ended."""
@@ -288,32 +165,32 @@ class Store:
         return ApiKey(**row) if row else None
 
     def api_key_by_hash(self, secret_sha256: str) -> ApiKey | None:
-        """The key that has the secret with this hash, or else the one that had it before its rotation."""
+        """The key whose secret has this hash, or else the key that had it before its rotation."""
         with self._engine.connect() as connection:
-            found = [ApiKey(**row) for row in connection.execute(_KEY_BY_HASH, {"hash": secret_sha256}).mappings()]
+            found = [ApiKey(**row) for row in connection.execute(KEY_BY_HASH, {"hash": secret_sha256}).mappings()]
         return max(found, key=lambda key: key.secret_sha256 == secret_sha256, default=None)
 
     def api_keys(self) -> list[ApiKey]:
         with self._engine.connect() as connection:
-            return _api_keys(connection)
+            return read_api_keys(connection)
 
     def usage(self, key_id: str, now: int) -> Usage:
         with self._engine.connect() as connection:
-            return _usage(connection, key_id, now)
+            return read_usage(connection, key_id, now)
 
     def spent_today(self, key_id: str, now: int) -> int:
-        """Nano-dollars."""
+        """What the key has spent today, in nano-dollars."""
         with self._engine.connect() as connection:
-            return connection.scalar(_SPENT, {"its_id": key_id, "day": now // DAY_MS}) or 0
+            return connection.scalar(SPENT, {"its_id": key_id, "day": now // DAY_MS}) or 0
 
     def spent_by_key(self, now: int) -> dict[str, int]:
-        """Nano-dollars of today, of the keys that have spent any."""
+        """What keys have spent today, in nano-dollars; those without spending are left out."""
         query = sa.select(spending.c.key_id, spending.c.cost_nano).where(spending.c.day == now // DAY_MS)
         with self._engine.connect() as connection:
             return {row[0]: row[1] for row in connection.execute(query)}
 
     def lease_expires_at(self, name: str) -> int | None:
-        """Until when somebody holds the lease `name`; None when nobody ever did."""
+        """When the lease `name` expires, in ms UTC; None when it was never held."""
         with self._engine.connect() as connection:
             expires_at: int | None = connection.scalar(sa.select(leases.c.expires_at).where(leases.c.name == name))
             return expires_at

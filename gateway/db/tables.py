@@ -10,11 +10,11 @@ from gateway.domain import webhooks as hooks
 DAY_MS = 86_400_000
 
 metadata = sa.MetaData()
-_ID = sa.String(40)
+ID_TYPE = sa.String(40)
 
 
 class ForeignText(sa.types.TypeDecorator[str]):
-    """Text that comes from elsewhere, without the one character that PostgreSQL cannot hold."""
+    """Text from elsewhere, without NUL, which PostgreSQL cannot store."""
 
     impl = sa.Text
     cache_ok = True
@@ -23,18 +23,17 @@ class ForeignText(sa.types.TypeDecorator[str]):
         return value.replace("\0", "") if value else value
 
 
-# Conditions of indexes. A query must have them word for word, without parameters.
-_UNTRIED = sa.text("attempt_id IS NULL")
-_WAITING = sa.text("waits > 0 AND next_at IS NOT NULL")
-_UNFINISHED = sa.text("finished_at IS NULL")
+# Conditions of partial indexes. A query must repeat them word for word, without parameters.
+UNTRIED = sa.text("attempt_id IS NULL")
+WAITING = sa.text("waits > 0 AND next_at IS NOT NULL")
+UNFINISHED = sa.text("finished_at IS NULL")
 
 jobs = Table(
     "jobs",
     metadata,
-    Column("id", _ID, primary_key=True),
-    Column("key_id", _ID, nullable=False),
+    Column("id", ID_TYPE, primary_key=True),
+    Column("key_id", ID_TYPE, nullable=False),
     Column("operation", sa.String(64), nullable=False),
-    Column("params", sa.JSON, nullable=False),
     Column("status", sa.String(16), nullable=False),
     Column("created_at", sa.BigInteger, nullable=False),
     Column("queued_at", sa.BigInteger, nullable=False),
@@ -48,7 +47,7 @@ jobs = Table(
     Column("tries", sa.Integer, nullable=False),
     Column("waits", sa.Integer, nullable=False),
     Column("waiting_for", ForeignText),
-    Column("attempt_id", _ID),
+    Column("attempt_id", ID_TYPE),
     Column("output_key", sa.String(255)),
     Column("stats", sa.JSON(none_as_null=True)),
     Column("error_code", sa.String(64)),
@@ -59,17 +58,25 @@ jobs = Table(
     Column("lease_expires_at", sa.BigInteger),
     sa.Index("jobs_by_key", "key_id", "id"),
     sa.Index("jobs_due", "next_at"),
-    sa.Index("jobs_unfinished", "key_id", "finished_at", sqlite_where=_UNFINISHED, postgresql_where=_UNFINISHED),
-    # Small however many jobs there are: most are over, and of the others most are somewhere and wait for their end.
-    sa.Index("jobs_untried", "next_at", sqlite_where=_UNTRIED, postgresql_where=_UNTRIED),
-    sa.Index("jobs_waiting", "id", sqlite_where=_WAITING, postgresql_where=_WAITING),
+    sa.Index("jobs_unfinished", "key_id", "finished_at", sqlite_where=UNFINISHED, postgresql_where=UNFINISHED),
+    # Small however many jobs there are: most are over, and most others are at a provider.
+    sa.Index("jobs_untried", "next_at", sqlite_where=UNTRIED, postgresql_where=UNTRIED),
+    sa.Index("jobs_waiting", "id", sqlite_where=WAITING, postgresql_where=WAITING),
+)
+
+# Apart from the jobs, whose rows are written at every heartbeat: subtitles have hundreds of kilobytes.
+job_params = Table(
+    "job_params",
+    metadata,
+    Column("job_id", ID_TYPE, sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("params", sa.JSON, nullable=False),
 )
 
 attempts = Table(
     "attempts",
     metadata,
-    Column("id", _ID, primary_key=True),
-    Column("job_id", _ID, sa.ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("id", ID_TYPE, primary_key=True),
+    Column("job_id", ID_TYPE, sa.ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("provider", sa.String(32), nullable=False),
     Column("state", sa.String(16), nullable=False),
     Column("created_at", sa.BigInteger, nullable=False),
@@ -89,17 +96,17 @@ attempts = Table(
 idempotency = Table(
     "idempotency",
     metadata,
-    Column("key_id", _ID, primary_key=True),
+    Column("key_id", ID_TYPE, primary_key=True),
     Column("idempotency_key", sa.String(255), primary_key=True),
     Column("fingerprint", sa.String(64), nullable=False),
-    Column("job_id", _ID, nullable=False),
+    Column("job_id", ID_TYPE, nullable=False),
     Column("created_at", sa.BigInteger, nullable=False),
 )
 
 api_keys = Table(
     "api_keys",
     metadata,
-    Column("id", _ID, primary_key=True),
+    Column("id", ID_TYPE, primary_key=True),
     Column("name", sa.String(200), nullable=False),
     Column("source", sa.String(16), nullable=False),
     Column("prefix", sa.String(16), nullable=False),
@@ -114,11 +121,11 @@ api_keys = Table(
     sa.Index("api_keys_previous", "previous_sha256"),
 )
 
-# What the attempts of a key have cost, by the day (UTC, counted from 1970) on which they ended.
+# What the attempts of a key have cost, by the day on which they ended (UTC, in days since 1970).
 spending = Table(
     "spending",
     metadata,
-    Column("key_id", _ID, primary_key=True),
+    Column("key_id", ID_TYPE, primary_key=True),
     Column("day", sa.Integer, primary_key=True, autoincrement=False),
     Column("cost_nano", sa.BigInteger, nullable=False),
     Column("attempts", sa.Integer, nullable=False),
@@ -127,7 +134,7 @@ spending = Table(
 webhooks = Table(
     "webhooks",
     metadata,
-    Column("job_id", _ID, sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("job_id", ID_TYPE, sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("host", sa.String(hooks.MAX_HOST), nullable=False),
     Column("state", sa.String(16), nullable=False),
     Column("tries", sa.Integer, nullable=False),

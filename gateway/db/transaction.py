@@ -1,126 +1,143 @@
-"""What may be read and written inside one transaction."""
+"""Reads and writes inside one transaction."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.db.records import ApiKey, Usage
+from gateway.db.rows import read_api_keys, read_attempt, read_job, read_usage, to_job, to_webhook
 from gateway.db.statements import (
-    _ATTEMPT,
-    _LEASE,
-    _LEASED_JOB,
-    _LOCKED_JOB,
-    _LOCKED_KEY,
-    _SAVE_ATTEMPT,
-    _SAVE_JOB,
-    _SAVE_LEASED_JOB,
-    _STILL_DUE,
-    _USAGE,
-    _WAKE,
-    _due,
+    LEASE,
+    LEASED_JOB,
+    LOCKED_JOB,
+    LOCKED_KEY,
+    STILL_DUE,
+    WAKE,
+    due,
+    save,
 )
-from gateway.db.tables import DAY_MS, api_keys, attempts, idempotency, jobs, leases, spending, webhooks
+from gateway.db.tables import DAY_MS, api_keys, attempts, idempotency, job_params, jobs, leases, spending, webhooks
 from gateway.domain import ids
 from gateway.domain import webhooks as hooks
-from gateway.domain.attempts import Attempt, AttemptState
-from gateway.domain.jobs import Job, JobStatus
+from gateway.domain.attempts import Attempt
+from gateway.domain.jobs import Job
 from gateway.domain.webhooks import Webhook
+
+Record = TypeVar("Record", Job | None, Attempt | None)
 
 
 class StaleLease(Exception):
-    """The job, or its webhook, is not leased under this token any more: whoever held it must drop its result."""
+    """The job, or its webhook, is no longer leased under this token: its former holder must drop the result."""
 
 
-# Asked in the transaction that inserts these jobs: which of them must not be made, by their ids, and why.
+# Called in the transaction that inserts the jobs; returns those that must not be made, by their ids, with the reason.
 Refuse = Callable[["Transaction", Sequence[Job]], Mapping[str, Exception]]
 
 
 class Transaction:
-    """What may be read and written inside one transaction."""
+    """Reads and writes inside one transaction. Of a record that was read in it, a save writes what has changed."""
 
     def __init__(self, connection: sa.Connection) -> None:
         self.connection = connection
+        self._known: dict[str, Mapping[str, Any]] = {}
         self._dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
 
     def job(self, job_id: str) -> Job | None:
-        return _job(self.connection, _LOCKED_JOB, its_id=job_id)
+        """The job, locked until this transaction ends."""
+        return self._read(read_job(self.connection, LOCKED_JOB, its_id=job_id))
 
     def attempt(self, attempt_id: str) -> Attempt | None:
-        return _attempt(self.connection, attempt_id)
+        return self._read(read_attempt(self.connection, attempt_id))
 
     def leased_job(self, job_id: str, token: str) -> Job:
         """The job, if it is still leased under `token`; raises StaleLease otherwise."""
-        job = _job(self.connection, _LEASED_JOB, its_id=job_id, token=token)
+        job = self._read(read_job(self.connection, LEASED_JOB, its_id=job_id, token=token))
         if job is None:
             raise StaleLease(job_id)
         return job
 
-    def add_job(self, job: Job) -> None:
-        self.connection.execute(jobs.insert(), dict(vars(job)))
+    def add_job(self, job: Job, params: Mapping[str, Any]) -> None:
+        insert_jobs(self, [(job, params, None)])
 
     def add_attempt(self, attempt: Attempt) -> None:
         self.connection.execute(attempts.insert(), dict(vars(attempt)))
 
-    def save_job(self, job: Job, *, lease_token: str | None = None) -> None:
-        """Write the job; with `lease_token` only while the row still has it, else StaleLease.
+    def save_job(self, job: Job, lease_token: str | None = None) -> None:
+        """Write what has changed since it was read; with `lease_token` only under that lease, else StaleLease.
 
         Every end of a job passes here, so its webhook is made here: whatever ends a job cannot forget it.
         """
-        query = _SAVE_JOB if lease_token is None else _SAVE_LEASED_JOB
-        if self.connection.execute(query, {**_changeable(job), "its_id": job.id, "token": lease_token}).rowcount != 1:
+        if self._save(jobs, job, lease_token) != 1:
             raise StaleLease(job.id)
         if job.finished and job.webhook_url is not None:
             self._insert_webhook(hooks.due(job, job.finished_at or 0))
 
+    def save_attempt(self, attempt: Attempt) -> None:
+        """Write what has changed since it was read."""
+        self._save(attempts, attempt)
+
+    def _read(self, record: Record) -> Record:
+        if record is not None:
+            self._known[record.id] = vars(record)
+        return record
+
+    def _save(self, table: Table, record: Job | Attempt, lease_token: str | None = None) -> int:
+        """Return how many rows were written; 1 where nothing has changed."""
+        known, now = self._known.get(record.id, {}), vars(record)
+        changed = {name: value for name, value in now.items() if name not in known or known[name] != value}
+        changed.pop("id", None)
+        self._known[record.id] = now
+        if not changed:
+            return 1
+        query = save(table, frozenset(changed), leased=lease_token is not None)
+        return self.connection.execute(query, {**changed, "its_id": record.id, "token": lease_token}).rowcount
+
     def lock_key(self, key_id: str) -> None:
-        """Whoever else calls this for the key waits for this transaction's end. On SQLite all writers do."""
-        self.connection.execute(_LOCKED_KEY, {"its_id": key_id})
+        """Make other callers for this key wait until this transaction ends. On SQLite all writers wait."""
+        self.connection.execute(LOCKED_KEY, {"its_id": key_id})
 
     def usage(self, key_id: str, now: int) -> Usage:
-        return _usage(self.connection, key_id, now)
+        return read_usage(self.connection, key_id, now)
 
     def spend(self, key_id: str, cost_nano: int, now: int) -> None:
-        """An attempt of the key has cost so much."""
+        """Add the cost of one attempt to what the key has spent today."""
         row = {"key_id": key_id, "day": now // DAY_MS, "cost_nano": cost_nano, "attempts": 1}
         insert = self._dialect.insert(spending).values(**row)
         added = {name: spending.c[name] + row[name] for name in ("cost_nano", "attempts")}
         self.connection.execute(insert.on_conflict_do_update(index_elements=["key_id", "day"], set_=added))
 
     def forget_spending(self, now: int) -> None:
-        """Delete the days before today, but each key's newest, which tells what an attempt of its costs."""
+        """Delete the days before today, except each key's newest, from which the cost of an attempt is estimated."""
         newer = spending.alias()
         is_newer = sa.exists().where(newer.c.key_id == spending.c.key_id, newer.c.day > spending.c.day)
         self.connection.execute(spending.delete().where(spending.c.day < now // DAY_MS, is_newer))
 
-    def save_attempt(self, attempt: Attempt) -> None:
-        self.connection.execute(_SAVE_ATTEMPT, {**_changeable(attempt), "its_id": attempt.id})
-
     def lease(self, job_ids: list[str], token: str, now: int, until: int) -> list[Job]:
-        """Lease those of `job_ids` that are still due, in their order. What another dispatcher took in between, or
-        somebody is writing at this moment, is left out."""
-        rows = self.connection.execute(_STILL_DUE, {"ids": job_ids, "now": now}).mappings()
-        mine = {row["id"]: _to_job(row) for row in rows}
-        self.connection.execute(_LEASE, {"ids": list(mine), "token": token, "until": until})
+        """Lease those of `job_ids` that are still due, in their order. Those that another dispatcher leased in between,
+        or is writing at this moment, are left out."""
+        rows = self.connection.execute(STILL_DUE, {"ids": job_ids, "now": now}).mappings()
+        mine = {row["id"]: to_job(row) for row in rows}
+        self.connection.execute(LEASE, {"ids": list(mine), "token": token, "until": until})
         taken: dict[str, Any] = {"lease_token": token, "lease_expires_at": until, "next_at": until}
         return [replace(mine[job_id], **taken) for job_id in job_ids if job_id in mine]
 
     def webhook(self, job_id: str) -> Webhook | None:
         query = sa.select(webhooks).where(webhooks.c.job_id == job_id).with_for_update()
         row = self.connection.execute(query).mappings().first()
-        return _to_webhook(row) if row else None
+        return to_webhook(row) if row else None
 
     def lease_webhooks(self, job_ids: list[str], token: str, now: int, until: int) -> list[Webhook]:
-        """Lease those that are still due. What another dispatcher takes at this moment is left out, not waited for:
-        two that take the same ones in different order would wait for ever."""
-        still_due = sa.and_(webhooks.c.job_id.in_(job_ids), _due(webhooks))
+        """Lease those that are still due. Those that another dispatcher is leasing are left out, not waited for: two
+        that lease the same ones in different order would deadlock."""
+        still_due = sa.and_(webhooks.c.job_id.in_(job_ids), due(webhooks))
         query = sa.select(webhooks).where(still_due).with_for_update(skip_locked=True)
-        mine = [_to_webhook(row) for row in self.connection.execute(query, {"now": now}).mappings()]
+        mine = [to_webhook(row) for row in self.connection.execute(query, {"now": now}).mappings()]
         taken: dict[str, Any] = {"lease_token": token, "lease_expires_at": until, "next_at": until}
         chosen = webhooks.c.job_id.in_([webhook.job_id for webhook in mine])
         self.connection.execute(webhooks.update().where(chosen).values(taken))
@@ -135,21 +152,21 @@ class Transaction:
             raise StaleLease(webhook.job_id)
 
     def _insert_webhook(self, webhook: Webhook) -> None:
-        """Unless the job has one: a job that has ended may be saved again."""
+        """Does nothing where the job has one: a job that has ended may be saved again."""
         insert = self._dialect.insert(webhooks).values(**asdict(webhook))
         self.connection.execute(insert.on_conflict_do_nothing(index_elements=["job_id"]))
 
     def wake_oldest_waiting(self, now: int) -> None:
-        """A worker has become free: the job that has waited longest need not sit out its pause."""
-        self.connection.execute(_WAKE, {"now": now})
+        """A worker has become free: make the job that has waited longest due at once."""
+        self.connection.execute(WAKE, {"now": now})
 
     def claim_idempotency_key(
         self, key_id: str, idempotency_key: str, fingerprint: str, job_id: str, *, now: int, after: int
     ) -> tuple[str, str]:
-        """Keep the key for `job_id`, unless another job has it; answers (fingerprint, job id) of the one that has it.
+        """Keep the key for `job_id`, unless another job has it; return (fingerprint, job id) of the one that has it.
 
-        A record made at `after` or before counts for nothing. Of two transactions at once the later one waits here
-        for the earlier one's end.
+        A record made at `after` or before has expired. Of two transactions at once, the later one waits here until the
+        earlier one ends.
         """
         here = {"key_id": key_id, "idempotency_key": idempotency_key}
         record = {**here, "fingerprint": fingerprint, "job_id": job_id, "created_at": now}
@@ -159,38 +176,38 @@ class Transaction:
         return row[0], row[1]
 
     def delete_idempotency_keys(self, keys: Collection[tuple[str, str]], until: int) -> int:
-        """Delete those of the records that nobody has taken over since. Answers how many."""
+        """Delete those of the records that have not been renewed since. Return how many."""
         key = sa.tuple_(idempotency.c.key_id, idempotency.c.idempotency_key)
         query = idempotency.delete().where(key.in_(keys), idempotency.c.created_at <= until)
         return self.connection.execute(query).rowcount
 
     def delete_jobs(self, finished_until: int, limit: int) -> int:
-        """Delete the oldest jobs that ended at `finished_until` or before, with their attempts. Answers how many."""
-        # By the primary key, so that only old rows are looked at: nothing ends before it was made. With IS NULL SQLite
-        # would rather go through all jobs that are over.
+        """Delete the oldest jobs that ended at `finished_until` or before, with their attempts. Return how many."""
+        # By the primary key, so that only old rows are read: nothing ends before it was made. With IS NULL, SQLite
+        # would read all jobs that are over.
         old = sa.and_(jobs.c.id < ids.first("job", finished_until + 1), jobs.c.finished_at <= finished_until)
         over = sa.func.coalesce(jobs.c.next_at, 0) == 0
         oldest = sa.select(jobs.c.id).where(old, over).order_by(jobs.c.id).limit(limit)
         return self.connection.execute(jobs.delete().where(jobs.c.id.in_(oldest))).rowcount
 
     def api_keys(self) -> list[ApiKey]:
-        """All keys; nobody else changes them before this transaction has ended."""
+        """All keys, locked until this transaction ends."""
         if self.connection.dialect.name == "postgresql":
-            # Rows cannot be locked that two gateways are about to insert.
+            # Rows that two gateways are about to insert cannot be locked.
             self.connection.execute(sa.text("LOCK TABLE api_keys IN EXCLUSIVE MODE"))
-        return _api_keys(self.connection)
+        return read_api_keys(self.connection)
 
     def put_api_key(self, key: ApiKey) -> None:
         """Insert the key, or replace the one with its id."""
         self.upsert(api_keys, asdict(key), "id")
 
     def hold(self, name: str, holder: str, now: int, until: int) -> bool:
-        """Take or renew the lease `name`. False while another holder's has not expired."""
+        """Take or renew the lease `name`. Return False while another holder's has not expired."""
         free = sa.or_(leases.c.holder == holder, leases.c.expires_at <= now)
         return self.upsert(leases, {"name": name, "holder": holder, "expires_at": until}, "name", where=free)
 
     def hold_on(self, name: str, now: int, until: int) -> int:
-        """Renew the lease `name`, which is whoever's; answers since when it has been held without a gap."""
+        """Renew the shared lease `name`. Return since when it has been held without a gap, in ms UTC."""
         if not self.hold(name, str(now), now, until):
             self.connection.execute(leases.update().where(leases.c.name == name).values(expires_at=until))
         since = self.connection.execute(sa.select(leases.c.holder).where(leases.c.name == name)).scalar_one()
@@ -199,60 +216,20 @@ class Transaction:
     def upsert(
         self, table: Table, values: Mapping[str, Any], *key: str, where: sa.ColumnElement[bool] | None = None
     ) -> bool:
-        """Insert the row, or replace the one with this key if it is as `where` says. Whether one was written."""
+        """Insert the row, or replace the one with this key if `where` holds for it. Return whether one was written."""
         insert = self._dialect.insert(table).values(**values)
         query = insert.on_conflict_do_update(index_elements=key, set_=dict(values), where=where)
-        # Of an INSERT, SQLAlchemy keeps the count on PostgreSQL only when it is told to.
+        # On PostgreSQL, SQLAlchemy counts the rows of an INSERT only when asked to.
         return self.connection.execute(query.execution_options(preserve_rowcount=True)).rowcount == 1
 
 
-def _each(tx: Transaction, works: list[Callable[[Transaction], Any]]) -> list[Any]:
-    return [work(tx) for work in works]
-
-
-def _insert_jobs(tx: Transaction, made: list[tuple[Job, Refuse | None]]) -> list[Exception | None]:
-    """Insert the jobs that nobody refuses; for each of all what it was refused for."""
+def insert_jobs(tx: Transaction, made: list[tuple[Job, Mapping[str, Any], Refuse | None]]) -> list[Exception | None]:
+    """Insert the jobs that are not refused; return for each job why it was refused, or None."""
     refused: dict[str, Exception] = {}
-    for refuse in dict.fromkeys(refuse for _, refuse in made if refuse):
-        refused |= refuse(tx, [job for job, asked in made if asked == refuse])
-    rows = [dict(vars(job)) for job, _ in made if job.id not in refused]
-    if rows:
-        tx.connection.execute(jobs.insert(), rows)
-    return [refused.get(job.id) for job, _ in made]
-
-
-def _changeable(record: Job | Attempt) -> dict[str, Any]:
-    return {name: value for name, value in vars(record).items() if name != "id"}
-
-
-def _job(connection: sa.Connection, query: sa.Select[Any], **which: str) -> Job | None:
-    row = connection.execute(query, which).mappings().first()
-    return _to_job(row) if row else None
-
-
-def _attempt(connection: sa.Connection, attempt_id: str) -> Attempt | None:
-    row = connection.execute(_ATTEMPT, {"its_id": attempt_id}).mappings().first()
-    return to_attempt(row) if row else None
-
-
-def _api_keys(connection: sa.Connection) -> list[ApiKey]:
-    return [ApiKey(**row) for row in connection.execute(sa.select(api_keys).order_by(api_keys.c.id)).mappings()]
-
-
-def _usage(connection: sa.Connection, key_id: str, now: int) -> Usage:
-    unfinished, day, cost_nano, ended = connection.execute(_USAGE, {"its_id": key_id}).one()
-    if not ended:
-        return Usage(unfinished, 0, 0)
-    return Usage(unfinished, cost_nano if day == now // DAY_MS else 0, cost_nano // ended)
-
-
-def _to_job(row: Mapping[Any, Any]) -> Job:
-    return Job(**{**row, "status": JobStatus(row["status"])})
-
-
-def to_attempt(row: Mapping[Any, Any]) -> Attempt:
-    return Attempt(**{**row, "state": AttemptState(row["state"])})
-
-
-def _to_webhook(row: Mapping[Any, Any]) -> Webhook:
-    return Webhook(**{**row, "state": hooks.WebhookState(row["state"])})
+    for refuse in dict.fromkeys(refuse for _, _, refuse in made if refuse):
+        refused |= refuse(tx, [job for job, _, asked in made if asked == refuse])
+    taken = [(job, params) for job, params, _ in made if job.id not in refused]
+    if taken:
+        tx.connection.execute(jobs.insert(), [dict(vars(job)) for job, _ in taken])
+        tx.connection.execute(job_params.insert(), [{"job_id": job.id, "params": params} for job, params in taken])
+    return [refused.get(job.id) for job, _, _ in made]

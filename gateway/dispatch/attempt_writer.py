@@ -1,64 +1,199 @@
-"""What the end of an attempt brings about, however it was found: by an event, by a look, or because we took it back."""
+"""The one place that writes what becomes of an attempt, whoever noticed it: a worker's event, a poll, or a client.
+
+Every write takes the same way: price → change → charge → save → commit → log → metrics → notify.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
 
-from gateway.db.transaction import Transaction
-from gateway.dispatch.costs import Costs
+from common.clock import Clock
+from gateway.db.store import Store
+from gateway.db.transaction import StaleLease, Transaction
+from gateway.dispatch.notifier import ChangeNotifier
+from gateway.dispatch.output_check import check_output
 from gateway.dispatch.poll_schedule import PollScheduler
 from gateway.domain import transitions
-from gateway.domain.attempts import Attempt
+from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import Job
-from gateway.domain.prices import Price
+from gateway.domain.prices import Price, usd
+from gateway.providers.base import Provider
+from gateway.settings import Settings
+from gateway.storage import Storage
 from gateway.upkeep.metrics import Metrics
+from wire.errors import JobError
 
 log = structlog.get_logger(__name__)
 
+# New records for the job and its attempt as they are now. It may be called more than once and has no side effects.
+Change = Callable[[Job, Attempt | None], tuple[Job, Attempt | None]]
 
-class Ends:
-    """`price` comes before the transaction that writes the end, `charge` belongs into it, the rest after its commit."""
 
-    def __init__(self, costs: Costs, poll_scheduler: PollScheduler, metrics: Metrics) -> None:
-        self._costs, self._poll_scheduler, self._metrics = costs, poll_scheduler, metrics
+@dataclass(frozen=True)
+class Ending:
+    """What is known about the end of an attempt beyond its records."""
 
-    def price(self, attempt: Attempt, stats: Mapping[str, Any] | None = None) -> Price | None:
-        """What the attempt's machine costs. It may read the database, and nobody may wait for a second connection while
-        holding one.
+    #: The worker's figures; they may name the GPU that ran.
+    stats: Mapping[str, Any] | None = None
+    #: How long the machine was busy by the provider's word, in ms.
+    execution_ms: int | None = None
+    #: From submit to end by the provider's word, in ms.
+    took_ms: int | None = None
+    #: False to leave the attempt uncharged, after a bug in what charges.
+    charged: bool = True
+
+
+@dataclass(frozen=True)
+class Written:
+    """The records before and after one write."""
+
+    job_before: Job
+    attempt_before: Attempt | None
+    job: Job
+    attempt: Attempt | None
+
+    @property
+    def attempt_ended(self) -> bool:
+        return self.attempt is not None and self.attempt.ended and not _ended(self.attempt_before)
+
+    @property
+    def job_ended(self) -> bool:
+        return self.job.finished and not self.job_before.finished
+
+
+class AttemptWriter:
+    """Safe to share between threads."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        storage: Storage,
+        providers: Mapping[str, Provider],
+        clock: Clock,
+        poll_scheduler: PollScheduler,
+        metrics: Metrics,
+        notifier: ChangeNotifier,
+    ) -> None:
+        self._settings, self._store, self._storage, self._providers = settings, store, storage, providers
+        self._clock, self._poll_scheduler, self._metrics, self._notifier = clock, poll_scheduler, metrics, notifier
+
+    def write(
+        self,
+        change: Change,
+        job_id: str,
+        attempt: Attempt | None,
+        *,
+        lease_token: str | None = None,
+        next_in_ms: float | None = None,
+        frees_worker: bool = False,
+        ending: Ending | None = None,
+    ) -> Written:
+        """Apply `change` to the job and `attempt` as they are now, commit, and do what follows from an end.
+
+        `lease_token`: write only under this lease, and give it back; the job is due again in `next_in_ms`, or when
+        the change says. `frees_worker`: the job that has waited longest is due at once, as it is when an attempt ends
+        that a worker had. `ending`: None where the change cannot end the attempt, so that its price is not looked up.
+        Raises StaleLease when the lease is lost or the job is gone, and what `change` raises.
         """
-        return self._costs.price(attempt, stats)
+        # Before the transaction: a price may be read from the database, and a thread holds one connection at most.
+        price = self._price(attempt, ending) if attempt and ending and ending.charged else None
 
-    def charge(
-        self, tx: Transaction, job: Job, attempt: Attempt, price: Price | None, execution_ms: int | None = None
-    ) -> transitions.Pair:
-        """Both with what the attempt cost (see Costs), which its key has spent from now on."""
-        job, attempt = self._costs.charge(job, attempt, price, execution_ms)
-        if attempt.cost_nano:
-            tx.spend(job.key_id, attempt.cost_nano, attempt.ended_at or 0)
-        return job, attempt
+        def transact(tx: Transaction) -> Written:
+            job = tx.leased_job(job_id, lease_token) if lease_token else tx.job(job_id)
+            if job is None:
+                raise StaleLease(job_id)
+            fresh = tx.attempt(attempt.id) if attempt else None  # behind the job's lock
+            written = Written(job, fresh, *change(job, fresh))
+            if written.attempt_ended and price is not None:
+                written = _charge(tx, written, price, ending)
+            if written.attempt is not None:
+                tx.save_attempt(written.attempt)
+            tx.save_job(self._released(written.job, next_in_ms) if lease_token else written.job, lease_token)
+            if frees_worker or (written.attempt_ended and _was_taken(fresh)):
+                tx.wake_oldest_waiting(self._clock.now_ms())
+            return written
 
-    def of_attempt(self, before: Job, job: Job, attempt: Attempt, took_ms: int | None = None) -> None:
-        """The attempt has ended; `before` is the job as it was. `took_ms`: how long, by the provider's word."""
-        log.info(
-            "attempt.ended",
-            job_id=job.id,
-            attempt_id=attempt.id,
-            provider=attempt.provider,
-            attempt_state=str(attempt.state),
-            job_status=str(job.status),
-            tries=job.tries,
-            code=attempt.error_code,
-            reason=attempt.error_message,
-        )
-        self._poll_scheduler.learn(job, attempt, took_ms)
-        self._metrics.attempt_ended(attempt)
-        if job.finished and not before.finished:
+        written = self._store.together(transact)
+        self._follow_up(written, ending)
+        return written
+
+    def output_error(self, attempt: Attempt, stats: Mapping[str, Any]) -> JobError | None:
+        """Why an attempt that is reported as completed has failed all the same; None where its output is stored.
+
+        Raises StorageUnavailable.
+        """
+        return check_output(self._storage, attempt, stats, self._settings.max_output_bytes)
+
+    def _price(self, attempt: Attempt, ending: Ending) -> Price | None:
+        """Of the machine that has the attempt; None where nobody has to pay."""
+        provider = self._providers.get(attempt.provider)
+        return provider.price(attempt, (ending.stats or {}).get("gpu")) if provider else None
+
+    def _released(self, job: Job, next_in_ms: float | None) -> Job:
+        next_at = job.next_at if next_in_ms is None else self._clock.now_ms() + round(next_in_ms)
+        return replace(job, next_at=next_at, lease_token=None, lease_expires_at=None)
+
+    def _follow_up(self, written: Written, ending: Ending | None) -> None:
+        job, attempt = written.job, written.attempt
+        if written.attempt_ended and attempt is not None:
+            log.info(
+                "attempt.ended",
+                job_id=job.id,
+                attempt_id=attempt.id,
+                provider=attempt.provider,
+                attempt_state=str(attempt.state),
+                job_status=str(job.status),
+                tries=job.tries,
+                code=attempt.error_code,
+                reason=attempt.error_message,
+            )
+            self._poll_scheduler.learn(job, attempt, ending.took_ms if ending else None)
+            self._metrics.attempt_ended(attempt)
+        if written.job_ended:
+            log.info("job.ended", job_id=job.id, job_status=str(job.status), code=job.error_code)
             self._metrics.job_ended(job, attempt)
+        if written.attempt_ended or written.job_ended:
+            self._notifier.notify()
 
-    def of_job(self, job: Job, attempt: Attempt | None) -> None:
-        """The job has ended without its newest attempt."""
-        log.info("job.ended", job_id=job.id, job_status=str(job.status), code=job.error_code)
-        self._metrics.job_ended(job, attempt)
+
+def on_attempt(change: Callable[[Job, Attempt], transitions.Pair]) -> Change:
+    """`change` as a Change, for a job that has an attempt."""
+
+    def with_attempt(job: Job, attempt: Attempt | None) -> transitions.Pair:
+        assert attempt is not None
+        return change(job, attempt)
+
+    return with_attempt
+
+
+def unchanged(job: Job, attempt: Attempt | None) -> tuple[Job, Attempt | None]:
+    """The change that only gives a lease back."""
+    return job, attempt
+
+
+def _charge(tx: Transaction, written: Written, price: Price, ending: Ending | None) -> Written:
+    """Count what the attempt cost, which its key has spent from now on."""
+    job, attempt = written.job, written.attempt
+    assert attempt is not None
+    execution_ms = ending.execution_ms if ending else None
+    if not (attempt.state is AttemptState.DONE or attempt.claimed_at or attempt.running_at or execution_ms):
+        return written  # no machine worked on it
+    job, attempt = transitions.charge(job, attempt, price.nano_per_s, execution_ms)
+    if job.stats is not None:
+        job = replace(job, stats={**job.stats, "idle_cost_usd": usd(price.idle_nano)})
+    if attempt.cost_nano:
+        tx.spend(job.key_id, attempt.cost_nano, attempt.ended_at or 0)
+    return replace(written, job=job, attempt=attempt)
+
+
+def _ended(attempt: Attempt | None) -> bool:
+    return attempt is not None and attempt.ended
+
+
+def _was_taken(attempt: Attempt | None) -> bool:
+    return attempt is not None and attempt.state is not AttemptState.INTENT

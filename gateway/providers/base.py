@@ -46,6 +46,8 @@ class NotYet:
     reason: str
     #: Seconds after which asking again makes sense.
     retry_in_s: float
+    #: Whether a machine is on its way for this attempt, so that it may wait beyond the provider's queue limit.
+    coming: bool = False
 
 
 class Phase(StrEnum):
@@ -131,6 +133,8 @@ class Provider(Protocol):
 
     #: Its name in PROVIDERS.
     name: str
+    #: Longest time an attempt waits there before the next provider is asked, in seconds; None for no limit.
+    queue_limit_s: int | None
 
     def submit(self, attempt: Attempt, job_input: Mapping[str, Any]) -> Accepted | NotYet:
         """Hand the attempt over with the worker's input. It is recorded and not yet with any provider.

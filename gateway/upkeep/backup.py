@@ -1,4 +1,4 @@
-"""`flask --app gateway backup FILE`: a whole copy of the SQLite database, made while the gateway goes on."""
+"""`flask --app gateway backup FILE`: a consistent copy of the SQLite database while the gateway runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gateway.wiring import services
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @with_appcontext
 def command(file: Path) -> None:
-    """Copy the database to FILE as it is at this moment; the gateway goes on. FILE is replaced, whole or not at all."""
+    """Copy the database to FILE, replacing it atomically, while the gateway runs."""
     url = sa.make_url(services().settings.database)
     if not url.drivername.startswith("sqlite") or not url.database:
         raise click.ClickException("The database is not SQLite; use its own tools, pg_dump for PostgreSQL.")
@@ -32,12 +32,12 @@ def command(file: Path) -> None:
 
 
 def copy(database: Path, file: Path) -> None:
-    """Copy `database`, which others may be writing to, as of one moment. Raises OSError and sqlite3.Error."""
+    """Copy `database` as of one moment, while other processes write to it. Raises OSError and sqlite3.Error."""
     part = file.with_name(f".{file.name}.part-{os.getpid()}")
     try:
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(part)) as target:
-            source.backup(target)  # all pages in one step: in WAL nobody waits for it, and it never begins anew
+            source.backup(target)  # all pages in one step, which in WAL mode blocks no writer and never restarts
             (state,) = target.execute("PRAGMA integrity_check").fetchone()
             if state != "ok":
                 raise sqlite3.DatabaseError(f"the copy is damaged: {state}")

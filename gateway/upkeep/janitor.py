@@ -1,7 +1,7 @@
-"""Removes what nobody may ask for any more: old outputs, uploads, jobs, rentals, idempotency records, a crash's rest.
+"""Removes what has expired: outputs, uploads, jobs, rentals, idempotency records, and leftovers of crashes.
 
-A job's own times tell whether its output is still there; no row says so. Whatever is removed first, a crash in between
-leaves nothing that contradicts. What is unwanted once stays unwanted, so that several may clean up at the same time.
+Whether an output still exists follows from its job's times; no row stores it. A crash between two removals therefore
+leaves nothing inconsistent, and several gateways may clean up at once: what has expired stays expired.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ from gateway.storage import Storage, StorageUnavailable
 
 log = structlog.get_logger(__name__)
 
-# From the end of one round to the beginning of the next.
+# Pause from the end of a round to the start of the next.
 ROUND_MS = 300_000
-# Rows or files of one piece of work, how long a step goes on with pieces, and its pause between two of them: the lock
-# of those who write is not fair.
+# Rows or files per batch, maximum duration of a step, and the pause between batches: SQLite's write lock is not fair.
 BATCH = 100
 STEP_S = 1.0
 PAUSE_S = 0.01
@@ -35,7 +34,7 @@ RENTALS_KEPT_S = 2 * 86_400
 
 
 class Janitor:
-    """`step` does a little of a round; a round sees every file and all old rows. For one thread at a time."""
+    """Works in rounds; a round visits every file and all old rows. For one thread at a time."""
 
     def __init__(self, store: Store, storage: Storage, clock: Clock, settings: Settings) -> None:
         self._store, self._storage, self._clock, self._settings = store, storage, clock, settings
@@ -44,7 +43,7 @@ class Janitor:
         self._removed: Counter[str] = Counter()
 
     def step(self, stopping: threading.Event) -> None:
-        """Go on with the round, or begin one when it is time, for STEP_S at most or until `stopping`."""
+        """Continue the round, or begin one if it is due, for at most STEP_S or until `stopping` is set."""
         now = self._clock.now_ms()
         if self._round is None:
             if self._ended_at is not None and 0 <= now - self._ended_at < ROUND_MS:
@@ -57,7 +56,7 @@ class Janitor:
         self._round, self._ended_at = None, now
 
     def _clean_up(self) -> Iterator[None]:
-        """One round, in pieces."""
+        """One round; yields after every batch."""
         self._removed.clear()
         parts: tuple[Callable[[], Iterator[None]], ...] = (
             self._jobs,
@@ -71,10 +70,10 @@ class Janitor:
             try:
                 yield from part()
             except Exception:
-                # the others still have their turn, and this one again in the next round
-                log.exception("clean_up.failed", part=part.__name__.strip("_"))
+                # The other parts still run, and this one runs again in the next round.
+                log.exception("clean_up.part_failed", part=part.__name__.strip("_"))
         if self._removed.total():
-            log.info("clean_up.done", **self._removed)
+            log.info("clean_up.finished", **self._removed)
 
     def _jobs(self) -> Iterator[None]:
         until = self._before(self._settings.job_retention_seconds)
@@ -86,7 +85,7 @@ class Janitor:
             yield
 
     def _rentals(self) -> Iterator[None]:
-        # those of the day tell what was spent
+        # Recent rentals are needed to compute the day's spending.
         until = self._before(max(self._settings.job_retention_seconds, RENTALS_KEPT_S))
         removed = BATCH
         while removed == BATCH:
@@ -103,7 +102,7 @@ class Janitor:
 
     def _idempotency(self) -> Iterator[None]:
         until = self._before(self._settings.idempotency_retention_seconds)
-        # looked for outside the transaction: no index tells their age, and nobody shall wait for the search
+        # Searched outside the transaction: without an index on their age, the search is slow.
         while old := self._store.old_idempotency_keys(until, BATCH):
             with self._store.transaction() as tx:
                 self._removed["idempotency"] += tx.delete_idempotency_keys(old, until)
@@ -127,9 +126,9 @@ class Janitor:
 
     def _wanted(self, key: str, job_id: str, job: Job | None) -> bool:
         kept_s = self._settings.output_retention_seconds
-        if job is None:  # removed; or the database is an old copy, and somebody may still look for the file
+        if job is None:  # removed, or the database was restored from a backup and the file may still be needed
             return ids.made_at(job_id) > self._before(kept_s)
-        if not job.finished:  # its newest attempt may be about to upload, or to report that it has
+        if not job.finished:  # its newest attempt may be uploading or about to report
             return job.attempt_id is not None and key.endswith(f"/{job.attempt_id}.mp4")
         expires_at = job.output_expires_at(kept_s)
         return job.output_key == key and expires_at is not None and self._clock.now_ms() < expires_at
@@ -137,7 +136,7 @@ class Janitor:
     def _unwanted_uploads(self, keys: Collection[str]) -> list[str]:
         before = self._before(self._settings.upload_retention_seconds)
         old = [key for key in keys if key.startswith("uploads/") and ids.made_at(key.rpartition("/")[2]) <= before]
-        # asked after their time was up: jobs that came later named a file that might be gone
+        # Queried after the uploads expired, so no new job can rely on them.
         needed = self._store.unfinished_params("uploads/") if old else []
         return [key for key in old if not any(key in params for params in needed)]
 
@@ -150,5 +149,5 @@ class Janitor:
             self._removed[key.partition("/")[0]] += 1
 
     def _before(self, kept_s: int) -> int:
-        """What was made then or earlier has been kept long enough."""
+        """The time at or before which something was created that has been kept for `kept_s`."""
         return self._clock.now_ms() - kept_s * 1000

@@ -1,7 +1,7 @@
-"""What Prometheus is told: counters of what this process has seen, and gauges read from the database when it asks.
+"""Prometheus metrics: counters of this process, and gauges read from the database at every scrape.
 
-Counters are those of one process. Where several gateways or dispatchers share a database, each counts what it saw end,
-and the sum over all of them is the truth; gauges are the same everywhere, and so is `reelay_orphans_total`.
+Gateways that share a database each count the ends that they record: the sum over all of them is the total. Gauges and
+`reelay_orphans_total` are the same everywhere.
 """
 
 from __future__ import annotations
@@ -30,47 +30,47 @@ class Metrics:
 
     def __init__(self, store: Store, providers: Mapping[str, Provider], clock: Clock) -> None:
         self.registry = registry = CollectorRegistry()
-        registry.register(_StateCollector(store, providers, clock))
+        registry.register(_GaugeCollector(store, providers, clock))
         self._jobs = Counter(
             "reelay_jobs_ended", "Jobs that have ended.", ["operation", "status", "provider"], registry=registry
         )
         self._queue = Histogram(
             "reelay_job_queue_seconds",
-            "From the request to the first worker that began.",
+            "From the request to the start of the first worker.",
             ["operation"],
             buckets=SECONDS,
             registry=registry,
         )
         self._run = Histogram(
             "reelay_job_run_seconds",
-            "From the first worker that began to the end of a completed job.",
+            "From the start of the first worker to the end of a completed job.",
             ["operation"],
             buckets=SECONDS,
             registry=registry,
         )
         self._provisioning = Histogram(
             "reelay_provisioning_seconds",
-            "From the beginning of an attempt to its claim by a worker, however often it was offered in between.",
+            "From the creation of an attempt to its claim by a worker, including repeated submits.",
             ["provider"],
             buckets=SECONDS,
             registry=registry,
         )
         self._attempts = Counter(
             "reelay_attempts_ended",
-            "Attempts that have ended; code is empty for those that ended well.",
+            "Attempts that have ended; code is empty for those that succeeded.",
             ["provider", "state", "code"],
             registry=registry,
         )
         self._cost = Counter("reelay_cost_usd", "What attempts have cost, in dollars.", ["provider"], registry=registry)
         self._encodes = Counter(
-            "reelay_encodes", "Completed jobs by what made the picture.", ["encoder", "device"], registry=registry
+            "reelay_encodes", "Completed jobs by video encoder.", ["encoder", "device"], registry=registry
         )
         self._bytes = Histogram(
             "reelay_output_bytes", "Sizes of finished videos.", ["operation"], buckets=BYTES, registry=registry
         )
         self._webhooks = Counter(
             "reelay_webhook_tries",
-            "Webhooks that were sent; state is what they are since: a pending one is sent again.",
+            "Tries to send a webhook by its state after the try; a pending webhook is sent again.",
             ["state"],
             registry=registry,
         )
@@ -79,16 +79,18 @@ class Metrics:
         )
 
     def claimed(self, attempt: Attempt) -> None:
-        """A worker has begun the attempt."""
-        if attempt.claimed_at:  # `sent_at` would forget the time in which a machine booted
+        """Record that a worker has claimed the attempt."""
+        if attempt.claimed_at:  # `sent_at` would exclude the boot of a machine
             self._provisioning.labels(attempt.provider).observe(max(0, attempt.claimed_at - attempt.created_at) / 1000)
 
     def attempt_ended(self, attempt: Attempt) -> None:
+        """Record the end and the cost of an attempt."""
         self._attempts.labels(attempt.provider, str(attempt.state), attempt.error_code or "").inc()
         if attempt.cost_nano:
             self._cost.labels(attempt.provider).inc(attempt.cost_nano / 1e9)
 
     def job_ended(self, job: Job, attempt: Attempt | None) -> None:
+        """Record the end of a job; `attempt`: its last one."""
         self._jobs.labels(job.operation, str(job.status), attempt.provider if attempt else "").inc()
         if job.status is not JobStatus.COMPLETED or job.started_at is None or job.finished_at is None:
             return
@@ -100,15 +102,16 @@ class Metrics:
         self._video.labels(job.operation).inc(max(0, stats.get("duration_s") or 0))
 
     def webhook_tried(self, webhook: Webhook) -> None:
+        """Record a try to send a webhook, after it."""
         self._webhooks.labels(str(webhook.state)).inc()
 
     def text(self) -> bytes:
-        """All of them in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
-class _StateCollector(Collector):
-    """What is true now, whoever did it."""
+class _GaugeCollector(Collector):
+    """Gauges of the whole installation, read at every scrape."""
 
     def __init__(self, store: Store, providers: Mapping[str, Provider], clock: Clock) -> None:
         self._store, self._providers, self._clock = store, providers, clock
@@ -126,10 +129,12 @@ class _StateCollector(Collector):
             "reelay_jobs_past_limits", "Jobs that should have ended by their own limits.", unfinished.past_limits
         )
         unsent, oldest_at = self._store.unsent_webhooks()
-        yield GaugeMetricFamily("reelay_webhooks_waiting", "Webhooks that are still to be sent, or sent again.", unsent)
+        yield GaugeMetricFamily("reelay_webhooks_waiting", "Webhooks that are waiting to be sent or retried.", unsent)
         age_s = 0.0 if oldest_at is None else max(0, now - oldest_at) / 1000
         yield GaugeMetricFamily(
-            "reelay_webhooks_oldest_seconds", "Since the end of the job whose webhook waits longest.", age_s
+            "reelay_webhooks_oldest_seconds",
+            "Age of the oldest webhook that is waiting.",
+            age_s,
         )
         yield CounterMetricFamily(
             "reelay_orphans",
@@ -139,16 +144,18 @@ class _StateCollector(Collector):
         yield from self._rentals(now)
         up = GaugeMetricFamily("reelay_provider_up", "1 while the provider can be reached.", labels=["provider"])
         workers = GaugeMetricFamily(
-            "reelay_provider_workers", "The provider's workers, where it tells.", labels=["provider", "state"]
+            "reelay_provider_workers",
+            "The provider's workers by state, if it reports them.",
+            labels=["provider", "state"],
         )
         for provider in self._providers.values():
             try:
-                told = provider.workers()
+                reported = provider.workers()
                 up.add_metric([provider.name], 1)
             except ProviderError:
-                told = {}
+                reported = {}
                 up.add_metric([provider.name], 0)
-            for state, count in told.items():
+            for state, count in reported.items():
                 workers.add_metric([provider.name, state], count)
         yield up
         yield workers
@@ -167,5 +174,5 @@ class _StateCollector(Collector):
         )
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing: else the registry would ask the database when this is made."""
+        """Return nothing; the registry would otherwise query the database on registration."""
         return iter(())

@@ -14,14 +14,14 @@ from gateway.domain.jobs import Job
 
 
 def body(job: Job, document: Mapping[str, Any]) -> bytes:
-    """What is sent: `document` is the job as clients see it."""
+    """The webhook's body; `document` is the job as clients see it."""
     assert job.finished_at is not None
     payload = {"type": f"job.{job.status}", "timestamp": to_rfc3339(job.finished_at), "data": document}
     return json.dumps(payload, separators=(",", ":")).encode()
 
 
 def headers(webhook_id: str, secrets: Iterable[str], body: bytes, now: int) -> dict[str, str]:
-    """With one signature for each of `secrets` (`whsec_…`), so that a receiver may know any of them."""
+    """The webhook's headers, with a signature by each of `secrets` (`whsec_…`): a receiver may know any of them."""
     timestamp = str(now // 1000)
     signed = f"{webhook_id}.{timestamp}.".encode() + body
     return {

@@ -1,7 +1,7 @@
 """Sends webhooks that are due, each on a thread of its own; the dispatcher's loop calls `tick`.
 
-Works like the dispatcher: leases, sends outside transactions, and writes only while the lease holds. Whoever is killed
-in between leaves a lease that runs out, and the webhook is sent again with the same id.
+Like the dispatcher it takes a lease, sends outside transactions, and writes only while the lease holds. After a crash
+the lease expires and the webhook is sent again with the same id.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from gateway.webhooks import message
 
 log = structlog.get_logger(__name__)
 
-# At once, in all and to one host: one that is slow holds up nobody but those who wait for it as well.
+# Webhooks sent at once, in total and to one host, so that a slow host delays only its own webhooks.
 POOL = 16
 PER_HOST = 2
 TRY_S = 15.0
@@ -42,7 +42,7 @@ STOP_S = 3.0
 
 
 class Sender:
-    """`tick` starts what is due and returns at once. `describe` makes the document of a job that is sent."""
+    """Sends due webhooks. `describe` makes the document of a job."""
 
     def __init__(
         self,
@@ -57,11 +57,11 @@ class Sender:
         self._settings, self._store, self._describe = settings, store, describe
         self._signer, self._clock, self._notifier, self._metrics = signer, clock, notifier, metrics
         self._lock = threading.Lock()
-        self._under_way: Counter[str] = Counter()
+        self._in_progress: Counter[str] = Counter()  # by host
         self._threads: set[threading.Thread] = set()
 
     def tick(self) -> int:
-        """Start what is due, as far as there is room. Answers how many."""
+        """Start due webhooks within the limits, without waiting for them. Returns their number."""
         self._threads = {thread for thread in self._threads if thread.is_alive()}
         started = 0
         while chosen := self._choose():
@@ -75,26 +75,26 @@ class Sender:
         return started
 
     def settle(self) -> None:
-        """Wait for what is under way."""
+        """Wait for webhooks in progress."""
         for thread in self._threads:
             thread.join()
 
     def stop(self) -> None:
-        """Wait a moment for what is under way; what is cut off is sent again after the next start."""
+        """Wait up to STOP_S for webhooks in progress; those that are cut off are sent again after the next start."""
         ends_at = time.monotonic() + STOP_S
         for thread in self._threads:
             thread.join(max(0.0, ends_at - time.monotonic()))
 
     def _choose(self) -> list[str]:
-        """Due webhooks that there is room for: in the pool, and at their hosts."""
+        """Due webhooks within the limits of the pool and of their hosts."""
         with self._lock:
-            busy = Counter(self._under_way)
-        room = POOL - busy.total()
-        if room <= 0:
+            busy = Counter(self._in_progress)
+        free = POOL - busy.total()
+        if free <= 0:
             return []
         chosen = []
         full = [host for host, count in busy.items() if count >= PER_HOST]
-        for job_id, host in self._store.due_webhooks(self._clock.now_ms(), room, full):
+        for job_id, host in self._store.due_webhooks(self._clock.now_ms(), free, full):
             if busy[host] < PER_HOST:
                 busy[host] += 1
                 chosen.append(job_id)
@@ -102,8 +102,8 @@ class Sender:
 
     def _start(self, webhook: Webhook, token: str) -> None:
         with self._lock:
-            self._under_way[webhook.host] += 1
-        # Not of an executor, whose threads hold up the end of the process.
+            self._in_progress[webhook.host] += 1
+        # Not an executor: its threads delay the end of the process.
         thread = threading.Thread(target=self._run, args=(webhook, token), name="webhook", daemon=True)
         self._threads.add(thread)
         thread.start()
@@ -115,25 +115,25 @@ class Sender:
             except StaleLease:
                 log.info("webhook.lease_lost")
             except Exception:
-                # the lease runs out and it is sent again
-                log.exception("webhook.broken_off")
+                # The lease expires and the webhook is sent again.
+                log.exception("webhook.try_aborted")
             finally:
                 with self._lock:
-                    self._under_way -= Counter({webhook.host: 1})
+                    self._in_progress -= Counter({webhook.host: 1})
                 self._notifier.notify()
 
     def _send(self, webhook: Webhook, token: str) -> None:
         job = self._store.job(webhook.job_id)
         if job is None:
             return
-        outcome = _told(lambda: self._post(webhook, job))
+        outcome = _outcome(lambda: self._post(webhook, job))
         webhook = webhooks.tried(webhook, outcome, self._clock.now_ms())
         with self._store.transaction() as tx:
             tx.save_webhook(webhook, lease_token=token)
         self._metrics.webhook_tried(webhook)
         _log(job, webhook)
 
-    def _post(self, webhook: Webhook, job: Job) -> safe_http.Answered:
+    def _post(self, webhook: Webhook, job: Job) -> safe_http.PostResponse:
         body = message.body(job, self._describe(job))
         now = self._clock.now_ms()
         secrets = webhook_secrets(self._signer, job.key_id, self._store.api_key(job.key_id), now)
@@ -142,29 +142,29 @@ class Sender:
         return safe_http.post(job.webhook_url or "", body, headers, timeout_s=TRY_S, allow_origins=allowed)
 
 
-def _told(post: Callable[[], safe_http.Answered]) -> Outcome:
-    """What came of it, in words that may be shown: nothing in them comes from the other side."""
+def _outcome(post: Callable[[], safe_http.PostResponse]) -> Outcome:
+    """Post, and describe the outcome in words that the client may see: none of them come from the other side."""
     try:
-        answer = post()
+        response = post()
     except safe_http.ForbiddenUrl:
         return Outcome(error="the address is not public")
     except safe_http.TooSlow:
-        return Outcome(error=f"no answer within {TRY_S:g} s")
+        return Outcome(error=f"no response within {TRY_S:g} s")
     except requests.exceptions.SSLError:
         return Outcome(error="no encrypted connection")
     except requests.ConnectionError:
         return Outcome(error="no connection, or it broke")
     except requests.RequestException as error:
-        # a URL that no server can have; the error's text may repeat it, with its password
+        # An invalid URL. The error's text may contain it with its password.
         log.warning("webhook.try_failed", reason=type(error).__name__)
         return Outcome(error="it could not be sent")
     except SQLAlchemyError:
-        raise  # not tried
+        raise  # our own database: this is not a try
     except Exception:
-        # whatever a strange URL or answer brought about: it counts as a try, so that there is an end to them
+        # Caused by an unusual URL or response. It counts as a try, so that tries come to an end.
         log.warning("webhook.try_failed", exc_info=True)
         return Outcome(error="it could not be sent")
-    return Outcome(answer.status, retry_after=answer.headers.get("Retry-After"))
+    return Outcome(response.status, retry_after=response.headers.get("Retry-After"))
 
 
 def _log(job: Job, webhook: Webhook) -> None:

@@ -25,8 +25,8 @@ from common import log
 from gateway import create_app
 from gateway.__main__ import prepare
 from gateway.configuration import read_settings
-from gateway.dispatch import loop, poll_schedule, step
-from gateway.domain import jobs, webhooks
+from gateway.dispatch import finish, limits, loop, poll_schedule
+from gateway.domain import transitions, webhooks
 from gateway.settings import Settings
 from gateway.storage import local
 from gateway.upkeep import janitor
@@ -37,18 +37,17 @@ from tests.chaos import stepped, steps
 # In life minutes, or many seconds: what a run waits for when somebody has died. Far longer than a busy machine leaves a
 # process that is alive without a turn: who is taken for dead costs the job a try.
 TIMES = {
-    (step, "SILENCE_MS"): 4_000,
-    (step, "AMBIGUOUS_MS"): 3_000,
-    (step, "UNCLAIMED_MS"): 8_000,  # as in life longer than RunPod takes to hand a job over again, which costs no try
-    (step, "POLL_CLAIMED_MS"): 500,
-    (step, "LATER_MS"): 300,
+    (limits, "SILENCE_MS"): 4_000,
+    (limits, "AMBIGUOUS_MS"): 3_000,
+    (limits, "UNCLAIMED_MS"): 8_000,  # as in life longer than RunPod takes to hand a job over again, which costs no try
+    (finish, "POLL_CLAIMED_MS"): 500,
+    (finish, "LATER_MS"): 300,
     (loop, "LEASE_MS"): 1_000,
     (loop, "IDLE_S"): 0.25,
     (loop, "HEARTBEAT_MS"): 1_500,
     (loop, "TICK_MS"): 500,
-    (jobs, "RETRY_AFTER_MS"): (100, 200),
+    (transitions, "RETRY_AFTER_MS"): (100, 200),
     (poll_schedule, "FIRST_MS"): 400,
-    (step, "FIRST_MS"): 400,
     (poll_schedule, "TOLD_FIRST_MS"): 400,
     (poll_schedule, "LEAST_MS"): 200,
     (loop, "CHORE_MS"): 1_000,
@@ -69,7 +68,7 @@ def serve(environ: Mapping[str, str]) -> None:
         assert hasattr(module, name), name
         setattr(module, name, value)
     for name in {"SILENCE_MS", "AMBIGUOUS_MS"} & environ.keys():
-        setattr(step, name, int(environ[name]))
+        setattr(limits, name, int(environ[name]))
     if "CHAOS" in environ:
         steps.install("gateway", Path(environ["CHAOS"]))
     settings = read_settings(environ)

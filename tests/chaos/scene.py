@@ -364,7 +364,6 @@ def leave_old_things(data: Path) -> None:
         id=ids.new("job", now),
         key_id=ids.new("key", now),
         operation="adicionaAudio",
-        params={},
         status=JobStatus.COMPLETED,
         created_at=now,
         queued_at=now,
@@ -376,7 +375,7 @@ def leave_old_things(data: Path) -> None:
     attempt = Attempt(ids.new("att", now), job.id, "runpod", AttemptState.DONE, now, now, ended_at=now)
     job = replace(job, attempt_id=attempt.id, output_key=attempt.output_key)
     with opened(data) as store, store.transaction() as tx:
-        tx.add_job(job)
+        tx.add_job(job, {})
         tx.add_attempt(attempt)
         tx.save_job(job)
         tx.save_webhook(Webhook(job.id, "example.com", webhooks.WebhookState.SUCCEEDED, tries=1))

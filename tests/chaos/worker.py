@@ -29,7 +29,7 @@ def serve(environ: Mapping[str, str]) -> None:
     """A worker as `python -m handler` is one, in this process."""
     events.PERIOD_S = 0.2
     upload.PAUSES_S = (0.2,) * 50
-    sandbox.take_down(True)  # the plan of the run and the count of encodes lie outside
+    sandbox.disable(True)  # the plan of the run and the count of encodes lie outside
     worker.WARM_UP_AFTER_S = 3600  # the operation of these tests copies the picture: no encoder is needed
     if "CHAOS" in environ:
         steps.install("worker", Path(environ["CHAOS"]))
@@ -48,7 +48,7 @@ def _pretend(work: Work, params: object, assets: object) -> dict[str, Any]:
 
 def _warm_up() -> None:
     OPERATIONS["adicionaAudio"].load()
-    warm_up.spare_imports()
+    warm_up.skip_imports()
     import runpod.serverless  # noqa: F401
 
     # It reads the environment where it is imported: each worker imports it again, what it needs is there already.

@@ -283,12 +283,12 @@ def test_a_download_that_was_not_wanted_any_more_is_not_resumed(files: FileServe
 @pytest.fixture
 def least(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand bytes a second, in each 0.5 s."""
-    monkeypatch.setattr(safe_http, "LEAST_BYTES_PER_S", 1000)
+    monkeypatch.setattr(safe_http, "MIN_BYTES_PER_S", 1000)
     monkeypatch.setattr(safe_http, "PACE_WINDOW_S", 0.5)
 
 
 def test_life_is_not_as_strict_as_that() -> None:
-    assert (safe_http.LEAST_BYTES_PER_S, safe_http.PACE_WINDOW_S) == (10_240, 30)
+    assert (safe_http.MIN_BYTES_PER_S, safe_http.PACE_WINDOW_S) == (10_240, 30)
 
 
 TRICKLED = {
@@ -322,7 +322,7 @@ def test_what_trickles_is_not_resumed(least: None, files: FileServer) -> None:
 def test_a_file_that_is_soon_over_may_be_as_slow_as_it_likes(
     files: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(safe_http, "LEAST_BYTES_PER_S", 1_000_000)
+    monkeypatch.setattr(safe_http, "MIN_BYTES_PER_S", 1_000_000)
     files.routes["/x"] = Reply(200, b"tiny", trickle_s=0.05)
     assert get(files.url("/x"))[1] == b"tiny"
 

@@ -124,12 +124,12 @@ def test_urls_of_strangers_are_not_logged_by_the_http_library(stream: io.StringI
 @pytest.mark.parametrize("text", ["x" * 50_000, 'é\n"' * 4_000, "😀" * 3_000, "\x00" * 5_000])
 def test_no_line_is_longer_than_the_platform_keeps(stream: io.StringIO, text: str) -> None:
     with structlog.contextvars.bound_contextvars(**IDS):
-        structlog.get_logger("ours").warning("ffmpeg.stderr", tail=f"first {text} last", status=1)
+        structlog.get_logger("ours").warning("ffmpeg.errors_printed", tail=f"first {text} last", status=1)
     written = stream.getvalue()
     assert written.count("\n") == 1
     assert 2000 < len(written) <= log.MAX_LINE + 1
     (line,) = lines(stream)
-    assert line.items() >= {**IDS, "event": "ffmpeg.stderr", "status": 1}.items()
+    assert line.items() >= {**IDS, "event": "ffmpeg.errors_printed", "status": 1}.items()
     assert line["tail"].startswith("first ") and line["tail"].endswith(" last")
 
 
@@ -151,12 +151,12 @@ def test_a_long_traceback_keeps_its_beginning_and_its_end(stream: io.StringIO) -
     try:
         deeper(60)
     except ValueError:
-        structlog.get_logger("ours").exception("job.unexpected")
+        structlog.get_logger("ours").exception("job.failed_unexpectedly")
     assert len(stream.getvalue()) <= log.MAX_LINE + 1
     (line,) = lines(stream)
     assert "at the bottom" in line["exception"] and "ValueError" in line["exception"]
 
 
 def test_a_line_that_fits_is_left_alone(stream: io.StringIO) -> None:
-    structlog.get_logger("ours").info("ffmpeg.stderr", tail="y" * 3_000)
+    structlog.get_logger("ours").info("ffmpeg.errors_printed", tail="y" * 3_000)
     assert lines(stream)[0]["tail"] == "y" * 3_000

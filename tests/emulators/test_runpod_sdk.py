@@ -126,22 +126,6 @@ def test_the_sdks_worker_does_a_job_and_leaves_when_idle(
 
 
 @pytest.mark.slow
-def test_a_cancel_reaches_ffmpeg_and_the_worker_goes_on(
-    start: Callable[..., Emulator], media: FileServer, call: Call
-) -> None:
-    emulator = start()
-    caller = call(emulator)
-    job_id = caller.run(input=endless(media))
-    ffmpeg = encoding(emulator)
-    caller.post(f"cancel/{job_id}")
-    eventually(lambda: not alive(ffmpeg), STOP_S)
-    assert caller.status(job_id)["status"] == "CANCELLED"
-    again = caller.run(input=adiciona_audio(media))
-    eventually(lambda: caller.status(again)["status"] == "COMPLETED")
-    assert caller.status(again)["workerId"] == caller.status(job_id)["workerId"]
-
-
-@pytest.mark.slow
 def test_a_killed_worker_s_job_runs_once_more_and_then_fails(
     start: Callable[..., Emulator], media: FileServer, call: Call
 ) -> None:

@@ -1,4 +1,4 @@
-"""`python -m tests.end_to_end.open_worker`: a RunPod worker whose FFmpeg has no walls, so that it can be counted."""
+"""`python -m tests.end_to_end.open_worker`: a RunPod worker whose FFmpeg runs without a sandbox, so that it can be counted."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from ffmpeg_ops.engine import sandbox
 from handler.__main__ import main
 
 if __name__ == "__main__":
-    sandbox.take_down(True)
+    sandbox.disable(True)
     main()

@@ -19,8 +19,8 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from gateway import create_app
 from gateway.__main__ import prepare
 from gateway.configuration import read_settings
+from gateway.dispatch import limits
 from gateway.dispatch import poll_schedule as pace_module
-from gateway.dispatch import step as step_module
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.wiring import Services
 from scripts.client import Client
@@ -82,7 +82,7 @@ class Cloud:
                 if attempt.claimed_at is not None:
                     silent_ms = attempt.ended_at - (attempt.heard_at or attempt.claimed_at)
                     assert attempt.error_code == "worker_lost"
-                    assert silent_ms > step_module.SILENCE_MS or self._lost_there(attempt), "it was heard of"
+                    assert silent_ms > limits.SILENCE_MS or self._lost_there(attempt), "it was heard of"
                     given_up += 1
         return given_up
 
@@ -114,8 +114,8 @@ def cloud(module_files: FileServer, tmp_path_factory: pytest.TempPathFactory) ->
     quick = {"cold_start_s": 0, "queue_delay_s": 1, "crash_pause_s": 1, "lost_after_s": 5}
     config = Config(command=command, min_workers=2, max_workers=3, env=env, **quick)
     with pytest.MonkeyPatch.context() as patch, Emulator(config) as runpod:
-        patch.setattr(step_module, "SILENCE_MS", 8_000)
-        patch.setattr(step_module, "AMBIGUOUS_MS", 4_000)
+        patch.setattr(limits, "SILENCE_MS", 8_000)
+        patch.setattr(limits, "AMBIGUOUS_MS", 4_000)
         patch.setattr(pace_module, "TOLD_FIRST_MS", 500)  # so that there are polls, and faults can strike them
         environ = {
             **runpod.gateway_environ,

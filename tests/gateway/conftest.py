@@ -23,7 +23,7 @@ from gateway import create_app
 from gateway.db.migrations import migrate
 from gateway.db.records import ApiKey
 from gateway.db.store import Store
-from gateway.dispatch import step
+from gateway.dispatch import submit
 from gateway.domain import ids
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import Job, JobStatus
@@ -36,6 +36,7 @@ from tests.postgres import Postgres, postgres_server
 START_MS = 1_700_000_000_000
 SECRET_KEY = "tests-secret-key-0123456789abcdef"
 CLAIM = "claim-of-worker-1"
+PARAMS = {"url_video": "https://example.com/v.mp4", "url_srt": "https://example.com/s.srt"}
 
 # Makes processes from one that has no threads and has imported what they need.
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -65,6 +66,7 @@ class FakeProvider:
 
     def __init__(self, name: str = "fake") -> None:
         self.name = name
+        self.queue_limit_s: int | None = None
         self.calls: list[tuple[str, Attempt]] = []
         self.inputs: list[Mapping[str, Any]] = []
         self.reconciled = 0
@@ -125,7 +127,9 @@ class FakeProvider:
 
 
 class JobFactory(Protocol):
-    def __call__(self, *, attempt: AttemptState | None = None, **changes: Any) -> Job: ...
+    def __call__(
+        self, *, attempt: AttemptState | None = None, params: Mapping[str, Any] | None = None, **changes: Any
+    ) -> Job: ...
 
 
 class Wire(Protocol):
@@ -146,7 +150,6 @@ def new_job(now: int, **changes: Any) -> Job:
         id=ids.new("job", now),
         key_id=ids.new("key", now),
         operation="caption",
-        params={"url_video": "https://example.com/v.mp4", "url_srt": "https://example.com/s.srt"},
         status=JobStatus.QUEUED,
         created_at=now,
         queued_at=now,
@@ -281,7 +284,7 @@ def settings(tmp_path: Path, database: str) -> Settings:
 @pytest.fixture
 def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses are as long as they are meant to be."""
-    monkeypatch.setattr(step.random, "uniform", lambda low, high: 1.0)
+    monkeypatch.setattr(submit.random, "uniform", lambda low, high: 1.0)
 
 
 @pytest.fixture
@@ -330,14 +333,14 @@ def api_key(key: Key) -> str:
 def job_factory(services: Services, key: Key, clock: FixedClock) -> JobFactory:
     """Stores a job, with an attempt in the state `attempt` if given; `changes` override any field of the job."""
 
-    def make(*, attempt: AttemptState | None = None, **changes: Any) -> Job:
+    def make(*, attempt: AttemptState | None = None, params: Mapping[str, Any] | None = None, **changes: Any) -> Job:
         now = clock.now_ms()
         job = new_job(now, **{"key_id": key.record.id, **changes})
         record = new_attempt(job, now, attempt) if attempt else None
         if record is not None and "attempt_id" not in changes:
             job = replace(job, attempt_id=record.id)
         with services.store.transaction() as tx:
-            tx.add_job(job)
+            tx.add_job(job, PARAMS if params is None else params)
             if record is not None:
                 tx.add_attempt(record)
         return job

@@ -22,7 +22,7 @@ def run(app: Flask, *words: str) -> Result:
 def test_a_created_key_is_printed_alone_on_standard_output(app: Flask, services: Services) -> None:
     result = run(app, "keys", "create", "n8n")
     assert result.exit_code == 0
-    key = services.keys.recognise(result.stdout.strip())
+    key = services.keys.verify(result.stdout.strip())
     assert key and key.name == "n8n"
     assert key.id in result.stderr
     assert result.stdout.count("\n") == 1
@@ -43,7 +43,7 @@ def test_a_revoked_key_is_refused(app: Flask, services: Services) -> None:
     record, secret = services.keys.create("n8n")
     result = run(app, "keys", "revoke", record.id)
     assert (result.exit_code, result.output) == (0, f"{record.id} is revoked.\n")
-    assert services.keys.recognise(secret) is None
+    assert services.keys.verify(secret) is None
 
 
 def test_a_key_is_made_with_the_scopes_that_were_named(app: Flask, services: Services) -> None:
@@ -52,7 +52,7 @@ def test_a_key_is_made_with_the_scopes_that_were_named(app: Flask, services: Ser
         (("--scope", "metrics"), "metrics"),
         (("--scope", "admin", "--scope", "jobs"), "jobs,admin"),
     ):
-        key = services.keys.recognise(run(app, "keys", "create", "n8n", *words).stdout.strip())
+        key = services.keys.verify(run(app, "keys", "create", "n8n", *words).stdout.strip())
         assert key and key.scopes == scopes
     result = run(app, "keys", "create", "n8n", "--scope", "root")
     assert result.exit_code == 2 and "'jobs', 'metrics', 'admin'" in result.output
@@ -66,10 +66,10 @@ def test_a_rotated_key_has_two_secrets_for_a_while(app: Flask, services: Service
     assert (result.exit_code, result.stdout.count("\n")) == (0, 1)
     assert "until 2023-11-14T22:43:20.000Z" in result.stderr
     listed = run(app, "keys", "list").stdout
-    assert "valid, the secret before until 2023-11-14T22:43:20.000Z" in listed
+    assert "valid, the previous secret until 2023-11-14T22:43:20.000Z" in listed
     assert old not in listed and new not in listed
     clock.advance(1_800_000)
-    assert [bool(services.keys.recognise(secret)) for secret in (old, new)] == [False, True]
+    assert [bool(services.keys.verify(secret)) for secret in (old, new)] == [False, True]
     assert "before" not in run(app, "keys", "list").stdout
 
 

@@ -110,7 +110,7 @@ def test_a_page_is_called_one(page: bytes, files: FileServer, got: Callable[[], 
     files.routes["/x"] = Reply(200, page, {"Content-Type": "video/mp4"})
     with pytest.raises(AssetInvalid) as caught:
         got()
-    assert caught.value.message == "url_video: the URL answered with a web page, not a file."
+    assert caught.value.message == "url_video: the URL returned a web page, not a file."
     assert len(files.requests) == 1
 
 
@@ -183,7 +183,7 @@ def test_of_other_hosts_it_is_told_that_it_is_a_page(url: str) -> None:
 def test_the_hint_is_in_the_error(files: FileServer, got: Callable[[], bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(share_links._HINTS, urlsplit(files.origin).hostname or "", "Do this.")
     files.routes["/x"] = Reply(200, PAGE)
-    with pytest.raises(AssetInvalid, match=r"^url_video: the URL answered with a web page, not a file\. Do this\.$"):
+    with pytest.raises(AssetInvalid, match=r"^url_video: the URL returned a web page, not a file\. Do this\.$"):
         got()
 
 

@@ -1,4 +1,4 @@
-"""Where the camera is in every frame: boxes over the image, in float pixels."""
+"""Where the camera is in every frame: boxes over the image, in fractional pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _EASE: Mapping[str, Callable[[float], float]] = {
     "ease_out": lambda t: 1 - (1 - t) ** 2,
     "ease_in_out": lambda t: t * t * (3 - 2 * t),
 }
-# Where a pan begins and ends, as shares of the free way: x, y, x, y. None: the focus.
+# Where a pan begins and ends, as shares of the free distance: x, y, x, y. None: the focus.
 _PANS: Mapping[str, tuple[float | None, float | None, float | None, float | None]] = {
     "pan_right": (0, None, 1, None),
     "pan_left": (1, None, 0, None),
@@ -24,11 +24,15 @@ _PANS: Mapping[str, tuple[float | None, float | None, float | None, float | None
 
 @dataclass(frozen=True)
 class Box:
-    """The part of the image that a frame shows, in image pixels; edges, not centres."""
+    """The part of the image that a frame shows, in pixels of the image, measured to pixel edges."""
 
+    #: Left edge.
     left: float
+    #: Top edge.
     top: float
+    #: Width.
     width: float
+    #: Height.
     height: float
 
     def scaled(self, x: float, y: float) -> Box:
@@ -38,11 +42,15 @@ class Box:
 
 @dataclass(frozen=True)
 class Move:
-    """A move as the params give it."""
+    """How the camera moves."""
 
+    #: One of img2vid's MOTIONS.
     motion: str = "zoom_in"
+    #: The largest magnification; during a pan, all the time.
     amount: float = 1.324
+    #: What stays in view or is moved to, as shares of width and height.
     focus: tuple[float, float] = (0.5, 0.5)
+    #: One of img2vid's EASINGS.
     easing: str = "linear"
 
     def boxes(self, image: tuple[int, int], frame: tuple[int, int], count: int) -> list[Box]:
@@ -51,7 +59,7 @@ class Move:
         return [self._box(image, frame, ease(i / (count - 1)) if count > 1 else 0.0) for i in range(count)]
 
     def _box(self, image: tuple[int, int], frame: tuple[int, int], t: float) -> Box:
-        # the largest box of the frame's shape, made smaller by the zoom
+        # the largest box of the frame's shape, divided by the zoom
         scale = min(image[0] / frame[0], image[1] / frame[1]) / self._zoom(t)
         width, height = frame[0] * scale, frame[1] * scale
         x, y = self._place(t)
@@ -65,7 +73,7 @@ class Move:
         return 1 + (self.amount - 1) * (1 - t if self.motion == "zoom_out" else t)
 
     def _place(self, t: float) -> tuple[float, float]:
-        """Where the box is, as shares of its free way in x and y."""
+        """Where the box is, as shares of its free distance in x and y."""
         x0, y0, x1, y1 = _PANS.get(self.motion, (None, None, None, None))
         x = self.focus[0] if x0 is None or x1 is None else x0 + (x1 - x0) * t
         y = self.focus[1] if y0 is None or y1 is None else y0 + (y1 - y0) * t

@@ -1,12 +1,12 @@
-"""The moving shot as raw frames: planes made once, then every frame cut from them at sub-pixel positions.
+"""Rendering a shot to raw frames: planes are made once, then every frame is cut from them at sub-pixel positions.
 
-Planes are Y, Cb and Cr of BT.709 in limited range. A frame is yuv420p with the chroma sited as MPEG-2 and H.264 have
-it by default: horizontally on the even luma columns, vertically between two rows.
+Planes are Y, Cb and Cr of BT.709 in limited range. A frame is yuv420p with MPEG-2 and H.264's default chroma siting:
+horizontally on the even luma columns, vertically between two rows.
 
-OpenCV's `resize` is five times as fast as its `warpAffine` with the same cubic kernel, because it works on rows and
-columns apart, but takes whole pixels only. Its sampling points are `start + (i + 0.5) · n / m − 0.5`, for n source
-pixels made into m; by making a few pixels more than are shown and choosing n, m and how many to skip, they can be put
-within a hundredth of a pixel of where they should be. Where no choice is that good, `warpAffine` does the frame.
+OpenCV's `resize` is five times as fast as its `warpAffine` with the same cubic kernel, because it processes rows and
+columns separately, but it takes whole pixels only. Its sampling points are `start + (i + 0.5) · n / m − 0.5` for n
+source pixels resized to m. By making a few pixels more than are shown, and choosing n, m and how many to skip, they
+come within a hundredth of a pixel of where they should be. Where no choice is that good, `warpAffine` is used.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from PIL import Image
 
 from ffmpeg_ops.engine.stills.camera import Box
 
-Plane = NDArray[Any]  # of uint8; what OpenCV's stubs call anything
+Plane = NDArray[Any]  # of uint8; OpenCV's stubs are not precise
 
-# How many source pixels a pixel of a frame should have: fewer lose detail, more alias under a cubic kernel. A zoom runs
-# through several sources, each made from the one before with Lanczos, no more than so many times smaller.
+# How many source pixels each pixel of a frame should have: fewer lose detail, more alias under a cubic kernel. A zoom
+# runs through several sources, each made from the one before with Lanczos, at most _LEVEL times smaller.
 FINEST = 1.06
 _LEVEL = 1.16
-# How many pixels more than shown are made at most, and how far a sample may be from its place, in source pixels.
+# At most how many pixels are made besides those shown, and how far a sample may be off, in source pixels.
 _SLACK = 128
 _TOLERANCE = 0.015
 _LEFT_SITED = -0.25
 
-# R'G'B' of 0..255 to Y'CbCr of BT.709, limited range; the last column is the offset.
+# R'G'B' of 0..255 to Y'CbCr of BT.709 in limited range; the last column is the offset.
 _KR, _KB = 0.2126, 0.0722
 _KG = 1 - _KR - _KB
 _TO_YCBCR = np.array(
@@ -52,22 +52,27 @@ _TO_YCBCR = np.array(
 
 @dataclass(frozen=True)
 class Span:
-    """One axis of a `resize`: `taken` source pixels from `start` become `made`, of which `skip` are not shown."""
+    """One axis of a `resize`."""
 
+    #: The first source pixel.
     start: int
+    #: How many source pixels are resized.
     taken: int
+    #: How many pixels they become.
     made: int
+    #: How many of those come before the first one shown.
     skip: int
+    #: How far the sampling points are off, in source pixels.
     error: float
 
 
 def finest(boxes: list[Box], frame: tuple[int, int]) -> float:
-    """Source pixels for each pixel of the closest frame."""
+    """Source pixels for each pixel of the most magnified frame."""
     return min(_step(box, frame) for box in boxes)
 
 
 def render(image: Image.Image, boxes: list[Box], frame: tuple[int, int]) -> Iterator[bytes]:
-    """One raw yuv420p frame of `frame` pixels (even numbers) per box, made on all cores, in order."""
+    """Yield one raw yuv420p frame of `frame` pixels (even numbers) per box, rendered on all cores, in order."""
     cv2.setNumThreads(1)  # whole frames in parallel scale better than parts of one
     workers = len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(workers) as pool:
@@ -81,7 +86,7 @@ def render(image: Image.Image, boxes: list[Box], frame: tuple[int, int]) -> Iter
 
 
 class _Camera:
-    """Makes any of the frames, from the source that suits it; safe to share between threads."""
+    """Renders frames, each from the source that suits it; safe to share between threads."""
 
     def __init__(self, image: Image.Image, boxes: list[Box], frame: tuple[int, int]) -> None:
         self._size = frame
@@ -95,12 +100,13 @@ class _Camera:
         self._image_size = image.size
 
     def frame(self, box: Box) -> bytes:
+        """The raw frame that shows `box`."""
         planes = [*self._cut(self._luma(box), box, self._size, 0.0)]
         planes += self._cut(self._chroma, box, self._half, _LEFT_SITED)
         return b"".join(plane.tobytes() for plane in planes)
 
     def _luma(self, box: Box) -> _Source:
-        """The smallest source that still has FINEST pixels for each of the frame; the largest, when none has."""
+        """The smallest source that still has FINEST pixels for each pixel of the frame; the largest, when none has."""
         for source in reversed(self._lumas):
             if _step(box, self._size) * source.size[0] / self._image_size[0] >= FINEST * 0.999:
                 return source
@@ -116,7 +122,7 @@ def _step(box: Box, frame: tuple[int, int]) -> float:
 
 
 def _levels(plane: Plane, finest_step: float, coarsest_step: float) -> list[Plane]:
-    """`plane`, and smaller ones for the frames that show so much that it would alias."""
+    """`plane`, and smaller ones for frames that show so much of it that it would alias."""
     count = math.ceil(math.log(max(1.0, coarsest_step / max(finest_step, FINEST)), _LEVEL))
     planes, width, height = [plane], plane.shape[1], plane.shape[0]
     for i in range(1, count):
@@ -158,7 +164,7 @@ class _Source:
 
 
 def span(low: float, width: float, size: int, siting: float) -> Span:
-    """The `resize` whose `size` shown samples are closest to those that divide [low, low + width] evenly."""
+    """The `resize` whose `size` shown samples are closest to dividing [low, low + width] evenly."""
     step = width / size
     made, skip = _choices(size)
     taken = np.rint(step * made)
@@ -176,7 +182,7 @@ def span(low: float, width: float, size: int, siting: float) -> Span:
 
 @cache
 def _choices(size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Every (made, skip) with at most _SLACK pixels more than shown; few of them first."""
+    """Every (made, skip) with at most _SLACK pixels more than shown, the fewest first."""
     pairs = [(size + more, skip) for more in range(_SLACK + 1) for skip in range(more + 1)]
     made, skip = zip(*pairs, strict=True)
     return np.array(made, float), np.array(skip, float)

@@ -1,4 +1,4 @@
-"""The image of a shot: opened within limits, upright, opaque, sRGB, and no larger than the shot can show."""
+"""Loading the image of a shot: within limits, upright, opaque, sRGB, and no larger than the shot can show."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from wire.errors import AssetInvalid, AssetTooLarge, JobError
 MAX_PIXELS = 100_000_000
 MAX_SCANS = 100
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-# From here on a JPEG is decoded at a half, a quarter or an eighth where that is still enough, to save memory.
+# Larger JPEGs are decoded at a half, a quarter or an eighth of their size where that is enough, to save memory.
 _DRAFT_PIXELS = 30_000_000
 _STRIP = 512
-# In a JPEG: a marker, which in coded data are those two bytes with neither a zero nor a restart behind.
+# A marker in a JPEG. In coded data, FF is followed by a zero or a restart marker instead.
 _MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _BARE_MARKERS = frozenset({0x01, 0xD8})  # no length follows
-_SWAPPED = frozenset({5, 6, 7, 8})  # EXIF orientations that lie on their side
+_SWAPPED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
 _ORIENTATION = 0x0112
-_BLUR = 0.03  # of the canvas's height
+_BLUR = 0.03  # radius as a share of the canvas's height
 
 Factor = Callable[[tuple[int, int]], float]
 
 
 def load(path: Path, name: str, factor: Factor) -> tuple[Image.Image, tuple[int, int]]:
-    """The image of param `name` as RGB, and the upright size that it had.
+    """Load the image of param `name` as RGB; return it and its original upright size.
 
-    `factor` tells for that size how many times smaller the image may be; it is made so with Lanczos, before anything
+    For that size, `factor` returns how many times smaller the image may be; it is shrunk with Lanczos before anything
     that needs a copy. Raises AssetTooLarge past MAX_PIXELS and AssetInvalid past MAX_SCANS, both before decoding.
     """
     try:
@@ -50,21 +50,21 @@ def load(path: Path, name: str, factor: Factor) -> tuple[Image.Image, tuple[int,
     except Image.DecompressionBombError as error:
         raise AssetTooLarge(f"{name}: the image has more than {MAX_PIXELS // 1_000_000} megapixels.") from error
     except UnidentifiedImageError as error:
-        raise AssetInvalid(f"{name}: the file is {sniff(path)}, not a picture that can be read.") from error
+        raise AssetInvalid(f"{name}: the file is {sniff(path)}, not a readable image.") from error
     except JobError:
         raise
-    except Exception as error:  # Pillow's decoders raise all sorts of things on damaged files
+    except Exception as error:  # Pillow's decoders raise many kinds of errors on damaged files
         raise AssetInvalid(f"{name}: the image is damaged.", detail=repr(error)) from error
 
 
 def canvas_size(image: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int]:
-    """The smallest size of the given shape that holds all of an image."""
+    """The smallest size of the given shape that holds a whole image."""
     scale = max(image[0] / shape[0], image[1] / shape[1])
     return max(image[0], round(shape[0] * scale)), max(image[1], round(shape[1] * scale))
 
 
 def contained(image: Image.Image, shape: tuple[int, int], background: str) -> Image.Image:
-    """`image` whole in the middle of a canvas of the given shape, on a blurred copy of itself or on a colour."""
+    """The whole `image` in the middle of a canvas of the given shape, on a blurred copy of itself or a colour."""
     size = canvas_size(image.size, shape)
     canvas = _blurred(image, size) if background == "blur" else Image.new("RGB", size, background)
     canvas.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
@@ -87,7 +87,7 @@ def _prepared(image: Image.Image, factor: float) -> Image.Image:
 
 
 def _scans(content: bytes) -> int:
-    """How often a JPEG goes over the whole picture. Ten are usual; thousands fit into a small file and take hours."""
+    """How many scans a JPEG has. Ten are usual; thousands fit into a small file and take hours to decode."""
     count = at = 0
     while (found := _MARKER.search(content, at)) and (marker := found[1][0]) != _END_OF_IMAGE:
         count += marker == _START_OF_SCAN
@@ -97,7 +97,7 @@ def _scans(content: bytes) -> int:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """L, RGB or CMYK of 8 bits, opaque."""
+    """The image as opaque L, RGB or CMYK of 8 bits."""
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_to_bytes(np.asarray(image)))
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
@@ -106,16 +106,16 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def _to_bytes(values: np.ndarray) -> np.ndarray:
-    """Grey of 16 bits, or of any other depth, as 8 bits."""
+    """Convert grey of 16 bits, or of any other depth, to 8 bits."""
     if values.dtype == np.uint16:
         return (values >> 8).astype(np.uint8)
-    most = float(values.max(initial=1))
-    full = 1.0 if most <= 1 else 255.0 if most <= 255 else 65535.0
+    highest = float(values.max(initial=1))
+    full = 1.0 if highest <= 1 else 255.0 if highest <= 255 else 65535.0
     return np.clip(values / full * 255, 0, 255).astype(np.uint8)
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """In strips: whole copies of a large image would not fit in the memory that a job may use."""
+    """Flatten alpha onto white, in strips: copies of a large image would not fit in a job's memory."""
     opaque = Image.new("RGB", image.size)
     for top in range(0, image.height, _STRIP):
         strip = image.crop((0, top, image.width, min(top + _STRIP, image.height))).convert("RGBA")
@@ -132,12 +132,12 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
             if converted is not None:
                 return converted
         except (ImageCms.PyCMSError, OSError):
-            pass  # a profile that does not fit its image: take the numbers as they are
+            pass  # the profile does not match the image: use the values as they are
     return image.convert("RGB")
 
 
 def _blurred(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """A blurred copy that covers `size`, made small first: a blur has no detail to lose."""
+    """A blurred copy that covers `size`, shrunk first: a blur has no detail to lose."""
     shrink = max(1.0, max(size) / 256)
     small = (max(1, round(size[0] / shrink)), max(1, round(size[1] / shrink)))
     covering = ImageOps.fit(image, small, Image.Resampling.BILINEAR)

@@ -1,25 +1,22 @@
-"""Which fonts there are, which of them has a glyph for a character, and how wide text becomes.
+"""Installed fonts: which of them has a glyph for a character, and how wide text becomes.
 
-libass would look for a font by itself when a glyph is missing, and draw a box when it finds none. We name a font for
-every run of characters instead, and leave out, with a word in the result, what no font can draw.
+libass would look for a font by itself when a glyph is missing, and draw a box when it finds none. Instead the script
+names a font for every run of characters and leaves out, with a warning, what no font can draw.
 """
 
 from __future__ import annotations
 
 import re
-import tempfile
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from PIL import ImageFont
 
-from ffmpeg_ops.engine import ffmpeg
+from ffmpeg_ops.engine import process
 from ffmpeg_ops.engine.subtitles.lines import clusters, columns
-from ffmpeg_ops.operation import Work
 from wire.errors import EncodeFailed, JobTimeout, WorkerError
 
 DEFAULT = "Noto Sans"
@@ -29,8 +26,8 @@ _SCRIPTS = ("Arabic", "Hebrew", "Thai", "Devanagari", "Bengali", "Tamil", "Telug
 _SYMBOLS = ("Symbola", "Noto Sans Symbols", "Noto Sans Symbols2", "Noto Sans Math", "DejaVu Sans")
 _SKIN = re.compile("[\U0001f3fb-\U0001f3ff\ufe0e\ufe0f]")
 _BOLD, _REGULAR = 200, 80
-_REFERENCE = 100  # pixels at which text is measured
-_GUESSED_WIDTH = 0.42  # of the size of the text, for a column
+_REFERENCE = 100  # pixels, the size at which text is measured
+_GUESSED_WIDTH = 0.42  # of a column, as a share of the text size
 
 
 class Charset:
@@ -50,33 +47,39 @@ class Charset:
 class Face:
     """One style of a font family that libass can draw: outlines, no bitmaps or colour layers."""
 
+    #: All names of its family.
     families: tuple[str, ...]
+    #: Path of the font file.
     file: str
+    #: Number of the face in that file.
     index: int
+    #: fontconfig's weight: 80 is regular, 200 bold.
     weight: int
+    #: The characters that it has glyphs for.
     charset: Charset
 
     def has(self, cluster: str) -> bool:
+        """Whether it has a glyph for every visible character."""
         return all(char in self.charset or _is_invisible(char) for char in cluster)
 
 
 @cache
 def installed() -> tuple[Face, ...]:
-    """The faces that fontconfig knows; none where there is no fontconfig."""
+    """The faces that fontconfig lists; none without fontconfig."""
     try:
-        with tempfile.TemporaryDirectory() as directory:
-            listed = ffmpeg.output_of(["fc-list", "-f", _FORMAT], Work(Path(directory)))
+        listed = process.output_outside_job(["fc-list", "-f", _FORMAT])
     except (EncodeFailed, JobTimeout, WorkerError):
         return ()
-    rows = (line.split("\t") for line in listed.decode().split("\n"))
+    rows = (line.split("\t") for line in listed.split("\n"))
     faces = (_face(dict(zip(_FIELDS, row, strict=True))) for row in rows if len(row) == len(_FIELDS))
     return tuple(face for face in faces if face)
 
 
 class Fonts:
-    """The fonts for one job: the family that was asked for, and others for what it lacks.
+    """The fonts for one job: the requested family, and others for what it lacks.
 
-    `missing` collects what no font can draw. Without any `faces` everything is left to libass and widths are guesses.
+    `family` is the main one, `missing` collects what no font can draw. Without any `faces` libass chooses, and widths
+    are guesses.
     """
 
     def __init__(self, faces: Sequence[Face], family: str, *, bold: bool, sample: str = "") -> None:
@@ -102,17 +105,18 @@ class Fonts:
         return found
 
     def has_bold(self, family: str) -> bool:
+        """Whether bold text in that family is drawn with a bold face."""
         face = self._by_family.get(family.lower())
         return self.bold and (face is None or face.weight > 150)
 
     def width(self, text: str) -> float:
-        """How wide `text` is at size 1."""
+        """The width of `text` at size 1."""
         if text not in self._measured:
             self._measured[text] = sum(self._width(family, run) for family, run in self.runs(text))
         return self._measured[text]
 
     def _drawn(self, cluster: str) -> tuple[str, str]:
-        cluster = _SKIN.sub("", cluster)  # outlines have no colour; on its own it would be a patch
+        cluster = _SKIN.sub("", cluster)  # outlines have no colour: a skin tone would be drawn as a patch
         for face_family, face in self._order:
             if face.has(cluster):
                 return face_family, cluster
@@ -130,9 +134,9 @@ class Fonts:
         return float(_loaded(face.file, face.index).getlength(run)) / self._height(self.family)
 
     def scale(self, family: str) -> float:
-        """By how much the size of `family` must differ so that its letters are as large as those of the main one.
+        """The factor on the size of `family` that makes its letters as large as those of the main one.
 
-        A font's size in ASS is its ascent and descent, which differ widely between scripts.
+        In ASS the size is ascent plus descent, which differ widely between scripts.
         """
         return self._height(family) / self._height(self.family)
 
@@ -146,7 +150,7 @@ def _face(fields: dict[str, str]) -> Face | None:
         return None
     weight = re.match(r"\d+", fields["weight"])
     names = (name.replace("\\", "") for name in fields["family"].split(","))
-    families = tuple(name for name in names if re.fullmatch(r"\w[\w .&+()\-]*", name))  # what may stand in a tag
+    families = tuple(name for name in names if re.fullmatch(r"\w[\w .&+()\-]*", name))  # safe inside a tag
     return Face(
         families,
         fields["file"],
@@ -166,7 +170,7 @@ def _by_family(faces: Iterable[Face], *, bold: bool) -> dict[str, Face]:
 
 
 def _in_order(by_family: dict[str, Face], main: str, sample: str) -> list[tuple[str, Face]]:
-    """Families as they are tried: what was asked for, the usual ones for scripts and symbols, then all others."""
+    """Families in the order they are tried: the main one, the usual ones for scripts and symbols, then all others."""
     usual = [main, DEFAULT, *(f"Noto Sans {script}" for script in _SCRIPTS), _east_asian(sample), *_SYMBOLS]
     others = sorted(by_family, key=lambda name: (not name.startswith("noto sans"), "mono" in name, name))
     names = list(dict.fromkeys([name for name in usual if name.lower() in by_family]))
@@ -180,7 +184,7 @@ def _written(face: Face, lower: str) -> str:
 
 
 def _east_asian(sample: str) -> str:
-    """The family whose ideographs look as readers of `sample` know them."""
+    """The family whose ideographs suit the language of `sample`."""
     if re.search(r"[\u3040-\u30ff]", sample):
         return "Noto Sans CJK JP"
     return "Noto Sans CJK KR" if re.search(r"[\uac00-\ud7af]", sample) else "Noto Sans CJK SC"

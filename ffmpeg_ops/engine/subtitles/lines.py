@@ -1,4 +1,4 @@
-"""Text to lines: broken evenly, never inside a word, never wider than allowed; and long cues to shorter ones."""
+"""Breaking text into lines, evenly, never inside a word and never too wide, and long cues into shorter ones."""
 
 from __future__ import annotations
 
@@ -8,42 +8,46 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
-from ffmpeg_ops.engine.subtitles.cues import Cue, Span
+from ffmpeg_ops.engine.subtitles.cue import Cue, Span
 
-# Chinese, Japanese: a line may end between any two characters, but for those that cling to a neighbour.
+# Chinese, Japanese: a line may end between any two characters except those that must stay with a neighbour.
 _HAN = (
     r"\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
     r"\uf900-\ufaff\uff66-\uff9d"
 )
-_CLING_BACK = (
+_NOT_AT_START = (
     "、。，．・：；？！）］｝〕〉》」』】〗〙ゝゞーァィゥェォッャュョヮヵヶぁぃぅぇぉっゃゅょゎゕゖ々…‥,.:;?!)]}”’％%～"
 )
-_CLING_ON = "（［｛〔〈《「『【〖〘([{“‘￥$"
+_NOT_AT_END = "（［｛〔〈《「『【〖〘([{“‘￥$"
 _MAY_BREAK = re.compile(
     rf"(?<=[{_HAN}\uff00-\uffef\u3000-\u303f])(?=\S)|(?<=\S)(?=[{_HAN}\U00020000-\U0003ffff])|\u200b"
 )
 # Thai, Lao, Khmer, Burmese: no spaces, and words that only a dictionary knows. A vowel that opens a syllable may open a
-# line; that is used only where there is no other way.
+# line; lines are broken there only when nothing else fits.
 _NO_SPACES = re.compile(
     rf"[{_HAN}\u3000-\u303f\uff00-\uffef\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\U00020000-\U0003ffff]"
 )
-# Other vowels, and signs that repeat or shorten a word, never do, though Unicode takes them for letters.
+# Other vowels, and signs that repeat or shorten a word, never open a line, although Unicode calls them letters.
 _LEADS = "\u0e40-\u0e44\u0ec0-\u0ec4"
 _OPENS_SYLLABLE = re.compile(rf"(?<=.{{2}})(?<![{_LEADS}])(?=[{_LEADS}])|(?<=[-/])(?=.)")
 _WANTS_LETTER = re.compile(rf"(?:[{_LEADS}]|[\u0e31\u0e47\u0eb1\u0ebb][\u0e48-\u0e4b\u0ec8-\u0ecb]?)$")
 _FOLLOWS = frozenset("\u0e2f\u0e30\u0e32\u0e33\u0e45\u0e46\u0eaf\u0eb0\u0eb2\u0eb3\u0ebd\u0ec6")
-_SILENT = "\u0e4c"  # the letter below it ends the word before
+_SILENT = "\u0e4c"  # the letter below it belongs to the word before
 
 Measure = Callable[[str], float]
 
 
 @dataclass(frozen=True)
 class Word:
-    """What a line is made of, with the time at which it is spoken. `spaced`: a space stands before it."""
+    """A piece of a line that is never broken."""
 
+    #: What is shown.
     text: str
+    #: Whether a space precedes it.
     spaced: bool
+    #: When it begins to be spoken, in milliseconds of the video.
     start_ms: int
+    #: When it has been spoken.
     end_ms: int
 
 
@@ -52,14 +56,17 @@ Line = tuple[Word, ...]
 
 @dataclass(frozen=True)
 class Limit:
-    """How wide a line may be: `width` by `measure`, and `characters`."""
+    """How long a line may be."""
 
+    #: Maximum width, in the unit of `measure`.
     width: float
+    #: Maximum length in columns; see `columns`.
     characters: int
+    #: The width of a text.
     measure: Measure
 
     def excess(self, text: str) -> float:
-        """How much of a line `text` fills; above 1 it is too long."""
+        """The share of a line that `text` fills; above 1 it is too long."""
         return max(self.measure(text) / self.width, columns(text) / self.characters)
 
 
@@ -69,12 +76,12 @@ def is_spaceless(char: str) -> bool:
 
 
 def columns(text: str) -> int:
-    """Length in characters as they are counted for subtitles: wide ones twice, marks on others not at all."""
+    """Length in characters as counted for subtitles: wide ones count twice, combining marks not at all."""
     return sum(_columns_of(char) for char in text)
 
 
 def clusters(text: str) -> list[str]:
-    """Text in pieces that must not be parted: a letter with its marks and vowels, an emoji with its modifiers."""
+    """Text in pieces that must stay together: a letter with its marks and vowels, an emoji with its modifiers."""
     found: list[str] = []
     for char in text:
         joins = found and (
@@ -92,7 +99,7 @@ def clusters(text: str) -> list[str]:
 
 
 def lay_out(cue: Cue, limit: Limit, *, upper_case: bool = False) -> list[Line]:
-    """The cue's lines. Breaks that the author made stay."""
+    """The cue's lines. The author's own line breaks are kept."""
     lines: list[Line] = []
     at = 0
     for row in cue.text.split("\n"):
@@ -105,9 +112,9 @@ def lay_out(cue: Cue, limit: Limit, *, upper_case: bool = False) -> list[Line]:
     return lines
 
 
-def in_parts(cue: Cue, lines: Sequence[Line], most: int) -> Iterator[tuple[Cue, Sequence[Line]]]:
-    """The cue itself, or several that follow each other, each of at most `most` lines."""
-    count = -(-len(lines) // most)
+def in_parts(cue: Cue, lines: Sequence[Line], max_lines: int) -> Iterator[tuple[Cue, Sequence[Line]]]:
+    """The cue itself, or consecutive ones of at most `max_lines` lines each."""
+    count = -(-len(lines) // max_lines)
     edges = [round(i * len(lines) / count) for i in range(count + 1)]
     parts = [lines[a:b] for a, b in pairwise(edges)]
     starts = [cue.start_ms, *(part[0][0].start_ms for part in parts[1:])]
@@ -132,14 +139,14 @@ def _breaks(chunk: str) -> list[int]:
         at
         for at in places
         if 0 < at < len(chunk)
-        and chunk[at] not in _CLING_BACK
-        and chunk[at - 1] not in _CLING_ON
+        and chunk[at] not in _NOT_AT_START
+        and chunk[at - 1] not in _NOT_AT_END
         and unicodedata.category(chunk[at]) not in {"Mn", "Me", "Cf"}
     ]
 
 
 def _time(cue: Cue, at: int, *, last: bool) -> int:
-    """When the text before (`last`) or behind place `at` is spoken; inside a span, in proportion."""
+    """When the text before (`last`) or after index `at` is spoken; inside a span, in proportion."""
     spans = cue.spans or (Span(0, len(cue.text), cue.start_ms, cue.end_ms),)
     for span in spans:
         if span.begin < at <= span.end if last else span.begin <= at < span.end:
@@ -149,7 +156,7 @@ def _time(cue: Cue, at: int, *, last: bool) -> int:
 
 
 def _cut(word: Word, limit: Limit) -> list[Word]:
-    """The word itself unless it is too long for a line: then as few pieces as will do."""
+    """The word itself, or, when it is too long for a line, as few pieces of it as possible."""
     if limit.excess(word.text) <= 1:
         return [word]
     pieces = [piece for part in _OPENS_SYLLABLE.split(word.text) for piece in _small_enough(part, limit)]
@@ -197,7 +204,7 @@ def _even(words: Sequence[Word], limit: Limit) -> list[Line]:
 
 
 def _fill(words: Sequence[Word], limit: Limit) -> Callable[[int, int], float]:
-    """How much of a line the words from one index to before another fill; above 1 it is too long."""
+    """A function that returns the share of a line that words `begin` to before `end` fill; above 1 it is too long."""
     space = limit.measure(" ")
     widths = [0.0, *accumulate(limit.measure(word.text) + space * word.spaced for word in words)]
     lengths = [0, *accumulate(columns(word.text) + word.spaced for word in words)]

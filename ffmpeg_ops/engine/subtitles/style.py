@@ -1,4 +1,4 @@
-"""How captions look: the `style` that a client may send, named presets, and both in pixels of one picture."""
+"""How captions look: the param `style`, named presets, and both resolved to pixels for one frame size."""
 
 from __future__ import annotations
 
@@ -66,104 +66,128 @@ def _share(low: float, high: float, description: str) -> fields.Float:
 
 
 class StyleParams(Schema):
-    """What is not set comes from the preset."""
+    """Fields that are not set come from the preset."""
 
     preset = fields.String(
         validate=validate.OneOf(list(PRESETS)),
         load_default="classic",
-        metadata={"description": "The look that the other fields change."},
+        metadata={"description": "The preset that the other fields change."},
     )
     font = fields.String(
         validate=validate.Regexp(
             r"(?=.{1,64}\Z)\w[\w .\-]*\Z", error="Must be the name of a font: letters, digits, spaces, dots, hyphens."
         ),
-        metadata={"description": "Family of a font that the worker has. Scripts that it lacks are drawn in Noto."},
+        metadata={"description": "Font family installed on the worker. Scripts that it lacks are drawn in Noto."},
     )
     bold = fields.Boolean(metadata={"description": "Bold letters."})
-    size = _share(0.01, 0.3, "Height of a line as a share of the picture's height.")
+    size = _share(0.01, 0.3, "Height of a line as a share of the video's height.")
     color = _color("Colour of the text, #RRGGBB or #RRGGBBAA.")
     outline_color = _color("Colour of the outline and the shadow, #RRGGBB or #RRGGBBAA.")
-    outline = _share(0, 0.3, "Width of the outline as a share of the text's size.")
-    shadow = _share(0, 0.3, "Distance of the shadow as a share of the text's size. With a box there is none.")
+    outline = _share(0, 0.3, "Width of the outline as a share of the text size.")
+    shadow = _share(0, 0.3, "Distance of the shadow as a share of the text size; ignored with a box.")
     box = fields.String(
         validate=validate.Regexp(rf"(?:on|off|{_COLOR})\Z", error="Must be `on`, `off` or a colour like #000000B8."),
         metadata={"description": "A box behind the text: `on`, `off` or its colour, #RRGGBB or #RRGGBBAA."},
     )
     position = fields.String(
-        validate=validate.OneOf(list(POSITIONS)), metadata={"description": "Place on the nine-point grid."}
+        validate=validate.OneOf(list(POSITIONS)), metadata={"description": "Position of the captions in the frame."}
     )
-    margin_x = _share(0, 0.4, "Space left free at both sides as a share of the picture's width.")
-    margin_y = _share(0, 0.8, "Space left free above or below as a share of the picture's height.")
-    upper_case = fields.Boolean(metadata={"description": "All letters as capitals."})
+    margin_x = _share(0, 0.4, "Margin on both sides as a share of the video's width.")
+    margin_y = _share(0, 0.8, "Margin above or below as a share of the video's height.")
+    upper_case = fields.Boolean(metadata={"description": "Converts the text to upper case."})
     line_length = fields.Integer(
         strict=True,
         validate=validate.Range(min=4, max=100),
-        metadata={"description": "Most characters on a line; the margins are kept in any case. A wide one is two."},
+        metadata={"description": "Maximum characters in a line; a wide one counts as two. Margins are always kept."},
     )
     max_lines = fields.Integer(
         strict=True,
         validate=validate.Range(min=1, max=10),
-        metadata={"description": "Most lines at a time; a longer cue is shown in parts, one after the other."},
+        metadata={"description": "Maximum lines at a time; a longer cue is split and its parts are shown in turn."},
     )
     highlight = fields.String(
         validate=validate.OneOf(HIGHLIGHTS),
-        metadata={"description": "Highlights the words as they are spoken: the current `word`, or all so far."},
+        metadata={"description": "Highlights the word being spoken (`word`) or all words so far (`karaoke`)."},
     )
     highlight_color = _color("Colour of highlighted words, #RRGGBB or #RRGGBBAA.")
 
 
 @dataclass(frozen=True)
 class Color:
-    """Parts from 0 to 255; `alpha` 255 is opaque."""
+    """A colour; every part is from 0 to 255."""
 
+    #: Red.
     red: int
+    #: Green.
     green: int
+    #: Blue.
     blue: int
+    #: Opacity; 255 is opaque.
     alpha: int = 255
 
     @classmethod
     def parse(cls, text: str) -> Color:
+        """From `#RRGGBB` or `#RRGGBBAA`."""
         return cls(*bytes.fromhex(text.removeprefix("#")))
 
 
 @dataclass(frozen=True)
 class Look:
-    """A style for a picture of `width` × `height` pixels; lengths are in pixels, `box` is None without one."""
+    """A style resolved for one frame size. All lengths are in pixels."""
 
+    #: Width of the frame.
     width: int
+    #: Height of the frame.
     height: int
+    #: Font family.
     font: str
+    #: Whether the text is bold.
     bold: bool
+    #: Height of a line.
     size: float
+    #: Colour of the text.
     color: Color
+    #: Colour of the outline and the shadow.
     outline_color: Color
+    #: Width of the outline.
     outline: float
+    #: Distance of the shadow.
     shadow: float
+    #: Colour of the box behind the text, None without one.
     box: Color | None
+    #: Position as a number of the keypad: 1 is bottom left, 9 top right.
     alignment: int
+    #: Margin on both sides.
     margin_x: int
+    #: Margin above or below.
     margin_y: int
+    #: Whether the text is converted to upper case.
     upper_case: bool
+    #: Maximum columns in a line; see `lines.columns`.
     line_length: int
+    #: Maximum lines at a time.
     max_lines: int
+    #: One of HIGHLIGHTS.
     highlight: str
+    #: Colour of highlighted words.
     highlight_color: Color
 
     @property
     def box_padding(self) -> float:
+        """Distance between the text and the edge of its box; 0 without one."""
         return self.size * _BOX_PADDING if self.box else 0.0
 
     @property
     def line_width(self) -> float:
-        """What a line of text may measure; a little less than there is, because the measure is not libass's own."""
+        """Maximum width of a line; slightly less than available, because libass measures differently."""
         return 0.98 * (self.width - 2 * self.margin_x) - 2 * (self.outline + self.box_padding)
 
 
 def look(params: Mapping[str, Any] | None, width: int, height: int) -> Look:
-    """`params`, loaded by StyleParams, for a picture of that size."""
+    """Resolve `params`, loaded by StyleParams, for a frame size."""
     given = dict(params or {})
     style = {**_COMMON, **PRESETS[given.get("preset", "classic")], **given}
-    # A share of a tall picture's height would leave room for two words a line: there the width counts.
+    # A share of a tall frame's height would leave room for two words a line: there the width counts.
     size = style["size"] * (height if "size" in given else min(height, 1.13 * width))
     box = {"on": _BOX, "off": None}.get(style["box"], style["box"])
     margin_y = round(style["margin_y"] * height)

@@ -1,4 +1,4 @@
-"""A list of spoken words to cues that can be read: grouped by pauses, by sentences and by length."""
+"""Grouping spoken words into readable cues: by pauses, by sentences and by length."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ffmpeg_ops.engine.subtitles.cues import Cue, Span
+from ffmpeg_ops.engine.subtitles.cue import Cue, Span
 from ffmpeg_ops.engine.subtitles.lines import is_spaceless
 from wire.errors import AssetInvalid
 
 PAUSE_MS = 700  # a longer silence ends a caption
-STAYS_MS = 300  # how long a caption is kept after its last word
-MAX_MS = 7000
+STAYS_MS = 300  # how long a caption stays after its last word
+MAX_MS = 7000  # how long a caption may last
 _ENDS_SENTENCE = re.compile(r"[.!?…。！？؟।][\"'”’»)\]」』]*\Z")
 
 
 def to_cues(words: Sequence[Mapping[str, Any]], name: str) -> list[Cue]:
-    """Cues of param `name`, a list of `{word, start, end}`. Raises AssetInvalid when no word has a letter."""
+    """Group param `name`, a list of `{word, start, end}`, into cues. Raises AssetInvalid when no word has text."""
     spoken = [
         (" ".join(word["word"].split()), round(word["start"] * 1000), round(word["end"] * 1000)) for word in words
     ]
     spoken = sorted((word for word in spoken if word[0]), key=lambda word: word[1])
     if not spoken:
-        raise AssetInvalid(f"{name}: there is no text in the words.")
+        raise AssetInvalid(f"{name}: the words contain no text.")
     groups = list(_groups(spoken))
     nexts = [group[0][1] for group in groups[1:]]
     return [_cue(group, until) for group, until in zip(groups, [*nexts, None], strict=True)]

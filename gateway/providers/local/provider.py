@@ -15,6 +15,7 @@ class LocalProvider:
     """The worker at LOCAL_WORKER_URL, which knows attempts by our own ids."""
 
     name = "local"
+    queue_limit_s: int | None = None
 
     def __init__(self, context: Context) -> None:
         credentials = worker_secrets(context.signer)

@@ -53,15 +53,14 @@ class RentalProvider:
         self._workers = Workers(context.signer)
         self._manager = FleetManager(context, settings, cloud, self._workers)
         self._rows = Rentals(context.store, self.name)
-        # without another provider a job waits for a machine as long as it may wait at all
-        self._queue_limit_s = None if context.settings.providers == (self.name,) else settings.queue_limit_s
+        self.queue_limit_s: int | None = settings.queue_limit_s
         self._check_lock = threading.Lock()
         self._checked_at = -CHECKED_S
 
     def submit(self, attempt: Attempt, job_input: Mapping[str, Any]) -> Accepted | NotYet:
         timeout_s = int(job_input["delivery"]["limits"]["timeout_s"])
         closed = self._closed()
-        may_wait = self._may_wait(attempt)  # before the machines are looked at: one that boots may be up by then
+        coming = self._boots_for(attempt)  # before the machines are looked at: one that boots may be up by then
         with self._store.transaction() as tx:
             fresh = tx.attempt(attempt.id)
             if fresh is None or fresh.state is not AttemptState.INTENT:
@@ -70,14 +69,14 @@ class RentalProvider:
         if rental is None:
             if closed is not None:
                 raise NoCapacity(closed)
-            return self._in_time(may_wait, self._not_yet())
+            return replace(self._not_yet(), coming=coming)
         if (found := self._found(rental)) is None:
             self._unbind(attempt)
-            return self._in_time(may_wait, NotYet("the rented machine is gone", RETRY_S))
+            return NotYet("the rented machine is gone", RETRY_S, coming)
         answer = self._workers.of(found).submit(job_input)
         if isinstance(answer, NotYet):
             self._unbind(attempt)
-            return self._in_time(may_wait, answer)
+            return replace(answer, coming=coming)
         return Accepted(rental.remote_id_of(attempt.id))
 
     def poll(self, attempt: Attempt) -> Remote:
@@ -182,22 +181,11 @@ class RentalProvider:
         rental = self._rows.get(rental_of(attempt.remote_id))
         return rental if rental is not None and rental.stage in USABLE else None
 
-    def _in_time(self, may_wait: bool, answer: NotYet) -> NotYet:
-        """Return the answer while the attempt may wait here. Raises NoCapacity after that."""
-        if may_wait:
-            return answer
-        raise NoCapacity(f"no rented machine took the job within {self._queue_limit_s} s: {answer.reason}")
-
-    def _may_wait(self, attempt: Attempt) -> bool:
-        if self._queue_limit_s is None:
-            return True
-        until = attempt.created_at + self._queue_limit_s * 1000
-        return self._clock.now_ms() <= until or self._boots_for(attempt, until)
-
-    def _boots_for(self, attempt: Attempt, until: int) -> bool:
-        """Whether a machine boots that has room for it. One that was rented after `until` is for others: else those
-        that never come up, one after the other, would keep it here.
+    def _boots_for(self, attempt: Attempt) -> bool:
+        """Whether a machine boots that has room for the attempt. One that was rented after the attempt's queue limit is
+        for others: else machines that never come up, one after the other, would keep it here.
         """
+        until = attempt.created_at + (self.queue_limit_s or 0) * 1000
         booting = [i for i in self._rows.living() if i.stage in _BOOTING and i.created_at <= until]
         ahead = (a for a in self._rows.open_attempts() if a.id < attempt.id)
         waiting = sum(a.state is AttemptState.INTENT and a.remote_id is None for a in ahead)

@@ -26,7 +26,6 @@ from gateway.providers.base import (
     Accepted,
     Ambiguous,
     Context,
-    NoCapacity,
     NotYet,
     Phase,
     Refused,
@@ -88,9 +87,7 @@ class RunPodProvider:
     def __init__(self, context: Context) -> None:
         own = context.settings.of(RunPodSettings)
         self._clock = context.clock
-        self._fenced = context.settings.worker_events
-        # without another provider to ask, a job keeps its place in the queue
-        self._queue_limit_s = None if context.settings.providers[-1:] == (self.name,) else own.queue_limit_s
+        self.queue_limit_s: int | None = own.queue_limit_s
         base = f"{own.api_base.rstrip('/')}/{quote(own.endpoint_id or '', safe='')}"
         self._api = Api(base, {"Authorization": f"Bearer {own.api_key}"}, keep_alive=True)
         self._prices, self._idle_s = own.gpu_prices, own.idle_timeout_s
@@ -108,8 +105,6 @@ class RunPodProvider:
         try:
             answer = self._call("run", "POST", "/run", body)
         except RateLimited as error:
-            if self._waited_too_long(attempt.created_at):
-                raise NoCapacity("RunPod takes no more calls") from error
             return NotYet("RunPod takes no more calls at the moment", error.retry_in_s)
         except requests.RequestException as error:
             if never_sent(error):
@@ -123,14 +118,6 @@ class RunPodProvider:
         raise _not_usable(answer)
 
     def poll(self, attempt: Attempt) -> Remote:
-        try:
-            return self._poll(attempt)
-        except Unavailable as error:
-            if self._forsaken(attempt):
-                raise NoCapacity(f"a job in RunPod's queue cannot be followed: {error}") from error
-            raise
-
-    def _poll(self, attempt: Attempt) -> Remote:
         if attempt.remote_id is None:
             return Remote(Phase.WAITING)
         answer = self._ask("status", "GET", f"/status/{quote(attempt.remote_id, safe='')}")
@@ -186,30 +173,11 @@ class RunPodProvider:
         """Times in ms: how long the worker may run, uploading included, and how long RunPod keeps the job at all."""
         execution = int(job_input["delivery"]["limits"]["timeout_s"]) * 1000 + MARGIN_MS
         ttl = max(0, attempt.deadline - self._clock.now_ms())
-        if self._queue_limit_s is not None:
-            ttl = min(ttl, self._queue_limit_s * 1000 + execution)
         return {"executionTimeout": execution, "ttl": min(MAX_MS, ttl + MARGIN_MS)}
 
     def _waiting(self, attempt: Attempt) -> Remote:
-        since = attempt.sent_at or attempt.created_at
-        if self._waited_too_long(since):
-            why = self._why_waiting()
-            self.cancel(attempt)
-            raise NoCapacity(f"no RunPod worker took the job within {self._queue_limit_s} s: {why}")
-        return Remote(Phase.WAITING, reason=self._why_waiting() if self._waited_s(since) > QUIET_S else None)
-
-    def _waited_too_long(self, since_ms: int) -> bool:
-        return self._queue_limit_s is not None and self._waited_s(since_ms) > self._queue_limit_s
-
-    def _forsaken(self, attempt: Attempt) -> bool:
-        """Whether another provider may have it although RunPod was not reached: a worker's late claim is refused."""
-        unbegun = attempt.claimed_at is None and attempt.running_at is None
-        limit_s = self._queue_limit_s
-        waited_s = self._waited_s(attempt.sent_at or attempt.created_at)
-        return self._fenced and unbegun and limit_s is not None and waited_s > 2 * limit_s
-
-    def _waited_s(self, since_ms: int) -> float:
-        return (self._clock.now_ms() - since_ms) / 1000
+        waited_s = (self._clock.now_ms() - (attempt.sent_at or attempt.created_at)) / 1000
+        return Remote(Phase.WAITING, reason=self._why_waiting() if waited_s > QUIET_S else None)
 
     def _why_waiting(self) -> str:
         """What `/health` says about a queue that does not move."""

@@ -1,11 +1,11 @@
-"""A stand-in for RunPod Serverless: both faces of one queue endpoint on a real HTTP server, and real workers.
+"""A stand-in for RunPod Serverless: the job and worker API of one queue endpoint over HTTP, and real workers.
 
     with Emulator(Config(cold_start_s=0, env={"FETCH_ALLOW_ORIGINS": …})) as emulator:
         requests.post(f"{emulator.endpoint_url}/run", …)      # the job API
         emulator.inject("status", "run", status=429, times=3)  # see faults.py
         emulator.calls["status"]
 
-`python -m tests.emulators.runpod` runs it by hand; `control.py` tells how it is then told to misbehave.
+`python -m tests.emulators.runpod` runs it by hand; `control.py` injects faults into it over HTTP.
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ from typing import Any
 
 from flask import Blueprint, Flask
 
-from tests.emulators.runpod import webhook
 from tests.emulators.runpod.calls import Calls
 from tests.emulators.runpod.config import Config
 from tests.emulators.runpod.control import control
 from tests.emulators.runpod.faults import Fault, Faults
 from tests.emulators.runpod.fleet import Fleet
 from tests.emulators.runpod.job_api import job_api
-from tests.emulators.runpod.jobs import CANCELLED, Job, Queue
+from tests.emulators.runpod.jobs import Job, Queue
 from tests.emulators.runpod.server import Server
 from tests.emulators.runpod.worker_api import environment, worker_api
 
@@ -36,9 +35,9 @@ __all__ = ["Config", "Emulator", "Fault"]
 
 
 class Emulator:
-    """One endpoint. Inside `with` it answers at `url`; afterwards it and its workers are gone.
+    """One endpoint. Serves `url` inside `with`; stops with all its workers at the end.
 
-    `blueprints` are served beside its own faces: the management API, for one.
+    `blueprints` are served too: the management API, for example.
     """
 
     def __init__(self, config: Config | None = None, blueprints: Iterable[Blueprint] = ()) -> None:
@@ -46,7 +45,7 @@ class Emulator:
         self.home = self.config.home or Path(tempfile.mkdtemp(prefix="runpod-"))
         self.faults = Faults()
         self._calls = Calls(self._config, self.faults)
-        self.queue = Queue(self._config, self._on_end)
+        self.queue = Queue(self._config)
         self.fleet = Fleet(self._config, self.queue, self.faults, self.home, self._environment)
         app = Flask(__name__)
         app.register_blueprint(job_api(self._config, self.queue, self.fleet, self._calls))
@@ -78,12 +77,12 @@ class Emulator:
 
     @property
     def endpoint_url(self) -> str:
-        """The job API's base: `/run` and its like come after it."""
+        """The base URL of the job API; `/run` comes after it."""
         return f"{self.url}/v2/{self.config.endpoint_id}"
 
     @property
     def gateway_environ(self) -> dict[str, str]:
-        """What a gateway needs to use this endpoint."""
+        """The variables with which a gateway uses this endpoint."""
         return {
             "PROVIDERS": "runpod",
             "RUNPOD_API_BASE": f"{self.url}/v2",
@@ -93,22 +92,22 @@ class Emulator:
 
     @property
     def calls(self) -> Counter[str]:
-        """How many calls of each kind came, those that failed too; batches are `job-take`."""
+        """How many calls of each kind were made, failed ones included."""
         return self._calls.counts()
 
     def reset_calls(self) -> None:
         self._calls.reset()
 
     def configure(self, **changes: Any) -> None:
-        """Replace fields of the configuration; what is running goes by them from now on."""
+        """Replace fields of the configuration while it runs."""
         self.config = dataclasses.replace(self.config, **changes)
 
     def inject(self, kind: str, on: str, **more: Any) -> Fault:
-        """A Fault with these fields; its `hits` tells how often it struck."""
+        """Add a Fault with these fields; its `hits` counts how often it struck."""
         return self.faults.add(Fault(kind, on, **more))
 
     def job(self, job_id: str) -> dict[str, Any]:
-        """The job as /status would tell it, without a call. Raises KeyError when it is not known any more."""
+        """The job as /status returns it, without a call. Raises KeyError when it was forgotten."""
         return self._known(job_id).document()
 
     def expire(self, job_id: str) -> None:
@@ -126,7 +125,3 @@ class Emulator:
 
     def _environment(self, worker_id: str) -> dict[str, str]:
         return environment(self.endpoint_url, worker_id, self.config)
-
-    def _on_end(self, job: Job) -> None:
-        if job.webhook and job.status != CANCELLED:
-            webhook.send(job.webhook, job.document(), self.config.webhook_pause_s)

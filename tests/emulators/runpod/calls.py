@@ -1,4 +1,4 @@
-"""What happens to every call of either face: it is counted, limited, slow as life, and goes wrong on command."""
+"""Wraps every call of either API: counts and limits it, adds latency, injects faults."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from flask import Blueprint, Response, jsonify, make_response, request
 from tests.emulators.runpod.config import WINDOW_S, Config
 from tests.emulators.runpod.faults import JOB_CALLS, Fault, Faults
 
-# In the WSGI environment: a callable that makes the server close the connection instead of answering.
+# In the WSGI environment: a callable that makes the server close the connection instead of responding.
 HANG_UP = "emulator.hang_up"
 
 
 class Problem(Exception):
-    """The call is answered with `status` and the text."""
+    """The call returns `status` and the text."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -34,7 +34,7 @@ class Problem(Exception):
 
 
 class Limits:
-    """Calls in a sliding window and calls at the same time, each kind by itself."""
+    """Limits calls in a sliding window and concurrent calls, for each kind of call."""
 
     def __init__(self, config: Callable[[], Config], now: Callable[[], float] = time.monotonic) -> None:
         self._config, self._now, self._lock = config, now, threading.Lock()
@@ -43,7 +43,7 @@ class Limits:
 
     @contextmanager
     def slot(self, call: str) -> Iterator[None]:
-        """Raises Problem instead of letting a call in that is one too many."""
+        """Hold a slot of the kind of call. Raises Problem when there is none."""
         with self._lock:
             self._admit(call)
             self._running[call] += 1
@@ -67,9 +67,9 @@ class Limits:
 
 
 class Calls:
-    """`@calls.call("run")` on a view makes it a call of that kind; the view is handed the fault that struck, or None.
+    """`@calls.call("run")` makes a view a call of that kind. The view gets the fault that struck, or None.
 
-    A function may tell the kind instead.
+    The kind may also be a function that returns it.
     """
 
     def __init__(self, config: Callable[[], Config], faults: Faults) -> None:
@@ -112,7 +112,7 @@ class Calls:
         if kind == "lost_request":
             return hang_up()
         if fault and kind == "status":
-            return Problem(fault.status, "a fault that was asked for").response()
+            return Problem(fault.status, "an injected fault").response()
         try:
             response = make_response(view(fault, **path))
         except Problem as error:
@@ -132,7 +132,7 @@ def hang_up() -> Response:
 
 
 def face(name: str, config: Callable[[], Config], authorization: Callable[[Config], str]) -> Blueprint:
-    """One face of the endpoint: only for its own id, and for calls with this `Authorization`."""
+    """A blueprint for the endpoint's own id and for calls with this `Authorization`."""
     api = Blueprint(name, __name__, url_prefix="/v2/<endpoint>")
 
     @api.url_value_preprocessor

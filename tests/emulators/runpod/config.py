@@ -1,4 +1,4 @@
-"""What the stand-in is told. The defaults are life's; times are seconds unless the name says otherwise."""
+"""The configuration of the stand-in. Defaults are those of the platform; times are seconds unless the name says otherwise."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 WINDOW_S = 10.0
-# calls in ten seconds, calls at the same time
+# calls per ten seconds, concurrent calls
 LIMITS: Mapping[str, tuple[int, int | None]] = MappingProxyType(
     {
         "run": (1000, 200),
-        "runsync": (2000, 400),
         "status": (2000, 400),
-        "stream": (2000, 400),
         "cancel": (100, 20),
         "purge-queue": (2, None),
     }
@@ -34,12 +32,12 @@ class Config:
 
     min_workers: int = 0
     max_workers: int = 2
-    throttled: int = 0  # of max_workers, how many find no machine
+    throttled: int = 0  # how many of max_workers find no machine
     idle_timeout_s: float = 300.0
     queue_delay_s: float = 4.0
-    cold_start_s: float = 3.0  # until the worker's process begins
+    cold_start_s: float = 3.0  # until the worker's process starts
     stop_grace_s: float = 60.0  # from SIGTERM to SIGKILL
-    crash_pause_s: float = 10.0  # until a worker that ended before its first job is tried again
+    crash_pause_s: float = 10.0  # until a worker that ended before its first job is started again
     command: tuple[str, ...] = (sys.executable, "-m", "handler")
     env: Mapping[str, str] = field(default_factory=dict)
     home: Path | None = None  # logs, work and outputs of the workers; None: a temporary folder
@@ -48,17 +46,13 @@ class Config:
     worker_latency_ms: float = 0.0
     long_poll_s: float = 25.0
     ping_interval_s: int = 1  # the SDK knows whole seconds only
-    lost_after_s: float = 15.0  # a job that no ping has named for so long is lost, a worker that says nothing is killed
-    max_retries: int = 1  # of a job whose worker was lost
+    lost_after_s: float = 15.0  # a job that no ping names for so long is lost; a worker without any call is killed
+    max_retries: int = 1  # for a job whose worker was lost
 
     execution_timeout_s: float = 600.0
     ttl_s: float = 86400.0
     result_s: float = 1800.0
-    sync_result_s: float = 60.0
-    sync_wait_s: float = 90.0
-    webhook_pause_s: float = 10.0
     max_run_bytes: int = 10_000_000
-    max_runsync_bytes: int = 20_000_000
     max_result_bytes: int = 20_000_000
     max_queued: int = 50  # and at least max_queued_per_worker × max_workers
     max_queued_per_worker: int = 500

@@ -1,12 +1,12 @@
-"""The stand-in's own controls, at `/_control`; the platform has nothing like it.
+"""The stand-in's own controls, at `/_control`; the platform has no such thing.
 
 GET    /_control                      calls by kind, faults, workers, the queue's counts
-POST   /_control/faults               a Fault as JSON; the next call of its kind may meet it
-DELETE /_control/faults               none any more
-DELETE /_control/calls                counting begins anew
+POST   /_control/faults               a Fault as JSON; injected into the next calls of its kind
+DELETE /_control/faults               remove all faults
+DELETE /_control/calls                start counting from zero
 PATCH  /_control/config               fields of Config: {"max_workers": 0}
-POST   /_control/workers/<id>/kill    SIGKILL for all its processes
-POST   /_control/jobs/<id>/expire     the job is forgotten, as after 30 minutes
+POST   /_control/workers/<id>/kill    kill all its processes
+POST   /_control/jobs/<id>/expire     forget the job, as after 30 minutes
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.emulators.common import controls, told
 if TYPE_CHECKING:
     from tests.emulators.runpod import Emulator
 
-# not over HTTP: what would run a program of the caller's choice
+# not over HTTP: fields that would run a program of the caller's choice
 FIXED = frozenset({"host", "port", "home", "command", "env", "limits"})
 
 

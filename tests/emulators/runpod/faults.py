@@ -1,4 +1,4 @@
-"""What goes wrong on command."""
+"""Faults that a test injects."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Generic, TypeVar
 
-JOB_CALLS = ("run", "runsync", "status", "stream", "cancel", "health", "purge-queue", "retry")
-WORKER_CALLS = ("job-take", "job-stop", "job-done", "progress", "job-stream", "ping")
+JOB_CALLS = ("run", "status", "cancel", "health", "purge-queue")
+WORKER_CALLS = ("job-take", "job-stop", "job-done", "progress", "ping")
 ANY = ("*", *JOB_CALLS, *WORKER_CALLS)
-# No calls, but faults happen there too: a job-take that has a job to give, and the begin of a worker's process.
+# Not calls: a job-take that returns a job, and the start of a worker's process.
 HAND_OVER, START = "hand-over", "start"
 
-# fault → what it can happen to
+# fault → where it can happen
 KINDS = {
-    "status": ANY,  # answers `status` and does nothing
-    "lost_request": ANY,  # hangs up and does nothing
-    "lost_reply": (*ANY, HAND_OVER),  # does what it is asked and hangs up
-    "slow": ANY,  # does what it is asked and answers after `seconds`
-    "garbage": ANY,  # does what it is asked and answers 200 with `body`
-    "expired": ("status",),  # the job is forgotten for good, and 404
+    "status": ANY,  # returns `status` without any effect
+    "lost_request": ANY,  # closes the connection without any effect
+    "lost_reply": (*ANY, HAND_OVER),  # does its work, then closes the connection
+    "slow": ANY,  # does its work, then returns after `seconds`
+    "garbage": ANY,  # does its work, then returns 200 with `body`
+    "expired": ("status",),  # the job is forgotten for good: 404
     "late_progress": ("job-done",),  # `seconds` after the end, progress overwrites it for good
     "oversize": ("job-done",),  # the result is refused as too large
     "kill": (HAND_OVER,),  # SIGKILL for all processes of the worker, `seconds` after it was given a job
@@ -31,7 +31,7 @@ KINDS = {
 
 @dataclass
 class Fault:
-    """One thing that goes wrong: for the next `times` calls of the kind `on` (None: for ever), or for a share of them.
+    """A fault in the next `times` calls of the kind `on` (None: in all of them), or in a share of those.
 
     `on="*"` is every call of the job API. The same `seed` picks the same calls.
     """

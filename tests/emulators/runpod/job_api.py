@@ -1,9 +1,8 @@
-"""The face that a gateway sees."""
+"""The job API, which the gateway calls."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ from tests.emulators.runpod.calls import Calls, Problem, face
 from tests.emulators.runpod.config import Config
 from tests.emulators.runpod.faults import Fault
 from tests.emulators.runpod.fleet import Fleet
-from tests.emulators.runpod.jobs import FINAL, Job, Queue
+from tests.emulators.runpod.jobs import Job, Queue
 
 
 def job_api(config: Callable[[], Config], queue: Queue, fleet: Fleet, calls: Calls) -> Blueprint:
@@ -22,21 +21,10 @@ def job_api(config: Callable[[], Config], queue: Queue, fleet: Fleet, calls: Cal
     @api.post("/run")
     @calls.call("run")
     def run(fault: Fault | None) -> Response:
-        job = queue.submit(_submission(config(), queue, config().max_run_bytes))
+        job = queue.submit(_submission(config(), queue))
         return _short(job)
 
-    @api.post("/runsync")
-    @calls.call("runsync")
-    def runsync(fault: Fault | None) -> Response:
-        job = queue.submit(_submission(config(), queue, config().max_runsync_bytes), sync=True)
-        ends_at = time.monotonic() + config().sync_wait_s
-        with queue.changed:
-            while job.status not in FINAL and (left := ends_at - time.monotonic()) > 0:
-                queue.changed.wait(left)
-        return jsonify(job.document())
-
     @api.get("/status/<job_id>")
-    @api.post("/status/<job_id>")
     @calls.call("status")
     def status(fault: Fault | None, job_id: str) -> Response:
         job = _known(queue, job_id)
@@ -46,27 +34,11 @@ def job_api(config: Callable[[], Config], queue: Queue, fleet: Fleet, calls: Cal
         with queue.changed:
             return jsonify(job.document())
 
-    @api.get("/stream/<job_id>")
-    @calls.call("stream")
-    def stream(fault: Fault | None, job_id: str) -> Response:
-        job = _known(queue, job_id)
-        with queue.changed:
-            chunks, job.chunks = job.chunks, []
-            return jsonify(status=job.status, stream=chunks)
-
     @api.post("/cancel/<job_id>")
     @calls.call("cancel")
     def cancel(fault: Fault | None, job_id: str) -> Response:
         job = _known(queue, job_id)
         queue.cancel(job)
-        return _short(job)
-
-    @api.post("/retry/<job_id>")
-    @calls.call("retry")
-    def retry(fault: Fault | None, job_id: str) -> Response:
-        job = _known(queue, job_id)
-        if not queue.retry(job):
-            raise Problem(400, f"a job that is {job.status} cannot be retried")
         return _short(job)
 
     @api.post("/purge-queue")
@@ -93,15 +65,15 @@ def _known(queue: Queue, job_id: str) -> Job:
     return job
 
 
-def _submission(config: Config, queue: Queue, max_bytes: int) -> Mapping[str, Any]:
+def _submission(config: Config, queue: Queue) -> Mapping[str, Any]:
     if queue.counts()["inQueue"] > max(config.max_queued, config.max_queued_per_worker * config.max_workers):
         raise Problem(429, "the queue is full")
-    if (request.content_length or 0) > max_bytes:
-        raise Problem(413, f"exceeded max body size of {max_bytes} bytes")
+    if (request.content_length or 0) > config.max_run_bytes:
+        raise Problem(413, f"exceeded max body size of {config.max_run_bytes} bytes")
     try:
         raw = json.loads(request.get_data())
     except ValueError as error:
-        raise Problem(400, f"the body is no JSON: {error}") from error
+        raise Problem(400, f"the body is not JSON: {error}") from error
     if not isinstance(raw, dict) or not isinstance(raw.get("input"), dict):
         raise Problem(400, "input must be an object")
     policy = raw.get("policy", {})

@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tests.emulators.runpod.config import Config
@@ -24,8 +24,6 @@ class Job:
     input: Mapping[str, Any]
     execution_timeout_s: float
     ttl_s: float
-    keep_s: float
-    webhook: str | None
     submitted_at: float
     status: str = QUEUED
     started_at: float | None = None
@@ -35,11 +33,10 @@ class Job:
     retries: int = 0
     output: Any = None
     error: str | None = None
-    chunks: list[Any] = field(default_factory=list)
-    overwritten: bool = False  # by progress that came after the end: nobody will end it any more
+    overwritten: bool = False  # by progress that came after the end: nothing ends it again
 
     def document(self) -> dict[str, Any]:
-        """What /status answers; what is not known yet is left out."""
+        """The response of /status, without the fields that are not known yet."""
         started, ended = self.started_at, self.ended_at
         fields = {
             "id": self.id,
@@ -54,37 +51,34 @@ class Job:
         return {name: value for name, value in fields.items() if value is not None}
 
     def handed_over(self) -> dict[str, Any]:
-        """What job-take answers. An empty input is lost on the way, as on the platform."""
+        """The response of job-take. The platform drops an empty input."""
         return {"id": self.id, **({"input": self.input} if self.input else {})}
 
 
 class Queue:
-    """All jobs of the endpoint. `changed` guards them and is notified of everything that somebody may wait for."""
+    """All jobs of the endpoint. `changed` guards them and is notified of every change."""
 
     def __init__(
         self,
         config: Callable[[], Config],
-        on_end: Callable[[Job], None] = lambda job: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.changed = threading.Condition(threading.RLock())
         self.totals = {"completed": 0, "failed": 0, "retried": 0}
-        self._config, self._on_end, self._now = config, on_end, now
+        self._config, self._now = config, now
         self._jobs: dict[str, Job] = {}
         self._waiting: list[Job] = []  # in the order of hand-over
         self._stops: dict[str, list[str]] = {}
 
-    # ---- the callers' side
+    # ---- called by the job API
 
-    def submit(self, raw: Mapping[str, Any], *, sync: bool = False) -> Job:
+    def submit(self, raw: Mapping[str, Any]) -> Job:
         config, policy = self._config(), raw.get("policy") or {}
         job = Job(
-            id=f"{'sync-' if sync else ''}{uuid.uuid4()}-u1",
+            id=f"{uuid.uuid4()}-u1",
             input=raw["input"],
             execution_timeout_s=policy.get("executionTimeout", config.execution_timeout_s * 1000) / 1000,
             ttl_s=policy.get("ttl", config.ttl_s * 1000) / 1000,
-            keep_s=config.sync_result_s if sync else config.result_s,
-            webhook=raw.get("webhook"),
             submitted_at=self._now(),
         )
         with self.changed:
@@ -96,22 +90,13 @@ class Queue:
         return self._jobs.get(job_id)
 
     def cancel(self, job: Job) -> None:
-        """Ends the job; one that has ended stays as it is."""
+        """End the job unless it has ended."""
         with self.changed:
             if job.status not in FINAL:
                 self._end(job, CANCELLED)
 
-    def retry(self, job: Job) -> bool:
-        """Queues a failed job anew; False for any other."""
-        with self.changed:
-            if job.status not in {FAILED, TIMED_OUT}:
-                return False
-            job.output = job.error = job.ended_at = None
-            self._requeue(job)
-            return True
-
     def purge(self) -> int:
-        """Cancels all that wait; answers how many."""
+        """Cancel all jobs in the queue; return how many there were."""
         with self.changed:
             waiting = list(self._waiting)
             for job in waiting:
@@ -119,7 +104,7 @@ class Queue:
         return len(waiting)
 
     def forget(self, job: Job) -> None:
-        """From now on nobody knows the job; a worker that runs it is told to stop."""
+        """Forget the job; a worker that runs it is asked to stop."""
         with self.changed:
             if job.status not in FINAL:
                 self._end(job, CANCELLED)
@@ -131,27 +116,26 @@ class Queue:
             return {**self.totals, "inProgress": running, "inQueue": len(self._waiting)}
 
     def waiting_s(self) -> list[float]:
-        """How long each of the waiting jobs has waited."""
+        """How long each queued job has waited."""
         with self.changed:
             return [self._now() - job.submitted_at for job in self._waiting]
 
-    # ---- the workers' side
+    # ---- called by the worker API
 
-    def take(self, worker_id: str, count: int, wait_s: float, may: Callable[[], bool]) -> list[Job]:
-        """Up to `count` jobs, as soon as there is one. None after `wait_s`, or once the worker `may` take none."""
+    def take(self, worker_id: str, wait_s: float, may: Callable[[], bool]) -> Job | None:
+        """The next job, as soon as there is one; None after `wait_s`, or when the worker `may` not take one."""
         ends_at = time.monotonic() + wait_s
         with self.changed:
             while may():
                 if self._waiting:
-                    jobs, self._waiting = self._waiting[:count], self._waiting[count:]
-                    for job in jobs:
-                        job.status, job.worker_id = RUNNING, worker_id
-                        job.started_at = job.heard_at = self._now()
-                    return jobs
+                    job = self._waiting.pop(0)
+                    job.status, job.worker_id = RUNNING, worker_id
+                    job.started_at = job.heard_at = self._now()
+                    return job
                 if (left := ends_at - time.monotonic()) <= 0:
                     break
                 self.changed.wait(left)
-        return []
+        return None
 
     def stops(self, worker_id: str, wait_s: float, may: Callable[[], bool]) -> list[str]:
         """The ids of the jobs that the worker must stop, as soon as there is one."""
@@ -180,13 +164,8 @@ class Queue:
             if job := self._held(worker_id, job_id):
                 job.output, job.heard_at = output, self._now()
 
-    def chunk(self, worker_id: str, job_id: str, chunk: Any) -> None:
-        with self.changed:
-            if job := self._held(worker_id, job_id):
-                job.chunks.append(chunk)
-
     def done(self, worker_id: str, job_id: str, output: Any = None, error: Any = None) -> Job | None:
-        """The worker's last word on a job that it holds; of any other job it is ignored."""
+        """End a job that the worker holds; ignored for any other job."""
         with self.changed:
             job = self._held(worker_id, job_id)
             if job is not None:
@@ -196,13 +175,13 @@ class Queue:
             return job
 
     def overwrite(self, job: Job, output: Any) -> None:
-        """Progress that comes after the end, and wins: the platform's own mistake."""
+        """Let progress that arrives after the end win, as the platform does by mistake."""
         with self.changed:
             job.status, job.output, job.ended_at, job.overwritten = RUNNING, output, None, True
             self.changed.notify_all()
 
     def lost(self, worker_id: str) -> None:
-        """The worker is gone: what it held is queued once more, or failed."""
+        """Queue the jobs of a worker that has gone once more, or fail them."""
         with self.changed:
             for job in self.held_by(worker_id):
                 if not job.overwritten:
@@ -211,11 +190,11 @@ class Queue:
             self.changed.notify_all()
 
     def sweep(self) -> None:
-        """Ends and forgets what its time has come for."""
+        """End jobs that have run too long, forget those that have expired."""
         config, now = self._config(), self._now()
         with self.changed:
             for job in list(self._jobs.values()):
-                expired = job.ended_at is not None and now - job.ended_at > job.keep_s
+                expired = job.ended_at is not None and now - job.ended_at > config.result_s
                 if expired or now - job.submitted_at > job.ttl_s:
                     self.forget(job)
                 elif job.status == RUNNING and not job.overwritten:
@@ -224,19 +203,19 @@ class Queue:
                     elif now - job.heard_at > config.lost_after_s:
                         self._lose(job)
 
-    # ---- within the lock
+    # ---- called with `changed` held
 
     def _held(self, worker_id: str, job_id: str) -> Job | None:
         job = self._jobs.get(job_id)
         return job if job and job.status == RUNNING and job.worker_id == worker_id else None
 
     def _lose(self, job: Job) -> None:
-        most = self._config().max_retries
-        if job.retries < most:
+        limit = self._config().max_retries
+        if job.retries < limit:
             job.output = None
             self._requeue(job)
         else:
-            self._end(job, FAILED, f"job timed out after {most} retries")
+            self._end(job, FAILED, f"job timed out after {limit} retries")
 
     def _requeue(self, job: Job) -> None:
         job.retries += 1
@@ -260,4 +239,3 @@ class Queue:
         elif status != CANCELLED:
             self.totals["failed"] += 1
         self.changed.notify_all()
-        self._on_end(job)

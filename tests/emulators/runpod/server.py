@@ -1,4 +1,4 @@
-"""A WSGI server with threads and connections that are kept, as the platform keeps them."""
+"""A threaded WSGI server with keep-alive connections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from werkzeug.test import run_wsgi_app
 
 from tests.emulators.runpod.calls import HANG_UP
 
-# In the WSGI environment: a callable that tells whether the caller is still there.
+# In the WSGI environment: a callable that returns whether the caller is still connected.
 CONNECTED = "emulator.connected"
 IDLE_S = 75.0
 
@@ -76,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
         return environ
 
     def _connected(self) -> bool:
-        """Only while no further request is awaited: what can be read now is a hang-up."""
+        """Called while a request is served: anything readable now means that the caller has hung up."""
         watch = select.poll()
         watch.register(self.connection, select.POLLIN)
         try:
@@ -94,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """Listens from its making on, serves `app` between `start` and `stop`."""
+    """Listens from the constructor on, serves `app` between `start` and `stop`."""
 
     daemon_threads = True
     block_on_close = False

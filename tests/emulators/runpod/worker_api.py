@@ -1,4 +1,4 @@
-"""The face that the SDK in a worker sees. Its `Authorization` is the bare key."""
+"""The worker API, which the SDK in a worker calls. Its `Authorization` is the bare key."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ from tests.emulators.runpod.server import CONNECTED
 
 
 def environment(base: str, worker_id: str, config: Config) -> dict[str, str]:
-    """What the platform sets in a worker; `base` is the endpoint's address."""
+    """The variables that the platform sets for a worker; `base` is the URL of the endpoint."""
     return {
         "RUNPOD_WEBHOOK_GET_JOB": f"{base}/job-take/$ID?gpu=none",
         "RUNPOD_WEBHOOK_POST_OUTPUT": f"{base}/job-done/$RUNPOD_POD_ID/$ID?gpu=none",
-        "RUNPOD_WEBHOOK_POST_STREAM": f"{base}/job-stream/$RUNPOD_POD_ID/$ID?gpu=none",
         "RUNPOD_WEBHOOK_PING": f"{base}/ping/$RUNPOD_POD_ID?gpu=none",
         "RUNPOD_PING_INTERVAL": str(config.ping_interval_s * 1000),
         "RUNPOD_AI_API_KEY": config.worker_key,
         "RUNPOD_POD_ID": worker_id,
         "RUNPOD_ENDPOINT_ID": config.endpoint_id,
-        # else it looks for a GPU and the internet before it begins
+        # otherwise the SDK looks for a GPU and the internet first
         "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
         "RUNPOD_SKIP_GPU_CHECK": "true",
     }
@@ -41,24 +40,16 @@ def worker_api(config: Callable[[], Config], queue: Queue, fleet: Fleet, calls: 
     @api.get("/job-take/<worker_id>")
     @calls.call("job-take")
     def take(fault: Fault | None, worker_id: str) -> Response:
-        return hand_over(1, worker_id, lambda jobs: jobs[0])
-
-    @api.get("/job-take-batch/<worker_id>")
-    @calls.call("job-take")
-    def take_batch(fault: Fault | None, worker_id: str) -> Response:
-        return hand_over(request.args.get("batch_size", 1, int), worker_id, lambda jobs: jobs)
-
-    def hand_over(count: int, worker_id: str, shape: Callable[[list[dict[str, Any]]], Any]) -> Response:
         worker, connected = fleet.ready(worker_id), request.environ[CONNECTED]
-        jobs = queue.take(worker_id, count, config().long_poll_s, lambda: not worker.leaving and connected())
-        if not jobs:
+        job = queue.take(worker_id, config().long_poll_s, lambda: not worker.leaving and connected())
+        if job is None:
             return Response(status=204)
         fault = calls.faults.strike(HAND_OVER)
         if fault and fault.kind == "lost_reply":
             return hang_up()
         if fault:
             _later(fault.seconds, fleet.kill, worker_id)
-        return jsonify(shape([job.handed_over() for job in jobs]))
+        return jsonify(job.handed_over())
 
     @api.get("/job-stop/<worker_id>")
     @calls.call("job-stop")
@@ -88,12 +79,6 @@ def worker_api(config: Callable[[], Config], queue: Queue, fleet: Fleet, calls: 
             fleet.retire(worker_id)
         return jsonify({})
 
-    @api.post("/job-stream/<worker_id>/<job_id>")
-    @calls.call("job-stream")
-    def stream(fault: Fault | None, worker_id: str, job_id: str) -> Response:
-        queue.chunk(worker_id, job_id, _decoded(request.get_data()))
-        return jsonify({})
-
     @api.get("/ping/<worker_id>")
     @calls.call("ping")
     def ping(fault: Fault | None, worker_id: str) -> Response:
@@ -105,7 +90,7 @@ def worker_api(config: Callable[[], Config], queue: Queue, fleet: Fleet, calls: 
 
 
 def _is_progress(body: bytes) -> bool:
-    """Progress goes to the address of results."""
+    """Progress is sent to the same URL as results."""
     try:
         return bool(_decoded(body).get("status") == "IN_PROGRESS")
     except Problem:
@@ -118,13 +103,13 @@ def _decoded(body: bytes) -> dict[str, Any]:
     except ValueError:
         decoded = None
     if not isinstance(decoded, dict):
-        raise Problem(400, "the body is no JSON object")
+        raise Problem(400, "the body is not a JSON object")
     return decoded
 
 
 def _later(seconds: float, act: Callable[..., None], *given: Any) -> None:
     def run() -> None:
-        with suppress(KeyError):  # the worker is gone by itself
+        with suppress(KeyError):  # the worker has already gone
             act(*given)
 
     timer = threading.Timer(seconds, run)

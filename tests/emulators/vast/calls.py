@@ -127,7 +127,7 @@ class Calls:
         if what == "lost_request":
             return _hung_up()
         if fault and what == "status":
-            raise Problem(fault.status, "internal_error", "a fault that was asked for")
+            raise Problem(fault.status, "internal_error", "an injected fault")
         if what == "rate_limited":
             raise TooMany(kind, "API requests too frequent endpoint threshold=1.0")
         if what == "auth_error":

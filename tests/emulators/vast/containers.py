@@ -21,7 +21,8 @@ from common.settings import read
 from ffmpeg_ops.operation import StopSignal
 from handler import certificate
 from handler.events import Events, Reporter, Silent
-from handler.http_worker import Run, Runs, create_app
+from handler.http_worker import create_app
+from handler.runs import Run, Runs
 from handler.settings import Settings
 from handler.upload import upload
 from scripts.stack import free_port

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ffmpeg_ops.adiciona_audio import run
+from ffmpeg_ops.engine.mixing import filters
 from ffmpeg_ops.operation import Work
 from tests.ffmpeg_ops.adiciona_audio.listen import add, length_s, level_db, tone, wave
 from tests.ffmpeg_ops.media import Media, damaged, flipped, frame_count, packets_md5
@@ -130,8 +130,8 @@ def test_a_video_s_own_sound_that_changes_on_the_way_stays_in_step(media: Media,
 
 def test_sound_of_a_wrong_length_is_a_failure(media: Media, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     """FFmpeg ended well, and yet: here it was told to make too much, as if it had counted wrong."""
-    right = run.sound.samples
-    monkeypatch.setattr(run.sound, "samples", lambda seconds: right(seconds) + 2000)
+    right = filters.samples
+    monkeypatch.setattr(filters, "samples", lambda seconds: right(seconds) + 2000)
     with pytest.raises(EncodeFailed, match="wrong length"):
         add(work, media.video(seconds=2.0), media.tone(1.0))
 

@@ -27,7 +27,7 @@ def test_each_source_is_enough(name: str) -> None:
 
 
 def test_without_a_source_the_three_are_named() -> None:
-    assert refused() == {"url_srt": ["Exactly one of url_srt, subtitles, words is needed, none given."]}
+    assert refused() == {"url_srt": ["Give exactly one of url_srt, subtitles, words, not none."]}
 
 
 @pytest.mark.parametrize("names", [("url_srt", "words"), ("subtitles", "words"), ("url_srt", "subtitles", "words")])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ffmpeg_ops.engine import bitrate, encoders, ffmpeg, sandbox
+from ffmpeg_ops.engine import bitrate, encoders, ffmpeg, process, sandbox
 from ffmpeg_ops.engine.encoders import AV1_NVENC, HEVC_NVENC, LADDERS, NVENC, X264, Encoder, works
 from ffmpeg_ops.engine.encoding import CODECS, QUALITIES, Encoding
 from ffmpeg_ops.operation import Work
@@ -124,7 +124,7 @@ def test_every_option_of_nvenc_is_spelled_right(
         return
     said = fails_with(asked, work=work)
     assert "Cannot load libcuda.so.1" in said
-    assert encoders._trouble(said) == "no GPU runtime on this machine"
+    assert encoders._encoder_failure(said) == "no GPU runtime on this machine"
 
 
 @pytest.mark.parametrize(
@@ -190,8 +190,8 @@ class Gpu:
 def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gpu:
     folder = tmp_path / "bin"
     folder.mkdir()
-    made = Gpu(folder, str(ffmpeg._tool("ffmpeg")))
-    monkeypatch.setattr(sandbox, "_down", True)  # it keeps files beside itself
+    made = Gpu(folder, str(process.find("ffmpeg")))
+    monkeypatch.setattr(sandbox, "_disabled", True)  # it keeps files beside itself
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(encoders, "_PAUSES_S", (0.01, 0.01, 0.01))
     return made
@@ -214,28 +214,28 @@ def test_a_job_runs_on_the_gpu_where_there_is_one(gpu: Gpu, work: Work, photo: P
     assert "warnings" not in stats and gpu.tries == ["null", "job"]
 
 
-@pytest.mark.skipif("landlock" not in sandbox.standing(), reason="this kernel has no Landlock")
+@pytest.mark.skipif("landlock" not in sandbox.available(), reason="this kernel has no Landlock")
 @pytest.mark.parametrize("driver", [True, False])
 def test_a_gpu_that_works_only_without_walls_is_used_without_them(
     driver: bool, gpu: Gpu, work: Work, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sandbox, "_down", False)
+    monkeypatch.setattr(sandbox, "_disabled", False)
     monkeypatch.setattr(sandbox, "_GPU", "/dev/null" if driver else "/dev/no-driver")
     assert shot(work, photo)["encoder"] == ("h264_nvenc" if driver else "libx264")
-    assert sandbox._down is driver
+    assert sandbox._disabled is driver
     assert not works(replace(NVENC, name="h264_of_tomorrow"))
-    assert sandbox._down is driver, "another encoder changes nothing"
+    assert sandbox._disabled is driver, "another encoder changes nothing"
 
 
-@pytest.mark.skipif("landlock" not in sandbox.standing(), reason="this kernel has no Landlock")
+@pytest.mark.skipif("landlock" not in sandbox.available(), reason="this kernel has no Landlock")
 def test_walls_stay_where_the_gpu_does_not_work_without_them_either(
     gpu: Gpu, work: Work, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sandbox, "_down", False)
+    monkeypatch.setattr(sandbox, "_disabled", False)
     monkeypatch.setattr(sandbox, "_GPU", "/dev/null")
     gpu.says(LOST, to="probe")
     assert shot(work, photo)["encoder"] == "libx264"
-    assert sandbox._down is False
+    assert sandbox._disabled is False
 
 
 @pytest.mark.parametrize("message", [LIMIT, NEW_LIMIT])
@@ -251,7 +251,7 @@ def test_a_session_limit_that_stays_leads_to_the_cpu(gpu: Gpu, work: Work, photo
     seen: list[float] = []
     stats = shot(replace(work, progress=seen.append), photo)
     assert (stats["encoder"], stats["device"], frame_count(work.output)) == ("libx264", "cpu", 25)
-    assert stats["warnings"] == ["h264_nvenc failed: no free encoder session on the GPU; libx264 was used"]
+    assert stats["warnings"] == ["h264_nvenc failed: no free encoder session on the GPU; used libx264"]
     assert gpu.tries == ["null", *["job"] * 4]
     assert seen == sorted(seen) and seen[-1] == 1.0
 
@@ -271,7 +271,7 @@ def test_a_driver_that_is_lost_leads_to_the_cpu_at_once(gpu: Gpu, work: Work, ph
     gpu.says(LOST)
     stats = shot(work, photo)
     assert stats["encoder"] == "libx264" and gpu.tries == ["null", "job"]
-    assert stats["warnings"] == ["h264_nvenc failed: it could not be opened or stopped working; libx264 was used"]
+    assert stats["warnings"] == ["h264_nvenc failed: it did not open or stopped working; used libx264"]
     gpu.says(LOST, to="probe")
     assert "warnings" not in shot(work, photo), "the next job probes it again"
     assert gpu.tries == ["null", "job", "null"]
@@ -343,7 +343,7 @@ def test_av1_of_a_tiny_picture_takes_an_encoder_that_can(work: Work, photo: Path
     params = {"size": "48x32", "duration": 0.4, "frame_rate": 10, "encoding": {"codec": "av1"}}
     stats = run("img2vid", work, params, url_image=photo)
     assert stats["encoder"] == "libaom-av1" and frames(work.output).shape == (4, 32, 48)
-    assert "libaom-av1 was used" in stats["warnings"][0]
+    assert "used libaom-av1" in stats["warnings"][0]
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -393,7 +393,7 @@ def test_what_fits_anyway_is_not_made_worse(work: Work, photo: Path) -> None:
 
 def test_what_cannot_fit_is_told_before_anything_is_encoded(noise: Path, work: Work) -> None:
     with pytest.raises(
-        OutputTooLarge, match=r"encoding\.max_bytes.*2\.0 seconds.* 20000 bytes; (\d+) are the least"
+        OutputTooLarge, match=r"encoding\.max_bytes.*2\.0 seconds.* 20000 bytes; at least (\d+) are needed"
     ) as caught:
         run("caption", work, {**CUE, "encoding": {"max_bytes": 20_000}}, url_video=noise)
     assert not work.output.exists() and not caught.value.retryable
@@ -401,8 +401,8 @@ def test_what_cannot_fit_is_told_before_anything_is_encoded(noise: Path, work: W
 
 def test_what_does_not_fit_after_all_is_an_error_that_says_so(noise: Path, work: Work) -> None:
     seen: list[float] = []
-    hopeless = {**CUE, "encoding": {"codec": "av1", "max_bytes": 80_000}}
-    with pytest.raises(OutputTooLarge, match=r"encoding\.max_bytes.* 80000 bytes"):
+    hopeless = {**CUE, "encoding": {"codec": "av1", "max_bytes": 70_000}}
+    with pytest.raises(OutputTooLarge, match=r"encoding\.max_bytes.* 70000 bytes"):
         run("caption", replace(work, progress=seen.append), hopeless, url_video=noise)
     assert seen == sorted(seen) and 1.0 not in seen
 
@@ -417,8 +417,8 @@ def test_the_worker_s_own_limit_counts_when_it_is_the_smaller_one(noise: Path, w
 
 
 def test_a_rate_leaves_room_for_sound_and_tables() -> None:
-    assert bitrate.picture_rate(1_000_000, 9, 0) == pytest.approx(0.98 * 8_000_000 / 10, rel=0.005)
-    assert bitrate.picture_rate(1_000_000, 9, 500_000) == pytest.approx(0.98 * 4_000_000 / 10, rel=0.03)
+    assert bitrate.video_rate(1_000_000, 9, 0) == pytest.approx(0.98 * 8_000_000 / 10, rel=0.005)
+    assert bitrate.video_rate(1_000_000, 9, 500_000) == pytest.approx(0.98 * 4_000_000 / 10, rel=0.03)
 
 
 def test_the_bytes_of_a_stream_are_counted(media: Media, work: Work) -> None:

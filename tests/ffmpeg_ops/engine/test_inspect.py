@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ffmpeg_ops.engine import ffmpeg, inspect
+from ffmpeg_ops.engine import inspect, process
 from ffmpeg_ops.operation import Work
 from tests.ffmpeg_ops.media import Media
 from wire.errors import AssetHasNoAudio, AssetInvalid, JobFault, WorkerError
@@ -68,7 +68,7 @@ def test_a_file_without_frame_count_has_none(media: Media, work: Work) -> None:
 def test_cover_art_is_no_video(media: Media, work: Work) -> None:
     info = inspect.probe(media.song_with_cover(), work)
     assert info.video is None and info.audio is not None
-    with pytest.raises(AssetInvalid, match="url_video: the file has no moving picture; it is audio only"):
+    with pytest.raises(AssetInvalid, match="url_video: the file has no video stream; it is audio only"):
         inspect.video_asset(media.song_with_cover(), "url_video", work)
 
 
@@ -215,6 +215,6 @@ def test_first_bytes_have_a_name(head: bytes, name: str, fake: Path) -> None:
 
 
 def test_a_killed_ffprobe_is_the_workers_fault(media: Media, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ffmpeg, "_wait", lambda process, work, timeout_s: -9)
+    monkeypatch.setattr(process, "_wait", lambda process, work, timeout_s: -9)
     with pytest.raises(WorkerError):
         inspect.probe(media.video(), work)

@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from ffmpeg_ops.engine import ffmpeg, sandbox
+from ffmpeg_ops.engine import ffmpeg, process, sandbox
 from ffmpeg_ops.operation import Work
 from tests.conftest import ROOT
 from tests.ffmpeg_ops.media import Media, frame_count
 from tests.servers import eventually
 
 CANARY = "canary-7d1f0c"
-needs_landlock = pytest.mark.skipif("landlock" not in sandbox.standing(), reason="this kernel has no Landlock")
+needs_landlock = pytest.mark.skipif("landlock" not in sandbox.available(), reason="this kernel has no Landlock")
 
 # Tries everything that its argument names, in one process and in one that it leaves behind, and tells what it got.
 ATTACK = r"""
@@ -119,7 +119,7 @@ print(json.dumps({**got, **{f"{name}, forked": told for name, told in child.item
 def attack(work: Work, **wanted: Any) -> dict[str, str]:
     """What each try came to, by way of the one function that starts processes."""
     told = json.dumps(wanted, default=str)
-    answer: dict[str, str] = json.loads(ffmpeg.output_of([sys.executable, "-I", "-S", "-c", ATTACK, told], work))
+    answer: dict[str, str] = json.loads(process.output_of([sys.executable, "-I", "-S", "-c", ATTACK, told], work))
     return answer
 
 
@@ -257,8 +257,8 @@ def test_an_input_elsewhere_is_read_and_nothing_beside_it(work: Work, media: Med
     beside = tmp_path / "beside"
     beside.write_text(CANARY)
     script = f"cat {video} >/dev/null && echo read; cat {beside} || true"
-    told = ffmpeg.output_of(["sh", "-c", script, "sh", "-i", str(video)], work)
-    assert told == (b"read" if "landlock" in sandbox.standing() else f"read\n{CANARY}".encode())
+    told = process.output_of(["sh", "-c", script, "sh", "-i", str(video)], work)
+    assert told == (b"read" if "landlock" in sandbox.available() else f"read\n{CANARY}".encode())
 
 
 def no_new_privileges() -> str:
@@ -268,7 +268,7 @@ def no_new_privileges() -> str:
 
 def test_this_process_stays_free(work: Work, other: Path) -> None:
     before = no_new_privileges()
-    ffmpeg.output_of(["true"], work)
+    process.output_of(["true"], work)
     assert other.read_text() == CANARY
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()[:2]):
         pass
@@ -279,7 +279,7 @@ def test_a_wall_that_does_not_stand_starts_nothing(work: Work, monkeypatch: pyte
     monkeypatch.setattr(sandbox, "_has_seccomp", lambda: True)
     monkeypatch.setattr(sandbox, "_filtered", lambda: -1)
     with pytest.raises(OSError):
-        ffmpeg.output_of(["touch", "started"], work)
+        process.output_of(["touch", "started"], work)
     assert not (work.directory / "started").exists()
 
 
@@ -288,7 +288,7 @@ def test_walls_cost_little(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def taken_s() -> float:
         begun = time.perf_counter()
-        ffmpeg.output_of(["true"], work)
+        process.output_of(["true"], work)
         return time.perf_counter() - begun
 
     behind, free = [], []

@@ -32,20 +32,20 @@ def on_disk(settings: Settings) -> bytes:
 
 def test_a_created_key_is_recognised(keys: Keys) -> None:
     record, secret = keys.create("n8n")
-    assert keys.recognise(secret) == record
+    assert keys.verify(secret) == record
     assert (record.name, record.source, record.created_at, record.revoked_at) == ("n8n", "cli", START_MS, None)
 
 
 @pytest.mark.parametrize("secret", [None, "", "x", "é" * 20, "r" * 513, "r" * 1_000_000])
 def test_what_is_no_key_is_not_recognised(keys: Keys, secret: str | None) -> None:
     keys.create("n8n")
-    assert keys.recognise(secret) is None
+    assert keys.verify(secret) is None
 
 
 def test_neither_hash_nor_prefix_nor_id_opens(keys: Keys) -> None:
     record, secret = keys.create("n8n")
     for guess in (record.secret_sha256, record.prefix, record.id, secret[:-1], secret + "x", secret.swapcase()):
-        assert keys.recognise(guess) is None
+        assert keys.verify(guess) is None
 
 
 def test_a_revoked_key_is_refused_and_stays_listed(keys: Keys, clock: FixedClock) -> None:
@@ -55,8 +55,8 @@ def test_a_revoked_key_is_refused_and_stays_listed(keys: Keys, clock: FixedClock
     assert keys.revoke(record.id) == replace(record, revoked_at=START_MS + 5)
     clock.advance(5)
     assert keys.revoke(record.id) == replace(record, revoked_at=START_MS + 5)
-    assert keys.recognise(secret) is None
-    assert keys.recognise(other_secret) == other
+    assert keys.verify(secret) is None
+    assert keys.verify(other_secret) == other
     assert [key.id for key in keys.list()] == [record.id, other.id]
 
 
@@ -78,7 +78,7 @@ def test_the_environments_key_is_adopted_once(keys: Keys) -> None:
     keys.adopt(OWN)
     keys.adopt(OWN)
     (record,) = keys.list()
-    assert (keys.recognise(OWN), record.source) == (record, FROM_ENVIRONMENT)
+    assert (keys.verify(OWN), record.source) == (record, FROM_ENVIRONMENT)
 
 
 def between(store: Store, monkeypatch: pytest.MonkeyPatch, other: Callable[[], object]) -> None:
@@ -100,7 +100,7 @@ def test_two_gateways_that_start_at_once_adopt_one_key(
     between(store, monkeypatch, lambda: wire().keys.adopt(OWN))
     keys.adopt(OWN)
     assert len(keys.list()) == 1
-    assert keys.recognise(OWN)
+    assert keys.verify(OWN)
 
 
 @on_every_database
@@ -117,11 +117,11 @@ def test_a_key_that_another_process_revoked_in_between_stays_as_it_is(
 
 def test_a_changed_environment_key_keeps_its_id(keys: Keys) -> None:
     keys.adopt(OWN)
-    before = keys.recognise(OWN)
+    before = keys.verify(OWN)
     keys.adopt("another key of the operator's")
-    after = keys.recognise("another key of the operator's")
+    after = keys.verify("another key of the operator's")
     assert before and after and before.id == after.id
-    assert keys.recognise(OWN) is None
+    assert keys.verify(OWN) is None
 
 
 def test_a_changed_environment_key_keeps_the_secret_of_its_webhooks(keys: Keys) -> None:
@@ -137,11 +137,11 @@ def test_an_unset_environment_key_is_revoked_and_comes_back(keys: Keys) -> None:
     keys.adopt(None)
     assert keys.list() == []
     keys.adopt(OWN)
-    before = keys.recognise(OWN)
+    before = keys.verify(OWN)
     keys.adopt(None)
-    assert keys.recognise(OWN) is None
+    assert keys.verify(OWN) is None
     keys.adopt(OWN)
-    assert keys.recognise(OWN) == before
+    assert keys.verify(OWN) == before
 
 
 def test_a_created_key_may_be_the_environments_too(keys: Keys) -> None:
@@ -149,10 +149,10 @@ def test_a_created_key_may_be_the_environments_too(keys: Keys) -> None:
     keys.adopt(secret)
     assert keys.list() == [record]
     keys.adopt(OWN)
-    assert keys.recognise(OWN)
+    assert keys.verify(OWN)
     keys.adopt(secret)
-    assert keys.recognise(secret) == record
-    assert keys.recognise(OWN) is None
+    assert keys.verify(secret) == record
+    assert keys.verify(OWN) is None
 
 
 def test_both_secrets_open_while_a_key_is_rotated(keys: Keys, clock: FixedClock) -> None:
@@ -161,23 +161,23 @@ def test_both_secrets_open_while_a_key_is_rotated(keys: Keys, clock: FixedClock)
     assert rotated and (rotated.id, rotated.scopes, rotated.created_at) == (record.id, "jobs", START_MS)
     assert old != new and rotated.prefix == new[:8]
     clock.advance(999)
-    assert keys.recognise(old) == keys.recognise(new) == rotated
+    assert keys.verify(old) == keys.verify(new) == rotated
     clock.advance(1)
-    assert keys.recognise(old) is None
-    assert keys.recognise(new) == rotated
+    assert keys.verify(old) is None
+    assert keys.verify(new) == rotated
 
 
 def test_without_grace_the_old_secret_ends_at_once(keys: Keys) -> None:
     record, old = keys.create("n8n")
     _, new = keys.rotate(record.id, 0) or (None, "")
-    assert keys.recognise(old) is None
-    assert keys.recognise(new)
+    assert keys.verify(old) is None
+    assert keys.verify(new)
 
 
 def test_no_more_than_two_secrets_live(keys: Keys) -> None:
     record, first = keys.create("n8n")
     second, third = ((keys.rotate(record.id, 60_000) or (None, ""))[1] for _ in range(2))
-    assert [bool(keys.recognise(secret)) for secret in (first, second, third)] == [False, True, True]
+    assert [bool(keys.verify(secret)) for secret in (first, second, third)] == [False, True, True]
 
 
 def test_a_revoked_key_has_no_live_secret_and_gets_no_new_one(keys: Keys) -> None:
@@ -186,7 +186,7 @@ def test_a_revoked_key_has_no_live_secret_and_gets_no_new_one(keys: Keys) -> Non
     revoked = keys.revoke(record.id)
     assert keys.rotate(record.id, 60_000) is None
     assert keys.rotate("key_x", 60_000) is None
-    assert [keys.recognise(secret) for secret in (old, new)] == [None, None]
+    assert [keys.verify(secret) for secret in (old, new)] == [None, None]
     assert keys.list() == [revoked]
 
 
@@ -195,17 +195,17 @@ def test_a_clock_that_jumps_back_brings_back_no_ended_secret_of_a_revoked_key(ke
     keys.rotate(record.id, 1000)
     keys.revoke(record.id)
     clock.advance(-3_600_000)
-    assert keys.recognise(old) is None
+    assert keys.verify(old) is None
 
 
 def test_the_environments_key_may_be_the_secret_that_another_key_had(keys: Keys, clock: FixedClock) -> None:
     record, old = keys.create("n8n")
     keys.rotate(record.id, 1000)
     keys.adopt(old)
-    found = keys.recognise(old)
+    found = keys.verify(old)
     assert found and (found.source, found.scopes) == (FROM_ENVIRONMENT, "jobs,metrics,admin")
     clock.advance(1000)
-    assert keys.recognise(old) == found
+    assert keys.verify(old) == found
 
 
 def test_a_thousand_keys_are_told_apart_and_a_thousand_guesses_are_none(keys: Keys, store: Store) -> None:
@@ -214,10 +214,10 @@ def test_a_thousand_keys_are_told_apart_and_a_thousand_guesses_are_none(keys: Ke
     with store.transaction() as tx:
         for secret, key_id in made.items():
             tx.put_api_key(replace(template, id=key_id, secret_sha256=digest(secret)))
-    found = {secret: keys.recognise(secret) for secret in made}
+    found = {secret: keys.verify(secret) for secret in made}
     assert len(made) == 1000
     assert {secret: key and key.id for secret, key in found.items()} == made
-    assert not any(keys.recognise(make_secret()) for _ in range(1000))
+    assert not any(keys.verify(make_secret()) for _ in range(1000))
 
 
 def test_scopes_are_kept_in_one_order_and_admin_has_all(keys: Keys) -> None:
@@ -249,10 +249,10 @@ def test_a_mistyped_key_asks_no_database_and_every_other_one_asks_the_same(
         asked.append(statement)
 
     for secret in (revoked[:-1] + "_", "x" * 513, None):
-        assert keys.recognise(secret) is None
+        assert keys.verify(secret) is None
     assert asked == []
     for secret in (revoked, ended, good, make_secret(), OWN):
-        keys.recognise(secret)
+        keys.verify(secret)
     assert len(asked) == 5 and len(set(asked)) == 1
 
 
@@ -261,28 +261,28 @@ def test_hashes_are_compared_in_constant_time(keys: Keys, monkeypatch: pytest.Mo
     compared: list[tuple[str, str]] = []
     compare = hmac.compare_digest
     monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append((a, b)) or compare(a, b))
-    keys.recognise(secret)
+    keys.verify(secret)
     assert compared == [(record.secret_sha256, record.secret_sha256), (record.secret_sha256, "")]
     monkeypatch.setattr(hmac, "compare_digest", lambda a, b: False)
-    assert keys.recognise(secret) is None, "nothing but this comparison lets anybody in"
+    assert keys.verify(secret) is None, "nothing but this comparison lets anybody in"
 
 
 def test_what_was_valid_lately_is_known_until_it_is_not(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
     record, secret = keys.create("n8n")
-    assert not keys.lately_recognised(secret)
-    keys.recognise(secret)
-    assert keys.lately_recognised(secret)
+    assert not keys.recently_valid(secret)
+    keys.verify(secret)
+    assert keys.recently_valid(secret)
     keys.revoke(record.id)
-    keys.recognise(secret)
-    assert not keys.lately_recognised(secret)
-    assert not any(keys.lately_recognised(other) for other in (None, "", make_secret(), "x" * 1_000_000))
+    keys.verify(secret)
+    assert not keys.recently_valid(secret)
+    assert not any(keys.recently_valid(other) for other in (None, "", make_secret(), "x" * 1_000_000))
 
 
 def test_only_so_many_are_known(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.access.keys.MOST_LATELY", 2)
+    monkeypatch.setattr("gateway.access.keys.MAX_RECENT", 2)
     made = [keys.create("n8n")[1] for _ in range(3)]
-    assert all(keys.recognise(secret) for secret in made)
-    assert [keys.lately_recognised(secret) for secret in made] == [False, True, True]
+    assert all(keys.verify(secret) for secret in made)
+    assert [keys.recently_valid(secret) for secret in made] == [False, True, True]
 
 
 def test_made_keys_differ_and_carry_a_checksum() -> None:

@@ -11,7 +11,7 @@ from decimal import Decimal
 import pytest
 import sqlalchemy as sa
 
-from gateway.access.quotas import AHEAD_MS, NEAR
+from gateway.access.quotas import ALLOWANCE_MS, MARGIN
 from gateway.db.records import Usage
 from gateway.domain.attempts import AttemptState
 from gateway.domain.jobs import Job, JobStatus
@@ -61,9 +61,9 @@ def submit(services: Services) -> None:
 def run(services: Services, clock: FixedClock, job: Job, seconds: int, error: Exception | None = None) -> None:
     """A worker has the job for so long, and then it fails."""
     attempt_id = (services.store.job(job.id) or job).attempt_id or ""
-    services.jobs.on_event(attempt_id, Event("started", CLAIM))
+    services.reports.take(attempt_id, Event("started", CLAIM))
     clock.advance(seconds * 1000)
-    services.jobs.on_event(attempt_id, Event("failed", CLAIM, error=error or AssetNotFound()))  # type: ignore[arg-type]
+    services.reports.take(attempt_id, Event("failed", CLAIM, error=error or AssetNotFound()))  # type: ignore[arg-type]
 
 
 def statements(services: Services) -> list[str]:
@@ -109,7 +109,7 @@ def test_jobs_that_share_a_commit_share_the_look_and_each_key_gets_what_it_may(w
     with ThreadPoolExecutor(12) as pool:
         with services.store.transaction():  # all of them wait for its end, and go as one
             made = [pool.submit(create, services, key_id) for key_id in [one] * 10 + [two] * 2]
-            eventually(lambda: len(services.store._arrived) == 12)
+            eventually(lambda: len(services.store._writers._arrived) == 12)
         errors = [future.exception(10) for future in made]
     assert [type(error) for error in errors].count(TooManyJobs) == 7
     assert not any(errors[10:])
@@ -120,7 +120,7 @@ def test_jobs_that_share_a_commit_share_the_look_and_each_key_gets_what_it_may(w
 
 
 def test_far_from_its_limits_a_key_is_seldom_counted(wire: Wire, clock: FixedClock) -> None:
-    services = limited(wire, jobs=NEAR + 300, usd="50")
+    services = limited(wire, jobs=MARGIN + 300, usd="50")
     key_id = key_of(services)
     seen = statements(services)
 
@@ -130,11 +130,11 @@ def test_far_from_its_limits_a_key_is_seldom_counted(wire: Wire, clock: FixedClo
     for _ in range(100):
         create(services, key_id)
     assert counts() == 1
-    clock.advance(AHEAD_MS)
+    clock.advance(ALLOWANCE_MS)
     for _ in range(199):
         create(services, key_id)
     assert counts() == 2
-    clock.advance(AHEAD_MS)
+    clock.advance(ALLOWANCE_MS)
     create(services, key_id)
     create(services, key_id)
     assert counts() > 3, "near the limit each one is counted"
@@ -287,7 +287,7 @@ def test_an_end_that_is_reported_twice_is_spent_once(wire: Wire, clock: FixedClo
     submit(services)
     run(services, clock, job, 2)
     attempt_id = (services.store.job(job.id) or job).attempt_id or ""
-    services.jobs.on_event(attempt_id, Event("failed", CLAIM, error=AssetNotFound()))
+    services.reports.take(attempt_id, Event("failed", CLAIM, error=AssetNotFound()))
     assert services.store.usage(key_id, clock.now_ms()) == Usage(0, 2 * DOLLAR, 2 * DOLLAR)
 
 
@@ -296,7 +296,7 @@ def test_a_cancelled_attempt_is_spent_too(wire: Wire, clock: FixedClock) -> None
     key_id = key_of(services)
     job = create(services, key_id)
     submit(services)
-    services.jobs.on_event((services.store.job(job.id) or job).attempt_id or "", Event("started", CLAIM))
+    services.reports.take((services.store.job(job.id) or job).attempt_id or "", Event("started", CLAIM))
     clock.advance(3_000)
     services.jobs.cancel(job.id, key_id)
     submit(services)

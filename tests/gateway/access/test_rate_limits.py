@@ -13,7 +13,7 @@ import pytest
 from redis import Redis
 
 from gateway.access import rate_limits
-from gateway.access.rate_limits import OwnCounts, Rates, Window, address_of
+from gateway.access.rate_limits import ProcessCounter, RateLimits, Window, address_of
 from gateway.errors import RateLimited
 from gateway.settings import Settings
 from scripts.stack import free_port
@@ -48,8 +48,8 @@ def storage(request: pytest.FixtureRequest) -> str:
 everywhere = pytest.mark.parametrize("storage", ["memory", "redis"], indirect=True)
 
 
-def make(clock: FixedClock, storage: str = "memory://", **limits: int) -> Rates:
-    return Rates(Settings(rate_limit_storage=storage, **limits), clock)  # type: ignore[arg-type]
+def make(clock: FixedClock, storage: str = "memory://", **limits: int) -> RateLimits:
+    return RateLimits(Settings(rate_limit_storage=storage, **limits), clock)  # type: ignore[arg-type]
 
 
 @everywhere
@@ -103,13 +103,13 @@ def test_fifty_threads_get_no_more_than_there_is(storage: str, clock: FixedClock
 def test_a_flood_of_addresses_takes_bounded_memory_and_spares_who_was_there(
     clock: FixedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rate_limits, "MOST_NAMES", 100)
+    monkeypatch.setattr(rate_limits, "MAX_NAMES", 100)
     counted = make(clock, failed_keys_per_address=5, rate_limit_per_key=5)
     counted.take("failed", "192.0.2.1")
     for i in range(1000):
         counted.take("failed", f"10.0.{i // 256}.{i % 256}")
-    assert isinstance(counted._counts, OwnCounts)
-    assert len(counted._counts._counts) <= 101
+    assert isinstance(counted._counter, ProcessCounter)
+    assert len(counted._counter._counts) <= 101
     counted.check("failed", "192.0.2.1")
     with pytest.raises(RateLimited):
         counted.check("failed", "10.9.9.9")
@@ -132,8 +132,8 @@ def test_a_hundred_thousand_addresses_slow_nobody_down(clock: FixedClock) -> Non
     assert sorted(took_s)[5] < 5 * min(took_s), "the last are counted as quickly as the first"
     clock.advance(MINUTE)
     counted.take("failed", "10.0.0.1")
-    assert isinstance(counted._counts, OwnCounts)
-    assert len(counted._counts._counts) == 1, "the minute's names go with it"
+    assert isinstance(counted._counter, ProcessCounter)
+    assert len(counted._counter._counts) == 1, "the minute's names go with it"
 
 
 def test_gateways_that_share_redis_count_together(redis_url: str, clock: FixedClock) -> None:
@@ -149,13 +149,13 @@ def test_without_redis_each_counts_for_itself_and_asks_again_later(
     clock: FixedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()
-    monkeypatch.setattr(rate_limits, "PAUSE_S", 3600)
+    monkeypatch.setattr(rate_limits, "REDIS_PAUSE_S", 3600)
     counted = make(clock, f"redis://127.0.0.1:{port}/0", rate_limit_per_key=2)
     windows = [counted.take("key", "a") for _ in range(3)]
     assert [window.exceeded for window in windows if window] == [False, False, True]
     with redis_server(port):
         assert (counted.take("key", "a") or Window(0, 0, 0)).exceeded, "it is not asked at once"
-        later = time.monotonic() + rate_limits.PAUSE_S
+        later = time.monotonic() + rate_limits.REDIS_PAUSE_S
         monkeypatch.setattr(rate_limits.time, "monotonic", lambda: later)
         window = counted.take("key", "a")
         assert window and window.remaining == 1
@@ -164,9 +164,9 @@ def test_without_redis_each_counts_for_itself_and_asks_again_later(
 def test_a_redis_that_keeps_silent_costs_a_moment_once(clock: FixedClock, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         counted = make(clock, f"redis://127.0.0.1:{silent.getsockname()[1]}/0", rate_limit_per_key=2)
-        storage, asked = counted._counts._storage, []  # type: ignore[attr-defined]
+        storage, asked = counted._counter._storage, []  # type: ignore[attr-defined]
         incr = storage.incr
-        monkeypatch.setattr(rate_limits, "PAUSE_S", 3600)
+        monkeypatch.setattr(rate_limits, "REDIS_PAUSE_S", 3600)
         monkeypatch.setattr(storage, "incr", lambda *args: (asked.append(args), incr(*args))[1])
         windows = [counted.take("key", "a") for _ in range(3)]
         how = storage.storage.connection_pool.connection_kwargs

@@ -24,7 +24,7 @@ from gateway.domain.jobs import Job, JobStatus
 from gateway.settings import Settings
 from gateway.wiring import Services
 from tests.conftest import ROOT
-from tests.gateway.conftest import CLAIM, SECRET_KEY, new_attempt, new_job
+from tests.gateway.conftest import CLAIM, PARAMS, SECRET_KEY, new_attempt, new_job
 from tests.servers import eventually
 
 API_KEY = "tests-api-key-0123456789"
@@ -91,7 +91,7 @@ class Live:
         job = new_job(now, key_id=key, next_at=None, status=JobStatus.RUNNING, started_at=now)
         attempt = new_attempt(job, now, AttemptState.CLAIMED, claim_id=CLAIM)
         with self.services.store.transaction() as tx:
-            tx.add_job(replace(job, attempt_id=attempt.id))
+            tx.add_job(replace(job, attempt_id=attempt.id), PARAMS)
             tx.add_attempt(attempt)
         return job, attempt
 

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from ffmpeg_ops.operation import OPERATIONS
-from gateway.dispatch.step import EVENTS_PURPOSE
+from gateway.dispatch.delivery import EVENTS_PURPOSE
 from tests.gateway.api.live import API_KEY, Live, live
 
 TOOL = Path(sys.executable).with_name("schemathesis")

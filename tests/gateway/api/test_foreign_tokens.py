@@ -17,13 +17,13 @@ from flask import Flask
 from flask.testing import FlaskClient
 from itsdangerous.encoding import base64_decode
 
-from gateway.dispatch.step import EVENTS_PURPOSE
+from gateway.dispatch.delivery import EVENTS_PURPOSE
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import JobStatus
 from gateway.signing import Signer
 from gateway.wiring import Services
 from tests.gateway.api.conftest import VIDEO, assert_problem
-from tests.gateway.api.state import files, rows
+from tests.gateway.api.stored import files, rows
 from tests.gateway.conftest import CLAIM, SECRET_KEY, FixedClock, JobFactory, Wire, new_attempt
 
 CASES, SEED = int(os.environ.get("FUZZ_CASES", "200")), int(os.environ.get("FUZZ_SEED", "1"))

@@ -18,12 +18,12 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from ffmpeg_ops.operation import OPERATIONS
-from gateway.dispatch.step import EVENTS_PURPOSE
+from gateway.dispatch.delivery import EVENTS_PURPOSE
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import JobStatus
 from gateway.wiring import Services
 from tests.gateway.api.conftest import VIDEO, local
-from tests.gateway.api.state import files, rows
+from tests.gateway.api.stored import files, rows
 from tests.gateway.conftest import CLAIM, JobFactory, Wire
 from wire.errors import CODES
 

@@ -50,7 +50,7 @@ def test_a_job_tells_where_its_webhook_will_go_without_what_is_secret_in_it(api:
 def test_the_url_is_no_param(api: FlaskClient, services: Services) -> None:
     job = services.store.job(post(api)["jobId"])
     assert job is not None
-    assert (job.params, job.webhook_url) == (CAPTION, HOOK["webhook_url"])
+    assert (services.store.params(job.id), job.webhook_url) == (CAPTION, HOOK["webhook_url"])
 
 
 def test_what_is_no_web_address_is_refused(api: FlaskClient, services: Services) -> None:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from gateway.db.engine import make_engine
 from gateway.db.store import Store
 from gateway.domain.jobs import Job
-from tests.gateway.conftest import START_MS, new_job
+from tests.gateway.conftest import PARAMS, START_MS, new_job
 from tests.servers import eventually
 
 pytestmark = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
@@ -40,7 +40,7 @@ def opened(database: str) -> Iterator[Open]:
 def add(store: Store, *records: Job) -> list[Job]:
     with store.transaction() as tx:
         for job in records:
-            tx.add_job(job)
+            tx.add_job(job, PARAMS)
     return list(records)
 
 

@@ -55,9 +55,9 @@ def follow(services: Services, clock: FixedClock, job: Job, rounds: int) -> None
 
 def claim(services: Services, attempt_id: str | None, claim_id: str = CLAIM) -> None:
     assert attempt_id is not None
-    services.jobs.on_event(attempt_id, Event("started", claim_id))
+    services.reports.take(attempt_id, Event("started", claim_id))
 
 
 def beat(services: Services, attempt_id: str | None, progress: float = 0.5) -> None:
     assert attempt_id is not None
-    services.jobs.on_event(attempt_id, Event("progress", CLAIM, progress=progress))
+    services.reports.take(attempt_id, Event("progress", CLAIM, progress=progress))

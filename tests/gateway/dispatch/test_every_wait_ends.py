@@ -15,10 +15,10 @@ from sqlalchemy.exc import OperationalError
 
 from gateway import wiring
 from gateway.db.engine import make_engine
-from gateway.dispatch.attempt_writer import Ends
+from gateway.dispatch import attempt_writer
+from gateway.dispatch.limits import AMBIGUOUS_MS, SILENCE_MS, UNCLAIMED_MS
 from gateway.dispatch.loop import LEASE_MS
 from gateway.dispatch.poll_schedule import MOST_MS
-from gateway.dispatch.step import AMBIGUOUS_MS, SILENCE_MS, UNCLAIMED_MS
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import MARGIN_MS, Job, JobStatus
 from gateway.domain.transitions import MAX_TRIES
@@ -80,19 +80,19 @@ class Wait:
 
 def claims(services: Services, attempt_id: str) -> None:
     with suppress(AttemptSuperseded):
-        services.jobs.on_event(attempt_id, Event("started", CLAIM))
+        services.reports.take(attempt_id, Event("started", CLAIM))
 
 
 def beats(services: Services, attempt_id: str) -> None:
     claims(services, attempt_id)
     with suppress(AttemptSuperseded):
-        services.jobs.on_event(attempt_id, Event("progress", CLAIM, progress=0.5))
+        services.reports.take(attempt_id, Event("progress", CLAIM, progress=0.5))
 
 
 def reports_its_end(services: Services, attempt_id: str) -> None:
     claims(services, attempt_id)
     with suppress(AttemptSuperseded, StorageUnavailable):
-        services.jobs.on_event(attempt_id, Event("completed", CLAIM, result=RESULT))
+        services.reports.take(attempt_id, Event("completed", CLAIM, result=RESULT))
 
 
 def all_tries(ms: int) -> int:
@@ -303,7 +303,7 @@ def test_a_cancelled_job_that_nobody_can_take_back_is_let_go(
 def test_a_bug_in_cleaning_up_a_cancelled_job_is_let_go(
     services: Services, job_factory: JobFactory, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Ends, "charge", lambda *_: (_ for _ in ()).throw(BUG))
+    monkeypatch.setattr(attempt_writer, "_charge", lambda *_: (_ for _ in ()).throw(BUG))
     job = job_factory(attempt=AttemptState.SUBMITTED, queue_limit_s=QUEUE_S, timeout_s=RUN_S)
     services.jobs.cancel(job.id, job.key_id)
     live(services, clock, job, lambda *_: None, TRY_MS + LEASE_MS)
@@ -361,7 +361,7 @@ def test_a_worker_that_repeats_its_report_to_a_gateway_without_storage_is_not_si
     monkeypatch.setattr(services.storage, "stat", _raising(StorageUnavailable("no answer")))
     for _ in range(2 * SILENCE_MS // 5_000):
         with pytest.raises(StorageUnavailable):
-            services.jobs.on_event(job.attempt_id or "", Event("completed", CLAIM, result=RESULT))
+            services.reports.take(job.attempt_id or "", Event("completed", CLAIM, result=RESULT))
         clock.advance(5_000)
         services.dispatcher.tick()
         services.dispatcher.settle()

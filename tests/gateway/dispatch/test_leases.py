@@ -10,8 +10,9 @@ import sqlalchemy as sa
 
 from gateway.db import tables
 from gateway.db.transaction import StaleLease
+from gateway.dispatch.context import Look
 from gateway.dispatch.loop import LEASE_MS
-from gateway.dispatch.step import Step
+from gateway.dispatch.step import step
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import Job, JobStatus
 from gateway.errors import AttemptSuperseded
@@ -102,7 +103,7 @@ def test_who_wakes_after_its_lease_writes_nothing(
         provider.script(call, asleep)
         token = f"token-{number}"
         try:
-            Step(services.dispatcher._parts, leased(services, job, token, clock.now_ms()), token, 0).run()
+            step(Look(services.dispatcher._context, leased(services, job, token, clock.now_ms()), token, 0))
         except StaleLease:
             stale += 1
         for was, now in zip(before, rows(services, job), strict=True):
@@ -165,7 +166,7 @@ def test_a_clock_that_goes_forward_takes_a_claim_away_early_and_its_worker_hears
     assert found is not None and (found.status, found.error_code) == (JobStatus.QUEUED, None)
     assert job.attempt_id is not None
     with pytest.raises(AttemptSuperseded):
-        services.jobs.on_event(job.attempt_id, Event("progress", CLAIM, progress=0.5))
+        services.reports.take(job.attempt_id, Event("progress", CLAIM, progress=0.5))
     clock.advance(10_000)
     turn(services)
     assert [attempt.state for attempt in services.store.attempts(job.id)] == [
@@ -180,7 +181,7 @@ def test_a_clock_that_goes_back_keeps_a_live_claim(
     job = job_factory(attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING, tries=1)
     clock.advance(-HOUR_MS)
     assert job.attempt_id is not None
-    services.jobs.on_event(job.attempt_id, Event("progress", CLAIM, progress=0.5))
+    services.reports.take(job.attempt_id, Event("progress", CLAIM, progress=0.5))
     clock.advance(HOUR_MS + 1)
     turn(services)
     found = services.store.job(job.id)

@@ -9,7 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from gateway.db.engine import make_engine
-from gateway.dispatch.step import AMBIGUOUS_MS, EVENTS_PURPOSE
+from gateway.dispatch.delivery import EVENTS_PURPOSE
+from gateway.dispatch.limits import AMBIGUOUS_MS
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import MARGIN_MS
 from gateway.providers.base import Accepted, Ambiguous, NoCapacity, NotYet, Phase, Remote, Unavailable

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.dispatch import step
+from gateway.dispatch import loop
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import JobStatus
 from gateway.domain.prices import Price
@@ -54,7 +54,7 @@ def test_a_provider_that_never_began_costs_nothing_of_what_a_free_one_did(
     put_output(attempt.id, BODY)
     claim(services, attempt.id)
     assert COMPLETED.result is not None
-    services.jobs.on_event(attempt.id, Event("completed", CLAIM, result=COMPLETED.result))
+    services.reports.take(attempt.id, Event("completed", CLAIM, result=COMPLETED.result))
     after = job_of(services, job)
     assert (after.status, attempt.provider, after.cost_nano) == (JobStatus.COMPLETED, "free", None)
 
@@ -86,7 +86,7 @@ def test_what_ran_and_is_given_up_after_a_bug_is_charged_and_counted(
     clock.advance(4_000)
     ended: list[Attempt] = []
     monkeypatch.setattr(services.metrics, "attempt_ended", ended.append)
-    monkeypatch.setattr(step.Step, "run", lambda self: 1 / 0)
+    monkeypatch.setattr(loop, "step", lambda look: 1 / 0)
     turn(services)
     after = job_of(services, job)
     assert (after.status, after.cost_nano) == (JobStatus.FAILED, cost)
@@ -111,7 +111,7 @@ def test_a_price_is_read_while_no_connection_is_held(
     attempt = attempts_of(services, job)[0]
     clock.advance(2_000)
     if way == "event":
-        services.jobs.on_event(attempt.id, Event("failed", CLAIM, error=EncodeFailed()))
+        services.reports.take(attempt.id, Event("failed", CLAIM, error=EncodeFailed()))
     else:
         provider.default["poll"] = Remote(Phase.FAILED, error=EncodeFailed())
         if way == "cancel":

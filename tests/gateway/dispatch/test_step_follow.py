@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.dispatch import poll_schedule, step
-from gateway.dispatch.step import UNCLAIMED_MS
+from gateway.dispatch import finish, poll_schedule
+from gateway.dispatch.limits import UNCLAIMED_MS
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import JobStatus
 from gateway.providers.base import NoCapacity, Phase, Remote, Unavailable
@@ -167,8 +167,8 @@ def test_a_storage_that_cannot_be_asked_is_asked_again(
         clock.advance(60_000)
         turn(services)
         after = job_of(services, job)
-        assert (after.next_at, after.lease_token) == (clock.now_ms() + step.LATER_MS, None)
-    clock.advance(step.LATER_MS)
+        assert (after.next_at, after.lease_token) == (clock.now_ms() + finish.LATER_MS, None)
+    clock.advance(finish.LATER_MS)
     turn(services)
     assert (job_of(services, job).status, states(services, job)) == (JobStatus.COMPLETED, [AttemptState.DONE])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.dispatch.step import AMBIGUOUS_MS, SILENCE_MS, UNCLAIMED_MS
+from gateway.dispatch.limits import AMBIGUOUS_MS, SILENCE_MS, UNCLAIMED_MS
 from gateway.domain.attempts import AttemptState
 from gateway.domain.jobs import MARGIN_MS, JobStatus
 from gateway.errors import AttemptSuperseded

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from gateway.dispatch import step
+from gateway.dispatch import submit
+from gateway.dispatch.limits import AMBIGUOUS_MS
 from gateway.dispatch.loop import LEASE_MS
 from gateway.dispatch.poll_schedule import TOLD_FIRST_MS
-from gateway.dispatch.step import AMBIGUOUS_MS
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import JobStatus
 from gateway.providers.base import Accepted, Ambiguous, NoCapacity, NotYet, Phase, Refused, Remote, Unavailable
@@ -90,7 +90,7 @@ def test_a_refused_job_fails_at_once(services: Services, provider: FakeProvider,
 def test_times_are_stored_as_whole_milliseconds(
     services: Services, provider: FakeProvider, job_factory: JobFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(step.random, "uniform", lambda low, high: 1.000123)
+    monkeypatch.setattr(submit.random, "uniform", lambda low, high: 1.000123)
     refused, busy = job_factory(), job_factory()
     provider.script("submit", NoCapacity("full"), NotYet("busy", 0.0123456))
     turn(services)
@@ -120,7 +120,7 @@ def test_a_claim_that_came_before_the_next_offer_is_kept(
         found = take(attempt_id)
         if not leased:
             leased.append(attempt_id)
-            services.jobs.on_event(attempt_id, Event("started", "claim-of-worker"))
+            services.reports.take(attempt_id, Event("started", "claim-of-worker"))
         return found
 
     services.store.attempt = claim_between  # type: ignore[method-assign]
@@ -259,7 +259,7 @@ def test_an_end_that_comes_before_the_answer_stays(
     def submit(attempt: Attempt) -> Accepted:
         claim(services, attempt.id)
         put_output(attempt.id, BODY)
-        services.jobs.on_event(attempt.id, Event("completed", CLAIM, result=COMPLETED.result))
+        services.reports.take(attempt.id, Event("completed", CLAIM, result=COMPLETED.result))
         return Accepted("r1")
 
     provider.script("submit", submit)

@@ -156,14 +156,14 @@ def test_the_end_of_a_job_is_told_with_its_document_and_a_signature(
 
 def complete(services: Services, job: Job, put_output: Callable[[str, bytes], None]) -> None:
     put_output(job.attempt_id or "", BODY)
-    services.jobs.on_event(job.attempt_id or "", Event("started", CLAIM))
+    services.reports.take(job.attempt_id or "", Event("started", CLAIM))
     result = {"stats": {"size_bytes": len(BODY)}}
-    services.jobs.on_event(job.attempt_id or "", Event("completed", CLAIM, result=result))
+    services.reports.take(job.attempt_id or "", Event("completed", CLAIM, result=result))
 
 
 def fail(services: Services, job: Job, put_output: object) -> None:
-    services.jobs.on_event(job.attempt_id or "", Event("started", CLAIM))
-    services.jobs.on_event(job.attempt_id or "", Event("failed", CLAIM, error=AssetNotFound("404")))
+    services.reports.take(job.attempt_id or "", Event("started", CLAIM))
+    services.reports.take(job.attempt_id or "", Event("failed", CLAIM, error=AssetNotFound("404")))
 
 
 def cancel(services: Services, job: Job, put_output: object) -> None:
@@ -450,7 +450,7 @@ def test_a_try_ends_in_time(
     job = ended()
     turn(services)
     after = webhook_of(services, job)
-    assert (after.last_status_code, after.last_error) == (None, "no answer within 0.3 s")
+    assert (after.last_status_code, after.last_error) == (None, "no response within 0.3 s")
 
 
 def test_the_body_of_an_answer_is_not_waited_for(

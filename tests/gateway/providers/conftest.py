@@ -26,11 +26,12 @@ from gateway.providers.worker_client import worker_secrets
 from gateway.settings import Settings
 from gateway.signing import Signer
 from handler.certificate import Certificate
-from handler.http_worker import Busy, Run, Runs, create_app
+from handler.http_worker import create_app
+from handler.runs import Busy, Run, Runs
 from handler.settings import Settings as WorkerSettings
 from tests.emulators.runpod import Config, Emulator
 from tests.emulators.runpod.jobs import Queue
-from tests.gateway.conftest import SECRET_KEY, new_attempt, new_job
+from tests.gateway.conftest import PARAMS, SECRET_KEY, new_attempt, new_job
 from tests.servers import FileServer
 from wire.errors import Cancelled, JobError
 
@@ -212,7 +213,7 @@ def taken(emulator: Emulator, attempt: Attempt) -> InQueue:
     """The attempt, once a worker has taken it from the queue."""
     assert attempt.remote_id is not None
     while emulator.job(attempt.remote_id)["status"] == "IN_QUEUE":
-        assert emulator.queue.take(WORKER, 1, 0, lambda: True)
+        assert emulator.queue.take(WORKER, 0, lambda: True)
     return InQueue(emulator.queue, attempt.remote_id)
 
 
@@ -240,7 +241,7 @@ class Kept:
         if self._store.attempt(attempt.id) is None:
             job = replace(new_job(attempt.created_at), id=attempt.job_id, attempt_id=attempt.id)
             with self._store.transaction() as tx:
-                tx.add_job(job)
+                tx.add_job(job, PARAMS)
                 tx.add_attempt(replace(attempt, provider=self.name, remote_id=None))
         return self._provider.submit(attempt, job_input)
 

@@ -28,7 +28,7 @@ from gateway.storage import Storage, StorageUnavailable
 from gateway.storage.s3 import S3Storage
 from gateway.wiring import Services
 from handler.upload import upload
-from tests.gateway.conftest import SECRET_KEY, FixedClock, new_attempt, new_job
+from tests.gateway.conftest import PARAMS, SECRET_KEY, FixedClock, new_attempt, new_job
 from tests.s3 import BUCKET, KEY, s3_server
 from wire.envelope import Upload
 from wire.errors import OutputMissing, OutputTooLarge
@@ -80,7 +80,7 @@ def place(services: Services) -> Place:
     job = new_job(NOW)
     attempt = new_attempt(job, NOW, AttemptState.CLAIMED)
     with services.store.transaction() as tx:
-        tx.add_job(replace(job, attempt_id=attempt.id, status=JobStatus.RUNNING))
+        tx.add_job(replace(job, attempt_id=attempt.id, status=JobStatus.RUNNING), PARAMS)
         tx.add_attempt(attempt)
     return Place(services.storage, attempt.output_key, f"uploads/{ids.new('key', NOW)}/{ids.ulid(NOW)}")
 
@@ -315,7 +315,7 @@ def test_an_unreachable_s3_is_503_and_not_ready_and_no_job_fails_for_it(settings
     job = new_job(NOW)
     attempt = new_attempt(job, NOW, AttemptState.CLAIMED)
     with services.store.transaction() as tx:
-        tx.add_job(replace(job, attempt_id=attempt.id, status=JobStatus.RUNNING))
+        tx.add_job(replace(job, attempt_id=attempt.id, status=JobStatus.RUNNING), PARAMS)
         tx.add_attempt(attempt)
     client = app.test_client()
     token = services.signer.sign("events", [attempt.id, attempt.deadline])

@@ -22,7 +22,16 @@ from gateway.storage import StorageUnavailable
 from gateway.upkeep import janitor
 from gateway.upkeep.janitor import ROUND_MS, Janitor
 from gateway.wiring import Services
-from tests.gateway.conftest import FakeProvider, FixedClock, JobFactory, Wire, new_attempt, new_job, on_every_database
+from tests.gateway.conftest import (
+    PARAMS,
+    FakeProvider,
+    FixedClock,
+    JobFactory,
+    Wire,
+    new_attempt,
+    new_job,
+    on_every_database,
+)
 
 DAY_MS = 24 * 3600 * 1000
 HOUR_MS = 3600 * 1000
@@ -284,10 +293,10 @@ def live_day(services: Services, clock: FixedClock, jobs: int) -> None:
         for number in range(jobs):
             now = clock.advance(DAY_MS // jobs)
             params = {"url_video": "https://example.com/" + "v" * 300}
-            job = new_job(now, status=JobStatus.COMPLETED, next_at=None, params=params, started_at=now, finished_at=now)
+            job = new_job(now, status=JobStatus.COMPLETED, next_at=None, started_at=now, finished_at=now)
             attempts = [new_attempt(job, now - 1, AttemptState.FAILED), new_attempt(job, now, AttemptState.DONE)]
             job = replace(job, attempt_id=attempts[1].id, output_key=attempts[1].output_key)
-            tx.add_job(job)
+            tx.add_job(job, params)
             for attempt in attempts:
                 tx.add_attempt(attempt)
             tx.claim_idempotency_key("key_a", f"{job.id}", "f", job.id, now=now, after=now - DAY_MS)
@@ -430,7 +439,7 @@ def test_whoever_writes_meanwhile_does_not_wait_long(
     with services.store.transaction() as tx:
         for _ in range(2000):
             job = new_job(now, status=JobStatus.FAILED, next_at=None, finished_at=now)
-            tx.add_job(job)
+            tx.add_job(job, PARAMS)
             tx.add_attempt(new_attempt(job, now, AttemptState.FAILED))
     clock.advance(31 * DAY_MS)
     waited: list[float] = []

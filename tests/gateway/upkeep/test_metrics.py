@@ -56,12 +56,12 @@ def test_a_job_from_the_request_to_its_end_by_events(
     turn(services)
     attempt = newest(services, job)
     clock.advance(4_000)
-    services.jobs.on_event(attempt.id, Event("started", CLAIM))
+    services.reports.take(attempt.id, Event("started", CLAIM))
     clock.advance(2_000)
     put_output(attempt.id, b"12345")
     stats: Mapping[str, Any] = {"size_bytes": 5, "duration_s": 2.5, "encoder": "libx264", "device": "cpu"}
     for _ in range(2):  # the worker may say it twice
-        services.jobs.on_event(attempt.id, Event("completed", CLAIM, progress=1.0, result={"stats": stats}))
+        services.reports.take(attempt.id, Event("completed", CLAIM, progress=1.0, result={"stats": stats}))
     about = {"operation": "img2vid"}
     assert value(services, "reelay_jobs_ended_total", status="completed", provider="fake", **about) == 1
     assert value(services, "reelay_job_queue_seconds_sum", **about) == 4
@@ -82,7 +82,7 @@ def test_provisioning_counts_the_boot_of_a_machine(
     for _ in range(9):
         turn(services)
         clock.advance(12_000)  # the longest pause
-    services.jobs.on_event(newest(services, job).id, Event("started", CLAIM))
+    services.reports.take(newest(services, job).id, Event("started", CLAIM))
     assert value(services, "reelay_provisioning_seconds_sum", provider="fake") == 9 * 12
 
 

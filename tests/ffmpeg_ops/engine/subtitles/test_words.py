@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ffmpeg_ops.engine.subtitles.cues import Cue, Span, loads
+from ffmpeg_ops.engine.subtitles.cue import Cue, Span
 from ffmpeg_ops.engine.subtitles.lines import Limit, Word, clusters, columns, in_parts, lay_out
+from ffmpeg_ops.engine.subtitles.parse import parse_text
 from ffmpeg_ops.engine.subtitles.words import to_cues
 from wire.errors import AssetInvalid
 
@@ -42,13 +43,13 @@ KARAOKE = (
     ],
 )
 def test_times_of_ass_are_in_its_syllables(text: str, words: list[tuple[str, int, int]]) -> None:
-    (cue,) = loads(KARAOKE.format(text), "subtitles")
+    (cue,) = parse_text(KARAOKE.format(text), "subtitles")
     assert times_of(cue) == words
 
 
 def test_times_of_webvtt_are_in_its_timestamps() -> None:
     vtt = "WEBVTT\n\n00:01.000 --> 00:03.000\nOne <00:01.500><c>two</c> <00:00:02.250>three\nfour\n"
-    (cue,) = loads(vtt, "subtitles")
+    (cue,) = parse_text(vtt, "subtitles")
     words = times_of(cue)
     assert words[:2] == [("One", 1000, 1500), ("two", 1500, 2250)]
     assert words[2][:2] == ("three", 2250) and words[3][::2] == ("four", 3000) and words[2][2] <= words[3][1]

@@ -64,7 +64,7 @@ def test_a_job_gets_a_machine_which_goes_when_nobody_needs_it(scene: Scene) -> N
     assert rental.label == scene.rows.living()[0].label
     assert (rental.image, rental.runtype) == ("acme/reelay-worker:1.0", "args")
     scene.go_on(15)
-    assert scene.submit(attempt) == NotYet("a machine is booting, 15 s so far", 2.0)
+    assert scene.submit(attempt) == NotYet("a machine is booting, 15 s so far", 2.0, coming=True)
     scene.go_on(10)
     assert scene.stages() == [Stage.IDLE]
     assert isinstance(scene.submit(attempt), Accepted)

@@ -18,13 +18,12 @@ from gateway.configuration import check
 from gateway.domain.attempts import Attempt
 from gateway.domain.jobs import MARGIN_MS
 from gateway.providers import http
-from gateway.providers.base import Accepted, Ambiguous, NoCapacity, NotYet, Phase, Refused, Unavailable
+from gateway.providers.base import Accepted, Ambiguous, NotYet, Phase, Refused, Unavailable
 from gateway.providers.runpod.provider import PHASES, RunPodProvider, job_error, why_waiting
 from gateway.providers.runpod.settings import RunPodSettings
 from gateway.providers.throttling import Breaker
 from gateway.settings import Settings
 from tests.emulators.runpod import Emulator
-from tests.emulators.runpod.jobs import QUEUED
 from tests.gateway.conftest import FixedClock
 from tests.gateway.providers.conftest import (
     attempt_named,
@@ -69,7 +68,7 @@ def test_the_job_goes_with_its_limits(runpod: Emulator) -> None:
     assert job is not None
     assert job.input == job_input(attempt)
     assert job.execution_timeout_s == 600 + MARGIN_MS / 1000
-    assert job.ttl_s == 300 + 600 + 2 * MARGIN_MS / 1000
+    assert job.ttl_s == 4_000 + MARGIN_MS / 1000
 
 
 def test_no_job_asks_to_be_kept_for_longer_than_they_keep_any(runpod: Emulator, provider: RunPodProvider) -> None:
@@ -143,7 +142,7 @@ def test_silence_after_a_submit_is_ambiguous(
     (403, "RUNPOD_API_KEY"),
     (402, "credit"),
     (404, "RUNPOD_ENDPOINT_ID"),
-    (400, "a fault that was asked for"),
+    (400, "an injected fault"),
     (418, "418"),
 ])  # fmt: skip
 def test_a_submit_that_is_turned_away_ran_nowhere(
@@ -155,7 +154,7 @@ def test_a_submit_that_is_turned_away_ran_nowhere(
     assert runpod.queue.counts()["inQueue"] == 0
 
 
-def test_too_many_submits_wait_and_in_the_end_go_elsewhere(runpod: Emulator) -> None:
+def test_too_many_submits_wait(runpod: Emulator) -> None:
     clock = FixedClock()
     provider = runpod_provider(runpod, clock, providers=BOTH)
     runpod.inject("status", "run", status=429, times=None)
@@ -165,9 +164,6 @@ def test_too_many_submits_wait_and_in_the_end_go_elsewhere(runpod: Emulator) -> 
     assert 0 < answer.retry_in_s <= 5
     assert isinstance(provider.submit(attempt, job_input(attempt)), NotYet)
     assert runpod.calls["run"] == 1, "after a 429 nobody calls for a while"
-    clock.advance(301_000)
-    with pytest.raises(NoCapacity):
-        provider.submit(attempt, job_input(attempt))
 
 
 def test_limits_of_one_kind_of_call_do_not_touch_another(runpod: Emulator, provider: RunPodProvider) -> None:
@@ -290,7 +286,7 @@ def test_an_error_of_theirs_never_shows_a_traceback() -> None:
     assert "secret" not in job_error('{"error_traceback": "secret"}').message
 
 
-def test_waiting_too_long_goes_elsewhere_with_the_cause(runpod: Emulator) -> None:
+def test_a_long_wait_has_a_reason(runpod: Emulator) -> None:
     clock = FixedClock()
     provider = runpod_provider(runpod, clock, {"queue_limit_s": 60}, providers=BOTH)
     attempt = accepted(provider, replace(new(), sent_at=clock.now_ms()))
@@ -300,21 +296,6 @@ def test_waiting_too_long_goes_elsewhere_with_the_cause(runpod: Emulator) -> Non
     assert provider.poll(attempt).reason == "the endpoint has no workers; its max workers may be 0"
     provider.poll(attempt)
     assert runpod.calls["health"] == 1, "what /health says is kept for a while"
-    clock.advance(41_000)
-    with pytest.raises(NoCapacity, match=r"within 60 s: the endpoint has no workers; its max workers may be 0"):
-        provider.poll(attempt)
-    assert runpod.job(attempt.remote_id or "")["status"] == "CANCELLED"
-
-
-def test_a_job_that_cannot_be_taken_back_does_not_go_elsewhere_yet(runpod: Emulator) -> None:
-    clock = FixedClock()
-    provider = runpod_provider(runpod, clock, providers=BOTH)
-    attempt = accepted(provider, replace(new(), sent_at=clock.now_ms()))
-    clock.advance(301_000)
-    runpod.inject("status", "cancel", status=500)
-    with pytest.raises(Unavailable):
-        provider.poll(attempt)
-    assert runpod.job(attempt.remote_id or "")["status"] == QUEUED
 
 
 def test_a_health_that_hangs_holds_up_one_look_and_no_other(runpod: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,30 +331,6 @@ def test_a_health_that_fails_is_not_asked_by_everybody(runpod: Emulator) -> None
     reasons = {provider.poll(attempt).reason for _ in range(5)}
     assert reasons == {"RunPod cannot be reached: ConnectionError"}
     assert runpod.calls["health"] == 1
-
-
-@pytest.mark.parametrize(("changes", "goes"), [
-    ({}, True),
-    ({"claimed_at": 1}, False),
-    ({"running_at": 1}, False),
-    ({"worker_events": False}, False),
-    ({"providers": ("local", "runpod")}, False),
-])  # fmt: skip
-def test_what_nobody_began_goes_elsewhere_when_runpod_stays_away(
-    runpod: Emulator, changes: dict[str, Any], goes: bool
-) -> None:
-    clock = FixedClock()
-    of_settings = {name: changes[name] for name in ("worker_events", "providers") if name in changes}
-    provider = runpod_provider(runpod, clock, **{"providers": BOTH, **of_settings})
-    attempt = accepted(provider, replace(new(), sent_at=clock.now_ms()))
-    of_attempt = {name: changes[name] for name in changes.keys() - of_settings}
-    runpod.inject("status", "*", status=500, times=None)
-    clock.advance(599_000)
-    with pytest.raises(Unavailable):
-        provider.poll(replace(attempt, **of_attempt))
-    clock.advance(2_000)
-    with pytest.raises(NoCapacity if goes else Unavailable):
-        provider.poll(replace(attempt, **of_attempt))
 
 
 @pytest.mark.parametrize(("workers", "cause"), [

@@ -1,11 +1,10 @@
-"""Subtitles as people send them, to plain cues that know when each of their words is spoken."""
+"""Parsing SRT, WebVTT and ASS, as found in the wild, into cues."""
 
 from __future__ import annotations
 
 import codecs
 import html
 import re
-from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
@@ -13,29 +12,30 @@ import pysubs2
 from pysubs2.formats import autodetect_format
 
 from ffmpeg_ops.engine.inspect import sniff
+from ffmpeg_ops.engine.subtitles.cue import Cue, Span
 from wire.errors import AssetInvalid, AssetTooLarge
 
 MAX_BYTES = 5_000_000
-MAX_CUES = 50_000  # four hours of three words a second, each a cue of its own, are fewer
+MAX_CUES = 50_000  # more than four hours of three words a second, each a cue of its own
 MAX_AT_ONCE = 50
-MAX_CUE = 5000  # characters; more than that are not a caption but something else
+MAX_CUE = 5000  # characters
 _FORMATS = frozenset({"srt", "vtt", "ass", "ssa"})
-# What pysubs2 raises on text that is nearly of one of its formats.
+# What pysubs2 raises on text that resembles one of its formats.
 _UNREADABLE = (pysubs2.exceptions.Pysubs2Error, ValueError, LookupError, TypeError, AttributeError, OverflowError)
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
-# In SRT and WebVTT these are text; the parser would take them for commands of ASS.
+# Text in SRT and WebVTT that the parser would take for ASS override tags: replaced by private characters meanwhile.
 _MASK = str.maketrans("\\{}<", "\ue000\ue001\ue002\ue005")
 _UNMASK = str.maketrans("\ue000\ue001\ue002\ue005", "\\{}<", "\ue006")
 _OURS = re.compile(r"[\ue000-\ue006]")
-# No pattern may look past the next bracket of its kind: a file of nothing but brackets would take for ever. For the
-# same reason the parser, whose own patterns do, is shown none that is left open.
-_ASS_TAG = re.compile(r"\{\\[^{}\n]*\}")  # what players take in SRT all the same; no standard has it
+# No pattern may look past the next bracket of its kind, or a file of nothing but brackets would take quadratic time.
+# The parser's own patterns do, so brackets that are left open are removed before it runs.
+_ASS_TAG = re.compile(r"\{\\[^{}\n]*\}")  # not in any SRT standard, but players accept it
 _TAG = re.compile(r"</?(?:[a-zA-Z][a-zA-Z0-9.]*|(?:font|span|lang|c|v)[ .\t][^<>\n]*)[ \t]*/?>")
 _LEFT_OPEN = re.compile(r"\{(?=[^{}\n]*(?:[{\n]|\Z))")
-# A line that is only a number and no cue's: the parser would take it for the next one's.
+# A line with only a number that is not a cue's: the parser would take it for the number of the next cue.
 _NUMBER = re.compile(r"^( *\d+ *)$(?!\n[^\n]*-->)", re.MULTILINE)
-# A word's time inside a cue, as it is carried through the parser: WebVTT's own form would be read as a new cue.
+# WebVTT's time of a word inside a cue. It goes through the parser as a mark: the original would start a new cue.
 _TIMESTAMP = re.compile(r"<(?:(\d{1,4}):)?(\d{1,2}):(\d{2})\.(\d{3})>")
 _LOOKS_TIMED = re.compile(r"<\d[\d:.]*>")
 _MARK = re.compile(r"\ue003(\d+)\ue004")
@@ -43,62 +43,41 @@ _BLOCK = re.compile(r"\{[^{}]*\}")
 _SYLLABLE = re.compile(r"\\(?:k|K|kf|ko)(\d{1,6})")
 
 
-@dataclass(frozen=True)
-class Span:
-    """Characters `begin` to before `end` of a cue's text are spoken from `start_ms` to `end_ms`."""
-
-    begin: int
-    end: int
-    start_ms: int
-    end_ms: int
-
-
-@dataclass(frozen=True)
-class Cue:
-    """Plain text, `\\n` between lines, shown from `start_ms` until before `end_ms`. `spans` are what is known of the
-    times of its words."""
-
-    start_ms: int
-    end_ms: int
-    text: str
-    spans: tuple[Span, ...] = ()
-
-
-def load(path: Path, name: str) -> list[Cue]:
-    """The cues of the file of param `name`. Raises AssetInvalid, or AssetTooLarge past MAX_BYTES or MAX_CUES."""
+def parse_file(path: Path, name: str) -> list[Cue]:
+    """Parse the file of param `name`. Raises AssetInvalid, or AssetTooLarge past MAX_BYTES or MAX_CUES."""
     if path.stat().st_size > MAX_BYTES:
-        raise AssetTooLarge(f"{name}: subtitles may have at most {MAX_BYTES // 1_000_000} MB.")
+        raise AssetTooLarge(f"{name}: the subtitles are larger than {MAX_BYTES // 1_000_000} MB.")
     try:
         cues = _parse(_decode(path.read_bytes()))
     except _UNREADABLE as error:
-        message = f"{name}: the file is {sniff(path)}, not SRT, WebVTT or ASS that can be read."
+        message = f"{name}: the file is {sniff(path)}, not readable SRT, WebVTT or ASS."
         raise AssetInvalid(message, detail=type(error).__name__) from error  # its text quotes the whole file
-    return _usable(cues, name, "file")
+    return _checked(cues, name, "file")
 
 
-def loads(text: str, name: str) -> list[Cue]:
-    """The cues of param `name`, which is the text itself. Raises AssetInvalid without any."""
+def parse_text(text: str, name: str) -> list[Cue]:
+    """Parse the text of param `name`. Raises AssetInvalid, or AssetTooLarge past MAX_CUES."""
     try:
         cues = _parse(re.sub(r"\r\n?", "\n", text.removeprefix("\ufeff")))
     except _UNREADABLE as error:
         raise AssetInvalid(f"{name}: the text is not SRT, WebVTT or ASS.", detail=type(error).__name__) from error
-    return _usable(cues, name, "text")
+    return _checked(cues, name, "text")
 
 
-def _usable(cues: list[Cue], name: str, what: str) -> list[Cue]:
+def _checked(cues: list[Cue], name: str, what: str) -> list[Cue]:
     if not cues:
-        raise AssetInvalid(f"{name}: the {what} holds no subtitles.")
+        raise AssetInvalid(f"{name}: the {what} contains no subtitles.")
     if len(cues) > MAX_CUES:
         raise AssetTooLarge(f"{name}: there are more than {MAX_CUES} subtitles.")
     if any(len(cue.text) > MAX_CUE for cue in cues):
         raise AssetInvalid(f"{name}: a subtitle is longer than {MAX_CUE} characters.")
-    if _at_once(cues) > MAX_AT_ONCE:
+    if _max_overlap(cues) > MAX_AT_ONCE:
         raise AssetInvalid(f"{name}: more than {MAX_AT_ONCE} subtitles are shown at the same time.")
     return cues
 
 
-def _at_once(cues: list[Cue]) -> int:
-    """How many cues are shown at the same time at most. The renderer's work grows with the square of it."""
+def _max_overlap(cues: list[Cue]) -> int:
+    """The maximum number of cues shown at the same time. The renderer's work grows with its square."""
     shown = [cue for cue in cues if cue.end_ms > cue.start_ms]
     changes = sorted([(cue.start_ms, 1) for cue in shown] + [(cue.end_ms, -1) for cue in shown])
     return max(accumulate(change for _, change in changes), default=0)
@@ -129,13 +108,13 @@ def _cue(event: pysubs2.SSAEvent, kind: str) -> Cue:
     if kind in {"ass", "ssa"}:
         event.text = _marked_syllables(event)
     text = event.plaintext.translate(_UNMASK)
-    if kind == "vtt":  # a cue ends at an empty line, after which the parser reads on; only WebVTT has entities
+    if kind == "vtt":  # the parser reads past the empty line that ends a cue; only WebVTT has entities
         text = html.unescape(re.split(r"\n\s*\n", text)[0])
     return _timed(event.start, event.end, text)
 
 
 def _marked_syllables(event: pysubs2.SSAEvent) -> str:
-    """The event's text with a mark where the tags for karaoke let a syllable begin."""
+    """The event's text with a mark wherever a karaoke tag starts a syllable."""
     now = max(0, event.start)
 
     def replace(block: re.Match[str]) -> str:
@@ -151,7 +130,7 @@ def _marked_syllables(event: pysubs2.SSAEvent) -> str:
 
 
 def _timed(start_ms: int, end_ms: int, marked: str) -> Cue:
-    """A cue of text with marks in it: what stands behind one is spoken until the next."""
+    """A cue from text with marks: what follows a mark is spoken until the next one."""
     first, *rest = _MARK.split(marked)
     pieces = [(start_ms, first), *((int(ms), piece) for ms, piece in zip(rest[::2], rest[1::2], strict=True))]
     text = "".join(piece for _, piece in pieces)

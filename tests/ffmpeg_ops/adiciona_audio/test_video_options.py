@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ffmpeg_ops.adiciona_audio.video_track import Cut, Packet, cut
+from ffmpeg_ops.adiciona_audio.video_options import Cut, Packet, cut
 from ffmpeg_ops.operation import Work
 from tests.ffmpeg_ops.adiciona_audio.listen import add, length_s
 from tests.ffmpeg_ops.media import Media, ffmpeg, frame_count, frames, packets_md5, stream

@@ -1,4 +1,4 @@
-"""Cues to an ASS script of our own: text, times and styles that we wrote, and nothing of the client's but its words."""
+"""Writing cues as an ASS script. Of the client's input only text and times get in, never a command or a style."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pysubs2
 
-from ffmpeg_ops.engine.subtitles.cues import Cue
+from ffmpeg_ops.engine.subtitles.cue import Cue
 from ffmpeg_ops.engine.subtitles.fonts import Fonts
 from ffmpeg_ops.engine.subtitles.lines import Limit, Line, Word, in_parts, lay_out
 from ffmpeg_ops.engine.subtitles.style import Color, Look
@@ -21,7 +21,7 @@ _STAYS_LIT_MS = 300  # a word stays highlighted over shorter pauses
 
 
 def to_ass(cues: Iterable[Cue], look: Look, fonts: Fonts, check: Callable[[], object] = lambda: None) -> str:
-    """An ASS script for one picture size: text, times and one style of ours, nothing else. `check` may raise."""
+    """An ASS script for one frame size, with one style. `check` is called for every cue and may raise."""
     script = pysubs2.SSAFile()
     size = {"PlayResX": str(look.width), "PlayResY": str(look.height)}
     script.info.update({**size, "ScaledBorderAndShadow": "yes", "WrapStyle": "0"})
@@ -75,13 +75,13 @@ def _line(line: Line, tags: Iterator[str], look: Look, fonts: Fonts) -> str:
 
 
 def _drawn(text: str, look: Look, fonts: Fonts) -> str:
-    """One word, with the fonts that have its letters."""
+    """One word, with the fonts that have glyphs for it."""
     drawn = ""
     for family, run in fonts.runs(text):
         if family == fonts.family:
             drawn += _escape(run)
         else:
-            # no made-up weight: it smears
+            # no synthetic bold: it smears
             thin, back = ("\\b0", "\\b1") if fonts.bold and not fonts.has_bold(family) else ("", "")
             size = f"\\fs{look.size * fonts.scale(family):.1f}"
             drawn += f"{{\\fn{family}{size}{thin}}}{_escape(run)}{{\\fn\\fs{back}}}"
@@ -89,7 +89,7 @@ def _drawn(text: str, look: Look, fonts: Fonts) -> str:
 
 
 def _highlights(cue: Cue, words: Sequence[Word], look: Look) -> Iterator[str]:
-    """For each word the tags that colour it in its time."""
+    """For each word, the tags that colour it while it is spoken."""
     if look.highlight == "none":
         return iter([""] * len(words))
     if look.highlight == "karaoke" and not _RIGHT_TO_LEFT.search(cue.text):
@@ -98,7 +98,7 @@ def _highlights(cue: Cue, words: Sequence[Word], look: Look) -> Iterator[str]:
 
 
 def _fills(cue: Cue, words: Sequence[Word]) -> Iterator[str]:
-    """Karaoke of ASS, which fills from left to right. Its lengths add up, so it is their sums that are rounded."""
+    """ASS karaoke, which fills from left to right. Durations add up, so their sums are rounded, not each of them."""
     now = 0
     for word in words:
         start = max(now, round((word.start_ms - max(0, cue.start_ms)) / 10))
@@ -109,7 +109,7 @@ def _fills(cue: Cue, words: Sequence[Word]) -> Iterator[str]:
 
 
 def _steps(cue: Cue, words: Sequence[Word], look: Look) -> Iterator[str]:
-    """A word changes its colour when it begins, and back when it ends, unless all words so far stay coloured."""
+    """A word changes its colour when it begins and, unless spoken words stay coloured, back when it ends."""
     plain, lit = _tag(look.color), _tag(look.highlight_color)
     stays = look.highlight == "karaoke"
     nexts = [after.start_ms for _, after in pairwise(words)]
@@ -126,6 +126,6 @@ def _tag(color: Color) -> str:
 
 
 def _escape(text: str) -> str:
-    """Plain text as ASS text: nothing in it is a command."""
+    """Escape plain text so that nothing in it is an ASS command."""
     text = _CONTROL.sub("", text)
     return text.replace("\\", "\\\u2060").replace("{", "\\{").replace("}", "\\}").replace("\n", "\\N")

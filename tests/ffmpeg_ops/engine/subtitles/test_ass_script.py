@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ffmpeg_ops.caption.run import _write_script
-from ffmpeg_ops.engine.subtitles.cues import Cue, Span, loads
+from ffmpeg_ops.engine.subtitles.ass_script import to_ass
+from ffmpeg_ops.engine.subtitles.cue import Cue, Span
 from ffmpeg_ops.engine.subtitles.fonts import Charset, Fonts, installed
-from ffmpeg_ops.engine.subtitles.script import to_ass
+from ffmpeg_ops.engine.subtitles.parse import parse_text
 from ffmpeg_ops.engine.subtitles.style import PRESETS, StyleParams, look
 from ffmpeg_ops.operation import Work
 from tests.ffmpeg_ops.media import Frames, ffmpeg
@@ -264,7 +265,7 @@ def test_no_text_is_a_command_or_a_line(text: str, highlight: str, upper: bool) 
     kind=st.sampled_from(["WEBVTT\n\n00:00.000 --> 00:01.000\nx {}\n", "1\n00:00:00,000 --> 00:00:01,000\nx {}\n"]),
 )
 def test_no_subtitles_are_a_command_or_a_line(text: str, kind: str) -> None:
-    cues = loads(kind.replace("{}", text), "subtitles")
+    cues = parse_text(kind.replace("{}", text), "subtitles")
     assert only_ours(to_ass(cues, look({"highlight": "word"}, 320, 180), fonts()), cues)
 
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ffmpeg_ops.engine.subtitles import cues as subtitles
-from ffmpeg_ops.engine.subtitles import script
-from ffmpeg_ops.engine.subtitles.cues import Cue, Span, load
+from ffmpeg_ops.engine.subtitles import ass_script, parse
+from ffmpeg_ops.engine.subtitles.cue import Cue, Span
 from ffmpeg_ops.engine.subtitles.fonts import Fonts, installed
+from ffmpeg_ops.engine.subtitles.parse import parse_file, parse_text
 from ffmpeg_ops.engine.subtitles.style import look
 from wire.errors import AssetInvalid, AssetTooLarge
 
@@ -75,7 +75,7 @@ Dialogue: Marked=0,0:00:03.00,0:00:04.00,Default,,0,0,0,,Bom dia:\\Nacorda!
 
 def to_ass(cues: list[Cue], width: int, height: int) -> str:
     plain = look(None, width, height)
-    return script.to_ass(cues, plain, Fonts(installed(), plain.font, bold=plain.bold))
+    return ass_script.to_ass(cues, plain, Fonts(installed(), plain.font, bold=plain.bold))
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def path(tmp_path: Path) -> Path:
 
 def cues_of(text: str | bytes, path: Path) -> list[Cue]:
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return load(path, "url_srt")
+    return parse_file(path, "url_srt")
 
 
 def srt(text: str, *, start: str = "00:00:01,000", end: str = "00:00:02,000") -> str:
@@ -131,7 +131,7 @@ def test_characters_of_windows_are_read(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["captions.en.srt", "legendas.pt.srt"])
 def test_the_samples_hold_three_cues(name: str, samples: Path) -> None:
-    assert len(load(samples / name, "url_srt")) == 3
+    assert len(parse_file(samples / name, "url_srt")) == 3
 
 
 def test_missing_blank_lines_between_cues_are_forgiven(path: Path) -> None:
@@ -233,17 +233,17 @@ def test_the_size_of_the_text_follows_the_height() -> None:
 def test_what_is_no_subtitles_is_refused_as_what_it_is(content: bytes, said: str, path: Path) -> None:
     with pytest.raises(AssetInvalid) as caught:
         cues_of(content, path)
-    assert caught.value.message == f"url_srt: the file is {said}, not SRT, WebVTT or ASS that can be read."
+    assert caught.value.message == f"url_srt: the file is {said}, not readable SRT, WebVTT or ASS."
 
 
 @pytest.mark.parametrize("source", ["WEBVTT\n\n", srt("  "), srt("<i></i>"), ASS.partition("Dialogue")[0]])
 def test_subtitles_without_a_word_are_refused(source: str, path: Path) -> None:
-    with pytest.raises(AssetInvalid, match="url_srt: the file holds no subtitles"):
+    with pytest.raises(AssetInvalid, match="url_srt: the file contains no subtitles"):
         cues_of(source, path)
 
 
 def test_subtitles_past_the_limit_are_not_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subtitles, "MAX_BYTES", len(SRT.encode()))
+    monkeypatch.setattr(parse, "MAX_BYTES", len(SRT.encode()))
     assert cues_of(SRT, path) == CUES
     with pytest.raises(AssetTooLarge, match="url_srt"):
         cues_of(SRT + "\n", path)
@@ -262,7 +262,7 @@ def read_anything(content: bytes) -> None:
         file.write(content)
         file.flush()
         try:
-            assert "[Events]" in to_ass(load(Path(file.name), "url_srt"), 160, 90)
+            assert "[Events]" in to_ass(parse_file(Path(file.name), "url_srt"), 160, 90)
         except AssetInvalid:
             pass
 
@@ -298,7 +298,7 @@ def test_no_text_takes_long_to_read(head: str, piece: str) -> None:
     """A quadratic pattern needs 20 s of a processor for this at least, a linear one about one."""
     begun = time.process_time()
     try:
-        subtitles.loads(head + piece * 200_000, "subtitles")
+        parse_text(head + piece * 200_000, "subtitles")
     except AssetInvalid:
         pass
     assert time.process_time() - begun < 8
@@ -316,4 +316,4 @@ def test_no_text_takes_long_to_read(head: str, piece: str) -> None:
     ],
 )
 def test_numbers_and_signs_are_text_where_they_are_no_commands(text: str, shown: list[str]) -> None:
-    assert [cue.text for cue in subtitles.loads(text, "subtitles")] == shown
+    assert [cue.text for cue in parse_text(text, "subtitles")] == shown

@@ -1,0 +1,121 @@
+"""FFmpeg's options for the video stream: copied whole, copied up to a packet, or encoded anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from ffmpeg_ops.engine import output
+from ffmpeg_ops.engine.encoders import Encoder
+from ffmpeg_ops.engine.inspect import MediaInfo, VideoStream, each_packet
+from ffmpeg_ops.engine.pixels import to_even, to_yuv420p
+from ffmpeg_ops.operation import Work
+from wire.errors import AssetTooLarge
+
+MAX_PACKETS = 1_000_000  # more than four hours at 60 frames a second
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """One packet of a video stream."""
+
+    #: When it is shown, in seconds from the first frame.
+    shown_s: float
+    #: Whether decoding can begin here.
+    key: bool
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a copied video stream ends; see `cut`."""
+
+    #: How many packets are copied.
+    packets: int
+    #: When the first frame that is left out would be shown, in seconds.
+    end_s: float
+    #: The smallest distance between two frames, in seconds.
+    gap_s: float
+    #: How many of the copied packets are shown at `end_s` or later.
+    late: int
+
+
+def packets(path: Path, stream: VideoStream, work: Work) -> list[Packet]:
+    """The packets of a video stream in stored order, without decoding. Raises AssetTooLarge past MAX_PACKETS."""
+    found: list[Packet] = []
+
+    def on_packet(line: str) -> None:
+        pts, _, flags = line.partition(",")
+        if flags and pts != "N/A" and len(found) <= MAX_PACKETS:
+            found.append(Packet(float(pts) - stream.start_s, "K" in flags))
+
+    each_packet(path, ["pts_time", "flags"], on_packet, work, stream.index)
+    if len(found) > MAX_PACKETS:
+        raise AssetTooLarge(f"url_video: the video has more than {MAX_PACKETS} frames.")
+    return found
+
+
+def copyable(info: MediaInfo, video: VideoStream, shorter: bool) -> bool:
+    """Whether MP4 can carry the packets and, for a `shorter` output, whether they can be cut.
+
+    AVI stores when packets are decoded, not when they are shown: it is copied whole and without B-frames only.
+    """
+    return video.codec in output.VIDEO_IN_MP4 and not (_is_avi(info) and (shorter or video.reordered))
+
+
+def input_options(info: MediaInfo, video: VideoStream) -> list[str]:
+    """Options of the input that give every packet a timestamp."""
+    return ["-fflags", "+genpts"] if _is_avi(info) and not video.reordered else []
+
+
+def _is_avi(info: MediaInfo) -> bool:
+    return "avi" in info.formats
+
+
+def copy(video: VideoStream, upto: Cut | None = None) -> list[str]:
+    """Options that copy the stream, whole or up to a cut."""
+    options = ["-c:v", "copy"]
+    if video.codec == "hevc":
+        options += ["-tag:v", "hvc1"]  # Apple's players refuse the other tag
+    if upto is not None:
+        filters = [f"noise=drop='gte(n,{upto.packets})'"]  # -frames:v would end the sound as well
+        if upto.late:
+            late = f"gte(PTS*TB,{upto.end_s - upto.gap_s / 2:.6f})"
+            rank = f"floor((PTS*TB-{upto.end_s:.6f})/{upto.gap_s:.6f}+0.25)"
+            pts = f"if({late},round({upto.end_s:.6f}/TB)+{rank},PTS)"
+            # FFmpeg 5.1 gives this filter the output's time base but timestamps in the input's: make both the same
+            options += ["-video_track_timescale", str(video.time_base.denominator)]
+            filters.append(f"setts=pts='{pts}':dts=DTS:duration='if({late},1,DURATION)'")
+        options += ["-bsf:v", ",".join(filters)]
+    return options
+
+
+def encode(encoder: Encoder, info: MediaInfo, video: VideoStream, video_s: float, length_s: float) -> list[str]:
+    """Options that encode the stream, cut or with its last frame held to last `length_s` instead of `video_s`."""
+    # AVI's timestamps are guesses, but its rate is constant. Elsewhere no setpts: behind it FFmpeg 7 forgets the frame
+    # rate, and with it how long the last frame lasts.
+    on_time = [f"setpts=PTS-STARTPTS,fps={video.frame_rate}"] if _is_avi(info) else []
+    filters = [*on_time, *to_even(video), *to_yuv420p(video)]
+    if length_s > video_s:
+        filters.append(f"tpad=stop_mode=clone:stop_duration={length_s - video_s:.6f}")
+    if length_s != video_s:
+        filters.append(f"trim=end={length_s:.6f}")
+    return ["-vf", ",".join(filters), "-fps_mode", "passthrough", *encoder.arguments]
+
+
+def cut(packets: Sequence[Packet], end_s: float) -> Cut | None:
+    """The shortest run of packets that holds every frame shown before `end_s`; None when that is all of them.
+
+    With B-frames the run also holds frames shown after the end, because others are decoded from them. `copy` moves
+    those to the very end, one tick each: they are not seen, no frame is missing, and the length is right.
+    """
+    first = next((i for i, packet in enumerate(packets) if packet.key), 0)  # FFmpeg copies from a key frame on
+    packets = packets[first:]
+    count = max((i + 1 for i, packet in enumerate(packets) if packet.shown_s < end_s), default=1)
+    if count >= len(packets):
+        return None
+    shown = sorted(packet.shown_s for packet in packets)
+    gap_s = min((b - a for a, b in pairwise(shown) if b > a), default=0.001)
+    late = sum(packet.shown_s >= end_s for packet in packets[:count])
+    return Cut(count, next((s for s in shown if s >= end_s), end_s), gap_s, late)

@@ -1,0 +1,261 @@
+"""The only module that starts processes for a job: argv lists, confined, bounded in time and output, killed as a group.
+
+A command runs in a process group of its own and in the attempt's private directory. The whole group is killed when the
+work is told to stop, when the command's time is over, and by the kernel when this process dies. The command has no
+network, and of the disk it sees the system's files, its directory and the inputs it names (see `sandbox.py`). What it
+prints on standard error goes to the log and never to a client.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import IO
+
+import structlog
+
+from ffmpeg_ops.engine import sandbox
+from ffmpeg_ops.operation import Work
+from wire.errors import EncodeFailed, JobTimeout, WorkerError
+
+log = structlog.get_logger(__name__)
+
+SHORT_TIMEOUT_S = 30
+_SHORT_OUTPUT_BYTES = 8_000_000
+_SHORT_FILE_BYTES = 16_000_000  # the largest file of a short command is a font cache
+_OPEN_FILES = 1024
+_LINE_BYTES = 64_000
+_TAIL_LINES = 40
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    #: Exit status; a negative one is the signal that killed the command.
+    status: int
+    #: The last lines of standard error.
+    tail: str
+    #: What `feed` raised, if it did: the command took that for the end of its input.
+    feed_error: Exception | None = None
+
+
+def run(
+    command: Sequence[str],
+    work: Work,
+    *,
+    timeout_s: float,
+    file_bytes: int,
+    on_output: Callable[[str], object],
+    on_error: Callable[[str], object] = lambda line: None,
+    feed: Iterable[bytes] | None = None,
+) -> Ended:
+    """Run `command`; `on_output` and `on_error` get its lines, each on a thread of its own, and `feed` is its input.
+
+    No file that it writes grows past `file_bytes`. Raises the reason of `work.stop`, JobTimeout after `timeout_s` or
+    as much CPU time on every core, and WorkerError when the command is not installed.
+    """
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    feed_errors: list[Exception] = []
+
+    def on_error_line(line: str) -> None:
+        tail.append(line)
+        on_error(line)
+
+    limited = _limited(list(command), file_bytes=file_bytes, cpu_s=math.ceil(timeout_s) * (os.cpu_count() or 1))
+    with _started(limited, work.directory, subprocess.DEVNULL if feed is None else subprocess.PIPE) as process:
+        threads = [_read(process.stdout, on_output), _read(process.stderr, on_error_line)]
+        if feed is not None:
+            threads.append(_write(process.stdin, feed, feed_errors))
+        status = _wait(process, work, timeout_s)
+        for thread in threads:
+            thread.join()
+    return Ended(status, "\n".join(tail), next(iter(feed_errors), None))
+
+
+def each_line_of(
+    command: Sequence[str], work: Work, consume: Callable[[str], object], *, timeout_s: float = SHORT_TIMEOUT_S
+) -> bool:
+    """Pass every line of a short command's standard output to `consume`, and return whether it printed errors.
+
+    Raises like `run`, WorkerError when the command was killed, and EncodeFailed for any other failure.
+    """
+    ended = run(command, work, timeout_s=timeout_s, file_bytes=_SHORT_FILE_BYTES, on_output=consume)
+    if ended.status == -signal.SIGXCPU:
+        raise JobTimeout
+    if ended.status < 0:
+        raise WorkerError(detail=f"{command[0]} was killed by signal {-ended.status}")
+    if ended.status:
+        raise EncodeFailed(detail=ended.tail)
+    return bool(ended.tail)
+
+
+def output_of(command: Sequence[str], work: Work, *, timeout_s: float = SHORT_TIMEOUT_S) -> bytes:
+    """Return the standard output of a short command. Raises like `each_line_of`, and EncodeFailed past the limit."""
+    lines: list[str] = []
+    size = 0
+
+    def keep(line: str) -> None:
+        nonlocal size
+        size += len(line) + 1
+        if size <= _SHORT_OUTPUT_BYTES:
+            lines.append(line)
+
+    each_line_of(command, work, keep, timeout_s=timeout_s)
+    if size > _SHORT_OUTPUT_BYTES:
+        raise EncodeFailed(detail=f"{command[0]} printed {size} bytes")
+    return "\n".join(lines).encode()
+
+
+def output_outside_job(command: Sequence[str], *, timeout_s: float = SHORT_TIMEOUT_S) -> str:
+    """Like `output_of`, in a temporary directory, for commands that belong to no job."""
+    with tempfile.TemporaryDirectory() as directory:
+        return output_of(command, Work(Path(directory)), timeout_s=timeout_s).decode()
+
+
+@cache
+def find(name: str) -> str | None:
+    """The path of an installed program."""
+    return shutil.which(name)
+
+
+def require(name: str) -> None:
+    """Raise WorkerError when a program is not installed."""
+    if find(name) is None:
+        raise WorkerError(f"{name} is not installed on the worker.")
+
+
+def _limited(command: list[str], *, file_bytes: int, cpu_s: int) -> list[str]:
+    """`command` under util-linux's setpriv (dies with its parent) and prlimit, where the system has them."""
+    require(command[0])
+    if find("prlimit"):
+        limits = [f"--fsize={file_bytes}", f"--cpu={cpu_s}", f"--nofile={_OPEN_FILES}", "--core=0"]
+        command = ["prlimit", *limits, "--", *command]
+    if find("setpriv"):
+        capabilities = ["--bounding-set=-all", "--inh-caps=-all"] if sandbox.drops_capabilities() else []
+        command = ["setpriv", "--pdeathsig", "KILL", *capabilities, "--", *command]
+    return command
+
+
+@contextmanager
+def _started(command: list[str], directory: Path, stdin: int) -> Iterator[subprocess.Popen[bytes]]:
+    """The started command. When the block ends, however it ends, the whole group is dead."""
+    process, parent = _spawn(command, directory, stdin)
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        parent.join()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            _close(pipe)
+
+
+def _spawn(command: list[str], directory: Path, stdin: int) -> tuple[subprocess.Popen[bytes], threading.Thread]:
+    """Start the command, confined, on a thread that ends with it.
+
+    The thread is needed because the command inherits the thread's confinement, which cannot be undone, and because the
+    kernel's "die with the parent" means the thread that started the command.
+    """
+    outcome: queue.SimpleQueue[subprocess.Popen[bytes] | BaseException] = queue.SimpleQueue()
+
+    def parent() -> None:
+        try:
+            sandbox.confine(directory, _readable(command))
+            process = subprocess.Popen(
+                command,
+                cwd=directory,
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(directory), "LC_ALL": "C.UTF-8"},
+            )
+        except BaseException as error:
+            outcome.put(error)
+            return
+        outcome.put(process)
+        process.wait()
+
+    thread = _in_thread(parent)
+    process = outcome.get()
+    if isinstance(process, BaseException):
+        raise process
+    return process, thread
+
+
+def _readable(command: Sequence[str]) -> Iterator[Path]:
+    """What a command may read besides its directory and the system: its inputs, and itself where it lies elsewhere."""
+    for option, value in pairwise(command):
+        paths: list[Path] = []
+        if option == "-i" and Path(value).is_absolute():
+            paths = [Path(value)]
+        elif option == "--" and (tool := find(value)):
+            program = Path(tool).resolve()
+            paths = [program, program.parent.parent / "lib"]
+        yield from (path for path in paths if path.exists())
+
+
+def _wait(process: subprocess.Popen[bytes], work: Work, timeout_s: float) -> int:
+    ends_at = time.monotonic() + timeout_s
+    waiter = _in_thread(process.wait)  # wait(timeout) may oversleep by 50 ms, as long as a short job takes
+    while waiter.is_alive():
+        work.stop.check()
+        if time.monotonic() > ends_at:
+            raise JobTimeout
+        waiter.join(_POLL_S)
+    return process.wait()
+
+
+def _read(pipe: IO[bytes] | None, consume: Callable[[str], object]) -> threading.Thread:
+    def loop() -> None:
+        assert pipe is not None
+        with suppress(ValueError):  # the pipe was closed because the command was killed
+            while line := pipe.readline(_LINE_BYTES):
+                consume(line.decode("utf-8", "replace").rstrip("\n"))
+
+    return _in_thread(loop)
+
+
+def _write(pipe: IO[bytes] | None, feed: Iterable[bytes], errors: list[Exception]) -> threading.Thread:
+    def loop() -> None:
+        assert pipe is not None
+        try:
+            for piece in feed:
+                pipe.write(piece)
+        except (BrokenPipeError, ValueError):
+            pass  # the command ended or was killed; its exit status says so
+        except Exception as error:
+            log.exception("process.feed_failed")
+            errors.append(error)
+        finally:
+            _close(pipe)
+
+    return _in_thread(loop)
+
+
+def _close(pipe: IO[bytes] | None) -> None:
+    with suppress(OSError, ValueError):  # leftovers in the buffer for a dead command
+        if pipe is not None:
+            pipe.close()
+
+
+def _in_thread(target: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+    return thread

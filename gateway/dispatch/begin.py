@@ -1,0 +1,64 @@
+"""Begin an attempt: commit the intent, then submit it; or end a job that must not begin another."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from gateway.db.transaction import Transaction
+from gateway.dispatch import fallback, limits
+from gateway.dispatch.context import Look
+from gateway.dispatch.finish import end_job
+from gateway.dispatch.submit import submit
+from gateway.domain import ids
+from gateway.domain.attempts import Attempt, AttemptState
+from gateway.domain.jobs import MARGIN_MS
+from wire.errors import BudgetExhausted, JobError
+
+
+def begin(look: Look, previous: Attempt | None) -> None:
+    """A new attempt, at the provider whose turn it is after `previous`."""
+    now, job = look.now, look.job
+    if (error := _reason_not_to_begin(look, now)) is not None:
+        end_job(look, error)
+        return
+    attempt = Attempt(
+        id=ids.new("att", now),
+        job_id=job.id,
+        provider=fallback.next_provider(list(look.context.providers), previous),
+        state=AttemptState.INTENT,
+        created_at=now,
+        sent_at=now,
+        deadline=job.queue_deadline + job.timeout_s * 1000 + MARGIN_MS,
+    )
+    look.context.store.together(partial(_add, look, attempt))
+    submit(look, attempt)
+
+
+def send_again(look: Look, attempt: Attempt) -> None:
+    """Submit an attempt that its provider has certainly not taken."""
+    now = look.now
+    if (error := _reason_not_to_begin(look, now)) is not None:
+        end_job(look, error)
+        return
+    with look.context.store.transaction() as tx:
+        tx.leased_job(look.job.id, look.token)
+        fresh = tx.attempt(attempt.id)
+        if fresh is None or fresh.state is not AttemptState.INTENT:
+            return  # claimed since: an earlier submit did take effect
+        attempt = replace(fresh, sent_at=now)
+        tx.save_attempt(attempt)
+    submit(look, attempt)
+
+
+def _add(look: Look, attempt: Attempt, tx: Transaction) -> None:
+    job = tx.leased_job(look.job.id, look.token)
+    tx.add_attempt(attempt)
+    tx.save_job(replace(job, attempt_id=attempt.id), look.token)
+
+
+def _reason_not_to_begin(look: Look, now: int) -> JobError | None:
+    """The job has waited too long, or its key has no money left."""
+    if now >= look.job.queue_deadline:
+        return limits.queue_timeout(look.job)
+    return BudgetExhausted() if look.context.quotas.day_is_spent(look.job.key_id, now) else None

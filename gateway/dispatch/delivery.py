@@ -1,0 +1,35 @@
+"""The input of a worker: operation, params, and where to upload and report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.dispatch.context import DispatchContext
+from gateway.domain.attempts import Attempt
+from gateway.domain.jobs import Job
+from wire.envelope import Delivery, DeliverySchema, EventTarget, Limits
+
+EVENTS_PURPOSE = "events"
+
+# Built once: building one takes longer than using it.
+_DELIVERY = DeliverySchema()
+
+
+def job_input(context: DispatchContext, job: Job, attempt: Attempt, params: Mapping[str, Any]) -> dict[str, Any]:
+    """What `provider.submit` hands to a worker, as JSON."""
+    settings = context.settings
+    token = context.signer.sign(EVENTS_PURPOSE, [attempt.id, attempt.deadline])
+    events = EventTarget(f"{settings.worker_base}/events/{attempt.id}", token) if settings.worker_events else None
+    delivery = Delivery(
+        job_id=job.id,
+        attempt_id=attempt.id,
+        deadline=attempt.deadline,
+        limits=Limits(settings.max_asset_bytes, settings.max_output_bytes, job.timeout_s),
+        upload=context.storage.presign_put(
+            attempt.output_key, max_bytes=settings.max_output_bytes, expires_at=attempt.deadline
+        ),
+        request_id=job.request_id,
+        events=events,
+    )
+    return {"operation": job.operation, **params, "delivery": _DELIVERY.dump(delivery)}

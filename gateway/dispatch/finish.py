@@ -1,0 +1,61 @@
+"""End what no worker ends: jobs that ran out of time, attempts that are given up or no longer wanted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gateway.dispatch.attempt_writer import Change, Ending, on_attempt, unchanged
+from gateway.dispatch.context import Look
+from gateway.domain import transitions
+from gateway.domain.attempts import Attempt, AttemptState
+from gateway.domain.jobs import Job
+from wire.errors import JobError, Stopped, WorkerLost
+
+# When to look again at a job whose provider cannot be reached, and at one whose attempt is claimed.
+LATER_MS = 5_000
+POLL_CLAIMED_MS = 10_000
+
+
+def end_job(look: Look, error: JobError, *, charged: bool = True) -> None:
+    """Fail the job, unless a worker has claimed its attempt in the meantime and has time left."""
+
+    def change(job: Job, attempt: Attempt | None) -> tuple[Job, Attempt | None]:
+        now = look.now
+        if attempt is not None and attempt.state is AttemptState.CLAIMED and now <= attempt.deadline:
+            return job, attempt
+        attempt = transitions.supersede(attempt, now) if attempt else None
+        return replace(job, next_at=None) if job.finished else transitions.give_up(job, error, now), attempt
+
+    look.write(change, look.newest_attempt, ending=Ending(charged=charged))
+
+
+def take_back(look: Look, attempt: Attempt, error: JobError) -> None:
+    """Cancel the attempt at its provider, and let it fail with `error`."""
+    look.cancel_at_provider(attempt)
+    look.write(failed_there(attempt, error, look.now), attempt)
+
+
+def clean_up(look: Look, attempt: Attempt | None) -> None:
+    """The job is over: take back what may still run."""
+    may_run = attempt is not None and not attempt.ended and attempt.sent_at is not None
+    if attempt and may_run and not look.cancel_at_provider(attempt) and look.now < attempt.deadline:
+        look.write(unchanged, attempt, next_in_ms=LATER_MS)
+        return
+
+    def change(job: Job, attempt: Attempt | None) -> tuple[Job, Attempt | None]:
+        return replace(job, next_at=None), transitions.supersede(attempt, look.now) if attempt else None
+
+    look.write(change, attempt, frees_worker=True)
+
+
+def failed_there(polled: Attempt, error: JobError, now: int) -> Change:
+    """The change for an attempt that failed at its provider. `polled`: the attempt as it was when that was found."""
+
+    def change(job: Job, attempt: Attempt) -> transitions.Pair:
+        claimed_since = attempt.claim_id != polled.claim_id
+        if claimed_since or (isinstance(error, Stopped) and attempt.state is AttemptState.CLAIMED):
+            # The claim is alive; if it is not, its silence will show.
+            return replace(job, next_at=now + POLL_CLAIMED_MS), attempt
+        return transitions.fail(job, attempt, WorkerLost() if isinstance(error, Stopped) else error, now)
+
+    return on_attempt(change)

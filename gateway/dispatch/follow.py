@@ -1,0 +1,149 @@
+"""Follow an attempt that its provider has, or may have: poll it, and record what became of it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import assert_never
+
+import structlog
+
+from gateway.dispatch import fallback, finish, limits, poll_schedule
+from gateway.dispatch.attempt_writer import Ending, on_attempt, unchanged
+from gateway.dispatch.context import Look
+from gateway.dispatch.finish import failed_there, take_back
+from gateway.dispatch.submit import too_long, turned_down, until_first_poll_ms
+from gateway.domain import transitions
+from gateway.domain.attempts import Attempt, AttemptState
+from gateway.domain.jobs import Job
+from gateway.providers.base import NoCapacity, Phase, Remote, Unavailable
+from gateway.storage import StorageUnavailable
+from wire.errors import (
+    ClaimTimeout,
+    JobError,
+    JobTimeout,
+    ProviderUnreachable,
+    Stopped,
+    StorageUnreachable,
+    WorkerError,
+    WorkerLost,
+)
+
+log = structlog.get_logger(__name__)
+
+
+def follow(look: Look, attempt: Attempt) -> None:
+    events = look.context.settings.worker_events
+    overdue = limits.overdue(look.job, attempt, look.now, events=events, listening_since=look.listening_since)
+    try:
+        remote = _poll(look, attempt)
+    except (NoCapacity, Unavailable) as error:
+        _not_told(look, attempt, error, overdue)
+    else:
+        _polled(look, attempt, remote, overdue)
+
+
+def _poll(look: Look, attempt: Attempt) -> Remote:
+    """Raises NoCapacity or Unavailable, also for a bug in the provider, which must not keep the job from its end."""
+    try:
+        return look.provider(attempt).poll(attempt)
+    except (NoCapacity, Unavailable):
+        raise
+    except Exception as error:
+        log.exception("provider.poll_failed", provider=attempt.provider)
+        raise Unavailable(f"it cannot be asked: {type(error).__name__}") from error
+
+
+def _not_told(look: Look, attempt: Attempt, error: NoCapacity | Unavailable, overdue: JobError | None) -> None:
+    """The provider did not say how the attempt fares."""
+    if overdue is None and attempt.claimed_at is None:
+        if isinstance(error, NoCapacity):
+            turned_down(look, attempt, error)
+            return
+        if _may_be_abandoned(look, attempt):
+            reason = f"an attempt in its queue cannot be followed: {error}"
+            turned_down(look, attempt, NoCapacity(reason))
+            return
+    log.warning("provider.unavailable", provider=attempt.provider, reason=str(error))
+    if overdue is None and look.now > limits.must_end_by(look.job, attempt):
+        overdue = ProviderUnreachable()
+    if overdue is not None:
+        take_back(look, attempt, overdue)
+    else:
+        look.write(unchanged, attempt, next_in_ms=finish.LATER_MS)
+
+
+def _may_be_abandoned(look: Look, attempt: Attempt) -> bool:
+    """Whether the next provider may have the attempt although this one was not told: a late claim is refused."""
+    unbegun = attempt.remote_id is not None and attempt.running_at is None and look.context.settings.worker_events
+    return unbegun and fallback.waited_too_long(look.context.providers, attempt, look.now, factor=2)
+
+
+def _polled(look: Look, attempt: Attempt, remote: Remote, overdue: JobError | None) -> None:
+    """What has ended there is never taken back: a gateway that was away for long still gets the result."""
+    ended = remote.phase is Phase.COMPLETED or (remote.phase is Phase.FAILED and not isinstance(remote.error, Stopped))
+    if overdue is not None and not ended:
+        take_back(look, attempt, overdue)
+        return
+    now = look.now
+    match remote.phase:
+        case Phase.COMPLETED:
+            _completed_there(look, attempt, remote, now)
+        case Phase.FAILED:
+            error = remote.error or WorkerError()
+            events = look.context.settings.worker_events
+            if isinstance(error, JobTimeout) and attempt.claimed_at is None and events:
+                error = ClaimTimeout()
+            look.write(failed_there(attempt, error, now), attempt, ending=_ending(remote))
+        case Phase.GONE:
+            gone = WorkerLost("The worker no longer knows the attempt.")
+            look.write(failed_there(attempt, gone, now), attempt)
+        case Phase.WAITING if attempt.claimed_at is None and now >= look.job.queue_deadline:
+            take_back(look, attempt, limits.queue_timeout(look.job, remote.reason))
+        case Phase.WAITING if _should_ask_next(look, attempt, now) and look.cancel_at_provider(attempt):
+            turned_down(look, attempt, NoCapacity(too_long(look, attempt, remote.reason)))
+        case Phase.WAITING | Phase.RUNNING:
+            change = on_attempt(partial(_still_there, remote=remote, now=now))
+            look.write(change, attempt, next_in_ms=_until_next_poll_ms(look, attempt))
+        case _:
+            assert_never(remote.phase)
+
+
+def _should_ask_next(look: Look, attempt: Attempt, now: int) -> bool:
+    """Whether an attempt that waits in its provider's queue has waited there long enough."""
+    waits = attempt.remote_id is not None and attempt.claimed_at is None
+    return waits and fallback.waited_too_long(look.context.providers, attempt, now)
+
+
+def _completed_there(look: Look, attempt: Attempt, remote: Remote, now: int) -> None:
+    stats = remote.result["stats"] if remote.result else {}
+    try:
+        error = look.context.writer.output_error(attempt, stats)
+    except StorageUnavailable as unavailable:
+        log.warning("storage.unavailable", reason=str(unavailable))
+        if now <= limits.must_end_by(look.job, attempt):
+            look.write(unchanged, attempt, next_in_ms=finish.LATER_MS)
+            return
+        error = StorageUnreachable()
+    completed = on_attempt(partial(transitions.complete, stats=stats, now=now))
+    look.write(failed_there(attempt, error, now) if error else completed, attempt, ending=_ending(remote))
+
+
+def _ending(remote: Remote) -> Ending:
+    return Ending(remote.result["stats"] if remote.result else None, remote.execution_ms, remote.took_ms)
+
+
+def _until_next_poll_ms(look: Look, attempt: Attempt) -> int:
+    if attempt.heard_at is None:
+        return until_first_poll_ms(look, attempt)
+    now = look.now
+    wished = min(finish.POLL_CLAIMED_MS, max(poll_schedule.FIRST_MS, attempt.heard_at + limits.SILENCE_MS + 1 - now))
+    return look.context.poll_scheduler.spread_ms(now, wished)
+
+
+def _still_there(job: Job, attempt: Attempt, remote: Remote, now: int) -> transitions.Pair:
+    if remote.phase is Phase.WAITING and attempt.state is AttemptState.AMBIGUOUS and attempt.remote_id is None:
+        return transitions.waits(job, attempt, remote.reason)  # not found there: its submit stays unconfirmed
+    job, attempt = transitions.accept(job, attempt, attempt.remote_id, now)
+    if remote.phase is Phase.RUNNING:
+        return transitions.runs(job, attempt, remote.progress or 0.0, now)
+    return transitions.waits(job, attempt, remote.reason)
