@@ -70,7 +70,7 @@ MUTATIONS = (
         "gateway/domain/transitions.py",
         "if attempt.claim_id == claim_id and _wanted(job, attempt):",
         "if attempt.claim_id is not None and _wanted(job, attempt):",
-        ("tests/gateway/domain/test_jobs.py", "tests/gateway/api/test_job_service.py"),
+        ("tests/gateway/domain/test_transitions.py", "tests/gateway/api/test_job_service.py"),
     ),
     Mutation(
         "event-without-claim-accepted",
@@ -78,7 +78,7 @@ MUTATIONS = (
         "gateway/domain/transitions.py",
         "if attempt.claim_id != claim_id or not _wanted(job, attempt):",
         "if not _wanted(job, attempt):",
-        ("tests/gateway/domain/test_jobs.py", "tests/gateway/api/test_event_routes.py"),
+        ("tests/gateway/domain/test_transitions.py", "tests/gateway/api/test_event_routes.py"),
     ),
     Mutation(
         "attempt-not-charged",
@@ -119,7 +119,7 @@ MUTATIONS = (
         "gateway/dispatch/step.py",
         "if attempt.state is AttemptState.INTENT and attempt.sent_at is None:",
         "if attempt.state is AttemptState.INTENT:",
-        ("tests/gateway/dispatch/test_step_submit.py",),
+        ("tests/gateway/dispatch/test_submit.py",),
     ),
     Mutation(
         "absence-counts-as-silence",
@@ -127,7 +127,7 @@ MUTATIONS = (
         "gateway/dispatch/limits.py",
         "if now - max(attempt.heard_at or 0, listening_since) > SILENCE_MS:",
         "if now - (attempt.heard_at or 0) > SILENCE_MS:",
-        ("tests/gateway/dispatch/test_step_limits.py",),
+        ("tests/gateway/dispatch/test_limits.py",),
     ),
     Mutation(
         "chore-without-lease",
