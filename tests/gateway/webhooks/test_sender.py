@@ -153,7 +153,7 @@ def test_the_job_s_document_is_sent_with_a_signature(
 def complete(services: Services, job: Job, put_output: Callable[[str, bytes], None]) -> None:
     put_output(job.attempt_id or "", BODY)
     services.reports.take(job.attempt_id or "", Event("started", CLAIM))
-    result = {"stats": {"size_bytes": len(BODY)}}
+    result = {"outputs": {"video": {"size_bytes": len(BODY)}}, "stats": {"size_bytes": len(BODY)}}
     services.reports.take(job.attempt_id or "", Event("completed", CLAIM, result=result))
 
 
