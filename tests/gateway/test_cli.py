@@ -9,6 +9,7 @@ import pytest
 from click.testing import Result
 from flask import Flask
 
+from gateway.providers.clouds.vast.settings import VastSettings
 from gateway.providers.worker_client import worker_secrets
 from gateway.wiring import Services
 from tests.gateway.conftest import FixedClock
@@ -155,7 +156,7 @@ def test_the_commands_migrate_a_fresh_database(app: Flask, services: Services) -
 def test_a_database_that_cannot_be_used_is_told_in_a_line(
     app: Flask, services: Services, command: str, hint: str
 ) -> None:
-    settings = replace(services.settings, vast_api_key="key", deployment="tests")
+    settings = services.settings.having(VastSettings(api_key="key", deployment="tests"))
     app.extensions["reelay"] = replace(services, settings=settings)
     database = services.settings.data_dir / "reelay.db"
     database.write_bytes(b"no database at all, " * 100)

@@ -225,7 +225,7 @@ MUTATIONS = (
     Mutation(
         "rental-forgotten",
         "A machine counts as destroyed only on proof; an accepted DELETE is none",
-        "gateway/providers/rental/fleet.py",
+        "gateway/providers/rental/destroyer.py",
         "return move(i, Stage.GONE, now) if gone else i",
         "return move(i, Stage.GONE, now)",
         (
@@ -236,9 +236,9 @@ MUTATIONS = (
     Mutation(
         "foreign-machine-swept",
         "A machine with another label is never destroyed",
-        "gateway/providers/rental/fleet.py",
-        "{remote_id: row for remote_id, row in told.items() if labels.ours(row, self._settings.deployment)}",
-        "dict(told)",
+        "gateway/providers/rental/reconciliation.py",
+        "{id_: machine for id_, machine in machines.items() if labels.ours(machine.label, deployment)}",
+        "dict(machines)",
         ("tests/gateway/providers/rental/test_fleet.py::test_what_has_another_label_is_reported_and_never_touched",),
     ),
     Mutation(
