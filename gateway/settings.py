@@ -247,7 +247,12 @@ class Settings:
     max_asset_bytes: int = setting(
         _whole(1, 10 * GB), 100_000_000, "Largest file that a job may name or that is uploaded."
     )
-    max_output_bytes: int = setting(_whole(1, 5 * GB), GB, "Largest video that a job may make.")
+    max_job_assets_bytes: int = setting(
+        _whole(1, 100 * GB), GB, "How many bytes all files that one job fetches may have together."
+    )
+    max_output_bytes: int = setting(
+        _whole(1, 5 * GB), GB, "How many bytes all files that one job makes may have together."
+    )
     job_timeout_seconds: int = setting(_whole(1, 86_400), 600, "Longest time that one attempt may run.")
     queue_limit_seconds: int = setting(
         _whole(1, 7 * 86_400), 3600, "Longest time that a job waits for a worker before it fails with `queue_timeout`."

@@ -10,7 +10,8 @@ from marshmallow import Schema, fields, validate
 
 from ffmpeg_ops.operation import OPERATIONS
 from gateway.api.blueprint import Blueprint
-from gateway.api.job_response import JobListSchema, JobSchema, WaitSchema, job_response
+from gateway.api.job_document import JobSchema
+from gateway.api.job_response import JobListSchema, WaitSchema, job_response
 from gateway.domain.jobs import JobStatus
 from gateway.errors import JobFinished, JobNotFinished, NotFound, NoWebhook
 from gateway.wiring import services

@@ -33,6 +33,7 @@ from tests.chaos.gateway import Zygote
 from tests.chaos.steps import Book, Plan, Point
 from tests.chaos.worker import Workers
 from tests.emulators.runpod import Config, Emulator
+from tests.outputs import stored_video, video_key
 from tests.servers import FileServer, Reply, Request
 
 KEY = "a-key-of-the-tests-alone"
@@ -265,7 +266,7 @@ class _Life:
 
     def _left(self) -> list[str]:
         """Files and rows that nobody will ask for and no clean-up has removed yet."""
-        output = self.data / "files" / self._attempts()[-1].output_key
+        output = self.data / "files" / video_key(self._attempts()[-1])
         known = {output, *output.parents, *(self.data / name for name in _DATA)}
         # not rglob: what is removed meanwhile is no error
         below = (Path(folder, name) for folder, *names in os.walk(self.data) for name in itertools.chain(*names))
@@ -373,14 +374,14 @@ def leave_old_things(data: Path) -> None:
         webhook_url="http://example.com/hook",
     )
     attempt = Attempt(ids.new("att", now), job.id, "runpod", AttemptState.DONE, now, now, ended_at=now)
-    job = replace(job, attempt_id=attempt.id, output_key=attempt.output_key)
+    job = replace(job, attempt_id=attempt.id, outputs=stored_video(attempt))
     with opened(data) as store, store.transaction() as tx:
         tx.add_job(job, {})
         tx.add_attempt(attempt)
         tx.save_job(job)
         tx.save_webhook(Webhook(job.id, "example.com", webhooks.WebhookState.SUCCEEDED, tries=1))
         tx.claim_idempotency_key(job.key_id, "old", "", job.id, now=now, after=0)
-    output = data / "files" / attempt.output_key
+    output = data / "files" / video_key(attempt)
     output.parent.mkdir(parents=True)
     output.write_bytes(b"output")
     cut = data / "files/uploads" / job.key_id / ".part-cut"

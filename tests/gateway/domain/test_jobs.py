@@ -16,6 +16,7 @@ from gateway.domain.jobs import Job, JobStatus
 from gateway.domain.transitions import MAX_TRIES, Pair
 from gateway.errors import AttemptSuperseded, JobFinished
 from tests.gateway.conftest import CLAIM, START_MS, new_attempt, new_job
+from tests.outputs import stored_video
 from wire.errors import Cancelled, EncodeFailed, InvalidParams, QueueTimeout, ReelayError, WorkerFault, WorkerLost
 
 NOW = START_MS + 5_000
@@ -204,7 +205,7 @@ def test_complete_keeps_stats_and_the_key_of_its_attempt() -> None:
         *pair(AttemptState.CLAIMED, lease_token="t", lease_expires_at=LATER), STATS, NOW
     )
     assert (job.status, job.progress, job.finished_at, job.next_at) == (JobStatus.COMPLETED, 1.0, NOW, None)
-    assert job.output_key == attempt.output_key == f"outputs/{job.id}/{attempt.id}.mp4"
+    assert job.outputs == stored_video(attempt, 5)
     assert job.stats == {**STATS, "provider": "fake"}
     assert (job.lease_token, job.lease_expires_at) == (None, None)
 
@@ -392,7 +393,7 @@ class OneJob(RuleBasedStateMachine):
 
     @invariant()
     def a_completed_job_has_its_output(self) -> None:
-        assert (self.job.status is JobStatus.COMPLETED) == (self.job.output_key is not None)
+        assert (self.job.status is JobStatus.COMPLETED) == (self.job.outputs["video"].key is not None)
 
 
 TestOneJob = OneJob.TestCase

@@ -29,6 +29,7 @@ from gateway.storage.s3 import S3Storage
 from gateway.wiring import Services
 from handler.upload import upload
 from tests.gateway.conftest import PARAMS, SECRET_KEY, FixedClock, new_attempt, new_job
+from tests.outputs import video_key
 from tests.s3 import BUCKET, KEY, s3_server
 from wire.envelope import Upload
 from wire.errors import OutputMissing, OutputTooLarge
@@ -83,7 +84,7 @@ def place(services: Services) -> Place:
     with services.store.transaction() as tx:
         tx.add_job(replace(job, attempt_id=attempt.id, status=JobStatus.RUNNING), PARAMS)
         tx.add_attempt(attempt)
-    return Place(services.storage, attempt.output_key, f"uploads/{ids.new('key', NOW)}/{ids.ulid(NOW)}")
+    return Place(services.storage, video_key(attempt), f"uploads/{ids.new('key', NOW)}/{ids.ulid(NOW)}")
 
 
 def put(target: Upload, body: bytes) -> int:
