@@ -175,7 +175,7 @@ class _WebhookView:
 
 
 @dataclass(frozen=True)
-class _View:
+class JobView:
     """What a job's document is dumped from."""
 
     job: Job
@@ -199,11 +199,11 @@ class _View:
     @property
     def stats(self) -> dict[str, Any] | None:
         job = self.job
-        if job.status is not JobStatus.COMPLETED:
+        if job.stats is None:
             return None
         assert job.started_at is not None and job.finished_at is not None
         return {
-            **(job.stats or {}),
+            **job.stats,
             "queue_s": round((job.started_at - job.created_at) / 1000, 3),
             "total_s": round((job.finished_at - job.created_at) / 1000, 3),
             "tries": job.tries,
@@ -218,23 +218,27 @@ class Documents:
         self._settings, self._store, self._storage, self._clock = settings, store, storage, clock
 
     def of(self, job: Job) -> dict[str, Any]:
-        """The job's document; what it does not have is left out."""
-        return self.of_all([job])[0]
+        """The job's document."""
+        return _JOB.dump(self.view(job))  # type: ignore[no-any-return]
 
-    def of_all(self, jobs: list[Job]) -> list[dict[str, Any]]:
-        """The documents of `jobs`, with at most two queries for all of them."""
+    def view(self, job: Job) -> JobView:
+        """What JobSchema dumps of a job."""
+        return self.views([job])[0]
+
+    def views(self, jobs: list[Job]) -> list[JobView]:
+        """What JobSchema dumps of `jobs`, with at most two queries for all of them."""
         owed = [job.id for job in jobs if job.finished and job.webhook_url is not None]
         webhooks = self._store.webhooks(owed) if owed else {}
         begun = [job.id for job in jobs if job.attempt_id is not None]
         attempts = self._store.attempts_of(begun) if begun else {}
-        return [_JOB.dump(self._view(job, webhooks.get(job.id), attempts.get(job.id, []))) for job in jobs]
+        return [self._view(job, webhooks.get(job.id), attempts.get(job.id, [])) for job in jobs]
 
-    def _view(self, job: Job, webhook: Webhook | None, attempts: list[Attempt]) -> _View:
+    def _view(self, job: Job, webhook: Webhook | None, attempts: list[Attempt]) -> JobView:
         now, expires_at = self._clock.now_ms(), job.outputs_expire_at(self._settings.output_retention_seconds)
         outputs = self._outputs(job, now) if expires_at is not None and now < expires_at else {}
         videos = (name for name in outputs if job.outputs[name].media_type.kind == "video")
         video = next(videos, None)
-        return _View(
+        return JobView(
             job=job,
             status_url=f"{self._settings.client_base}/jobs/{job.id}",
             attempts=attempts[-SHOWN_ATTEMPTS:] or None,

@@ -32,9 +32,8 @@ from tests.gateway.conftest import (
     new_attempt,
     new_job,
     on_every_database,
-    stored_video,
-    video_key,
 )
+from tests.outputs import stored_video, video_key
 
 DAY_MS = 24 * 3600 * 1000
 HOUR_MS = 3600 * 1000
@@ -65,7 +64,7 @@ def completed(services: Services, job_factory: JobFactory, clock: FixedClock) ->
         now = clock.now_ms()
         over = {"status": JobStatus.COMPLETED, "next_at": None, "started_at": now, "finished_at": now}
         job = job_factory(attempt=AttemptState.DONE, **{**over, **changes})
-        key = f"outputs/{job.id}/{job.attempt_id}.mp4"
+        key = f"outputs/{job.id}/{job.attempt_id}/video.mp4"
         services.storage.write(key, [b"video"], 5)
         job = replace(job, outputs={"video": Output("mp4", key, 5)})
         with services.store.transaction() as tx:
@@ -101,7 +100,7 @@ def test_an_upload_of_the_newest_attempt_is_kept_until_it_is_reported(
     services: Services, job_factory: JobFactory, clock: FixedClock, status: JobStatus, state: AttemptState
 ) -> None:
     job = job_factory(attempt=state, status=status)
-    key = f"outputs/{job.id}/{job.attempt_id}.mp4"
+    key = f"outputs/{job.id}/{job.attempt_id}/video.mp4"
     services.storage.write(key, [b"video"], 5)
     clock.advance(20 * DAY_MS)
     clean(services)
@@ -126,7 +125,7 @@ def test_the_output_of_an_older_attempt_is_removed_at_once(
 def test_files_without_a_job_are_kept_as_long_as_outputs(services: Services, clock: FixedClock) -> None:
     """The database may have been restored from a backup, or be the wrong one."""
     job = new_job(clock.now_ms())
-    key = new_attempt(job, clock.now_ms()).output_key
+    key = video_key(new_attempt(job, clock.now_ms()))
     services.storage.write(key, [b"video"], 5)
     clock.advance(7 * DAY_MS - 1)
     clean(services)
