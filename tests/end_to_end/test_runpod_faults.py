@@ -26,7 +26,7 @@ from gateway.settings import Settings
 from gateway.wiring import Services
 from scripts.client import Client
 from scripts.stack import free_port
-from tests.chaos.scene import counting
+from tests.chaos.scenery import counting
 from tests.conftest import SAMPLES
 from tests.emulators.runpod import Config, Emulator
 from tests.emulators.runpod.faults import Fault
