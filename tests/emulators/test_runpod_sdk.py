@@ -111,7 +111,7 @@ def test_the_sdks_worker_does_a_job_and_leaves_when_idle(
     ended = caller.status(job_id)
     assert ended["status"] == "COMPLETED", ended
     assert ended["output"]["stats"]["frames"] == 132
-    assert Path(ended["output"]["output_path"]).stat().st_size == ended["output"]["stats"]["size_bytes"]
+    assert Path(ended["output"]["outputs"]["video"]["path"]).stat().st_size == ended["output"]["stats"]["size_bytes"]
     assert 0 < ended["executionTime"] <= ended["executionTime"] + ended["delayTime"] < PATIENCE_S * 1000
     eventually(lambda: caller.health()["workers"]["idle"] == 1)
     [worker] = emulator.fleet.all()

@@ -231,6 +231,6 @@ def test_every_event_carries_the_bearer_token(gateway: Gateway) -> None:
     reporter = Events(DeliverySchema().load(target), job.StopSignal())
     reporter.claim()
     eventually(lambda: len(seen) > 2)
-    reporter.completed({"stats": {}})
+    reporter.completed({"outputs": {}, "stats": {}})
     assert {request.headers["Authorization"] for request in seen} == {f"Bearer {target['events']['token']}"}
     assert {request.headers["Content-Type"] for request in seen} == {"application/json"}

@@ -266,7 +266,7 @@ def test_a_failed_attempt_shows_its_error(
 
 def test_without_delivery_the_worker_names_the_attempt(client: FlaskClient, img2vid: Job) -> None:
     attempt_id = client.post("/video/img2vid", json=img2vid()).get_json()["attemptId"]
-    assert Path(_ended(client, attempt_id)["result"]["output_path"]).exists()
+    assert Path(_ended(client, attempt_id)["result"]["outputs"]["video"]["path"]).exists()
 
 
 def test_an_unknown_attempt_is_not_found(client: FlaskClient) -> None:

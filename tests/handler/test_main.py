@@ -30,6 +30,7 @@ from tests.handler.support import FOREVER_S, Gateway, alive, ffmpegs
 from tests.servers import STOP_S, FileServer, Reply, eventually
 from wire.envelope import parse_job_input
 
+MP4 = b"\0\0\0\x08ftyp"
 SAMPLE = {"video": "video.mp4", "image": "photo.jpg", "audio": "narration.mp3", "subtitles": "captions.en.srt"}
 WITH_NVENC = {"AMPERE_16", "AMPERE_24", "ADA_24", "AMPERE_48", "ADA_48_PRO", "BLACKWELL_96"}
 
@@ -41,7 +42,7 @@ def _handle(raw: dict[str, Any], settings: Settings) -> dict[str, Any]:
 def test_the_result_can_be_sent_as_json(caption: Job, settings: Settings) -> None:
     result = _handle({"id": "1", "input": caption()}, settings)
     assert json.loads(json.dumps(result)) == result
-    assert Path(result["output_path"]).exists()
+    assert Path(result["outputs"]["video"]["path"]).exists()
 
 
 def test_an_error_is_one_json_string(caption: Job, settings: Settings, files: FileServer) -> None:
@@ -73,7 +74,7 @@ async def _cancelled(raw: dict[str, Any], settings: Settings, ready: Any) -> Non
 
 def test_a_cancelled_task_stops_ffmpeg(img2vid: Job, settings: Settings) -> None:
     raw = img2vid(duration=60, frame_rate=60)
-    asyncio.run(_cancelled(raw, settings, lambda: list(settings.work_dir.glob("*/output.mp4"))))
+    asyncio.run(_cancelled(raw, settings, lambda: list(settings.work_dir.glob("*/output-video.mp4"))))
     assert ffmpegs() == []
     assert list(settings.work_dir.glob("attempt-*")) == []
 
@@ -118,7 +119,7 @@ def test_a_result_that_cannot_be_sent_is_a_worker_error(
     with_gateway: bool,
 ) -> None:
     odd = types.ModuleType("odd.run")
-    odd.run = lambda work, params, assets: work.output.write_bytes(b"x") and stats  # type: ignore[attr-defined]
+    odd.run = lambda work, params, assets: work.output("video").write_bytes(MP4) and stats  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "odd.run", odd)
     monkeypatch.setattr(attempt, "OPERATIONS", {"img2vid": replace(OPERATIONS["img2vid"], package="odd")})
     raw = img2vid(delivery=gateway.delivery()) if with_gateway else img2vid()
@@ -211,7 +212,7 @@ def test_every_operation_has_a_test_input_that_works(
 ) -> None:
     given = json.loads((ROOT / f"handler/test_inputs/{name}.json").read_text())
     assert given["input"]["operation"] == name
-    for param, kind in OPERATIONS[name].assets.items():
+    for param, kind in OPERATIONS[name].asset_kinds.items():
         if param in given["input"]:
             assert given["input"][param].startswith("https://")
             files.routes[f"/{kind}"] = Reply(body=(ROOT / "samples" / SAMPLE[kind]).read_bytes())
@@ -249,7 +250,7 @@ def test_a_killed_worker_takes_ffmpeg_with_it(img2vid: Job, settings: Settings, 
     raw = json.dumps({"input": img2vid(duration=60, frame_rate=60)})
     command = [sys.executable, "-m", "handler", "--test_input", raw]
     with subprocess.Popen(command, cwd=tmp_path, env=environment(settings), stderr=subprocess.DEVNULL) as process:
-        eventually(lambda: list(settings.work_dir.glob("*/output.mp4")))
+        eventually(lambda: list(settings.work_dir.glob("*/output-video.mp4")))
         [ffmpeg] = ffmpegs(process.pid)
         process.send_signal(signal.SIGKILL)
     eventually(lambda: not alive(ffmpeg), STOP_S)

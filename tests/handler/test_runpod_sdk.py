@@ -57,7 +57,7 @@ def test_a_stop_ends_ffmpeg_and_leaves_the_worker_ready_for_the_next_job(
 ) -> None:
     id_ = platform.give(img2vid(duration=60, frame_rate=60, delivery=gateway.delivery()))
     worker = start()
-    eventually(lambda: list(settings.work_dir.glob("*/output.mp4")))
+    eventually(lambda: list(settings.work_dir.glob("*/output-video.mp4")))
     [ffmpeg] = ffmpegs(worker.pid)
     platform.stops.append(id_)
     eventually(lambda: not alive(ffmpeg), STOP_S)
@@ -84,14 +84,14 @@ def test_sigterm_lets_the_job_finish_and_its_result_arrive(
     platform.refuse = 1  # the SDK tries again two seconds later, when the job itself is long over
     platform.give(img2vid(duration=2))
     worker = start()
-    eventually(lambda: list(settings.work_dir.glob("*/output.mp4")))
+    eventually(lambda: list(settings.work_dir.glob("*/output-video.mp4")))
     worker.terminate()
     worker.terminate()
     takes = platform.takes
     platform.give(img2vid())
     assert worker.wait(PATIENCE_S) == 0
     [end] = platform.ends
-    assert Path(end["output"]["output_path"]).exists()
+    assert Path(end["output"]["outputs"]["video"]["path"]).exists()
     assert (platform.takes, len(platform.jobs)) == (takes, 1)
     assert list(settings.work_dir.glob("attempt-*")) == []
     assert worker.alive_in_group() == []
@@ -196,7 +196,7 @@ def test_progress_is_relayed_without_events_and_the_end_comes_last(
     *progress, end = platform.posts
     told = [post["output"]["progress"] for post in progress]
     assert told and told == sorted(told) and 0 < told[-1] < runpod_progress.UNTIL
-    assert "output_path" in end["output"]
+    assert "path" in end["output"]["outputs"]["video"]
     time.sleep(3)  # for what is late
     assert platform.posts[-1] == end
 

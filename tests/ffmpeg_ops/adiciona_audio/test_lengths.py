@@ -49,8 +49,8 @@ def test_the_result_is_as_long_as_asked(
 ) -> None:
     video = media.video(seconds=VIDEO_S)
     stats = add(work, video, media.tone(seconds, extension), **params)
-    assert length_s(work.output) == pytest.approx(expected_s, abs=TOLERANCE_S)
-    assert float(stream(work.output, "video")["duration"]) == pytest.approx(expected_s, abs=0.04)
+    assert length_s(work.output("video")) == pytest.approx(expected_s, abs=TOLERANCE_S)
+    assert float(stream(work.output("video"), "video")["duration"]) == pytest.approx(expected_s, abs=0.04)
     assert stats["duration_s"] == pytest.approx(expected_s, abs=0.04)
     assert (stats["encoder"] == "copy") == (expected_s <= VIDEO_S)
 
@@ -60,7 +60,7 @@ def test_no_length_gets_more_than_the_tolerance_out_of_whole_packets(frames: int
     """A packet of AAC is longer than the tolerance."""
     video = media.video(seconds=frames / 25)
     add(work, video, media.tone(3.0), volume=0.5)
-    assert length_s(work.output) == pytest.approx(frames / 25, abs=TOLERANCE_S)
+    assert length_s(work.output("video")) == pytest.approx(frames / 25, abs=TOLERANCE_S)
 
 
 def test_a_wrong_header_is_not_believed(media: Media, work: Work) -> None:
@@ -70,7 +70,7 @@ def test_a_wrong_header_is_not_believed(media: Media, work: Work) -> None:
         "-f lavfi -i anullsrc=d=1:r=48000 -f lavfi -i sine=d=1:r=48000 -filter_complex [0][1]concat=v=0:a=1 -q:a 0 -write_xing 0",
     )
     add(work, media.video(seconds=3.0), quiet, length="shortest")
-    assert length_s(work.output) == pytest.approx(2.0, abs=0.05)  # without its header an MP3 keeps its padding
+    assert length_s(work.output("video")) == pytest.approx(2.0, abs=0.05)  # without its header an MP3 keeps its padding
 
 
 @pytest.mark.slow
@@ -84,7 +84,7 @@ def test_five_minutes_do_not_drift(media: Media, work: Work) -> None:
         media.made("clicks.mp3", "-f lavfi -i aevalsrc=lt(mod(t\\,10)\\,0.01)*0.8*sin(3000*t):s=44100:d=10 -b:a 64k"),
         loop=True,
     )
-    heard = wave(work.output)
+    heard = wave(work.output("video"))
     assert len(heard) / 48000 == pytest.approx(300, abs=TOLERANCE_S)
     first, last = abs(heard[:48000]).argmax(), abs(heard[290 * 48000 : 291 * 48000]).argmax()
     assert abs(int(first) - int(last)) / 48000 < 0.005
@@ -101,17 +101,17 @@ def test_a_video_that_begins_late_begins_at_once(container: str, media: Media, w
     video = with_sound(media, "halves", "'0.3*sin(2*PI*500*t)*gt(t,1)'", 2.0)
     late = media.made(f"late.{container}", f"-itsoffset 0.5 -i {video.name} -i {video.name} -map 0:v -map 1:a -c copy")
     add(work, late, media.tone(0.1), mode="mix", volume=0)
-    assert length_s(work.output) == pytest.approx(2.0, abs=TOLERANCE_S)
-    assert float(stream(work.output, "video")["start_time"]) == pytest.approx(0, abs=0.001)
-    heard = wave(work.output)
+    assert length_s(work.output("video")) == pytest.approx(2.0, abs=TOLERANCE_S)
+    assert float(stream(work.output("video"), "video")["start_time"]) == pytest.approx(0, abs=0.001)
+    heard = wave(work.output("video"))
     assert level_db(heard, 500, 0.2, 0.45) < -60 < -15 < level_db(heard, 500, 0.55, 0.9)
 
 
 def test_a_copied_sound_is_copied_bit_by_bit(media: Media, work: Work) -> None:
     video, sound = media.video(seconds=2.0, audio=False), tone(media, "whole.m4a", "0.1*sin(2000*t)", 2.0)
     add(work, video, sound)
-    assert packets_md5(work.output, "a") == packets_md5(sound, "a")
-    assert packets_md5(work.output) == packets_md5(video)
+    assert packets_md5(work.output("video"), "a") == packets_md5(sound, "a")
+    assert packets_md5(work.output("video")) == packets_md5(video)
 
 
 @pytest.mark.parametrize(
@@ -119,13 +119,13 @@ def test_a_copied_sound_is_copied_bit_by_bit(media: Media, work: Work) -> None:
 )
 def test_a_sound_that_is_changed_is_not_copied(params: dict[str, Any], media: Media, work: Work) -> None:
     add(work, media.video(seconds=1.0), media.tone(1.0, "m4a"), **params)
-    assert int(stream(work.output, "audio")["channels"]) == 2
+    assert int(stream(work.output("video"), "audio")["channels"]) == 2
 
 
 def test_other_forms_of_aac_are_made_anew(media: Media, work: Work) -> None:
     surround = media.made("surround.m4a", "-f lavfi -i anullsrc=channel_layout=5.1:d=1 -c:a aac")
     add(work, media.video(seconds=1.0), surround)
-    assert int(stream(work.output, "audio")["channels"]) == 2
+    assert int(stream(work.output("video"), "audio")["channels"]) == 2
 
 
 def test_a_video_in_fragments_is_taken(media: Media, work: Work) -> None:

@@ -45,7 +45,7 @@ def caption(work: Work, video: Path, text: str | bytes) -> Frames:
     path = work.directory / "asset-url_srt"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     run("caption", work, url_video=video, url_srt=path)
-    return frames(work.output)
+    return frames(work.output("video"))
 
 
 def drawn(pictures: Frames, without: int | Frames = 126) -> Frames:
@@ -104,8 +104,8 @@ def test_the_samples_are_captioned_in_the_lower_part_and_only_in_time(
 def test_frames_are_neither_lost_nor_made(media: Media, work: Work) -> None:
     video = media.video("96x64", 1.0, "30000/1001")
     caption(work, video, srt((0, 1, "x")))
-    assert frame_count(work.output) == frame_count(video) == 30
-    assert stream(work.output, "video")["avg_frame_rate"] == "30000/1001"
+    assert frame_count(work.output("video")) == frame_count(video) == 30
+    assert stream(work.output("video"), "video")["avg_frame_rate"] == "30000/1001"
 
 
 def test_pictures_at_uneven_times_keep_their_times(media: Media, work: Work) -> None:
@@ -121,24 +121,24 @@ def test_pictures_at_uneven_times_keep_their_times(media: Media, work: Work) -> 
         return [int(line.split(b",")[2]) for line in raw.splitlines() if not line.startswith(b"#")]
 
     caption(work, uneven, srt((0, 1, "x")))
-    assert times(work.output) == pytest.approx(times(uneven), abs=1)
+    assert times(work.output("video")) == pytest.approx(times(uneven), abs=1)
 
 
 def test_the_sound_is_kept_as_it_is(media: Media, work: Work) -> None:
     video = media.gray("160x90", 1.0, audio=True)
     caption(work, video, srt((0, 1, "x")))
-    assert packets_md5(work.output, "a") == packets_md5(video, "a")
+    assert packets_md5(work.output("video"), "a") == packets_md5(video, "a")
 
 
 def test_sound_that_mp4_cannot_hold_becomes_aac(media: Media, work: Work) -> None:
     caption(work, media.webm(), srt((0, 1, "x")))
-    assert stream(work.output, "audio")["codec_name"] == "aac"
-    assert audio_length_s(work.output) == pytest.approx(1.0, abs=0.05)
+    assert stream(work.output("video"), "audio")["codec_name"] == "aac"
+    assert audio_length_s(work.output("video")) == pytest.approx(1.0, abs=0.05)
 
 
 def test_a_video_without_sound_stays_without(media: Media, work: Work) -> None:
     caption(work, media.gray("160x90", 0.2), srt((0, 1, "x")))
-    assert [s["codec_type"] for s in streams(work.output)] == ["video"]
+    assert [s["codec_type"] for s in streams(work.output("video"))] == ["video"]
 
 
 def test_every_form_of_subtitles_draws_the_same_picture(media: Media, work: Work) -> None:
@@ -229,7 +229,7 @@ def test_a_picture_with_odd_sides_gets_even_ones(size: str, media: Media, work: 
     )
     stats = run_on(work, odd)
     assert (stats["width"], stats["height"], stats["frames"]) == (96, 64, 10)
-    assert stream(work.output, "video")["pix_fmt"] == "yuv420p"
+    assert stream(work.output("video"), "video")["pix_fmt"] == "yuv420p"
 
 
 def run_on(work: Work, video: Path) -> dict[str, object]:
@@ -241,7 +241,7 @@ def run_on(work: Work, video: Path) -> dict[str, object]:
 def test_a_rotated_video_is_captioned_upright_and_turned_once(media: Media, work: Work) -> None:
     pictures = caption(work, media.rotated("160x90"), srt((0, 2, "oi")))
     assert pictures.shape[1:] == (160, 90)
-    assert "side_data_list" not in stream(work.output, "video")
+    assert "side_data_list" not in stream(work.output("video"), "video")
     rows = np.flatnonzero(drawn(pictures)[5].any(axis=1))
     assert rows.min() > 130
 
@@ -251,7 +251,7 @@ def test_ten_bits_become_eight(media: Media, work: Work) -> None:
         "deep.mp4", "-f lavfi -i color=gray:size=96x64:rate=25:duration=0.2 -c:v libx264 -pix_fmt yuv422p10le"
     )
     caption(work, deep, srt((0, 1, "x")))
-    assert stream(work.output, "video")["pix_fmt"] == "yuv420p"
+    assert stream(work.output("video"), "video")["pix_fmt"] == "yuv420p"
 
 
 def test_a_video_of_unknown_length_is_captioned(media: Media, work: Work) -> None:
@@ -263,7 +263,7 @@ def test_a_video_of_unknown_length_is_captioned(media: Media, work: Work) -> Non
 def test_the_figures_are_those_of_the_file(media: Media, work: Work) -> None:
     stats = run_on(work, media.gray("160x90", 1.0))
     assert (stats["width"], stats["height"], stats["frames"], stats["duration_s"]) == (160, 90, 25, 1.0)
-    assert stats["size_bytes"] == work.output.stat().st_size
+    assert stats["size_bytes"] == work.output("video").stat().st_size
     assert (stats["encoder"], stats["device"]) == (encoders.best().name, encoders.best().device)
 
 
@@ -272,7 +272,7 @@ def test_the_words_of_the_source_are_not_in_the_output(media: Media, work: Work)
         "private.mp4", f"-i {media.gray('160x90', 0.2).name} -c copy -metadata title=secret -metadata comment=secret"
     )
     caption(work, private, srt((0, 1, "x")))
-    assert b"secret" not in work.output.read_bytes()
+    assert b"secret" not in work.output("video").read_bytes()
 
 
 @pytest.mark.parametrize("content", [b"<html>login</html>", b"", bytes(range(256))])

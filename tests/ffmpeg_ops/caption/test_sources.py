@@ -54,18 +54,18 @@ def uneven(media: Media, seconds: int, extension: str = "mp4") -> Path:
 def test_uneven_times_stay_as_they_are(extension: str, media: Media, work: Work) -> None:
     video = uneven(media, 4, extension)
     caption(work, video)
-    assert times(work.output) == pytest.approx(times(video), abs=0.001)
+    assert times(work.output("video")) == pytest.approx(times(video), abs=0.001)
 
 
 @pytest.mark.slow
 def test_ten_uneven_minutes_end_in_step(media: Media, work: Work) -> None:
     video = uneven(media, 600)
     caption(work, video)
-    before, after = times(video), times(work.output)
+    before, after = times(video), times(work.output("video"))
     assert len(after) == len(before) > 5000
     assert after == pytest.approx(before, abs=0.001)
-    assert packets_md5(work.output, "a") == packets_md5(video, "a")
-    assert float(stream(work.output, "audio")["duration"]) == pytest.approx(600, abs=0.05)
+    assert packets_md5(work.output("video"), "a") == packets_md5(video, "a")
+    assert float(stream(work.output("video"), "audio")["duration"]) == pytest.approx(600, abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def test_other_containers_and_codecs_become_mp4(name: str, codecs: str, sound: s
     video = media.made(name, f"{source} {codecs}")
     stats = caption(work, video)
     assert stats["frames"] == frame_count(video) == 25
-    assert stream(work.output, "audio")["codec_name"] == sound
-    assert audio_length_s(work.output) == pytest.approx(1, abs=0.08)
+    assert stream(work.output("video"), "audio")["codec_name"] == sound
+    assert audio_length_s(work.output("video")) == pytest.approx(1, abs=0.08)
 
 
 @pytest.mark.parametrize(("name", "codec"), [("camera.avi", "mjpeg -pix_fmt yuvj420p"), ("camera.mxf", "mpeg2video")])
@@ -93,9 +93,9 @@ def test_sound_that_is_encoded_keeps_its_time_to_the_sample(name: str, codec: st
     sound = "-f lavfi -i aevalsrc=gt(t\\,0.5)*sin(2*PI*1000*t):s=48000:d=1"
     video = media.made(name, f"-f lavfi -i testsrc2=size=96x64:rate=25:duration=1 {sound} -c:v {codec} -c:a pcm_s16le")
     caption(work, video)
-    loud = np.flatnonzero(np.abs(samples_of(work.output)) > 16000)
+    loud = np.flatnonzero(np.abs(samples_of(work.output("video"))) > 16000)
     assert loud[0] == pytest.approx(24_000, abs=48)
-    assert float(stream(work.output, "audio")["duration"]) == pytest.approx(1, abs=0.001)
+    assert float(stream(work.output("video"), "audio")["duration"]) == pytest.approx(1, abs=0.001)
 
 
 @pytest.mark.parametrize(("channels", "layout"), [("5.1(side)", "5.1"), ("mono", "mono")])
@@ -107,7 +107,7 @@ def test_surround_becomes_what_every_player_has(channels: str, layout: str, medi
     )
     assert stream(video, "audio")["channel_layout"] == channels
     caption(work, video)
-    made = stream(work.output, "audio")
+    made = stream(work.output("video"), "audio")
     assert (made["codec_name"], made["channel_layout"]) == ("aac", layout)
 
 
@@ -118,8 +118,8 @@ def test_the_default_sound_track_is_the_one_that_is_kept(media: Media, work: Wor
     more = "-map 0 -map 1 -map 2 -ac:a:1 2 -c:a aac -disposition:a:0 0 -disposition:a:1 default"
     video = media.made("two-tracks.mp4", f"{source} {more} {X264} -pix_fmt yuv420p")
     caption(work, video)
-    assert [s["codec_type"] for s in streams(work.output)] == ["video", "audio"]
-    assert stream(work.output, "audio")["channels"] == 2
+    assert [s["codec_type"] for s in streams(work.output("video"))] == ["video", "audio"]
+    assert stream(work.output("video"), "audio")["channels"] == 2
 
 
 def test_cover_art_is_not_taken_for_the_video(media: Media, work: Work) -> None:
@@ -129,7 +129,7 @@ def test_cover_art_is_not_taken_for_the_video(media: Media, work: Work) -> None:
     video = media.made("with-cover.mp4", f"-i {plain.name} -i {cover.name} {more}")
     stats = caption(work, video)
     assert (stats["width"], stats["height"], stats["frames"]) == (96, 64, 25)
-    assert [s["codec_type"] for s in streams(work.output)] == ["video", "audio"]
+    assert [s["codec_type"] for s in streams(work.output("video"))] == ["video", "audio"]
 
 
 @pytest.mark.parametrize("pixels", ["yuv444p", "yuv422p10le", "gray"])
@@ -137,8 +137,8 @@ def test_other_depths_and_samplings_become_what_every_player_takes(pixels: str, 
     source = "-f lavfi -i testsrc2=size=96x64:rate=25:duration=0.2"
     video = media.made(f"{pixels}.mp4", f"{source} {X264} -pix_fmt {pixels}")
     caption(work, video)
-    assert stream(work.output, "video")["pix_fmt"] == "yuv420p"
-    assert np.abs(frames(work.output)[:, :30].astype(int) - frames(video)[:, :30]).mean() < 6
+    assert stream(work.output("video"), "video")["pix_fmt"] == "yuv420p"
+    assert np.abs(frames(work.output("video"))[:, :30].astype(int) - frames(video)[:, :30]).mean() < 6
 
 
 @pytest.mark.parametrize("matrix", ["bt709", "smpte170m"])
@@ -148,7 +148,7 @@ def test_colour_tags_of_sdr_stay(matrix: str, media: Media, work: Work) -> None:
     source = "-f lavfi -i color=red:size=96x64:rate=25:duration=0.2"
     video = media.made(f"tags-{matrix}.mp4", f"{source} {setparams} {tags} {X264} -pix_fmt yuv420p")
     caption(work, video)
-    was, now = stream(video, "video"), stream(work.output, "video")
+    was, now = stream(video, "video"), stream(work.output("video"), "video")
     for tag in ("color_space", "color_primaries", "color_transfer", "color_range"):
         assert now.get(tag) == was[tag]
 
@@ -157,21 +157,21 @@ def test_full_range_becomes_limited_with_the_same_colours(media: Media, work: Wo
     source = "-f lavfi -i color=0xF0F0F0:size=320x180:rate=25:duration=0.2 -vf scale=out_range=pc,format=yuvj420p"
     video = media.made("full.mp4", f"{source} -color_range pc {X264}")
     caption(work, video)
-    assert stream(work.output, "video").get("color_range") in {"tv", None}
-    assert frames(work.output, gray=False)[2, :60].mean() == pytest.approx(240, abs=2)
-    assert frames(work.output, gray=False).max() >= 253, "white letters are white"
+    assert stream(work.output("video"), "video").get("color_range") in {"tv", None}
+    assert frames(work.output("video"), gray=False)[2, :60].mean() == pytest.approx(240, abs=2)
+    assert frames(work.output("video"), gray=False).max() >= 253, "white letters are white"
 
 
 @pytest.mark.parametrize("transfer", HDR)
 def test_hdr_becomes_bright_sdr_and_captions_stay_white(transfer: str, media: Media, work: Work) -> None:
     stats = caption(work, hdr(media, transfer), size=0.2, outline=0, shadow=0, position="bottom-left")
     assert stats["frames"] == 10
-    now = stream(work.output, "video")
+    now = stream(work.output("video"), "video")
     assert (now["pix_fmt"], now["color_space"], now["color_primaries"], now["color_transfer"]) == (
         "yuv420p",
         *["bt709"] * 3,
     )
-    picture = frames(work.output)[5]
+    picture = frames(work.output("video"))[5]
     assert picture[20:60, 20:120].mean() < 8, "black is black"
     assert 215 < picture[20:60, 200:300].mean() < 245, "paper is white, not gray"
     assert picture[100:, :150].max() >= 250, "and so are captions"
@@ -186,12 +186,12 @@ def test_letters_are_not_stretched_on_pixels_that_are_not_square(aspect: str, me
 
     def shape(video: Path) -> tuple[int, int]:
         caption(work, video, SRT.replace("Texto", "HHHH"), size=0.2)
-        changed = np.abs(frames(work.output)[2].astype(int) - 126) > 60
+        changed = np.abs(frames(work.output("video"))[2].astype(int) - 126) > 60
         rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
         return int(np.ptp(columns)), int(np.ptp(rows))
 
     stretched, square = shape(wide), shape(media.gray("360x288", 0.2))
-    assert stream(work.output, "video")["width"] == 360
+    assert stream(work.output("video"), "video")["width"] == 360
     over, under = (int(part) for part in aspect.split("/"))
     assert stretched[0] * over / under == pytest.approx(square[0], rel=0.04)
     assert stretched[1] == pytest.approx(square[1], abs=3)
@@ -202,15 +202,15 @@ def test_pixels_keep_their_shape(media: Media, work: Work) -> None:
         "sar.mp4", f"-f lavfi -i testsrc2=size=96x64:rate=25:duration=0.2,setsar=4/3 {X264} -pix_fmt yuv420p"
     )
     caption(work, video)
-    assert stream(work.output, "video")["sample_aspect_ratio"] == "4:3"
+    assert stream(work.output("video"), "video")["sample_aspect_ratio"] == "4:3"
 
 
 def test_interlaced_pictures_are_left_alone(media: Media, work: Work) -> None:
     source = "-f lavfi -i testsrc2=size=96x64:rate=50:duration=1 -vf tinterlace=interleave_top,fieldorder=tff"
     video = media.made("interlaced.mp4", f"{source} {X264} -flags +ildct+ilme -pix_fmt yuv420p -crf 10")
     caption(work, video)
-    assert frame_count(work.output) == frame_count(video)
-    rows = frames(work.output)[10, :30].astype(int) - frames(video)[10, :30]
+    assert frame_count(work.output("video")) == frame_count(video)
+    rows = frames(work.output("video"))[10, :30].astype(int) - frames(video)[10, :30]
     assert np.abs(rows).mean() < 6
 
 
@@ -255,7 +255,7 @@ def test_frames_that_an_edit_hides_are_not_missed(media: Media, work: Work) -> N
     clip = media.made("clip.mp4", f"-ss 2.5 -i {plain.name} -c copy")
     assert int(stream(clip, "video")["nb_frames"]) > 50
     caption(work, clip)
-    assert frame_count(work.output) == frame_count(clip)
+    assert frame_count(work.output("video")) == frame_count(clip)
 
 
 def test_progress_is_true_and_never_goes_back(media: Media, work: Work) -> None:

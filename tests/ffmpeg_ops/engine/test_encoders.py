@@ -107,7 +107,7 @@ def test_an_encoder_that_does_not_exist_does_not_work() -> None:
 def fails_with(encoder: Encoder, *more: str, work: Work) -> str:
     source = ["-f", "lavfi", "-i", "color=size=256x256:rate=25:duration=0.2"]
     with pytest.raises(EncodeFailed) as caught:
-        ffmpeg.encode([*source, *encoder.arguments, *more, "-f", "mp4", "output.mp4"], work, length_s=0.2)
+        ffmpeg.encode([*source, *encoder.arguments, *more, "-f", "mp4", "output-video.mp4"], work, length_s=0.2)
     return caught.value.detail or ""
 
 
@@ -242,7 +242,9 @@ def test_walls_stay_where_the_gpu_does_not_work_without_them_either(
 def test_a_session_limit_that_passes_is_waited_for(message: str, gpu: Gpu, work: Work, photo: Path) -> None:
     gpu.says(message, 2)
     stats = shot(work, photo)
-    assert (stats["encoder"], stats["frames"], frame_count(work.output)) == ("h264_nvenc", 25, 25), "fed from the start"
+    assert (stats["encoder"], stats["frames"], frame_count(work.output("video"))) == ("h264_nvenc", 25, 25), (
+        "fed from the start"
+    )
     assert "warnings" not in stats and gpu.tries == ["null", "job", "job", "job"]
 
 
@@ -250,7 +252,7 @@ def test_a_session_limit_that_stays_leads_to_the_cpu(gpu: Gpu, work: Work, photo
     gpu.says(LIMIT)
     seen: list[float] = []
     stats = shot(replace(work, progress=seen.append), photo)
-    assert (stats["encoder"], stats["device"], frame_count(work.output)) == ("libx264", "cpu", 25)
+    assert (stats["encoder"], stats["device"], frame_count(work.output("video"))) == ("libx264", "cpu", 25)
     assert stats["warnings"] == ["h264_nvenc failed: no free encoder session on the GPU; used libx264"]
     assert gpu.tries == ["null", *["job"] * 4]
     assert seen == sorted(seen) and seen[-1] == 1.0
@@ -282,7 +284,7 @@ def test_progress_waits_while_a_job_begins_anew(gpu: Gpu, work: Work, photo: Pat
     gpu.says(CRASHED)
     seen: list[float] = []
     stats = shot(replace(work, progress=seen.append), photo)
-    assert (stats["encoder"], frame_count(work.output), len(stats["warnings"])) == ("libx264", 25, 1)
+    assert (stats["encoder"], frame_count(work.output("video")), len(stats["warnings"])) == ("libx264", 25, 1)
     assert seen == sorted(seen) and any(0.2 < share < 0.5 for share in seen) and seen[-1] == 1.0
 
 
@@ -290,10 +292,10 @@ def test_the_other_operations_take_the_same_way(gpu: Gpu, work: Work, media: Med
     gpu.says(LOST)
     caption = run("caption", work, {"subtitles": "1\n00:00:00,000 --> 00:00:00,500\nA\n"}, url_video=media.video())
     assert caption["encoder"] == "libx264" and len(caption["warnings"]) == 1
-    assert frame_count(work.output) == 25
+    assert frame_count(work.output("video")) == 25
     sound = run("adicionaAudio", work, url_video=media.webm(), url_audio=media.tone())
     assert sound["encoder"] == "libx264" and len(sound["warnings"]) == 1
-    assert frame_count(work.output) == 25
+    assert frame_count(work.output("video")) == 25
 
 
 def test_what_is_wrong_with_the_input_is_not_tried_elsewhere(gpu: Gpu, work: Work) -> None:
@@ -301,7 +303,7 @@ def test_what_is_wrong_with_the_input_is_not_tried_elsewhere(gpu: Gpu, work: Wor
 
     def command(encoder: Encoder) -> list[str]:
         tried.append(encoder.name)
-        return ["-i", "nothing.mp4", *encoder.arguments, "-f", "mp4", "output.mp4"]
+        return ["-i", "nothing.mp4", *encoder.arguments, "-f", "mp4", "output-video.mp4"]
 
     with pytest.raises(EncodeFailed) as caught:
         encoders.encode(command, work, Encoding(), length_s=1)
@@ -332,17 +334,17 @@ def test_a_stop_is_heard_while_the_gpu_is_waited_for(
 )
 def test_every_codec_makes_a_video_that_decodes(codec: str, name: str, tag: str, work: Work, photo: Path) -> None:
     stats = shot(work, photo, codec=codec)
-    video = stream(work.output, "video")
+    video = stream(work.output("video"), "video")
     assert (video["codec_name"], video["codec_tag_string"], video["pix_fmt"]) == (name, tag, "yuv420p")
     assert [video[key] for key in ("color_range", "color_space", "color_transfer")] == ["tv", "bt709", "bt709"]
-    assert frames(work.output).shape == (25, 90, 160)
+    assert frames(work.output("video")).shape == (25, 90, 160)
     assert stats["encoder"] == encoders.best(codec).name and stats["frames"] == 25
 
 
 def test_av1_of_a_tiny_picture_takes_an_encoder_that_can(work: Work, photo: Path) -> None:
     params = {"size": "48x32", "duration": 0.4, "frame_rate": 10, "encoding": {"codec": "av1"}}
     stats = run("img2vid", work, params, url_image=photo)
-    assert stats["encoder"] == "libaom-av1" and frames(work.output).shape == (4, 32, 48)
+    assert stats["encoder"] == "libaom-av1" and frames(work.output("video")).shape == (4, 32, 48)
     assert "used libaom-av1" in stats["warnings"][0]
 
 
@@ -382,7 +384,7 @@ def test_a_noisy_video_is_made_to_fit(codec: str, max_bytes: int, noise: Path, w
     params = {**CUE, "encoding": {"codec": codec, "quality": "best", "max_bytes": max_bytes}}
     stats = run("caption", work, params, url_video=noise)
     assert max_bytes * 0.3 < stats["size_bytes"] <= max_bytes
-    assert frame_count(work.output) == 50
+    assert frame_count(work.output("video")) == 50
 
 
 def test_what_fits_anyway_is_not_made_worse(work: Work, photo: Path) -> None:
@@ -396,7 +398,7 @@ def test_what_cannot_fit_is_told_before_anything_is_encoded(noise: Path, work: W
         OutputTooLarge, match=r"encoding\.max_bytes.*2\.0 seconds.* 20000 bytes; at least (\d+) are needed"
     ) as caught:
         run("caption", work, {**CUE, "encoding": {"max_bytes": 20_000}}, url_video=noise)
-    assert not work.output.exists() and not caught.value.retryable
+    assert not work.output("video").exists() and not caught.value.retryable
 
 
 def test_what_does_not_fit_after_all_is_an_error_that_says_so(noise: Path, work: Work) -> None:
@@ -452,6 +454,6 @@ def test_a_picture_that_is_not_is_encoded(
     seen: list[float] = []
     stats = put_sound(media, replace(work, progress=seen.append), noise, **encoding)
     assert stats["encoder"] == encoders.best(codec).name
-    assert stream(work.output, "video")["codec_name"] == codec and frame_count(work.output) == 50
+    assert stream(work.output("video"), "video")["codec_name"] == codec and frame_count(work.output("video")) == 50
     assert stats["size_bytes"] <= encoding.get("max_bytes", 10**9)
     assert seen == sorted(seen) and seen[-1] == 1.0 and min(seen) < 1.0

@@ -36,7 +36,7 @@ def test_what_is_no_mp4_is_an_error(content: bytes, tmp_path: Path) -> None:
 
 
 def test_an_output_with_other_than_the_promised_frames_is_a_failure(media: Media, work: Work) -> None:
-    work.output.write_bytes(media.video(seconds=1.0).read_bytes())
+    work.output("video").write_bytes(media.video(seconds=1.0).read_bytes())
     output.require_written(25, work)
     with pytest.raises(EncodeFailed, match="25 frames were written, not 24"):
         output.require_written(24, work)

@@ -139,8 +139,8 @@ def test_exactly_so_many_frames_are_made(
     duration: float, rate: float, count: int, exact: str, red: Path, work: Work
 ) -> None:
     stats = run("img2vid", work, {"duration": duration, "frame_rate": rate}, url_image=red)
-    video = stream(work.output, "video")
-    assert look.frame_count(work.output) == stats["frames"] == count
+    video = stream(work.output("video"), "video")
+    assert look.frame_count(work.output("video")) == stats["frames"] == count
     assert video["r_frame_rate"] == exact
     assert abs(float(video["duration"]) - duration) <= 1 / rate + 0.001
     assert (stats["width"], stats["height"]) == SIZE
@@ -148,7 +148,7 @@ def test_exactly_so_many_frames_are_made(
 
 def test_the_sample_moves_from_the_whole_to_the_zoomed_crop(samples: Path, work: Work) -> None:
     run("img2vid", work, {"duration": 0.25, "frame_rate": 24}, url_image=samples / "photo.jpg")
-    got = look.frames(work.output)
+    got = look.frames(work.output("video"))
     assert len(got) == 6
     photo = Image.open(samples / "photo.jpg").convert("RGB")
     for frame, zoom in ((got[0], 1.0), (got[-1], 1.324)):
@@ -160,9 +160,9 @@ def test_the_sample_moves_from_the_whole_to_the_zoomed_crop(samples: Path, work:
 
 def test_a_red_image_is_a_red_video_with_its_colours_declared(red: Path, work: Work) -> None:
     run("img2vid", work, {"duration": 0.1, "frame_rate": 24}, url_image=red)
-    got = look.frames(work.output, gray=False).astype(int)
+    got = look.frames(work.output("video"), gray=False).astype(int)
     assert np.abs(got - [255, 0, 0]).max() <= 4
-    video = stream(work.output, "video")
+    video = stream(work.output("video"), "video")
     assert [video[key] for key in ("color_range", "color_space", "color_transfer", "color_primaries")] == [
         "tv",
         *["bt709"] * 3,
@@ -172,20 +172,20 @@ def test_a_red_image_is_a_red_video_with_its_colours_declared(red: Path, work: W
 
 def test_the_video_has_no_sound_and_begins_at_zero(red: Path, work: Work) -> None:
     run("img2vid", work, {"duration": 0.1}, url_image=red)
-    assert [(s["codec_type"], float(s["start_time"])) for s in look.streams(work.output)] == [("video", 0.0)]
+    assert [(s["codec_type"], float(s["start_time"])) for s in look.streams(work.output("video"))] == [("video", 0.0)]
 
 
 def test_progress_and_figures_are_told(red: Path, work: Work) -> None:
     seen: list[float] = []
     stats = run("img2vid", Work(work.directory, progress=seen.append), {"duration": 0.2}, url_image=red)
     assert seen == sorted(seen) and seen[-1] == 1.0
-    assert (stats["encoder"], stats["size_bytes"]) == (encoders.best().name, work.output.stat().st_size)
+    assert (stats["encoder"], stats["size_bytes"]) == (encoders.best().name, work.output("video").stat().st_size)
 
 
 def test_a_tiny_image_fills_the_picture(work: Work, tmp_path: Path) -> None:
     Image.new("RGB", (16, 16), (0, 255, 0)).save(tmp_path / "tiny.png")
     run("img2vid", work, {"duration": 0.1}, url_image=tmp_path / "tiny.png")
-    assert np.abs(look.frames(work.output, gray=False).astype(int) - [0, 255, 0]).max() <= 4
+    assert np.abs(look.frames(work.output("video"), gray=False).astype(int) - [0, 255, 0]).max() <= 4
 
 
 def test_a_stop_ends_the_work(samples: Path, work: Work) -> None:

@@ -17,7 +17,7 @@ from tests.gateway.conftest import CLAIM, START_MS, FixedClock, JobFactory, Wire
 from wire.envelope import Event
 
 BODY = b"a finished video"
-RESULT = {"stats": {"size_bytes": len(BODY)}}
+RESULT = {"outputs": {"video": {"size_bytes": len(BODY)}}, "stats": {"size_bytes": len(BODY)}}
 PARAMS = {"url_image": "https://example.com/i.jpg", "duration": 5}
 DAY_MS = 24 * 3600 * 1000
 PutOutput = Callable[[str, bytes], None]
