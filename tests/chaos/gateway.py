@@ -22,9 +22,9 @@ import sqlalchemy as sa
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from common import log
-from common.settings import read
 from gateway import create_app
 from gateway.__main__ import prepare
+from gateway.configuration import read_settings
 from gateway.dispatch import finish, limits, loop, poll_schedule
 from gateway.domain import transitions, webhooks
 from gateway.settings import Settings
@@ -71,7 +71,7 @@ def serve(environ: Mapping[str, str]) -> None:
         setattr(limits, name, int(environ[name]))
     if "CHAOS" in environ:
         steps.install("gateway", Path(environ["CHAOS"]))
-    settings = read(Settings, environ)
+    settings = read_settings(environ)
     log.configure("INFO")
     prepare(settings)
     app = create_app(settings)

@@ -20,13 +20,12 @@ from sqlalchemy.exc import OperationalError
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from common import log
-from common.settings import read
 from gateway import create_app
 from gateway.__main__ import prepare
+from gateway.configuration import read_settings
 from gateway.dispatch.loop import Dispatcher
 from gateway.providers import http, worker_client
 from gateway.providers.clouds.vast import client
-from gateway.settings import Settings
 from gateway.wiring import Services
 from tests.chaos import steps
 
@@ -34,8 +33,8 @@ from tests.chaos import steps
 AT_ONCE = {
     (client, "SPACING_S"): dict.fromkeys(client.SPACING_S, 0.0),
     (client, "SEARCHES_A_MINUTE"): 10_000,
-    (client, "REST_S"): 0.0,
-    (client, "SEARCH_REST_S"): 0.0,
+    (client, "PAUSE_S"): 0.0,
+    (client, "SEARCH_PAUSE_S"): 0.0,
     (http, "CONNECT_TIMEOUT_S"): 0.2,
     (worker_client, "CONNECT_TIMEOUT_S"): 0.2,
 }
@@ -71,7 +70,7 @@ def serve(environ: Mapping[str, str]) -> None:
         setattr(module, name, value)
     if "CHAOS" in environ:
         steps.install("gateway", Path(environ["CHAOS"]))
-    settings = read(Settings, environ)
+    settings = read_settings(environ)
     log.configure("INFO")
     prepare(settings)
     app = create_app(settings)

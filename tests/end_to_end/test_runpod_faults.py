@@ -16,12 +16,11 @@ import pytest
 import requests
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from common.settings import read
 from gateway import create_app
 from gateway.__main__ import prepare
+from gateway.configuration import read_settings
 from gateway.dispatch import limits, poll_schedule
 from gateway.domain.attempts import Attempt, AttemptState
-from gateway.settings import Settings
 from gateway.wiring import Services
 from scripts.client import Client
 from scripts.stack import free_port
@@ -126,7 +125,7 @@ def cloud(module_files: FileServer, tmp_path_factory: pytest.TempPathFactory) ->
             "MIN_FREE_DISK_PERCENT": "1",
             "THREADS": "64",  # so that all clients may wait
         }
-        settings = read(Settings, environ)
+        settings = read_settings(environ)
         prepare(settings)
         app = create_app(settings)
         services: Services = app.extensions["reelay"]

@@ -1,7 +1,7 @@
 """A stand-in for Vast.ai: its API over HTTP, real workers on its machines, a clock of its own, and faults.
 
     with Emulator(Config(pretend=True, speed=0)) as vast:
-        Settings(vast_api_base=vast.url, vast_api_key=vast.config.api_key, …)
+        VastSettings(api_base=vast.url, api_key=vast.config.api_key, …)
         vast.inject("ignored", "destroy", times=2)       # see faults.py; on="boot": for the next instance
         vast.configure(list_behind=2, credit=0)          # see config.py
         vast.stranger("reelay:other:…")                  # an instance of another user of the account
