@@ -480,7 +480,7 @@ def test_a_video_plays_in_anybodys_page_and_is_kept_by_no_proxy(
     client: FlaskClient, worker: Worker, video: str
 ) -> None:
     for response in (fetch(client, video), fetch(client, video, Range="bytes=0-1")):
-        assert response.headers["Content-Disposition"] == f"inline; filename={worker.job_id}.mp4"
+        assert response.headers["Content-Disposition"] == f"inline; filename={worker.job_id}-video.mp4"
         assert response.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
         assert "private" in response.headers["Cache-Control"]
         assert "sandbox" in response.headers["Content-Security-Policy"]
