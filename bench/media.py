@@ -183,7 +183,7 @@ def _ran(name: str, params: dict[str, Any], assets: dict[str, Path]) -> Iterator
     with tempfile.TemporaryDirectory() as directory:
         work = Work(Path(directory), Limits(max_output_bytes=1_000_000_000))
         operation.run(work, operation.params().load(params), assets)
-        yield work.output
+        yield work.output("video")
 
 
 def _ffmpeg(*arguments: object) -> None:

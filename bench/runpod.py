@@ -116,7 +116,7 @@ def _loop(folder: Path, photo: str) -> tuple[list[float], float]:
                 time.sleep(LOOP_S)
                 job = http.get(f"{runpod.endpoint_url}/status/{job['id']}", timeout=TIMEOUT_S).json()
             seen_at = time.time()
-            return _since(Path(job["output"]["output_path"]), seen_at)
+            return _since(Path(job["output"]["outputs"]["video"]["path"]), seen_at)
 
         return _hundred("loop", follow, runpod)
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -87,6 +87,13 @@ class Downloaded:
     size_bytes: int
     #: The Content-Type header as sent; empty if missing.
     content_type: str
+
+
+class Writable(Protocol):
+    """Where a download goes."""
+
+    def write(self, chunk: bytes, /) -> object:
+        """Take the next part of the body. What it raises ends the download."""
 
 
 def is_public(address: str) -> bool:
@@ -188,18 +195,20 @@ def session(allow_origins: Collection[str] = ()) -> _Session:
 
 def download(
     url: str,
-    into: BinaryIO,
+    into: Writable,
     *,
     max_bytes: int,
     deadline_s: float,
     allow_origins: Collection[str] = (),
     check: Callable[[], None] = lambda: None,
+    expect: Callable[[int], None] = lambda size: None,
 ) -> Downloaded:
     """GET `url` and write its body to `into`: at most `max_bytes`, within `deadline_s` seconds in all.
 
-    `check` is called before every chunk; an exception from it ends the download. Raises ForbiddenUrl, TooLarge, TooSlow
-    or `requests.RequestException`: `HTTPError` (with its response) for a status other than 2xx, others when there was
-    no response or the connection broke. After an exception the content of `into` is undefined.
+    `check` is called before every chunk, `expect` with the size of the body where the server states it; an exception
+    from either ends the download. Raises ForbiddenUrl, TooLarge, TooSlow or `requests.RequestException`: `HTTPError`
+    (with its response) for a status other than 2xx, others when there was no response or the connection broke. After
+    an exception the content of `into` is undefined.
     """
     body = _Body(into, max_bytes, time.monotonic() + deadline_s, check)
     try:
@@ -208,6 +217,7 @@ def download(
                 raise requests.HTTPError(f"status {response.status_code}", response=response)
             total = response.raw.length_remaining
             try:
+                body.begin(total, expect)
                 body.copy(response)
             except requests.ConnectionError:
                 if not _resumed(http, response, body, total):
@@ -291,11 +301,18 @@ def _check_form(url: str) -> None:
 class _Body:
     """A body in progress: `size` bytes have arrived and been written to `into`."""
 
-    def __init__(self, into: BinaryIO, max_bytes: int, ends_at: float, check: Callable[[], None]) -> None:
+    def __init__(self, into: Writable, max_bytes: int, ends_at: float, check: Callable[[], None]) -> None:
         self.size, self.ends_at = 0, ends_at
         self._into, self._max_bytes, self._check = into, max_bytes, check
         self._marked = 0  # `size` at the start of the window
         self._late: TooSlow | None = None
+
+    def begin(self, total: int | None, expect: Callable[[int], None]) -> None:
+        """Report the size where it is known. Raises TooLarge for a body that would be too large."""
+        if total is not None:
+            if total > self._max_bytes:
+                raise TooLarge
+            expect(total)
 
     def copy(self, response: requests.Response) -> None:
         """Append the body of `response`. Raises `requests.ConnectionError` when the connection breaks."""

@@ -9,58 +9,26 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import urlsplit
 
-from marshmallow import Schema, ValidationError, fields, validate
+from marshmallow import Schema, ValidationError
 
 import ffmpeg_ops
-from wire.envelope import RESERVED_NAMES, Limits
+from ffmpeg_ops.assets import NamedAsset, kinds, named
+from wire.envelope import OUTPUT_NAME, RESERVED_NAMES, Limits
 from wire.errors import JobError
+from wire.media_types import MEDIA_TYPES, MP4, MediaType
 
-MAX_URL = 4096
-ASSET_KINDS = ("video", "image", "audio", "subtitles")
-
-
-def _can_be_called(url: str) -> None:
-    """Its port exists, and it has no control characters, which PostgreSQL does not store either."""
-    try:
-        _ = urlsplit(url).port
-        if re.search(r"[\x00-\x20\x7f]", url):
-            raise ValueError("control character")
-    except ValueError as error:
-        raise ValidationError("Must be an http or https URL.") from error
-
-
-class WebUrl(fields.Url):
-    """An http or https URL, of at most MAX_URL characters."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        # no top-level domain needed: a gateway on a laptop or in a compose file is http://gateway:8000
-        super().__init__(
-            require_tld=False,
-            schemes={"http", "https"},
-            validate=[validate.Length(max=MAX_URL), _can_be_called],
-            error_messages={"invalid": "Must be an http or https URL."},
-            **kwargs,
-        )
-
-
-class Asset(WebUrl):
-    """A param that names a file by URL. `kind` is one of ASSET_KINDS; the worker fetches the file before `run`."""
-
-    def __init__(self, kind: str, **kwargs: Any) -> None:
-        if kind not in ASSET_KINDS:
-            raise ValueError(f"unknown kind of asset: {kind}")
-        self.kind = kind
-        super().__init__(**kwargs)
+Outputs = Mapping[str, MediaType]
+# What most operations make.
+VIDEO: Outputs = {"video": MP4}
 
 
 class StopSignal:
@@ -90,39 +58,71 @@ class StopSignal:
 
 @dataclass(frozen=True)
 class Work:
-    """Where and under which limits an operation runs.
+    """Where and under which limits an operation runs."""
 
-    `directory` is private to the attempt and removed after it. `progress` takes a fraction of 0 to 1. Whatever takes
-    long asks `stop` at least twice a second.
-    """
-
+    #: Private to the attempt, and removed after it.
     directory: Path
+    #: What the attempt may use.
     limits: Limits = Limits()
+    #: Whatever takes long asks it at least twice a second.
     stop: StopSignal = field(default_factory=StopSignal)
+    #: Takes a fraction of 0 to 1.
     progress: Callable[[float], None] = lambda fraction: None
+    #: The files that the operation has declared.
+    outputs: Outputs = field(default_factory=lambda: VIDEO)
 
-    @property
-    def output(self) -> Path:
-        """The file that the operation makes."""
-        return self.directory / "output.mp4"
+    def output(self, name: str) -> Path:
+        """Where to write the output `name`. Raises LookupError when the operation has not declared it."""
+        if name not in self.outputs:
+            raise LookupError(f"the operation has not declared the output {name!r}")
+        return self.directory / output_file(name, self.outputs[name])
+
+
+def output_file(name: str, media_type: MediaType) -> str:
+    """What an output is called in the directory of its attempt, where it must not meet an operation's own files."""
+    return f"output-{name}.{media_type.extension}"
+
+
+class Weight(StrEnum):
+    """What sort of worker an operation needs."""
+
+    #: No video is encoded and no model is run.
+    LIGHT = "light"
+    #: Needs a GPU, or the time that an encode takes without one.
+    GPU = "gpu"
+    #: Whether a copy will do is known only after probing.
+    LIGHT_FIRST = "light_first"
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation. `package` is the import name of its room, whose docstring documents it.
+    """One operation. Raises TypeError where the machinery could not do what it declares."""
 
-    `run(work, params, assets)` gets the validated params and, by param name, the fetched files; it writes `work.output`
-    and answers figures for the result's stats. It raises `wire.errors.JobError` and nothing else on purpose.
-    """
-
+    #: As in `POST /video/<name>`.
     name: str
+    #: The import name of its package, whose docstring documents it and whose module `run` does the work.
     package: str
+    #: Schema of its params.
     params: type[Schema]
+    #: The files that it makes with these loaded params: name → media type.
+    outputs: Callable[[Mapping[str, Any]], Outputs]
+    #: What sort of worker it needs.
+    weight: Weight
+    #: Params for its documentation; the first has no more than is needed.
     examples: tuple[Mapping[str, Any], ...]
 
     def __post_init__(self) -> None:
-        if taken := RESERVED_NAMES & set(self.params().fields):
+        schema = self.params()
+        if taken := RESERVED_NAMES & set(schema.fields):
             raise TypeError(f"{self.name}: reserved names cannot be params: {sorted(taken)}")
+        try:
+            kinds(schema)
+            for example in self.examples:
+                params = schema.load(dict(example))
+                named(schema, params)
+                self.declared(params)
+        except (AttributeError, TypeError, ValidationError) as error:
+            raise TypeError(f"{self.name}: {error}") from error
 
     @cached_property
     def doc(self) -> str:
@@ -133,11 +133,30 @@ class Operation:
         return self.doc.splitlines()[0]
 
     @cached_property
-    def assets(self) -> Mapping[str, str]:
-        """Param name → kind of asset."""
-        return {name: f.kind for name, f in self.params().fields.items() if isinstance(f, Asset)}
+    def asset_kinds(self) -> Mapping[str, str]:
+        """Path of an asset, with `[]` for the items of a list, → kind."""
+        return kinds(self.params())
+
+    def named_assets(self, params: Mapping[str, Any]) -> list[NamedAsset]:
+        """The assets that loaded params name. Raises ValidationError when they are too many."""
+        return named(self.params(), params)
+
+    def declared(self, params: Mapping[str, Any]) -> Outputs:
+        """`outputs` of loaded params. Raises TypeError for a declaration that cannot be kept."""
+        declared = self.outputs(params)
+        for name, media_type in declared.items():
+            if not OUTPUT_NAME.fullmatch(name):
+                raise TypeError(f"an output cannot be called {name!r}")
+            if MEDIA_TYPES.get(media_type.name) is not media_type:
+                raise TypeError(f"output {name}: {media_type!r} is not in wire.media_types")
+        return declared
 
     def run(self, work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> dict[str, Any]:
+        """Do the work: write every declared output, and return figures of StatsSchema.
+
+        `params` are loaded, `assets` holds the fetched files by path. What is returned under `result`, a small JSON
+        object, becomes the job's result. Raises `wire.errors.JobError` and nothing else on purpose.
+        """
         return self.load().run(work, params, assets)  # type: ignore[no-any-return]
 
     def load(self) -> ModuleType:
@@ -146,7 +165,7 @@ class Operation:
 
 
 class _Found(Mapping[str, Operation]):
-    """The rooms beside this file, looked for at the first use: they import this module themselves."""
+    """The packages beside this file, looked for at the first use: they import this module themselves."""
 
     @cached_property
     def _table(self) -> dict[str, Operation]:

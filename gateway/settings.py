@@ -120,7 +120,7 @@ class Settings:
     run_dispatcher: bool = setting(
         fields.Boolean(),
         "true",
-        "Whether the gateway moves jobs itself; if not, run `python -m gateway.dispatch.loop`.",
+        "Whether the gateway moves jobs itself; if not, run `python -m gateway.dispatch`.",
     )
     threads: int = setting(
         _whole(4, 256), 16, "Threads that answer requests: at most half of them wait, a quarter transfer files."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import queue
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,12 +18,12 @@ from marshmallow import ValidationError
 
 from common.validation import describe
 from ffmpeg_ops.operation import OPERATIONS, Operation, StopSignal, Work
+from handler import outputs
 from handler.events import Events, Reporter, Silent
-from handler.fetch import fetch
+from handler.fetch import fetch_all
 from handler.settings import Settings
-from handler.upload import upload
 from handler.workdir import private_directory
-from wire.envelope import JobInput, Limits, ResultSchema, parse_job_input
+from wire.envelope import MAX_RESULT_BYTES, JobInput, Limits, ResultSchema, StatsSchema, parse_job_input
 from wire.errors import (
     GatewayUnreachable,
     InvalidParams,
@@ -45,8 +44,8 @@ T = TypeVar("T")
 FETCHED, PROCESSED = 0.05, 0.95
 # How long work may take to notice that it is stopped before its thread is left behind.
 STOP_GRACE_S = 1.0
-# Figures, a path and a few warnings; far below what RunPod (20 MB) and a gateway take.
-MAX_RESULT_BYTES = 500_000
+# Figures, paths, a few warnings and the operation's result; far below what RunPod (20 MB) and a gateway take.
+MAX_ANSWER_BYTES = 500_000
 # After the attempt's own time, to bring the output away; just less than the gateway waits.
 UPLOAD_S = 110.0
 
@@ -57,7 +56,7 @@ def run_attempt(
     stop: StopSignal | None = None,
     on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> dict[str, Any]:
-    """Do what `raw_input`, a worker's input as decoded JSON, asks. Answers a ResultSchema document.
+    """Do what `raw_input`, a worker's input as decoded JSON, asks. Returns a ResultSchema document.
 
     Raises JobError and nothing else; it has been reported to the gateway by then if the input names one.
     """
@@ -113,28 +112,48 @@ def _run(
         def on_operation(fraction: float) -> None:
             progress(FETCHED + (PROCESSED - FETCHED) * fraction)
 
-        work = Work(directory, limits, stop, on_operation)
+        work = Work(directory, limits, stop, on_operation, operation.declared(params))
         with _time_limit(limits.timeout_s, stop, JobTimeout()):
-            assets, fetch_s = _timed(lambda: _fetch_all(operation, params, work, settings), stop)
+            assets, fetch_s = _timed(lambda: _fetch(operation, params, work, settings, progress), stop)
             progress(FETCHED)
             reporter.encoding()
-            stats, processing_s = _timed(lambda: operation.run(work, params, assets), stop)
+            made, processing_s = _timed(lambda: operation.run(work, params, assets), stop)
+            stats, facts = _figures(made)
+            sizes = outputs.check(work)
         gpu = {"gpu": unquote_plus(settings.runpod_gpu_name)} if settings.runpod_gpu_name else {}
-        result: dict[str, Any] = {"stats": {**stats, **gpu, "fetch_s": fetch_s, "processing_s": processing_s}}
         left_s = limits.timeout_s + UPLOAD_S - (time.monotonic() - began_at)
         with _time_limit(left_s, stop, UploadFailed(detail="it took too long")):
-            _, result["stats"]["upload_s"] = _timed(lambda: result.update(_store(work, job_input, settings)), stop)
-    return _sendable(ResultSchema().dump(result))
+            stored, upload_s = _timed(lambda: outputs.store(work, job_input, settings.output_dir), stop)
+    times = {"fetch_s": fetch_s, "processing_s": processing_s, "upload_s": upload_s}
+    files = {name: {"size_bytes": sizes[name], **where} for name, where in stored.items()}
+    return _sendable(ResultSchema().dump({"outputs": files, "stats": {**stats, **gpu, **times}, **facts}))
 
 
-def _sendable(result: dict[str, Any]) -> dict[str, Any]:
+def _figures(made: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What an operation returned, as stats and as `{"result": …}` if there is one.
+
+    Raises WorkerError for a figure that nothing documents, and for a result that is too large.
+    """
+    stats = {name: value for name, value in made.items() if name != "result"}
+    if unknown := sorted(set(stats) - set(StatsSchema().fields)):
+        raise WorkerError(f"The operation returned figures that are not declared: {', '.join(unknown)}.")
+    if made.get("result") is None:
+        return stats, {}
+    if not isinstance(made["result"], dict):
+        raise WorkerError("The operation returned a result that is no object.")
+    facts = {"result": made["result"]}
+    _sendable(facts, MAX_RESULT_BYTES)
+    return stats, facts
+
+
+def _sendable(result: dict[str, Any], max_bytes: int = MAX_ANSWER_BYTES) -> dict[str, Any]:
     """`result`, if it can be sent. What cannot would never arrive, and look like a worker that was lost."""
     try:
         size = len(json.dumps(result, ensure_ascii=False, allow_nan=False).encode())
     except (TypeError, ValueError) as error:
         raise WorkerError("The worker made a result that cannot be sent.", detail=repr(error)) from error
-    if size > MAX_RESULT_BYTES:
-        raise WorkerError("The worker made a result that is too large to be sent.", detail=f"{size} bytes")
+    if size > max_bytes:
+        raise WorkerError(f"The result of the operation is too large: {size} bytes, {max_bytes} are allowed.")
     return result
 
 
@@ -153,29 +172,29 @@ def validated(job_input: JobInput) -> tuple[Operation, dict[str, Any]]:
     if unknown := sorted(set(job_input.params) - set(schema.fields)):
         raise WorkerOutdated(f"This worker's {operation.name} does not know: {', '.join(unknown)}.")
     try:
-        return operation, schema.load(dict(job_input.params))
+        params = schema.load(dict(job_input.params))
+        operation.named_assets(params)
     except ValidationError as error:
         raise (WorkerOutdated if delivery else InvalidParams)(describe(error)) from error
+    if delivery and (others := outputs.mismatch(operation.declared(params), delivery.uploads)):
+        raise WorkerOutdated(f"This worker's {operation.name} makes other outputs: {', '.join(others)}.")
+    return operation, params
 
 
-def _fetch_all(operation: Operation, params: Mapping[str, Any], work: Work, settings: Settings) -> dict[str, Path]:
-    return {
-        name: fetch(
-            params[name], name, work, deadline_s=work.limits.timeout_s / 2, allow_origins=settings.fetch_allow_origins
-        )
-        for name in operation.assets
-        if params.get(name) is not None
-    }
-
-
-def _store(work: Work, job_input: JobInput, settings: Settings) -> dict[str, str]:
-    delivery = job_input.delivery
-    if delivery and delivery.upload:
-        upload(work.output, delivery.upload, work.stop)
-        return {}
-    settings.output_dir.mkdir(parents=True, exist_ok=True)
-    name = f"{job_input.operation}-{delivery.attempt_id if delivery else work.directory.name}.mp4"
-    return {"output_path": str(shutil.move(work.output, settings.output_dir / name))}
+def _fetch(
+    operation: Operation,
+    params: Mapping[str, Any],
+    work: Work,
+    settings: Settings,
+    progress: Callable[[float], None],
+) -> dict[str, Path]:
+    return fetch_all(
+        operation.named_assets(params),
+        work,
+        deadline_s=work.limits.timeout_s / 2,
+        allow_origins=settings.fetch_allow_origins,
+        progress=lambda fraction: progress(FETCHED * fraction),
+    )
 
 
 def _timed(task: Callable[[], T], stop: StopSignal) -> tuple[T, float]:

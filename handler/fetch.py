@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextvars
 import errno
 import itertools
+import queue
+import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import requests
 import structlog
 
 from common import safe_http
-from ffmpeg_ops.engine import inspect
+from ffmpeg_ops.assets import NamedAsset
 from ffmpeg_ops.operation import Work
 from handler import calls, share_links
 from wire.errors import (
@@ -23,11 +27,14 @@ from wire.errors import (
     AssetTooLarge,
     AssetUnavailable,
     JobError,
+    Superseded,
     WorkerDiskFull,
 )
+from wire.sniffing import HTML, sniff_file
 
 log = structlog.get_logger(__name__)
 
+AT_ONCE = 4
 # Before each next try, unless the server says how long to wait.
 PAUSES_S: tuple[float, ...] = (1, 2)
 # A server that says it is busy (the gateway, when too many files are on their way) gets more time.
@@ -36,24 +43,181 @@ _BUSY = frozenset({429, 503})
 _MAX_RETRY_AFTER_S = 30.0
 
 
-def fetch(url: str, name: str, work: Work, *, deadline_s: float, allow_origins: Collection[str]) -> Path:
-    """The file behind the URL of param `name`, within `deadline_s` seconds. Server errors and broken connections are
-    tried again, from the first byte on; what comes too slowly is not.
+def fetch_all(
+    assets: Sequence[NamedAsset],
+    work: Work,
+    *,
+    deadline_s: float,
+    allow_origins: Collection[str],
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> dict[str, Path]:
+    """The files of `assets` by path, at most AT_ONCE at a time and equal URLs once, within `deadline_s` seconds.
 
-    Raises a JobError whose message names the param; never repeats the URL, which may hold a password.
+    `progress` takes a fraction of 0 to 1. The first failure stops the other downloads and is raised: a JobError whose
+    message begins with the asset's path. Never repeats a URL, which may hold a password.
     """
-    path = work.directory / f"asset-{name}"
+    first_path: dict[str, str] = {}
+    for asset in assets:
+        first_path.setdefault(asset.url, asset.path)
+    pool = _Pool(work, len(first_path), progress)
     ends_at = time.monotonic() + deadline_s
-    for failed in itertools.count():
+    files = {url: work.directory / f"asset-{number}" for number, url in enumerate(first_path, 1)}
+    pool.run([_Download(url, path, files[url], pool, ends_at, allow_origins) for url, path in first_path.items()])
+    return {asset.path: files[asset.url] for asset in assets}
+
+
+class _Pool:
+    """The downloads of one attempt and what they share: threads, the limit of all bytes, progress."""
+
+    def __init__(self, work: Work, number: int, progress: Callable[[float], None]) -> None:
+        self.limits, self.stop = work.limits, work.stop
+        self._failed = False
+        self._number, self._progress = number, progress
+        self._lock = threading.Lock()
+        self._received: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}
+
+    def run(self, downloads: Sequence[_Download]) -> None:
+        """Run them all. Raises the first error, and waits for no other download then: they end by themselves."""
+        waiting: queue.SimpleQueue[_Download] = queue.SimpleQueue()
+        ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        for download in downloads:
+            waiting.put(download)
+
+        def work() -> None:
+            while True:
+                try:
+                    waiting.get_nowait().run()
+                except queue.Empty:
+                    return None
+                except BaseException as error:
+                    return ended.put(error)
+                ended.put(None)
+
+        for _ in range(min(AT_ONCE, len(downloads))):
+            context = contextvars.copy_context()  # so that log lines name the attempt
+            threading.Thread(target=context.run, args=(work,), name="fetch", daemon=True).start()
+        for _ in downloads:
+            error = ended.get()
+            if error is not None:
+                self._failed = True
+                try:
+                    raise error
+                finally:
+                    del error  # its traceback holds this frame: a cycle that would keep connections open
+
+    def check(self) -> None:
+        """Raises when the attempt is to stop, or another download has failed."""
+        self.stop.check()
+        if self._failed:
+            raise Superseded
+
+    def expect(self, path: str, size: int) -> None:
+        """The asset `path` has `size` bytes. Raises AssetTooLarge when all known ones have more than a job may."""
+        with self._lock:
+            self._sizes[path] = size
+            self._check(path, sum(self._sizes.values()))
+
+    def received(self, path: str, size: int) -> None:
+        """So many bytes of the asset `path` have come. Raises AssetTooLarge like `expect`."""
+        with self._lock:
+            self._received[path] = size
+            self._check(path, sum(self._received.values()))
+            fraction = self._fraction()
+        self._progress(fraction)
+
+    def done(self, path: str, size: int) -> None:
+        """The asset `path` is there, with `size` bytes."""
+        with self._lock:
+            self._sizes[path] = size
+        self.received(path, size)
+
+    def _check(self, path: str, size: int) -> None:
+        limit = self.limits.max_job_assets_bytes
+        if size > limit:
+            raise AssetTooLarge(f"{path}: the job's files are larger than {limit} bytes together.")
+
+    def _fraction(self) -> float:
+        """By bytes where every size is known, otherwise each asset counts the same."""
+        if len(self._sizes) == self._number:
+            return sum(self._received.values()) / max(1, sum(self._sizes.values()))
+        shares = (self._received.get(path, 0) / max(1, size) for path, size in self._sizes.items())
+        return sum(min(1.0, share) for share in shares) / self._number
+
+
+class _Download:
+    """One file on its way."""
+
+    def __init__(
+        self, url: str, path: str, file: Path, pool: _Pool, ends_at: float, allow_origins: Collection[str]
+    ) -> None:
+        self._url, self._path, self._file = url, path, file
+        self._pool, self._ends_at, self._allow_origins = pool, ends_at, allow_origins
+
+    def run(self) -> None:
+        """Fetch the file. Server errors and broken connections are tried again from the first byte on; what comes too
+        slowly is not. Raises a JobError whose message names the param."""
+        for failed in itertools.count():
+            self._pool.check()
+            try:
+                self._try()
+                return
+            except AssetUnavailable as error:
+                pause = _pause_s(error.__cause__, failed)
+                if pause is None or time.monotonic() + pause > self._ends_at:
+                    raise
+                log.warning(
+                    "fetch.failed", param=self._path, tries=failed + 1, reason=error.message, detail=error.detail
+                )
+            self._pool.stop.wait(pause)
+
+    def _try(self) -> None:
+        name, limit = self._path, self._pool.limits.max_asset_bytes
         try:
-            return _fetch_once(url, path, name, work, ends_at, allow_origins)
-        except AssetUnavailable as error:
-            pause = _pause_s(error.__cause__, failed)
-            if pause is None or time.monotonic() + pause > ends_at:
-                raise
-            log.warning("fetch.failed", param=name, tries=failed + 1, reason=error.message, detail=error.detail)
-        work.stop.wait(pause)
-    raise AssertionError("unreachable")
+            with self._file.open("wb") as file:
+                done = safe_http.download(
+                    self._url,
+                    _Counted(file, lambda size: self._pool.received(name, size)),
+                    max_bytes=limit,
+                    deadline_s=self._ends_at - time.monotonic(),
+                    allow_origins=self._allow_origins,
+                    check=self._pool.check,
+                    expect=lambda size: self._pool.expect(name, size),
+                )
+        except safe_http.ForbiddenUrl as error:
+            raise AssetForbidden(f"{name}: the URL may not be fetched: {error}.") from error
+        except safe_http.TooLarge as error:
+            raise AssetTooLarge(f"{name}: the file is larger than {limit} bytes.") from error
+        except safe_http.Trickles as error:
+            raise AssetUnavailable(f"{name}: the server sends the file too slowly.") from error
+        except safe_http.TooSlow as error:
+            raise AssetUnavailable(f"{name}: the file did not arrive in time.") from error
+        except requests.HTTPError as error:
+            raise _status_error(name, error) from error
+        except requests.RequestException as error:
+            raise AssetUnavailable(f"{name}: the URL could not be reached.", detail=calls.kinds(error)) from error
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise WorkerDiskFull from error
+            raise
+        if done.size_bytes == 0:
+            raise AssetEmpty(f"{name}: the file is empty.")
+        if sniff_file(self._file) == HTML:
+            raise AssetInvalid(f"{name}: {share_links.explain(self._url)}")
+        self._pool.done(name, done.size_bytes)
+        log.info("fetch.done", param=name, size_bytes=done.size_bytes, content_type=done.content_type)
+
+
+class _Counted:
+    """A file that reports how much has been written to it."""
+
+    def __init__(self, file: BinaryIO, report: Callable[[int], None]) -> None:
+        self._file, self._report, self._size = file, report, 0
+
+    def write(self, chunk: bytes) -> None:
+        self._size += len(chunk)
+        self._report(self._size)
+        self._file.write(chunk)
 
 
 def _pause_s(cause: BaseException | None, failed: int) -> float | None:
@@ -67,42 +231,6 @@ def _pause_s(cause: BaseException | None, failed: int) -> float | None:
         return None
     asked = response.headers.get("Retry-After", "") if response is not None else ""
     return min(float(asked), _MAX_RETRY_AFTER_S) if busy and asked.isdecimal() else pauses[failed]
-
-
-def _fetch_once(url: str, path: Path, name: str, work: Work, ends_at: float, allow_origins: Collection[str]) -> Path:
-    limit = work.limits.max_asset_bytes
-    try:
-        with path.open("wb") as file:
-            done = safe_http.download(
-                url,
-                file,
-                max_bytes=limit,
-                deadline_s=ends_at - time.monotonic(),
-                allow_origins=allow_origins,
-                check=work.stop.check,
-            )
-    except safe_http.ForbiddenUrl as error:
-        raise AssetForbidden(f"{name}: the URL may not be fetched: {error}.") from error
-    except safe_http.TooLarge as error:
-        raise AssetTooLarge(f"{name}: the file is larger than {limit} bytes.") from error
-    except safe_http.Trickles as error:
-        raise AssetUnavailable(f"{name}: the server sends the file too slowly.") from error
-    except safe_http.TooSlow as error:
-        raise AssetUnavailable(f"{name}: the file did not arrive in time.") from error
-    except requests.HTTPError as error:
-        raise _status_error(name, error) from error
-    except requests.RequestException as error:
-        raise AssetUnavailable(f"{name}: the URL could not be reached.", detail=calls.kinds(error)) from error
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise WorkerDiskFull from error
-        raise
-    if done.size_bytes == 0:
-        raise AssetEmpty(f"{name}: the file is empty.")
-    if inspect.sniff(path) == inspect.HTML:
-        raise AssetInvalid(f"{name}: {share_links.explain(url)}")
-    log.info("fetch.done", param=name, size_bytes=done.size_bytes, content_type=done.content_type)
-    return path
 
 
 def _status_error(name: str, error: requests.HTTPError) -> JobError:

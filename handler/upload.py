@@ -1,4 +1,4 @@
-"""Puts the output where the delivery says: one presigned PUT, tried a few times."""
+"""Puts an output where the delivery says: one presigned PUT, tried a few times."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ TIMEOUT_S = (10, 60)
 _CHUNK_BYTES = 256 * 1024
 
 
-def upload(path: Path, target: Upload, stop: StopSignal) -> None:
+def upload(path: Path, target: Upload, mime: str, stop: StopSignal) -> None:
     """PUT the file. Raises OutputTooLarge, Superseded, StorageFull, or UploadFailed when no try succeeds."""
     size = path.stat().st_size
     if size > target.max_bytes:
-        raise OutputTooLarge(f"The video has {size} bytes, {target.max_bytes} are allowed.")
+        raise OutputTooLarge(f"The file has {size} bytes, {target.max_bytes} are allowed.")
     for failed in itertools.count():
         try:
-            _put(path, size, target, stop)
+            _put(path, size, target, mime, stop)
             return
         except _TryAgain as again:
             pauses = PAUSES_FULL_S if isinstance(again.error, StorageFull) else PAUSES_S
@@ -47,8 +47,8 @@ class _TryAgain(Exception):
         self.error = error
 
 
-def _put(path: Path, size: int, target: Upload, stop: StopSignal) -> None:
-    headers = {"Content-Type": "video/mp4", **target.headers, "Content-Length": str(size)}
+def _put(path: Path, size: int, target: Upload, mime: str, stop: StopSignal) -> None:
+    headers = {"Content-Type": mime, **target.headers, "Content-Length": str(size)}
     try:
         response = calls.session().put(
             target.url, data=_Body(path, size, stop), headers=headers, timeout=TIMEOUT_S, allow_redirects=False

@@ -16,7 +16,8 @@ from typing import Any
 from marshmallow import Schema, fields, missing, validate
 
 from common.settings import example
-from ffmpeg_ops.operation import OPERATIONS, Asset, Operation
+from ffmpeg_ops.assets import Asset
+from ffmpeg_ops.operation import OPERATIONS, Operation
 from gateway.providers.runpod.endpoint import estimate
 from gateway.providers.runpod.endpoint.form import FORM, shown
 from gateway.providers.runpod.endpoint.plan import at
@@ -70,8 +71,10 @@ def env_example() -> str:
 
 def test_input(operation: Operation) -> dict[str, Any]:
     """What a worker anywhere can run: the operation's first example whose files there are, on the internet."""
-    example = next(e for e in operation.examples if all(k in PUBLIC for n, k in operation.assets.items() if n in e))
-    files = {name: PUBLIC[kind] for name, kind in operation.assets.items() if name in example}
+    example = next(
+        e for e in operation.examples if all(k in PUBLIC for n, k in operation.asset_kinds.items() if n in e)
+    )
+    files = {name: PUBLIC[kind] for name, kind in operation.asset_kinds.items() if name in example}
     return {"operation": operation.name, **example, **files}
 
 

@@ -24,4 +24,5 @@ site_packages='import sysconfig; print(sysconfig.get_path("purelib"))'
 .venv/bin/python -c "$site_packages" >"$("$python" -c "$site_packages")/below.pth"
 .venv/bin/python -m pip --python "$python" install --quiet --pre --upgrade "$newest"
 "$python" -m pytest -n 3 --dist worksteal \
-    tests/handler/test_main.py tests/handler/test_runpod_sdk.py tests/emulators/test_runpod_sdk.py
+    tests/handler/test_main.py tests/handler/test_runpod_sdk.py tests/handler/test_warm_up.py \
+    tests/emulators/test_runpod_sdk.py

@@ -7,6 +7,8 @@ unknown param is an error (`worker_outdated`).
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,9 +22,14 @@ from wire.errors import MAX_MESSAGE, InvalidParams, JobError, job_error_from_wir
 VERSION = 1
 # A worker reports every second; a claim that is silent for this long is dead, and so is a gateway for its worker.
 SILENCE_S = 30
-RESERVED_NAMES = frozenset({"operation", "delivery", "webhook_url", "output"})
+# Of the request or of the envelope: no operation may have a param of such a name.
+RESERVED_NAMES = frozenset({"operation", "delivery", "webhook_url", "reference", "filename", "priority", "output"})
+OUTPUT_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 EVENT_TYPES = ("started", "progress", "completed", "failed")
 DEFAULT_MAX_BYTES = 100_000_000
+DEFAULT_MAX_JOB_ASSETS_BYTES = 1_000_000_000
+# Of the facts that a job may have beside its files, as JSON.
+MAX_RESULT_BYTES = 64_000
 DEFAULT_TIMEOUT_S = 600
 
 
@@ -30,38 +37,51 @@ DEFAULT_TIMEOUT_S = 600
 class Limits:
     """What one attempt may use."""
 
+    #: Of one asset.
     max_asset_bytes: int = DEFAULT_MAX_BYTES
+    #: Of all outputs together.
     max_output_bytes: int = DEFAULT_MAX_BYTES
+    #: Of fetching and processing together.
     timeout_s: int = DEFAULT_TIMEOUT_S
+    #: Of all assets together.
+    max_job_assets_bytes: int = DEFAULT_MAX_JOB_ASSETS_BYTES
 
 
 @dataclass(frozen=True)
 class Upload:
-    """Where the output goes: one presigned PUT, of at most `max_bytes`."""
+    """Where one output goes: a presigned PUT."""
 
+    #: Signed, and good for this file alone.
     url: str
+    #: How large the file may be.
     max_bytes: int
+    #: What the signature asks to be sent along.
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class EventTarget:
-    """Where events go, with the bearer token of this attempt alone."""
+    """Where events go."""
 
     url: str
+    #: Bearer token of this attempt alone.
     token: str
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """The part of the input that says where to put the output and where to report. `deadline` is in ms UTC."""
+    """The part of the input that says where to put the outputs and where to report."""
 
     job_id: str
     attempt_id: str
+    #: Milliseconds UTC after which the gateway takes nothing more.
     deadline: int
     limits: Limits = Limits()
-    upload: Upload | None = None
+    #: By name of the output. Empty: the outputs stay on the worker.
+    uploads: Mapping[str, Upload] = field(default_factory=dict)
+    #: None: nothing is reported.
     events: EventTarget | None = None
+    #: Of the client's request, for log lines.
     request_id: str | None = None
     version: int = VERSION
 
@@ -108,10 +128,15 @@ class Rfc3339(fields.Field[int]):
             raise self.make_error("invalid") from error
 
 
+def _output_name() -> fields.String:
+    return fields.String(validate=validate.Regexp(OUTPUT_NAME.pattern + r"\Z"))
+
+
 class LimitsSchema(_Wire):
     max_asset_bytes = fields.Integer(validate=validate.Range(min=1), load_default=DEFAULT_MAX_BYTES)
     max_output_bytes = fields.Integer(validate=validate.Range(min=1), load_default=DEFAULT_MAX_BYTES)
     timeout_s = fields.Integer(validate=validate.Range(min=1), load_default=DEFAULT_TIMEOUT_S)
+    max_job_assets_bytes = fields.Integer(validate=validate.Range(min=1), load_default=DEFAULT_MAX_JOB_ASSETS_BYTES)
 
     @post_load
     def _make(self, data: dict[str, Any], **_: Any) -> Limits:
@@ -143,7 +168,7 @@ class DeliverySchema(_Wire):
     attempt_id = fields.String(required=True, validate=validate.Regexp(r"^[A-Za-z0-9_-]{1,64}\Z"))
     deadline = Rfc3339(required=True)
     limits = fields.Nested(LimitsSchema, load_default=Limits())
-    upload = fields.Nested(UploadSchema, load_default=None)
+    uploads = fields.Dict(keys=_output_name(), values=fields.Nested(UploadSchema), load_default=dict)
     events = fields.Nested(EventTargetSchema, load_default=None)
     request_id = fields.String(load_default=None)
 
@@ -195,14 +220,27 @@ class StatsSchema(_Wire):
     )
     fetch_s = fields.Float(metadata={"description": "Fetching the assets."})
     processing_s = fields.Float(metadata={"description": "Running the operation."})
-    upload_s = fields.Float(metadata={"description": "Storing the output."})
+    upload_s = fields.Float(metadata={"description": "Storing the outputs."})
+
+
+class OutputSchema(_Wire):
+    """A file that a worker made."""
+
+    size_bytes = fields.Integer(required=True, validate=validate.Range(min=1))
+    path = fields.String()
+
+
+def _small(result: Mapping[str, Any]) -> None:
+    if (size := len(json.dumps(result, ensure_ascii=False))) > MAX_RESULT_BYTES:
+        raise ValidationError(f"Must not be larger than {MAX_RESULT_BYTES} bytes as JSON, it has {size}.")
 
 
 class ResultSchema(_Wire):
-    """What a worker answers. `output_path` is there only when the input had no `delivery.upload`."""
+    """What a worker returns. An output has a `path` only when the input had no `delivery.uploads`."""
 
+    outputs = fields.Dict(keys=_output_name(), values=fields.Nested(OutputSchema), required=True)
     stats = fields.Nested(StatsSchema, required=True)
-    output_path = fields.String()
+    result = fields.Dict(keys=fields.String(), validate=_small)
 
 
 class EventSchema(_Wire):

@@ -9,7 +9,8 @@
     │   │   └── OutputTooLarge      JobTimeout        QueueTimeout     BudgetExhausted
     │   ├── WorkerFault             another try may succeed
     │   │   ├── WorkerOutdated      WorkerLost        WorkerError      WorkerDiskFull
-    │   │   ├── EncodeFailed        GatewayUnreachable    UploadFailed     StorageFull    OutputMissing
+    │   │   ├── EncodeFailed        GatewayUnreachable    UploadFailed     StorageFull
+    │   │   ├── OutputMissing       OutputInvalid
     │   │   ├── EncoderUnavailable  SubmitUnconfirmed     ClaimTimeout
     │   │   └── ProviderUnreachable     StorageUnreachable
     │   └── Stopped                 nobody wants the attempt any more
@@ -119,7 +120,7 @@ class AssetHasNoAudio(JobFault):
 
 class OutputTooLarge(JobFault):
     code = "output_too_large"
-    text = "The finished video would be larger than a job may make."
+    text = "The finished files would be larger than a job may make."
 
 
 class JobTimeout(JobFault):
@@ -180,17 +181,22 @@ class GatewayUnreachable(WorkerFault):
 
 class UploadFailed(WorkerFault):
     code = "upload_failed"
-    text = "The worker could not store the finished video."
+    text = "The worker could not store the finished files."
 
 
 class StorageFull(WorkerFault):
     code = "storage_full"
-    text = "The storage for finished videos is full."
+    text = "The storage for finished files is full."
 
 
 class OutputMissing(WorkerFault):
     code = "output_missing"
-    text = "The worker reported success, but the stored video is missing or incomplete."
+    text = "The worker reported success, but a file that the job should have made is missing or incomplete."
+
+
+class OutputInvalid(WorkerFault):
+    code = "output_invalid"
+    text = "The worker made a file of another type than the operation declares."
 
 
 class SubmitUnconfirmed(WorkerFault):
@@ -210,7 +216,7 @@ class ProviderUnreachable(WorkerFault):
 
 class StorageUnreachable(WorkerFault):
     code = "storage_unreachable"
-    text = "The worker reported success, but the storage could not be asked for the video."
+    text = "The worker reported success, but the storage could not be asked for the files."
 
 
 class GatewayError(JobError):

@@ -19,6 +19,7 @@ from handler.events import Events, Reporter, Silent
 from handler.upload import upload
 from tests.emulators.runpod.jobs import Job, Queue
 from wire.envelope import parse_job_input
+from wire.media_types import MP4
 
 WORKERS, WORK_S = 10, 1.0
 WINDOW_S = 10  # the window of RunPod's own limits
@@ -110,12 +111,13 @@ class _Workers:
 
     def _work(self, name: str, job: Job) -> None:
         delivery, stop = parse_job_input(job.input).delivery, StopSignal()
-        assert delivery is not None and delivery.upload is not None
+        assert delivery is not None and "video" in delivery.uploads
         reporter: Reporter = Events(delivery, stop) if delivery.events else Silent()
         reporter.claim()
         time.sleep(WORK_S)
-        upload(self._output, delivery.upload, stop)
-        result = {"stats": {"size_bytes": len(CONTENT), "duration_s": WORK_S}}
+        upload(self._output, delivery.uploads["video"], MP4.mime, stop)
+        size = {"size_bytes": len(CONTENT)}
+        result = {"outputs": {"video": size}, "stats": {**size, "duration_s": WORK_S}}
         self._ended_at[delivery.job_id] = time.time() * 1000
         reporter.completed(result)
         reporter.close()

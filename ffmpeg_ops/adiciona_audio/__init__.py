@@ -22,9 +22,10 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validates_schema
 
+from ffmpeg_ops.assets import Asset
 from ffmpeg_ops.engine.encoding import encoding_param
 from ffmpeg_ops.engine.params import choice, number
-from ffmpeg_ops.operation import Asset, Operation
+from ffmpeg_ops.operation import VIDEO, Operation, Weight
 
 MODES = ("replace", "mix")
 LENGTHS = ("video", "audio", "shortest")
@@ -94,6 +95,8 @@ OPERATION = Operation(
     name="adicionaAudio",
     package=__name__,
     params=AdicionaAudioParams,
+    outputs=lambda params: VIDEO,
+    weight=Weight.LIGHT_FIRST,
     examples=(
         _URLS,
         {**_URLS, "mode": "mix", "volume": 0.4, "loop": True, "fade_in": 1, "fade_out": 3, "ducking": "new"},

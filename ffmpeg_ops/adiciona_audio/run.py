@@ -172,7 +172,7 @@ def _copy(work: Work, plan: Plan, options: list[str], frames: int | None, max_by
     shown = plan.made_video(work, encoded)
     _require(shown.packets, frames)
     decodable = sources.stream.width * sources.stream.height <= inspect.MAX_PICTURE
-    if encoded.errors and decodable and not inspect.is_decodable(work.output, work):
+    if encoded.errors and decodable and not inspect.is_decodable(work.output("video"), work):
         raise output.damaged(0, shown.packets)
     stream = replace(sources.stream, frames=shown.packets, duration_s=plan.length_s)
     stats = output.stats(work, "copy", "cpu", replace(sources.info, video=stream))

@@ -21,9 +21,10 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
+from ffmpeg_ops.assets import Asset
 from ffmpeg_ops.engine.encoding import encoding_param
 from ffmpeg_ops.engine.subtitles.style import StyleParams
-from ffmpeg_ops.operation import Asset, Operation
+from ffmpeg_ops.operation import VIDEO, Operation, Weight
 
 MAX_SUBTITLES = 500_000
 MAX_WORDS = 20_000
@@ -77,6 +78,8 @@ OPERATION = Operation(
     name="caption",
     package=__name__,
     params=CaptionParams,
+    outputs=lambda params: VIDEO,
+    weight=Weight.GPU,
     examples=(
         {**_URL, "url_srt": "https://example.com/captions.srt"},
         {

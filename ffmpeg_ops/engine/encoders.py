@@ -139,7 +139,7 @@ def encode(
         rates = [max(bitrate.MIN_RATE, int(rate * share)) for share in _TIGHTER]
 
     def run(encoder: Encoder) -> ffmpeg.Encoded:
-        work.output.unlink(missing_ok=True)  # what an earlier try left
+        work.output("video").unlink(missing_ok=True)  # what an earlier try left
         return ffmpeg.encode(command(encoder), work, length_s=length_s, feed=feed() if feed else None)
 
     failed: list[tuple[str, EncodeFailed]] = []

@@ -71,9 +71,9 @@ def encode(
 ) -> Encoded:
     """Run `ffmpeg` with `arguments`, reporting progress as a share of `length_s` seconds of output.
 
-    `feed` is written to standard input; `made` is the file that comes out, if not `work.output`. Raises the reason of
-    `work.stop`, JobTimeout after `work.limits.timeout_s`, OutputTooLarge, WorkerDiskFull, AssetInvalid where an
-    input cannot be decoded, or EncodeFailed with the end of standard error as its detail.
+    `feed` is written to standard input; `made` is the file that comes out, by default `work.output("video")`. Raises
+    the reason of `work.stop`, JobTimeout after `work.limits.timeout_s`, OutputTooLarge, WorkerDiskFull, AssetInvalid
+    where an input cannot be decoded, or EncodeFailed with the end of standard error as its detail.
     """
     report = _Report(work, length_s)
     max_bytes = work.limits.max_output_bytes
@@ -86,7 +86,7 @@ def encode(
         on_error=report.error,
         feed=feed,
     )
-    _raise_failure(ended, report.errors, made or work.output, max_bytes)
+    _raise_failure(ended, report.errors, made or work.output("video"), max_bytes)
     if ended.feed_error:
         raise EncodeFailed(detail=f"feed: {ended.feed_error!r}") from ended.feed_error
     work.progress(1.0)

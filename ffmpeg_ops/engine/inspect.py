@@ -1,11 +1,9 @@
-"""What a file really is: ffprobe's JSON as a frozen MediaInfo, and a name for files that are not media."""
+"""What a media file really is: ffprobe's JSON as a frozen MediaInfo."""
 
 from __future__ import annotations
 
-import codecs
 import json
 import math
-import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,33 +13,16 @@ from typing import Any
 
 from ffmpeg_ops.engine import ffmpeg, process
 from ffmpeg_ops.operation import Work
+from wire import sniffing
 from wire.errors import AssetHasNoAudio, AssetInvalid, AssetTooLarge, EncodeFailed
+from wire.sniffing import sniff_file
 
 MAX_PICTURE, MAX_SIDE = 4096 * 2304, 16_384  # no H.264 encoder takes a longer side
 SOUND_RATES = range(2000, 768_001)  # resampling from a few samples a second takes gigabytes
 MIN_COMPLETE = 0.98  # the share of a damaged file that must be readable
 _ROUNDING_S = 0.1  # how much headers and packets may differ
 _FIRST_PACKETS = 500  # broadcasts begin in the middle of a group of pictures, and groups may be long
-_SIGNATURES: tuple[tuple[bytes, str], ...] = (
-    (b"\xff\xd8\xff", "a JPEG image"),
-    (b"\x89PNG\r\n", "a PNG image"),
-    (b"GIF8", "a GIF image"),
-    (b"BM", "a BMP image"),
-    (b"%PDF", "a PDF document"),
-    (b"PK\x03\x04", "a ZIP archive"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"#EXTM3U", "a playlist"),
-    (b"ID3", "MP3 audio"),
-    (b"fLaC", "FLAC audio"),
-    (b"OggS", "an Ogg file"),
-    (b"\x1aE\xdf\xa3", "a Matroska or WebM file"),
-)
-HTML = "an HTML page"
-_HTML = re.compile(
-    rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*<(?:!doctype\s+html|html|head|body|title|meta|script|style|iframe)\b",
-    re.IGNORECASE | re.DOTALL,
-)
-_MAY_BE_ANY_MEDIA = frozenset({"an MP4 or MOV file", "a Matroska or WebM file", "an Ogg file", "an AVI video"})
+_MAY_BE_ANY_MEDIA = frozenset({sniffing.MP4, sniffing.MATROSKA, sniffing.OGG, sniffing.AVI})
 
 
 @dataclass(frozen=True)
@@ -131,7 +112,7 @@ def probe(path: Path, work: Work) -> MediaInfo:
     except EncodeFailed as error:
         if "exceeds specified max pixel count" in (error.detail or ""):
             raise AssetTooLarge(f"The video has more than {ffmpeg.MAX_PROBED / 1e6:.0f} megapixels.") from error
-        raise AssetInvalid(f"The file is {sniff(path)}, not a media file.", detail=error.detail) from error
+        raise AssetInvalid(f"The file is {sniff_file(path).label}, not a media file.", detail=error.detail) from error
     streams = raw.get("streams", [])
     return MediaInfo(
         format=raw.get("format", {}).get("format_name", ""),
@@ -226,38 +207,16 @@ def is_decodable(path: Path, work: Work) -> bool:
     return any(frames)
 
 
-def sniff(path: Path) -> str:
-    """A name for messages of what a file is by its first bytes: `an HTML page`, `a PNG image`."""
-    with path.open("rb") as file:
-        head = file.read(512).removeprefix(codecs.BOM_UTF8)
-    for signature, name in _SIGNATURES:
-        if head.startswith(signature):
-            return name
-    if head[4:8] == b"ftyp":
-        return "an HEIC or AVIF image" if head[8:12] in {b"heic", b"heix", b"avif", b"mif1"} else "an MP4 or MOV file"
-    if head.startswith(b"RIFF"):
-        return {b"WEBP": "a WebP image", b"WAVE": "WAV audio", b"AVI ": "an AVI video"}.get(head[8:12], "a RIFF file")
-    if _HTML.match(head):
-        return HTML
-    if b"-->" in head:
-        return "a subtitle file"
-    if b"<svg" in head:
-        return "an SVG image"
-    if b"\0" not in head and head.strip():
-        return "a text file"
-    return "of an unknown kind"
-
-
 def _asset(path: Path, name: str, wanted: str, work: Work) -> MediaInfo:
     try:
         return probe(path, work)
     except AssetTooLarge as error:
         raise AssetTooLarge(f"{name}: {error.message}") from error
     except AssetInvalid as error:
-        found = sniff(path)
-        is_wanted = found in _MAY_BE_ANY_MEDIA or (found.endswith(" audio") and wanted == "an audio file")
+        found = sniff_file(path)
+        is_wanted = found in _MAY_BE_ANY_MEDIA or (found.label.endswith(" audio") and wanted == "an audio file")
         wrong = " that is damaged or cut off" if is_wanted else f", not {wanted}"
-        raise AssetInvalid(f"{name}: the file is {found}{wrong}.", detail=error.detail) from error
+        raise AssetInvalid(f"{name}: the file is {found.label}{wrong}.", detail=error.detail) from error
 
 
 def _measured_s(path: Path, name: str, info: MediaInfo, index: int, work: Work) -> float | None:
@@ -285,7 +244,7 @@ def _measured_s(path: Path, name: str, info: MediaInfo, index: int, work: Work) 
 
 
 def _describe(info: MediaInfo, path: Path) -> str:
-    return "audio only" if info.audio else sniff(path)
+    return "audio only" if info.audio else sniff_file(path).label
 
 
 def _is_moving_picture(stream: Mapping[str, Any]) -> bool:

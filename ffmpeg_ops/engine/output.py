@@ -9,14 +9,16 @@ from typing import Any
 import structlog
 
 from ffmpeg_ops.engine import bitrate, ffmpeg, inspect, mp4
-from ffmpeg_ops.operation import Work
+from ffmpeg_ops.operation import Work, output_file
+from wire import media_types
 from wire.errors import AssetInvalid, EncodeFailed
 
 log = structlog.get_logger(__name__)
 
 MP4 = [
     *ffmpeg.OUTPUT_LIMITS,
-    *["-movflags", "+faststart", "-map_metadata", "-1", "-map_chapters", "-1", "-f", "mp4", "output.mp4"],
+    *["-movflags", "+faststart", "-map_metadata", "-1", "-map_chapters", "-1", "-f", "mp4"],
+    output_file("video", media_types.MP4),
 ]
 # What browsers play: they show an MP4 with AC-3 or ALAC, which it can carry as well, in silence.
 _PLAYED_AUDIO = frozenset({"aac", "mp3"})
@@ -85,7 +87,7 @@ def tracks(work: Work) -> dict[str, mp4.Track]:
     """The tracks of the finished file. Raises EncodeFailed when it cannot be read, AssetInvalid when it has no picture:
     FFmpeg ended well and found none in the source."""
     try:
-        found = mp4.tracks(work.output)
+        found = mp4.tracks(work.output("video"))
     except ValueError as error:
         raise EncodeFailed(detail=str(error)) from error
     if "vide" not in found:
@@ -114,14 +116,14 @@ def warnings(errors: int) -> list[str]:
 def stats(work: Work, encoder: str, device: str, info: inspect.MediaInfo | None = None) -> dict[str, Any]:
     """The figures of the finished file, read from the file itself where `info` does not tell them already."""
     try:
-        info = info or inspect.probe(work.output, work)
+        info = info or inspect.probe(work.output("video"), work)
     except AssetInvalid as error:
         raise EncodeFailed(detail=error.detail) from error
     if info.video is None:
         raise EncodeFailed(detail="the output has no picture")
     return {
         "duration_s": round(length_s(info, info.video), 3),
-        "size_bytes": work.output.stat().st_size,
+        "size_bytes": work.output("video").stat().st_size,
         "width": info.video.width,
         "height": info.video.height,
         "frames": info.video.frames,

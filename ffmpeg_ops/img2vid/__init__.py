@@ -10,9 +10,10 @@ import re
 
 from marshmallow import Schema, ValidationError, fields, validate
 
+from ffmpeg_ops.assets import Asset
 from ffmpeg_ops.engine.encoding import encoding_param
 from ffmpeg_ops.engine.params import choice, number
-from ffmpeg_ops.operation import Asset, Operation
+from ffmpeg_ops.operation import VIDEO, Operation, Weight
 
 MAX_DURATION_S = 60
 MAX_FRAME_RATE = 60
@@ -90,6 +91,8 @@ OPERATION = Operation(
     name="img2vid",
     package=__name__,
     params=Img2VidParams,
+    outputs=lambda params: VIDEO,
+    weight=Weight.GPU,
     examples=(
         {"url_image": "https://example.com/photo.jpg"},
         {"url_image": "https://example.com/photo.jpg", "duration": 3, "frame_rate": 30},

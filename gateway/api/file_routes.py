@@ -13,7 +13,6 @@ from werkzeug.exceptions import ClientDisconnected
 from werkzeug.wsgi import ClosingIterator
 
 from common.clock import to_rfc3339
-from gateway import sniffing
 from gateway.api.blueprint import Blueprint
 from gateway.domain import ids
 from gateway.domain.jobs import MARGIN_MS
@@ -36,6 +35,7 @@ from gateway.settings import Settings
 from gateway.storage import StorageFullError, StorageUnavailable
 from gateway.storage.local import LocalStorage
 from gateway.wiring import services
+from wire import sniffing
 
 log = structlog.get_logger(__name__)
 
@@ -219,7 +219,7 @@ def _media(chunks: Iterator[bytes]) -> Iterator[bytes]:
         head += chunk
         if len(head) >= sniffing.HEAD_BYTES:
             break
-    if not sniffing.is_media(head[: sniffing.HEAD_BYTES]):
+    if not sniffing.sniff(head[: sniffing.HEAD_BYTES]).is_media:
         raise FileNotMedia
     yield head
     yield from chunks

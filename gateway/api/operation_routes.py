@@ -8,7 +8,8 @@ from typing import Any
 from flask import Response, g, request
 from marshmallow import fields
 
-from ffmpeg_ops.operation import OPERATIONS, Operation, WebUrl
+from ffmpeg_ops.assets import WebUrl
+from ffmpeg_ops.operation import OPERATIONS, Operation
 from gateway.api.blueprint import Blueprint
 from gateway.api.job_response import JobSchema, WaitSchema, job_response
 from gateway.errors import IdempotencyMismatch, NotFound, SpendingLimit, StorageLow, TooManyJobs, ValidationFailed

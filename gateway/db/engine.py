@@ -12,29 +12,29 @@ from sqlalchemy.exc import SQLAlchemyError
 
 CONNECT_S = 5
 STATEMENT_S = 15
-# How long a writer of SQLite waits for those of this process, and then for those of others.
+# How long a writer of SQLite waits, first for this process's writers and then for those of others.
 BUSY_S = 10
-# SQLite's connections: more are no faster, and each keeps its schema, its statements and its cache in memory.
+# SQLite's connections: more are no faster, and each keeps a schema, statements and a cache in memory.
 MOST_CONNECTIONS, STATEMENTS, CACHE_KB = 8, 32, 256
-WRITES = "reelay.writes"  # said of a connection: its next transaction will write
-# How long a process that was frozen in a transaction keeps its locks, and a server that fell silent is waited for.
+WRITES = "reelay.writes"  # key of a connection's info: its next transaction will write
+# How long a process that is frozen in a transaction keeps its locks, and how long a silent server is waited for.
 IDLE_S = 30
 
 
 def brief(error: SQLAlchemyError) -> str:
-    """What the database's driver said, on one line, without the statement and its values."""
+    """Return what the database's driver said, on one line, without the statement and its values."""
     return " ".join(str(error.__cause__ or error).split())
 
 
 def make_engine(
     url: str, pool_size: int = 40, *, statement_s: int = STATEMENT_S, may_create: bool = False
 ) -> sa.Engine:
-    """An engine with the durability that a 202 promises: SQLite waits for the disk at every commit.
+    """Return an engine with the durability that a 202 promises: SQLite waits for the disk at every commit.
 
     On PostgreSQL a statement, waiting for locks included, ends with an error after `statement_s`; 0 is for ever.
     SQLite's file is made only where `may_create` says so: one that has gone must not be replaced by an empty one.
     """
-    # The connection that was used last is the next: in turn, all of them would come to fill their caches.
+    # The connection that was used last is used next: in turn, all of them would fill their caches.
     pool: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 0, "pool_use_lifo": True}
     if url.startswith("sqlite"):
         return _sqlite(url, pool, may_create)
@@ -43,7 +43,7 @@ def make_engine(
 
 def _postgresql(url: str, pool: Mapping[str, Any], statement_s: int) -> sa.Engine:
     idle_s = IDLE_S if statement_s else 0
-    # whatever the server's default is: a job is acknowledged when it cannot get lost any more
+    # Whatever the server's default: a job is acknowledged once it cannot be lost any more.
     durable = "-c synchronous_commit=on"
     ends = f"-c statement_timeout={statement_s}s -c idle_in_transaction_session_timeout={idle_s}s"
     limits = {
@@ -68,20 +68,20 @@ def _sqlite(url: str, pool: Mapping[str, Any], may_create: bool) -> sa.Engine:
 
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: Any, record: Any) -> None:
-        connection.isolation_level = None  # transactions are begun by us, below
+        connection.isolation_level = None  # _begin begins transactions
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
-        # of each connection, up to 2 MB otherwise; the system keeps the file in memory once for all of them
+        # Of each connection, up to 2 MB otherwise; the system caches the file once for all of them.
         connection.execute(f"PRAGMA cache_size=-{CACHE_KB}")
         record.info["file"] = _file(path)
 
     @sa.event.listens_for(engine, "checkout")
     def _same_file(connection: Any, record: Any, _: Any) -> None:
-        # SQLite would go on writing to a file that was moved away or removed, and nobody would find it again.
+        # SQLite would go on writing to a file that was moved or removed, where it is lost.
         if _file(path) != record.info["file"]:
             raise sa.exc.DisconnectionError("the database's file is another one now")
 
-    # An event for it would cost every read a third of its time.
+    # Replaced, because an event handler would cost every read a third of its time.
     engine.dialect.do_begin = _begin  # type: ignore[method-assign]
     return engine
 
@@ -92,7 +92,7 @@ def _begin(dbapi_connection: Any) -> None:
 
 
 def _file(path: Path) -> tuple[int, int] | None:
-    """What tells the file at `path` from another one that took its name; None when there is none."""
+    """Return what identifies the file at `path`, even if another one takes its name; None when there is none."""
     try:
         found = path.stat()
     except OSError:

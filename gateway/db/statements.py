@@ -14,7 +14,7 @@ from gateway.domain.jobs import JobStatus
 
 @lru_cache(maxsize=256)
 def save(table: Table, columns: frozenset[str], *, leased: bool = False) -> sa.Update:
-    """Writes these columns of the row `its_id`; `leased`: only while the row is leased under `token`."""
+    """Return the statement that writes these columns of the row `its_id`; `leased`: only under the lease `token`."""
     changed: dict[str, Any] = {name: sa.bindparam(name) for name in sorted(columns)}
     query = table.update().where(table.c.id == ITS_ID).values(changed)
     return query.where(table.c.lease_token == TOKEN) if leased else query
@@ -35,7 +35,7 @@ def usage_of_key() -> sa.Select[Any]:
     return sa.select(*columns).select_from(always.outerjoin(newest, sa.true()))
 
 
-# What every request, round and step needs, made once: to build a statement takes longer than to run it.
+# What every request, round and step needs, built once: building a statement takes longer than running it.
 ITS_ID: sa.BindParameter[str] = sa.bindparam("its_id")
 IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
 NOW: sa.BindParameter[int] = sa.bindparam("now", type_=sa.BigInteger)
@@ -51,7 +51,7 @@ KEY_BY_HASH = sa.select(api_keys).where(sa.or_(api_keys.c.secret_sha256 == HASH,
 LOCKED_KEY = sa.select(api_keys.c.id).where(api_keys.c.id == ITS_ID).with_for_update()
 SPENT = sa.select(spending.c.cost_nano).where(spending.c.key_id == ITS_ID, spending.c.day == sa.bindparam("day"))
 USAGE = usage_of_key()
-# By an index in both cases, so that a backlog is not read whole for the few that are asked for.
+# Both use an index, so that a backlog is not read whole for the few that are asked for.
 DUE_IDS = sa.select(jobs.c.id).where(due(jobs)).order_by(jobs.c.next_at, jobs.c.id).limit(LIMIT)
 DUE_UNTRIED, DUE_TRIED = DUE_IDS.where(UNTRIED), DUE_IDS.where(jobs.c.attempt_id.is_not(None))
 NEXT_DUE_AT = sa.select(sa.func.min(jobs.c.next_at))
@@ -68,7 +68,7 @@ LEASE = (
     .values(lease_token=TOKEN, lease_expires_at=sa.bindparam("until"), next_at=sa.bindparam("until"))
 )
 WAITING_IDLE = sa.and_(jobs.c.status == JobStatus.QUEUED, WAITING, jobs.c.next_at > NOW, jobs.c.lease_token.is_(None))
-# Whoever wakes holds a job of his own: two that wait for each other's would wait for ever.
+# Skips locked rows: the caller holds a job of its own, and two that wait for each other's would deadlock.
 OLDEST_WAITING = sa.select(jobs.c.id).where(WAITING_IDLE).order_by(jobs.c.id).limit(1)
 WAKE = (
     jobs.update()

@@ -1,4 +1,4 @@
-"""The one truth: tables, and a small interface over them. SQLite by default, PostgreSQL by DATABASE_URL.
+"""The database behind one interface: SQLite by default, PostgreSQL by DATABASE_URL.
 
 To change something, open `store.transaction()`, read the records there, make new ones with `gateway.domain.transitions`
 and save them. Reads outside a transaction never wait for writers. Rentals are in `gateway.db.rental_store`.
@@ -24,7 +24,7 @@ from gateway.domain.webhooks import Webhook
 
 
 class Store:
-    """All tables behind one interface; safe to share between threads."""
+    """Reads of the tables, and transactions that write. Safe to share between threads."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
@@ -45,7 +45,7 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        """For reads of what other modules keep here."""
+        """A connection for the reads of other modules, such as `gateway.db.rental_store`."""
         with self._engine.connect() as connection:
             yield connection
 
@@ -59,15 +59,15 @@ class Store:
             return read_job(connection, JOB, its_id=job_id)
 
     def jobs_by_id(self, job_ids: Collection[str]) -> dict[str, Job]:
-        """Those of the jobs that there are."""
+        """Those of the jobs that exist, by their ids."""
         with self._engine.connect() as connection:
             rows = connection.execute(sa.select(jobs).where(jobs.c.id.in_(job_ids))).mappings()
             return {row["id"]: to_job(row) for row in rows}
 
     def unfinished_params(self, containing: str) -> list[str]:
-        """Params, as JSON text, of the jobs that are not over and have `containing` in them."""
+        """The params, as JSON text, of the jobs that are not over, where they contain the text `containing`."""
         text = sa.cast(job_params.c.params, sa.Text)
-        # A job has a next look until it is over; for IS NOT NULL SQLite would not use the index.
+        # A job that is not over has a time for its next look; for IS NOT NULL SQLite would not use the index.
         query = sa.select(text).join_from(jobs, job_params)
         query = query.where(jobs.c.next_at > 0, text.contains(containing, autoescape=True))
         with self._engine.connect() as connection:
@@ -87,7 +87,7 @@ class Store:
             return [to_attempt(row) for row in connection.execute(query).mappings()]
 
     def attempts_of(self, job_ids: Collection[str]) -> dict[str, list[Attempt]]:
-        """Those of several jobs, by the job's id, oldest first."""
+        """The attempts of several jobs, by the job's id, oldest first."""
         query = sa.select(attempts).where(attempts.c.job_id.in_(job_ids)).order_by(attempts.c.id)
         found: dict[str, list[Attempt]] = {}
         with self._engine.connect() as connection:
@@ -102,7 +102,7 @@ class Store:
     def list_jobs(
         self, key_id: str, *, status: str | None, operation: str | None, before: str | None, limit: int
     ) -> list[Job]:
-        """Jobs of one key, newest first, starting behind the job `before`."""
+        """Jobs of one key, newest first, older than the job `before`."""
         query = sa.select(jobs).where(jobs.c.key_id == key_id).order_by(jobs.c.id.desc()).limit(limit)
         for column, value in ((jobs.c.status, status), (jobs.c.operation, operation)):
             query = query if value is None else query.where(column == value)
@@ -111,7 +111,7 @@ class Store:
             return [to_job(row) for row in connection.execute(query).mappings()]
 
     def due(self, now: int, limit: int, untried: int | None = None) -> list[str]:
-        """Ids of jobs that somebody should look at: those that nobody has tried yet first, then the most overdue.
+        """The ids of due jobs: those without an attempt first, then the most overdue.
 
         `untried`: at most so many of the first kind.
         """
@@ -135,19 +135,19 @@ class Store:
         )
 
     def next_due_at(self) -> int | None:
-        """When the next job needs a look."""
+        """When the next job is due, in ms UTC; None when none will be."""
         with self._engine.connect() as connection:
             next_at: int | None = connection.scalar(NEXT_DUE_AT)
             return next_at
 
     def webhooks(self, job_ids: Collection[str]) -> dict[str, Webhook]:
-        """Those of the jobs that have one, by the job's id."""
+        """The webhooks of the jobs that have one, by the job's id."""
         query = sa.select(webhooks).where(webhooks.c.job_id.in_(job_ids))
         with self._engine.connect() as connection:
             return {row["job_id"]: to_webhook(row) for row in connection.execute(query).mappings()}
 
     def due_webhooks(self, now: int, limit: int, not_hosts: Collection[str]) -> list[tuple[str, str]]:
-        """(job id, host) of webhooks that should be sent, those that wait longest first, none to `not_hosts`."""
+        """(job id, host) of due webhooks, those that wait longest first, none to `not_hosts`."""
         asked = {"now": now, "most": limit, "not_hosts": list(not_hosts)}
         with self._engine.connect() as connection:
             return [(row[0], row[1]) for row in connection.execute(DUE_WEBHOOKS, asked)]
@@ -165,7 +165,7 @@ class Store:
         return ApiKey(**row) if row else None
 
     def api_key_by_hash(self, secret_sha256: str) -> ApiKey | None:
-        """The key that has the secret with this hash, or else the one that had it before its rotation."""
+        """The key whose secret has this hash, or else the key that had it before its rotation."""
         with self._engine.connect() as connection:
             found = [ApiKey(**row) for row in connection.execute(KEY_BY_HASH, {"hash": secret_sha256}).mappings()]
         return max(found, key=lambda key: key.secret_sha256 == secret_sha256, default=None)
@@ -179,18 +179,18 @@ class Store:
             return read_usage(connection, key_id, now)
 
     def spent_today(self, key_id: str, now: int) -> int:
-        """Nano-dollars."""
+        """What the key has spent today, in nano-dollars."""
         with self._engine.connect() as connection:
             return connection.scalar(SPENT, {"its_id": key_id, "day": now // DAY_MS}) or 0
 
     def spent_by_key(self, now: int) -> dict[str, int]:
-        """Nano-dollars of today, of the keys that have spent any."""
+        """What keys have spent today, in nano-dollars; those without spending are left out."""
         query = sa.select(spending.c.key_id, spending.c.cost_nano).where(spending.c.day == now // DAY_MS)
         with self._engine.connect() as connection:
             return {row[0]: row[1] for row in connection.execute(query)}
 
     def lease_expires_at(self, name: str) -> int | None:
-        """Until when somebody holds the lease `name`; None when nobody ever did."""
+        """When the lease `name` expires, in ms UTC; None when it was never held."""
         with self._engine.connect() as connection:
             expires_at: int | None = connection.scalar(sa.select(leases.c.expires_at).where(leases.c.name == name))
             return expires_at

@@ -14,7 +14,7 @@ ID_TYPE = sa.String(40)
 
 
 class ForeignText(sa.types.TypeDecorator[str]):
-    """Text that comes from elsewhere, without the one character that PostgreSQL cannot hold."""
+    """Text from elsewhere, without NUL, which PostgreSQL cannot store."""
 
     impl = sa.Text
     cache_ok = True
@@ -23,7 +23,7 @@ class ForeignText(sa.types.TypeDecorator[str]):
         return value.replace("\0", "") if value else value
 
 
-# Conditions of indexes. A query must have them word for word, without parameters.
+# Conditions of partial indexes. A query must repeat them word for word, without parameters.
 UNTRIED = sa.text("attempt_id IS NULL")
 WAITING = sa.text("waits > 0 AND next_at IS NOT NULL")
 UNFINISHED = sa.text("finished_at IS NULL")
@@ -59,12 +59,12 @@ jobs = Table(
     sa.Index("jobs_by_key", "key_id", "id"),
     sa.Index("jobs_due", "next_at"),
     sa.Index("jobs_unfinished", "key_id", "finished_at", sqlite_where=UNFINISHED, postgresql_where=UNFINISHED),
-    # Small however many jobs there are: most are over, and of the others most are somewhere and wait for their end.
+    # Small however many jobs there are: most are over, and most others are at a provider.
     sa.Index("jobs_untried", "next_at", sqlite_where=UNTRIED, postgresql_where=UNTRIED),
     sa.Index("jobs_waiting", "id", sqlite_where=WAITING, postgresql_where=WAITING),
 )
 
-# Apart from the jobs, whose rows are written at every heartbeat: a subtitle file has hundreds of kilobytes.
+# Apart from the jobs, whose rows are written at every heartbeat: subtitles have hundreds of kilobytes.
 job_params = Table(
     "job_params",
     metadata,
@@ -121,7 +121,7 @@ api_keys = Table(
     sa.Index("api_keys_previous", "previous_sha256"),
 )
 
-# What the attempts of a key have cost, by the day (UTC, counted from 1970) on which they ended.
+# What the attempts of a key have cost, by the day on which they ended (UTC, in days since 1970).
 spending = Table(
     "spending",
     metadata,

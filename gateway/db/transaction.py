@@ -1,4 +1,4 @@
-"""What may be read and written inside one transaction."""
+"""Reads and writes inside one transaction."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ Record = TypeVar("Record", Job | None, Attempt | None)
 
 
 class StaleLease(Exception):
-    """The job, or its webhook, is not leased under this token any more: whoever held it must drop its result."""
+    """The job, or its webhook, is no longer leased under this token: its former holder must drop the result."""
 
 
-# Asked in the transaction that inserts these jobs: which of them must not be made, by their ids, and why.
+# Called in the transaction that inserts the jobs; returns those that must not be made, by their ids, with the reason.
 Refuse = Callable[["Transaction", Sequence[Job]], Mapping[str, Exception]]
 
 
 class Transaction:
-    """What may be read and written inside one transaction."""
+    """Reads and writes inside one transaction. Of a record that was read in it, a save writes what has changed."""
 
     def __init__(self, connection: sa.Connection) -> None:
         self.connection = connection
@@ -88,7 +88,7 @@ class Transaction:
         return record
 
     def _save(self, table: Table, record: Job | Attempt, lease_token: str | None = None) -> int:
-        """Returns how many rows were written, or would have been where nothing has changed."""
+        """Return how many rows were written; 1 where nothing has changed."""
         known, now = self._known.get(record.id, {}), vars(record)
         changed = {name: value for name, value in now.items() if name not in known or known[name] != value}
         changed.pop("id", None)
@@ -99,28 +99,28 @@ class Transaction:
         return self.connection.execute(query, {**changed, "its_id": record.id, "token": lease_token}).rowcount
 
     def lock_key(self, key_id: str) -> None:
-        """Whoever else calls this for the key waits for this transaction's end. On SQLite all writers do."""
+        """Make other callers for this key wait until this transaction ends. On SQLite all writers wait."""
         self.connection.execute(LOCKED_KEY, {"its_id": key_id})
 
     def usage(self, key_id: str, now: int) -> Usage:
         return read_usage(self.connection, key_id, now)
 
     def spend(self, key_id: str, cost_nano: int, now: int) -> None:
-        """An attempt of the key has cost so much."""
+        """Add the cost of one attempt to what the key has spent today."""
         row = {"key_id": key_id, "day": now // DAY_MS, "cost_nano": cost_nano, "attempts": 1}
         insert = self._dialect.insert(spending).values(**row)
         added = {name: spending.c[name] + row[name] for name in ("cost_nano", "attempts")}
         self.connection.execute(insert.on_conflict_do_update(index_elements=["key_id", "day"], set_=added))
 
     def forget_spending(self, now: int) -> None:
-        """Delete the days before today, but each key's newest, which tells what an attempt of its costs."""
+        """Delete the days before today, except each key's newest, from which the cost of an attempt is estimated."""
         newer = spending.alias()
         is_newer = sa.exists().where(newer.c.key_id == spending.c.key_id, newer.c.day > spending.c.day)
         self.connection.execute(spending.delete().where(spending.c.day < now // DAY_MS, is_newer))
 
     def lease(self, job_ids: list[str], token: str, now: int, until: int) -> list[Job]:
-        """Lease those of `job_ids` that are still due, in their order. What another dispatcher took in between, or
-        somebody is writing at this moment, is left out."""
+        """Lease those of `job_ids` that are still due, in their order. Those that another dispatcher leased in between,
+        or is writing at this moment, are left out."""
         rows = self.connection.execute(STILL_DUE, {"ids": job_ids, "now": now}).mappings()
         mine = {row["id"]: to_job(row) for row in rows}
         self.connection.execute(LEASE, {"ids": list(mine), "token": token, "until": until})
@@ -133,8 +133,8 @@ class Transaction:
         return to_webhook(row) if row else None
 
     def lease_webhooks(self, job_ids: list[str], token: str, now: int, until: int) -> list[Webhook]:
-        """Lease those that are still due. What another dispatcher takes at this moment is left out, not waited for:
-        two that take the same ones in different order would wait for ever."""
+        """Lease those that are still due. Those that another dispatcher is leasing are left out, not waited for: two
+        that lease the same ones in different order would deadlock."""
         still_due = sa.and_(webhooks.c.job_id.in_(job_ids), due(webhooks))
         query = sa.select(webhooks).where(still_due).with_for_update(skip_locked=True)
         mine = [to_webhook(row) for row in self.connection.execute(query, {"now": now}).mappings()]
@@ -152,21 +152,21 @@ class Transaction:
             raise StaleLease(webhook.job_id)
 
     def _insert_webhook(self, webhook: Webhook) -> None:
-        """Unless the job has one: a job that has ended may be saved again."""
+        """Does nothing where the job has one: a job that has ended may be saved again."""
         insert = self._dialect.insert(webhooks).values(**asdict(webhook))
         self.connection.execute(insert.on_conflict_do_nothing(index_elements=["job_id"]))
 
     def wake_oldest_waiting(self, now: int) -> None:
-        """A worker has become free: the job that has waited longest need not sit out its pause."""
+        """A worker has become free: make the job that has waited longest due at once."""
         self.connection.execute(WAKE, {"now": now})
 
     def claim_idempotency_key(
         self, key_id: str, idempotency_key: str, fingerprint: str, job_id: str, *, now: int, after: int
     ) -> tuple[str, str]:
-        """Keep the key for `job_id`, unless another job has it; answers (fingerprint, job id) of the one that has it.
+        """Keep the key for `job_id`, unless another job has it; return (fingerprint, job id) of the one that has it.
 
-        A record made at `after` or before counts for nothing. Of two transactions at once the later one waits here
-        for the earlier one's end.
+        A record made at `after` or before has expired. Of two transactions at once, the later one waits here until the
+        earlier one ends.
         """
         here = {"key_id": key_id, "idempotency_key": idempotency_key}
         record = {**here, "fingerprint": fingerprint, "job_id": job_id, "created_at": now}
@@ -176,24 +176,24 @@ class Transaction:
         return row[0], row[1]
 
     def delete_idempotency_keys(self, keys: Collection[tuple[str, str]], until: int) -> int:
-        """Delete those of the records that nobody has taken over since. Answers how many."""
+        """Delete those of the records that have not been renewed since. Return how many."""
         key = sa.tuple_(idempotency.c.key_id, idempotency.c.idempotency_key)
         query = idempotency.delete().where(key.in_(keys), idempotency.c.created_at <= until)
         return self.connection.execute(query).rowcount
 
     def delete_jobs(self, finished_until: int, limit: int) -> int:
-        """Delete the oldest jobs that ended at `finished_until` or before, with their attempts. Answers how many."""
-        # By the primary key, so that only old rows are looked at: nothing ends before it was made. With IS NULL SQLite
-        # would rather go through all jobs that are over.
+        """Delete the oldest jobs that ended at `finished_until` or before, with their attempts. Return how many."""
+        # By the primary key, so that only old rows are read: nothing ends before it was made. With IS NULL, SQLite
+        # would read all jobs that are over.
         old = sa.and_(jobs.c.id < ids.first("job", finished_until + 1), jobs.c.finished_at <= finished_until)
         over = sa.func.coalesce(jobs.c.next_at, 0) == 0
         oldest = sa.select(jobs.c.id).where(old, over).order_by(jobs.c.id).limit(limit)
         return self.connection.execute(jobs.delete().where(jobs.c.id.in_(oldest))).rowcount
 
     def api_keys(self) -> list[ApiKey]:
-        """All keys; nobody else changes them before this transaction has ended."""
+        """All keys, locked until this transaction ends."""
         if self.connection.dialect.name == "postgresql":
-            # Rows cannot be locked that two gateways are about to insert.
+            # Rows that two gateways are about to insert cannot be locked.
             self.connection.execute(sa.text("LOCK TABLE api_keys IN EXCLUSIVE MODE"))
         return read_api_keys(self.connection)
 
@@ -202,12 +202,12 @@ class Transaction:
         self.upsert(api_keys, asdict(key), "id")
 
     def hold(self, name: str, holder: str, now: int, until: int) -> bool:
-        """Take or renew the lease `name`. False while another holder's has not expired."""
+        """Take or renew the lease `name`. Return False while another holder's has not expired."""
         free = sa.or_(leases.c.holder == holder, leases.c.expires_at <= now)
         return self.upsert(leases, {"name": name, "holder": holder, "expires_at": until}, "name", where=free)
 
     def hold_on(self, name: str, now: int, until: int) -> int:
-        """Renew the lease `name`, which is whoever's; answers since when it has been held without a gap."""
+        """Renew the shared lease `name`. Return since when it has been held without a gap, in ms UTC."""
         if not self.hold(name, str(now), now, until):
             self.connection.execute(leases.update().where(leases.c.name == name).values(expires_at=until))
         since = self.connection.execute(sa.select(leases.c.holder).where(leases.c.name == name)).scalar_one()
@@ -216,15 +216,15 @@ class Transaction:
     def upsert(
         self, table: Table, values: Mapping[str, Any], *key: str, where: sa.ColumnElement[bool] | None = None
     ) -> bool:
-        """Insert the row, or replace the one with this key if it is as `where` says. Whether one was written."""
+        """Insert the row, or replace the one with this key if `where` holds for it. Return whether one was written."""
         insert = self._dialect.insert(table).values(**values)
         query = insert.on_conflict_do_update(index_elements=key, set_=dict(values), where=where)
-        # Of an INSERT, SQLAlchemy keeps the count on PostgreSQL only when it is told to.
+        # On PostgreSQL, SQLAlchemy counts the rows of an INSERT only when asked to.
         return self.connection.execute(query.execution_options(preserve_rowcount=True)).rowcount == 1
 
 
 def insert_jobs(tx: Transaction, made: list[tuple[Job, Mapping[str, Any], Refuse | None]]) -> list[Exception | None]:
-    """Insert the jobs that are not refused; return for each of all why it was refused."""
+    """Insert the jobs that are not refused; return for each job why it was refused, or None."""
     refused: dict[str, Exception] = {}
     for refuse in dict.fromkeys(refuse for _, _, refuse in made if refuse):
         refused |= refuse(tx, [job for job, _, asked in made if asked == refuse])

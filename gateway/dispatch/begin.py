@@ -7,7 +7,8 @@ from functools import partial
 
 from gateway.db.transaction import Transaction
 from gateway.dispatch import fallback, limits
-from gateway.dispatch.context import Look
+from gateway.dispatch.attempt_writer import unchanged
+from gateway.dispatch.context import Look, Verdict
 from gateway.dispatch.finish import end_job
 from gateway.dispatch.submit import submit
 from gateway.domain import ids
@@ -16,12 +17,11 @@ from gateway.domain.jobs import MARGIN_MS
 from wire.errors import BudgetExhausted, JobError
 
 
-def begin(look: Look, previous: Attempt | None) -> None:
+def begin(look: Look, previous: Attempt | None) -> Verdict:
     """A new attempt, at the provider whose turn it is after `previous`."""
     now, job = look.now, look.job
     if (error := _reason_not_to_begin(look, now)) is not None:
-        end_job(look, error)
-        return
+        return end_job(look, error)
     attempt = Attempt(
         id=ids.new("att", now),
         job_id=job.id,
@@ -32,23 +32,22 @@ def begin(look: Look, previous: Attempt | None) -> None:
         deadline=job.queue_deadline + job.timeout_s * 1000 + MARGIN_MS,
     )
     look.context.store.together(partial(_add, look, attempt))
-    submit(look, attempt)
+    return submit(look, attempt)
 
 
-def send_again(look: Look, attempt: Attempt) -> None:
+def send_again(look: Look, attempt: Attempt) -> Verdict:
     """Submit an attempt that its provider has certainly not taken."""
     now = look.now
     if (error := _reason_not_to_begin(look, now)) is not None:
-        end_job(look, error)
-        return
+        return end_job(look, error)
     with look.context.store.transaction() as tx:
         tx.leased_job(look.job.id, look.token)
         fresh = tx.attempt(attempt.id)
         if fresh is None or fresh.state is not AttemptState.INTENT:
-            return  # claimed since: an earlier submit did take effect
+            return Verdict(fresh, unchanged, next_in_ms=0)  # claimed since: an earlier submit did take effect
         attempt = replace(fresh, sent_at=now)
         tx.save_attempt(attempt)
-    submit(look, attempt)
+    return submit(look, attempt)
 
 
 def _add(look: Look, attempt: Attempt, tx: Transaction) -> None:

@@ -41,8 +41,24 @@ class DispatchContext:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """What a look came to."""
+
+    #: The attempt it is about; None for a job without one.
+    attempt: Attempt | None
+    change: Change
+    #: When to look again. None: the change says so, and may end the attempt.
+    next_in_ms: float | None = None
+    #: Whether the job that has waited longest may find a worker now.
+    frees_worker: bool = False
+    ending: Ending = Ending()
+    #: The provider's id of an attempt that it has just accepted.
+    accepted_as: str | None = None
+
+
+@dataclass(frozen=True)
 class Look:
-    """One look at a job that this process has leased. It ends with one write, which gives the lease back."""
+    """One look at a job that this process has leased. It ends with one verdict, whose write gives the lease back."""
 
     context: DispatchContext
     #: As it was when it was leased.
@@ -61,26 +77,16 @@ class Look:
     def newest_attempt(self) -> Attempt | None:
         return self.context.store.attempt(self.job.attempt_id) if self.job.attempt_id else None
 
-    def write(
-        self,
-        change: Change,
-        attempt: Attempt | None,
-        *,
-        next_in_ms: float | None = None,
-        frees_worker: bool = False,
-        ending: Ending | None = None,
-    ) -> None:
-        """See AttemptWriter. Without `next_in_ms` the change says when to look again, and may end the attempt."""
-        if next_in_ms is None:
-            ending = ending or Ending()
+    def write(self, verdict: Verdict) -> None:
+        """Write what the look came to, and give the lease back. Raises StaleLease."""
         self.context.writer.write(
-            change,
+            verdict.change,
             self.job.id,
-            attempt,
+            verdict.attempt,
             lease_token=self.token,
-            next_in_ms=next_in_ms,
-            frees_worker=frees_worker,
-            ending=ending,
+            next_in_ms=verdict.next_in_ms,
+            frees_worker=verdict.frees_worker,
+            ending=verdict.ending if verdict.next_in_ms is None else None,
         )
 
     def provider(self, attempt: Attempt) -> Provider:

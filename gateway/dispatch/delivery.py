@@ -26,9 +26,11 @@ def job_input(context: DispatchContext, job: Job, attempt: Attempt, params: Mapp
         attempt_id=attempt.id,
         deadline=attempt.deadline,
         limits=Limits(settings.max_asset_bytes, settings.max_output_bytes, job.timeout_s),
-        upload=context.storage.presign_put(
-            attempt.output_key, max_bytes=settings.max_output_bytes, expires_at=attempt.deadline
-        ),
+        uploads={
+            "video": context.storage.presign_put(
+                attempt.output_key, max_bytes=settings.max_output_bytes, expires_at=attempt.deadline
+            )
+        },
         request_id=job.request_id,
         events=events,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gateway.dispatch.attempt_writer import Change, Ending, on_attempt, unchanged
-from gateway.dispatch.context import Look
+from gateway.dispatch.context import Look, Verdict
 from gateway.domain import transitions
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import Job
@@ -16,7 +16,7 @@ LATER_MS = 5_000
 POLL_CLAIMED_MS = 10_000
 
 
-def end_job(look: Look, error: JobError, *, charged: bool = True) -> None:
+def end_job(look: Look, error: JobError, *, charged: bool = True) -> Verdict:
     """Fail the job, unless a worker has claimed its attempt in the meantime and has time left."""
 
     def change(job: Job, attempt: Attempt | None) -> tuple[Job, Attempt | None]:
@@ -26,26 +26,25 @@ def end_job(look: Look, error: JobError, *, charged: bool = True) -> None:
         attempt = transitions.supersede(attempt, now) if attempt else None
         return replace(job, next_at=None) if job.finished else transitions.give_up(job, error, now), attempt
 
-    look.write(change, look.newest_attempt, ending=Ending(charged=charged))
+    return Verdict(look.newest_attempt, change, ending=Ending(charged=charged))
 
 
-def take_back(look: Look, attempt: Attempt, error: JobError) -> None:
+def take_back(look: Look, attempt: Attempt, error: JobError) -> Verdict:
     """Cancel the attempt at its provider, and let it fail with `error`."""
     look.cancel_at_provider(attempt)
-    look.write(failed_there(attempt, error, look.now), attempt)
+    return Verdict(attempt, failed_there(attempt, error, look.now))
 
 
-def clean_up(look: Look, attempt: Attempt | None) -> None:
+def clean_up(look: Look, attempt: Attempt | None) -> Verdict:
     """The job is over: take back what may still run."""
     may_run = attempt is not None and not attempt.ended and attempt.sent_at is not None
     if attempt and may_run and not look.cancel_at_provider(attempt) and look.now < attempt.deadline:
-        look.write(unchanged, attempt, next_in_ms=LATER_MS)
-        return
+        return Verdict(attempt, unchanged, next_in_ms=LATER_MS)
 
     def change(job: Job, attempt: Attempt | None) -> tuple[Job, Attempt | None]:
         return replace(job, next_at=None), transitions.supersede(attempt, look.now) if attempt else None
 
-    look.write(change, attempt, frees_worker=True)
+    return Verdict(attempt, change, frees_worker=True)
 
 
 def failed_there(polled: Attempt, error: JobError, now: int) -> Change:

@@ -9,7 +9,7 @@ import structlog
 
 from gateway.dispatch import fallback, finish, limits, poll_schedule
 from gateway.dispatch.attempt_writer import Ending, on_attempt, unchanged
-from gateway.dispatch.context import Look
+from gateway.dispatch.context import Look, Verdict
 from gateway.dispatch.finish import failed_there, take_back
 from gateway.dispatch.submit import too_long, turned_down, until_first_poll_ms
 from gateway.domain import transitions
@@ -31,15 +31,15 @@ from wire.errors import (
 log = structlog.get_logger(__name__)
 
 
-def follow(look: Look, attempt: Attempt) -> None:
+def follow(look: Look, attempt: Attempt) -> Verdict:
+    """Poll the attempt, and judge it by its time limits."""
     events = look.context.settings.worker_events
     overdue = limits.overdue(look.job, attempt, look.now, events=events, listening_since=look.listening_since)
     try:
         remote = _poll(look, attempt)
     except (NoCapacity, Unavailable) as error:
-        _not_told(look, attempt, error, overdue)
-    else:
-        _polled(look, attempt, remote, overdue)
+        return _not_told(look, attempt, error, overdue)
+    return _polled(look, attempt, remote, overdue)
 
 
 def _poll(look: Look, attempt: Attempt) -> Remote:
@@ -53,23 +53,19 @@ def _poll(look: Look, attempt: Attempt) -> Remote:
         raise Unavailable(f"it cannot be asked: {type(error).__name__}") from error
 
 
-def _not_told(look: Look, attempt: Attempt, error: NoCapacity | Unavailable, overdue: JobError | None) -> None:
+def _not_told(look: Look, attempt: Attempt, error: NoCapacity | Unavailable, overdue: JobError | None) -> Verdict:
     """The provider did not say how the attempt fares."""
     if overdue is None and attempt.claimed_at is None:
         if isinstance(error, NoCapacity):
-            turned_down(look, attempt, error)
-            return
+            return turned_down(look, attempt, error)
         if _may_be_abandoned(look, attempt):
-            reason = f"an attempt in its queue cannot be followed: {error}"
-            turned_down(look, attempt, NoCapacity(reason))
-            return
+            return turned_down(look, attempt, NoCapacity(f"an attempt in its queue cannot be followed: {error}"))
     log.warning("provider.unavailable", provider=attempt.provider, reason=str(error))
     if overdue is None and look.now > limits.must_end_by(look.job, attempt):
         overdue = ProviderUnreachable()
     if overdue is not None:
-        take_back(look, attempt, overdue)
-    else:
-        look.write(unchanged, attempt, next_in_ms=finish.LATER_MS)
+        return take_back(look, attempt, overdue)
+    return Verdict(attempt, unchanged, next_in_ms=finish.LATER_MS)
 
 
 def _may_be_abandoned(look: Look, attempt: Attempt) -> bool:
@@ -78,32 +74,31 @@ def _may_be_abandoned(look: Look, attempt: Attempt) -> bool:
     return unbegun and fallback.waited_too_long(look.context.providers, attempt, look.now, factor=2)
 
 
-def _polled(look: Look, attempt: Attempt, remote: Remote, overdue: JobError | None) -> None:
+def _polled(look: Look, attempt: Attempt, remote: Remote, overdue: JobError | None) -> Verdict:
     """What has ended there is never taken back: a gateway that was away for long still gets the result."""
     ended = remote.phase is Phase.COMPLETED or (remote.phase is Phase.FAILED and not isinstance(remote.error, Stopped))
     if overdue is not None and not ended:
-        take_back(look, attempt, overdue)
-        return
+        return take_back(look, attempt, overdue)
     now = look.now
     match remote.phase:
         case Phase.COMPLETED:
-            _completed_there(look, attempt, remote, now)
+            return _completed_there(look, attempt, remote, now)
         case Phase.FAILED:
             error = remote.error or WorkerError()
             events = look.context.settings.worker_events
             if isinstance(error, JobTimeout) and attempt.claimed_at is None and events:
                 error = ClaimTimeout()
-            look.write(failed_there(attempt, error, now), attempt, ending=_ending(remote))
+            return Verdict(attempt, failed_there(attempt, error, now), ending=_ending(remote))
         case Phase.GONE:
             gone = WorkerLost("The worker no longer knows the attempt.")
-            look.write(failed_there(attempt, gone, now), attempt)
+            return Verdict(attempt, failed_there(attempt, gone, now))
         case Phase.WAITING if attempt.claimed_at is None and now >= look.job.queue_deadline:
-            take_back(look, attempt, limits.queue_timeout(look.job, remote.reason))
+            return take_back(look, attempt, limits.queue_timeout(look.job, remote.reason))
         case Phase.WAITING if _should_ask_next(look, attempt, now) and look.cancel_at_provider(attempt):
-            turned_down(look, attempt, NoCapacity(too_long(look, attempt, remote.reason)))
+            return turned_down(look, attempt, too_long(look, attempt, remote.reason))
         case Phase.WAITING | Phase.RUNNING:
             change = on_attempt(partial(_still_there, remote=remote, now=now))
-            look.write(change, attempt, next_in_ms=_until_next_poll_ms(look, attempt))
+            return Verdict(attempt, change, next_in_ms=_until_next_poll_ms(look, attempt))
         case _:
             assert_never(remote.phase)
 
@@ -114,18 +109,17 @@ def _should_ask_next(look: Look, attempt: Attempt, now: int) -> bool:
     return waits and fallback.waited_too_long(look.context.providers, attempt, now)
 
 
-def _completed_there(look: Look, attempt: Attempt, remote: Remote, now: int) -> None:
+def _completed_there(look: Look, attempt: Attempt, remote: Remote, now: int) -> Verdict:
     stats = remote.result["stats"] if remote.result else {}
     try:
         error = look.context.writer.output_error(attempt, stats)
     except StorageUnavailable as unavailable:
         log.warning("storage.unavailable", reason=str(unavailable))
         if now <= limits.must_end_by(look.job, attempt):
-            look.write(unchanged, attempt, next_in_ms=finish.LATER_MS)
-            return
+            return Verdict(attempt, unchanged, next_in_ms=finish.LATER_MS)
         error = StorageUnreachable()
     completed = on_attempt(partial(transitions.complete, stats=stats, now=now))
-    look.write(failed_there(attempt, error, now) if error else completed, attempt, ending=_ending(remote))
+    return Verdict(attempt, failed_there(attempt, error, now) if error else completed, ending=_ending(remote))
 
 
 def _ending(remote: Remote) -> Ending:

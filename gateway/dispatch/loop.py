@@ -1,13 +1,11 @@
 """Moves jobs: leases those that are due, submits their attempts, follows them until they end; sends webhooks.
 
-Works outside transactions and writes only while its lease holds, so that any number of dispatchers may run and any of
-them may be stopped at any point. `python -m gateway.dispatch.loop` runs one alone.
+Works outside transactions and writes only while its lease holds, so that any number of dispatchers may run and each
+may be stopped at any point. `python -m gateway.dispatch` runs one alone.
 """
 
 from __future__ import annotations
 
-import signal
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,8 +15,6 @@ import structlog
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from common import log as logs
-from common.settings import SettingsError
 from gateway.db.engine import brief
 from gateway.db.transaction import StaleLease
 from gateway.dispatch.context import DispatchContext, Look
@@ -31,20 +27,20 @@ from gateway.webhooks.sender import Sender
 
 log = structlog.get_logger(__name__)
 
-# At 0.15 s a call, enough for LOOKS_A_SECOND and for new jobs beside them.
+# Threads: at 0.15 s a call, enough for LOOKS_A_SECOND and for new jobs beside them.
 POOL = 24
-# Of these, so that however many jobs come the ends of others are seen; as many as RunPod lets us submit.
+# Threads for new jobs, so that the ends of others are seen however many come; as many submits as RunPod allows.
 POOL_UNTRIED = 16
 LEASE_MS = 60_000
 IDLE_S = 1.0
 # Longest pause while the database fails.
 BROKEN_S = 5.0
-# Of two rounds at least, however often it rings: a round for five jobs costs little more than one for one.
+# The least time between two rounds: a round for five jobs costs little more than a round for one.
 LEAST_S = 0.05
-# Held by whoever ticks; `/ready` looks at it.
+# Held by every dispatcher that ticks; `/ready` looks at it.
 HEARTBEAT_LEASE = "dispatcher"
 HEARTBEAT_MS = 15_000
-# Held together by all: since when workers could report.
+# Held by all dispatchers together: since when workers could report.
 LISTENING_LEASE = "listening"
 TICK_MS = 5_000
 # A provider's `reconcile`, and a step of the clean-up, must return within this time.
@@ -53,7 +49,7 @@ CLEAN_UP_LEASE = "clean_up"
 
 
 class Dispatcher:
-    """`start` runs it on a thread of its own; `tick` is one round, for tests and for the loop."""
+    """`start` runs it on a thread of its own; `tick` is one round of its loop."""
 
     def __init__(self, context: DispatchContext, webhooks: Sender) -> None:
         self._context, self._webhooks = context, webhooks
@@ -67,7 +63,7 @@ class Dispatcher:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._pool = ThreadPoolExecutor(POOL, thread_name_prefix="dispatch")
-        # The steps under way, and whether it is the job's first.
+        # The steps under way, each with whether it is its job's first.
         self._busy: dict[Future[None], bool] = {}
         self._janitor = Janitor(context.store, context.storage, context.clock, context.settings)
         reconcile = {f"reconcile:{name}": partial(_reconcile, each) for name, each in context.providers.items()}
@@ -85,7 +81,7 @@ class Dispatcher:
         self._stopping.set()
 
     def stop(self) -> None:
-        """End the loop; steps that are under way are finished."""
+        """End the loop, after the steps that are under way."""
         self.request_stop()
         self._notifier.notify()
         if self._thread is not None:
@@ -94,7 +90,7 @@ class Dispatcher:
         self._webhooks.stop()
 
     def run(self) -> None:
-        """Tick until stopped. A broken database is waited out, with one line in the log for every longer pause."""
+        """Tick until stopped. While the database fails, the pauses grow and each has one line in the log."""
         log.info("dispatcher.started", dispatcher=self._id, providers=list(self._providers))
         failures = 0
         while not self._stopping.is_set():
@@ -103,7 +99,7 @@ class Dispatcher:
                 self.tick()
                 pause = self._pause_s()
                 if failures:
-                    log.info("dispatcher.works_again", failures=failures)
+                    log.info("dispatcher.recovered", failures=failures)
                 failures = 0
             except Exception as error:
                 failures += 1
@@ -116,14 +112,14 @@ class Dispatcher:
                 self._notifier.wait(changes, pause)
 
     def _failed(self, error: Exception, failures: int) -> None:
-        self._listening_since = self._beat_at = None  # nor could workers report
+        self._listening_since = self._beat_at = None  # workers could not report either
         if isinstance(error, SQLAlchemyError):
             log.error("dispatcher.database_failed", reason=brief(error), failures=failures)
         else:
             log.exception("dispatcher.tick_failed", failures=failures)
 
     def tick(self) -> int:
-        """Start a step for every due job that there is a free thread for, and due webhooks. Answers how many steps."""
+        """Start a step for every due job, as far as threads are free, and due webhooks. Return how many steps."""
         self._busy = {future: first for future, first in self._busy.items() if not future.done()}
         self._beat()
         self._webhooks.tick()
@@ -153,7 +149,7 @@ class Dispatcher:
         return IDLE_S if next_at is None else min(IDLE_S, max(0.02, (next_at - self._clock.now_ms()) / 1000))
 
     def _beat(self) -> None:
-        """Every TICK_MS: tell that we are alive, let the providers look after what they rent, and clean up."""
+        """Every TICK_MS: renew the heartbeat, let the providers reconcile, and clean up."""
         now = self._clock.now_ms()
         if self._beat_at is not None and 0 <= now - self._beat_at < TICK_MS:
             return
@@ -162,19 +158,19 @@ class Dispatcher:
             tx.hold(HEARTBEAT_LEASE, self._id, now, now + HEARTBEAT_MS)
             since = tx.hold_on(LISTENING_LEASE, now, now + HEARTBEAT_MS)
             free = [name for name in self._chores if name not in self._doing or self._doing[name].done()]
-            # One that hangs keeps no lease: a healthy gateway takes it over.
+            # A chore that hangs keeps no lease: a healthy gateway takes it over.
             held = [name for name in free if tx.hold(name, self._id, now, now + CHORE_MS)]
-        if self._listening_since is None:  # a restart that was quick leaves no gap
+        if self._listening_since is None:  # a quick restart leaves no gap
             self._listening_since = since
         for name in held:
-            # in the pool: one that takes long must not hold up the jobs
+            # In the pool: a long chore must not hold up the jobs.
             self._doing[name] = self._pool.submit(self._chores[name])
 
     def _clean_up(self) -> None:
         try:
             self._janitor.step(self._stopping)
         except Exception:
-            # files that stay too long must not end the loop that serves the jobs
+            # Files that stay too long must not end the loop that serves the jobs.
             log.exception("clean_up.failed")
 
     def _step(self, job: Job, token: str) -> None:
@@ -184,7 +180,7 @@ class Dispatcher:
             except StaleLease:
                 log.info("dispatcher.lease_lost")
             except (OperationalError, PoolTimeout) as error:
-                # the lease runs out and somebody looks again
+                # The lease expires, and the job is looked at again.
                 log.error("dispatcher.step_failed", reason=brief(error))
             except Exception:
                 log.exception("dispatcher.step_failed")
@@ -205,24 +201,5 @@ def _reconcile(provider: Provider) -> None:
     except Unavailable as error:
         log.warning("provider.reconcile_failed", provider=provider.name, reason=str(error))
     except Exception:
-        # one provider's bug must not end the loop that serves them all
+        # One provider's bug must not end the loop that serves them all.
         log.exception("provider.reconcile_failed", provider=provider.name)
-
-
-def main() -> None:
-    """Run a dispatcher alone, beside gateways that have none (RUN_DISPATCHER=false)."""
-    from gateway import create_app
-
-    try:
-        app = create_app()
-    except SettingsError as error:
-        sys.exit(f"Wrong settings: {error}")
-    services = app.extensions["reelay"]
-    logs.configure(services.settings.log_level)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: services.dispatcher.request_stop())
-    services.dispatcher.run()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Wakes threads of this process when a job has changed; what another process changed is seen at the next look."""
+"""Wakes threads of this process that wait for a change of a job."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import threading
 
 
 class ChangeNotifier:
-    """Rings for everybody at once. A ring between two waits is not missed: `since` is the count that one saw last."""
+    """Wakes all waiters at once. Changes of another process are not noticed: waiters look from time to time.
+
+    A change between two waits is not missed: a waiter passes the count of changes that it has seen.
+    """
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -14,15 +17,17 @@ class ChangeNotifier:
 
     @property
     def changes(self) -> int:
+        """How many changes there have been."""
         return self._changes
 
     def notify(self) -> None:
+        """Wake all waiters."""
         with self._condition:
             self._changes += 1
             self._condition.notify_all()
 
-    def wait(self, since: int, seconds: float) -> int:
-        """Wait for a ring after `since`, at most `seconds`. Answers the count now."""
+    def wait(self, seen: int, seconds: float) -> int:
+        """Wait until there are more changes than `seen`, for at most `seconds`. Return how many there are."""
         with self._condition:
-            self._condition.wait_for(lambda: self._changes > since, timeout=seconds)
+            self._condition.wait_for(lambda: self._changes > seen, timeout=seconds)
             return self._changes

@@ -1,6 +1,8 @@
-"""One look at one leased job: begin an attempt, submit it again, follow it, or clean up behind it."""
+"""One step of one leased job: begin an attempt, submit it again, follow it, or clean up behind it."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import structlog
 from sqlalchemy.exc import OperationalError
@@ -9,9 +11,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from gateway.db.transaction import StaleLease
 from gateway.dispatch.attempt_writer import on_attempt
 from gateway.dispatch.begin import begin, send_again
-from gateway.dispatch.context import Look
+from gateway.dispatch.context import Look, Verdict
 from gateway.dispatch.finish import clean_up, end_job
 from gateway.dispatch.follow import follow
+from gateway.dispatch.submit import accepted_late
 from gateway.domain import transitions
 from gateway.domain.attempts import AttemptState
 from wire.errors import GatewayError
@@ -23,31 +26,40 @@ EXPECTED = (StaleLease, OperationalError, PoolTimeout)
 
 
 def step(look: Look) -> None:
-    """Do what the job needs now."""
+    """Do what the job needs now, and write what came of it."""
+    verdict = _verdict(look)
+    try:
+        look.write(verdict)
+    except StaleLease:
+        if verdict.attempt is not None and verdict.accepted_as is not None:
+            accepted_late(look, replace(verdict.attempt, remote_id=verdict.accepted_as))
+        raise
+
+
+def _verdict(look: Look) -> Verdict:
     attempt = look.newest_attempt
     if look.job.finished:
-        clean_up(look, attempt)
-    elif attempt is None or attempt.ended:
-        begin(look, attempt)
-    elif attempt.state is AttemptState.INTENT and attempt.sent_at is None:
-        send_again(look, attempt)
-    elif attempt.state is AttemptState.INTENT:
-        # a dispatcher died between the submit and writing down its answer
-        look.write(on_attempt(transitions.doubt), attempt, next_in_ms=0)
-    else:
-        follow(look, attempt)
+        return clean_up(look, attempt)
+    if attempt is None or attempt.ended:
+        return begin(look, attempt)
+    if attempt.state is AttemptState.INTENT and attempt.sent_at is None:
+        return send_again(look, attempt)
+    if attempt.state is AttemptState.INTENT:
+        # A dispatcher died between the submit and the record of its outcome.
+        return Verdict(attempt, on_attempt(transitions.doubt), next_in_ms=0)
+    return follow(look, attempt)
 
 
 def break_off(look: Look) -> None:
-    """After a bug: the lease runs out and the job is looked at again, until its time is up; then it fails."""
+    """After a bug: the lease expires and the job is looked at again, until its time is up; then it fails."""
     attempt = look.newest_attempt
     ends_at = look.job.queue_deadline if attempt is None or attempt.ended else attempt.deadline
     if look.now <= ends_at:
         return
     try:
-        end_job(look, GatewayError())
+        look.write(end_job(look, GatewayError()))
     except EXPECTED:
         raise
     except Exception:
         log.exception("job.charge_failed")  # the bug is in what charges
-        end_job(look, GatewayError(), charged=False)
+        look.write(end_job(look, GatewayError(), charged=False))

@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import structlog
 
-from gateway.db.transaction import StaleLease
 from gateway.dispatch import fallback
 from gateway.dispatch.attempt_writer import on_attempt
-from gateway.dispatch.context import Look
+from gateway.dispatch.context import Look, Verdict
 from gateway.dispatch.delivery import job_input
 from gateway.domain import transitions
 from gateway.domain.attempts import Attempt
@@ -32,27 +31,24 @@ MAX_WAIT_MS = 10_000
 MAX_BACKOFF_MS = 60_000
 
 
-def submit(look: Look, attempt: Attempt) -> None:
+def submit(look: Look, attempt: Attempt) -> Verdict:
+    """Hand the attempt to its provider."""
     structlog.contextvars.bind_contextvars(attempt_id=attempt.id)
     try:
         params = look.context.store.params(look.job.id)
         answer = look.provider(attempt).submit(attempt, job_input(look.context, look.job, attempt, params))
     except Refused as error:
         fault = error.fault
-        look.write(on_attempt(lambda j, a: transitions.fail(j, a, fault, look.now)), attempt)
+        return Verdict(attempt, on_attempt(lambda j, a: transitions.fail(j, a, fault, look.now)))
     except (NoCapacity, Unavailable) as error:
-        turned_down(look, attempt, error)
+        return turned_down(look, attempt, error)
     except Ambiguous as error:
         log.warning("attempt.submit_unconfirmed", provider=attempt.provider, reason=str(error))
-        look.write(on_attempt(transitions.doubt), attempt, next_in_ms=until_first_poll_ms(look, attempt))
-    else:
-        if isinstance(answer, Accepted):
-            _accepted(look, attempt, answer)
-        else:
-            _not_yet(look, attempt, answer)
+        return Verdict(attempt, on_attempt(transitions.doubt), next_in_ms=until_first_poll_ms(look, attempt))
+    return _accepted(look, attempt, answer) if isinstance(answer, Accepted) else _not_yet(look, attempt, answer)
 
 
-def turned_down(look: Look, attempt: Attempt, error: ProviderError) -> None:
+def turned_down(look: Look, attempt: Attempt, error: ProviderError) -> Verdict:
     """The provider cannot run it: the next one is asked, at once unless all have been asked."""
     log.warning("attempt.turned_down", provider=attempt.provider, code=error.code, reason=str(error))
     now = look.now
@@ -62,7 +58,7 @@ def turned_down(look: Look, attempt: Attempt, error: ProviderError) -> None:
         # Counted from the attempt's beginning: one that has waited here for long goes on at once.
         pause = max(0, _backoff_ms(1000, look.job.waits, MAX_BACKOFF_MS) - (now - attempt.created_at))
         next_at += round(pause if known_s is None else known_s * 1000 * random.uniform(1.0, 1.2))
-    look.write(on_attempt(lambda j, a: transitions.turn_down(j, a, error.code, str(error), now, next_at)), attempt)
+    return Verdict(attempt, on_attempt(lambda j, a: transitions.turn_down(j, a, error.code, str(error), now, next_at)))
 
 
 def until_first_poll_ms(look: Look, attempt: Attempt) -> int:
@@ -71,39 +67,36 @@ def until_first_poll_ms(look: Look, attempt: Attempt) -> int:
     return look.context.poll_scheduler.pause_ms(attempt, look.job.operation, look.now, told=events)
 
 
-def _accepted(look: Look, attempt: Attempt, answer: Accepted) -> None:
+def _accepted(look: Look, attempt: Attempt, answer: Accepted) -> Verdict:
     log.info("attempt.submitted", provider=attempt.provider, remote_id=answer.remote_id)
     now = look.now
-    try:
-        look.write(
-            on_attempt(lambda j, a: transitions.accept(j, a, answer.remote_id, now)),
-            attempt,
-            next_in_ms=until_first_poll_ms(look, attempt),
-            frees_worker=True,  # where this one was taken there may be room for the next
-        )
-    except StaleLease:
-        _accepted_late(look, replace(attempt, remote_id=answer.remote_id))
-        raise
+    return Verdict(
+        attempt,
+        on_attempt(lambda j, a: transitions.accept(j, a, answer.remote_id, now)),
+        next_in_ms=until_first_poll_ms(look, attempt),
+        frees_worker=True,  # where this one was taken there may be room for the next
+        accepted_as=answer.remote_id,
+    )
 
 
-def _not_yet(look: Look, attempt: Attempt, answer: NotYet) -> None:
+def _not_yet(look: Look, attempt: Attempt, answer: NotYet) -> Verdict:
     providers, now = look.context.providers, look.now
     if not answer.coming and fallback.waited_too_long(providers, attempt, now):
-        turned_down(look, attempt, NoCapacity(too_long(look, attempt, answer.reason)))
-        return
+        return turned_down(look, attempt, too_long(look, attempt, answer.reason))
     log.info("attempt.not_taken_yet", provider=attempt.provider, reason=answer.reason)
     pause = _backoff_ms(answer.retry_in_s * 1000, look.job.waits, MAX_WAIT_MS)
     pause = min(pause, max(0, look.job.queue_deadline - now))
-    look.write(on_attempt(lambda j, a: transitions.not_yet(j, a, answer.reason)), attempt, next_in_ms=pause)
+    return Verdict(attempt, on_attempt(lambda j, a: transitions.not_yet(j, a, answer.reason)), next_in_ms=pause)
 
 
-def too_long(look: Look, attempt: Attempt, reason: str | None) -> str:
+def too_long(look: Look, attempt: Attempt, reason: str | None) -> NoCapacity:
     """Why an attempt is taken from a provider whose queue limit has passed."""
     limit_s = fallback.queue_limit_s(look.context.providers, attempt)
-    return f"no worker of {attempt.provider} took the job within {limit_s} s: {reason or 'no reason is known'}"
+    why = reason or "no reason is known"
+    return NoCapacity(f"no worker of {attempt.provider} took the job within {limit_s} s: {why}")
 
 
-def _accepted_late(look: Look, attempt: Attempt) -> None:
+def accepted_late(look: Look, attempt: Attempt) -> None:
     """The lease is gone, and only here is the provider's id known: keep it, and cancel what nobody wants any more."""
     with look.context.store.transaction() as tx:
         job, fresh = tx.job(attempt.job_id), tx.attempt(attempt.id)

@@ -1,4 +1,4 @@
-"""One try of a job on one provider."""
+"""One try of a job on one provider: its states and their legal changes. Times are in ms UTC."""
 
 from __future__ import annotations
 
@@ -8,61 +8,67 @@ from enum import StrEnum
 
 
 class AttemptState(StrEnum):
-    """Of an attempt."""
+    """The state of an attempt."""
 
+    #: Committed before it is submitted.
     INTENT = "intent"
+    #: Its provider has it.
     SUBMITTED = "submitted"
+    #: Its provider may have it: the reply to the submit was lost.
+    AMBIGUOUS = "ambiguous"
+    #: A worker runs it.
     CLAIMED = "claimed"
     DONE = "done"
     FAILED = "failed"
-    AMBIGUOUS = "ambiguous"
+    #: No longer wanted, because its job ended without it.
     SUPERSEDED = "superseded"
 
 
 ENDED = frozenset({AttemptState.DONE, AttemptState.FAILED, AttemptState.SUPERSEDED})
+_S = AttemptState
 ATTEMPT_CHANGES: Mapping[AttemptState, frozenset[AttemptState]] = {
-    AttemptState.INTENT: frozenset(
-        {
-            AttemptState.SUBMITTED,
-            AttemptState.CLAIMED,
-            AttemptState.AMBIGUOUS,
-            AttemptState.FAILED,
-            AttemptState.SUPERSEDED,
-        }
-    ),
-    AttemptState.AMBIGUOUS: frozenset({AttemptState.SUBMITTED, AttemptState.CLAIMED, *ENDED}),
-    AttemptState.SUBMITTED: frozenset({AttemptState.CLAIMED, *ENDED}),
-    AttemptState.CLAIMED: ENDED,
+    _S.INTENT: frozenset({_S.SUBMITTED, _S.CLAIMED, _S.AMBIGUOUS, _S.FAILED, _S.SUPERSEDED}),
+    _S.AMBIGUOUS: frozenset({_S.SUBMITTED, _S.CLAIMED, *ENDED}),
+    _S.SUBMITTED: frozenset({_S.CLAIMED, *ENDED}),
+    _S.CLAIMED: ENDED,
     **{state: frozenset() for state in ENDED},
 }
 
 
 class IllegalChange(Exception):
-    """A bug: somebody asked for a change that the tables above do not have."""
+    """A bug: a change that the tables of changes do not have."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try of a job on one provider. `sent_at` is set while a submit is under way or has been accepted.
+    """One try of a job on one provider."""
 
-    `running_at`: when the provider first told that it runs.
-    """
-
+    #: `att_` and a ULID.
     id: str
     job_id: str
+    #: The provider's name.
     provider: str
     state: AttemptState
     created_at: int
+    #: When the attempt must have ended, whatever happens; its upload URL and event token expire then.
     deadline: int
+    #: When the submit that is under way, or was accepted, began; None while none is.
     sent_at: int | None = None
+    #: The provider's own id of the attempt; for a rental `<rental id>:<attempt id>`.
     remote_id: str | None = None
+    #: What the worker that claimed the attempt calls its claim. No other claim is accepted.
     claim_id: str | None = None
     claimed_at: int | None = None
+    #: When the claim's worker last reported.
     heard_at: int | None = None
     ended_at: int | None = None
+    #: Why it failed: an error's stable code, or a provider's, such as `no_capacity`.
     error_code: str | None = None
+    #: The same for people.
     error_message: str | None = None
+    #: When the provider first reported that it runs.
     running_at: int | None = None
+    #: What it cost, in nano-dollars; None while it runs, and where nobody had to pay.
     cost_nano: int | None = None
 
     @property

@@ -1,4 +1,4 @@
-"""Ids: a word for what it is, and a ULID, so that they sort by time."""
+"""Ids: a prefix that names the kind, and a ULID, so that they sort by time."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ Kind = Literal["job", "att", "key", "rent"]
 
 
 def new(kind: Kind, now_ms: int) -> str:
-    """For example `job_01J…`."""
+    """Return a new id such as `job_01J…`."""
     return f"{kind}_{ULID.from_timestamp(now_ms / 1000)}"
 
 
 def ulid(now_ms: int) -> str:
+    """Return a new bare ULID."""
     return str(ULID.from_timestamp(now_ms / 1000))
 
 
 def first(kind: Kind, at_ms: int) -> str:
-    """No id of this kind that was made at `at_ms` or later sorts before it."""
+    """Return the least id of this kind for a time: those made at `at_ms` or later sort after it."""
     return f"{kind}_{ULID.from_bytes(at_ms.to_bytes(6) + bytes(10))}"
 
 
 def made_at(id_: str) -> int:
-    """When an id, or a bare ULID, was made, in ms UTC."""
+    """Return when an id, or a bare ULID, was made, in ms UTC."""
     return ULID.from_str(id_.rpartition("_")[2]).milliseconds

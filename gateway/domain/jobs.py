@@ -1,7 +1,4 @@
-"""Jobs and attempts: what they are, their states, and every legal change, as functions without side effects.
-
-A change takes frozen records and answers new ones; `store.py` writes them in one transaction. Times are in ms UTC.
-"""
+"""One request of a client: its status and the legal changes. Times are in ms UTC."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ MARGIN_MS = 120_000
 
 
 class JobStatus(StrEnum):
-    """Of a job. Clients see these words and never any other."""
+    """The status of a job. Clients see these words and no others."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -35,34 +32,52 @@ JOB_CHANGES: Mapping[JobStatus, frozenset[JobStatus]] = {
 
 @dataclass(frozen=True)
 class Job:
-    """One request of a client. `tries` counts the attempts that may have run, `attempt_id` is the newest one.
+    """One request of a client. Its params are stored apart: see `Store.params`."""
 
-    `cost_nano`, in nano-dollars, is that of all attempts; None where no machine had to be paid for.
-    """
-
+    #: `job_` and a ULID.
     id: str
+    #: The API key that made it.
     key_id: str
+    #: The operation's name.
     operation: str
     status: JobStatus
     created_at: int
+    #: When it last came into the queue: at its creation, or when an attempt failed.
     queued_at: int
+    #: How long one attempt may run, in seconds.
     timeout_s: int
+    #: How long it may wait for a worker each time that it is queued, in seconds.
     queue_limit_s: int
+    #: The id of the request that made it, for the logs.
     request_id: str | None = None
+    #: Where its end is reported.
     webhook_url: str | None = None
+    #: 0 to 1, of the newest attempt.
     progress: float = 0.0
+    #: When a worker first began it.
     started_at: int | None = None
     finished_at: int | None = None
+    #: How many attempts may have run.
     tries: int = 0
+    #: How often it was not taken since it last ran; the pauses grow with it.
     waits: int = 0
+    #: Why it has not started, for people.
     waiting_for: str | None = None
+    #: The newest attempt, which alone may change the job.
     attempt_id: str | None = None
+    #: Where the output of a completed job is stored.
     output_key: str | None = None
+    #: The worker's figures of a completed job, and the provider.
     stats: Mapping[str, Any] | None = None
+    #: Why it failed: a stable code.
     error_code: str | None = None
+    #: The same for people.
     error_message: str | None = None
+    #: What all attempts cost, in nano-dollars; None where nobody had to pay.
     cost_nano: int | None = None
+    #: When the dispatcher looks at it next; None when it is over and cleaned up.
     next_at: int | None = None
+    #: The lease under which a dispatcher works on it.
     lease_token: str | None = None
     lease_expires_at: int | None = None
 
@@ -70,12 +85,13 @@ class Job:
     def finished(self) -> bool:
         return self.status in FINISHED
 
+    @property
+    def queue_deadline(self) -> int:
+        """When it fails unless an attempt has begun."""
+        return self.queued_at + self.queue_limit_s * 1000
+
     def output_expires_at(self, kept_s: int) -> int | None:
-        """Until when the output of a completed job is there, if outputs are kept for `kept_s`."""
+        """When the output of a completed job is removed, if outputs are kept for `kept_s` seconds."""
         if self.status is not JobStatus.COMPLETED or self.finished_at is None:
             return None
         return self.finished_at + kept_s * 1000
-
-    @property
-    def queue_deadline(self) -> int:
-        return self.queued_at + self.queue_limit_s * 1000

@@ -20,7 +20,7 @@ Pair = tuple[Job, Attempt]
 
 
 def claim(job: Job, attempt: Attempt, claim_id: str, now: int) -> Pair:
-    """A worker takes the attempt. Repeating its own claim changes nothing; raises AttemptSuperseded for any other."""
+    """A worker claims the attempt. Repeating its own claim changes nothing; raises AttemptSuperseded for any other."""
     if attempt.claim_id == claim_id and _wanted(job, attempt):
         return job, attempt
     if attempt.claim_id is not None or not _wanted(job, attempt):
@@ -31,13 +31,13 @@ def claim(job: Job, attempt: Attempt, claim_id: str, now: int) -> Pair:
 
 
 def beat(job: Job, attempt: Attempt, claim_id: str, progress: float, now: int) -> Pair:
-    """The claim is alive and has come so far; progress never goes back. Raises AttemptSuperseded."""
+    """The claim's worker is alive and reports progress, which never goes back. Raises AttemptSuperseded."""
     _must_hold(job, attempt, claim_id)
     return replace(job, progress=max(job.progress, progress)), replace(attempt, heard_at=now)
 
 
 def held(job: Job, attempt: Attempt, claim_id: str, end: AttemptState) -> bool:
-    """Whether the claim may still end the attempt; False when it has already, in `end`. Raises AttemptSuperseded."""
+    """Whether the claim may end the attempt; False when it already ended as `end`. Raises AttemptSuperseded."""
     if attempt.state is end and attempt.claim_id == claim_id and job.attempt_id == attempt.id:
         return False
     _must_hold(job, attempt, claim_id)
@@ -45,7 +45,7 @@ def held(job: Job, attempt: Attempt, claim_id: str, end: AttemptState) -> bool:
 
 
 def accept(job: Job, attempt: Attempt, remote_id: str | None, now: int) -> Pair:
-    """The provider took the attempt, or was found to have it. A claim may have come first and stays."""
+    """The provider has the attempt. A claim may have come first, and stays."""
     if attempt.state is AttemptState.CLAIMED:
         return job, replace(attempt, remote_id=remote_id)
     if attempt.state is AttemptState.SUBMITTED:
@@ -55,12 +55,12 @@ def accept(job: Job, attempt: Attempt, remote_id: str | None, now: int) -> Pair:
 
 
 def waits(job: Job, attempt: Attempt, reason: str | None) -> Pair:
-    """The provider has not begun it, and perhaps tells why."""
+    """The provider has not begun it; `reason` says why, if that is known."""
     return (replace(job, waiting_for=reason) if job.status is JobStatus.QUEUED else job), attempt
 
 
 def runs(job: Job, attempt: Attempt, progress: float, now: int) -> Pair:
-    """The provider tells that it runs. Where no event does, that is how a job is running."""
+    """The provider reports that it runs. Without events this is how a job comes to be running."""
     if job.finished:
         return job, attempt
     attempt = replace(attempt, running_at=attempt.running_at or now)
@@ -69,30 +69,30 @@ def runs(job: Job, attempt: Attempt, progress: float, now: int) -> Pair:
 
 
 def doubt(job: Job, attempt: Attempt) -> Pair:
-    """Nobody knows whether the submit took effect."""
+    """It is unknown whether the submit took effect."""
     if attempt.state is not AttemptState.INTENT:
         return job, attempt
     return _counted(job, attempt), _move(attempt, AttemptState.AMBIGUOUS)
 
 
 def not_yet(job: Job, attempt: Attempt, reason: str) -> Pair:
-    """The provider certainly did not take it: the same attempt may be sent again."""
+    """The provider certainly did not take it: the same attempt may be submitted again."""
     if attempt.state is not AttemptState.INTENT:
         return job, attempt
     return replace(job, waits=job.waits + 1, waiting_for=reason), replace(attempt, sent_at=None)
 
 
 def complete(job: Job, attempt: Attempt, stats: Mapping[str, Any], now: int) -> Pair:
-    """The output is stored and checked."""
+    """The attempt has made its output, which is stored and checked."""
     attempt = _move(attempt, AttemptState.DONE, ended_at=now)
     stats = {**stats, "provider": attempt.provider}
-    job = replace(job, started_at=job.started_at or now)  # a short job may end before anybody saw it run
+    job = replace(job, started_at=job.started_at or now)  # a short job may end before it was seen to run
     job = _finish(job, JobStatus.COMPLETED, now, progress=1.0, output_key=attempt.output_key, stats=stats)
     return job, attempt
 
 
 def fail(job: Job, attempt: Attempt, error: JobError, now: int) -> Pair:
-    """The attempt failed: the job fails with it, or goes back to the queue when another try may help."""
+    """The attempt failed. Its job fails with it, or goes back to the queue where another try may help."""
     attempt = _move(attempt, AttemptState.FAILED, ended_at=now, error_code=error.code, error_message=error.message)
     if isinstance(error, JobFault) or job.tries >= MAX_TRIES:
         return _finish(job, JobStatus.FAILED, now, error_code=error.code, error_message=error.message), attempt
@@ -104,7 +104,7 @@ def turn_down(job: Job, attempt: Attempt, code: str, reason: str, now: int, next
     """The provider cannot run it and did not: the job goes back to the queue, and the try does not count."""
     if attempt.state is AttemptState.CLAIMED:
         return replace(job, next_at=next_at), attempt
-    if attempt.running_at is not None:  # it told before that it ran
+    if attempt.running_at is not None:  # it was reported to run before
         return fail(job, attempt, WorkerLost(reason), now)
     if attempt.state is not AttemptState.INTENT:
         job = replace(job, tries=job.tries - 1)
@@ -114,7 +114,7 @@ def turn_down(job: Job, attempt: Attempt, code: str, reason: str, now: int, next
 
 
 def charge(job: Job, attempt: Attempt, nano_per_s: int, execution_ms: int | None = None) -> Pair:
-    """Count what an attempt that has ended cost: `execution_ms`, or from its claim to its end."""
+    """Add what an ended attempt cost: for `execution_ms`, or else from its claim to its end."""
     ended_at = attempt.ended_at or 0
     began_at = attempt.claimed_at or attempt.running_at or ended_at
     cost = nano_per_s * (max(0, ended_at - began_at) if execution_ms is None else execution_ms) // 1000
@@ -122,12 +122,12 @@ def charge(job: Job, attempt: Attempt, nano_per_s: int, execution_ms: int | None
 
 
 def give_up(job: Job, error: JobError, now: int) -> Job:
-    """The job fails without an attempt that could be blamed."""
+    """The job fails without an attempt that is to blame."""
     return _finish(job, JobStatus.FAILED, now, error_code=error.code, error_message=error.message)
 
 
 def cancel(job: Job, now: int) -> Job:
-    """The client no longer wants it; the dispatcher takes the attempt back. Raises JobFinished."""
+    """The client no longer wants the job; the dispatcher cancels its attempt. Raises JobFinished."""
     if job.status is JobStatus.CANCELLED:
         return job
     if job.finished:
@@ -136,6 +136,7 @@ def cancel(job: Job, now: int) -> Job:
 
 
 def supersede(attempt: Attempt, now: int) -> Attempt:
+    """The attempt's job ended without it."""
     return attempt if attempt.ended else _move(attempt, AttemptState.SUPERSEDED, ended_at=now)
 
 
@@ -149,7 +150,7 @@ def _must_hold(job: Job, attempt: Attempt, claim_id: str) -> None:
 
 
 def _counted(job: Job, attempt: Attempt) -> Job:
-    """From here on the attempt may have run."""
+    """Count the try: from here on the attempt may have run."""
     return replace(job, tries=job.tries + 1) if attempt.state is AttemptState.INTENT else job
 
 

@@ -139,7 +139,7 @@ def test_known_secrets_are_in_no_log_and_no_answer(gateway: Gateway, sample_file
     assert handed and all("delivery" in each for each in handed)
     signatures = [u.partition("signature=")[2] for u in (upload, done["video_url"])]
     tokens = [each["delivery"]["events"]["token"] for each in handed]
-    puts = [each["delivery"]["upload"]["url"].partition("signature=")[2] for each in handed]
+    puts = [each["delivery"]["uploads"]["video"]["url"].partition("signature=")[2] for each in handed]
     signer = Signer((SECRET_KEY,))
     key_id = upload.split("/uploads/")[1].split("/")[0]
     hooks = [secret.removeprefix("whsec_") for secret in webhook_secrets(signer, key_id, None, 0)]

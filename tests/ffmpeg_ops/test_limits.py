@@ -139,7 +139,7 @@ def test_a_picture_that_is_too_large_is_refused_at_once(
         assets["url_audio"] = media.tone(3.0)
     with pytest.raises(AssetTooLarge, match="url_video"):
         run(name, work, params, **assets)
-    assert not any("output.mp4" in command for command, _ in started), "nothing was decoded for an output"
+    assert not any("output-video.mp4" in command for command, _ in started), "nothing was decoded for an output"
     with pytest.raises(AssetTooLarge, match="url_video: .*67 megapixels"):
         inspect.video_asset(huge(media, "8208x8192"), "url_video", work)
 
@@ -148,7 +148,7 @@ def test_a_large_picture_may_be_copied(media: Media, work: Work) -> None:
     video = huge(media, "7680x4320")
     stats = run("adicionaAudio", work, url_video=video, url_audio=media.tone(1.0))
     assert (stats["encoder"], stats["width"], stats["height"]) == ("copy", 7680, 4320)
-    assert stream(work.output, "video")["width"] == 7680
+    assert stream(work.output("video"), "video")["width"] == 7680
 
 
 # --- length ----------------------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def test_an_output_ends_at_the_limit_whatever_a_header_said(
     monkeypatch.setattr(output, "MP4", ["-t", "0.4", *output.MP4[2:]])
     with pytest.raises(AssetInvalid, match="10 of about 25"):
         run("caption", work, {"subtitles": SRT}, url_video=media.video())
-    assert len(frames(work.output)) == 10
+    assert len(frames(work.output("video"))) == 10
 
 
 # --- files that are cut off ------------------------------------------------------------------------------------------
@@ -194,8 +194,8 @@ def test_mp3_at_a_rate_that_mp4_cannot_describe_becomes_aac(name: str, media: Me
         run(name, work, {"subtitles": SRT}, url_video=video)
     else:
         run(name, work, url_video=media.video(), url_audio=low)
-    assert stream(work.output, "audio")["codec_name"] == "aac"
-    assert float(stream(work.output, "audio")["duration"]) == pytest.approx(1, abs=0.15)
+    assert stream(work.output("video"), "audio")["codec_name"] == "aac"
+    assert float(stream(work.output("video"), "audio")["duration"]) == pytest.approx(1, abs=0.15)
 
 
 def test_limits_of_a_job_are_those_of_its_commands(
@@ -203,5 +203,5 @@ def test_limits_of_a_job_are_those_of_its_commands(
 ) -> None:
     small = Work(work.directory, Limits(max_output_bytes=1_000_000, timeout_s=11))
     run("caption", small, {"subtitles": SRT}, url_video=media.video())
-    encode = next(command for command, _ in started if "output.mp4" in command)
+    encode = next(command for command, _ in started if "output-video.mp4" in command)
     assert f"--cpu={11 * (os.cpu_count() or 1)}" in encode and "--fsize=1000001" in encode

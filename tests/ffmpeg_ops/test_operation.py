@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,25 @@ import pytest
 from marshmallow import Schema, ValidationError, fields
 
 import ffmpeg_ops
-from ffmpeg_ops.operation import ASSET_KINDS, OPERATIONS, Asset, Operation, StopSignal, Work
+from ffmpeg_ops.assets import ASSET_KINDS, Asset
+from ffmpeg_ops.operation import OPERATIONS, VIDEO, Operation, Outputs, StopSignal, Weight, Work
 from tests.conftest import ROOT
 from tests.servers import PATIENCE_S
 from wire.envelope import RESERVED_NAMES
 from wire.errors import Cancelled, Superseded
+from wire.media_types import MP4, PNG
+
+
+def _id(value: object) -> str:
+    return value.name if isinstance(value, Operation) else str(value)
+
 
 each_operation = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=list(OPERATIONS))
 each_param = pytest.mark.parametrize(
-    ("operation", "name"), [(o, name) for o in OPERATIONS.values() for name in o.params().fields], ids=str
+    ("operation", "name"), [(o, name) for o in OPERATIONS.values() for name in o.params().fields], ids=_id
 )
 each_asset = pytest.mark.parametrize(
-    ("operation", "name"), [(o, name) for o in OPERATIONS.values() for name in o.assets], ids=str
+    ("operation", "name"), [(o, name) for o in OPERATIONS.values() for name in o.asset_kinds], ids=_id
 )
 
 
@@ -76,12 +84,12 @@ def test_no_param_has_a_reserved_name(operation: Operation) -> None:
 
 @each_operation
 def test_there_is_something_to_fetch(operation: Operation) -> None:
-    assert operation.assets
+    assert operation.asset_kinds
 
 
 @each_asset
 def test_an_asset_says_what_it_is(operation: Operation, name: str) -> None:
-    assert name.startswith("url_") and operation.assets[name] in ASSET_KINDS
+    assert name.startswith("url_") and operation.asset_kinds[name] in ASSET_KINDS
 
 
 @each_asset
@@ -123,7 +131,7 @@ def test_all_that_is_missing_is_named(operation: Operation) -> None:
 
 
 @each_operation
-def test_the_work_is_a_run_function_in_the_room(operation: Operation) -> None:
+def test_the_work_is_a_run_function_in_the_package(operation: Operation) -> None:
     module = importlib.import_module(f"{operation.package}.run")
     assert callable(module.run)
 
@@ -138,9 +146,9 @@ def test_the_description_is_importable_without_what_the_work_needs(operation: Op
     assert done.stdout.strip() == operation.summary
 
 
-def test_every_room_beside_the_module_is_an_operation() -> None:
-    rooms = {path.parent.name for path in Path(ffmpeg_ops.__file__).parent.glob("*/__init__.py")} - {"engine"}
-    assert rooms == {operation.package.rpartition(".")[2] for operation in OPERATIONS.values()}
+def test_every_package_beside_the_module_is_an_operation() -> None:
+    packages = {path.parent.name for path in Path(ffmpeg_ops.__file__).parent.glob("*/__init__.py")} - {"engine"}
+    assert packages == {operation.package.rpartition(".")[2] for operation in OPERATIONS.values()}
 
 
 # --- a fourth operation ----------------------------------------------------------------------------------------------
@@ -151,17 +159,22 @@ FOURTH_INIT = '''
 What was above is below.
 """
 from marshmallow import Schema, fields
-from ffmpeg_ops.operation import Asset, Operation
+from ffmpeg_ops.assets import Asset
+from ffmpeg_ops.operation import Operation, Weight
+from wire.media_types import PNG
 
 class FlipParams(Schema):
     url_video = Asset("video", required=True, metadata={"description": "URL of the video."})
     sideways = fields.Boolean(load_default=False, metadata={"description": "Mirrors it, too."})
 
-OPERATION = Operation("flip", __name__, FlipParams, ({"url_video": "https://example.com/video.mp4"},))
+OPERATION = Operation(
+    "flip", __name__, FlipParams, lambda params: {"poster": PNG}, Weight.LIGHT,
+    ({"url_video": "https://example.com/video.mp4"},),
+)
 '''
 FOURTH_RUN = """
 def run(work, params, assets):
-    work.output.write_bytes(b"flipped" if params["sideways"] else b"")
+    work.output("poster").write_bytes(b"flipped" if params["sideways"] else b"")
     return {"encoder": "none"}
 """
 FOURTH_TEST = """
@@ -174,11 +187,12 @@ from gateway.settings import Settings
 from common.settings import read
 
 app = create_app(read(Settings, {"PROVIDERS": "local", "DATA_DIR": sys.argv[2]}))
-work = Work(pathlib.Path(sys.argv[2]))
-stats = OPERATIONS["flip"].run(work, {"sideways": True}, {})
+flip = OPERATIONS["flip"]
+work = Work(pathlib.Path(sys.argv[2]), outputs=flip.declared({}))
+stats = flip.run(work, {"sideways": True}, {})
 page = app.test_client().get("/openapi.json").get_json()
 routes = [str(rule) for rule in app.url_map.iter_rules() if "POST" in rule.methods]
-print(json.dumps({"names": list(OPERATIONS), "routes": routes, "page": page, "made": work.output.read_text(), "stats": stats}))
+print(json.dumps({"names": list(OPERATIONS), "routes": routes, "page": page, "made": work.output("poster").read_text(), "stats": stats}))
 """
 
 
@@ -201,7 +215,7 @@ def test_one_new_folder_is_a_fourth_operation(with_a_fourth: dict[str, Any]) -> 
     assert set(with_a_fourth["names"]) == {*OPERATIONS, "flip"}
 
 
-def test_the_fourth_operation_is_run_from_its_own_room(with_a_fourth: dict[str, Any]) -> None:
+def test_the_fourth_operation_is_run_from_its_own_package(with_a_fourth: dict[str, Any]) -> None:
     assert (with_a_fourth["made"], with_a_fourth["stats"]) == ("flipped", {"encoder": "none"})
 
 
@@ -220,11 +234,44 @@ def test_the_openapi_page_documents_each_operation(with_a_fourth: dict[str, Any]
 # --- the parts -------------------------------------------------------------------------------------------------------
 
 
+def made(params: type[Schema] = Schema, outputs: Outputs = VIDEO, example: dict[str, Any] | None = None) -> Operation:
+    """An operation that is only declared."""
+    return Operation("x", "ffmpeg_ops.x", params, lambda loaded: outputs, Weight.GPU, (example or {},))
+
+
 @pytest.mark.parametrize("name", sorted(RESERVED_NAMES))
 def test_a_reserved_name_is_refused_when_the_operation_is_made(name: str) -> None:
-    params = Schema.from_dict({name: fields.String()})
     with pytest.raises(TypeError, match=name):
-        Operation("x", "ffmpeg_ops.x", params, ())
+        made(Schema.from_dict({name: fields.String()}))
+
+
+@pytest.mark.parametrize("name", ["", "Video", "1st", "a-b", "a.b", "../a", "a b", "é", "a" * 65])
+def test_an_output_with_an_unusable_name_is_refused_when_the_operation_is_made(name: str) -> None:
+    with pytest.raises(TypeError, match="x: an output cannot be called"):
+        made(outputs={name: MP4})
+
+
+def test_an_output_of_an_unknown_type_is_refused_when_the_operation_is_made() -> None:
+    with pytest.raises(TypeError, match="x: output clip: .* is not in wire.media_types"):
+        made(outputs={"clip": replace(MP4, extension="exe")})
+
+
+def test_an_asset_that_would_never_be_fetched_is_refused_when_the_operation_is_made() -> None:
+    with pytest.raises(TypeError, match=r"x: by_name: an asset in a Dict is never fetched"):
+        made(Schema.from_dict({"by_name": fields.Dict(values=Asset("image"))}))
+
+
+def test_an_example_that_does_not_load_is_refused_when_the_operation_is_made() -> None:
+    with pytest.raises(TypeError, match="x: .*unknown_param"):
+        made(example={"unknown_param": 1})
+
+
+def test_outputs_may_depend_on_the_params() -> None:
+    params = Schema.from_dict({"times": fields.List(fields.Float(), load_default=[0])})
+    several = Operation(
+        "x", "x", params, lambda loaded: {f"frame_{i}": PNG for i, _ in enumerate(loaded["times"], 1)}, Weight.LIGHT, ()
+    )
+    assert list(several.declared({"times": [0, 1]})) == ["frame_1", "frame_2"]
 
 
 def test_an_unknown_kind_of_asset_is_refused() -> None:
@@ -263,5 +310,14 @@ def test_waiting_without_a_reason_just_ends() -> None:
     StopSignal().wait(0)
 
 
-def test_the_output_lies_in_the_private_directory(tmp_path: Path) -> None:
-    assert Work(tmp_path).output.parent == tmp_path
+def test_an_output_lies_in_the_private_directory_with_its_extension(tmp_path: Path) -> None:
+    work = Work(tmp_path, outputs={"poster": PNG, "clip": MP4})
+    assert [work.output(name) for name in work.outputs] == [
+        tmp_path / "output-poster.png",
+        tmp_path / "output-clip.mp4",
+    ]
+
+
+def test_an_output_that_is_not_declared_has_no_place(tmp_path: Path) -> None:
+    with pytest.raises(LookupError, match="has not declared the output 'poster'"):
+        Work(tmp_path).output("poster")

@@ -51,9 +51,9 @@ def made(name: str, media: Media, work: Work, **more: Any) -> Path:
         "audio": media.tone(SECONDS, "mp3"),
         "image": media.made("still.jpg", "-f lavfi -i testsrc2=size=400x300 -frames:v 1"),
     }
-    given = {param: assets[kind] for param, kind in OPERATIONS[name].assets.items() if kind in assets}
+    given = {param: assets[kind] for param, kind in OPERATIONS[name].asset_kinds.items() if kind in assets}
     run(name, work, {**params.get(name, {}), **more}, **given)
-    return work.output
+    return work.output("video")
 
 
 def boxes(path: Path) -> list[str]:

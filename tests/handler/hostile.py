@@ -93,7 +93,7 @@ def _run(raw: dict[str, Any], settings: Settings, timeout_s: int) -> Outcome:
     except JobError as error:
         assert error.message and "Traceback" not in error.message and str(settings.work_dir) not in error.message
         return Outcome(error.code, error.message, 0.0, 0)
-    return Outcome("completed", "", 0.0, 0, Path(result["output_path"]))
+    return Outcome("completed", "", 0.0, 0, Path(result["outputs"]["video"]["path"]))
 
 
 def _children() -> list[int]:

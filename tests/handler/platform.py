@@ -34,7 +34,7 @@ def environment(settings: Settings, **more: str) -> dict[str, str]:
 
 @dataclass
 class Platform:
-    """Hands out jobs, hears their ends, may ask to stop one. `refuse` posts are answered with 500 first."""
+    """Hands out jobs, receives their ends, may ask to stop one. The first `refuse` posts get a 500."""
 
     server: FileServer
     refuse: int = 0
@@ -98,7 +98,7 @@ def _json(document: object) -> Reply:
 
 
 class Worker:
-    """A running `python -m handler`; `lines` is what it has said so far."""
+    """A running `python -m handler`; `lines` is its output so far."""
 
     def __init__(self, platform: Platform, settings: Settings, cwd: Path, **env: str) -> None:
         self.process = subprocess.Popen(

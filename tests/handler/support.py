@@ -48,7 +48,7 @@ class Gateway:
             "attempt_id": "att_1",
             "deadline": to_rfc3339(time.time_ns() // 1_000_000 + 600_000),
             "limits": {"max_asset_bytes": 5_000_000, "max_output_bytes": 50_000_000, "timeout_s": 60},
-            "upload": {"url": self.server.url(PUT) + "?signature=s3cret", "max_bytes": 50_000_000},
+            "uploads": {"video": {"url": self.server.url(PUT) + "?signature=s3cret", "max_bytes": 50_000_000}},
             "events": {"url": self.server.url(EVENTS), "token": EVENT_TOKEN},
             **more,
         }

@@ -73,7 +73,8 @@ def _codecs(path: Path) -> list[str]:
 def test_the_stats_are_complete_and_told_to_the_gateway(each: Job, gateway: Gateway, settings: Settings) -> None:
     settings = replace(settings, runpod_gpu_name="NVIDIA+GeForce+RTX+4090")
     result = run_attempt(each(delivery=gateway.delivery()), settings)
-    assert set(result) == {"stats"}
+    assert set(result) == {"outputs", "stats"}
+    assert result["outputs"] == {"video": {"size_bytes": len(gateway.puts[0].body)}}
     assert result["stats"]["gpu"] == "NVIDIA GeForce RTX 4090"
     assert set(result["stats"]) == set(StatsSchema().fields) - {"warnings"}
     assert all(value is not None for value in result["stats"].values())
@@ -82,7 +83,7 @@ def test_the_stats_are_complete_and_told_to_the_gateway(each: Job, gateway: Gate
 
 def test_headers_of_the_upload_are_sent(caption: Job, gateway: Gateway, settings: Settings) -> None:
     delivery = gateway.delivery()
-    delivery["upload"]["headers"] = {"Content-Type": "application/x-odd", "x-amz-tagging": "a=b"}
+    delivery["uploads"]["video"]["headers"] = {"Content-Type": "application/x-odd", "x-amz-tagging": "a=b"}
     run_attempt(caption(delivery=delivery), settings)
     assert gateway.puts[0].headers["Content-Type"] == "application/x-odd"
     assert gateway.puts[0].headers["x-amz-tagging"] == "a=b"
@@ -100,22 +101,22 @@ def test_progress_never_goes_back_and_is_reported(img2vid: Job, gateway: Gateway
 
 def test_without_delivery_the_output_stays_here(each: Job, settings: Settings) -> None:
     result = run_attempt(each(), settings)
-    path = Path(result["output_path"])
+    path = Path(result["outputs"]["video"]["path"])
     assert path.parent == settings.output_dir
     assert path.stat().st_size == result["stats"]["size_bytes"]
     assert ResultSchema().load(result) == result
 
 
 def test_two_outputs_without_delivery_do_not_meet(caption: Job, settings: Settings) -> None:
-    paths = {run_attempt(caption(), settings)["output_path"] for _ in range(2)}
+    paths = {run_attempt(caption(), settings)["outputs"]["video"]["path"] for _ in range(2)}
     assert len(paths) == 2
 
 
 def test_without_upload_the_output_stays_here_and_the_end_is_told(
     img2vid: Job, gateway: Gateway, settings: Settings
 ) -> None:
-    result = run_attempt(img2vid(delivery=gateway.delivery(upload=None)), settings)
-    assert Path(result["output_path"]).name == "img2vid-att_1.mp4"
+    result = run_attempt(img2vid(delivery=gateway.delivery(uploads={})), settings)
+    assert Path(result["outputs"]["video"]["path"]).name == "img2vid-att_1-video.mp4"
     assert gateway.types[-1] == "completed"
 
 
@@ -127,7 +128,7 @@ def test_without_events_the_output_is_put_in_silence(caption: Job, gateway: Gate
 
 def test_unknown_keys_of_a_newer_gateway_are_ignored(caption: Job, gateway: Gateway, settings: Settings) -> None:
     delivery = gateway.delivery(version=99, colour="blue")
-    delivery["limits"]["new_limit"] = delivery["events"]["new"] = delivery["upload"]["new"] = 1
+    delivery["limits"]["new_limit"] = delivery["events"]["new"] = delivery["uploads"]["video"]["new"] = 1
     assert "stats" in run_attempt(caption(delivery=delivery), settings)
 
 
@@ -184,7 +185,7 @@ def test_an_input_without_an_operation_is_refused(raw: object, settings: Setting
         {"deadline": "tomorrow"},
         {"deadline": 5},
         {"limits": {"timeout_s": 0}},
-        {"upload": {"url": "file:///etc/x", "max_bytes": 5}},
+        {"uploads": {"video": {"url": "file:///etc/x", "max_bytes": 5}}},
         {"events": {"url": "http://127.0.0.1/"}},
     ],
 )
@@ -515,7 +516,7 @@ def test_a_surprise_is_a_worker_error_that_tells_nobody_its_text(
     def broken(*args: object, **kwargs: object) -> None:
         raise RuntimeError("inner s3cret")
 
-    monkeypatch.setattr(job, "fetch", broken)
+    monkeypatch.setattr(job, "fetch_all", broken)
     error = failure(caption(delivery=gateway.delivery()), settings)
     assert (error.code, error.retryable) == ("worker_error", True)
     assert "s3cret" not in json.dumps(gateway.events)

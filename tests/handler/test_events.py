@@ -1,4 +1,4 @@
-"""What the gateway hears, and what an attempt does when the gateway does not answer."""
+"""Events of an attempt, and what it does when the gateway does not respond."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HANGS = Reply(pause_s=60)
 
 
 class Outage:
-    """Answers `reply` to the first `times` events of a type, then 200."""
+    """Replies with `reply` to the first `times` events of a type, then with 200."""
 
     def __init__(self, type_: str, times: int, reply: Reply = DOWN) -> None:
         self._type, self._left, self._reply = type_, times, reply
@@ -48,7 +48,7 @@ def test_a_refused_claim_ends_before_anything_is_fetched(
 
 
 @pytest.mark.parametrize("reply", [DOWN, Reply(500), Reply(401), Reply(drop=True), HANGS], ids=lambda r: str(r.status))
-def test_a_gateway_that_does_not_take_the_claim_ends_the_attempt(
+def test_a_gateway_that_does_not_accept_the_claim_ends_the_attempt(
     caption: Job,
     gateway: Gateway,
     settings: Settings,
@@ -68,9 +68,7 @@ def test_a_gateway_that_does_not_take_the_claim_ends_the_attempt(
     assert files.requests == []
 
 
-def test_a_claim_that_is_answered_late_is_repeated_with_the_same_id(
-    caption: Job, gateway: Gateway, settings: Settings
-) -> None:
+def test_a_claim_is_repeated_with_the_same_id(caption: Job, gateway: Gateway, settings: Settings) -> None:
     gateway.on_event = Outage("started", 3)
     run_attempt(caption(delivery=gateway.delivery()), settings)
     claims = gateway.of_type("started")
@@ -78,7 +76,7 @@ def test_a_claim_that_is_answered_late_is_repeated_with_the_same_id(
     assert len({claim["claim_id"] for claim in claims}) == 1
 
 
-def test_two_attempts_never_share_a_claim(caption: Job, gateway: Gateway, settings: Settings) -> None:
+def test_every_attempt_has_a_claim_of_its_own(caption: Job, gateway: Gateway, settings: Settings) -> None:
     for _ in range(2):
         run_attempt(caption(delivery=gateway.delivery()), settings)
     assert len({claim["claim_id"] for claim in gateway.of_type("started")}) == 2
@@ -97,7 +95,7 @@ def test_silence_while_fetching_ends_the_attempt_before_ffmpeg_starts(
     assert ffmpegs() == []
 
 
-def test_a_short_silence_while_fetching_is_forgiven(
+def test_a_short_silence_while_fetching_ends_nothing(
     caption: Job, gateway: Gateway, settings: Settings, files: FileServer
 ) -> None:
     video = files.routes["/video.mp4"]
@@ -114,7 +112,7 @@ def test_a_short_silence_while_fetching_is_forgiven(
 def test_an_outage_while_encoding_does_not_end_the_work(
     img2vid: Job, gateway: Gateway, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "SILENCE_S", 0.0)  # any silence is too long, were it heeded
+    monkeypatch.setattr(events, "SILENCE_S", 0.0)  # shorter than any silence
     refused: list[float] = []
 
     def down_while_encoding(event: dict[str, Any]) -> Reply:
@@ -124,63 +122,54 @@ def test_an_outage_while_encoding_does_not_end_the_work(
         return DOWN
 
     gateway.on_event = down_while_encoding
+
+    def put_after_a_refusal(request: Request) -> Reply:
+        eventually(lambda: refused)
+        return OK
+
+    gateway.on_put = put_after_a_refusal
     run_attempt(img2vid(duration=1, delivery=gateway.delivery()), settings)
     assert refused
     assert gateway.types[-1] == "completed"
     assert len(gateway.puts) == 1
 
 
-def test_completed_is_told_until_it_is_heard(caption: Job, gateway: Gateway, settings: Settings) -> None:
-    gateway.on_event = Outage("completed", 5)
-    run_attempt(caption(delivery=gateway.delivery()), settings)
-    assert gateway.types[-6:] == ["completed"] * 6
-    assert len(gateway.puts) == 1
-
-
-def test_failed_is_told_until_it_is_heard(
-    caption: Job, gateway: Gateway, settings: Settings, files: FileServer
+@pytest.mark.parametrize("type_", ["completed", "failed"])
+def test_an_end_is_repeated_until_it_is_accepted(
+    caption: Job, gateway: Gateway, settings: Settings, files: FileServer, type_: str
 ) -> None:
-    gateway.on_event = Outage("failed", 5)
-    failure(caption(url_video=files.url("/none"), delivery=gateway.delivery()), settings)
-    assert gateway.types[-6:] == ["failed"] * 6
+    gateway.on_event = Outage(type_, 5)
+    raw = caption(url_srt=files.url("/captions.srt" if type_ == "completed" else "/none"), delivery=gateway.delivery())
+    Attempt(raw, settings).start().join()
+    assert gateway.types[-6:] == [type_] * 6
+    if type_ == "failed":
+        error = EventSchema().load(gateway.events[-1]).error
+        assert (error.code, error.retryable) == ("asset_not_found", False)
 
 
-def test_a_timeout_is_told_until_it_is_heard(img2vid: Job, gateway: Gateway, settings: Settings) -> None:
+def test_a_timeout_is_repeated_until_it_is_accepted(img2vid: Job, gateway: Gateway, settings: Settings) -> None:
     gateway.on_event = Outage("failed", 3)
     raw = img2vid(duration=60, frame_rate=60, delivery=gateway.delivery(limits={"timeout_s": 1}))
     assert failure(raw, settings).code == "job_timeout"
     assert gateway.types[-4:] == ["failed"] * 4
 
 
-def test_failed_is_told_once_with_code_message_and_class(
-    caption: Job, gateway: Gateway, settings: Settings, files: FileServer
+@pytest.mark.parametrize(
+    ("refused", "file", "code"), [("failed", "none", "asset_not_found"), ("completed", "captions.srt", "superseded")]
+)
+def test_an_end_that_the_gateway_refuses_is_not_repeated(
+    caption: Job, gateway: Gateway, settings: Settings, files: FileServer, refused: str, file: str, code: str
 ) -> None:
-    error = failure(caption(url_video=files.url("/none"), delivery=gateway.delivery()), settings)
-    [event] = gateway.of_type("failed")
-    assert event["error"] == {"code": "asset_not_found", "message": error.message, "retryable": False}
-    assert EventSchema().load(event).error is not None
-
-
-def test_failed_keeps_its_reason_when_the_gateway_does_not_want_it(
-    caption: Job, gateway: Gateway, settings: Settings, files: FileServer
-) -> None:
-    gateway.on_event = lambda event: Reply(409) if event["type"] == "failed" else OK
-    error = failure(caption(url_video=files.url("/none"), delivery=gateway.delivery()), settings)
-    assert error.code == "asset_not_found"
-    assert len(gateway.of_type("failed")) == 1
-
-
-def test_completed_that_is_refused_means_superseded(caption: Job, gateway: Gateway, settings: Settings) -> None:
-    gateway.on_event = lambda event: Reply(409) if event["type"] == "completed" else OK
-    assert failure(caption(delivery=gateway.delivery()), settings).code == "superseded"
-    assert gateway.types[-1] == "completed"
+    gateway.on_event = lambda event: Reply(409) if event["type"] == refused else OK
+    assert failure(caption(url_srt=files.url(f"/{file}"), delivery=gateway.delivery()), settings).code == code
+    assert gateway.milestones == ["started", refused]
 
 
 @pytest.mark.parametrize("end", ["completed", "failed"])
-def test_nothing_is_told_after_the_end(
+def test_nothing_is_reported_after_the_end(
     caption: Job, gateway: Gateway, settings: Settings, files: FileServer, end: str
 ) -> None:
-    slow = Reply(200, b"{}", pause_s=0.3)  # so that one is under way when the end comes
+    slow = Reply(200, b"{}", pause_s=0.3)  # so that one is pending at the end
     gateway.on_event = lambda event: slow if event["type"] == "progress" else OK
     url = files.url("/captions.srt" if end == "completed" else "/page.html")
     Attempt(caption(url_srt=url, delivery=gateway.delivery()), settings).start().join()
@@ -197,30 +186,21 @@ def test_the_gateway_cannot_send_the_token_elsewhere(
     assert files.requests == []
 
 
-def test_a_stop_is_heard_while_the_claim_hangs(caption: Job, gateway: Gateway, settings: Settings) -> None:
-    gateway.on_event = lambda event: HANGS
-    attempt = Attempt(caption(delivery=gateway.delivery()), settings).start()
-    eventually(lambda: gateway.events)
-    attempt.stop.set(Cancelled())
-    attempt.join(STOP_S)
-    assert attempt.error is not None
-    assert attempt.error.code == "cancelled"
-
-
-def test_a_stop_is_heard_while_progress_hangs(
-    caption: Job, gateway: Gateway, settings: Settings, files: FileServer
+@pytest.mark.parametrize("hanging", ["started", "progress"])
+def test_a_stop_takes_effect_while_a_report_hangs(
+    caption: Job, gateway: Gateway, settings: Settings, files: FileServer, hanging: str
 ) -> None:
     files.routes["/slow"] = HANGS
-    gateway.on_event = lambda event: HANGS if event["type"] == "progress" else OK
+    gateway.on_event = lambda event: HANGS if event["type"] == hanging else OK
     attempt = Attempt(caption(url_video=files.url("/slow"), delivery=gateway.delivery()), settings).start()
-    eventually(lambda: gateway.of_type("progress"))
+    eventually(lambda: gateway.of_type(hanging))
     attempt.stop.set(Cancelled())
     attempt.join(STOP_S)
     assert attempt.error is not None
     assert attempt.error.code == "cancelled"
 
 
-def test_a_claim_that_comes_through_after_a_stop_is_not_kept_alive(
+def test_a_claim_that_is_accepted_after_a_stop_is_not_kept_alive(
     caption: Job, gateway: Gateway, settings: Settings
 ) -> None:
     stopped = threading.Event()
@@ -234,7 +214,7 @@ def test_a_claim_that_comes_through_after_a_stop_is_not_kept_alive(
     assert gateway.types == ["started"]
 
 
-def test_an_end_that_nobody_hears_is_given_up(
+def test_an_end_that_is_never_accepted_is_given_up(
     caption: Job, gateway: Gateway, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events, "FINAL_TRIES_S", 0.3)
@@ -251,6 +231,6 @@ def test_every_event_carries_the_bearer_token(gateway: Gateway) -> None:
     reporter = Events(DeliverySchema().load(target), job.StopSignal())
     reporter.claim()
     eventually(lambda: len(seen) > 2)
-    reporter.completed({"stats": {}})
+    reporter.completed({"outputs": {}, "stats": {}})
     assert {request.headers["Authorization"] for request in seen} == {f"Bearer {target['events']['token']}"}
     assert {request.headers["Content-Type"] for request in seen} == {"application/json"}

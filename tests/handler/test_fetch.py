@@ -1,8 +1,9 @@
-"""Fetching one asset: what is tried again, what a page is called, and that nothing of a URL is told."""
+"""`handler.fetch`: what is tried again, what a page is called, what many files share; nothing of a URL is told."""
 
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,15 +11,24 @@ from urllib.parse import urlsplit
 import pytest
 
 from common import safe_http
+from ffmpeg_ops.assets import NamedAsset
 from ffmpeg_ops.operation import Work
 from handler import share_links
-from handler.fetch import fetch
+from handler.fetch import AT_ONCE, fetch_all
 from tests.conftest import ROOT
-from tests.servers import FileServer, Reply, Request
-from wire.errors import AssetInvalid, AssetUnavailable, JobError
+from tests.handler.support import raw_server
+from tests.servers import PATIENCE_S, STOP_S, FileServer, Reply, Request, eventually
+from wire.envelope import Limits
+from wire.errors import AssetInvalid, AssetNotFound, AssetTooLarge, AssetUnavailable, Cancelled, JobError
 
 OLD, NEW = b"old" * 10_000, b"new" * 20_000
 PAGE = b"<!DOCTYPE html><html><body>Sign in to go on</body></html>"
+
+
+def fetched(url: str, folder: Path, *origins: str) -> bytes:
+    """The file behind `url` as the asset url_video."""
+    asset = NamedAsset("url_video", "video", url)
+    return fetch_all([asset], Work(folder), deadline_s=20, allow_origins=origins)["url_video"].read_bytes()
 
 
 @pytest.fixture
@@ -27,7 +37,7 @@ def got(files: FileServer, tmp_path: Path) -> Callable[[], bytes]:
 
     def fetch_it() -> bytes:
         url = files.url("/x?token=s3cret#fragm3nt")
-        return fetch(url, "url_video", Work(tmp_path), deadline_s=20, allow_origins=(files.origin,)).read_bytes()
+        return fetched(url, tmp_path, files.origin)
 
     return fetch_it
 
@@ -240,17 +250,136 @@ def test_nothing_secret_of_a_url_is_logged_or_told(
 )
 def test_nothing_secret_of_a_refused_url_is_logged_or_told(url: str, tmp_path: Path, logged: io.StringIO) -> None:
     def refused() -> bytes:
-        return fetch(url, "url_video", Work(tmp_path), deadline_s=5, allow_origins=()).read_bytes()
+        return fetched(url, tmp_path)
 
     told = _ended(refused)
     assert told.startswith("url_video: ")
     assert not [secret for secret in SECRETS if secret in told + logged.getvalue()]
 
 
-def _ended(fetched: Callable[[], bytes]) -> str:
+def _ended(call: Callable[[], bytes]) -> str:
     """What a client is told, and what is logged with it."""
     try:
-        fetched()
+        call()
     except JobError as error:
         return f"{error.message} {error.detail}"
     return ""
+
+
+# ---- many files
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Work:
+    return Work(tmp_path, Limits(max_asset_bytes=1000, max_job_assets_bytes=2500))
+
+
+def assets(files: FileServer, *paths: str) -> list[NamedAsset]:
+    """One asset a path, in a list: `items[0].url_image` and so on."""
+    return [NamedAsset(f"items[{i}].url_image", "image", files.url(path)) for i, path in enumerate(paths)]
+
+
+def fetch(named: list[NamedAsset], work: Work, files: FileServer, told: list[float] | None = None) -> dict[str, Path]:
+    progress = (lambda fraction: None) if told is None else told.append
+    return fetch_all(named, work, deadline_s=20, allow_origins=(files.origin,), progress=progress)
+
+
+def test_every_asset_has_its_file_by_its_path(files: FileServer, work: Work) -> None:
+    files.routes |= {f"/{i}": Reply(200, b"%d" % i * 10) for i in range(10)}
+    fetched = fetch(assets(files, *(f"/{i}" for i in range(10))), work, files)
+    assert {path: file.read_bytes() for path, file in fetched.items()} == {
+        f"items[{i}].url_image": b"%d" % i * 10 for i in range(10)
+    }
+
+
+def test_equal_urls_are_fetched_once_whatever_they_are_to_be(files: FileServer, work: Work) -> None:
+    files.routes["/same"] = Reply(200, b"x" * 1000)
+    named = [*assets(files, *["/same"] * 4), NamedAsset("url_audio", "audio", files.url("/same"))]
+    fetched = fetch(named, work, files)
+    assert len(fetched) == 5 and len(set(fetched.values())) == 1
+    assert len(files.requests) == 1
+
+
+def test_at_most_four_files_come_at_a_time(files: FileServer, work: Work) -> None:
+    lock, busy, most, all_there = threading.Lock(), 0, 0, threading.Event()
+
+    def slow(request: Request) -> Reply:
+        nonlocal busy, most
+        with lock:
+            busy += 1
+            most = max(most, busy)
+            if busy == AT_ONCE:
+                all_there.set()
+        assert all_there.wait(PATIENCE_S)
+        with lock:
+            busy -= 1
+        return Reply(200, b"x")
+
+    files.routes |= {f"/{i}": slow for i in range(12)}
+    fetch(assets(files, *(f"/{i}" for i in range(12))), work, files)
+    assert most == AT_ONCE == 4
+
+
+def test_one_of_ten_that_fails_is_named_and_stops_the_others(files: FileServer, work: Work) -> None:
+    began = threading.Semaphore(0)
+
+    def endless(request: Request) -> Reply:
+        began.release()
+        return Reply(200, b"x" * 1000, trickle_s=0.02)
+
+    def gone(request: Request) -> Reply:
+        for _ in range(3):
+            assert began.acquire(timeout=PATIENCE_S)
+        return Reply(404)
+
+    files.routes |= {f"/{i}": endless for i in range(10)} | {"/2": gone}
+    with pytest.raises(AssetNotFound, match=r"^items\[2\]\.url_image: the URL answered with HTTP status 404\.$"):
+        fetch(assets(files, *(f"/{i}" for i in range(10))), work, files)
+    eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "fetch"], STOP_S)
+    assert len(files.requests) == 4, "those that had not begun were not asked for"
+
+
+def test_a_stopped_attempt_asks_for_no_further_file(files: FileServer, work: Work) -> None:
+    def stop(request: Request) -> Reply:
+        work.stop.set(Cancelled())
+        return Reply(200, b"x" * 1000, trickle_s=0.02)
+
+    files.routes |= {f"/{i}": stop for i in range(10)}
+    with pytest.raises(Cancelled):
+        fetch(assets(files, *(f"/{i}" for i in range(10))), work, files)
+    assert len(files.requests) <= AT_ONCE
+
+
+def test_files_may_be_so_large_together_and_no_larger(files: FileServer, work: Work) -> None:
+    files.routes |= {f"/{i}": Reply(200, b"x" * 1000) for i in range(3)} | {"/half": Reply(200, b"x" * 500)}
+    fetch(assets(files, "/0", "/1", "/half"), work, files)
+    with pytest.raises(AssetTooLarge, match=r"^items\[\d\]\.url_image: the job's files .* 2500 bytes together\.$"):
+        fetch(assets(files, "/0", "/1", "/2"), work, files)
+
+
+def test_a_file_without_a_length_counts_by_what_has_come(files: FileServer, tmp_path: Path) -> None:
+    work = Work(tmp_path, Limits(max_asset_bytes=10_000, max_job_assets_bytes=5000))
+    answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + b"x" * 6000
+    with raw_server(answer) as origin, pytest.raises(AssetTooLarge, match="together"):
+        fetch_all([NamedAsset("url_image", "image", origin)], work, deadline_s=20, allow_origins=(origin,))
+
+
+def test_a_retry_does_not_count_twice(files: FileServer, work: Work) -> None:
+    files.routes["/0"] = in_turn(*[Reply(200, b"x" * 900, content_length=1000)] * 2, Reply(200, b"x" * 1000))
+    files.routes["/1"] = Reply(200, b"x" * 1000)
+    assert len(fetch(assets(files, "/0", "/1"), work, files)) == 2
+
+
+def test_progress_counts_bytes_where_all_sizes_are_known(files: FileServer, tmp_path: Path) -> None:
+    files.routes |= {"/large": Reply(200, b"x" * 900_000), "/small": Reply(200, b"x" * 100_000)}
+    told: list[float] = []
+    fetch(assets(files, "/large", "/small"), Work(tmp_path), files, told)
+    assert told[-1] == 1.0 and all(0 <= fraction <= 1 for fraction in told)
+
+
+def test_progress_counts_files_where_a_size_is_not_known(tmp_path: Path) -> None:
+    told: list[float] = []
+    with raw_server(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + b"x" * 6000) as origin:
+        named = [NamedAsset(f"items[{i}].url_image", "image", f"{origin}/{i}") for i in range(2)]
+        fetch_all(named, Work(tmp_path), deadline_s=20, allow_origins=(origin,), progress=told.append)
+    assert max(told) == 1.0 and 0.0 in told

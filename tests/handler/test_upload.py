@@ -1,4 +1,4 @@
-"""The one PUT of an output: what is tried again, what is not, and what each refusal means."""
+"""`handler.upload`: the PUT of an output: what is tried again, what is not, and what each refusal means."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from tests.handler.support import PUT, Gateway, free_port
 from tests.servers import FileServer, Reply
 from wire.envelope import Upload
 from wire.errors import Cancelled, JobError
+from wire.media_types import MP4
 
 BODY = bytes(range(256)) * 3000  # a few chunks
 
 
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
-    path = tmp_path / "output.mp4"
+    path = tmp_path / "output"
     path.write_bytes(BODY)
     return path
 
@@ -31,12 +32,12 @@ def target(gateway: Gateway) -> Upload:
 
 def _error(output: Path, target: Upload, stop: StopSignal | None = None) -> JobError:
     with pytest.raises(JobError) as caught:
-        upload(output, target, stop or StopSignal())
+        upload(output, target, MP4.mime, stop or StopSignal())
     return caught.value
 
 
 def test_a_file_that_just_fits_is_put_byte_for_byte(gateway: Gateway, output: Path, target: Upload) -> None:
-    upload(output, target, StopSignal())
+    upload(output, target, MP4.mime, StopSignal())
     [put] = gateway.puts
     assert put.body == BODY
     assert put.headers["Content-Length"] == str(len(BODY))
@@ -49,7 +50,7 @@ def test_what_may_pass_is_tried_again_from_the_first_byte(
     gateway: Gateway, output: Path, target: Upload, reply: Reply
 ) -> None:
     gateway.on_put = lambda request: reply if len(gateway.puts) < 3 else Reply(200)
-    upload(output, target, StopSignal())
+    upload(output, target, MP4.mime, StopSignal())
     assert [put.body for put in gateway.puts] == [BODY] * 3
 
 
@@ -111,7 +112,7 @@ def test_a_store_that_never_answers_is_tried_again(
 ) -> None:
     monkeypatch.setattr(module, "TIMEOUT_S", (0.2, 0.2))
     gateway.on_put = lambda request: Reply(pause_s=60) if len(gateway.puts) < 2 else Reply(200)
-    upload(output, target, StopSignal())
+    upload(output, target, MP4.mime, StopSignal())
     assert len(gateway.puts) == 2
 
 

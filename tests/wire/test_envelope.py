@@ -27,6 +27,7 @@ from wire.errors import AssetInvalid, InvalidParams, JobFault, WorkerFault
 
 DEADLINE_MS = 1_700_000_000_123
 STATS = {"duration_s": 5.0, "size_bytes": 10}
+RESULT = {"outputs": {"video": {"size_bytes": 10}}, "stats": STATS}
 ERROR = {"code": "asset_invalid", "message": "no", "retryable": False}
 
 
@@ -37,7 +38,7 @@ def delivery(**changes: Any) -> dict[str, Any]:
         "attempt_id": "att_1",
         "deadline": "2023-11-14T22:13:20.123Z",
         "limits": {"max_asset_bytes": 1, "max_output_bytes": 2, "timeout_s": 3},
-        "upload": {"url": "http://gateway:8000/files/x?s=1", "max_bytes": 4, "headers": {"Content-Type": "video/mp4"}},
+        "uploads": {"video": {"url": "http://gateway:8000/files/x?s=1", "max_bytes": 4, "headers": {"a": "b"}}},
         "events": {"url": "http://127.0.0.1:8000/events/att_1", "token": "secret"},
     }
     return full | changes
@@ -61,7 +62,7 @@ def test_the_whole_input_is_read() -> None:
             "att_1",
             DEADLINE_MS,
             Limits(1, 2, 3),
-            Upload("http://gateway:8000/files/x?s=1", 4, {"Content-Type": "video/mp4"}),
+            {"video": Upload("http://gateway:8000/files/x?s=1", 4, {"a": "b"})},
             EventTarget("http://127.0.0.1:8000/events/att_1", "secret"),
         ),
     )
@@ -83,7 +84,7 @@ def test_a_delivery_without_the_optional_parts_has_the_defaults() -> None:
     assert got.version == VERSION
 
 
-@pytest.mark.parametrize("level", [None, "limits", "upload", "events"])
+@pytest.mark.parametrize("level", [None, "limits", "events"])
 def test_unknown_keys_of_a_newer_gateway_are_ignored_at_every_level(level: str | None) -> None:
     raw = delivery()
     (raw if level is None else raw[level])["from_the_future"] = {"deep": 1}
@@ -131,9 +132,13 @@ def test_the_operation_must_be_a_text(raw: dict[str, Any]) -> None:
         ({"limits": {"max_output_bytes": math.nan}}, "delivery.limits.max_output_bytes"),
         ({"limits": {"max_output_bytes": math.inf}}, "delivery.limits.max_output_bytes"),
         ({"limits": 3}, "delivery.limits"),
-        ({"upload": {"url": "ftp://x/y", "max_bytes": 1}}, "delivery.upload.url"),
-        ({"upload": {"url": "http://x/y"}}, "delivery.upload.max_bytes"),
-        ({"upload": {"url": "http://x/y", "max_bytes": 1, "headers": {"a": 1}}}, "delivery.upload.headers.a"),
+        ({"uploads": {"video": {"url": "ftp://x/y", "max_bytes": 1}}}, "delivery.uploads.video.value.url"),
+        ({"uploads": {"video": {"url": "http://x/y"}}}, "delivery.uploads.video.value.max_bytes"),
+        ({"uploads": {"../x": {"url": "http://x/y", "max_bytes": 1}}}, "delivery.uploads.../x.key"),
+        (
+            {"uploads": {"video": {"url": "http://x/y", "max_bytes": 1, "headers": {"a": 1}}}},
+            "delivery.uploads.video.value.headers.a",
+        ),
         ({"events": {"url": "file:///x", "token": "t"}}, "delivery.events.url"),
         ({"events": {"url": "http://x/y"}}, "delivery.events.token"),
         ({"events": []}, "delivery.events"),
@@ -173,7 +178,10 @@ ENVELOPES = st.fixed_dictionaries(
             optional={
                 "version": JSON,
                 "limits": JSON | st.fixed_dictionaries({"timeout_s": JSON, "max_asset_bytes": JSON}),
-                "upload": JSON | st.fixed_dictionaries({"url": st.text() | JSON, "max_bytes": JSON, "headers": JSON}),
+                "uploads": JSON
+                | st.fixed_dictionaries(
+                    {"video": st.fixed_dictionaries({"url": st.text() | JSON, "max_bytes": JSON, "headers": JSON})}
+                ),
                 "events": JSON | st.fixed_dictionaries({"url": st.text() | JSON, "token": JSON}),
             },
         ),
@@ -197,7 +205,7 @@ def test_started_and_progress_come_with_nothing() -> None:
 
 
 def test_completed_comes_with_a_result() -> None:
-    assert event(type="completed", result={"stats": STATS}).result == {"stats": STATS}
+    assert event(type="completed", result=RESULT).result == RESULT
 
 
 def test_failed_comes_with_an_error_as_its_class() -> None:
@@ -215,11 +223,22 @@ def test_failed_with_a_code_of_a_newer_worker_is_classed(retryable: bool, cls: t
     [
         ({"type": "completed"}, "result"),
         ({"type": "failed"}, "error"),
-        ({"type": "started", "result": {"stats": STATS}}, "result"),
+        ({"type": "started", "result": RESULT}, "result"),
         ({"type": "progress", "error": ERROR}, "error"),
-        ({"type": "failed", "error": ERROR, "result": {"stats": STATS}}, "result"),
+        ({"type": "failed", "error": ERROR, "result": RESULT}, "result"),
         ({"type": "completed", "result": {}}, "result.stats"),
-        ({"type": "completed", "result": {"stats": {"duration_s": math.nan}}}, "result.stats.duration_s"),
+        (
+            {"type": "completed", "result": {"outputs": {}, "stats": {"duration_s": math.nan}}},
+            "result.stats.duration_s",
+        ),
+        ({"type": "completed", "result": {"stats": STATS}}, "result.outputs"),
+        ({"type": "completed", "result": {**RESULT, "outputs": {"A": {"size_bytes": 1}}}}, "result.outputs.A.key"),
+        (
+            {"type": "completed", "result": {**RESULT, "outputs": {"a": {"size_bytes": 0}}}},
+            "outputs.a.value.size_bytes",
+        ),
+        ({"type": "completed", "result": {**RESULT, "result": {"a": "x" * 64_000}}}, "result.result"),
+        ({"type": "completed", "result": {**RESULT, "result": ["no object"]}}, "result.result"),
         ({"type": "exploded"}, "type"),
         ({"type": "progress", "progress": 1.01}, "progress"),
         ({"type": "progress", "progress": -0.01}, "progress"),
@@ -242,10 +261,16 @@ def test_an_event_that_names_no_claim_is_refused() -> None:
 
 
 def test_unknown_keys_of_a_newer_worker_are_ignored_in_events_and_results() -> None:
-    got = event(type="completed", new=1, result={"new": 1, "stats": {**STATS, "new": 1}})
-    assert got == event(type="completed", result={"stats": STATS})
+    got = event(
+        type="completed",
+        new=1,
+        result={"new": 1, "outputs": {"video": {"size_bytes": 10, "new": 1}}, "stats": {**STATS, "new": 1}},
+    )
+    assert got == event(type="completed", result=RESULT)
 
 
 def test_a_result_carries_what_a_worker_says() -> None:
-    document = ResultSchema().dump({"stats": {**STATS, "frames": None}, "output_path": "/o.mp4", "private": 1})
-    assert document == {"stats": {**STATS, "frames": None}, "output_path": "/o.mp4"}
+    document = ResultSchema().dump(
+        {"outputs": {"video": {"size_bytes": 5, "path": "/o.mp4"}}, "stats": {**STATS, "frames": None}, "private": 1}
+    )
+    assert document == {"outputs": {"video": {"size_bytes": 5, "path": "/o.mp4"}}, "stats": {**STATS, "frames": None}}

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageFilter, ImageOps, UnidentifiedImageError
 
-from ffmpeg_ops.engine.inspect import sniff
 from wire.errors import AssetInvalid, AssetTooLarge, JobError
+from wire.sniffing import sniff_file
 
 MAX_PIXELS = 100_000_000
 MAX_SCANS = 100
@@ -50,7 +50,7 @@ def load(path: Path, name: str, factor: Factor) -> tuple[Image.Image, tuple[int,
     except Image.DecompressionBombError as error:
         raise AssetTooLarge(f"{name}: the image has more than {MAX_PIXELS // 1_000_000} megapixels.") from error
     except UnidentifiedImageError as error:
-        raise AssetInvalid(f"{name}: the file is {sniff(path)}, not a readable image.") from error
+        raise AssetInvalid(f"{name}: the file is {sniff_file(path).label}, not a readable image.") from error
     except JobError:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds of errors on damaged files

@@ -11,9 +11,9 @@ from pathlib import Path
 import pysubs2
 from pysubs2.formats import autodetect_format
 
-from ffmpeg_ops.engine.inspect import sniff
 from ffmpeg_ops.engine.subtitles.cue import Cue, Span
 from wire.errors import AssetInvalid, AssetTooLarge
+from wire.sniffing import sniff_file
 
 MAX_BYTES = 5_000_000
 MAX_CUES = 50_000  # more than four hours of three words a second, each a cue of its own
@@ -50,7 +50,7 @@ def parse_file(path: Path, name: str) -> list[Cue]:
     try:
         cues = _parse(_decode(path.read_bytes()))
     except _UNREADABLE as error:
-        message = f"{name}: the file is {sniff(path)}, not readable SRT, WebVTT or ASS."
+        message = f"{name}: the file is {sniff_file(path).label}, not readable SRT, WebVTT or ASS."
         raise AssetInvalid(message, detail=type(error).__name__) from error  # its text quotes the whole file
     return _checked(cues, name, "file")
 

@@ -32,6 +32,7 @@ from tests.emulators.vast.clock import Clock
 from tests.emulators.vast.config import Config
 from wire.envelope import JobInput, parse_job_input
 from wire.errors import JobError, Stopped, Superseded
+from wire.media_types import MP4
 
 VIDEO = b"\0\0\0\x18ftypisom" + bytes(12)
 RETRY_S = 5.0
@@ -237,16 +238,18 @@ class _Pretended(Runs):
     def _pretend(self, job_input: JobInput, stop: StopSignal) -> dict[str, Any]:
         delivery, job_s = job_input.delivery, self._config().job_s
         reporter: Reporter = Events(delivery, stop) if delivery and delivery.events else Silent()
-        result = {"stats": {"size_bytes": len(VIDEO), "duration_s": 0.2, "processing_s": job_s}}
+        size = {"size_bytes": len(VIDEO)}
+        stats = {**size, "duration_s": 0.2, "processing_s": job_s}
+        result = {"outputs": {"video": size}, "stats": stats}
         try:
             reporter.claim()
             reporter.encoding()
             self._clock.wait(job_s, stop.check)
-            if delivery and delivery.upload:
+            if delivery and delivery.uploads:
                 with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
                     file.write(VIDEO)
                     file.flush()
-                    upload(Path(file.name), delivery.upload, stop)
+                    upload(Path(file.name), delivery.uploads["video"], MP4.mime, stop)
             reporter.completed(result)
         except JobError as error:
             if not isinstance(error, Stopped):

@@ -32,8 +32,8 @@ def test_a_damaged_video_that_is_encoded_is_used(media: Media, work: Work) -> No
     video = damaged(media, "mpeg2.avi", MPEG2, 6, keep=6000)
     stats = add(work, video, media.tone(2.0))
     assert errors(stats) > 0
-    assert stats["frames"] == frame_count(work.output) >= 98
-    assert length_s(work.output) == pytest.approx(4, abs=0.06)
+    assert stats["frames"] == frame_count(work.output("video")) >= 98
+    assert length_s(work.output("video")) == pytest.approx(4, abs=0.06)
 
 
 def test_damaged_sound_is_used_and_its_errors_are_counted(media: Media, work: Work) -> None:
@@ -41,7 +41,7 @@ def test_damaged_sound_is_used_and_its_errors_are_counted(media: Media, work: Wo
     # with this param the sound is decoded; a copied one would not be checked
     stats = add(work, media.video(seconds=4.0), sound, volume=0.5)
     assert errors(stats) > 0
-    assert length_s(work.output) == pytest.approx(4, abs=0.02)
+    assert length_s(work.output("video")) == pytest.approx(4, abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_damaged_sound_of_any_kind_gets_the_exact_length(
     sound = flipped(media, name, f"{SOUND} {codec}", flips, seed)
     stats = add(work, media.video(seconds=4.0), sound, **params)
     assert errors(stats) > 0
-    assert length_s(work.output) == pytest.approx(4, abs=0.02)
+    assert length_s(work.output("video")) == pytest.approx(4, abs=0.02)
     assert (stats["frames"], stats["duration_s"]) == (100, 4.0)
 
 
@@ -102,8 +102,8 @@ def test_sound_that_changes_midway_is_heard_in_full(
 ) -> None:
     add(work, media.video(seconds=4.0), joined(media, extension), **params)
     tolerance_s = 0.02 if expected_s == 4 else 0.13  # the second part has an encoder delay of its own
-    assert length_s(work.output) == pytest.approx(expected_s, abs=tolerance_s)
-    heard = wave(work.output)
+    assert length_s(work.output("video")) == pytest.approx(expected_s, abs=tolerance_s)
+    heard = wave(work.output("video"))
     assert level_db(heard, 500, 0.2, 1.3) == pytest.approx(-20, abs=1)
     assert level_db(heard, 1300, 1.8, 2.8) == pytest.approx(-20, abs=4)
     assert level_db(heard, 500, 1.8, 2.8) < -50 > level_db(heard, 1300, 0.2, 1.3)
@@ -117,8 +117,8 @@ def test_a_video_s_own_sound_that_changes_midway_stays_in_sync(media: Media, wor
     video = media.made("changing.ts", f"{inputs} -map 0:v -map 1:a -c copy")
     stats = add(work, video, media.tone(1.0, frequency=3000), mode="mix", volume=0)
     assert stats["duration_s"] == pytest.approx(2.5, abs=0.04)
-    assert length_s(work.output) == pytest.approx(stats["duration_s"], abs=0.02)
-    heard = wave(work.output)
+    assert length_s(work.output("video")) == pytest.approx(stats["duration_s"], abs=0.02)
+    heard = wave(work.output("video"))
     assert level_db(heard, 500, 0.05, 0.9) == pytest.approx(-20, abs=1)
     assert level_db(heard, 1300, 1.15, 2.4) == pytest.approx(-20, abs=4)
 
@@ -135,7 +135,7 @@ def test_damaged_packets_are_copied_unchanged(media: Media, work: Work) -> None:
     video = damaged(media, "copied.mp4", X264, 6, after=b"mdat")
     stats = add(work, video, media.tone(2.0))
     assert (stats["encoder"], stats["frames"]) == ("copy", 100)
-    assert packets_md5(work.output) == packets_md5(video)
+    assert packets_md5(work.output("video")) == packets_md5(video)
 
 
 def test_a_video_of_which_nothing_can_be_decoded_is_refused(media: Media, work: Work) -> None:

@@ -27,14 +27,14 @@ def test_the_video_is_copied_bit_by_bit_and_the_sound_is_as_long(seconds: float,
     seen: list[float] = []
     stats = add(Work(work.directory, progress=seen.append), video, media.tone(seconds))
     assert seen[-1] == 1.0 and seen == sorted(seen)
-    assert packets_md5(work.output) == packets_md5(video)
-    assert [s["codec_type"] for s in streams(work.output)] == ["video", "audio"]
+    assert packets_md5(work.output("video")) == packets_md5(video)
+    assert [s["codec_type"] for s in streams(work.output("video"))] == ["video", "audio"]
     assert stats["encoder"] == "copy" and stats["frames"] == 50
-    assert length_s(work.output) == pytest.approx(2.0, abs=TOLERANCE_S)
-    assert float(stream(work.output, "audio")["duration"]) == pytest.approx(2.0, abs=TOLERANCE_S)
+    assert length_s(work.output("video")) == pytest.approx(2.0, abs=TOLERANCE_S)
+    assert float(stream(work.output("video"), "audio")["duration"]) == pytest.approx(2.0, abs=TOLERANCE_S)
     assert stats["duration_s"] == pytest.approx(2.0, abs=TOLERANCE_S)
     if seconds < 2:
-        wave = np.abs(samples_of(work.output).astype(int))
+        wave = np.abs(samples_of(work.output("video")).astype(int))
         assert wave[2000:10000].max() > 1000 and wave[len(wave) // 4 :].max() < 50, "silence follows"
 
 
@@ -42,24 +42,24 @@ def test_the_video_is_copied_bit_by_bit_and_the_sound_is_as_long(seconds: float,
 def test_the_new_sound_replaces_the_old(extension: str, media: Media, work: Work) -> None:
     song = media.made(f"tagged.{extension}", f"-i {media.tone(2.0, extension).name} -metadata title=secret")
     add(work, media.video(), song)
-    assert stream(work.output, "audio")["codec_name"] == "aac"
-    assert pitch_hz(work.output) == pytest.approx(880, abs=5)
-    assert b"secret" not in work.output.read_bytes()
+    assert stream(work.output("video"), "audio")["codec_name"] == "aac"
+    assert pitch_hz(work.output("video")) == pytest.approx(880, abs=5)
+    assert b"secret" not in work.output("video").read_bytes()
 
 
 @pytest.mark.parametrize(("sound", "hz"), [("video", 440), ("song with cover", 880)])
 def test_a_video_without_sound_gets_that_of_any_file(sound: str, hz: float, media: Media, work: Work) -> None:
     video = media.video(audio=False)
     add(work, video, media.video(seconds=2.0) if sound == "video" else media.song_with_cover())
-    assert packets_md5(work.output) == packets_md5(video)
-    assert length_s(work.output) == pytest.approx(1.0, abs=TOLERANCE_S)
-    assert pitch_hz(work.output) == pytest.approx(hz, abs=5)
+    assert packets_md5(work.output("video")) == packets_md5(video)
+    assert length_s(work.output("video")) == pytest.approx(1.0, abs=TOLERANCE_S)
+    assert pitch_hz(work.output("video")) == pytest.approx(hz, abs=5)
 
 
 def test_the_samples_go_together(samples: Path, work: Work) -> None:
     stats = add(work, samples / "video.mp4", samples / "narration.mp3")
-    assert packets_md5(work.output) == packets_md5(samples / "video.mp4")
-    assert length_s(work.output) == pytest.approx(5.28, abs=TOLERANCE_S)
+    assert packets_md5(work.output("video")) == packets_md5(samples / "video.mp4")
+    assert length_s(work.output("video")) == pytest.approx(5.28, abs=TOLERANCE_S)
     assert (stats["frames"], stats["duration_s"]) == (132, 5.28)
 
 
@@ -67,9 +67,9 @@ def test_the_samples_go_together(samples: Path, work: Work) -> None:
 def test_a_codec_that_mp4_cannot_hold_is_encoded(codec: str, media: Media, work: Work) -> None:
     stats = add(work, media.webm(codec), media.tone(0.4))
     assert stats["encoder"] == encoders.best().name
-    assert stream(work.output, "video")["codec_name"] == "h264"
-    assert frame_count(work.output) == 25
-    assert length_s(work.output) == pytest.approx(1.0, abs=0.05)
+    assert stream(work.output("video"), "video")["codec_name"] == "h264"
+    assert frame_count(work.output("video")) == 25
+    assert length_s(work.output("video")) == pytest.approx(1.0, abs=0.05)
 
 
 @pytest.mark.parametrize("container", ["mkv", "ts", "mp4", "live"])
@@ -79,16 +79,16 @@ def test_the_length_is_the_video_stream_s(container: str, media: Media, work: Wo
     longer = f"-i {picture.name} -i {sound.name} -map 0:v -map 1:a -c:v copy -c:a aac"
     video = media.live() if container == "live" else media.made(f"long-sound.{container}", longer)
     add(work, video, media.tone(4.0))
-    assert length_s(work.output) == pytest.approx(1.0, abs=0.05)
-    assert frame_count(work.output) == 25
+    assert length_s(work.output("video")) == pytest.approx(1.0, abs=0.05)
+    assert frame_count(work.output("video")) == 25
 
 
 def test_a_rotated_video_stays_rotated(media: Media, work: Work) -> None:
     video = media.rotated("160x90")
     stats = add(work, video, media.tone(1.0))
-    assert packets_md5(work.output) == packets_md5(video)
+    assert packets_md5(work.output("video")) == packets_md5(video)
     assert (stats["width"], stats["height"]) == (90, 160)
-    assert frames(work.output).shape == frames(video).shape
+    assert frames(work.output("video")).shape == frames(video).shape
 
 
 def test_wrong_assets_are_refused_by_name(media: Media, work: Work) -> None:

@@ -21,7 +21,7 @@ B_FRAMES = "-c:v libx264 -preset veryfast -bf 3 -x264-params b-adapt=0:b-pyramid
 
 def times(work: Work) -> list[tuple[float, float]]:
     """DTS and PTS of every packet of the video stream, in seconds."""
-    said = ffmpeg("-i", work.output, "-map", "0:v", "-c", "copy", "-copyts", "-f", "framecrc", "-").decode()
+    said = ffmpeg("-i", work.output("video"), "-map", "0:v", "-c", "copy", "-copyts", "-f", "framecrc", "-").decode()
     base = next(line.split(":")[1] for line in said.splitlines() if line.startswith("#tb"))
     tick = float(Fraction(base.strip()))
     rows = [line.split(",") for line in said.splitlines() if not line.startswith("#")]
@@ -34,10 +34,10 @@ def test_a_stream_with_b_frames_is_cut_at_any_frame(count: int, container: str, 
     video = media.made(f"b.{container}", f"-f lavfi -i testsrc2=size=96x64:rate=25:d=2 {B_FRAMES}")
     stats = add(work, video, media.tone(count / 25), length="shortest")
     assert stats["encoder"] == "copy"
-    got, whole = frames(work.output), frames(video)
+    got, whole = frames(work.output("video")), frames(video)
     assert count <= len(got) <= count + 4
     assert np.array_equal(got[:count], whole[:count]), "every frame up to the end, and none is missing"
-    assert float(stream(work.output, "video")["duration"]) == pytest.approx(count / 25, abs=0.042)
+    assert float(stream(work.output("video"), "video")["duration"]) == pytest.approx(count / 25, abs=0.042)
     packets = times(work)
     assert all(later[0] > earlier[0] for earlier, later in pairwise(packets))
     assert all(dts <= pts for dts, pts in packets) and len({pts for _, pts in packets}) == len(packets)
@@ -62,7 +62,7 @@ def test_the_last_frame_is_held_under_a_longer_sound(media: Media, work: Work) -
     video = media.video(seconds=1.0)
     stats = add(work, video, media.tone(2.0), length="audio")
     assert stats["encoder"] != "copy" and stats["duration_s"] == pytest.approx(2.0, abs=0.02)
-    shown = frames(work.output).astype(int)
+    shown = frames(work.output("video")).astype(int)
     assert len(shown) == 50
     assert abs(shown[24] - shown[49]).mean() < 2 < abs(shown[12] - shown[24]).mean()
 
@@ -70,16 +70,16 @@ def test_the_last_frame_is_held_under_a_longer_sound(media: Media, work: Work) -
 @pytest.mark.parametrize("seconds", [0.4, 1.6])
 def test_an_encoded_video_is_as_long_as_the_sound(seconds: float, media: Media, work: Work) -> None:
     add(work, media.webm(), media.tone(seconds), length="audio")
-    assert frame_count(work.output) == pytest.approx(seconds * 25, abs=1)
-    assert length_s(work.output) == pytest.approx(seconds, abs=0.02)
+    assert frame_count(work.output("video")) == pytest.approx(seconds * 25, abs=1)
+    assert length_s(work.output("video")) == pytest.approx(seconds, abs=0.02)
 
 
 def test_hevc_is_copied_and_tagged_for_apple(media: Media, work: Work) -> None:
     x265 = "-c:v libx265 -preset ultrafast -x265-params log-level=none -pix_fmt yuv420p"
     video = media.made("hevc.mkv", f"-f lavfi -i testsrc2=size=96x64:rate=25:d=1 {x265}")
     assert add(work, video, media.tone(1.0))["encoder"] == "copy"
-    assert stream(work.output, "video")["codec_tag_string"] == "hvc1"
-    assert np.array_equal(frames(work.output), frames(video))
+    assert stream(work.output("video"), "video")["codec_tag_string"] == "hvc1"
+    assert np.array_equal(frames(work.output("video")), frames(video))
 
 
 @pytest.mark.parametrize(
@@ -105,6 +105,6 @@ def test_other_containers(
     whole = 1.04 if name in {"plain.avi", "mpeg4.avi", "mjpeg.avi"} else 1.0  # these begin with an empty frame
     seconds = 0.52 if params else whole
     assert (stats["encoder"] == "copy") == (copied and not (params and name.endswith(".avi")))
-    assert frame_count(work.output) == pytest.approx(seconds * 25, abs=4 if params else 1)
-    assert float(stream(work.output, "video")["duration"]) == pytest.approx(seconds, abs=0.042)
-    assert length_s(work.output) == pytest.approx(seconds, abs=0.02)
+    assert frame_count(work.output("video")) == pytest.approx(seconds * 25, abs=4 if params else 1)
+    assert float(stream(work.output("video"), "video")["duration"]) == pytest.approx(seconds, abs=0.042)
+    assert length_s(work.output("video")) == pytest.approx(seconds, abs=0.02)

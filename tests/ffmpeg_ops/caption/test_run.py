@@ -38,7 +38,7 @@ def run_on(work: Work, video: Path, text: str | bytes = srt((0, 1, "x"))) -> dic
 def caption(work: Work, video: Path, text: str | bytes) -> Frames:
     """The decoded frames of `video` with subtitles `text`."""
     run_on(work, video, text)
-    return frames(work.output)
+    return frames(work.output("video"))
 
 
 def drawn(pictures: Frames, without: int | Frames = 126) -> Frames:
@@ -151,7 +151,7 @@ def test_overlapping_cues_are_both_shown(media: Media, work: Work) -> None:
 def test_a_rotated_video_is_captioned_upright(media: Media, work: Work) -> None:
     pictures = caption(work, media.rotated("160x90"), srt((0, 2, "oi")))
     assert pictures.shape[1:] == (160, 90)
-    assert "side_data_list" not in stream(work.output, "video")
+    assert "side_data_list" not in stream(work.output("video"), "video")
     assert np.flatnonzero(drawn(pictures)[5].any(axis=1)).min() > 130
 
 
@@ -159,9 +159,9 @@ def test_the_stats_are_those_of_the_file_and_metadata_is_left_out(media: Media, 
     plain = media.gray("160x90", 1.0)
     stats = run_on(work, media.made("private.mp4", f"-i {plain.name} -c copy -metadata title=secret"))
     assert (stats["width"], stats["height"], stats["frames"], stats["duration_s"]) == (160, 90, 25, 1.0)
-    assert stats["size_bytes"] == work.output.stat().st_size
+    assert stats["size_bytes"] == work.output("video").stat().st_size
     assert (stats["encoder"], stats["device"]) == (encoders.best().name, encoders.best().device)
-    assert b"secret" not in work.output.read_bytes()
+    assert b"secret" not in work.output("video").read_bytes()
 
 
 def test_wrong_assets_are_named(media: Media, work: Work) -> None:

@@ -98,7 +98,7 @@ def test_an_unknown_encoder_or_option_does_not_work() -> None:
 def fails_with(encoder: Encoder, *more: str, work: Work) -> str:
     source = ["-f", "lavfi", "-i", "color=size=256x256:rate=25:duration=0.2"]
     with pytest.raises(EncodeFailed) as caught:
-        ffmpeg.encode([*source, *encoder.arguments, *more, "-f", "mp4", "output.mp4"], work, length_s=0.2)
+        ffmpeg.encode([*source, *encoder.arguments, *more, "-f", "mp4", "output-video.mp4"], work, length_s=0.2)
     return caught.value.detail or ""
 
 
@@ -224,7 +224,9 @@ def test_the_sandbox_is_disabled_only_for_a_gpu_that_works_without_it(
 def test_a_session_limit_that_passes_is_waited_for(message: str, gpu: Gpu, work: Work, photo: Path) -> None:
     gpu.says(message, 2)
     stats = shot(work, photo)
-    assert (stats["encoder"], stats["frames"], frame_count(work.output)) == ("h264_nvenc", 25, 25), "fed from the start"
+    assert (stats["encoder"], stats["frames"], frame_count(work.output("video"))) == ("h264_nvenc", 25, 25), (
+        "fed from the start"
+    )
     assert "warnings" not in stats and gpu.tries == ["null", "job", "job", "job"]
 
 
@@ -232,7 +234,7 @@ def test_a_session_limit_that_stays_leads_to_the_cpu_for_one_job(gpu: Gpu, work:
     gpu.says(LIMIT, 4)
     seen: list[float] = []
     stats = shot(replace(work, progress=seen.append), photo)
-    assert (stats["encoder"], stats["device"], frame_count(work.output)) == ("libx264", "cpu", 25)
+    assert (stats["encoder"], stats["device"], frame_count(work.output("video"))) == ("libx264", "cpu", 25)
     assert stats["warnings"] == ["h264_nvenc failed: no free encoder session on the GPU; used libx264"]
     assert gpu.tries == ["null", *["job"] * 4]
     assert seen == sorted(seen) and seen[-1] == 1.0
@@ -259,7 +261,7 @@ def test_progress_waits_while_an_encode_starts_again(gpu: Gpu, work: Work, photo
     gpu.says(CRASHED)
     seen: list[float] = []
     stats = shot(replace(work, progress=seen.append), photo)
-    assert (stats["encoder"], frame_count(work.output), len(stats["warnings"])) == ("libx264", 25, 1)
+    assert (stats["encoder"], frame_count(work.output("video")), len(stats["warnings"])) == ("libx264", 25, 1)
     assert seen == sorted(seen) and any(0.2 < share < 0.5 for share in seen) and seen[-1] == 1.0
 
 
@@ -267,10 +269,10 @@ def test_the_other_operations_fall_back_too(gpu: Gpu, work: Work, media: Media) 
     gpu.says(LOST)
     caption = run("caption", work, {"subtitles": "1\n00:00:00,000 --> 00:00:00,500\nA\n"}, url_video=media.video())
     assert caption["encoder"] == "libx264" and len(caption["warnings"]) == 1
-    assert frame_count(work.output) == 25
+    assert frame_count(work.output("video")) == 25
     sound = run("adicionaAudio", work, url_video=media.webm(), url_audio=media.tone())
     assert sound["encoder"] == "libx264" and len(sound["warnings"]) == 1
-    assert frame_count(work.output) == 25
+    assert frame_count(work.output("video")) == 25
 
 
 def test_a_bad_input_is_not_tried_on_another_encoder(gpu: Gpu, work: Work) -> None:
@@ -278,7 +280,7 @@ def test_a_bad_input_is_not_tried_on_another_encoder(gpu: Gpu, work: Work) -> No
 
     def command(encoder: Encoder) -> list[str]:
         tried.append(encoder.name)
-        return ["-i", "nothing.mp4", *encoder.arguments, "-f", "mp4", "output.mp4"]
+        return ["-i", "nothing.mp4", *encoder.arguments, "-f", "mp4", "output-video.mp4"]
 
     with pytest.raises(EncodeFailed) as caught:
         encoders.encode(command, work, Encoding(), length_s=1)
@@ -305,17 +307,17 @@ def test_a_stop_ends_the_wait_for_the_gpu(gpu: Gpu, work: Work, photo: Path, mon
 @pytest.mark.parametrize(("codec", "tag"), [("hevc", "hvc1"), ("av1", "av01"), ("h264", "avc1")])
 def test_every_codec_makes_a_video_that_decodes(codec: str, tag: str, work: Work, photo: Path) -> None:
     stats = shot(work, photo, codec=codec)
-    video = stream(work.output, "video")
+    video = stream(work.output("video"), "video")
     assert (video["codec_name"], video["codec_tag_string"], video["pix_fmt"]) == (codec, tag, "yuv420p")
     assert [video[key] for key in ("color_range", "color_space", "color_transfer")] == ["tv", "bt709", "bt709"]
-    assert frames(work.output).shape == (25, 90, 160)
+    assert frames(work.output("video")).shape == (25, 90, 160)
     assert stats["encoder"] == encoders.best(codec).name and stats["frames"] == 25
 
 
 def test_av1_of_a_tiny_video_uses_an_encoder_that_can(work: Work, photo: Path) -> None:
     params = {"size": "48x32", "duration": 0.4, "frame_rate": 10, "encoding": {"codec": "av1"}}
     stats = run("img2vid", work, params, url_image=photo)
-    assert stats["encoder"] == "libaom-av1" and frames(work.output).shape == (4, 32, 48)
+    assert stats["encoder"] == "libaom-av1" and frames(work.output("video")).shape == (4, 32, 48)
     assert "used libaom-av1" in stats["warnings"][0]
 
 
@@ -348,7 +350,7 @@ def test_a_noisy_video_is_made_to_fit(codec: str, max_bytes: int, noise: Path, w
     params = {**CUE, "encoding": {"codec": codec, "quality": "best", "max_bytes": max_bytes}}
     stats = run("caption", work, params, url_video=noise)
     assert max_bytes * 0.3 < stats["size_bytes"] <= max_bytes
-    assert frame_count(work.output) == 50
+    assert frame_count(work.output("video")) == 50
 
 
 def test_a_video_that_fits_anyway_is_not_made_worse(work: Work, photo: Path) -> None:
@@ -360,7 +362,7 @@ def test_a_video_that_cannot_fit_is_refused_before_anything_is_encoded(noise: Pa
     said = r"encoding\.max_bytes.*2\.0 seconds.* 20000 bytes; at least (\d+) are needed"
     with pytest.raises(OutputTooLarge, match=said) as caught:
         run("caption", work, {**CUE, "encoding": {"max_bytes": 20_000}}, url_video=noise)
-    assert not work.output.exists() and not caught.value.retryable
+    assert not work.output("video").exists() and not caught.value.retryable
 
 
 def test_a_video_that_does_not_fit_after_all_is_an_error(noise: Path, work: Work) -> None:
@@ -412,6 +414,9 @@ def test_a_video_stream_is_copied_unless_the_encoding_asks_for_more(
     watched = replace(work, progress=seen.append)
     stats = run("adicionaAudio", watched, {"encoding": encoding}, url_video=noise, url_audio=media.tone(2.0))
     assert stats["encoder"] == (encoders.best(codec).name if codec else "copy")
-    assert stream(work.output, "video")["codec_name"] == (codec or "h264") and frame_count(work.output) == 50
+    assert (
+        stream(work.output("video"), "video")["codec_name"] == (codec or "h264")
+        and frame_count(work.output("video")) == 50
+    )
     assert stats["size_bytes"] <= encoding.get("max_bytes", 10**9)
     assert seen == sorted(seen) and seen[-1] == 1.0 and (codec is None or min(seen) < 1.0)

@@ -10,7 +10,7 @@ from tests.ffmpeg_ops.media import frame_count
 from wire.envelope import Limits
 from wire.errors import EncodeFailed, OutputTooLarge
 
-X264 = ["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-f", "mp4", "output.mp4"]
+X264 = ["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-f", "mp4", "output-video.mp4"]
 FRAME = bytes(64 * 64)
 
 
@@ -23,7 +23,7 @@ def short(seconds: float = 1.0) -> list[str]:
 
 def test_a_command_makes_the_output_and_noise_on_standard_error_does_not_block_it(work: Work) -> None:
     assert ffmpeg.encode(["-loglevel", "debug", *short(4)], work, length_s=4).frames == 100
-    assert frame_count(work.output) == 100
+    assert frame_count(work.output("video")) == 100
 
 
 @pytest.mark.parametrize("length_s", [1.5, 0.1], ids=["told", "told too small"])
@@ -59,7 +59,7 @@ def test_frames_are_fed_through_standard_input_and_need_not_be_read_to_the_end(w
         "5",
     ]
     ffmpeg.encode([*raw, *X264], work, length_s=0.2, feed=endless())
-    assert frame_count(work.output) == 5 and made < 5000
+    assert frame_count(work.output("video")) == 5 and made < 5000
 
 
 def test_the_version_is_a_number() -> None:
@@ -76,10 +76,10 @@ FITS = 5 * 64 * 64
 @pytest.mark.parametrize(
     ("arguments", "max_bytes"),
     [
-        (f"{NOISE} -c:v rawvideo -f avi output.mp4", 1_000_000),
-        (f"{NOISE} -c:v libx264 -preset ultrafast -crf 0 -movflags +faststart -f mp4 output.mp4", 20_000),
-        (f"{STILL} -c:v rawvideo -pix_fmt gray -f rawvideo output.mp4", FITS - 1),
-        (f"{STILL} -c:v rawvideo -pix_fmt gray -f rawvideo output.mp4", FITS),
+        (f"{NOISE} -c:v rawvideo -f avi output-video.mp4", 1_000_000),
+        (f"{NOISE} -c:v libx264 -preset ultrafast -crf 0 -movflags +faststart -f mp4 output-video.mp4", 20_000),
+        (f"{STILL} -c:v rawvideo -pix_fmt gray -f rawvideo output-video.mp4", FITS - 1),
+        (f"{STILL} -c:v rawvideo -pix_fmt gray -f rawvideo output-video.mp4", FITS),
     ],
     ids=["raw", "second pass of mp4", "a byte too large", "exactly as large"],
 )
@@ -87,11 +87,11 @@ def test_an_output_past_the_limit_is_too_large(arguments: str, max_bytes: int, w
     limited = Work(work.directory, Limits(timeout_s=30, max_output_bytes=max_bytes))
     if max_bytes == FITS:
         ffmpeg.encode(arguments.split(), limited, length_s=1)
-        assert work.output.stat().st_size == FITS
+        assert work.output("video").stat().st_size == FITS
         return
     with pytest.raises(OutputTooLarge):
         ffmpeg.encode(arguments.split(), limited, length_s=4)
-    assert work.output.stat().st_size <= max_bytes + 1
+    assert work.output("video").stat().st_size <= max_bytes + 1
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------

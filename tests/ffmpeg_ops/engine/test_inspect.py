@@ -15,34 +15,15 @@ PLAYLIST = "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n
 
 NOT_MEDIA = [
     (b"<!DOCTYPE html><html><body>Log in</body></html>", "an HTML page"),
-    (b"\n\n  <HTML lang=pt>", "an HTML page"),
     (PLAYLIST.format("/etc/passwd").encode(), "a playlist"),
     (b"ffconcat version 1.0\nfile /etc/passwd\n", "a text file"),
-    (b'{"error": "expired"}', "a text file"),
     (b"1\n00:00:01,000 --> 00:00:02,000\nHi\n", "a subtitle file"),
-    (b"%PDF-1.7\n%\xe2\xe3", "a PDF document"),
-    (b"PK\x03\x04\x14\0\0\0", "a ZIP archive"),
-    (b"\x1f\x8b\x08\0", "a gzip archive"),
     (bytes(range(255, -1, -1)) * 20, "of an unknown kind"),
     (bytes(5000), "of an unknown kind"),
     (b"", "of an unknown kind"),
     (b"v=0\no=- 0 0 IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n", "a text file"),
     (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"></svg>', "an SVG image"),
     (b'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"></MPD>', "a text file"),
-]
-SNIFFED = [
-    (b"ID3\x04", "MP3 audio"),
-    (b"OggS", "an Ogg file"),
-    (b"\x1aE\xdf\xa3", "a Matroska or WebM file"),
-    (b"RIFF\0\0\0\0WEBPVP8 ", "a WebP image"),
-    (b"RIFF\0\0\0\0AVI LIST", "an AVI video"),
-    (b"RIFF\0\0\0\0CDR ", "a RIFF file"),
-    (b"\0\0\0\x18ftypheic", "an HEIC or AVIF image"),
-    (b"\0\0\0\x18ftypqt  ", "an MP4 or MOV file"),
-    (b"GIF89a", "a GIF image"),
-    (b"BM", "a BMP image"),
-    ("\ufeff<html>".encode(), "an HTML page"),
-    ("\ufeff#EXTM3U".encode(), "a playlist"),
 ]
 
 
@@ -105,12 +86,6 @@ def test_files_that_are_not_media_are_refused_as_what_they_are(
 ) -> None:
     fake.write_bytes(content)
     assert refusal(fake, work) == f"url_video: the file is {name}, not a video."
-
-
-@pytest.mark.parametrize(("content", "name"), SNIFFED)
-def test_first_bytes_have_a_name(content: bytes, name: str, fake: Path) -> None:
-    fake.write_bytes(content)
-    assert inspect.sniff(fake) == name
 
 
 @pytest.mark.parametrize(("extension", "name"), [("mp4", "an MP4 or MOV file"), ("mkv", "a Matroska or WebM file")])

@@ -29,14 +29,14 @@ def test_tracks_are_as_ffprobe_counts_them(place: str, media: Media) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"\0", b"\0\0\0\x08moov\0\0", b"\0\0\0\x10ftypisom\0\0\0\0", bytes(64)])
 def test_what_is_no_mp4_is_an_error(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "output.mp4"
+    path = tmp_path / "output-video.mp4"
     path.write_bytes(content)
     with pytest.raises((EncodeFailed, AssetInvalid)):
         output.tracks(Work(tmp_path))
 
 
 def test_an_output_with_other_than_the_promised_frames_is_a_failure(media: Media, work: Work) -> None:
-    work.output.write_bytes(media.video(seconds=1.0).read_bytes())
+    work.output("video").write_bytes(media.video(seconds=1.0).read_bytes())
     output.require_written(25, work)
     with pytest.raises(EncodeFailed, match="25 frames were written, not 24"):
         output.require_written(24, work)

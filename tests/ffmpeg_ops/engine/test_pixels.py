@@ -22,7 +22,7 @@ def encoded(name: str, video: Path, media: Media, work: Work) -> dict[str, Any]:
     else:
         stats = run(name, work, {"length": "audio"}, url_video=video, url_audio=media.tone(1.0))
     assert stats["encoder"] != "copy"
-    made = stream(work.output, "video")
+    made = stream(work.output("video"), "video")
     assert made["pix_fmt"] == "yuv420p"
     return {**made, **stats}
 
@@ -32,7 +32,7 @@ def encoded(name: str, video: Path, media: Media, work: Work) -> dict[str, Any]:
 def test_hdr_becomes_bright_sdr(name: str, transfer: str, media: Media, work: Work) -> None:
     made = encoded(name, hdr(media, transfer), media, work)
     assert [made[tag] for tag in ("color_space", "color_primaries", "color_transfer")] == ["bt709"] * 3
-    for frame in frames(work.output)[[5, -1]]:
+    for frame in frames(work.output("video"))[[5, -1]]:
         assert frame[20:60, 20:120].mean() < 8, "black is black"
         assert 215 < frame[20:60, 200:300].mean() < 245, "paper is white, not gray"
         assert name != "caption" or frame[100:, :150].max() >= 250, "captions are white"
@@ -41,7 +41,7 @@ def test_hdr_becomes_bright_sdr(name: str, transfer: str, media: Media, work: Wo
 def test_hdr_that_is_copied_stays_hdr(media: Media, work: Work) -> None:
     stats = run("adicionaAudio", work, url_video=hdr(media, "smpte2084"), url_audio=media.tone(1.0))
     assert stats["encoder"] == "copy"
-    assert stream(work.output, "video")["color_transfer"] == "smpte2084"
+    assert stream(work.output("video"), "video")["color_transfer"] == "smpte2084"
 
 
 @pytest.mark.parametrize("name", ["caption", "adicionaAudio"])
@@ -49,7 +49,7 @@ def test_full_range_becomes_limited_with_the_same_colours(name: str, media: Medi
     source = "-f lavfi -i color=0xF0F0F0:size=320x180:rate=25:duration=0.2 -vf scale=out_range=pc,format=yuvj420p"
     video = media.made("full.mp4", f"{source} -color_range pc -c:v libx264 -preset ultrafast")
     assert encoded(name, video, media, work).get("color_range") in {"tv", None}
-    pictures = frames(work.output, gray=False)
+    pictures = frames(work.output("video"), gray=False)
     assert pictures[2, :60].mean() == pytest.approx(240, abs=2)
     assert name != "caption" or pictures.max() >= 253, "captions are white"
 
@@ -60,7 +60,7 @@ def test_other_depths_and_samplings_keep_their_levels(name: str, pixels: str, me
     source = "-f lavfi -i testsrc2=size=96x64:rate=25:duration=0.4 -c:v libx264 -preset ultrafast -qp 5"
     video = media.made(f"{pixels}.mp4", f"{source} -pix_fmt {pixels}")
     encoded(name, video, media, work)
-    assert psnr(frames(work.output)[:10, :30], frames(video)[:, :30]) > 30
+    assert psnr(frames(work.output("video"))[:10, :30], frames(video)[:, :30]) > 30
 
 
 @pytest.mark.parametrize("matrix", ["bt709", "smpte170m"])
@@ -79,4 +79,4 @@ def test_odd_sides_become_even(name: str, size: str, media: Media, work: Work) -
     source = f"-f lavfi -i testsrc=size={size}:rate=25:duration=0.4"
     made = encoded(name, media.made(f"odd-{size}.mp4", f"{source} -c:v libx264 -pix_fmt yuv444p"), media, work)
     assert (made["width"], made["height"]) == (96, 64)
-    assert np.ptp(frames(work.output)[0]) > 100
+    assert np.ptp(frames(work.output("video"))[0]) > 100

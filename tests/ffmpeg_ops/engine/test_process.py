@@ -15,7 +15,7 @@ from tests.servers import PATIENCE_S, STOP_S, eventually
 from wire.envelope import Limits
 from wire.errors import Cancelled, EncodeFailed, JobTimeout, WorkerError
 
-X264 = ["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-f", "mp4", "output.mp4"]
+X264 = ["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-f", "mp4", "output-video.mp4"]
 ENDLESS = ["-re", "-f", "lavfi", "-i", "testsrc2=size=64x64:rate=25", *X264]
 RAW = [*["-f", "rawvideo", "-pix_fmt", "gray", "-video_size", "64x64", "-framerate", "25", "-i", "pipe:0"], *X264]
 FRAME = bytes(64 * 64)

@@ -256,8 +256,8 @@ def test_its_own_files_and_the_system_s_are_accessible(work: Work) -> None:
 
 def test_an_input_elsewhere_is_readable_and_nothing_beside_it(work: Work, media: Media, tmp_path: Path) -> None:
     video = media.video()
-    ffmpeg.encode(["-i", str(video), "-c", "copy", "output.mp4"], work, length_s=1)
-    assert frame_count(work.output) == 25
+    ffmpeg.encode(["-i", str(video), "-c", "copy", "output-video.mp4"], work, length_s=1)
+    assert frame_count(work.output("video")) == 25
     beside = tmp_path / "beside"
     beside.write_text(CANARY)
     script = f"cat {video} >/dev/null && echo read; cat {beside} || true"

@@ -118,18 +118,18 @@ def test_the_video_has_exactly_so_many_frames(
     seen: list[float] = []
     watched = Work(work.directory, progress=seen.append)
     stats = run("img2vid", watched, {"duration": duration, "frame_rate": rate}, url_image=red)
-    video = stream(work.output, "video")
-    assert look.frame_count(work.output) == stats["frames"] == count
+    video = stream(work.output("video"), "video")
+    assert look.frame_count(work.output("video")) == stats["frames"] == count
     assert video["r_frame_rate"] == exact
     assert abs(float(video["duration"]) - duration) <= 1 / rate + 0.001
     assert (stats["width"], stats["height"]) == SIZE
-    assert (stats["encoder"], stats["size_bytes"]) == (encoders.best().name, work.output.stat().st_size)
+    assert (stats["encoder"], stats["size_bytes"]) == (encoders.best().name, work.output("video").stat().st_size)
     assert seen == sorted(seen) and seen[-1] == 1.0
 
 
 def test_the_sample_moves_from_the_whole_to_the_zoomed_crop(samples: Path, work: Work) -> None:
     run("img2vid", work, {"duration": 0.25, "frame_rate": 24}, url_image=samples / "photo.jpg")
-    got = look.frames(work.output)
+    got = look.frames(work.output("video"))
     assert len(got) == 6
     photo = Image.open(samples / "photo.jpg").convert("RGB")
     for frame, zoom in ((got[0], 1.0), (got[-1], 1.324)):
@@ -143,8 +143,8 @@ def test_the_sample_moves_from_the_whole_to_the_zoomed_crop(samples: Path, work:
 def test_a_plain_image_is_a_plain_video_with_its_colours_declared(side: int, work: Work, tmp_path: Path) -> None:
     Image.new("RGB", (side, side), (255, 0, 0)).save(tmp_path / "red.png")
     run("img2vid", work, {"duration": 0.1}, url_image=tmp_path / "red.png")
-    assert np.abs(look.frames(work.output, gray=False).astype(int) - [255, 0, 0]).max() <= 4
-    [video] = look.streams(work.output)
+    assert np.abs(look.frames(work.output("video"), gray=False).astype(int) - [255, 0, 0]).max() <= 4
+    [video] = look.streams(work.output("video"))
     tags = [video[f"color_{name}"] for name in ("range", "space", "transfer", "primaries")]
     assert tags == ["tv", *["bt709"] * 3]
     assert (video["pix_fmt"], video["chroma_location"], float(video["start_time"])) == ("yuv420p", "left", 0.0)

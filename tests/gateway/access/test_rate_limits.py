@@ -1,4 +1,4 @@
-"""How many requests a minute, counted here or in Redis."""
+"""Requests per minute, counted in the process or in Redis."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def make(clock: FixedClock, storage: str = "memory://", **limits: int) -> RateLi
 
 
 @everywhere
-def test_so_many_pass_and_the_next_minute_as_many(storage: str, clock: FixedClock) -> None:
+def test_the_limit_applies_to_each_minute(storage: str, clock: FixedClock) -> None:
     counted = make(clock, storage, rate_limit_per_key=3)
     for remaining in (2, 1, 0):
         assert counted.take("key", "a") == Window(3, remaining, 60)
@@ -88,7 +88,7 @@ def test_zero_is_no_limit(clock: FixedClock) -> None:
 
 
 @everywhere
-def test_fifty_threads_get_no_more_than_there_is(storage: str, clock: FixedClock) -> None:
+def test_fifty_threads_get_no_more_than_the_limit(storage: str, clock: FixedClock) -> None:
     counted, barrier = make(clock, storage, rate_limit_per_key=100), threading.Barrier(50)
 
     def many(_: int) -> int:
@@ -100,7 +100,7 @@ def test_fifty_threads_get_no_more_than_there_is(storage: str, clock: FixedClock
         assert sum(pool.map(many, range(50))) == 100
 
 
-def test_a_flood_of_addresses_takes_bounded_memory_and_spares_who_was_there(
+def test_a_flood_of_addresses_takes_bounded_memory_and_spares_known_ones(
     clock: FixedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rate_limits, "MAX_NAMES", 100)
@@ -114,10 +114,10 @@ def test_a_flood_of_addresses_takes_bounded_memory_and_spares_who_was_there(
     with pytest.raises(RateLimited):
         counted.check("failed", "10.9.9.9")
     window = counted.take("key", "key_1")
-    assert window and window.remaining == 4, "strangers use up nothing of the keys"
+    assert window and window.remaining == 4, "addresses do not count against keys"
 
 
-def test_a_hundred_thousand_addresses_slow_nobody_down(clock: FixedClock) -> None:
+def test_counting_stays_fast_with_a_hundred_thousand_addresses(clock: FixedClock) -> None:
     counted = make(clock, failed_keys_per_address=30)
     tracemalloc.start()
     took_s: list[float] = []
@@ -129,7 +129,7 @@ def test_a_hundred_thousand_addresses_slow_nobody_down(clock: FixedClock) -> Non
     used, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert used < 10_000_000
-    assert sorted(took_s)[5] < 5 * min(took_s), "the last are counted as quickly as the first"
+    assert sorted(took_s)[5] < 5 * min(took_s), "the last are counted as fast as the first"
     clock.advance(MINUTE)
     counted.take("failed", "10.0.0.1")
     assert isinstance(counted._counter, ProcessCounter)
@@ -145,7 +145,7 @@ def test_gateways_that_share_redis_count_together(redis_url: str, clock: FixedCl
         assert 60 < redis.ttl(key) <= 120  # type: ignore[operator]
 
 
-def test_without_redis_each_counts_for_itself_and_asks_again_later(
+def test_without_redis_each_gateway_counts_its_own_and_retries_later(
     clock: FixedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()
@@ -161,7 +161,7 @@ def test_without_redis_each_counts_for_itself_and_asks_again_later(
         assert window and window.remaining == 1
 
 
-def test_a_redis_that_keeps_silent_costs_a_moment_once(clock: FixedClock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_redis_is_asked_once(clock: FixedClock, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         counted = make(clock, f"redis://127.0.0.1:{silent.getsockname()[1]}/0", rate_limit_per_key=2)
         storage, asked = counted._counter._storage, []  # type: ignore[attr-defined]

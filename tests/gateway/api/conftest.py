@@ -56,7 +56,7 @@ class Worker:
 
     @property
     def upload(self) -> str:
-        return local(self.delivery["upload"]["url"])
+        return local(self.delivery["uploads"]["video"]["url"])
 
     def put(self, body: bytes = VIDEO, **kwargs: Any) -> TestResponse:
         return self.client.put(self.upload, data=body, **kwargs)
@@ -68,7 +68,11 @@ class Worker:
 
     def complete(self, body: bytes = VIDEO, **kwargs: Any) -> TestResponse:
         stats = {"size_bytes": len(body), "duration_s": 2.0, "encoder": "libx264"}
-        return self.report("completed", result={"stats": stats}, **kwargs)
+        return self.report(
+            "completed",
+            result={"outputs": {"video": {"size_bytes": max(1, stats["size_bytes"])}}, "stats": stats},
+            **kwargs,
+        )
 
     def finish(self) -> None:
         """Claim, upload, report."""

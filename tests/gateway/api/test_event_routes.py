@@ -19,7 +19,7 @@ LOST = {"code": "worker_error", "message": "Out of memory.", "retryable": True}
 EVENTS: dict[str, dict[str, Any]] = {
     "started": {},
     "progress": {"progress": 0.5},
-    "completed": {"result": {"stats": {"size_bytes": len(VIDEO)}}},
+    "completed": {"result": {"outputs": {"video": {"size_bytes": len(VIDEO)}}, "stats": {"size_bytes": len(VIDEO)}}},
     "failed": {"error": ERROR},
 }
 
@@ -184,9 +184,9 @@ WRONG: list[dict[str, Any]] = [
     {"type": "completed"},
     {"type": "completed", "result": {}},
     {"type": "completed", "result": []},
-    {"type": "completed", "result": {"stats": {"size_bytes": "many"}}},
-    {"type": "completed", "result": {"stats": {"duration_s": float("nan")}}},
-    {"type": "started", "result": {"stats": {}}},
+    {"type": "completed", "result": {"outputs": {"video": {"size_bytes": 5}}, "stats": {"size_bytes": "many"}}},
+    {"type": "completed", "result": {"outputs": {}, "stats": {"duration_s": float("nan")}}},
+    {"type": "started", "result": {"outputs": {}, "stats": {}}},
     {"type": "failed"},
     {"type": "failed", "error": "broken"},
     {"type": "failed", "error": {"code": "Not A Code", "message": "", "retryable": True}},
@@ -229,7 +229,14 @@ def test_what_a_newer_worker_adds_is_ignored(api: FlaskClient, worker: Worker) -
     assert worker.report("started", gpu="H100").status_code == 200
     worker.put()
     stats = {"size_bytes": len(VIDEO), "watts": 300}
-    assert worker.report("completed", result={"stats": stats, "more": 1}, extra=None).status_code == 200
+    assert (
+        worker.report(
+            "completed",
+            result={"outputs": {"video": {"size_bytes": len(VIDEO), "more": 1}}, "stats": stats, "more": 1},
+            extra=None,
+        ).status_code
+        == 200
+    )
     assert "watts" not in job_of(api, worker)["stats"]
 
 

@@ -31,7 +31,10 @@ OLDER_KEY, GONE_KEY = "older-secret-key-0123456789abcdef", "rotated-out-key-0123
 EVENTS = [
     {"type": "started"},
     {"type": "progress", "progress": 0.9},
-    {"type": "completed", "result": {"stats": {"size_bytes": len(VIDEO)}}},
+    {
+        "type": "completed",
+        "result": {"outputs": {"video": {"size_bytes": len(VIDEO)}}, "stats": {"size_bytes": len(VIDEO)}},
+    },
     {"type": "failed", "error": {"code": "asset_invalid", "message": "Broken.", "retryable": False}},
 ]
 MOST = 10_000

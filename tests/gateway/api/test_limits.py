@@ -1,11 +1,9 @@
-"""Who may call what, and how often: over HTTP, on every route there is."""
+"""Scopes, rate limits and quotas over HTTP, on every route."""
 
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -22,7 +20,7 @@ from gateway.api.callers import SCOPE_OF, needs_key
 from gateway.settings import Settings
 from gateway.wiring import Services
 from tests.gateway.api.conftest import CAPTION, Worker, assert_problem
-from tests.gateway.conftest import FixedClock, JobFactory, Key, Wire
+from tests.gateway.conftest import FixedClock, Key, Wire
 
 Limited = Callable[..., FlaskClient]
 JOB = "job_01HF7YAT00M3XH5S9QHW1K2YB4"
@@ -63,7 +61,7 @@ def calls(app: Flask) -> Iterator[tuple[str, str, str]]:
 
 
 def test_every_route_needs_its_scope(app: Flask, client: FlaskClient, services: Services) -> None:
-    # Written down here a second time on purpose: a new route is the operator's alone until somebody opens it.
+    # Repeated here on purpose: a new route needs `admin` until it is named in both places.
     wanted = {"/metrics": "metrics", "/jobs": "jobs", "/video": "jobs", "/files": "jobs"}
     secrets = {scope: services.keys.create(scope, (scope,))[1] for scope in SCOPES}
     none = services.keys.create("none", ())[1]
@@ -79,7 +77,7 @@ def test_every_route_needs_its_scope(app: Flask, client: FlaskClient, services: 
     assert seen == {"jobs", "metrics"}
 
 
-def test_a_route_that_nobody_has_named_is_for_admin_alone(app: Flask, client: FlaskClient, services: Services) -> None:
+def test_a_new_route_needs_admin(app: Flask, client: FlaskClient, services: Services) -> None:
     app.add_url_rule("/new", "new.New", lambda: "secret")
     assert "new" not in SCOPE_OF
     for scopes, status in ((("jobs", "metrics"), 403), (("admin",), 200)):
@@ -95,15 +93,10 @@ def test_the_refusal_names_the_scope_and_reads_no_body(client: FlaskClient, serv
     assert "`metrics`" in assert_problem(client.get("/metrics", headers=bearer), 403, "missing_scope")["title"]
 
 
-def test_an_unknown_address_is_not_found_whatever_the_scope(client: FlaskClient, services: Services) -> None:
-    secret = services.keys.create("none", ())[1]
-    assert_problem(client.get("/nothing", headers={"X-API-Key": secret}), 404, "not_found")
-
-
 # --- what belongs to a key --------------------------------------------------------------------------------------------
 
 
-def test_another_keys_job_is_not_there_on_any_route(
+def test_another_key_s_job_is_not_found_on_any_route(
     app: Flask, api: FlaskClient, stranger: FlaskClient, services: Services, worker: Worker
 ) -> None:
     worker.finish()
@@ -113,7 +106,7 @@ def test_another_keys_job_is_not_there_on_any_route(
             theirs = stranger.open(path.replace(JOB, worker.job_id), method=method)
             nothing = stranger.open(path, method=method)
             assert (theirs.status_code, nothing.status_code) == (404, 404), (method, path)
-            assert _without_id(theirs) == _without_id(nothing), "nobody learns that there is such a job"
+            assert _without_id(theirs) == _without_id(nothing), "the response does not reveal that the job exists"
             tried.append(method)
     assert sorted(tried) == ["DELETE", "GET", "HEAD", "POST"]
     assert services.store.job(worker.job_id).status == "completed"  # type: ignore[union-attr]
@@ -147,44 +140,35 @@ def test_a_rotated_key_keeps_its_jobs_and_idempotency_keys(
     assert_problem(get(client, key=key.secret), 401, "unauthorized")
 
 
-# --- strangers --------------------------------------------------------------------------------------------------------
+# --- failed keys --------------------------------------------------------------------------------------------------------
 
 
-def test_a_mistyped_key_is_told_so_and_an_unknown_one_is_not(client: FlaskClient, services: Services, key: Key) -> None:
+def test_a_mistyped_key_is_reported_as_such(client: FlaskClient, services: Services, key: Key) -> None:
     typed = key.secret[:20] + ("x" if key.secret[20] != "x" else "y") + key.secret[21:]
     assert "mistyped" in assert_problem(get(client, key=typed), 401, "unauthorized")["title"]
     for secret in (make_secret(), "x" * 49):
         assert "mistyped" not in assert_problem(get(client, key=secret), 401, "unauthorized")["title"]
 
 
-def test_failed_keys_are_limited_per_address_and_nobody_else_is_locked_out(limited: Limited, key: Key) -> None:
+def test_failed_keys_are_limited_per_address(
+    limited: Limited, app: Flask, key: Key, clock: FixedClock, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = limited(failed_keys_per_address=5)
+    scraper = services.keys.create("prometheus", ("metrics",))[1]
+    assert statuses(client, 8, key=scraper) == [403] * 8, "a missing scope is no failed key"
+    clock.advance(60_000)
     assert statuses(client, 8, key=make_secret()) == [401] * 5 + [429] * 3
     assert_problem(get(client), 429, "rate_limited")
-    assert get(client, key=key.secret).status_code == 429, "a right key is not looked at either"
+    with monkeypatch.context() as patch:
+        patch.setattr(app.extensions["reelay"].store, "api_key_by_hash", lambda digest: pytest.fail("was queried"))
+        assert get(client, key=key.secret).status_code == 429, "valid keys are not looked up either"
     assert get(client, key=key.secret, at=THERE).status_code == 200
     assert get(client, "/health").status_code == 200
-
-
-def test_the_lock_ends_with_its_minute(limited: Limited, key: Key, clock: FixedClock) -> None:
-    client = limited(failed_keys_per_address=1)
-    statuses(client, 1)
-    wait_s = int(get(client, key=key.secret).headers["Retry-After"])
-    assert 0 < wait_s <= 60
-    clock.advance(wait_s * 1000)
+    clock.advance(60_000)
     assert get(client, key=key.secret).status_code == 200
 
 
-def test_a_locked_address_asks_the_database_nothing(
-    limited: Limited, app: Flask, key: Key, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    client = limited(failed_keys_per_address=1)
-    statuses(client, 1)
-    monkeypatch.setattr(app.extensions["reelay"].store, "api_key_by_hash", lambda digest: pytest.fail("was asked"))
-    assert statuses(client, 3, key=make_secret()) == [429] * 3
-
-
-def test_a_stranger_behind_the_same_proxy_does_not_lock_out_who_was_let_in(
+def test_failed_keys_do_not_lock_out_a_recently_valid_key_of_the_same_address(
     limited: Limited, app: Flask, key: Key
 ) -> None:
     client = limited(failed_keys_per_address=3)
@@ -195,7 +179,7 @@ def test_a_stranger_behind_the_same_proxy_does_not_lock_out_who_was_let_in(
     assert statuses(client, 2, key=key.secret) == [429] * 2
 
 
-def test_forged_addresses_are_not_believed(limited: Limited) -> None:
+def test_forged_addresses_are_ignored(limited: Limited) -> None:
     client = limited(failed_keys_per_address=3)
     forged = ("X-Forwarded-For", "X-Real-IP", "Forwarded", "CF-Connecting-IP", "True-Client-IP")
     seen = [get(client, **dict.fromkeys(forged, f"203.0.113.{i}")).status_code for i in range(6)]
@@ -208,12 +192,12 @@ def test_forged_addresses_are_not_believed(limited: Limited) -> None:
     [
         (0, "{forged}, {client}", [401, 401, 429, 429]),
         (1, "{forged}, {client}", [401, 401, 429, 429]),
-        (1, "{client}, {forged}", [401, 401, 401, 401]),  # a header that only a proxy of ours could have sent
+        (1, "{client}, {forged}", [401, 401, 401, 401]),  # only our own proxy could have sent it
         (2, "{forged}, {client}, {proxy}", [401, 401, 429, 429]),
-        (2, "{forged}, {proxy}", [401, 401, 401, 401]),  # one hop too many: what the settings warn of
+        (2, "{forged}, {proxy}", [401, 401, 401, 401]),  # one hop too many, as the settings warn
     ],
 )
-def test_behind_proxies_the_address_is_the_one_that_the_last_trusted_one_saw(
+def test_the_address_is_the_one_that_the_outermost_trusted_proxy_saw(
     settings: Settings, wire: Wire, hops: int, chain: str, seen: list[int]
 ) -> None:
     changes: dict[str, Any] = {"trusted_proxy_hops": hops, "failed_keys_per_address": 2}
@@ -226,31 +210,6 @@ def test_behind_proxies_the_address_is_the_one_that_the_last_trusted_one_saw(
     assert get(client, at="10.0.0.1", **{"X-Forwarded-For": honest}).status_code == (401 if hops else 429)
 
 
-def test_many_addresses_of_one_ipv6_network_are_one(limited: Limited) -> None:
-    client = limited(failed_keys_per_address=3)
-    assert [get(client, at=f"2001:db8::{i}").status_code for i in range(1, 6)] == [401] * 3 + [429] * 2
-    assert get(client, at="2001:db8:0:1::1").status_code == 401
-
-
-def test_fifty_threads_find_out_no_more_than_one(app: Flask, limited: Limited) -> None:
-    limited(failed_keys_per_address=20)
-    barrier = threading.Barrier(50)
-
-    def guess(_: int) -> int:
-        barrier.wait()
-        return get(app.test_client(), key=make_secret()).status_code
-
-    with ThreadPoolExecutor(50) as pool:
-        seen = list(pool.map(guess, range(50)))
-    assert (seen.count(401), seen.count(429)) == (20, 30)
-
-
-def test_a_missing_scope_is_no_failed_key(limited: Limited, services: Services) -> None:
-    client = limited(failed_keys_per_address=2)
-    secret = services.keys.create("prometheus", ("metrics",))[1]
-    assert statuses(client, 5, key=secret) == [403] * 5
-
-
 def test_public_pages_are_limited_per_address_but_never_health(limited: Limited) -> None:
     client = limited(rate_limit_per_address=3)
     assert statuses(client, 5, path="/openapi.json") == [200] * 3 + [429] * 2
@@ -259,7 +218,7 @@ def test_public_pages_are_limited_per_address_but_never_health(limited: Limited)
     assert statuses(client, 10, path="/health") == [200] * 10
 
 
-def test_workers_behind_one_address_are_never_too_many(limited: Limited, worker: Worker, app: Flask) -> None:
+def test_workers_are_not_rate_limited(limited: Limited, worker: Worker, app: Flask) -> None:
     limited(rate_limit_per_address=1, failed_keys_per_address=1, rate_limit_per_key=1)
     assert [worker.report("started", token="wrong").status_code for _ in range(3)] == [401] * 3
     assert [worker.report("started").status_code for _ in range(5)] == [200] * 5
@@ -269,7 +228,7 @@ def test_workers_behind_one_address_are_never_too_many(limited: Limited, worker:
 # --- rates of a key ---------------------------------------------------------------------------------------------------
 
 
-def test_a_key_sees_what_is_left_and_then_when_to_come_back(limited: Limited, key: Key, clock: FixedClock) -> None:
+def test_a_key_sees_its_remaining_requests_and_when_to_retry(limited: Limited, key: Key, clock: FixedClock) -> None:
     client = limited(rate_limit_per_key=2)
     left = [dict(get(client, key=key.secret).headers) for _ in range(2)]
     assert [(h["RateLimit-Limit"], h["RateLimit-Remaining"]) for h in left] == [("2", "1"), ("2", "0")]
@@ -282,7 +241,7 @@ def test_a_key_sees_what_is_left_and_then_when_to_come_back(limited: Limited, ke
     assert get(client, key=key.secret).status_code == 200
 
 
-def test_a_busy_key_harms_no_other_and_no_route_is_left_out(
+def test_every_route_counts_towards_the_limit_of_its_key_alone(
     limited: Limited, app: Flask, key: Key, services: Services
 ) -> None:
     client = limited(rate_limit_per_key=1)
@@ -295,38 +254,26 @@ def test_a_busy_key_harms_no_other_and_no_route_is_left_out(
 def test_both_secrets_of_a_key_share_one_limit(limited: Limited, key: Key, services: Services) -> None:
     client = limited(rate_limit_per_key=2)
     _, new = services.keys.rotate(key.record.id, 1000) or (None, "")
-    assert [get(client, key=secret).status_code for secret in (key.secret, new, new, key.secret)] == [
-        200,
-        200,
-        429,
-        429,
-    ]
-
-
-def test_the_pause_that_a_job_asks_for_stays_the_jobs_own(api: FlaskClient, job_factory: JobFactory) -> None:
-    response = api.get(f"/jobs/{job_factory().id}")
-    assert response.headers["Retry-After"] == "1"
-    assert int(response.headers["RateLimit-Reset"]) > 1
+    answers = [get(client, key=secret).status_code for secret in (key.secret, new, new, key.secret)]
+    assert answers == [200, 200, 429, 429]
 
 
 # --- jobs and money ---------------------------------------------------------------------------------------------------
 
 
-def test_too_many_jobs_are_told_as_429(limited: Limited, key: Key) -> None:
-    client = limited(max_jobs_per_key=1)
+def test_exceeded_quotas_are_429_and_402_and_reading_goes_on(limited: Limited, key: Key, app: Flask) -> None:
+    client = limited(daily_spending_limit_usd=Decimal(1), max_jobs_per_key=1)
+    here = app.extensions["reelay"]
     post = {"json": CAPTION, "headers": {"X-API-Key": key.secret}}
-    assert client.post("/video/caption", **post).status_code == 202
+    job = client.post("/video/caption", **post)
+    assert job.status_code == 202
     response = client.post("/video/caption", **post)
     assert_problem(response, 429, "too_many_jobs")
     assert response.headers["Retry-After"] == "10"
-
-
-def test_spent_money_is_told_as_402_and_hinders_no_look(limited: Limited, key: Key, app: Flask) -> None:
-    client = limited(daily_spending_limit_usd=Decimal(1))
-    here = app.extensions["reelay"]
+    client.delete(job.headers["Location"], headers=post["headers"])
     with here.store.transaction() as tx:
         tx.spend(key.record.id, 1_000_000_000, here.clock.now_ms())
-    response = client.post("/video/caption", json=CAPTION, headers={"X-API-Key": key.secret})
+    response = client.post("/video/caption", **post)
     assert_problem(response, 402, "spending_limit")
     assert 0 < int(response.headers["Retry-After"]) <= 86_400
     assert get(client, key=key.secret).status_code == 200
@@ -351,14 +298,11 @@ def test_bodies_that_are_too_deep_or_too_wide_are_refused(api: FlaskClient, path
         assert_problem(api.post(path, json={"style": [{f"f{i}": 1 for i in range(number)}]}), status, code)
 
 
-def test_a_long_list_of_words_is_no_complex_body(api: FlaskClient) -> None:
+def test_long_lists_are_accepted_and_their_errors_limited(api: FlaskClient) -> None:
     words = [{"word": "a", "start": i, "end": i + 1} for i in range(5000)]
     body = {"url_video": "https://example.com/v.mp4", "words": words}
     assert api.post("/video/caption", json=body).status_code == 202
-
-
-def test_of_many_mistakes_some_are_told(api: FlaskClient) -> None:
-    body = {"url_video": "https://example.com/v.mp4", "words": [{"word": 1} for _ in range(20_000)]}
+    body["words"] = [{"word": 1} for _ in range(20_000)]
     response = api.post("/video/caption", json=body)
     document = assert_problem(response, 422, "validation_failed")
     assert 0 < len(document["errors"]) <= 100

@@ -43,7 +43,7 @@ VALID: dict[str, list[bytes]] = {
         for event in (
             {"type": "started"},
             {"type": "progress", "progress": 0.5},
-            {"type": "completed", "result": {"stats": STATS}},
+            {"type": "completed", "result": {"outputs": {"video": {"size_bytes": 5}}, "stats": STATS}},
             {"type": "failed", "error": ERROR},
         )
     ],

@@ -12,7 +12,10 @@ from tests.gateway.conftest import CLAIM, FixedClock
 from wire.envelope import Event
 
 BODY = b"a finished video"
-COMPLETED = Remote(Phase.COMPLETED, result={"stats": {"size_bytes": len(BODY), "duration_s": 2.0}})
+COMPLETED = Remote(
+    Phase.COMPLETED,
+    result={"outputs": {"video": {"size_bytes": len(BODY)}}, "stats": {"size_bytes": len(BODY), "duration_s": 2.0}},
+)
 GONE = Remote(Phase.GONE)
 PutOutput = Callable[[str, bytes], None]
 

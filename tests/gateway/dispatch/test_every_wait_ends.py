@@ -54,7 +54,7 @@ from wire.errors import (
 
 QUEUE_S, RUN_S = 120, 30
 SIZE = 5
-RESULT = {"stats": {"size_bytes": SIZE, "duration_s": 2.0}}
+RESULT = {"outputs": {"video": {"size_bytes": SIZE}}, "stats": {"size_bytes": SIZE, "duration_s": 2.0}}
 COMPLETED = Remote(Phase.COMPLETED, result=RESULT)
 # From one look to the next, however it is spread, and from one try to the next.
 LOOK_MS, RETRY_MS = MOST_MS + 2_000, 6_000

@@ -170,7 +170,7 @@ def test_without_events_the_worker_is_not_told_of_any(wire: Wire, job_factory: J
     delivery = parse_job_input(json.loads(json.dumps(provider.inputs[0]))).delivery
     assert delivery is not None
     assert delivery.events is None
-    assert delivery.upload is not None
+    assert "video" in delivery.uploads
 
 
 # What the worker gets
@@ -194,11 +194,11 @@ def test_the_worker_is_told_where_to_deliver_and_report(
 ) -> None:
     delivery = parse_job_input(job_input).delivery
     (attempt,) = provider.called("submit")
-    assert delivery and delivery.upload and delivery.events
+    assert delivery and delivery.uploads and delivery.events
     assert (delivery.job_id, delivery.attempt_id) == (attempt.job_id, attempt.id)
     assert delivery.deadline == attempt.deadline == START_MS + 3_600_000 + 77_000 + MARGIN_MS
     assert delivery.limits.timeout_s == 77
-    assert delivery.limits.max_output_bytes == delivery.upload.max_bytes == settings.max_output_bytes
+    assert delivery.limits.max_output_bytes == delivery.uploads["video"].max_bytes == settings.max_output_bytes
     assert delivery.limits.max_asset_bytes == settings.max_asset_bytes
     assert delivery.events.url == f"{settings.worker_base}/events/{attempt.id}"
     assert services.signer.read(EVENTS_PURPOSE, delivery.events.token) == [attempt.id, attempt.deadline]
@@ -208,12 +208,12 @@ def test_the_upload_url_is_good_for_this_attempt_until_its_deadline(
     job_input: dict[str, Any], services: Services, clock: FixedClock, provider: FakeProvider
 ) -> None:
     delivery = parse_job_input(job_input).delivery
-    assert delivery and delivery.upload
+    assert delivery and delivery.uploads
     (attempt,) = provider.called("submit")
-    path, _, signature = delivery.upload.url.partition("?signature=")
+    path, _, signature = delivery.uploads["video"].url.partition("?signature=")
     assert path.endswith(f"/files/{attempt.output_key}")
     clock.advance(attempt.deadline - START_MS - 1)
-    assert services.storage.allowed("PUT", attempt.output_key, signature) == delivery.upload.max_bytes
+    assert services.storage.allowed("PUT", attempt.output_key, signature) == delivery.uploads["video"].max_bytes
     clock.advance(1)
     assert services.storage.allowed("PUT", attempt.output_key, signature) is None
 

@@ -63,9 +63,15 @@ def test_no_room_is_not_yet_and_nothing_is_kept(stand: Stand) -> None:
 
 def test_a_completed_attempt_comes_with_its_result(stand: Stand) -> None:
     attempt = accepted(stand)
-    stand.there(attempt).complete({"stats": {"size_bytes": 5, "a newer worker's": 1}})
+    stand.there(attempt).complete(
+        {"outputs": {"video": {"size_bytes": 5}}, "stats": {"size_bytes": 5, "a newer worker's": 1}}
+    )
     remote = stand.provider.poll(attempt)
-    assert (remote.phase, remote.result, remote.error) == (Phase.COMPLETED, {"stats": {"size_bytes": 5}}, None)
+    assert (remote.phase, remote.result, remote.error) == (
+        Phase.COMPLETED,
+        {"outputs": {"video": {"size_bytes": 5}}, "stats": {"size_bytes": 5}},
+        None,
+    )
 
 
 @pytest.mark.parametrize("error", [AssetNotFound("video: 404"), EncodeFailed(), WorkerOutdated("no"), Cancelled()])

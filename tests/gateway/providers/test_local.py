@@ -194,7 +194,7 @@ def test_an_answer_without_end_is_not_read_to_the_end(files: FileServer) -> None
     [
         ({"status": "running", "progress": 0.5}, Phase.RUNNING),
         ({"status": "running", "progress": 0, "newer": 1}, Phase.RUNNING),
-        ({"status": "completed", "progress": 1, "result": {"stats": {}}}, Phase.COMPLETED),
+        ({"status": "completed", "progress": 1, "result": {"outputs": {}, "stats": {}}}, Phase.COMPLETED),
         ({"status": "failed", "error": {"code": "x", "message": "m", "retryable": True}}, Phase.FAILED),
         ({"status": "cancelled", "error": {"code": "cancelled", "message": "m", "retryable": False}}, Phase.FAILED),
     ],
@@ -235,7 +235,7 @@ NONSENSE = [
     {"status": "completed", "result": None},
     {"status": "completed", "result": {}},
     {"status": "completed", "result": {"stats": 5}},
-    {"status": "completed", "result": {"stats": {"size_bytes": "many"}}},
+    {"status": "completed", "result": {"outputs": {"video": {"size_bytes": 5}}, "stats": {"size_bytes": "many"}}},
     {"status": "failed"},
     {"status": "failed", "error": "x"},
     {"status": "failed", "error": {"code": "Not A Code", "message": "m", "retryable": True}},

@@ -32,6 +32,7 @@ from tests.gateway.conftest import PARAMS, SECRET_KEY, FixedClock, new_attempt, 
 from tests.s3 import BUCKET, KEY, s3_server
 from wire.envelope import Upload
 from wire.errors import OutputMissing, OutputTooLarge
+from wire.media_types import MP4
 
 NOW = SystemClock().now_ms()
 HOUR = 3_600_000  # the tests run long after this module was imported
@@ -109,8 +110,8 @@ def test_a_worker_puts_and_a_client_gets(place: Place, tmp_path: Path) -> None:
     video = tmp_path / "video.mp4"
     video.write_bytes(bytes(range(256)) * 1000)
     target = place.storage.presign_put(place.output, max_bytes=300_000, expires_at=NOW + HOUR)
-    upload(video, target, StopSignal())  # what workers run, and nothing else
-    upload(video, target, StopSignal())  # its answer was lost
+    upload(video, target, MP4.mime, StopSignal())  # what workers run, and nothing else
+    upload(video, target, MP4.mime, StopSignal())  # its answer was lost
     stored = place.storage.stat(place.output)
     assert stored is not None and (stored.key, stored.size_bytes) == (place.output, 256_000)
     url = place.storage.presign_get(place.output, expires_at=NOW + HOUR)
@@ -319,7 +320,11 @@ def test_an_unreachable_s3_is_503_and_not_ready_and_no_job_fails_for_it(settings
         tx.add_attempt(attempt)
     client = app.test_client()
     token = services.signer.sign("events", [attempt.id, attempt.deadline])
-    event = {"type": "completed", "claim_id": attempt.claim_id, "result": {"stats": {"size_bytes": 1}}}
+    event = {
+        "type": "completed",
+        "claim_id": attempt.claim_id,
+        "result": {"outputs": {"video": {"size_bytes": 5}}, "stats": {"size_bytes": 1}},
+    }
     answer = client.post(f"/events/{attempt.id}", json=event, headers={"Authorization": f"Bearer {token}"})
     assert (answer.status_code, "Retry-After" in answer.headers) == (503, True)
     heard = services.store.attempt(attempt.id)

@@ -1,4 +1,4 @@
-"""`flask --app gateway backup`: a copy that can be restored, made while others write."""
+"""`flask --app gateway backup`: a copy that can be restored, made while the gateway writes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.gateway.conftest import JobFactory, Wire
 from tests.gateway.test_cli import run
 
 
-def test_a_copy_that_is_made_while_others_write_can_be_restored(
+def test_a_copy_made_during_writes_can_be_restored(
     app: Flask, services: Services, job_factory: JobFactory, tmp_path: Path, wire: Wire
 ) -> None:
-    """All that was there before is in it, every row whole; writers do not wait for its end."""
+    """It has every row from before, and writers do not wait for it."""
     before = [job_factory().id for _ in range(50)]
     stop, written = threading.Event(), []
 
@@ -49,7 +49,7 @@ def test_a_copy_that_is_made_while_others_write_can_be_restored(
     restored._engine.dispose()
 
 
-def test_a_copy_replaces_the_one_of_before_and_is_for_nobody_else(app: Flask, tmp_path: Path) -> None:
+def test_a_copy_replaces_the_previous_one_and_is_private(app: Flask, tmp_path: Path) -> None:
     file = tmp_path / "copy.db"
     file.write_bytes(b"older")
     assert run(app, "backup", str(file)).exit_code == 0
@@ -57,9 +57,7 @@ def test_a_copy_replaces_the_one_of_before_and_is_for_nobody_else(app: Flask, tm
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-def test_where_no_copy_can_be_made_it_is_told_and_nothing_is_left(
-    app: Flask, services: Services, tmp_path: Path
-) -> None:
+def test_a_failed_copy_is_reported_and_leaves_nothing(app: Flask, services: Services, tmp_path: Path) -> None:
     result = run(app, "backup", str(tmp_path / "none/copy.db"))
     assert (result.exit_code, "could not be written" in result.output) == (1, True)
     app.extensions["reelay"] = replace(
@@ -70,7 +68,7 @@ def test_where_no_copy_can_be_made_it_is_told_and_nothing_is_left(
     assert list(tmp_path.glob("copy*")) == []
 
 
-def test_a_damaged_database_is_not_copied_over_a_good_copy(app: Flask, services: Services, tmp_path: Path) -> None:
+def test_a_damaged_database_does_not_replace_a_good_copy(app: Flask, services: Services, tmp_path: Path) -> None:
     broken, copy = tmp_path / "broken.db", tmp_path / "copy.db"
     broken.write_bytes(b"SQLite format 3\0" + b"x" * 5000)
     copy.write_bytes(b"of yesterday")

@@ -291,5 +291,5 @@ def test_a_hundred_megapixels_fit_in_a_gigabyte(kind: str, tmp_path: Path) -> No
     command = [sys.executable, "-c", program, str(tmp_path), str(source)]
     said = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert said.returncode == 0, said.stderr
-    assert (tmp_path / "output.mp4").stat().st_size > 0
+    assert (tmp_path / "output-video.mp4").stat().st_size > 0
     assert int(said.stdout.split()[-1]) < 1_000_000, "kilobytes"

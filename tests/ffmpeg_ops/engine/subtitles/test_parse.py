@@ -177,7 +177,7 @@ def test_times_before_the_start_are_moved_to_it() -> None:
         (b"%PDF-1.7", "a PDF document"),
         (b"PK\x03\x04" + bytes(50), "a ZIP archive"),
         (b"\x89PNG\r\n\x1a\n", "a PNG image"),
-        (b'{"error": "expired"}', "a text file"),
+        (b'{"error": "expired"}', "a JSON document"),
         (b"just words", "a text file"),
         (bytes(range(256)), "of an unknown kind"),
         (b"\xff\xfe\x00", "of an unknown kind"),

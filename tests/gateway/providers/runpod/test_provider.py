@@ -225,7 +225,10 @@ def test_a_result_that_they_lost_is_a_failure(runpod: Emulator, provider: RunPod
     assert remote.execution_ms is not None
 
 
-@pytest.mark.parametrize("output", [None, [], "done", {}, {"stats": 1}, {"stats": {"size_bytes": "many"}}])
+@pytest.mark.parametrize(
+    "output",
+    [None, [], "done", {}, {"stats": 1}, {"outputs": {"video": {"size_bytes": 5}}, "stats": {"size_bytes": "many"}}],
+)
 def test_a_result_that_is_none_is_a_failure(runpod: Emulator, provider: RunPodProvider, output: Any) -> None:
     attempt = accepted(provider)
     taken(runpod, attempt)
@@ -235,7 +238,12 @@ def test_a_result_that_is_none_is_a_failure(runpod: Emulator, provider: RunPodPr
 
 @pytest.mark.parametrize("told", [-5_000, 10**30, 1.5, "1200", True, None, float("nan"), [7]])
 def test_a_time_that_is_none_costs_nothing(files: FileServer, told: Any) -> None:
-    result = {"status": "COMPLETED", "output": {"stats": {"size_bytes": 1}}, "executionTime": told, "delayTime": 7}
+    result = {
+        "status": "COMPLETED",
+        "output": {"outputs": {"video": {"size_bytes": 5}}, "stats": {"size_bytes": 1}},
+        "executionTime": told,
+        "delayTime": 7,
+    }
     files.routes["/v2/ep/status/unknown"] = Reply(body=json.dumps(result).encode())
     remote = runpod_provider_at(files).poll(attempt_named())
     assert (remote.phase, remote.execution_ms, remote.took_ms) == (Phase.COMPLETED, None, None)

