@@ -43,10 +43,7 @@ class AdicionaAudioParams(Schema):
     )
     mode = choice(MODES, "What happens to the video's own sound: `replace` drops it, `mix` keeps it.", "replace")
     volume = number(
-        0,
-        MAX_VOLUME,
-        "Volume of the new sound as a factor: 1 keeps it, 0.5 is −6 dB, 2 is +6 dB, 0 is silence.",
-        1.0,
+        0, MAX_VOLUME, "Volume of the new sound as a factor: 1 keeps it, 0.5 is −6 dB, 2 is +6 dB, 0 is silence.", 1.0
     )
     original_volume = number(0, MAX_VOLUME, "Volume of the video's own sound as a factor, for mode `mix`.", 1.0)
     start = number(0, MAX_START_S, "When the new sound begins, in seconds of the video.", 0.0, " seconds")

@@ -90,11 +90,7 @@ def joined(media: Media, extension: str) -> Path:
 @pytest.mark.parametrize("extension", FORMS)
 @pytest.mark.parametrize(
     ("params", "expected_s"),
-    [
-        ({}, 4.0),
-        slow({"length": "audio"}, 3.0),
-        slow({"mode": "mix", "original_volume": 0, "length": "shortest"}, 3.0),
-    ],
+    [({}, 4.0), slow({"length": "audio"}, 3.0), slow({"mode": "mix", "original_volume": 0, "length": "shortest"}, 3.0)],
     ids=["video", "audio", "mixed"],
 )
 def test_sound_that_changes_midway_is_heard_in_full(

@@ -118,11 +118,8 @@ def test_missing_glyphs_and_fonts_are_warnings(text: str, style: Any, warning: s
 def test_without_a_list_of_fonts_text_is_still_written_and_measured() -> None:
     bare = Fonts((), "Noto Sans", bold=True)
     assert bare.runs("é你") == [("Noto Sans", "é你")] and 0.5 < bare.width("word") < 4
-
-
-def test_a_charset_is_read_as_fontconfig_writes_it() -> None:
-    found = Charset("20-7e a0 1f600-1f64f")
-    assert [char in found for char in " ~\x7f\xa0¡😀"] == [True, True, False, True, False, True]
+    charset = Charset("20-7e a0 1f600-1f64f")  # as fontconfig prints it
+    assert [char in charset for char in " ~\x7f\xa0¡😀"] == [True, True, False, True, False, True]
 
 
 # --- colours and times -----------------------------------------------------------------------------------------------
@@ -162,18 +159,14 @@ def test_karaoke_fills_from_left_to_right() -> None:
     assert shares == pytest.approx([0.01, 0.17, 0.5, 0.99], abs=0.06)
 
 
-def test_a_colour_and_its_opacity_are_as_asked() -> None:
+def test_colours_opacity_and_boxes_are_drawn() -> None:
     picture = drawn(Cue(0, 1000, "███"), color="#FF8000", outline=0, shadow=0)
     assert picture.max(axis=(0, 1)).tolist() == pytest.approx([255, 128, 0], abs=3)
     half = drawn(Cue(0, 1000, "███"), color="#FFFFFF80", outline=0, shadow=0)
     assert half.max() == pytest.approx(128, abs=4)
-
-
-def test_a_box_is_one_behind_all_lines() -> None:
-    picture = drawn(Cue(0, 1000, "long line\nx"), box="#0000FF", outline=0)
-    blue = picture[..., 2] > 200
+    blue = drawn(Cue(0, 1000, "long line\nx"), box="#0000FF", outline=0)[..., 2] > 200
     rows, columns = np.flatnonzero(blue.any(axis=1)), np.flatnonzero(blue.any(axis=0))
-    assert blue[rows[0] : rows[-1], columns[0] : columns[-1]].mean() > 0.99
+    assert blue[rows[0] : rows[-1], columns[0] : columns[-1]].mean() > 0.99, "one box behind all lines"
 
 
 @pytest.mark.parametrize(

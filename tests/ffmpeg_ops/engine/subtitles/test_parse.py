@@ -88,48 +88,25 @@ def cues_of(text: str | bytes, path: Path) -> list[Cue]:
     return parse_file(path, "url_srt")
 
 
-def srt(text: str, *, start: str = "00:00:01,000", end: str = "00:00:02,000") -> str:
-    return f"1\n{start} --> {end}\n{text}\n"
-
-
-def texts(text: str, path: Path) -> list[str]:
-    return [cue.text for cue in cues_of(text, path)]
+def srt(text: str) -> str:
+    return f"1\n00:00:01,000 --> 00:00:02,000\n{text}\n"
 
 
 # --- formats and encodings -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("source", [SRT, VTT, ASS, SSA], ids=["srt", "vtt", "ass", "ssa"])
-def test_each_format_gives_the_same_cues(source: str, path: Path) -> None:
-    assert cues_of(source, path) == CUES
-
-
-@pytest.mark.parametrize("source", [SRT, VTT, ASS], ids=["srt", "vtt", "ass"])
-@pytest.mark.parametrize("newline", ["\r\n", "\r"])
-def test_line_ends_of_other_systems_are_line_ends(source: str, newline: str, path: Path) -> None:
+def test_each_format_gives_the_same_cues(source: str, newline: str, path: Path) -> None:
     assert cues_of(source.replace("\n", newline), path) == CUES
 
 
-@pytest.mark.parametrize(
-    ("bom", "encoding"),
-    [
-        (b"", "utf-8"),
-        (codecs.BOM_UTF8, "utf-8"),
-        (codecs.BOM_UTF16_LE, "utf-16-le"),
-        (codecs.BOM_UTF16_BE, "utf-16-be"),
-        (b"", "cp1252"),
-    ],
-)
 @pytest.mark.parametrize("source", [SRT, VTT], ids=["srt", "vtt"])
-def test_encodings_in_the_wild_are_read(source: str, bom: bytes, encoding: str, path: Path) -> None:
-    assert cues_of(bom + source.encode(encoding), path) == CUES
-    quoted = cues_of(bom + srt("“aspas” – travessão…").encode(encoding), path)
-    assert quoted[0].text == "“aspas” – travessão…"
-
-
-@pytest.mark.parametrize("name", ["captions.en.srt", "legendas.pt.srt"])
-def test_the_samples_hold_three_cues(name: str, samples: Path) -> None:
-    assert len(parse_file(samples / name, "url_srt")) == 3
+def test_encodings_in_the_wild_are_read(source: str, path: Path) -> None:
+    boms = [(codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")]
+    for bom, encoding in (*boms, (b"", "utf-8"), (b"", "cp1252")):
+        assert cues_of(bom + source.encode(encoding), path) == CUES
+        assert cues_of(bom + srt("“aspas” –…").encode(encoding), path)[0].text == "“aspas” –…"
 
 
 def test_sloppy_files_are_read(path: Path) -> None:
@@ -148,12 +125,11 @@ def test_karaoke_marks_and_entities_of_webvtt_are_read(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["a {word} b", "C:\\Novo\\nome\\h", "{", "}", "\\", "}{", "\\N", "2 < 3 > 1", "100 % {}", "\\{a\\}"],
+    "text", ["a {word} b", "C:\\Novo\\nome\\h", "{", "}", "\\", "}{", "\\N", "2 < 3 > 1", "100 % {}", "\\{a\\}"]
 )
-@pytest.mark.parametrize("form", [srt, lambda text: f"WEBVTT\n\n00:01.000 --> 00:02.000\n{text}\n"], ids=["srt", "vtt"])
-def test_braces_and_backslashes_are_text(form: object, text: str, path: Path) -> None:
-    assert texts(form(text), path) == [text]  # type: ignore[operator]
+def test_braces_and_backslashes_are_text(text: str, path: Path) -> None:
+    for form in (srt(text), f"WEBVTT\n\n00:01.000 --> 00:02.000\n{text}\n"):
+        assert [cue.text for cue in cues_of(form, path)] == [text]
 
 
 def test_of_an_ass_script_only_text_and_times_are_kept(path: Path) -> None:
@@ -161,10 +137,7 @@ def test_of_an_ass_script_only_text_and_times_are_kept(path: Path) -> None:
     unwanted = ("Impact", "Loud", "evil", "[Fonts]", "Scroll", "\\an8", "\\p1", "not shown")
     assert not any(word in script for word in unwanted)
     assert "PlayResX: 160" in script and "PlayResY: 90" in script
-
-
-def test_times_before_the_start_are_moved_to_it() -> None:
-    assert "Dialogue: 0,0:00:00.00,0:00:01.00," in to_ass([Cue(-500, 1000, "x")], 160, 90)
+    assert "Dialogue: 0,0:00:00.00,0:00:01.00," in to_ass([Cue(-500, 1000, "x")], 160, 90), "moved to the start"
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -174,28 +147,22 @@ def test_times_before_the_start_are_moved_to_it() -> None:
     ("content", "said"),
     [
         (b"<!doctype html><html>Log in --> here</html>", "an HTML page"),
-        (b"%PDF-1.7", "a PDF document"),
         (b"PK\x03\x04" + bytes(50), "a ZIP archive"),
-        (b"\x89PNG\r\n\x1a\n", "a PNG image"),
         (b'{"error": "expired"}', "a JSON document"),
         (b"just words", "a text file"),
-        (bytes(range(256)), "of an unknown kind"),
         (b"\xff\xfe\x00", "of an unknown kind"),
         (b"{0}{25}MicroDVD has no times", "a text file"),
         (b"#EXTM3U\n#EXTINF:1,\nhttp://x/y\n", "a playlist"),
         (b"", "of an unknown kind"),
     ],
 )
-def test_other_files_are_refused_as_what_they_are(content: bytes, said: str, path: Path) -> None:
+def test_other_files_and_empty_subtitles_are_refused(content: bytes, said: str, path: Path) -> None:
     with pytest.raises(AssetInvalid) as caught:
         cues_of(content, path)
     assert caught.value.message == f"url_srt: the file is {said}, not readable SRT, WebVTT or ASS."
-
-
-@pytest.mark.parametrize("source", ["WEBVTT\n\n", srt("  "), srt("<i></i>"), ASS.partition("Dialogue")[0]])
-def test_subtitles_without_a_word_are_refused(source: str, path: Path) -> None:
-    with pytest.raises(AssetInvalid, match="url_srt: the file contains no subtitles"):
-        cues_of(source, path)
+    for source in ("WEBVTT\n\n", srt("  "), srt("<i></i>"), ASS.partition("Dialogue")[0]):
+        with pytest.raises(AssetInvalid, match="url_srt: the file contains no subtitles"):
+            cues_of(source, path)
 
 
 def test_files_past_the_limit_are_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
