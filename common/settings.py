@@ -4,7 +4,8 @@
     class Settings:
         port: int = setting(fields.Integer(validate=validate.Range(1, 65535)), 8000, "Port to listen on.")
 
-reads `PORT`. An empty variable counts as unset. All mistakes are reported together, by the name of the variable.
+reads `PORT`. A class with a `PREFIX` reads variables with that prefix, unless `setting` names another. A variable
+that is empty counts as unset. All mistakes are reported together, by the variable's name.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import dataclasses
 import ipaddress
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dotenv import dotenv_values
-from marshmallow import EXCLUDE, Schema, ValidationError, fields
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
 from common.validation import describe
 
@@ -76,30 +77,59 @@ class Folder(fields.Field[Path]):
         return Path(str(value)).expanduser().absolute()
 
 
-def setting(field: fields.Field[Any], default: Any, doc: str) -> Any:
-    """Declare a field of a settings dataclass. A textual `default` is parsed by `field` like a variable's value."""
-    return dataclasses.field(default=default, metadata={"field": field, "doc": doc})
+def whole(minimum: int, maximum: int) -> fields.Integer:
+    """A whole number from `minimum` to `maximum`."""
+    return fields.Integer(validate=validate.Range(minimum, maximum))
+
+
+def http_url(check: Callable[[str], None] | None = None) -> fields.Url:
+    """A URL of a server, also on the local network; `check` raises ValidationError for one that is wrong."""
+    return fields.Url(require_tld=False, schemes={"http", "https"}, validate=check)
+
+
+def setting(field: fields.Field[Any], default: Any, doc: str, *, variable: str | None = None) -> Any:
+    """A field of a settings dataclass, read from `variable` (default: the class's PREFIX and the field's name).
+
+    `default` is given as the environment would: text is parsed by `field` too.
+    """
+    return dataclasses.field(default=default, metadata={"field": field, "doc": doc, "variable": variable})
+
+
+def variables(cls: type[Any]) -> dict[str, dataclasses.Field[Any]]:
+    """The variables that `cls` reads, each with its field."""
+    prefix = getattr(cls, "PREFIX", "")
+    named = [f for f in dataclasses.fields(cls) if "field" in f.metadata]
+    return {f.metadata["variable"] or prefix + f.name.upper(): f for f in named}
+
+
+def variable(cls: type[Any], name: str) -> str:
+    """The variable that the field `name` of `cls` is read from."""
+    return next(variable for variable, f in variables(cls).items() if f.name == name)
+
+
+def environment() -> dict[str, str]:
+    """The variables of the environment, and those of `.env` that it lacks."""
+    return {**{k: v or "" for k, v in dotenv_values(".env").items()}, **os.environ}
 
 
 def read(cls: type[S], environ: Mapping[str, str] | None = None) -> S:
-    """Read `cls` from `environ` (default: the environment, then `.env`). Raises SettingsError naming every mistake."""
-    if environ is None:
-        environ = {**{k: v or "" for k, v in dotenv_values(".env").items()}, **os.environ}
-    specs = {f.name.upper(): f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    """`cls` from `environ` (default: the environment, then `.env`). Raises SettingsError naming every mistake."""
+    environ = environment() if environ is None else environ
+    specs = variables(cls)
     schema = Schema.from_dict({name: f.metadata["field"] for name, f in specs.items()})(unknown=EXCLUDE)
     given = {name: environ[name] for name in specs if environ.get(name, "").strip()}
     defaults = {name: f.default for name, f in specs.items() if isinstance(f.default, str)}
     try:
         values = schema.load(defaults | given)
-        return cls(**{name.lower(): value for name, value in values.items()})
     except ValidationError as error:
         raise SettingsError(describe(error)) from error
+    return cls(**{specs[name].name: value for name, value in values.items()})
 
 
 def example(cls: type[Any]) -> str:
     """Return the variables of `cls` as lines of a `.env` file, each with its meaning and default."""
     lines = []
-    for f in dataclasses.fields(cls):
+    for name, f in variables(cls).items():
         default = "" if f.default is None else f.default
-        lines += [f"# {f.metadata['doc']}", f"#{f.name.upper()}={default}", ""]
+        lines += [f"# {f.metadata['doc']}", f"#{name}={default}", ""]
     return "\n".join(lines)

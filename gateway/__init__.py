@@ -17,7 +17,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     from common.settings import SettingsError
     from gateway import cli
     from gateway.api import application
-    from gateway.settings import check, load
+    from gateway.configuration import check, load
     from gateway.wiring import Services
 
     if settings is None:

@@ -17,10 +17,11 @@ from common.http_server import Server
 from common.settings import SettingsError
 from gateway import create_app
 from gateway.access.keys import Keys
+from gateway.configuration import load
 from gateway.db.engine import brief, make_engine
 from gateway.db.migrations import migrate
 from gateway.db.store import Store
-from gateway.settings import Settings, load
+from gateway.settings import Settings
 
 log = structlog.get_logger(__name__)
 

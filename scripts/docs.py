@@ -15,9 +15,10 @@ from typing import Any
 
 from marshmallow import Schema, fields, missing, validate
 
-from common.settings import example
+from common.settings import example, variables
 from ffmpeg_ops.assets import Asset
 from ffmpeg_ops.operation import OPERATIONS, Operation
+from gateway.providers.registry import PROVIDERS
 from gateway.providers.runpod.endpoint import estimate
 from gateway.providers.runpod.endpoint.form import FORM, shown
 from gateway.providers.runpod.endpoint.plan import at
@@ -62,11 +63,14 @@ def generated() -> dict[Path, str]:
 
 def env_example() -> str:
     """Every variable with its meaning and default."""
-    return (
-        "# Copy to .env and change what you need; what is commented out has the default that is shown.\n\n"
-        f"# ---- Gateway ----\n\n{example(GatewaySettings)}\n"
-        f"# ---- Worker ----\n\n{example(WorkerSettings)}"
-    )
+    head = "# Copy to .env and change what you need; what is commented out has the default that is shown.\n\n"
+    return head + "\n".join(f"# ---- {name.capitalize()} ----\n\n{example(cls)}" for name, cls in settings().items())
+
+
+def settings() -> dict[str, type[Any]]:
+    """All classes of settings, by whose they are."""
+    of_providers = {f"provider {name}": provider.settings for name, provider in PROVIDERS.items()}
+    return {"gateway": GatewaySettings, **of_providers, "worker": WorkerSettings}
 
 
 def test_input(operation: Operation) -> dict[str, Any]:
@@ -129,13 +133,11 @@ def stats_table() -> str:
 
 
 def settings_table() -> str:
-    import dataclasses
-
     lines = ["| Variable | Of | Default | Meaning |", "|---|---|---|---|"]
-    for name, cls in (("gateway", GatewaySettings), ("worker", WorkerSettings)):
-        for f in dataclasses.fields(cls):
+    for owner, cls in settings().items():
+        for name, f in variables(cls).items():
             default = "" if f.default in {None, ""} else f"`{f.default}`"
-            lines.append(f"| `{f.name.upper()}` | {name} | {default} | {f.metadata['doc']} |")
+            lines.append(f"| `{name}` | {owner} | {default} | {f.metadata['doc']} |")
     return "\n".join(lines) + "\n"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import secrets
 import shutil
@@ -18,7 +17,8 @@ from typing import Any
 
 import requests
 
-from common.settings import read
+from common.settings import read, variables
+from gateway.providers.registry import PROVIDERS
 from gateway.providers.worker_client import worker_secrets
 from gateway.settings import Settings, secrets_of
 from gateway.signing import Signer
@@ -33,12 +33,9 @@ class StackError(Exception):
     """The stack could not be started, or one of its processes died; the message says why."""
 
 
-def _variables(*settings: type[Any]) -> frozenset[str]:
-    return frozenset(f.name.upper() for cls in settings for f in dataclasses.fields(cls))
-
-
-WORKER_VARIABLES = _variables(WorkerSettings)
-VARIABLES = _variables(Settings, WorkerSettings)
+WORKER_VARIABLES = frozenset(variables(WorkerSettings))
+_CLASSES: tuple[type[Any], ...] = (Settings, *(registration.settings for registration in PROVIDERS.values()))
+VARIABLES = WORKER_VARIABLES.union(*map(variables, _CLASSES))
 
 
 def _neutral_environ() -> dict[str, str]:

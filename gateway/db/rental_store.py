@@ -1,10 +1,4 @@
-"""Rented machines: what is recorded of each, its states and legal changes, and the tables.
-
-A rental's life: INTENT (committed before anything is sent) → CREATING (the call is being made) → BOOTING, or AMBIGUOUS
-while nobody knows whether there is a machine → PROBING (it runs, its worker has not answered) → READY, BUSY and IDLE →
-DESTROYING (committed before the first call to end it) → GONE, on proof alone. NO_INSTANCE: there never was a machine.
-A machine that shows up although its record says that there is none is an orphan, and goes to DESTROYING.
-"""
+"""The tables of rented machines."""
 
 from __future__ import annotations
 
@@ -20,7 +14,7 @@ from gateway.db.tables import DAY_MS, attempts, avoided_machines, fleets, jobs, 
 from gateway.db.transaction import StaleLease, Transaction
 from gateway.domain import ids
 from gateway.domain.attempts import ENDED, Attempt, AttemptState
-from gateway.domain.rentals import ORPHAN, OVER, FleetState, Rental, Stage
+from gateway.domain.rentals import ORPHAN, OVER, FleetState, Rental, Stage, rental_of
 
 
 class Rentals:
@@ -42,7 +36,7 @@ class Rentals:
         return self._select(rentals.c.stage.in_(OVER), rentals.c.ended_at >= at)
 
     def over_budget(self, dollars: float, now: int) -> bool:
-        """Whether the machines have cost so many dollars on this day (UTC)."""
+        """Whether the machines have cost this many dollars on this day (UTC)."""
         today = now - now % DAY_MS
         return _paid_nano([*self.living(), *self.ended_since(today)], now) >= dollars * 1e9
 
@@ -57,7 +51,7 @@ class Rentals:
             return [(row[0], row[1]) for row in connection.execute(query.where(known))]
 
     def avoided(self, now: int) -> set[int]:
-        """The machines that shall not be rented at the moment."""
+        """Ids of the physical machines that must not be rented at the moment."""
         query = sa.select(avoided_machines.c.machine_id).where(
             avoided_machines.c.provider == self._provider, avoided_machines.c.until > now
         )
@@ -65,7 +59,7 @@ class Rentals:
             return set(connection.scalars(query))
 
     def open_attempts(self) -> list[Attempt]:
-        """The newest attempts of jobs that are not over, as far as this provider has them."""
+        """The newest attempts of unfinished jobs that are with this provider."""
         newest = sa.and_(attempts.c.id == jobs.c.attempt_id, attempts.c.provider == self._provider)
         query = sa.select(attempts).join_from(jobs, attempts, newest).where(jobs.c.next_at > 0)
         with self._store.reading() as connection:
@@ -73,9 +67,9 @@ class Rentals:
         return [attempt for attempt in found if not attempt.ended]
 
     def outcomes(self, since: int) -> dict[str, list[str | None]]:
-        """By machine: the error codes of the attempts there that were made at `since` or later and ended, newest first.
+        """By rental, newest first: the error codes of the attempts there that were made since then and have ended.
 
-        None for one that ended without an error.
+        None stands for one that ended without an error.
         """
         recent = sa.and_(attempts.c.id >= ids.first("att", since), attempts.c.provider == self._provider)
         ended = sa.and_(recent, attempts.c.state.in_(ENDED), attempts.c.remote_id.is_not(None))
@@ -83,7 +77,7 @@ class Rentals:
         found: dict[str, list[str | None]] = {}
         with self._store.reading() as connection:
             for remote_id, code in connection.execute(query.order_by(attempts.c.ended_at.desc(), attempts.c.id.desc())):
-                found.setdefault(remote_id.partition(":")[0], []).append(code)
+                found.setdefault(rental_of(remote_id), []).append(code)
         return found
 
     def fleet_state(self) -> FleetState:
@@ -107,10 +101,13 @@ def orphans(store: Store) -> int:
 
 @dataclass(frozen=True)
 class Spending:
-    """What rentals cost, in nano-dollars: a second now, and on this day (UTC); `ending_since`: the oldest that goes."""
+    """What rentals cost."""
 
+    #: Nano-dollars a second, now.
     nano_per_s: int
+    #: Nano-dollars on this day (UTC) so far.
     today_nano: float
+    #: Since when the oldest one in DESTROYING is there, in ms UTC.
     ending_since: int | None
 
 
@@ -134,9 +131,9 @@ def _paid_nano(rentals: Iterable[Rental], now: int) -> float:
 
 
 def must_hold(tx: Transaction, name: str, holder: str) -> None:
-    """Raises StaleLease unless `holder` is still the one who holds the lease `name`, however late it is.
+    """Raise StaleLease unless `holder` still holds the lease `name`, however late it is.
 
-    Nobody can take the lease over before this transaction has ended.
+    The lease cannot be taken over before this transaction has ended.
     """
     query = sa.select(leases.c.holder).where(leases.c.name == name).with_for_update()
     if tx.connection.scalar(query) != holder:
@@ -144,13 +141,13 @@ def must_hold(tx: Transaction, name: str, holder: str) -> None:
 
 
 def release(tx: Transaction, name: str, holder: str) -> None:
-    """Let the next one have the lease `name`, if it still is `holder`'s, however far the clock goes back."""
+    """Free the lease `name` if `holder` still holds it, however far the clock goes back."""
     mine = sa.and_(leases.c.name == name, leases.c.holder == holder)
     tx.connection.execute(leases.update().where(mine).values(expires_at=0))
 
 
 def locked(tx: Transaction, provider: str, stages: Collection[Stage]) -> list[Rental]:
-    """The provider's machines in these stages, which nobody else changes before this transaction has ended."""
+    """The provider's machines in these stages, locked until this transaction has ended."""
     here = sa.and_(rentals.c.provider == provider, rentals.c.stage.in_(stages))
     query = sa.select(rentals).where(here).order_by(rentals.c.id).with_for_update()
     return [_to_rental(row) for row in tx.connection.execute(query).mappings()]
@@ -170,7 +167,7 @@ def save(tx: Transaction, rental: Rental) -> None:
 
 
 def bound(tx: Transaction, provider: str) -> list[Attempt]:
-    """The attempts that machines of the provider have or may have, by `remote_id`."""
+    """The unfinished attempts that are bound to a machine of the provider."""
     newest = sa.and_(attempts.c.id == jobs.c.attempt_id, attempts.c.provider == provider)
     query = sa.select(attempts).join_from(jobs, attempts, newest)
     query = query.where(jobs.c.next_at > 0, attempts.c.remote_id.is_not(None))
@@ -179,7 +176,7 @@ def bound(tx: Transaction, provider: str) -> list[Attempt]:
 
 
 def bind(tx: Transaction, attempt_id: str, remote_id: str | None) -> bool:
-    """Note who gets an attempt that nobody has taken yet. False when it is past that."""
+    """Record which machine gets an attempt that is still an intent. Return False when it is past that."""
     query = attempts.update().where(attempts.c.id == attempt_id, attempts.c.state == AttemptState.INTENT)
     return tx.connection.execute(query.values(remote_id=remote_id)).rowcount == 1
 
@@ -190,20 +187,20 @@ def avoid(tx: Transaction, provider: str, machine_id: int, until: int, reason: s
 
 
 def delete_ended(tx: Transaction, until: int, limit: int) -> int:
-    """Delete the oldest rentals that were over at `until` or before. Answers how many."""
-    # As with jobs: by the primary key only old rows are looked at.
+    """Delete the oldest rentals that were over at `until` or before; return how many."""
+    # as with jobs, the condition on the primary key leaves only old rows to look at
     old = sa.and_(rentals.c.id < ids.first("rent", until + 1), rentals.c.ended_at <= until)
     oldest = sa.select(rentals.c.id).where(old, rentals.c.stage.in_(OVER)).order_by(rentals.c.id).limit(limit)
     return tx.connection.execute(rentals.delete().where(rentals.c.id.in_(oldest))).rowcount
 
 
 def forget_avoided(tx: Transaction, now: int) -> None:
-    """Delete what is not avoided any more."""
+    """Delete the machines that are no longer avoided."""
     tx.connection.execute(avoided_machines.delete().where(avoided_machines.c.until <= now))
 
 
-def save_fleet_state(tx: Transaction, provider: str, pool: FleetState) -> None:
-    tx.upsert(fleets, {"provider": provider, **asdict(pool)}, "provider")
+def save_fleet_state(tx: Transaction, provider: str, state: FleetState) -> None:
+    tx.upsert(fleets, {"provider": provider, **asdict(state)}, "provider")
 
 
 def _to_rental(row: Mapping[Any, Any]) -> Rental:

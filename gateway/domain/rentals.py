@@ -1,4 +1,10 @@
-"""Rented machines: what is recorded of each, its stages and their legal changes."""
+"""Rented machines: what is recorded of each, its stages and their legal changes.
+
+A rental's life: INTENT (committed before anything is sent) → CREATING (the call is being made) → BOOTING, or AMBIGUOUS
+while it is not known whether there is a machine → PROBING (it runs, its worker has not answered) → READY, BUSY and IDLE
+→ DESTROYING (committed before the first call to end it) → GONE, on proof alone. NO_MACHINE: there never was one. A
+machine that shows up although its record says that there is none is an orphan, and goes to DESTROYING.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +25,7 @@ class Stage(StrEnum):
     INTENT = "intent"
     CREATING = "creating"
     AMBIGUOUS = "ambiguous"
-    NO_INSTANCE = "no_instance"
+    NO_MACHINE = "no_machine"
     BOOTING = "booting"
     PROBING = "probing"
     READY = "ready"
@@ -29,25 +35,25 @@ class Stage(StrEnum):
     GONE = "gone"
 
 
-OVER = frozenset({Stage.NO_INSTANCE, Stage.GONE})
-# A machine is coming, or nobody knows that none is.
+OVER = frozenset({Stage.NO_MACHINE, Stage.GONE})
+# A machine is coming, or it is not known that none is.
 COMING = frozenset({Stage.INTENT, Stage.CREATING, Stage.AMBIGUOUS, Stage.BOOTING, Stage.PROBING})
 USABLE = frozenset({Stage.READY, Stage.BUSY, Stage.IDLE})
 _ENDS = frozenset({Stage.DESTROYING, Stage.GONE})
 
 CHANGES: Mapping[Stage, frozenset[Stage]] = {
-    Stage.INTENT: frozenset({Stage.CREATING, Stage.NO_INSTANCE}),
+    Stage.INTENT: frozenset({Stage.CREATING, Stage.NO_MACHINE}),
     Stage.CREATING: frozenset({Stage.BOOTING, Stage.AMBIGUOUS}),
-    Stage.AMBIGUOUS: frozenset({Stage.BOOTING, Stage.NO_INSTANCE}),
-    # back again when the id that was told is somebody else's
+    Stage.AMBIGUOUS: frozenset({Stage.BOOTING, Stage.NO_MACHINE}),
+    # back again when the id turned out to be another machine's
     Stage.BOOTING: frozenset({Stage.PROBING, Stage.AMBIGUOUS, *_ENDS}),
     Stage.PROBING: frozenset({Stage.READY, *_ENDS}),
     Stage.READY: frozenset({Stage.BUSY, Stage.IDLE, *_ENDS}),
     Stage.BUSY: frozenset({Stage.IDLE, *_ENDS}),
     Stage.IDLE: frozenset({Stage.BUSY, *_ENDS}),
     Stage.DESTROYING: frozenset({Stage.GONE}),
-    # It was there after all.
-    Stage.NO_INSTANCE: frozenset({Stage.DESTROYING}),
+    # there was a machine after all
+    Stage.NO_MACHINE: frozenset({Stage.DESTROYING}),
     Stage.GONE: frozenset({Stage.DESTROYING}),
 }
 # `code` of a machine that was found without a living record.
@@ -56,37 +62,53 @@ ORPHAN = "orphan"
 
 @dataclass(frozen=True)
 class Rental:
-    """One rental. Times in ms UTC, `nano_per_s` in nano-dollars a second; `remote_id` is the provider's own id.
+    """One rental. Times are in ms UTC."""
 
-    `deadline`: when it is destroyed at the latest. `seen_at`: when the provider last told where it is. `heard_at`: when
-    its worker last answered; `silent_since`: since when it has not. `missing_seen`: how many complete listings lacked
-    it, the last one at `missing_at`; `missing_needed` of them are proof. `code` and `reason` say why it ends or ended.
-    """
-
+    #: `rent_` and a ULID.
     id: str
+    #: Name of the provider, and so of the cloud.
     provider: str
     stage: Stage
+    #: What the cloud shows of it, and tells our machines from others; see providers/rental/labels.py.
     label: str
     created_at: int
+    #: Since when it is in `stage`.
     stage_at: int
+    #: When it is destroyed at the latest.
     deadline: int
+    #: The cloud's id of the offer that was taken; None for an orphan.
     offer_id: int | None = None
+    #: The cloud's id of the physical machine.
     machine_id: int | None = None
     gpu: str | None = None
+    #: Price in nano-dollars a second.
     nano_per_s: int = 0
+    #: The cloud's id of the rented machine; None while it is not known.
     remote_id: int | None = None
+    #: When the call that creates it was sent, from which on it may be paid for.
     sent_at: int | None = None
+    #: When its worker answered first.
     ready_at: int | None = None
+    #: When it was gone, or known never to have been.
     ended_at: int | None = None
+    #: Where the worker's port is reached from outside.
     host: str | None = None
     port: int | None = None
+    #: When the cloud last said where it is.
     seen_at: int | None = None
+    #: When its worker last answered.
     heard_at: int | None = None
+    #: Since when its worker has not answered; None while it does.
     silent_since: int | None = None
+    #: How many complete listings without it are proof that there is no machine.
     missing_needed: int = 2
+    #: How many complete listings lacked it, far enough apart.
     missing_seen: int = 0
+    #: When the last of these came.
     missing_at: int | None = None
+    #: How often the cloud was asked to destroy it.
     destroy_tries: int = 0
+    #: Why it ends or ended, for programs and for people.
     code: str | None = None
     reason: str | None = None
 
@@ -95,28 +117,46 @@ class Rental:
         """Its UUID: the name of its secrets, and a part of its label."""
         return uuid_of(self.id)
 
+    def remote_id_of(self, attempt_id: str) -> str:
+        """The remote id of an attempt that this machine has."""
+        return f"{self.id}:{attempt_id}"
+
+    def has(self, remote_id: str | None) -> bool:
+        """Whether the attempt with this remote id is on this machine."""
+        return rental_of(remote_id) == self.id
+
     def usable_until(self, timeout_s: int) -> int:
-        """Until when it may begin a job that may take so long."""
+        """Until when it may begin a job that may take `timeout_s`."""
         return self.deadline - timeout_s * 1000 - MARGIN_MS
 
     def paid_s(self, since: int, now: int) -> float:
-        """Seconds that it was paid for from `since` on."""
-        if self.sent_at is None or self.stage is Stage.NO_INSTANCE:
+        """Seconds that are paid for from `since` to `now`."""
+        if self.sent_at is None or self.stage is Stage.NO_MACHINE:
             return 0.0
         return max(0, (self.ended_at or now) - max(since, self.sent_at)) / 1000
 
 
 @dataclass(frozen=True)
 class FleetState:
-    """What the one who looks after a provider's machines found last.
+    """What the fleet manager of a provider found last."""
 
-    `looked_at`: when a complete listing was seen. `trouble`: why no machine can be rented, as it was at `trouble_at`.
-    """
-
+    #: When a complete listing was seen, in ms UTC.
     looked_at: int | None = None
+    #: Why no machine can be rented, for programs and for people; None when nothing is in the way.
     trouble_code: str | None = None
     trouble: str | None = None
+    #: When that was found, in ms UTC.
     trouble_at: int | None = None
+
+
+def rental_of(remote_id: str | None) -> str:
+    """The id of the rental in an attempt's remote id; empty when it has none."""
+    return (remote_id or "").partition(":")[0]
+
+
+def attempt_of(remote_id: str | None) -> str:
+    """The id of the attempt in its remote id."""
+    return (remote_id or "").partition(":")[2]
 
 
 def uuid_of(rental_id: str) -> str:
@@ -124,7 +164,7 @@ def uuid_of(rental_id: str) -> str:
 
 
 def move(rental: Rental, stage: Stage, now: int, **changes: Any) -> Rental:
-    """Raises IllegalChange for one that CHANGES does not have."""
+    """Return the rental in another stage. Raises IllegalChange for a change that CHANGES does not have."""
     if stage not in CHANGES[rental.stage]:
         raise IllegalChange(f"rental {rental.id}: {rental.stage} → {stage}")
     if stage in OVER:

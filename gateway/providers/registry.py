@@ -1,23 +1,28 @@
-"""The providers. One more is one file behind the protocol in `base.py`, and one line here."""
+"""The providers: every package below this one that has a module `registration` with a `PROVIDER`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import pkgutil
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any
 
-from gateway.providers.base import Context, Provider
-from gateway.providers.local import LocalProvider
-from gateway.providers.rental.provider import VastProvider
-from gateway.providers.runpod.provider import RunPodProvider
+from gateway import providers
+from gateway.providers.base import Context, Provider, Registration
 
-__all__ = ["KNOWN", "Context", "make"]
 
-KNOWN: Mapping[str, Callable[[Context], Provider]] = {
-    "local": LocalProvider,
-    "runpod": RunPodProvider,
-    "vast": VastProvider,
+def _registrations() -> Iterator[Registration[Any]]:
+    for module in pkgutil.walk_packages(providers.__path__, f"{providers.__name__}."):
+        if module.name.endswith(".registration"):
+            yield import_module(module.name).PROVIDER
+
+
+#: By name, in the order of the alphabet.
+PROVIDERS: Mapping[str, Registration[Any]] = {
+    registration.name: registration for registration in sorted(_registrations(), key=lambda found: found.name)
 }
 
 
 def make(context: Context) -> dict[str, Provider]:
-    """The providers of PROVIDERS, by name, in the order of trial."""
-    return {name: KNOWN[name](context) for name in context.settings.providers}
+    """The providers of the setting PROVIDERS, by name, in the order of trial."""
+    return {name: PROVIDERS[name].make(context) for name in context.settings.providers}

@@ -12,7 +12,9 @@ import pytest
 from common.settings import SettingsError, read
 from gateway import create_app
 from gateway.access import keys
-from gateway.settings import Settings, check, load, secrets_of
+from gateway.configuration import check, load
+from gateway.providers.runpod.settings import RunPodSettings
+from gateway.settings import Settings, secrets_of
 from tests.gateway.conftest import PROCESSES
 
 
@@ -136,7 +138,7 @@ def test_a_database_that_is_not_known_or_has_no_driver_is_named(
 
 
 S3 = {"storage": "s3", "s3_bucket": "b", "s3_access_key_id": "k", "s3_secret_access_key": "s"}
-RUNPOD = {"providers": ("runpod",), "runpod_api_key": "k", "runpod_endpoint_id": "e"}
+RUNPOD = {"providers": ("runpod",), "parts": (RunPodSettings("k", "e"),)}
 
 
 def test_s3_needs_its_bucket_and_key_and_takes_no_more_than_s3_does() -> None:

@@ -70,7 +70,7 @@ MUTATIONS = (
         "gateway/domain/transitions.py",
         "if attempt.claim_id == claim_id and _wanted(job, attempt):",
         "if attempt.claim_id is not None and _wanted(job, attempt):",
-        ("tests/gateway/domain/test_jobs.py", "tests/gateway/api/test_job_service.py"),
+        ("tests/gateway/domain/test_transitions.py", "tests/gateway/api/test_job_service.py"),
     ),
     Mutation(
         "event-without-claim-accepted",
@@ -78,7 +78,7 @@ MUTATIONS = (
         "gateway/domain/transitions.py",
         "if attempt.claim_id != claim_id or not _wanted(job, attempt):",
         "if not _wanted(job, attempt):",
-        ("tests/gateway/domain/test_jobs.py", "tests/gateway/api/test_event_routes.py"),
+        ("tests/gateway/domain/test_transitions.py", "tests/gateway/api/test_event_routes.py"),
     ),
     Mutation(
         "attempt-not-charged",
@@ -119,7 +119,7 @@ MUTATIONS = (
         "gateway/dispatch/step.py",
         "if attempt.state is AttemptState.INTENT and attempt.sent_at is None:",
         "if attempt.state is AttemptState.INTENT:",
-        ("tests/gateway/dispatch/test_step_submit.py",),
+        ("tests/gateway/dispatch/test_submit.py",),
     ),
     Mutation(
         "absence-counts-as-silence",
@@ -127,7 +127,7 @@ MUTATIONS = (
         "gateway/dispatch/limits.py",
         "if now - max(attempt.heard_at or 0, listening_since) > SILENCE_MS:",
         "if now - (attempt.heard_at or 0) > SILENCE_MS:",
-        ("tests/gateway/dispatch/test_step_limits.py",),
+        ("tests/gateway/dispatch/test_limits.py",),
     ),
     Mutation(
         "chore-without-lease",
@@ -225,7 +225,7 @@ MUTATIONS = (
     Mutation(
         "rental-forgotten",
         "A machine counts as destroyed only on proof; an accepted DELETE is none",
-        "gateway/providers/rental/fleet.py",
+        "gateway/providers/rental/destroyer.py",
         "return move(i, Stage.GONE, now) if gone else i",
         "return move(i, Stage.GONE, now)",
         (
@@ -236,9 +236,9 @@ MUTATIONS = (
     Mutation(
         "foreign-machine-swept",
         "A machine with another label is never destroyed",
-        "gateway/providers/rental/fleet.py",
-        "{remote_id: row for remote_id, row in told.items() if labels.ours(row, self._settings.deployment)}",
-        "dict(told)",
+        "gateway/providers/rental/reconciliation.py",
+        "{id_: machine for id_, machine in machines.items() if labels.ours(machine.label, deployment)}",
+        "dict(machines)",
         ("tests/gateway/providers/rental/test_fleet.py::test_what_has_another_label_is_reported_and_never_touched",),
     ),
     Mutation(

@@ -11,13 +11,14 @@ import click
 import pytest
 from flask import Flask
 
+from common.settings import variables
 from gateway import cli
 from gateway.providers.clouds.vast import reap
+from gateway.providers.clouds.vast.settings import VastSettings
 from gateway.providers.runpod.endpoint.form import FORM
 from gateway.providers.runpod.endpoint.plan import Plan
 from gateway.providers.runpod.endpoint.wanted import Wanted, load
 from gateway.providers.runpod.gpus import POOLS
-from gateway.settings import Settings
 from scripts import docs
 from tests.conftest import ROOT
 
@@ -98,9 +99,9 @@ def test_what_vast_costs_is_worked_out_right() -> None:
 def test_the_limits_of_cost_are_the_defaults() -> None:
     page = (ROOT / "docs/vast.md").read_text()
     rows = re.findall(r"^\| `(VAST_\w+)` \| \$?([\d.]+)", page, re.MULTILINE)
-    defaults = Settings()
+    defaults = {name: field.default for name, field in variables(VastSettings).items()}
     assert len(rows) == 6
-    assert [float(shown) for _, shown in rows] == [getattr(defaults, name.lower()) for name, _ in rows]
+    assert [float(shown) for _, shown in rows] == [defaults[name] for name, _ in rows]
 
 
 def test_the_reaper_does_what_its_page_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +112,7 @@ def test_the_reaper_does_what_its_page_says(monkeypatch: pytest.MonkeyPatch) -> 
     assert {name.removeprefix("--").replace("-", "_") for name in named} <= wish.keys()
     assert f"older than `VAST_MAX_LIFETIME`\nand {reap.GRACE_S} s" in page
     assert (wish["most"], wish["max_age"]) == (10, 21600 + 900)
-    assert Settings().vast_max_lifetime == reap.LIFETIME_S
+    assert VastSettings().max_lifetime == reap.LIFETIME_S
 
 
 def _module_exists(name: str) -> bool:

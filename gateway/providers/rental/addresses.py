@@ -1,4 +1,4 @@
-"""From which addresses rented workers may be called: this gateway's own, as others see them."""
+"""The addresses from which rented workers may be called: this gateway's own, as others see them."""
 
 from __future__ import annotations
 
@@ -12,23 +12,26 @@ import structlog
 
 from common import safe_http
 from common.clock import Clock
+from common.settings import variable
 from gateway.providers.base import Unavailable
+from gateway.providers.rental.settings import RentalSettings
 
 log = structlog.get_logger(__name__)
 
-# Answers the caller's address as text; it knows nothing else of us.
+# Returns the caller's address as text; it learns nothing else about us.
 ECHO = "https://api.ipify.org"
 ECHO_S = 10.0
 KEPT_MS, RETRY_MS = 3_600_000, 60_000
 
 
 class Addresses:
-    """VAST_ALLOWED_IPS where they are set; else what an echo service sees, and what the workers see. Thread-safe."""
+    """The setting `allowed_ips`, or else what an echo service and the workers see. Safe to share between threads."""
 
     def __init__(
-        self, fixed: tuple[str, ...], clock: Clock, echo: str = ECHO, allow_origins: Collection[str] = ()
+        self, settings: RentalSettings, clock: Clock, echo: str = ECHO, allow_origins: Collection[str] = ()
     ) -> None:
-        self._fixed, self._clock = fixed, clock
+        self._fixed, self._variable = settings.allowed_ips, variable(type(settings), "allowed_ips")
+        self._clock = clock
         self._echo, self._allow_origins = echo, allow_origins
         self._lock = threading.Lock()
         self._ask_at = 0
@@ -36,20 +39,20 @@ class Addresses:
         self._seen: str | None = None
 
     def allowed(self) -> tuple[str, ...]:
-        """For a new machine, never empty. Raises Unavailable: what could not be called is not rented."""
+        """Return those for a new machine, never none. Raises Unavailable: what could not be called is not rented."""
         if self._fixed:
             return self._fixed
         with self._lock:
             self._detect()
             known = tuple(dict.fromkeys(one for one in (self._detected, self._seen) if one is not None))
         if not known:
-            raise Unavailable("this gateway's public address is not known; set VAST_ALLOWED_IPS")
+            raise Unavailable(f"this gateway's public address is not known; set {self._variable}")
         return known
 
     def seen(self, peer: str) -> None:
-        """A worker that has proved who it is sees this gateway as `peer`: new machines let that in too.
+        """Take in that a worker that has proved its identity sees this gateway as `peer`: new machines let it in too.
 
-        An address that is not public is not ours: that host hides who calls, and would let everybody in by it.
+        An address that is not public is ignored: such a host hides who calls, and would let every caller in.
         """
         if self._fixed:
             return
@@ -57,7 +60,7 @@ class Addresses:
         with self._lock:
             if address is None or address in {self._detected, self._seen}:
                 return
-            log.warning("vast.address_differs", detected=self._detected, seen=address)
+            log.warning("address.differed", detected=self._detected, seen=address)
             self._seen = address
 
     def _detect(self) -> None:
@@ -68,13 +71,13 @@ class Addresses:
         try:
             safe_http.download(self._echo, text, max_bytes=100, deadline_s=ECHO_S, allow_origins=self._allow_origins)
         except (safe_http.ForbiddenUrl, safe_http.TooLarge, safe_http.TooSlow, requests.RequestException) as error:
-            log.warning("vast.address_unknown", reason=repr(error), kept=self._detected)
+            log.warning("address.lookup_failed", reason=repr(error), kept=self._detected)
             self._ask_at = now + RETRY_MS
             return
-        told = text.getvalue().decode("ascii", "replace").strip()
-        found = _public(told)
+        answer = text.getvalue().decode("ascii", "replace").strip()
+        found = _public(answer)
         if found is None:
-            log.warning("vast.address_unknown", reason=f"told {told[:50]!r}", kept=self._detected)
+            log.warning("address.lookup_failed", reason=f"the answer is {answer[:50]!r}", kept=self._detected)
         self._detected = found or self._detected
         self._ask_at = now + (KEPT_MS if found else RETRY_MS)
 

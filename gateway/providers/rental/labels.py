@@ -1,13 +1,12 @@
-"""The label that a rented machine carries at Vast.ai: what tells our machines from everybody else's.
+"""The label of a rented machine, which tells our machines from all others on the account.
 
 `reelay:<deployment>:<uuid of the rental>:<seconds since 1970 of its intent>`. Only a label that has this form to the
-last character is ours. Standard library alone: whoever cleans up on another machine reads labels too.
+last character is ours.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 _LABEL = re.compile(
     r"reelay:(?P<deployment>[a-z0-9-]{1,32})"
@@ -20,12 +19,11 @@ def label(deployment: str, rental: str, epoch_s: int) -> str:
     return f"reelay:{deployment}:{rental}:{epoch_s}"
 
 
-def made_at(row: Mapping[str, object], deployment: str | None) -> int | None:
-    """When the rental was meant to be, in seconds since 1970; None for one that is not this deployment's."""
-    text = row.get("label")
-    found = _LABEL.fullmatch(text) if isinstance(text, str) else None
+def made_at(label: str | None, deployment: str | None) -> int | None:
+    """When the rental was intended, in seconds since 1970; None for a label that is not this deployment's."""
+    found = _LABEL.fullmatch(label) if label is not None else None
     return int(found["epoch"]) if found and found["deployment"] == deployment else None
 
 
-def ours(row: Mapping[str, object], deployment: str | None) -> bool:
-    return made_at(row, deployment) is not None
+def ours(label: str | None, deployment: str | None) -> bool:
+    return made_at(label, deployment) is not None

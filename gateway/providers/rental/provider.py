@@ -1,7 +1,7 @@
-"""Vast.ai behind the provider's protocol: attempts go to the workers on the machines that the pool rents.
+"""Rented machines behind the provider's protocol: attempts go to the workers on the machines that the fleet rents.
 
-The pool rents for attempts that were told NotYet. An attempt is bound to a machine in the database before its worker
-hears of it: its remote id, `<our rental>:<attempt>`, is written first, so that no answer can be lost that matters.
+The fleet rents for attempts that got NotYet. An attempt is bound to a machine in the database before its worker hears
+of it: its remote id, `<our rental>:<attempt>`, is written first, so that no answer can be lost that matters.
 """
 
 from __future__ import annotations
@@ -15,25 +15,27 @@ from typing import Any
 
 import structlog
 
+from common.settings import variable
 from gateway.db import rental_store
 from gateway.db.rental_store import Rentals
 from gateway.db.transaction import Transaction
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.prices import Price
-from gateway.domain.rentals import COMING, USABLE, Rental, Stage, move
+from gateway.domain.rentals import COMING, USABLE, Rental, Stage, attempt_of, move, rental_of
 from gateway.providers.base import Accepted, Context, NoCapacity, NotYet, Phase, Remote, Unavailable
-from gateway.providers.clouds.vast import PROVIDER
-from gateway.providers.clouds.vast.client import Client, InconclusiveListing
-from gateway.providers.rental.fleet import INCONCLUSIVE, FleetManager, address, has
+from gateway.providers.gpu_names import same_gpu
+from gateway.providers.rental.cloud import Cloud, InconclusiveListing
+from gateway.providers.rental.fleet import FleetManager
 from gateway.providers.rental.provisioner import budget_spent
+from gateway.providers.rental.settings import RentalSettings
 from gateway.providers.rental.workers import Workers
-from gateway.providers.runpod.gpus import same_gpu
+from gateway.providers.rental.writer import INCONCLUSIVE
 
 log = structlog.get_logger(__name__)
 
-# How long an address is believed without asking Vast.ai again.
+# How long an address is believed without asking the cloud again.
 ADDRESS_MS = 5_000
-# How long what the pool found speaks against a machine, after which it has to look anew.
+# How long what the fleet manager found counts against renting, after which it has to look again.
 TROUBLE_MS = 60_000
 # How long the end of a machine is waited for; most are gone a few seconds after they are asked to.
 LEAVING_MS = 30_000
@@ -42,19 +44,16 @@ RETRY_S = 2.0
 _BOOTING = frozenset({Stage.BOOTING, Stage.PROBING})
 
 
-class VastProvider:
-    """Machines of the account VAST_API_KEY, looked after by every gateway of this DEPLOYMENT together."""
+class RentalProvider:
+    """Machines of one cloud's account, looked after by all gateways of one deployment together."""
 
-    name = PROVIDER
-
-    def __init__(self, context: Context) -> None:
-        settings = context.settings
-        self._store, self._clock, self._settings = context.store, context.clock, settings
-        self._client = Client(settings.vast_api_base, settings.vast_api_key or "")
+    def __init__(self, context: Context, settings: RentalSettings, cloud: Cloud) -> None:
+        self.name = cloud.name
+        self._store, self._clock, self._settings, self._cloud = context.store, context.clock, settings, cloud
         self._workers = Workers(context.signer)
-        self._manager = FleetManager(context, self._client, self._workers)
+        self._manager = FleetManager(context, settings, cloud, self._workers)
         self._rows = Rentals(context.store, self.name)
-        self.queue_limit_s: int | None = settings.vast_queue_limit_s
+        self.queue_limit_s: int | None = settings.queue_limit_s
         self._check_lock = threading.Lock()
         self._checked_at = -CHECKED_S
 
@@ -65,7 +64,7 @@ class VastProvider:
         with self._store.transaction() as tx:
             fresh = tx.attempt(attempt.id)
             if fresh is None or fresh.state is not AttemptState.INTENT:
-                return NotYet("the attempt is in other hands", RETRY_S)
+                return NotYet("another process has the attempt", RETRY_S)
             rental = self._bound(tx, fresh, timeout_s, closed is None)
         if rental is None:
             if closed is not None:
@@ -78,17 +77,17 @@ class VastProvider:
         if isinstance(answer, NotYet):
             self._unbind(attempt)
             return replace(answer, coming=coming)
-        return Accepted(f"{rental.id}:{attempt.id}")
+        return Accepted(rental.remote_id_of(attempt.id))
 
     def poll(self, attempt: Attempt) -> Remote:
         if attempt.remote_id is None:
             raise NoCapacity("no machine was found for it before the gateway stopped")  # bound before it is sent
-        rental = self._instance(attempt)
-        return Remote(Phase.GONE) if rental is None else self._workers.of(rental).poll(_name(attempt))
+        rental = self._rental(attempt)
+        return Remote(Phase.GONE) if rental is None else self._workers.of(rental).poll(attempt_of(attempt.remote_id))
 
     def cancel(self, attempt: Attempt) -> None:
-        if (rental := self._instance(attempt)) is not None:
-            self._workers.of(rental).cancel(_name(attempt))
+        if (rental := self._rental(attempt)) is not None:
+            self._workers.of(rental).cancel(attempt_of(attempt.remote_id))
 
     def reconcile(self) -> None:
         self._manager.reconcile()
@@ -96,41 +95,39 @@ class VastProvider:
     def check(self) -> None:
         with self._check_lock:
             if time.monotonic() - self._checked_at > CHECKED_S:
-                self._client.credit()
+                self._cloud.credit()
                 self._checked_at = time.monotonic()
 
     def workers(self) -> Mapping[str, int]:
-        pool = self._rows.fleet_state()
-        if pool.trouble_code == INCONCLUSIVE:
-            raise Unavailable(pool.trouble or "")
+        fleet = self._rows.fleet_state()
+        if fleet.trouble_code == INCONCLUSIVE:
+            raise Unavailable(fleet.trouble or "")
         return Counter(str(rental.stage) for rental in self._rows.living())
 
     def price(self, attempt: Attempt, gpu: str | None) -> Price:
         """A job's share of the machine that has the attempt; where none is recorded, of the last one with this GPU, or
         of the last one at all, or of the highest price that we pay.
         """
-        rental = self._rows.get(_rental_id(attempt))
-        nano_per_s = rental.nano_per_s if rental is not None else 0
-        return Price(
-            (nano_per_s or self._usual(gpu)) // self._settings.vast_concurrency, self._settings.vast_idle_timeout
-        )
+        rental = self._rows.get(rental_of(attempt.remote_id))
+        nano_per_s = (rental.nano_per_s if rental is not None else 0) or self._usual(gpu)
+        return Price(nano_per_s // self._settings.concurrency, self._settings.idle_timeout)
 
     def _usual(self, gpu: str | None) -> int:
         """Nano-dollars a second."""
         known = self._rows.prices()
         same = [nano for name, nano in known if gpu is not None and same_gpu(name, gpu)]
         nano_per_s = (same or [nano for _, nano in known] or [0])[0]
-        return nano_per_s or round(self._settings.vast_max_price * 1e9 / 3600)
+        return nano_per_s or round(self._settings.max_price * 1e9 / 3600)
 
     def _closed(self) -> str | None:
-        """Why no machine gets another attempt, so that all of them come to rest and go."""
-        if self._settings.vast_max_instances == 0:
-            return "VAST_MAX_INSTANCES is 0: nothing is rented"
-        spent = self._rows.over_budget(self._settings.vast_daily_budget, self._clock.now_ms())
+        """Why no machine gets another attempt, so that all of them become idle and go."""
+        if self._settings.max_instances == 0:
+            return f"{variable(type(self._settings), 'max_instances')} is 0: nothing is rented"
+        spent = self._rows.over_budget(self._settings.daily_budget, self._clock.now_ms())
         return budget_spent(self._settings) if spent else None
 
     def _bound(self, tx: Transaction, attempt: Attempt, timeout_s: int, more: bool) -> Rental | None:
-        """The machine that gets the attempt, by now in the records too; None where none has room.
+        """Return the machine that gets the attempt, after binding it in the records; None where none has room.
 
         Without `more` only the one that has it already: its submit may have been sent before.
         """
@@ -138,22 +135,22 @@ class VastProvider:
         attempts = rental_store.bound(tx, self.name)
 
         def load(rental: Rental) -> int:
-            return sum(has(rental, other.remote_id) for other in attempts if other.id != attempt.id)
+            return sum(rental.has(other.remote_id) for other in attempts if other.id != attempt.id)
 
         fit = [
             rental
             for rental in rental_store.locked(tx, self.name, USABLE)
-            if (more or has(rental, attempt.remote_id))
+            if (more or rental.has(attempt.remote_id))
             and rental.host is not None
             and rental.silent_since is None
-            and load(rental) < self._settings.vast_concurrency
+            and load(rental) < self._settings.concurrency
             and now < rental.usable_until(timeout_s)
         ]
         if not fit:
             return None
-        # the one that has it, else the busiest: the others may rest until nobody needs them
-        chosen = min(fit, key=lambda i: (not has(i, attempt.remote_id), -load(i), i.id))
-        if not rental_store.bind(tx, attempt.id, f"{chosen.id}:{attempt.id}"):
+        # the one that has it, else the busiest: the others may become idle and go
+        chosen = min(fit, key=lambda i: (not i.has(attempt.remote_id), -load(i), i.id))
+        if not rental_store.bind(tx, attempt.id, chosen.remote_id_of(attempt.id)):
             return None
         if chosen.stage is not Stage.BUSY:
             chosen = move(chosen, Stage.BUSY, now)
@@ -169,19 +166,19 @@ class VastProvider:
         if rental.remote_id is None or self._clock.now_ms() - (rental.seen_at or 0) < ADDRESS_MS:
             return rental
         try:
-            row = self._client.show(rental.remote_id)
+            machine = self._cloud.get(rental.remote_id)
         except InconclusiveListing as error:
-            log.info("vast.not_shown", rental_id=rental.id, reason=str(error))
+            log.info("rental.lookup_failed", provider=self.name, rental_id=rental.id, reason=str(error))
             return rental
-        if row is None:
+        if machine is None:
             return None
-        host, port = address(row)
-        # here ports may be missing: then the listing knows better
-        return rental if host is None or port is None else replace(rental, host=host, port=port)
+        if machine.host is None or machine.port is None:  # here they may be missing: then the listing knows better
+            return rental
+        return replace(rental, host=machine.host, port=machine.port)
 
-    def _instance(self, attempt: Attempt) -> Rental | None:
+    def _rental(self, attempt: Attempt) -> Rental | None:
         """The usable machine that the attempt is on."""
-        rental = self._rows.get(_rental_id(attempt))
+        rental = self._rows.get(rental_of(attempt.remote_id))
         return rental if rental is not None and rental.stage in USABLE else None
 
     def _boots_for(self, attempt: Attempt) -> bool:
@@ -192,7 +189,7 @@ class VastProvider:
         booting = [i for i in self._rows.living() if i.stage in _BOOTING and i.created_at <= until]
         ahead = (a for a in self._rows.open_attempts() if a.id < attempt.id)
         waiting = sum(a.state is AttemptState.INTENT and a.remote_id is None for a in ahead)
-        return waiting < len(booting) * self._settings.vast_concurrency
+        return waiting < len(booting) * self._settings.concurrency
 
     def _not_yet(self) -> NotYet:
         """Why no machine takes a job now. Raises NoCapacity or Unavailable where none is coming either."""
@@ -203,14 +200,14 @@ class VastProvider:
             return NotYet(f"a machine is booting, {so_far} s so far", RETRY_S)
         busy = any(i.stage in USABLE for i in living)
         if isinstance(trouble, Unavailable) and not busy:
-            raise trouble  # whether a machine comes of a rental that is under way nobody can find out now
+            raise trouble  # whether a rental under way becomes a machine cannot be found out now
         if any(i.stage in COMING for i in living):
             return NotYet("a machine is being rented", RETRY_S)
         if busy:
             return NotYet("all rented machines are busy", RETRY_S)
         if trouble is not None:
             raise trouble
-        if living and len(living) >= self._settings.vast_max_instances:  # what is left is on its way out
+        if living and len(living) >= self._settings.max_instances:  # what is left is on its way out
             why = "every place is held by a machine that is being destroyed"
             if now - max(i.stage_at for i in living) > LEAVING_MS:
                 raise NoCapacity(f"{why}, and stays")
@@ -218,18 +215,9 @@ class VastProvider:
         return NotYet("a machine will be rented", RETRY_S)
 
     def _trouble(self) -> NoCapacity | Unavailable | None:
-        """Why nothing can be rented, if the pool has found out lately."""
-        pool = self._rows.fleet_state()
-        if pool.trouble_at is None or not 0 <= self._clock.now_ms() - pool.trouble_at < TROUBLE_MS:
+        """Why nothing can be rented, if the fleet manager has found that out recently."""
+        fleet = self._rows.fleet_state()
+        if fleet.trouble_at is None or not 0 <= self._clock.now_ms() - fleet.trouble_at < TROUBLE_MS:
             return None
-        kind = Unavailable if pool.trouble_code in {INCONCLUSIVE, Unavailable.code} else NoCapacity
-        return kind(pool.trouble or "")
-
-
-def _rental_id(attempt: Attempt) -> str:
-    return (attempt.remote_id or "").partition(":")[0]
-
-
-def _name(attempt: Attempt) -> str:
-    """What the worker calls it."""
-    return (attempt.remote_id or "").partition(":")[2] or attempt.id
+        kind = Unavailable if fleet.trouble_code in {INCONCLUSIVE, Unavailable.code} else NoCapacity
+        return kind(fleet.trouble or "")

@@ -1,4 +1,4 @@
-"""The workers on rented machines, each by its own secrets."""
+"""The workers on rented machines, each with its own secrets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _KEPT = 200
 
 
 class Workers:
-    """Clients are kept, so that a worker need not prove itself at every call. Safe to share between threads."""
+    """Keeps clients, so that a worker need not prove itself at every call. Safe to share between threads."""
 
     def __init__(self, signer: Signer) -> None:
         self._signer = signer
@@ -20,17 +20,18 @@ class Workers:
         self._lock = threading.Lock()
 
     def of(self, rental: Rental) -> WorkerClient:
-        """The worker where the rental was seen last."""
+        """The worker at the address where the rental was seen last."""
         assert rental.host is not None and rental.port is not None
         key = rental.id, rental.host, rental.port
         with self._lock:
             if key not in self._clients:
                 if len(self._clients) >= _KEPT:
                     self._clients.clear()
-                self._clients[key] = self._made(rental, rental.host, rental.port)
+                self._clients[key] = rented_worker(self._signer, rental.uuid, rental.host, rental.port)
             return self._clients[key]
 
-    def _made(self, rental: Rental, host: str, port: int) -> WorkerClient:
-        secrets = worker_secrets(self._signer, rental.uuid)
-        where = f"[{host}]" if ":" in host else host
-        return WorkerClient(f"https://{where}:{port}", secrets["SESSION_TOKEN"], secrets["WORKER_API_KEY"], tls=True)
+
+def rented_worker(signer: Signer, rental_uuid: str, host: str, port: int) -> WorkerClient:
+    secrets = worker_secrets(signer, rental_uuid)
+    where = f"[{host}]" if ":" in host else host
+    return WorkerClient(f"https://{where}:{port}", secrets["SESSION_TOKEN"], secrets["WORKER_API_KEY"], tls=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -10,24 +9,27 @@ from typing import Any
 
 from marshmallow import ValidationError, fields
 
+from gateway.providers.gpu_names import name_key, short_name
+
 NANO = 1_000_000_000
-_DEAREST_NANO_PER_S = NANO  # more than a dollar a second is a slip of the pen
-# What the id of a GPU says beyond the name that everybody uses.
-_ASIDE = re.compile(r"NVIDIA |GeForce | Generation| Blackwell.*|[ -](80GB|SXM|PCIe|NVL).*")
+_MAX_NANO_PER_S = NANO  # more than a dollar a second is a typing error
 
 
 @dataclass(frozen=True)
 class Pool:
-    """`gpus` are RunPod's GPU type ids; `price` is what a flex worker costs, in nano-dollars per second and GPU."""
+    """A pool of GPUs with one price."""
 
     name: str
+    #: Of a flex worker, in nano-dollars per second and GPU.
     price: int
+    #: RunPod's GPU type ids.
     gpus: tuple[str, ...]
+    #: Whether these GPUs have an encoder.
     nvenc: bool = True
 
     @property
     def shown(self) -> str:
-        return ", ".join(dict.fromkeys(map(_short, self.gpus)))
+        return ", ".join(dict.fromkeys(map(short_name, self.gpus)))
 
 
 # Prices: https://docs.runpod.io/serverless/pricing. NVENC: NVIDIA builds no encoder into its data centre compute GPUs.
@@ -66,22 +68,17 @@ POOLS: Mapping[str, Pool] = {
 
 
 def price_nano_per_s(gpu_or_pool: str, prices: Mapping[str, int] | None = None) -> int | None:
-    """What a second on a GPU or in a pool costs, in nano-dollars per GPU; None when it is not in the table.
+    """Price of a second on a GPU or in a pool, in nano-dollars per GPU; None when it is not in the table.
 
     A GPU is named by its id (`NVIDIA GeForce RTX 4090`) or in short (`RTX 4090`). `prices`, those of
-    RUNPOD_GPU_PRICES, go before the table's.
+    RUNPOD_GPU_PRICES, override the table's.
     """
-    pool = POOLS.get(gpu_or_pool) or _POOL_OF_GPU.get(_key(gpu_or_pool))
+    pool = POOLS.get(gpu_or_pool) or _POOL_OF_GPU.get(name_key(gpu_or_pool))
     return None if pool is None else (prices or {}).get(pool.name, pool.price)
 
 
-def same_gpu(one: str, other: str) -> bool:
-    """Whether two names, with NVIDIA's prefixes or without, are of the same GPU."""
-    return _key(_short(one)) == _key(_short(other))
-
-
 def dollars(nano: int) -> str:
-    """`310_000` → `$0.00031`, `2_790_000_000` → `$2.79`: no digit is lost, and there are two at least."""
+    """`310_000` → `$0.00031`, `2_790_000_000` → `$2.79`: no digit is lost, and there are at least two."""
     whole, _, part = f"{Decimal(nano) / NANO:.9f}".partition(".")
     return f"${whole}.{part.rstrip('0'):0<2}"
 
@@ -102,17 +99,9 @@ def _price(entry: str) -> tuple[str, int]:
         nano = int(Decimal(text) * NANO)
     except (ArithmeticError, ValueError):
         nano = -1
-    if not 0 <= nano <= _DEAREST_NANO_PER_S:
+    if not 0 <= nano <= _MAX_NANO_PER_S:
         raise ValidationError(f"{pool}: must be dollars per second, like {pool}=0.00031.")
     return pool, nano
 
 
-def _short(gpu: str) -> str:
-    return _ASIDE.sub("", gpu)
-
-
-def _key(gpu: str) -> str:
-    return " ".join(word for word in gpu.casefold().split() if word not in {"nvidia", "geforce", "rtx", "generation"})
-
-
-_POOL_OF_GPU = {_key(name): pool for pool in POOLS.values() for gpu in pool.gpus for name in (gpu, _short(gpu))}
+_POOL_OF_GPU = {name_key(name): pool for pool in POOLS.values() for gpu in pool.gpus for name in (gpu, short_name(gpu))}

@@ -1,8 +1,8 @@
 """RunPod Serverless: a queue in front of workers that start and stop with the work.
 
 Jobs are submitted by `/run` and followed by `/status`; `/runsync` is never used, because a cut connection would strand
-a billed job whose id nobody knows. RunPod knows attempts by its own ids only: one whose submit was ambiguous can be
-found out by the worker's claim alone.
+a billed job whose id is lost. RunPod knows attempts by its own ids only: one whose submit was ambiguous shows only when
+its worker claims it.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ from gateway.providers.base import (
 )
 from gateway.providers.http import Answer, Api, never_sent
 from gateway.providers.runpod.gpus import POOLS, price_nano_per_s
+from gateway.providers.runpod.settings import RunPodSettings
 from gateway.providers.throttling import Breaker, RateLimited, RateLimiter
 from wire.envelope import ErrorSchema, ResultSchema
 from wire.errors import Cancelled, InvalidParams, JobError, JobTimeout, WorkerError, WorkerLost
 
 log = structlog.get_logger(__name__)
 
-# Every word that RunPod has for a job.
+# Every status that RunPod has for a job.
 PHASES: Mapping[str, Phase] = {
     "IN_QUEUE": Phase.WAITING,
     "IN_PROGRESS": Phase.RUNNING,
@@ -51,28 +52,28 @@ PHASES: Mapping[str, Phase] = {
     "TIMED_OUT": Phase.FAILED,
 }
 _TIMES = ("executionTime", "delayTime")
-# Ids of theirs are UUIDs with an ending. What else comes would not fit into a path or the database.
+# RunPod's ids are UUIDs with an ending. Anything else might not fit into a path or the database.
 _ID = re.compile(r"[A-Za-z0-9][\w.:-]{0,199}", re.ASCII)
-# No job is kept there for longer, and so none can say that it took longer.
-MOST_MS = 7 * 86_400_000
+# No job is kept there for longer, so none can have taken longer.
+MAX_MS = 7 * 86_400_000
 MAX_BODY_BYTES = 10_000_000
-# How long a job waits there before its client is told why, and how long `/health` is believed.
+# How long a job waits there before its client learns why, and how long `/health` is believed.
 QUIET_S = 10
 HEALTH_KEPT_S = 5.0
-# How long a call waits for its turn, and how long nobody calls after a 429 that does not say.
+# How long a call waits for its turn, and how long no call is made after a 429 that does not say.
 TURN_S = 2.0
-TOO_MANY_S = 5.0
-MOST_TOO_MANY_S = 60.0
+PAUSE_S = 5.0
+MAX_PAUSE_S = 60.0
 
 
-def budgets() -> dict[str, RateLimiter]:
-    """The published limits: calls in so many seconds, calls at once.
+def rate_limiters() -> dict[str, RateLimiter]:
+    """The published limits: calls in so many seconds, calls at once. `/health` has none; we spare it.
 
-    `/status` may have 2000 in 10 s: we take half, evenly. `/health` has no limit there and is ours to spare.
+    The dispatcher's poll scheduler spreads the calls of `/status`; here they are only kept below the limit.
     """
     return {
         "run": RateLimiter(1000, 10, 200),
-        "status": RateLimiter(100, 1, 400),
+        "status": RateLimiter(2000, 10, 400),
         "cancel": RateLimiter(100, 10, 20),
         "health": RateLimiter(20, 10, 2),
     }
@@ -84,14 +85,14 @@ class RunPodProvider:
     name = "runpod"
 
     def __init__(self, context: Context) -> None:
-        settings = context.settings
+        own = context.settings.of(RunPodSettings)
         self._clock = context.clock
-        self.queue_limit_s: int | None = settings.runpod_queue_limit_s
-        base = f"{settings.runpod_api_base.rstrip('/')}/{quote(settings.runpod_endpoint_id or '', safe='')}"
-        self._api = Api(base, {"Authorization": f"Bearer {settings.runpod_api_key}"}, keep_alive=True)
-        self._prices, self._idle_s = settings.runpod_gpu_prices, settings.runpod_idle_timeout_s
+        self.queue_limit_s: int | None = own.queue_limit_s
+        base = f"{own.api_base.rstrip('/')}/{quote(own.endpoint_id or '', safe='')}"
+        self._api = Api(base, {"Authorization": f"Bearer {own.api_key}"}, keep_alive=True)
+        self._prices, self._idle_s = own.gpu_prices, own.idle_timeout_s
         self._last_price = max(price_nano_per_s(pool.name, self._prices) or 0 for pool in POOLS.values() if pool.nvenc)
-        self._budgets = budgets()
+        self._limiters = rate_limiters()
         self._breaker = Breaker()
         self._health_lock = threading.Lock()
         self._health: Mapping[str, Any] | Unavailable = Unavailable("RunPod is being asked why")
@@ -121,19 +122,21 @@ class RunPodProvider:
             return Remote(Phase.WAITING)
         answer = self._ask("status", "GET", f"/status/{quote(attempt.remote_id, safe='')}")
         if answer.status == 404:
-            # What RunPod has forgotten a worker may still do: its claim, or its silence, knows better.
+            # a worker may still do what RunPod has forgotten: its claim, or its silence, decides
             return Remote(Phase.GONE) if attempt.claimed_at is None else Remote(Phase.RUNNING)
         if answer.status != 200:
             raise _not_usable(answer)
         status = answer.body.get("status")
         if not isinstance(status, str):
-            raise Unavailable("RunPod's answer makes no sense")
+            raise Unavailable("RunPod's answer is not understood")
         if status == "IN_QUEUE":
-            # one that lost its worker queues again there: the claim's silence will tell
+            # one that lost its worker is queued again there: the silence of its claim decides
             return self._waiting(attempt) if attempt.claimed_at is None else Remote(Phase.RUNNING)
         if status not in PHASES:
-            self.cancel(attempt)  # nobody knows what it does there: it must not go on
-            return Remote(Phase.FAILED, error=WorkerError(f"RunPod told an unknown state of the job: {status:.40}."))
+            self.cancel(attempt)  # what it does there is not known: it must not go on
+            return Remote(
+                Phase.FAILED, error=WorkerError(f"RunPod reported an unknown state of the job: {status:.40}.")
+            )
         remote = _remote(status, answer.body)
         if isinstance(remote.error, WorkerLost) and attempt.claimed_at is not None:
             return Remote(Phase.RUNNING)  # as above
@@ -141,7 +144,7 @@ class RunPodProvider:
 
     def cancel(self, attempt: Attempt) -> None:
         if attempt.remote_id is None:
-            return  # the worker that claims it will be told
+            return  # the worker learns it when it claims
         answer = self._ask("cancel", "POST", f"/cancel/{quote(attempt.remote_id, safe='')}")
         if answer.status not in {200, 400, 404}:  # 400: it has ended
             raise _not_usable(answer)
@@ -155,12 +158,12 @@ class RunPodProvider:
             raise _not_usable(answer)
 
     def workers(self) -> Mapping[str, int]:
-        told = self._told_health().get("workers")
-        counts = told.items() if isinstance(told, Mapping) else ()
-        return {str(state): count for state, count in counts if isinstance(count, int)}
+        counts = self._known_health().get("workers")
+        known = counts.items() if isinstance(counts, Mapping) else ()
+        return {str(state): count for state, count in known if isinstance(count, int)}
 
     def price(self, attempt: Attempt, gpu: str | None) -> Price:
-        """Of a GPU that nobody knows: that of the last one known, and before that of the dearest with NVENC."""
+        """For an unknown GPU, that of the last known one; before that, of the most expensive one with NVENC."""
         known = price_nano_per_s(gpu, self._prices) if gpu else None
         if known is not None:
             self._last_price = known
@@ -170,7 +173,7 @@ class RunPodProvider:
         """Times in ms: how long the worker may run, uploading included, and how long RunPod keeps the job at all."""
         execution = int(job_input["delivery"]["limits"]["timeout_s"]) * 1000 + MARGIN_MS
         ttl = max(0, attempt.deadline - self._clock.now_ms())
-        return {"executionTimeout": execution, "ttl": min(MOST_MS, ttl + MARGIN_MS)}
+        return {"executionTimeout": execution, "ttl": min(MAX_MS, ttl + MARGIN_MS)}
 
     def _waiting(self, attempt: Attempt) -> Remote:
         waited_s = (self._clock.now_ms() - (attempt.sent_at or attempt.created_at)) / 1000
@@ -179,12 +182,12 @@ class RunPodProvider:
     def _why_waiting(self) -> str:
         """What `/health` says about a queue that does not move."""
         try:
-            return why_waiting(self._told_health())
+            return why_waiting(self._known_health())
         except Unavailable as error:
             return str(error)
 
-    def _told_health(self) -> Mapping[str, Any]:
-        """What `/health` says, or last said. One thread asks; the others go on. Raises Unavailable."""
+    def _known_health(self) -> Mapping[str, Any]:
+        """What `/health` says, or said last. One thread asks; the others go on. Raises Unavailable."""
         if time.monotonic() - self._health_at > HEALTH_KEPT_S and self._health_lock.acquire(blocking=False):
             try:
                 self._health = self._ask("health", "GET", "/health").body
@@ -213,7 +216,7 @@ class RunPodProvider:
         """Raises Unavailable while the breaker is open, RateLimited, or requests.RequestException."""
         if (pause := self._breaker.closed_in_s()) > 0:
             raise Unavailable("RunPod keeps failing and is left alone for a while", pause)
-        with self._budgets[kind].call(TURN_S):
+        with self._limiters[kind].call(TURN_S):
             try:
                 answer = self._api.call(method, path, body)
             except requests.RequestException:
@@ -222,21 +225,21 @@ class RunPodProvider:
         if answer.status in {401, 402, 403} or answer.status >= 500 or (kind == "run" and answer.status == 404):
             self._failed()
         elif self._breaker.succeeded():
-            log.info("runpod.works_again")
+            log.info("provider.recovered", provider=self.name)
         if answer.status == 429:
-            pause = min(MOST_TOO_MANY_S, answer.retry_after_s or TOO_MANY_S)
-            self._budgets[kind].close(pause)
-            log.warning("runpod.too_many_calls", kind=kind, pause_s=pause)
+            pause = min(MAX_PAUSE_S, answer.retry_after_s or PAUSE_S)
+            self._limiters[kind].close(pause)
+            log.warning("provider.rate_limited", provider=self.name, kind=kind, pause_s=pause)
             raise RateLimited(pause)
         return answer
 
     def _failed(self) -> None:
         if self._breaker.failed():
-            log.error("runpod.keeps_failing")
+            log.error("provider.paused", provider=self.name)
 
 
 def _not_usable(answer: Answer) -> Unavailable:
-    """For an answer that no job of ours can have caused: the account or the endpoint is not right."""
+    """For an answer that no job of ours can have caused: the account or the endpoint is wrong."""
     match answer.status:
         case 401 | 403:
             return Unavailable("RunPod does not let this gateway in: look at RUNPOD_API_KEY")
@@ -249,10 +252,10 @@ def _not_usable(answer: Answer) -> Unavailable:
 
 
 def why_waiting(health: Mapping[str, Any]) -> str:
-    """What a `/health` document says about jobs that nobody takes."""
+    """What a `/health` document says about jobs that no worker takes."""
     told = health.get("workers")
     if not isinstance(told, Mapping):
-        return "RunPod does not tell why"
+        return "RunPod does not say why"
     workers = {str(name): count for name, count in told.items() if isinstance(count, int) and count > 0}
     if any(workers.get(name) for name in ("running", "idle", "ready")):
         return "its workers are busy"
@@ -282,11 +285,11 @@ def _remote(status: str, body: Mapping[str, Any]) -> Remote:
 
 
 def _ms(told: Any) -> int | None:
-    return told if type(told) is int and 0 <= told <= MOST_MS else None
+    return told if type(told) is int and 0 <= told <= MAX_MS else None
 
 
 def job_error(raw: Any) -> JobError:
-    """What RunPod tells as the error of a failed job: the worker's own JSON, the SDK's, or RunPod's words."""
+    """The error of a failed job: the worker's own JSON, the SDK's, or RunPod's words."""
     if isinstance(raw, str) and "timed out after" in raw:
         return WorkerLost(f"RunPod lost the worker: {raw[:200]}.")
     try:

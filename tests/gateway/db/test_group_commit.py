@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -13,52 +12,12 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from gateway.db import group_commit
-from gateway.db.engine import make_engine
 from gateway.db.store import Store
 from gateway.db.transaction import StaleLease, Transaction
 from gateway.domain.jobs import Job
-from tests.gateway.conftest import PARAMS, START_MS, new_job
+from tests.gateway.conftest import PARAMS, new_job
+from tests.gateway.db.support import NOW, add, together
 from tests.servers import eventually
-
-NOW = START_MS
-
-
-@pytest.fixture
-def opened(database: str) -> Iterator[Callable[[], Store]]:
-    """Opens the database, as one more process would."""
-    engines: list[sa.Engine] = []
-
-    def open_() -> Store:
-        engines.append(make_engine(database, pool_size=12))
-        return Store(engines[-1])
-
-    yield open_
-    for engine in engines:
-        engine.dispose()
-
-
-@pytest.fixture
-def store(opened: Callable[[], Store]) -> Store:
-    return opened()
-
-
-def add(store: Store, *records: Job) -> list[Job]:
-    with store.transaction() as tx:
-        for job in records:
-            tx.add_job(job, PARAMS)
-    return list(records)
-
-
-def together(count: int, work: Callable[[int], object]) -> list[object]:
-    """`work(0..count-1)`, all let go at the same moment."""
-    barrier = threading.Barrier(count)
-
-    def one(number: int) -> object:
-        barrier.wait()
-        return work(number)
-
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(one, range(count)))
 
 
 def test_jobs_that_come_at_once_are_all_committed_before_anybody_is_answered(opened: Callable[[], Store]) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -12,63 +11,24 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from gateway.db.engine import make_engine
 from gateway.db.records import ApiKey
 from gateway.db.store import Store
 from gateway.db.transaction import StaleLease
 from gateway.domain.attempts import AttemptState
 from gateway.domain.jobs import FINISHED, Job, JobStatus
 from gateway.domain.webhooks import Webhook, WebhookState
-from tests.gateway.conftest import PARAMS, START_MS, JobFactory, new_attempt, new_job, on_every_database
+from tests.gateway.conftest import PARAMS, JobFactory, new_attempt, new_job, on_every_database
+from tests.gateway.db.support import NOW, add, together
 
 pytestmark = on_every_database
 
-NOW = START_MS
 UNTIL = NOW + 60_000
-
-
-@pytest.fixture
-def opened(database: str) -> Iterator[Callable[[], Store]]:
-    """Opens the database, as one more process would."""
-    engines: list[sa.Engine] = []
-
-    def open_() -> Store:
-        engines.append(make_engine(database, pool_size=12))
-        return Store(engines[-1])
-
-    yield open_
-    for engine in engines:
-        engine.dispose()
-
-
-@pytest.fixture
-def store(opened: Callable[[], Store]) -> Store:
-    return opened()
-
-
-def add(store: Store, *records: Job) -> list[Job]:
-    with store.transaction() as tx:
-        for job in records:
-            tx.add_job(job, PARAMS)
-    return list(records)
 
 
 def lease(store: Store, token: str, now: int = NOW, until: int = UNTIL, limit: int = 100) -> list[Job]:
     due = store.due(now, limit)
     with store.transaction() as tx:
         return tx.lease(due, token, now, until)
-
-
-def together(count: int, work: Callable[[int], object]) -> list[object]:
-    """`work(0..count-1)`, all let go at the same moment."""
-    barrier = threading.Barrier(count)
-
-    def one(number: int) -> object:
-        barrier.wait()
-        return work(number)
-
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(one, range(count)))
 
 
 def test_a_job_comes_back_as_it_was_stored(store: Store) -> None:

@@ -13,13 +13,15 @@ import pytest
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from common.clock import Clock, SystemClock
-from common.settings import read
 from ffmpeg_ops.operation import StopSignal
+from gateway.configuration import read_settings
 from gateway.db.store import Store
 from gateway.domain.attempts import Attempt
-from gateway.providers.base import Accepted, NotYet, Provider
-from gateway.providers.registry import KNOWN, Context, make
+from gateway.providers.base import Accepted, Context, NotYet, Provider
+from gateway.providers.local.settings import LocalSettings
+from gateway.providers.registry import PROVIDERS, make
 from gateway.providers.runpod.provider import RunPodProvider
+from gateway.providers.runpod.settings import RunPodSettings
 from gateway.providers.worker_client import worker_secrets
 from gateway.settings import Settings
 from gateway.signing import Signer
@@ -161,7 +163,7 @@ def local_stand(tmp_path: Path) -> Iterator[Stand]:
         work_dir=tmp_path / "work",
     )
     server, runs, stop = serve(worker)
-    settings = Settings(providers=("local",), local_worker_url=f"http://127.0.0.1:{server.server_port}")
+    settings = Settings(providers=("local",)).having(LocalSettings(f"http://127.0.0.1:{server.server_port}"))
 
     def there(attempt: Attempt) -> There:
         found = runs.get(attempt.id)
@@ -185,18 +187,21 @@ def runpod() -> Iterator[Emulator]:
         yield emulator
 
 
-def runpod_settings(emulator: Emulator, **changes: Any) -> Settings:
-    environ = {**emulator.gateway_environ, "PUBLIC_URL": "http://127.0.0.1:1"}
-    return replace(read(Settings, environ), **changes)
+def runpod_settings(emulator: Emulator, own: Mapping[str, Any] = {}, **changes: Any) -> Settings:
+    """`own` are changes of RunPod's settings, `changes` of the gateway's."""
+    settings = read_settings({**emulator.gateway_environ, "PUBLIC_URL": "http://127.0.0.1:1"})
+    return replace(settings, **changes).having(replace(settings.of(RunPodSettings), **own))
 
 
-def runpod_provider(emulator: Emulator, clock: Clock | None = None, **changes: Any) -> RunPodProvider:
-    return _provider(runpod_settings(emulator, **changes), clock)
+def runpod_provider(
+    emulator: Emulator, clock: Clock | None = None, own: Mapping[str, Any] = {}, **changes: Any
+) -> RunPodProvider:
+    return _provider(runpod_settings(emulator, own, **changes), clock)
 
 
 def runpod_provider_at(files: FileServer) -> RunPodProvider:
     """Its job API is below `/v2/ep` of `files`, which answers what no emulator would."""
-    return _provider(Settings(("runpod",), runpod_endpoint_id="ep", runpod_api_base=f"{files.origin}/v2"))
+    return _provider(Settings(("runpod",)).having(RunPodSettings(endpoint_id="ep", api_base=f"{files.origin}/v2")))
 
 
 def _provider(settings: Settings, clock: Clock | None = None) -> RunPodProvider:
@@ -270,7 +275,7 @@ def vast_stand(tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch) -
         )
 
 
-@pytest.fixture(params=list(KNOWN))
+@pytest.fixture(params=list(PROVIDERS))
 def stand(request: pytest.FixtureRequest) -> Stand:
     """Every provider in turn; one without a fixture `<name>_stand` is an error."""
     return request.getfixturevalue(f"{request.param}_stand")  # type: ignore[no-any-return]

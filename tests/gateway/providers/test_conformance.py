@@ -8,8 +8,6 @@ import pytest
 
 from gateway.domain.attempts import Attempt
 from gateway.providers.base import Accepted, Ambiguous, NotYet, Phase, Unavailable
-from gateway.providers.registry import KNOWN
-from gateway.settings import PROVIDERS
 from tests.gateway.providers.conftest import Stand, attempt_named, job_input
 from wire.errors import AssetNotFound, Cancelled, EncodeFailed, JobError, WorkerOutdated
 
@@ -24,10 +22,6 @@ def accepted(stand: Stand) -> Attempt:
 
 def test_a_provider_carries_its_name(stand: Stand, request: pytest.FixtureRequest) -> None:
     assert stand.provider.name == request.node.callspec.params["stand"]
-
-
-def test_settings_know_every_provider_and_no_other() -> None:
-    assert set(KNOWN) == set(PROVIDERS)
 
 
 def test_an_accepted_attempt_is_running_once_a_worker_has_it(stand: Stand) -> None:

@@ -15,10 +15,12 @@ from gateway.db.rental_store import Rentals
 from gateway.db.store import Store
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.rentals import Rental, Stage
-from gateway.providers.base import Accepted, NotYet
+from gateway.providers.base import Accepted, Context, NotYet
 from gateway.providers.clouds.vast import client
-from gateway.providers.registry import Context, make
-from gateway.providers.rental.provider import VastProvider
+from gateway.providers.clouds.vast.settings import VastSettings
+from gateway.providers.registry import make
+from gateway.providers.rental.cloud import InconclusiveListing
+from gateway.providers.rental.provider import RentalProvider
 from gateway.settings import Settings
 from gateway.signing import Signer
 from tests.emulators.vast import Config, Emulator
@@ -46,18 +48,24 @@ class Scene:
     settings: Settings
     store: Store
     clock: EmulatedClock
-    provider: VastProvider = field(init=False)
+    provider: RentalProvider = field(init=False)
 
     def __post_init__(self) -> None:
         self.provider = self.another()
         self.rows = Rentals(self.store, "vast")
 
-    def another(self, **changes: Any) -> VastProvider:
-        context = Context(replace(self.settings, **changes), Signer((SECRET_KEY,)), self.store, self.clock)
-        return cast(VastProvider, make(context)["vast"])
+    def another(self, **changes: Any) -> RentalProvider:
+        settings = self.settings.having(replace(self.own, **changes))
+        context = Context(settings, Signer((SECRET_KEY,)), self.store, self.clock)
+        return cast(RentalProvider, make(context)["vast"])
 
-    def change(self, **settings: Any) -> None:
-        self.settings = replace(self.settings, **settings)
+    @property
+    def own(self) -> VastSettings:
+        return self.settings.of(VastSettings)
+
+    def change(self, *, providers: tuple[str, ...] = ("vast",), **own: Any) -> None:
+        """Go on with a gateway that has other settings."""
+        self.settings = replace(self.settings, providers=providers).having(replace(self.own, **own))
         self.provider = self.another()
 
     def wants(self, count: int = 1) -> list[Attempt]:
@@ -72,7 +80,7 @@ class Scene:
                 made.append(attempt)
         return made
 
-    def submit(self, attempt: Attempt, provider: VastProvider | None = None) -> Accepted | NotYet:
+    def submit(self, attempt: Attempt, provider: RentalProvider | None = None) -> Accepted | NotYet:
         answer = (provider or self.provider).submit(attempt, job_input(attempt))
         if isinstance(answer, Accepted):
             self._save(attempt, state=AttemptState.SUBMITTED, remote_id=answer.remote_id)
@@ -92,7 +100,7 @@ class Scene:
         assert found is not None
         return found
 
-    def go_on(self, seconds: float, provider: VastProvider | None = None, every_s: float | None = None) -> None:
+    def go_on(self, seconds: float, provider: RentalProvider | None = None, every_s: float | None = None) -> None:
         """Let time go by, with a round of the pool every `every_s`: seldom at first, if it is long, then as in life."""
         while seconds > 0:
             step = every_s or (4 * TICK_S if seconds > 60 else TICK_S)
@@ -100,10 +108,10 @@ class Scene:
             seconds -= step
             self.round(provider)
 
-    def round(self, provider: VastProvider | None = None) -> None:
+    def round(self, provider: RentalProvider | None = None) -> None:
         try:
             (provider or self.provider).reconcile()
-        except client.InconclusiveListing:
+        except InconclusiveListing:
             pass
 
     def until(self, true: Callable[[], bool], seconds: float = 900) -> None:
@@ -147,8 +155,8 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pause between calls: time stands still here."""
     monkeypatch.setattr(client, "SPACING_S", dict.fromkeys(client.SPACING_S, 0.0))
     monkeypatch.setattr(client, "SEARCHES_A_MINUTE", 10_000)
-    monkeypatch.setattr(client, "REST_S", 0.0)
-    monkeypatch.setattr(client, "SEARCH_REST_S", 0.0)
+    monkeypatch.setattr(client, "PAUSE_S", 0.0)
+    monkeypatch.setattr(client, "SEARCH_PAUSE_S", 0.0)
 
 
 @contextmanager
@@ -163,15 +171,17 @@ def rented(folder: Path, database: str, **changes: Any) -> Iterator[Scene]:
             data_dir=folder / "data",
             database_url=database,
             public_url="https://gateway.example",
+        )
+        own = VastSettings(
             deployment="test",
-            vast_api_base=vast.url,
-            vast_api_key=vast.config.api_key,
-            vast_worker_image="acme/reelay-worker:1.0",
-            vast_max_instances=3,
-            vast_allowed_ips=("127.0.0.1",),
+            api_base=vast.url,
+            api_key=vast.config.api_key,
+            worker_image="acme/reelay-worker:1.0",
+            max_instances=3,
+            allowed_ips=("127.0.0.1",),
         )
         store = Store(make_engine(database))
-        yield Scene(vast, settings, store, EmulatedClock(vast))
+        yield Scene(vast, settings.having(own), store, EmulatedClock(vast))
         store._engine.dispose()
 
 

@@ -166,7 +166,7 @@ def test_rentals_cost_now_and_today_and_the_oldest_destroy(services: Services, c
         (Stage.GONE, {"sent_at": today - hour, "ended_at": today + hour}),
         (Stage.GONE, {"sent_at": today - 9 * hour, "ended_at": today - hour}),
         (Stage.INTENT, {}),
-        (Stage.NO_INSTANCE, {"sent_at": today, "ended_at": today + hour}),
+        (Stage.NO_MACHINE, {"sent_at": today, "ended_at": today + hour}),
     ]
     for at, (stage, changes) in enumerate(made):
         row = Rental(f"rent_{at}", "vast", stage, "label", today, today, today, nano_per_s=100_000)

@@ -1,3 +1,1 @@
-"""Vast.ai: machines of strangers, rented while there is work and given back after it."""
-
-PROVIDER = "vast"
+"""The cloud Vast.ai: machines of strangers."""

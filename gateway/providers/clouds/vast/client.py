@@ -1,188 +1,220 @@
-"""Vast.ai's API: the calls that this gateway needs, none of them made again on its own accord.
+"""Vast.ai as a cloud of rented machines: its API, and what its answers mean here.
 
-What is answered is read with distrust: a 404 may mean a wrong key, a 200 may hold a refusal, a refusal may hold the id
-of an instance that now exists, and a listing counts only when it is whole.
+Answers are read with distrust: a 404 may mean a wrong key, a 200 may hold a refusal, a refusal may hold the id of a
+machine that now exists, and a listing counts only when it is complete. How errors, instances and listings are read is
+shared with the reaper, which has to run as a single file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import requests
 import structlog
 
 from gateway.providers.base import Unavailable
+from gateway.providers.clouds.vast import offers, reap
+from gateway.providers.clouds.vast.offers import Row
+from gateway.providers.clouds.vast.settings import VastSettings
 from gateway.providers.http import Answer, Api
+from gateway.providers.rental.cloud import (
+    CANNOT_PAY,
+    NO_ANSWER,
+    OFFER_GONE,
+    InconclusiveListing,
+    Machine,
+    NotCreated,
+    Offer,
+    Order,
+    Status,
+)
+from gateway.providers.rental.environment import PORT
 from gateway.providers.throttling import RateLimited, RateLimiter
 
 log = structlog.get_logger(__name__)
 
-PAGE = 25
-# More pages than an account of ours can fill: a listing that does not end is none.
-MOST_PAGES = 40
-_GONE = ("no_such_instance", "not_found")
-# Least seconds between the beginnings of two calls of a kind: what is published (4.5, 2, 1, 3) and a little more, since
-# one call is longer on its way than the next. Searches are counted by the minute.
+# Minimum seconds between the beginnings of two calls of a kind: what is published (4.5, 2, 1, 3) and a little more,
+# since one call is longer on its way than the next. Searches are counted by the minute.
 SPACING_S = {"create": 4.8, "show": 2.3, "list": 1.3, "destroy": 3.3, "account": 2.0}
 SEARCHES_A_MINUTE = 10
-# How long a call waits for its turn, and how long its kind rests after a 429, which never says how long.
+# How long a call waits for its turn, and how long its kind pauses after a 429 that does not say.
 TURN_S = 10.0
-REST_S = 10.0
-SEARCH_REST_S = 300.0  # searches have a quota per day
-
-Row = Mapping[str, Any]
-
-
-class InconclusiveListing(Unavailable):
-    """Nothing may be concluded from what Vast.ai told, or did not tell."""
-
-
-class NotCreated(Exception):
-    """The create call did not answer with an instance: there may be one. `code`: Vast.ai's word, where it has one.
-
-    `instance_id`: that of an instance that exists although the call failed.
-    """
-
-    def __init__(self, code: str, reason: str, instance_id: int | None = None) -> None:
-        super().__init__(reason)
-        self.code, self.instance_id = code, instance_id
+PAUSE_S = 10.0
+SEARCH_PAUSE_S = 300.0  # searches have a quota per day
+# Longer values of the environment are cut or refused.
+MAX_VALUE_CHARACTERS = 256
+_STATUS: Mapping[str, Status] = {
+    "running": Status.RUNNING,
+    **dict.fromkeys(("unknown", "offline", "frozen"), Status.LOST),
+    **dict.fromkeys(("stopped", "exited"), Status.ENDED),
+}
+_CODES = {"no_such_ask": OFFER_GONE, "insufficient_credit": CANNOT_PAY, "spend_rate_limit": CANNOT_PAY}
 
 
-class Client:
-    """One account. Safe to share between threads; all of them share the least time between two calls of a kind."""
+class VastCloud:
+    """The account VAST_API_KEY. All threads share the minimum time between two calls of a kind."""
 
-    def __init__(self, base_url: str, api_key: str) -> None:
+    name = "vast"
+    title = "Vast.ai"
+
+    def __init__(self, settings: VastSettings) -> None:
+        self._settings = settings
         # A kept connection that was closed at the other end would leave the create call in doubt.
-        self._api = Api(base_url, {"Authorization": f"Bearer {api_key}"}, keep_alive=False)
-        self._budgets = {kind: RateLimiter(1, spacing_s, 1) for kind, spacing_s in SPACING_S.items()}
-        self._budgets["search"] = RateLimiter(SEARCHES_A_MINUTE, 60, 1)
+        self._api = Api(settings.api_base, {"Authorization": f"Bearer {settings.api_key}"}, keep_alive=False)
+        self._limiters = {kind: RateLimiter(1, spacing_s, 1) for kind, spacing_s in SPACING_S.items()}
+        self._limiters["search"] = RateLimiter(SEARCHES_A_MINUTE, 60, 1)
 
-    def credit(self) -> float:
-        """Dollars left on the account. Raises Unavailable."""
-        answer = self._ask("account", "GET", "/api/v0/users/current/")
-        told = answer.body.get("credit", answer.body.get("balance"))
-        if answer.status != 200 or isinstance(told, bool) or not isinstance(told, int | float):
-            _refuse(answer)
-        return float(told)
+    def search(self) -> Sequence[Offer]:
+        return offers.usable(self.offer_rows(offers.query(self._settings)), self._settings)
 
-    def search(self, filters: Mapping[str, Any]) -> list[Row]:
-        """Offers, as Vast.ai filters them. Raises Unavailable."""
-        answer = self._ask("search", "POST", "/api/v0/bundles/", filters)
-        offers = answer.body.get("offers")
-        if answer.status != 200 or not isinstance(offers, list):
+    def offer_rows(self, filters: Mapping[str, Any]) -> Sequence[Row]:
+        """Return offers as Vast.ai filters them, whether they fit or not. Raises Unavailable."""
+        answer = self._call("search", "POST", "/api/v0/bundles/", filters)
+        found = answer.body.get("offers")
+        if answer.status != 200 or not isinstance(found, list):
             _refuse(answer)
-        return [offer for offer in offers if isinstance(offer, Mapping)]
+        return [offer for offer in found if isinstance(offer, Mapping)]
+
+    def create(self, offer: Offer, order: Order) -> int:
+        request = creation(order)
+        try:
+            answer = self._api.call("PUT", f"/api/v0/asks/{offer.id}/", request)
+        except requests.RequestException as error:
+            raise NotCreated(NO_ANSWER, f"the answer was lost: {type(error).__name__}") from error
+        self._pause_after(answer, "create")
+        found = answer.body.get("new_contract")
+        remote_id = found if type(found) is int and found > 0 else None
+        if answer.status == 200 and answer.body.get("success") is True and remote_id is not None:
+            return remote_id
+        code = _code(answer)
+        # an id in an error may be that of any machine, and says that there may be one
+        raise NotCreated(code, _described(answer), certain=code == OFFER_GONE and remote_id is None)
+
+    def list(self) -> Sequence[Machine]:
+        try:
+            return [_machine(row) for row in reap.listing(self._page)]
+        except reap.Unclear as error:
+            raise InconclusiveListing(f"Vast.ai {error}") from error
+
+    def get(self, machine_id: int) -> Machine | None:
+        answer = self._look("show", f"/api/v0/instances/{machine_id}/")
+        try:
+            row = reap.shown(answer.status, answer.body, machine_id)
+        except reap.Unclear as error:
+            raise InconclusiveListing(f"Vast.ai {error}") from error
+        return None if row is None else _machine(row)
+
+    def destroy(self, machine_id: int) -> bool:
+        answer = self._call("destroy", "DELETE", f"/api/v0/instances/{machine_id}/")
+        gone = reap.gone(answer.status, answer.body)
+        if not gone and (answer.status != 200 or answer.body.get("success") is False):
+            _refuse(answer)
+        return gone
 
     def await_create(self) -> None:
-        """Wait until a create call may be made. Raises Unavailable."""
-        self._turn("create")
+        self._await_turn("create")
 
-    def create(self, offer_id: int, request: Mapping[str, Any]) -> int:
-        """Rent the offer; answers the instance's id. Sent once, after `await_create`. Raises NotCreated."""
-        try:
-            answer = self._api.call("PUT", f"/api/v0/asks/{offer_id}/", request)
-        except requests.RequestException as error:
-            raise NotCreated("no_answer", f"the answer was lost: {type(error).__name__}") from error
-        self._rest_after(answer, "create")
-        told = answer.body.get("new_contract")
-        instance_id = told if type(told) is int and told > 0 else None
-        if answer.status == 200 and answer.body.get("success") is True and instance_id is not None:
-            return instance_id
-        raise NotCreated(_word(answer), f"status {answer.status}: {_said(answer)}", instance_id)
-
-    def instances(self) -> list[Row]:
-        """All instances of the account. Raises InconclusiveListing unless the listing is whole."""
-        found: dict[int, Row] = {}
-        token: str | None = None
-        for _ in range(MOST_PAGES):
-            query = {"limit": PAGE, **({"after_token": token} if token else {})}
-            answer = self._look("list", f"/api/v1/instances/?{urlencode(query)}")
-            rows, total = answer.body.get("instances"), answer.body.get("total_instances")
-            if answer.status != 200 or answer.body.get("success") is False or not isinstance(rows, list):
-                raise InconclusiveListing(
-                    f"Vast.ai does not list the instances: status {answer.status}: {_said(answer)}"
-                )
-            if not all(isinstance(row, Mapping) and type(row.get("id")) is int for row in rows):
-                raise InconclusiveListing("Vast.ai lists instances that make no sense")
-            found |= {row["id"]: row for row in rows}
-            token = answer.body.get("next_token")
-            if not token:
-                if total != len(found):
-                    raise InconclusiveListing(f"Vast.ai lists {len(found)} instances of {total}")
-                return list(found.values())
-        raise InconclusiveListing("Vast.ai's list of instances does not end")
-
-    def show(self, instance_id: int) -> Row | None:
-        """The instance; None when it certainly is gone. Raises InconclusiveListing."""
-        answer = self._look("show", f"/api/v0/instances/{instance_id}/")
-        if _gone(answer):
-            return None
-        row = answer.body.get("instances", answer)
-        if answer.status == 200 and row is None:
-            return None
-        if answer.status != 200 or not isinstance(row, Mapping) or row.get("id") != instance_id:
-            raise InconclusiveListing(f"Vast.ai does not show the instance: status {answer.status}: {_said(answer)}")
-        return row
-
-    def destroy(self, instance_id: int) -> bool:
-        """Ask for its end. Whether it is proven to be gone: a 200 proves nothing. Raises Unavailable."""
-        answer = self._ask("destroy", "DELETE", f"/api/v0/instances/{quote(str(instance_id))}/")
-        if not _gone(answer) and (answer.status != 200 or answer.body.get("success") is False):
+    def credit(self) -> float:
+        answer = self._call("account", "GET", "/api/v0/users/current/")
+        found = answer.body.get("credit", answer.body.get("balance"))
+        if answer.status != 200 or isinstance(found, bool) or not isinstance(found, int | float):
             _refuse(answer)
-        return _gone(answer)
+        return float(found)
+
+    def _page(self, query: Mapping[str, object]) -> tuple[int, Mapping[str, Any]]:
+        answer = self._look("list", f"/api/v1/instances/?{urlencode(query)}")
+        return answer.status, answer.body
 
     def _look(self, kind: str, path: str) -> Answer:
         try:
-            return self._ask(kind, "GET", path)
+            return self._call(kind, "GET", path)
         except Unavailable as error:
             raise InconclusiveListing(str(error)) from error
 
-    def _ask(self, kind: str, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
-        self._turn(kind)
+    def _call(self, kind: str, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
+        self._await_turn(kind)
         try:
             answer = self._api.call(method, path, body)
         except requests.RequestException as error:
             raise Unavailable(f"Vast.ai cannot be reached: {type(error).__name__}") from error
-        self._rest_after(answer, kind)
+        self._pause_after(answer, kind)
         return answer
 
-    def _turn(self, kind: str) -> None:
-        """Calls of a kind begin so far apart as Vast.ai asks for; how long one takes does not matter."""
+    def _await_turn(self, kind: str) -> None:
+        """Calls of a kind begin as far apart as Vast.ai asks for; how long one takes does not matter."""
         try:
-            with self._budgets[kind].call(TURN_S):
+            with self._limiters[kind].call(TURN_S):
                 pass
         except RateLimited as error:
             raise Unavailable("Vast.ai takes no more calls at the moment", error.retry_in_s) from error
 
-    def _rest_after(self, answer: Answer, kind: str) -> None:
+    def _pause_after(self, answer: Answer, kind: str) -> None:
         if answer.status == 429:
-            rest_s = SEARCH_REST_S if kind == "search" else REST_S
-            log.warning("vast.too_many_calls", kind=kind, rest_s=rest_s)
-            self._budgets[kind].close(rest_s)
+            pause_s = SEARCH_PAUSE_S if kind == "search" else PAUSE_S
+            log.warning("cloud.rate_limited", provider=self.name, kind=kind, pause_s=pause_s)
+            self._limiters[kind].close(pause_s)
 
 
-def _gone(answer: Answer) -> bool:
-    """A 404 is read, not assumed: a wrong key gets one too."""
-    return answer.status in {404, 410} and _word(answer) in _GONE
+def creation(order: Order) -> dict[str, object]:
+    """The body of a create call."""
+    assert all(len(value) <= MAX_VALUE_CHARACTERS for value in order.environment.values()), "too long for Vast.ai"
+    return {
+        "client_id": "me",
+        "image": order.image,
+        "runtype": "args",  # keeps the image's own entry point
+        "disk": offers.DISK_GB,
+        "label": order.label,
+        "cancel_unavail": True,
+        "env": {f"-p {order.port}:{order.port}": "1", **order.environment},
+    }
 
 
-def _word(answer: Answer) -> str:
-    """Vast.ai's word for an error. Some hide it at the head of the message: `error 404/3603: no_such_ask …`."""
-    word, message = answer.body.get("error"), str(answer.body.get("msg") or answer.body.get("detail") or "")
-    for known in ("auth_error", *_GONE, "no_such_ask", "insufficient_credit", "spend_rate_limit"):
-        if word == known or known in message.split():
-            return known
-    return word if isinstance(word, str) and word else f"status_{answer.status}"
+def _machine(row: Row) -> Machine:
+    label, word = row.get("label"), row.get("actual_status")
+    machine_id, started_at, price = row.get("machine_id"), row.get("start_date"), row.get("dph_total")
+    host, port = _address(row)
+    return Machine(
+        id=row["id"],
+        label=label if isinstance(label, str) else None,
+        status=_STATUS.get(str(word), Status.STARTING),
+        word=str(word or "—"),
+        host=host,
+        port=port,
+        price=float(price) if isinstance(price, int | float) and math.isfinite(price) else None,
+        machine_id=machine_id if isinstance(machine_id, int) else None,
+        started_at=float(started_at) if isinstance(started_at, int | float) else None,
+    )
 
 
-def _said(answer: Answer) -> str:
-    return f"{answer.body.get('msg') or answer.body.get('detail') or answer.body.get('error') or ''!s:.200}"
+def _address(row: Row) -> tuple[str | None, int | None]:
+    host = str(row.get("public_ipaddr") or "").strip()
+    ports = row.get("ports")
+    mapped = ports.get(f"{PORT}/tcp") if isinstance(ports, Mapping) else None
+    for entry in mapped if isinstance(mapped, list) else ():
+        if not isinstance(entry, Mapping) or str(entry.get("HostIp")) == "::":
+            continue
+        port = str(entry.get("HostPort") or "")
+        if port.isdecimal() and 0 < int(port) < 65536 and host:
+            return host, int(port)
+    return host or None, None
+
+
+def _code(answer: Answer) -> str:
+    """The reason of a refused creation, which some answers have at the head of their message only."""
+    words = reap.words(answer.body)
+    if known := next((code for word, code in _CODES.items() if word in words), None):
+        return known
+    return words[0] if isinstance(words[0], str) and words[0] else f"status_{answer.status}"
+
+
+def _described(answer: Answer) -> str:
+    return reap.described(answer.status, answer.body)
 
 
 def _refuse(answer: Answer) -> NoReturn:
-    word = _word(answer)
-    if word == "auth_error" or answer.status in {401, 403}:
+    if reap.locked_out(answer.status, answer.body):
         raise Unavailable("Vast.ai does not let this gateway in: look at VAST_API_KEY")
-    raise Unavailable(f"Vast.ai answered with status {answer.status}: {_said(answer)}".rstrip(": "))
+    raise Unavailable(f"Vast.ai failed: {_described(answer)}")

@@ -1,4 +1,4 @@
-"""Which of Vast.ai's offers would be rented, and in which order.
+"""Decides which of Vast.ai's offers are rented, and in which order.
 
 Vast.ai does not always apply the filters that it is given, so every offer is checked again here.
 """
@@ -8,14 +8,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from gateway.providers.clouds.vast.client import Row
-from gateway.settings import Settings
+from gateway.providers.clouds.vast.settings import VastSettings
+from gateway.providers.rental.cloud import Offer
+
+Row = Mapping[str, Any]
 
 DISK_GB = 10
-MOST_OFFERS = 64  # more are not answered
+MAX_OFFERS = 64  # more are never returned
 MIN_RELIABILITY = 0.97
 MIN_INET_MBIT_S = 200
 # 530.41.03, which NVENC asks for as Debian 13's FFmpeg uses it.
@@ -29,81 +30,60 @@ NVENC: Mapping[int, re.Pattern[str]] = {
 }
 
 
-@dataclass(frozen=True)
-class Offer:
-    """What matters of an offer. `price_nano` is in nano-dollars an hour, disk included; `generation` of the encoder."""
-
-    id: int
-    machine_id: int
-    gpu: str
-    price_nano: int
-    generation: int
-
-    @property
-    def nano_per_s(self) -> int:
-        return math.ceil(self.price_nano / 3600)
-
-
-def query(settings: Settings) -> dict[str, Any]:
+def query(settings: VastSettings) -> dict[str, Any]:
     """The body of a search."""
     return {
         "type": "ondemand",
-        "limit": MOST_OFFERS,
+        "limit": MAX_OFFERS,
         "allocated_storage": DISK_GB,
-        "order": [["dph_total", "asc"]] if settings.vast_offer_order == "cost" else [["dlperf", "desc"]],
+        "order": [["dph_total", "asc"]] if settings.offer_order == "cost" else [["dlperf", "desc"]],
         "rentable": {"eq": True},
         "rented": {"eq": False},
         "verified": {"eq": True},
         "num_gpus": {"eq": 1},
         "cpu_arch": {"eq": "amd64"},
-        "compute_cap": {"gte": 750},  # cheap GPUs without a place in NVENC must not fill the answer
+        "compute_cap": {"gte": 750},  # cheap GPUs without NVENC must not fill the answer
         "reliability2": {"gte": MIN_RELIABILITY},
         "inet_up": {"gte": MIN_INET_MBIT_S},
         "inet_down": {"gte": MIN_INET_MBIT_S},
         "direct_port_count": {"gte": 1},
         "disk_space": {"gte": DISK_GB},
-        "gpu_ram": {"gte": settings.vast_min_vram_gb * 1000},
-        "dph_total": {"lte": settings.vast_max_price},
+        "gpu_ram": {"gte": settings.min_vram_gb * 1000},
+        "dph_total": {"lte": settings.max_price},
         "driver_version": {"gte": MIN_DRIVER},
-        "duration": {"gte": settings.vast_max_lifetime},
+        "duration": {"gte": settings.max_lifetime},
     }
 
 
 def wide_query() -> dict[str, Any]:
     """The body of a search for the cheapest machines of all, whether they fit or not."""
-    return {"type": "ondemand", "limit": MOST_OFFERS, "allocated_storage": DISK_GB, "order": [["dph_total", "asc"]]}
+    return {"type": "ondemand", "limit": MAX_OFFERS, "allocated_storage": DISK_GB, "order": [["dph_total", "asc"]]}
 
 
-def usable(rows: Iterable[Row], settings: Settings) -> list[Offer]:
+def usable(rows: Iterable[Row], settings: VastSettings) -> list[Offer]:
     """Those of the rows that may be rented, the best first."""
-    offers = [offer for row in rows if (offer := _offer(row, settings)) is not None]
-    if settings.vast_offer_order == "speed":
-        return sorted(offers, key=lambda offer: (-offer.generation, offer.price_nano, offer.id))
-    return sorted(offers, key=lambda offer: (offer.price_nano, offer.id))
+    offers = [_offer(row) for row in rows if unfit(row, settings) is None]
+    speed = settings.offer_order == "speed"
+    return sorted(offers, key=lambda o: (-(generation(o.gpu) or 0) if speed else 0, o.price_nano, o.id))
 
 
 def generation(gpu: str) -> int | None:
-    """Of the GPU's encoder; None when it has none, or nobody knows it."""
+    """Generation of the GPU's encoder; None when it has none or is not known."""
     return next((number for number, names in NVENC.items() if names.fullmatch(gpu)), None)
 
 
-def _offer(row: Row, settings: Settings) -> Offer | None:
-    if unfit(row, settings) is not None:
-        return None
-    gpu = _gpu(row)
-    encoder = generation(gpu)
-    assert encoder is not None
-    return Offer(row["id"], row["machine_id"], gpu, math.ceil(_number(row, "dph_total") * 1e9), encoder)
+def _offer(row: Row) -> Offer:
+    return Offer(row["id"], row["machine_id"], _gpu(row), math.ceil(_number(row, "dph_total") * 1e9))
 
 
-def unfit(row: Row, settings: Settings) -> str | None:
+def unfit(row: Row, settings: VastSettings) -> str | None:
     """Why the offer may not be rented; None when it may."""
     fits = {
-        "it makes no sense": type(row.get("id")) is int and type(row.get("machine_id")) is int,
+        "it has no ids": type(row.get("id")) is int and type(row.get("machine_id")) is int,
         "its GPU is not known to have NVENC": generation(_gpu(row)) is not None,
         "not one GPU": row.get("num_gpus") == 1,
         "rented already": row.get("rentable") is not False and row.get("rented") is not True,
-        "above VAST_MAX_PRICE": 0 < _number(row, "dph_total") <= settings.vast_max_price,
+        "above VAST_MAX_PRICE": 0 < _number(row, "dph_total") <= settings.max_price,
         "not verified by Vast.ai": row.get("verified") is True or row.get("verification") == "verified",
         "another processor than amd64": row.get("cpu_arch", "amd64") == "amd64",
         f"reliability below {MIN_RELIABILITY}": _number(row, "reliability2") >= MIN_RELIABILITY,
@@ -111,8 +91,8 @@ def unfit(row: Row, settings: Settings) -> str | None:
         >= MIN_INET_MBIT_S,
         "no port from outside": _number(row, "direct_port_count") >= 1,
         f"less than {DISK_GB} GB of disk": _number(row, "disk_space") >= DISK_GB,
-        "less memory than VAST_MIN_VRAM_GB": _number(row, "gpu_ram") >= settings.vast_min_vram_gb * 1000,
-        "offered for less than VAST_MAX_LIFETIME": _number(row, "duration") >= settings.vast_max_lifetime,
+        "less memory than VAST_MIN_VRAM_GB": _number(row, "gpu_ram") >= settings.min_vram_gb * 1000,
+        "offered for less than VAST_MAX_LIFETIME": _number(row, "duration") >= settings.max_lifetime,
         "its driver is too old": _driver(row) >= MIN_DRIVER,
     }
     return next((reason for reason, fit in fits.items() if not fit), None)
@@ -123,7 +103,7 @@ def _gpu(row: Row) -> str:
 
 
 def _number(row: Row, name: str) -> float:
-    """What is missing, or no number, fits nowhere."""
+    """A number that fits no limit for what is missing or is not a number."""
     value = row.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return -1.0

@@ -1,14 +1,14 @@
-"""Destroys rented machines that nobody else has destroyed: for a cron job on another machine than the gateway's.
+"""Destroys rented machines that nothing else has destroyed: for a cron job on another machine than the gateway's.
 
     VAST_API_KEY=… python -m gateway.providers.clouds.vast.reap --deployment NAME
     VAST_API_KEY=… python reap.py --deployment NAME        # this file alone, copied anywhere
 
-It needs nothing but requests, and of the gateway nothing at all, not even that it lives. It destroys machines whose
+It needs nothing but requests, and of the gateway nothing at all, not even that it runs. It destroys machines whose
 label has the form `reelay:NAME:<uuid>:<seconds since 1970>` and which are older than any may become, or with --all
-every one with such a label; no other label is ever touched. It concludes nothing from a listing that is not whole,
-looks at each machine again before it destroys it, and asks until Vast.ai itself says that the machine is gone.
+every one with such a label; no other label is ever touched. It concludes nothing from an incomplete listing, looks at
+each machine again before it destroys it, and asks until Vast.ai itself says that the machine is gone.
 
-It says nothing when there is nothing to do. Exit status: 0 nothing is left that should go; 1 something is (with
+It prints nothing when there is nothing to do. Exit status: 0 nothing is left that should go; 1 something is (with
 --dry-run: it would be destroyed); 2 Vast.ai could not be asked, or the call was wrong.
 """
 
@@ -21,12 +21,13 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import requests
 
-# The rule of labels.py, which a test holds this to: nothing of ours is imported here.
+# The rule of rental/labels.py, which a test holds this to: nothing of ours is imported here. The gateway imports from
+# here how Vast.ai's answers are read.
 LABEL = re.compile(
     r"reelay:(?P<deployment>[a-z0-9-]{1,32})"
     r":(?P<rental>[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
@@ -34,31 +35,32 @@ LABEL = re.compile(
 )
 BASE = "https://console.vast.ai"
 LIFETIME_S = 6 * 3600
-# The gateway and the machine itself come first.
+# The gateway and the machine itself have the first turn.
 GRACE_S = 900
-MOST = 10
+MAX_DESTROYED = 10
 # Between two calls: Vast.ai asks for 3 s between two destroys, and less between others.
 PAUSE_S = 3.1
 TRIES = 5
-# How long an error is slept off, in pauses, times the number of the try. A 429 never says how long.
-REST_PAUSES = 3
+# How long an error is waited out: so many pauses, times the number of the try.
+BACKOFF_PAUSES = 3
 TIMEOUT_S = 15
-# Cron begins the next run some time later.
+# Shorter than the time to cron's next run.
 RUN_S = 1500
 # By so much this machine's clock and Vast.ai's may differ.
 SKEW_S = 300
-PAGE, MOST_PAGES = 25, 40
+# More pages than an account of ours can fill: a listing that does not end is not believed.
+PAGE, MAX_PAGES = 25, 40
 GONE = ("no_such_instance", "not_found")
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 Result = TypeVar("Result")
 
 
-class InconclusiveListing(Exception):
-    """Vast.ai does not tell what there is, or does not do what it is asked."""
+class Unclear(Exception):
+    """Vast.ai does not say what there is, or does not do what it is asked. The text continues a sentence."""
 
 
-class LockedOut(InconclusiveListing):
+class LockedOut(Unclear):
     """The key is wrong: asking again does not help."""
 
 
@@ -66,8 +68,61 @@ class TooLong(Exception):
     """The run has had its time."""
 
 
+# ---- what an answer means
+
+
+def listing(page: Callable[[Mapping[str, object]], tuple[int, Row]]) -> list[Row]:
+    """Return all instances; `page` returns status and body for a query. Raises Unclear for an incomplete listing."""
+    found: dict[int, Row] = {}
+    token = None
+    for _ in range(MAX_PAGES):
+        status, body = page({"limit": PAGE, **({"after_token": token} if token else {})})
+        rows, token = body.get("instances"), body.get("next_token")
+        if status != 200 or body.get("success") is False or not isinstance(rows, list):
+            raise Unclear(f"does not list the machines: {described(status, body)}")
+        if not all(isinstance(row, dict) and type(row.get("id")) is int for row in rows):
+            raise Unclear("lists machines without ids")
+        found.update((row["id"], row) for row in rows)
+        if not token:
+            if body.get("total_instances") != len(found):
+                raise Unclear(f"lists {len(found)} machines of {body.get('total_instances')}")
+            return list(found.values())
+    raise Unclear("has a list of machines that does not end")
+
+
+def shown(status: int, body: Row, instance_id: int) -> Row | None:
+    """Return the instance that was asked for, or None when it certainly is gone. Raises Unclear."""
+    row = body.get("instances", body)
+    if gone(status, body) or (status == 200 and row is None):
+        return None
+    if status != 200 or not isinstance(row, dict) or row.get("id") != instance_id:
+        raise Unclear(f"does not show {instance_id}: {described(status, body)}")
+    return row
+
+
+def gone(status: int, body: Row) -> bool:
+    """Whether an error proves that there is no such instance. A wrong key gets a 404 too."""
+    return status in {404, 410} and not locked_out(status, body) and any(word in GONE for word in words(body))
+
+
+def locked_out(status: int, body: Row) -> bool:
+    return status in {401, 403} or "auth_error" in words(body)
+
+
+def words(body: Row) -> list[object]:
+    """Vast.ai's word for an error, and the words of its message: some answers have it only there."""
+    return [body.get("error"), *str(body.get("msg") or body.get("detail") or "").split()]
+
+
+def described(status: int, body: Row) -> str:
+    return f"status {status} {str(body.get('msg') or body.get('detail') or body.get('error') or '')[:200]}".strip()
+
+
+# ---- the run
+
+
 class Vast:
-    """One account; every call waits its turn and is made again where that may help."""
+    """One account. Every call waits its turn and is repeated where that may help."""
 
     def __init__(self, base: str, key: str, pause_s: float) -> None:
         self._base, self._pause_s = base.rstrip("/"), pause_s
@@ -78,72 +133,45 @@ class Vast:
         self.skew_s = 0.0
 
     def instances(self) -> list[Row]:
-        """The whole listing. Raises InconclusiveListing."""
-        return self._again(self._pages)
+        """Return the complete listing. Raises Unclear."""
+        return self._retry(lambda: listing(lambda query: self._call("GET", "/api/v1/instances/", query)))
 
     def show(self, instance_id: int) -> Row | None:
-        """None when it is gone. Raises InconclusiveListing."""
-
-        def look() -> Row | None:
-            status, body = self._call("GET", f"/api/v0/instances/{instance_id}/")
-            row = body.get("instances", body)
-            if _gone(status, body) or (status == 200 and row is None):
-                return None
-            if status != 200 or not isinstance(row, dict) or row.get("id") != instance_id:
-                raise InconclusiveListing(f"it does not show {instance_id}: {_said(status, body)}")
-            return row
-
-        return self._again(look)
+        """Return the instance, or None when it is gone. Raises Unclear."""
+        path = f"/api/v0/instances/{instance_id}/"
+        return self._retry(lambda: shown(*self._call("GET", path), instance_id))
 
     def destroy(self, instance_id: int) -> None:
-        """Ask for it; only `show` proves it. Raises InconclusiveListing."""
+        """Ask for its end; only `show` proves it. Raises Unclear."""
 
         def ask() -> None:
             status, body = self._call("DELETE", f"/api/v0/instances/{instance_id}/")
-            if status != 200 and not _gone(status, body):
-                raise InconclusiveListing(f"it does not destroy {instance_id}: {_said(status, body)}")
+            if status != 200 and not gone(status, body):
+                raise Unclear(f"does not destroy {instance_id}: {described(status, body)}")
 
-        self._again(ask)
+        self._retry(ask)
 
-    def rest(self, tries: int) -> None:
-        time.sleep(self._pause_s * REST_PAUSES * tries)
+    def back_off(self, tries: int) -> None:
+        time.sleep(self._pause_s * BACKOFF_PAUSES * tries)
 
-    def _pages(self) -> list[Row]:
-        found: dict[int, Row] = {}
-        token = None
-        for _ in range(MOST_PAGES):
-            query = {"limit": PAGE, **({"after_token": token} if token else {})}
-            status, body = self._call("GET", "/api/v1/instances/", query)
-            rows, token = body.get("instances"), body.get("next_token")
-            if status != 200 or body.get("success") is False or not isinstance(rows, list):
-                raise InconclusiveListing(f"it does not list the machines: {_said(status, body)}")
-            if not all(isinstance(row, dict) and type(row.get("id")) is int for row in rows):
-                raise InconclusiveListing("it lists machines that make no sense")
-            found.update((row["id"], row) for row in rows)
-            if not token:
-                if body.get("total_instances") != len(found):
-                    raise InconclusiveListing(f"it lists {len(found)} machines of {body.get('total_instances')}")
-                return list(found.values())
-        raise InconclusiveListing("its list of machines does not end")
-
-    def _again(self, do: Callable[[], Result]) -> Result:
+    def _retry(self, do: Callable[[], Result]) -> Result:
         for tries in range(1, TRIES):
             try:
                 return do()
             except LockedOut:
                 raise
-            except InconclusiveListing:
-                self.rest(tries)
+            except Unclear:
+                self.back_off(tries)
         return do()
 
-    def _call(self, method: str, path: str, query: Row | None = None) -> tuple[int, Row]:
+    def _call(self, method: str, path: str, query: Mapping[str, Any] | None = None) -> tuple[int, Row]:
         time.sleep(max(0.0, self._next_at - time.monotonic()))
         try:
             answer = self._http.request(
                 method, self._base + path, params=query, timeout=TIMEOUT_S, allow_redirects=False
             )
         except requests.RequestException as error:
-            raise InconclusiveListing(f"it cannot be reached: {type(error).__name__}") from error
+            raise Unclear(f"cannot be reached: {type(error).__name__}") from error
         finally:
             self._next_at = time.monotonic() + self._pause_s
         self._compare_clocks(answer.headers.get("Date"))
@@ -152,8 +180,8 @@ class Vast:
         except ValueError:
             body = None
         body = body if isinstance(body, dict) else {}
-        if answer.status_code in {401, 403} or "auth_error" in _words(body):
-            raise LockedOut(f"it does not let us in: {_said(answer.status_code, body)}; look at VAST_API_KEY")
+        if locked_out(answer.status_code, body):
+            raise LockedOut(f"does not let us in: {described(answer.status_code, body)}; look at VAST_API_KEY")
         return answer.status_code, body
 
     def _compare_clocks(self, date: str | None) -> None:
@@ -163,22 +191,8 @@ class Vast:
             self.skew_s = 0.0
 
 
-def _gone(status: int, body: Row) -> bool:
-    """A 404 is read, not assumed: a wrong key gets one too."""
-    return status in {404, 410} and any(word in GONE for word in _words(body))
-
-
-def _words(body: Row) -> list[object]:
-    """Vast.ai's word for an error, which some answers have at the head of their message only."""
-    return [body.get("error"), *str(body.get("msg") or body.get("detail") or "").split()]
-
-
-def _said(status: int, body: Row) -> str:
-    return f"status {status} {str(body.get('msg') or body.get('detail') or body.get('error') or '')[:200]}".strip()
-
-
 def began(row: Row, deployment: str) -> float | None:
-    """Since when the machine is there, in seconds since 1970; None for one that is not this deployment's."""
+    """When the machine was made, in seconds since 1970; None for one that is not this deployment's."""
     label = row.get("label")
     found = LABEL.fullmatch(label) if isinstance(label, str) else None
     if found is None or found["deployment"] != deployment:
@@ -197,25 +211,25 @@ class Reaper:
         self._left: set[int] = set()
 
     def run(self) -> bool:
-        """Whether all is gone that should be. Raises InconclusiveListing."""
+        """Destroy what should go; return whether all of it is gone. Raises Unclear."""
         for looks in range(TRIES):
             doomed = self._doomed(self._vast.instances())
             if self._wish.dry_run:
                 for row, age_s in doomed:
-                    tell(f"{named(row, age_s)} would be destroyed")
+                    report(f"{named(row, age_s)} would be destroyed")
                 return not doomed
             if not doomed and looks:  # one listing alone may lag
                 return not self._left
             for row, age_s in doomed:
                 self._end(row, age_s)
-        tell("new machines came as fast as they were destroyed: is a gateway running?")
+        report("new machines came as fast as they were destroyed: is a gateway running?")
         return False
 
     def _doomed(self, rows: list[Row]) -> list[tuple[Row, float]]:
-        """Those that shall go and were not tried yet, with their ages in seconds, the oldest first."""
+        """Those that should go and were not tried yet, with their ages in seconds, the oldest first."""
         if not self._wish.all and abs(self._vast.skew_s) > SKEW_S:
-            raise InconclusiveListing(
-                f"its clock and this machine's differ by {self._vast.skew_s:.0f} s; ages cannot be told"
+            raise Unclear(
+                f"has a clock that differs from this machine's by {self._vast.skew_s:.0f} s; ages are not known"
             )
         now, tried = time.time(), self._done | self._left
         ours = [(row, now - at) for row in rows if (at := began(row, self._wish.deployment)) is not None]
@@ -225,15 +239,15 @@ class Reaper:
     def _end(self, row: Row, age_s: float) -> None:
         instance_id = row["id"]
         if len(self._done) + len(self._left) >= self._wish.most:
-            tell(f"{named(row, age_s)} is left: only {self._wish.most} are destroyed in a run (--most)")
+            report(f"{named(row, age_s)} is left: only {self._wish.most} are destroyed in a run (--most)")
             self._left.add(instance_id)
             return
         try:
             ended = self._destroyed(row)
         except LockedOut:
             raise
-        except InconclusiveListing as error:
-            tell(f"{named(row, age_s)} is left: {error}")
+        except Unclear as error:
+            report(f"{named(row, age_s)} is left: Vast.ai {error}")
             self._left.add(instance_id)
             return
         (self._done if ended else self._left).add(instance_id)
@@ -245,18 +259,18 @@ class Reaper:
             shown = self._vast.show(instance_id)
             if shown is None:
                 if tries:  # else a listing that lags showed it
-                    tell(f"{name} is destroyed")
+                    report(f"{name} is destroyed")
                 return True
             if shown.get("label") != row["label"]:
-                tell(f"{name} is left: its label is {shown.get('label')!r} now")
+                report(f"{name} is left: its label is {shown.get('label')!r} now")
                 return False
             if tries:
-                self._vast.rest(1)
+                self._vast.back_off(1)
             self._vast.destroy(instance_id)
         if self._vast.show(instance_id) is None:
-            tell(f"{name} is destroyed")
+            report(f"{name} is destroyed")
             return True
-        tell(f"{name} is left: it is still there after {TRIES} destroys")
+        report(f"{name} is left: it is still there after {TRIES} destroys")
         return False
 
 
@@ -266,7 +280,7 @@ def named(row: Row, age_s: float) -> str:
     return f"{row['id']} {row['label']} ({age_s / 3600:.1f} h{cost})"
 
 
-def tell(text: str) -> None:
+def report(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
@@ -277,12 +291,14 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         prog="reap", description=head, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     lifetime_s = os.environ.get("VAST_MAX_LIFETIME") or str(LIFETIME_S)
-    oldest = f"default: VAST_MAX_LIFETIME ({LIFETIME_S}) and {GRACE_S}"
+    oldest = f"default: VAST_MAX_LIFETIME ({LIFETIME_S}) plus {GRACE_S}"
     parser.add_argument("--deployment", default=os.environ.get("DEPLOYMENT"), help="default: DEPLOYMENT")
-    parser.add_argument("--max-age", type=float, metavar="SECONDS", help=f"older ones go; {oldest}")
-    parser.add_argument("--all", action="store_true", help="every machine of the deployment goes, whatever it does")
-    parser.add_argument("--dry-run", action="store_true", help="tell what would be destroyed, and destroy nothing")
-    parser.add_argument("--most", type=int, default=MOST, metavar="N", help=f"destroy so many at most ({MOST})")
+    parser.add_argument("--max-age", type=float, metavar="SECONDS", help=f"destroy older ones; {oldest}")
+    parser.add_argument("--all", action="store_true", help="destroy every machine of the deployment, whatever it does")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be destroyed, and destroy nothing")
+    parser.add_argument(
+        "--most", type=int, default=MAX_DESTROYED, metavar="N", help=f"destroy at most N ({MAX_DESTROYED})"
+    )
     parser.add_argument("--pause", type=float, default=PAUSE_S, metavar="SECONDS", help=argparse.SUPPRESS)
     wish = parser.parse_args(argv)
     if not re.fullmatch(r"[a-z0-9-]{1,32}", wish.deployment or ""):
@@ -292,9 +308,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     try:
         wish.max_age = wish.max_age if wish.max_age is not None else float(lifetime_s) + GRACE_S
     except ValueError:
-        parser.error("VAST_MAX_LIFETIME is no number")
-    if not wish.max_age >= GRACE_S:  # no number neither
-        parser.error(f"--max-age: {GRACE_S} at least; --all takes all")
+        parser.error("VAST_MAX_LIFETIME is not a number")
+    if not wish.max_age >= GRACE_S:  # nor is NaN
+        parser.error(f"--max-age: at least {GRACE_S}; --all takes all")
     return wish
 
 
@@ -305,15 +321,15 @@ def main(argv: list[str] | None = None) -> int:
     vast = Vast(os.environ.get("VAST_API_BASE") or BASE, os.environ["VAST_API_KEY"], wish.pause)
     try:
         return 0 if Reaper(vast, wish).run() else 1
-    except (InconclusiveListing, TooLong) as error:
-        sys.stderr.write(f"Vast.ai was of no use: {error}\n")
+    except (Unclear, TooLong) as error:
+        sys.stderr.write(f"Vast.ai {error}\n")
         return 2
     finally:
         signal.alarm(0)
 
 
 def _too_long(*_: object) -> NoReturn:
-    raise TooLong(f"not finished after {RUN_S} s")
+    raise TooLong(f"was not done with after {RUN_S} s")
 
 
 if __name__ == "__main__":

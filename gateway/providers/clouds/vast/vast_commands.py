@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import click
@@ -17,18 +16,18 @@ from gateway.db.migrations import migrate
 from gateway.db.rental_store import Rentals
 from gateway.domain.rentals import CHANGES, Rental, Stage, move
 from gateway.providers.base import Unavailable
-from gateway.providers.clouds.vast import PROVIDER, offers, rental_text
-from gateway.providers.clouds.vast.client import Client, Row
+from gateway.providers.clouds.vast import offers, rental_text
+from gateway.providers.clouds.vast.client import VastCloud
+from gateway.providers.clouds.vast.settings import VastSettings
+from gateway.providers.command_support import counted, settings_here, shown_errors
 from gateway.providers.rental import labels
+from gateway.providers.rental.cloud import Machine
 from gateway.providers.rental.provisioner import free
-from gateway.providers.runpod.endpoint.form import HIDDEN
-from gateway.providers.runpod.endpoint.runpod_commands import settings_here
-from gateway.settings import Settings
 from gateway.wiring import services
 
 Answer = TypeVar("Answer")
 
-# A destroy that was answered well may have done nothing.
+# A destroy that was accepted may have done nothing.
 TRIES, PAUSE_S = 5, 3.0
 LOOKS = 3
 # `code` of a machine that was ended by hand.
@@ -37,7 +36,7 @@ BY_HAND = "operator"
 vast = OnDatabase(
     "vast",
     help="Machines rented at Vast.ai. Needs VAST_API_KEY and DEPLOYMENT; where a gateway is set up, its database too.",
-    hint="python -m gateway.providers.clouds.vast.reap needs none, and ends what this DEPLOYMENT has rented.",
+    hint="python -m gateway.providers.clouds.vast.reap needs none, and destroys what this DEPLOYMENT has rented.",
 )
 
 
@@ -45,30 +44,28 @@ vast = OnDatabase(
 def vast_offers() -> None:
     """Show what would be rented now, what it costs, and why cheaper machines would not. Rents nothing."""
     settings = _settings()
-    with _told(settings):
-        client = Client(settings.vast_api_base, settings.vast_api_key or "")
-        credit = _patiently(client.credit)
-        fitting = offers.usable(_patiently(lambda: client.search(offers.query(settings))), settings)
-        cheapest = _patiently(lambda: client.search(offers.wide_query()))
-    rows = _rows(settings)
+    cloud = VastCloud(settings)
+    with shown_errors(Unavailable, [settings.api_key]):
+        credit = _patiently(cloud.credit)
+        fitting = _patiently(cloud.search)
+        cheapest = _patiently(lambda: cloud.offer_rows(offers.wide_query()))
+    rows = _rows()
     found = free(fitting, rows, SystemClock().now_ms()) if rows else fitting
     unfit = [offers.unfit(row, settings) for row in cheapest]
     click.echo(rental_text.offers_text(found, len(fitting) - len(found), unfit, settings))
-    if told := list(rental_text.obstacles(credit, rows.fleet_state() if rows else None, settings)):
-        click.echo("\n" + "\n".join(told))
+    if obstacles := list(rental_text.obstacles(credit, rows.fleet_state() if rows else None, settings)):
+        click.echo("\n" + "\n".join(obstacles))
     if not found:
         raise click.exceptions.Exit(1)
 
 
 @vast.command("rentals")
-def vast_instances() -> None:
-    """Show what lives at Vast.ai beside what the gateway knows of it."""
+def vast_rentals() -> None:
+    """Show the machines at Vast.ai beside what the gateway knows of them."""
     settings = _settings(deployment=True)
-    with _told(settings):
-        listed = _patiently(Client(settings.vast_api_base, settings.vast_api_key or "").instances)
-    rows = _rows(settings)
-    known = rows.living() if rows else None
-    click.echo(rental_text.instances_text(listed, known, settings, SystemClock().now_ms()))
+    with shown_errors(Unavailable, [settings.api_key]):
+        listed = _patiently(VastCloud(settings).list)
+    _show(listed, _rows(), settings)
 
 
 @vast.command("destroy")
@@ -76,88 +73,87 @@ def vast_instances() -> None:
 @click.option("--all", "all_", is_flag=True, help="All of this DEPLOYMENT.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def vast_destroy(rental: str | None, all_: bool, yes: bool) -> None:
-    """Destroy the machine with Vast.ai's id INSTANCE, or with the gateway's, and wait for the proof."""
+    """Destroy the machine RENTAL, by Vast.ai's id or the gateway's, and wait for the proof."""
     if (rental is None) is not all_:
         raise click.UsageError("Name a rental, or give --all.")
     settings = _settings(deployment=True)
-    rows = _rows(settings)
-    with _told(settings):
-        client = Client(settings.vast_api_base, settings.vast_api_key or "")
-        listed = _patiently(client.instances)
-        chosen = (
-            [row for row in listed if labels.ours(row, settings.deployment)]
-            if all_
-            else [_named(rental or "", listed, rows)]
-        )
-        for row in chosen:
-            if not labels.ours(row, settings.deployment):
-                raise click.ClickException(
-                    f"{row['id']} has the label {row.get('label')!r}, which is not one of {settings.deployment}: "
-                    "it is left alone."
-                )
+    rows, cloud = _rows(), VastCloud(settings)
+    with shown_errors(Unavailable, [settings.api_key]):
+        listed = _patiently(cloud.list)
+        if all_:
+            chosen = [machine for machine in listed if labels.ours(machine.label, settings.deployment)]
+        else:
+            chosen = [_named(rental or "", listed, rows, settings)]
         if not chosen:
             click.echo("There is nothing to destroy.")
             return
-        click.echo(
-            rental_text.instances_text(chosen, rows.living() if rows else None, settings, SystemClock().now_ms())
-        )
+        _show(chosen, rows, settings)
         if not yes:
-            click.confirm(f"Destroy {rental_text.machines(len(chosen))}? Jobs there begin anew elsewhere", abort=True)
-        left = [row["id"] for row in chosen if not _destroyed(client, row, rows)]
+            click.confirm(f"Destroy {counted(len(chosen), 'machine')}? Jobs there begin again elsewhere", abort=True)
+        left = [machine.id for machine in chosen if not _destroyed(cloud, machine, rows)]
     if left:
         raise click.ClickException(f"Not gone yet: {', '.join(map(str, left))}. They are paid for until they are.")
 
 
-def _settings(*, deployment: bool = False) -> Settings:
-    settings = settings_here()
-    if not settings.vast_api_key:
+def _settings(*, deployment: bool = False) -> VastSettings:
+    settings = settings_here().of(VastSettings)
+    if not settings.api_key:
         raise click.ClickException("VAST_API_KEY is not set.")
     if deployment and not settings.deployment:
-        raise click.ClickException("DEPLOYMENT is not set: without it nobody knows which machines are ours.")
+        raise click.ClickException("DEPLOYMENT is not set: without it our machines cannot be told from others.")
     return settings
 
 
-def _rows(settings: Settings) -> Rentals | None:
+def _rows() -> Rentals | None:
     """The records of the gateway; None where none is set up."""
     if "reelay" not in current_app.extensions:
         return None
-    migrate(settings)
-    return Rentals(services().store, PROVIDER)
+    migrate(services().settings)
+    return Rentals(services().store, VastCloud.name)
 
 
-def _named(name: str, listed: list[Row], rows: Rentals | None) -> Row:
+def _show(machines: Sequence[Machine], rows: Rentals | None, settings: VastSettings) -> None:
+    known = rows.living() if rows else None
+    click.echo(rental_text.rentals_text(machines, known, settings, SystemClock().now_ms()))
+
+
+def _named(name: str, listed: Sequence[Machine], rows: Rentals | None, settings: VastSettings) -> Machine:
     record = rows.get(name) if rows else None
     wanted = str(record.remote_id) if record else name
-    for row in listed:
-        if str(row["id"]) == wanted:
-            return row
-    raise click.ClickException(f"Vast.ai lists no rental {name}; `rentals` shows them all.")
+    found = next((machine for machine in listed if str(machine.id) == wanted), None)
+    if found is None:
+        raise click.ClickException(f"Vast.ai lists no rental {name}; `rentals` shows them all.")
+    if not labels.ours(found.label, settings.deployment):
+        raise click.ClickException(
+            f"{found.id} has the label {found.label!r}, which is not one of {settings.deployment}: it is left alone."
+        )
+    return found
 
 
-def _destroyed(client: Client, row: Row, rows: Rentals | None) -> bool:
-    """Whether it is proven to be gone. What is recorded comes first, so that no job goes there in the meantime."""
-    record = next((one for one in rows.living() if one.remote_id == row["id"]), None) if rows else None
+def _destroyed(cloud: VastCloud, machine: Machine, rows: Rentals | None) -> bool:
+    """Destroy it, first in the records so that it gets no more jobs; return whether it is proven to be gone."""
+    record = next((one for one in rows.living() if one.remote_id == machine.id), None) if rows else None
     if record:
         _record(record, Stage.DESTROYING)
     for _ in range(TRIES):
         try:
-            shown = client.show(row["id"])
-            if shown is not None and shown.get("label") != row["label"]:
-                click.echo(f"{row['id']} has another label by now and is left alone.")
+            shown = cloud.get(machine.id)
+            if shown is not None and shown.label != machine.label:
+                click.echo(f"{machine.id} has another label now and is left alone.")
                 return False
-            if shown is None or client.destroy(row["id"]) or client.show(row["id"]) is None:
-                click.echo(f"{row['id']} is destroyed.")
+            if shown is None or cloud.destroy(machine.id) or cloud.get(machine.id) is None:
+                click.echo(f"{machine.id} is destroyed.")
                 if record:
                     _record(record, Stage.GONE)
                 return True
         except Unavailable as error:
-            click.echo(f"{row['id']}: {error}", err=True)
+            click.echo(f"{machine.id}: {error}", err=True)
         time.sleep(PAUSE_S)
     return False
 
 
 def _record(record: Rental, stage: Stage) -> None:
-    """The pool of a gateway that runs may have changed it since; it does not mind this change."""
+    """A running gateway may have changed the record since; it accepts this change at any time."""
     here = services()
     with here.store.transaction() as tx:
         fresh = rental_store.one_locked(tx, record.id)
@@ -167,19 +163,10 @@ def _record(record: Rental, stage: Stage) -> None:
 
 
 def _patiently(ask: Callable[[], Answer]) -> Answer:
-    """A gateway that calls with the same key at the same moment makes Vast.ai refuse one of the two."""
+    """Ask again: when a gateway calls with the same key at the same moment Vast.ai refuses one of the two."""
     for _ in range(LOOKS - 1):
         try:
             return ask()
         except Unavailable:
             time.sleep(PAUSE_S)
     return ask()
-
-
-@contextmanager
-def _told(settings: Settings) -> Iterator[None]:
-    """Errors as text, without the key."""
-    try:
-        yield
-    except Unavailable as error:
-        raise click.ClickException(str(error).replace(settings.vast_api_key or "", HIDDEN)) from error

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.providers.command_support import HIDDEN
 from gateway.providers.runpod.endpoint.wanted import is_secret
-
-HIDDEN = "(hidden)"
 
 
 @dataclass(frozen=True)
 class Field:
-    """A field of the form; `unit` is what the management API's number is `per` of."""
+    """A field of the form."""
 
+    #: As RunPod's page calls it.
     label: str
+    #: Why the value is what it is.
     why: str
+    #: In which the value is shown.
     unit: str = ""
+    #: How many of the management API's units make one of these.
     per: int = 1
 
 
@@ -81,11 +84,3 @@ def shown(path: str, value: Any) -> str:
     if field.unit and isinstance(value, int | float):
         return f"{value / field.per:g} {field.unit}"
     return str(value)
-
-
-def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """Columns of text, each as wide as its widest cell."""
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]
-    )

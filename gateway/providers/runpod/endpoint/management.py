@@ -10,24 +10,24 @@ import requests
 
 from gateway.providers.http import Answer, Api, never_sent
 from gateway.providers.runpod.endpoint.failures import AnswerLost, EndpointError
-from gateway.settings import Settings
+from gateway.providers.runpod.settings import RunPodSettings
 
 Endpoint = Mapping[str, Any]
 
 
 class Management:
-    """Endpoints of the account whose key is RUNPOD_API_KEY. Every call may raise EndpointError, and nothing else."""
+    """Endpoints of the account RUNPOD_API_KEY. Every call may raise EndpointError, and nothing else."""
 
-    def __init__(self, settings: Settings) -> None:
-        if not settings.runpod_api_key:
+    def __init__(self, settings: RunPodSettings) -> None:
+        if not settings.api_key:
             raise EndpointError("RUNPOD_API_KEY is not set; make one at https://console.runpod.io/user/settings.")
-        if (urlsplit(settings.runpod_management_base).hostname or "").endswith(".runpod.ai"):
+        if (urlsplit(settings.management_base).hostname or "").endswith(".runpod.ai"):
             raise EndpointError(
                 "RUNPOD_MANAGEMENT_BASE is where jobs are sent; endpoints are managed on api.runpod.io/v2."
             )
-        headers = {"Authorization": f"Bearer {settings.runpod_api_key}"}
-        self._api = Api(settings.runpod_management_base, headers, keep_alive=False)
-        self._jobs = Api(settings.runpod_api_base, headers, keep_alive=False)
+        headers = {"Authorization": f"Bearer {settings.api_key}"}
+        self._api = Api(settings.management_base, headers, keep_alive=False)
+        self._jobs = Api(settings.api_base, headers, keep_alive=False)
 
     def find(self, name: str, endpoint_id: str | None = None) -> Endpoint | None:
         """The endpoint with that id, or without one that of that name. Two of the same name are an error."""
@@ -65,7 +65,7 @@ class Management:
         answer = _well(_call(self._jobs, "GET", f"/{quote(endpoint_id, safe='')}/health"))
         counts = {part: answer.body.get(part) for part in ("jobs", "workers")}
         if not all(isinstance(part, dict) and set(map(type, part.values())) <= {int} for part in counts.values()):
-            raise EndpointError("RunPod's answer about the queue makes no sense.")
+            raise EndpointError("RunPod's answer about the queue is not understood.")
         return counts  # type: ignore[return-value]
 
     def _by_id(self, endpoint_id: str) -> Endpoint:
@@ -102,25 +102,25 @@ def _well(answer: Answer) -> Answer:
 
 def _endpoint(answer: Answer) -> Endpoint:
     if not isinstance(answer.body.get("id"), str) or not isinstance(answer.body.get("env") or {}, dict):
-        raise AnswerLost(f"RunPod's answer makes no sense (status {answer.status}).")
+        raise AnswerLost(f"RunPod's answer is not understood (status {answer.status}).")
     return answer.body
 
 
 def _objects(answer: Answer, name: str) -> list[Mapping[str, Any]]:
     rows = answer.body.get(name)
     if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("id"), str) for row in rows):
-        raise EndpointError(f"RunPod's answer makes no sense: it has no {name}.")
+        raise EndpointError(f"RunPod's answer is not understood: it has no {name}.")
     return rows
 
 
 def _problem(answer: Answer) -> str:
     """An RFC 9457 problem in one line, with what to do where we know it."""
     said = answer.body
-    told = [str(said[key]) for key in ("title", "detail") if said.get(key)]
+    parts = [str(said[key]) for key in ("title", "detail") if said.get(key)]
     if isinstance(said.get("errors"), list):
-        told += [str(error) for error in said["errors"]]
+        parts += [str(error) for error in said["errors"]]
     advice = {401: "Is RUNPOD_API_KEY right?", 403: "The key RUNPOD_API_KEY lacks the permission for endpoints."}
     if answer.status == 429:
         advice[429] = f"Try again in {answer.retry_after_s or 60:g} s."
-    text = f"RunPod answered with status {answer.status}: {'; '.join(told) or 'without a reason'}."
+    text = f"RunPod answered with status {answer.status}: {'; '.join(parts) or 'without a reason'}."
     return f"{text} {advice.get(answer.status, '')}".strip()

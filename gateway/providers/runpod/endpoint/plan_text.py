@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gateway.providers.command_support import counted, table
 from gateway.providers.runpod.endpoint import estimate
-from gateway.providers.runpod.endpoint.form import label, shown, table
+from gateway.providers.runpod.endpoint.form import label, shown
 from gateway.providers.runpod.endpoint.management import Endpoint
 from gateway.providers.runpod.endpoint.plan import Line, Plan
 from gateway.providers.runpod.endpoint.wanted import Wanted
@@ -19,7 +20,7 @@ def plan_text(plan: Plan) -> str:
     if plan.present is None:
         last = "There is no such endpoint; `apply` creates it."
     elif plan.changes:
-        last = f"`apply` changes {_fields(len(plan.changes))}."
+        last = f"`apply` changes {counted(len(plan.changes), 'field')}."
     else:
         last = "Nothing to change."
     return f"{_title(plan.wanted.name, plan.present)}\n\n{table(head, rows)}\n\n{last}"
@@ -31,7 +32,7 @@ def applied_text(before: Plan, after: Plan) -> str:
     if before.present is None:
         return f"{title} is created. Tell the gateway: RUNPOD_ENDPOINT_ID={after.present['id']}"
     if before.changes:
-        return f"{title}: {_fields(len(before.changes))} changed."
+        return f"{title}: {counted(len(before.changes), 'field')} changed."
     return f"{title} is as wanted; nothing was changed."
 
 
@@ -91,10 +92,6 @@ def _mark(plan: Plan, line: Line) -> str:
     if plan.present is None or not line.differs:
         return ""
     return "removed" if line.wanted is None else "changed"
-
-
-def _fields(count: int) -> str:
-    return f"{count} field" if count == 1 else f"{count} fields"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
-from flask import current_app
 from flask.cli import AppGroup
 
-from common.settings import SettingsError, read
+from gateway.providers.command_support import settings_here, shown_errors
 from gateway.providers.runpod.endpoint import plan_text
 from gateway.providers.runpod.endpoint.failures import EndpointError
-from gateway.providers.runpod.endpoint.form import HIDDEN
 from gateway.providers.runpod.endpoint.management import Management
 from gateway.providers.runpod.endpoint.plan import apply, look
-from gateway.providers.runpod.endpoint.wanted import Wanted, is_secret, load, name_in
-from gateway.settings import Settings
-from gateway.wiring import services
+from gateway.providers.runpod.endpoint.wanted import is_secret, load, name_in
+from gateway.providers.runpod.settings import RunPodSettings
 
 runpod = AppGroup(
     "runpod",
@@ -37,11 +32,11 @@ _IMAGE = click.option("--image", help="Image of the worker, account/name:tag, in
 @click.option("--check", is_flag=True, help="Exit with 1 when `apply` would change something.")
 def runpod_plan(file: Path, image: str | None, check: bool) -> None:
     """Show what is wanted, what is there, and what it costs. Changes nothing."""
-    settings = settings_here()
-    with _told(settings):
+    settings = settings_here().of(RunPodSettings)
+    with shown_errors(EndpointError, [settings.api_key]):
         wanted = load(file, image)
-        plan = look(Management(settings), wanted, settings.runpod_endpoint_id)
-    click.echo(f"{plan_text.plan_text(plan)}\n\n{plan_text.costs_text(wanted, settings.runpod_gpu_prices)}")
+        plan = look(Management(settings), wanted, settings.endpoint_id)
+    click.echo(f"{plan_text.plan_text(plan)}\n\n{plan_text.costs_text(wanted, settings.gpu_prices)}")
     if check and (plan.present is None or plan.changes):
         raise click.exceptions.Exit(1)
 
@@ -51,12 +46,13 @@ def runpod_plan(file: Path, image: str | None, check: bool) -> None:
 @_IMAGE
 def runpod_apply(file: Path, image: str | None) -> None:
     """Create the endpoint, or change what differs. Doing it again changes nothing."""
-    settings = settings_here()
-    with _told(settings):
+    settings = settings_here().of(RunPodSettings)
+    with shown_errors(EndpointError, [settings.api_key]):
         wanted = load(file, image)
-        with _told(settings, wanted):
+        secrets = [value for name, value in wanted.body["env"].items() if is_secret(name, value)]
+        with shown_errors(EndpointError, [settings.api_key, *secrets]):
             management = Management(settings)
-            before = look(management, wanted, settings.runpod_endpoint_id)
+            before = look(management, wanted, settings.endpoint_id)
             click.echo(f"{plan_text.plan_text(before)}\n")
             after = apply(management, before)
     click.echo(plan_text.applied_text(before, after))
@@ -68,37 +64,13 @@ def runpod_apply(file: Path, image: str | None) -> None:
 @_FILE
 def runpod_status(file: Path) -> None:
     """Show workers and queue of RUNPOD_ENDPOINT_ID, or of the endpoint that the file names."""
-    settings = settings_here()
-    with _told(settings):
-        name = "" if settings.runpod_endpoint_id else name_in(file)
+    settings = settings_here().of(RunPodSettings)
+    with shown_errors(EndpointError, [settings.api_key]):
+        name = "" if settings.endpoint_id else name_in(file)
         management = Management(settings)
-        endpoint = management.find(name, settings.runpod_endpoint_id)
+        endpoint = management.find(name, settings.endpoint_id)
         if endpoint is None:
             raise EndpointError(f"There is no endpoint {name!r}; `apply` creates it.")
         key = str(endpoint["id"])
         text = plan_text.status_text(endpoint, management.workers(key), management.health(key))
     click.echo(text)
-
-
-def settings_here() -> Settings:
-    """The gateway's, or where none is set up the environment's without what a gateway must have."""
-    if "reelay" in current_app.extensions:
-        return services().settings
-    try:
-        return read(Settings)
-    except SettingsError as error:
-        raise click.ClickException(f"Wrong settings: {error}") from error
-
-
-@contextmanager
-def _told(settings: Settings, wanted: Wanted | None = None) -> Iterator[None]:
-    """Errors as text, without the secrets that RunPod may have quoted."""
-    env = wanted.body["env"] if wanted else {}
-    secrets = [settings.runpod_api_key, *(value for name, value in env.items() if is_secret(name, value))]
-    try:
-        yield
-    except EndpointError as error:
-        text = str(error)
-        for secret in filter(None, secrets):
-            text = text.replace(secret, HIDDEN)
-        raise click.ClickException(text) from error

@@ -6,63 +6,72 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from common.settings import SettingsError, read
+from common.settings import SettingsError, read, variables
+from gateway.configuration import check, read_settings
 from gateway.providers.base import Unavailable
+from gateway.providers.clouds.vast.client import creation
+from gateway.providers.clouds.vast.settings import VastSettings
+from gateway.providers.registry import PROVIDERS
 from gateway.providers.rental.addresses import KEPT_MS, RETRY_MS, Addresses
+from gateway.providers.rental.cloud import Order
 from gateway.providers.rental.environment import environment
 from gateway.providers.worker_client import worker_secrets
 from gateway.settings import Settings as GatewaySettings
-from gateway.settings import check
 from gateway.signing import Signer
 from handler.http_worker import _check
 from handler.settings import Settings as WorkerSettings
 from tests.gateway.conftest import SECRET_KEY, FixedClock
 from tests.servers import FileServer, Reply, Request
 
-GIVEN = GatewaySettings(providers=("vast",), secret_key=(SECRET_KEY, "older-" + SECRET_KEY), vast_concurrency=2)
+GIVEN = VastSettings(concurrency=2)
 RENTAL = "0190aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee"
 
 
+SIGNER = Signer((SECRET_KEY, "older-" + SECRET_KEY))
+
+
 def told(
-    settings: GatewaySettings = GIVEN, rental: str = RENTAL, allowed: tuple[str, ...] = ("192.0.2.1",)
+    settings: VastSettings = GIVEN,
+    signer: Signer = SIGNER,
+    rental: str = RENTAL,
+    allowed: tuple[str, ...] = ("192.0.2.1",),
 ) -> dict[str, str]:
-    return environment(settings, Signer(settings.secret_key), rental, allowed)
+    return environment(settings, signer, rental, allowed)
 
 
 # ---- what it is told
 
 
 def test_no_secret_of_ours_is_in_it() -> None:
-    """Every setting that could hold one has a text of its own, which is looked for in what Vast.ai gets."""
-    texts = {
-        field.name: f"sentinel-{field.name}-{'0' * 32}"
-        for field in dataclasses.fields(GatewaySettings)
-        if field.type in {"str", "str | None"}
+    """Every setting that could hold one has a text of its own, which is looked for in what a cloud gets."""
+    classes = [GatewaySettings, *(provider.settings for provider in PROVIDERS.values())]
+    variables_of_text = {
+        name: f.name for cls in classes for name, f in variables(cls).items() if f.type in {"str", "str | None"}
     }
-    assert {"x_api_key", "runpod_api_key", "vast_api_key", "s3_secret_access_key", "database_url"} <= texts.keys()
-    given: dict[str, Any] = {**texts, "secret_key": ("sentinel-secret-key-" + "0" * 32,)}
-    said = json.dumps(told(replace(GIVEN, **given)))
-    assert "sentinel" not in said
+    secrets = {"X_API_KEY", "RUNPOD_API_KEY", "VAST_API_KEY", "S3_SECRET_ACCESS_KEY", "DATABASE_URL"}
+    assert secrets <= variables_of_text.keys()
+    own = {f.name: f"sentinel-{f.name}-{'0' * 32}" for f in dataclasses.fields(VastSettings) if "str" in str(f.type)}
+    own.pop("allowed_ips")
+    settings, signer = replace(GIVEN, **own), Signer(("sentinel-secret-key-" + "0" * 32,))
+    order = Order("image", "label", told(settings, signer), 3334)
+    assert "sentinel" not in json.dumps(creation(order))
     assert SECRET_KEY not in json.dumps(told())
 
 
-def test_the_worker_understands_it_and_takes_the_gateway_in() -> None:
-    worker = read(
-        WorkerSettings, {k: v for k, v in told(allowed=("192.0.2.1", "2001:db8::/32")).items() if "-p" not in k}
-    )
+def test_the_worker_understands_it_and_lets_the_gateway_in() -> None:
+    worker = read(WorkerSettings, told(allowed=("192.0.2.1", "2001:db8::/32")))
     _check(worker)
-    secrets = worker_secrets(Signer((SECRET_KEY,)), RENTAL)
+    secrets = worker_secrets(SIGNER, RENTAL)
     assert (worker.session_token, worker.worker_api_key) == (secrets["SESSION_TOKEN"], secrets["WORKER_API_KEY"])
     assert worker.worker_tls and worker.worker_host == "0.0.0.0" and worker.worker_port == 3334
     assert worker.allowed_ips == ("192.0.2.1", "2001:db8::/32")
     assert worker.worker_concurrency == 2
-    assert worker.worker_lifetime_seconds == GIVEN.vast_max_lifetime
+    assert worker.worker_lifetime_seconds == GIVEN.max_lifetime
     assert worker.worker_silence_seconds == 420
-    assert told()["-p 3334:3334"] == "1" and told()["WORKER_MODE"] == "http"
+    assert told()["WORKER_MODE"] == "http"
 
 
 def test_every_machine_has_secrets_of_its_own_that_a_restart_finds_again() -> None:
@@ -74,15 +83,16 @@ def test_every_machine_has_secrets_of_its_own_that_a_restart_finds_again() -> No
 
 
 def test_a_value_that_is_too_long_for_vast_is_not_sent() -> None:
-    assert all(len(value) <= 256 for value in told().values())
+    order = Order("image", "label", told(), 3334)
+    assert creation(order)["env"] == {"-p 3334:3334": "1", **told()}
     with pytest.raises(AssertionError, match="too long"):
-        told(allowed=("2001:db8::/32",) * 30)
+        creation(replace(order, environment=told(allowed=("2001:db8::/32",) * 30)))
 
 
 @pytest.mark.parametrize("wrong", ["here", "192.0.2.1/8", "300.1.1.1", ",".join(["192.0.2.1"] * 40)])
 def test_wrong_addresses_are_told_at_the_start(wrong: str) -> None:
     with pytest.raises(SettingsError, match="VAST_ALLOWED_IPS"):
-        check(read(GatewaySettings, {"VAST_ALLOWED_IPS": wrong, "PROVIDERS": "vast", "SECRET_KEY": SECRET_KEY}))
+        check(read_settings({"VAST_ALLOWED_IPS": wrong, "PROVIDERS": "vast", "SECRET_KEY": SECRET_KEY}))
 
 
 # ---- from where it may be called
@@ -104,7 +114,7 @@ class Echo:
         self.server.routes["/"] = answer
 
     def addresses(self, clock: FixedClock, *fixed: str) -> Addresses:
-        return Addresses(fixed, clock, self.server.url("/"), (self.server.origin,))
+        return Addresses(VastSettings(allowed_ips=fixed), clock, self.server.url("/"), (self.server.origin,))
 
 
 @pytest.fixture

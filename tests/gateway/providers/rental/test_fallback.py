@@ -19,6 +19,7 @@ from gateway.dispatch import limits
 from gateway.domain.jobs import Job, JobStatus
 from gateway.domain.rentals import Stage
 from gateway.providers.base import Accepted, NotYet, Unavailable
+from gateway.providers.runpod.settings import RunPodSettings
 from gateway.wiring import Services
 from scripts.stack import free_port
 from tests.emulators.runpod import Config
@@ -85,17 +86,12 @@ def chained(scene: Scene) -> Iterator[Chain]:
     with pytest.MonkeyPatch.context() as patch, RunPod(Config(max_workers=0, latency_ms=0)) as runpod:
         # workers report in real seconds, of which none may pass while the clock is moved by minutes
         patch.setattr(limits, "SILENCE_MS", 10**9)
-        told = read(type(scene.settings), {**runpod.gateway_environ, "PUBLIC_URL": f"http://127.0.0.1:{port}"})
         settings = replace(
             scene.settings,
             providers=("runpod", "vast"),
-            public_url=told.public_url,
-            runpod_api_key=told.runpod_api_key,
-            runpod_endpoint_id=told.runpod_endpoint_id,
-            runpod_api_base=told.runpod_api_base,
-            runpod_queue_limit_s=30,
+            public_url=f"http://127.0.0.1:{port}",
             min_free_disk_percent=0,
-        )
+        ).having(replace(read(RunPodSettings, runpod.gateway_environ), queue_limit_s=30))
         settings.files_dir.mkdir(parents=True, exist_ok=True)
         app = create_app(settings)
         services = app.extensions["reelay"] = Services.wire(settings, clock=scene.clock)
@@ -138,7 +134,7 @@ def test_when_runpod_is_down_and_when_it_is_back(chain: Chain) -> None:
     for job in [*jobs, last]:
         chain.completed(job)
         assert chain.tried(job) == [("runpod", "provider_unavailable"), ("vast", None)]
-    assert len(chain.scene.all()) <= chain.scene.settings.vast_max_instances
+    assert len(chain.scene.all()) <= chain.scene.own.max_instances
     chain.runpod.faults.clear()
     chain.services.providers["runpod"]._breaker.succeeded()  # type: ignore[attr-defined]
     job = chain.job()
@@ -196,7 +192,7 @@ def test_a_rented_worker_that_dies_costs_a_try_and_no_job(chain: Chain) -> None:
 
 
 def test_a_job_that_no_rented_machine_takes_goes_back_to_runpod(scene: Scene) -> None:
-    scene.change(vast_max_instances=1, vast_queue_limit_s=60)
+    scene.change(max_instances=1, queue_limit_s=60)
     scene.vast.configure(job_s=1000)
     with chained(scene) as chain:
         down = chain.runpod.inject(kind="status", on="run", status=402, times=2)
@@ -214,7 +210,7 @@ def test_a_job_that_no_rented_machine_takes_goes_back_to_runpod(scene: Scene) ->
 
 
 def test_a_machine_that_boots_for_the_job_is_waited_for_past_the_limit(scene: Scene) -> None:
-    scene.change(vast_max_instances=1, vast_queue_limit_s=30)
+    scene.change(max_instances=1, queue_limit_s=30)
     scene.vast.configure(boot_s=100)
     with chained(scene) as chain:
         chain.runpod.inject(kind="status", on="run", status=402, times=2)
@@ -230,7 +226,7 @@ def test_a_machine_that_boots_for_the_job_is_waited_for_past_the_limit(scene: Sc
 
 def test_a_machine_rented_after_the_limit_keeps_nobody(scene: Scene) -> None:
     """Else one that never comes up would keep the job until the next one is rented, and so on for ever."""
-    scene.change(providers=("runpod", "vast"), runpod_api_key="k", runpod_endpoint_id="e", vast_queue_limit_s=30)
+    scene.change(providers=("runpod", "vast"), queue_limit_s=30)
     scene.vast.configure(boot_s=1000)
     (attempt,) = scene.wants()
     scene.vast.advance(31)
@@ -241,7 +237,7 @@ def test_a_machine_rented_after_the_limit_keeps_nobody(scene: Scene) -> None:
 def test_a_machine_that_comes_up_while_a_late_job_looks_for_one_keeps_it(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scene.change(providers=("runpod", "vast"), runpod_api_key="k", runpod_endpoint_id="e", vast_queue_limit_s=30)
+    scene.change(providers=("runpod", "vast"), queue_limit_s=30)
     scene.vast.configure(boot_s=100)
     (attempt,) = scene.wants()
     scene.round()

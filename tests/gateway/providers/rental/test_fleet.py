@@ -16,7 +16,8 @@ from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.rentals import Stage
 from gateway.providers.base import Accepted, NoCapacity, NotYet, Phase, Unavailable
 from gateway.providers.rental import labels
-from gateway.providers.rental.fleet import LEASE, LEASE_MS, MOST_KILLS
+from gateway.providers.rental.fleet import LEASE_MS
+from gateway.providers.rental.reconciliation import MAX_KILLS
 from tests.emulators.vast import offer
 from tests.gateway.conftest import on_every_database
 from tests.gateway.providers.conftest import job_input
@@ -88,11 +89,11 @@ def test_as_many_machines_as_jobs_and_no_more_than_allowed(scene: Scene) -> None
     assert len(scene.vast.alive()) == 2
     scene.wants(20)
     scene.go_on(60)
-    assert len(scene.vast.alive()) == scene.settings.vast_max_instances == puts(scene)
+    assert len(scene.vast.alive()) == scene.own.max_instances == puts(scene)
 
 
 def test_two_jobs_at_once_on_one_machine_when_configured(scene: Scene) -> None:
-    scene.change(vast_concurrency=2)
+    scene.change(concurrency=2)
     attempts = scene.wants(2)
     scene.until(lambda: Stage.IDLE in scene.stages())
     assert all(isinstance(scene.submit(attempt), Accepted) for attempt in attempts)
@@ -276,9 +277,9 @@ def test_an_account_that_cannot_pay_is_unavailable(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("changes", "told", "kind"),
     [
-        ({"vast_min_credit": 26.0}, "has 25.00 dollars left", Unavailable),
-        ({"vast_max_price": 0.01}, "no machine that fits", NoCapacity),
-        ({"vast_min_vram_gb": 90}, "no machine that fits", NoCapacity),
+        ({"min_credit": 26.0}, "has 25.00 dollars left", Unavailable),
+        ({"max_price": 0.01}, "no machine that fits", NoCapacity),
+        ({"min_vram_gb": 90}, "no machine that fits", NoCapacity),
     ],
 )
 def test_what_is_not_rented_is_told(scene: Scene, changes: dict[str, Any], told: str, kind: type[Exception]) -> None:
@@ -295,7 +296,7 @@ def test_what_is_not_rented_is_told(scene: Scene, changes: dict[str, Any], told:
 
 
 def test_jobs_wait_for_the_place_of_a_machine_that_is_going_and_go_elsewhere_if_it_stays(scene: Scene) -> None:
-    scene.change(vast_max_instances=1)
+    scene.change(max_instances=1)
     scene.ready()
     never = scene.vast.inject("ignored", "destroy", times=1000)
     scene.until(lambda: scene.stages() == [Stage.DESTROYING])
@@ -315,7 +316,7 @@ def test_jobs_wait_for_the_place_of_a_machine_that_is_going_and_go_elsewhere_if_
 
 def test_without_any_instance_allowed_all_machines_go(scene: Scene) -> None:
     scene.ready()
-    scene.change(vast_max_instances=0)
+    scene.change(max_instances=0)
     (attempt,) = scene.wants()
     with pytest.raises(NoCapacity, match="VAST_MAX_INSTANCES"):
         scene.submit(attempt)
@@ -324,19 +325,19 @@ def test_without_any_instance_allowed_all_machines_go(scene: Scene) -> None:
 
 
 def test_a_listing_does_not_clear_what_speaks_against_renting(scene: Scene) -> None:
-    scene.change(vast_min_credit=26.0)
+    scene.change(min_credit=26.0)
     (attempt,) = scene.wants()
     scene.round()
-    scene.change(vast_max_instances=0)  # nothing more is asked for or noted
+    scene.change(max_instances=0)  # nothing more is asked for or noted
     scene.go_on(5)
-    scene.change(vast_max_instances=3)
+    scene.change(max_instances=3)
     with pytest.raises(Unavailable, match="dollars left"):
         scene.submit(attempt)
 
 
 def test_an_offer_that_was_never_asked_for_is_taken_next(scene: Scene) -> None:
     scene.wants()
-    scene.provider._client.await_create = lambda: (_ for _ in ()).throw(Unavailable("not now"))  # type: ignore[method-assign]
+    scene.provider._cloud.await_create = lambda: (_ for _ in ()).throw(Unavailable("not now"))  # type: ignore[method-assign]
     scene.round()
     scene.round(scene.another())
     first, second = scene.all()
@@ -344,7 +345,7 @@ def test_an_offer_that_was_never_asked_for_is_taken_next(scene: Scene) -> None:
 
 
 def test_the_days_budget_ends_renting_and_idle_machines(scene: Scene) -> None:
-    scene.change(vast_daily_budget=0.01)  # 450 s of the cheapest
+    scene.change(daily_budget=0.01)  # 450 s of the cheapest
     (attempt,) = scene.wants()
     scene.until(lambda: Stage.IDLE in scene.stages())
     assert isinstance(scene.submit(attempt), Accepted)
@@ -360,7 +361,7 @@ def test_the_days_budget_ends_renting_and_idle_machines(scene: Scene) -> None:
 
 
 def test_the_days_budget_ends_a_machine_with_steady_work(scene: Scene) -> None:
-    scene.change(vast_daily_budget=0.01)
+    scene.change(daily_budget=0.01)
     scene.ready()
     (attempt,) = scene.wants()
     assert isinstance(scene.submit(attempt), Accepted)
@@ -384,7 +385,7 @@ def test_an_attempt_that_was_bound_before_the_budget_was_spent_is_sent_again(sce
     scene.ready()
     (attempt,) = scene.wants()
     assert isinstance(scene.provider.submit(attempt, job_input(attempt)), Accepted)  # and the gateway is killed
-    assert isinstance(scene.submit(attempt, scene.another(vast_daily_budget=0.0)), Accepted)
+    assert isinstance(scene.submit(attempt, scene.another(daily_budget=0.0)), Accepted)
 
 
 # ---- what may go wrong with a machine
@@ -455,7 +456,7 @@ def test_while_vast_does_not_answer_either_no_worker_is_given_up(scene: Scene, m
 
 
 def test_a_worker_that_is_slow_to_answer_holds_up_nothing(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.providers.rental.fleet.ASK_S", 0.3)
+    monkeypatch.setattr("gateway.providers.rental.probing.ASK_S", 0.3)
     ready, released, too_late = scene.ready(), threading.Event(), threading.Event()
 
     class Slow:
@@ -479,7 +480,7 @@ def test_a_worker_that_is_slow_to_answer_holds_up_nothing(scene: Scene, monkeypa
 
 
 def test_no_machine_outlives_its_deadline_even_with_a_job(scene: Scene) -> None:
-    scene.change(vast_max_lifetime=1500)
+    scene.change(max_lifetime=1500)
     scene.ready()
     (attempt,) = scene.wants()
     assert isinstance(scene.submit(attempt), Accepted)
@@ -491,7 +492,7 @@ def test_no_machine_outlives_its_deadline_even_with_a_job(scene: Scene) -> None:
 
 
 def test_a_machine_that_is_too_old_for_a_job_gets_none(scene: Scene) -> None:
-    scene.change(vast_max_lifetime=1500, vast_idle_timeout=3600)
+    scene.change(max_lifetime=1500, idle_timeout=3600)
     scene.ready()
     scene.vast.advance(1500 - 720)
     (attempt,) = scene.wants()
@@ -503,7 +504,7 @@ def test_a_machine_that_is_too_old_for_a_job_gets_none(scene: Scene) -> None:
 
 def test_a_machine_that_becomes_too_dear_goes(scene: Scene) -> None:
     scene.ready()
-    scene.change(vast_max_price=0.05)
+    scene.change(max_price=0.05)
     scene.go_on(15)
     assert [i.code for i in scene.all()] == ["price"]
     assert scene.vast.alive() == []
@@ -584,7 +585,7 @@ def test_a_wrong_key_proves_no_end(scene: Scene) -> None:
     scene.vast.configure(api_key="another")
     scene.go_on(900, every_s=30)
     assert scene.stages() == [Stage.DESTROYING]
-    scene.vast.configure(api_key=scene.settings.vast_api_key)
+    scene.vast.configure(api_key=scene.own.api_key)
     scene.go_on(15)
     assert scene.stages() == []
     assert scene.vast.alive() == []
@@ -631,10 +632,10 @@ def test_a_listing_of_many_pages_is_read_to_its_end(scene: Scene) -> None:
     for number in range(60):
         scene.vast.stranger(f"somebody's {number}")
     scene.ready()
-    assert len(scene.provider._client.instances()) == 61
+    assert len(scene.provider._cloud.list()) == 61
     scene.vast.inject("bad_token", "list", times=2)
     with pytest.raises(Unavailable):
-        scene.provider._client.instances()
+        scene.provider._cloud.list()
 
 
 def test_an_orphan_is_found_counted_and_destroyed(scene: Scene) -> None:
@@ -642,7 +643,7 @@ def test_an_orphan_is_found_counted_and_destroyed(scene: Scene) -> None:
     orphan = scene.vast.stranger(label)
     with capture_logs() as logs:
         scene.round()
-    assert [line["label"] for line in logs if line["event"] == "vast.orphan_found"] == [label]
+    assert [line["label"] for line in logs if line["event"] == "rental.orphan_found"] == [label]
     scene.go_on(15)
     assert not next(i for i in scene.vast.instances if i.id == orphan).alive
     assert orphans(scene.store) == 1
@@ -677,14 +678,14 @@ def test_what_has_another_label_is_reported_and_never_touched(scene: Scene) -> N
     with capture_logs() as logs:
         scene.ready()
         nothing_is_left(scene)
-    assert [set(line["remote_ids"]) for line in logs if line["event"] == "vast.other_instances"] == [strangers]
+    assert [set(line["remote_ids"]) for line in logs if line["event"] == "rental.strangers_listed"] == [strangers]
 
 
 def test_one_sweep_ends_so_many_and_no_more(scene: Scene) -> None:
-    for _ in range(MOST_KILLS + 3):
+    for _ in range(MAX_KILLS + 3):
         scene.vast.stranger(labels.label("test", RENTAL, 1_700_000_000))
     scene.round()
-    assert len(scene.rows.living()) == MOST_KILLS
+    assert len(scene.rows.living()) == MAX_KILLS
     scene.go_on(60)
     assert [i for i in scene.vast.instances if i.alive] == []
 
@@ -694,11 +695,11 @@ def test_one_sweep_ends_so_many_and_no_more(scene: Scene) -> None:
 
 def test_an_intent_that_was_never_sent_is_no_machine(scene: Scene) -> None:
     scene.wants()
-    scene.provider._client.await_create = lambda: (_ for _ in ()).throw(Unavailable("not now"))  # type: ignore[method-assign]
+    scene.provider._cloud.await_create = lambda: (_ for _ in ()).throw(Unavailable("not now"))  # type: ignore[method-assign]
     scene.round()
     assert scene.stages() == [Stage.INTENT]
     scene.round(scene.another())
-    assert [i.stage for i in scene.all()] == [Stage.NO_INSTANCE, Stage.BOOTING]
+    assert [i.stage for i in scene.all()] == [Stage.NO_MACHINE, Stage.BOOTING]
 
 
 @pytest.mark.parametrize("effect", [True, False])
@@ -706,14 +707,14 @@ def test_a_gateway_that_died_in_the_creation_leaves_no_machine_behind(scene: Sce
     class Killed(BaseException):
         pass
 
-    create = scene.provider._client.create
+    create = scene.provider._cloud.create
 
     def dies(offer_id: int, request: Any) -> int:
         if effect:
             create(offer_id, request)
         raise Killed
 
-    scene.provider._client.create = dies  # type: ignore[method-assign]
+    scene.provider._cloud.create = dies  # type: ignore[method-assign]
     scene.wants()
     with pytest.raises(Killed):
         scene.provider.reconcile()
@@ -730,7 +731,7 @@ def test_a_gateway_that_died_in_the_creation_leaves_no_machine_behind(scene: Sce
 def test_only_one_gateway_is_in_a_round(scene: Scene) -> None:
     now = scene.clock.now_ms()
     with scene.store.transaction() as tx:
-        assert tx.hold(LEASE, "another", now, now + LEASE_MS)
+        assert tx.hold(scene.provider._manager.lease, "another", now, now + LEASE_MS)
     scene.wants()
     scene.go_on(LEASE_MS / 1000 - 5)
     assert scene.vast.calls == {}
@@ -756,24 +757,24 @@ def test_a_gateway_that_wakes_after_its_lease_creates_nothing_twice(scene: Scene
         scene.vast.advance(LEASE_MS / 1000 + 1)
         scene.go_on(10, other)
 
-    stopped._client.await_create = sleeps  # type: ignore[method-assign]
+    stopped._cloud.await_create = sleeps  # type: ignore[method-assign]
     scene.wants()
     scene.round(stopped)
     assert puts(scene) == 1
-    assert [i.stage for i in scene.all()] == [Stage.NO_INSTANCE, Stage.BOOTING]
+    assert [i.stage for i in scene.all()] == [Stage.NO_MACHINE, Stage.BOOTING]
 
 
 def test_what_a_gateway_sends_that_wakes_in_the_creation_is_found(scene: Scene) -> None:
     """It is stopped behind the last check: what it creates late has a label whose slot was given to another."""
     stopped, other = scene.provider, scene.another()
-    create = stopped._client.create
+    create = stopped._cloud.create
 
     def sleeps(offer_id: int, request: Any) -> int:
         scene.vast.advance(LEASE_MS / 1000 + 1)
         scene.go_on(200, other)
         return create(offer_id, request)
 
-    stopped._client.create = sleeps  # type: ignore[method-assign]
+    stopped._cloud.create = sleeps  # type: ignore[method-assign]
     (attempt,) = scene.wants()
     scene.round(stopped)
     assert len(scene.vast.alive()) == 2
@@ -808,4 +809,4 @@ def test_a_price_is_that_of_the_machine(scene: Scene) -> None:
     on_the_first = scene.fresh(attempt)
     assert scene.provider.price(on_the_first, "NVIDIA GeForce RTX 4090").nano_per_s == 100_000
     assert scene.provider.price(on_the_first, None).nano_per_s == 100_000, "it failed, and told no GPU"
-    assert scene.another(vast_concurrency=2).price(on_the_first, None).nano_per_s == 50_000, "its share"
+    assert scene.another(concurrency=2).price(on_the_first, None).nano_per_s == 50_000, "its share"

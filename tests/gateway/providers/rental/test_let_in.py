@@ -6,6 +6,7 @@ import pytest
 
 from gateway.domain.rentals import Stage
 from gateway.providers.base import Accepted
+from gateway.providers.clouds.vast.settings import VastSettings
 from gateway.providers.rental.addresses import Addresses
 from gateway.providers.worker_client import NotAllowed
 from tests.gateway.providers.vast_scene import Scene
@@ -20,8 +21,8 @@ class LetsNobodyIn:
 @pytest.fixture
 def addresses(scene: Scene, files: FileServer) -> Addresses:
     files.routes["/"] = Reply(body=b"8.8.8.8")
-    addresses = Addresses((), scene.clock, files.url("/"), (files.origin,))
-    scene.provider._manager.addresses = scene.provider._manager.provisioner._addresses = addresses
+    addresses = Addresses(VastSettings(), scene.clock, files.url("/"), (files.origin,))
+    scene.provider._manager.addresses = scene.provider._manager._provisioner._addresses = addresses
     return addresses
 
 

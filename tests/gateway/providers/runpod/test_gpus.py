@@ -8,7 +8,7 @@ import pytest
 
 from common.settings import SettingsError, read
 from gateway.providers.runpod.gpus import POOLS, dollars, price_nano_per_s
-from gateway.settings import Settings
+from gateway.providers.runpod.settings import RunPodSettings
 from tests.conftest import ROOT
 
 
@@ -54,7 +54,7 @@ def test_data_centre_gpus_and_no_others_lack_nvenc() -> None:
 
 
 def test_a_setting_overrides_prices() -> None:
-    prices = read(Settings, {"RUNPOD_GPU_PRICES": "ADA_24=0.00044, AMPERE_24 = 1e-9"}).runpod_gpu_prices
+    prices = read(RunPodSettings, {"RUNPOD_GPU_PRICES": "ADA_24=0.00044, AMPERE_24 = 1e-9"}).gpu_prices
     assert prices == {"ADA_24": 440_000, "AMPERE_24": 1}
     assert price_nano_per_s("RTX 4090", prices) == 440_000
     assert price_nano_per_s("RTX A6000", prices) == 340_000
@@ -63,12 +63,12 @@ def test_a_setting_overrides_prices() -> None:
 @pytest.mark.parametrize("wrong", ["nan", "inf", "-1", "", "free", "310000", "1e99999999"])
 def test_a_wrong_price_is_named(wrong: str) -> None:
     with pytest.raises(SettingsError, match="RUNPOD_GPU_PRICES: ADA_24: must be dollars per second"):
-        read(Settings, {"RUNPOD_GPU_PRICES": f"ADA_24={wrong}"})
+        read(RunPodSettings, {"RUNPOD_GPU_PRICES": f"ADA_24={wrong}"})
 
 
 def test_an_unknown_pool_has_no_price() -> None:
     with pytest.raises(SettingsError, match="RUNPOD_GPU_PRICES: Unknown pool 'ADA24'; known: AMPERE_16, "):
-        read(Settings, {"RUNPOD_GPU_PRICES": "ADA24=0.1"})
+        read(RunPodSettings, {"RUNPOD_GPU_PRICES": "ADA24=0.1"})
 
 
 @pytest.mark.parametrize(

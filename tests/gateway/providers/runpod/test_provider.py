@@ -14,13 +14,15 @@ import pytest
 
 from common.clock import SystemClock
 from common.settings import SettingsError, read
+from gateway.configuration import check
 from gateway.domain.attempts import Attempt
 from gateway.domain.jobs import MARGIN_MS
 from gateway.providers import http
 from gateway.providers.base import Accepted, Ambiguous, NotYet, Phase, Refused, Unavailable
 from gateway.providers.runpod.provider import PHASES, RunPodProvider, job_error, why_waiting
+from gateway.providers.runpod.settings import RunPodSettings
 from gateway.providers.throttling import Breaker
-from gateway.settings import Settings, check
+from gateway.settings import Settings
 from tests.emulators.runpod import Emulator
 from tests.gateway.conftest import FixedClock
 from tests.gateway.providers.conftest import (
@@ -123,7 +125,7 @@ def test_a_pause_that_would_last_for_ever_is_cut_short(files: FileServer) -> Non
     answer = provider.submit(attempt, job_input(attempt))
     assert isinstance(answer, NotYet)
     assert answer.retry_in_s == 60
-    assert provider._budgets["run"]._closed_until < time.monotonic() + 61
+    assert provider._limiters["run"]._closed_until < time.monotonic() + 61
 
 
 def test_silence_after_a_submit_is_ambiguous(
@@ -189,7 +191,7 @@ def test_a_call_that_fails_may_be_made_again(
 def test_a_status_without_a_state_is_asked_for_again(runpod: Emulator, provider: RunPodProvider) -> None:
     attempt = accepted(provider)
     runpod.inject("garbage", "status")
-    with pytest.raises(Unavailable, match="makes no sense"):
+    with pytest.raises(Unavailable, match="is not understood"):
         provider.poll(attempt)
     assert provider.poll(attempt).phase is Phase.WAITING
 
@@ -294,7 +296,7 @@ def test_an_error_of_theirs_never_shows_a_traceback() -> None:
 
 def test_a_long_wait_has_a_reason(runpod: Emulator) -> None:
     clock = FixedClock()
-    provider = runpod_provider(runpod, clock, providers=BOTH, runpod_queue_limit_s=60)
+    provider = runpod_provider(runpod, clock, {"queue_limit_s": 60}, providers=BOTH)
     attempt = accepted(provider, replace(new(), sent_at=clock.now_ms()))
     assert provider.poll(attempt).reason is None
     assert runpod.calls["health"] == 0, "a short wait needs no reason"
@@ -355,7 +357,7 @@ def test_the_cause_is_named(workers: dict[str, Any], cause: str) -> None:
 
 @pytest.mark.parametrize("health", [{}, {"workers": None}, {"workers": [1]}])
 def test_a_health_that_tells_nothing_is_no_crash(health: dict[str, Any]) -> None:
-    assert why_waiting(health) == "RunPod does not tell why"
+    assert why_waiting(health) == "RunPod does not say why"
 
 
 def test_an_endpoint_that_keeps_failing_is_left_alone_and_tried_again(
@@ -393,7 +395,7 @@ def test_a_refused_connection_ran_nowhere(runpod: Emulator, provider: RunPodProv
 def test_the_management_host_is_no_job_base() -> None:
     for url in ("https://api.runpod.io/v2", "https://rest.runpod.io/v1", "https://API.RunPod.io:443/v2"):
         with pytest.raises(SettingsError, match=r"RUNPOD_API_BASE: Is RunPod's management API; jobs go to .*\.ai/v2"):
-            read(Settings, {"RUNPOD_API_BASE": url})
+            read(RunPodSettings, {"RUNPOD_API_BASE": url})
 
 
 def test_what_runpod_needs_is_asked_for_together(runpod: Emulator) -> None:
@@ -404,7 +406,7 @@ def test_what_runpod_needs_is_asked_for_together(runpod: Emulator) -> None:
 
 
 def test_a_price_is_that_of_the_gpu_else_of_the_last_one(runpod: Emulator) -> None:
-    provider = runpod_provider(runpod, runpod_gpu_prices={"ADA_24": 999, "AMPERE_16": 0})
+    provider = runpod_provider(runpod, own={"gpu_prices": {"ADA_24": 999, "AMPERE_16": 0}})
     assert provider.price(attempt_named(), None).nano_per_s == 1_110_000, "the dearest that can encode"
     assert provider.price(attempt_named(), "NVIDIA L4").nano_per_s == 190_000
     assert provider.price(attempt_named(), "a GPU of tomorrow").nano_per_s == 190_000

@@ -10,19 +10,28 @@ import pytest
 
 from gateway.providers.base import Unavailable
 from gateway.providers.clouds.vast import client
-from gateway.providers.clouds.vast.client import Client, InconclusiveListing, NotCreated
+from gateway.providers.clouds.vast.client import VastCloud
+from gateway.providers.clouds.vast.settings import VastSettings
+from gateway.providers.rental.cloud import InconclusiveListing, Machine, NotCreated, Offer, Order, Status
 from tests.servers import FileServer, Reply
 
 KEY = "the-key-of-the-account"
+
+
+OFFER, ORDER = Offer(7, 70, "RTX 4090", 10**8), Order("acme/worker:1", "x", {}, 3334)
 
 
 def reply(status: int, body: Any) -> Reply:
     return Reply(status, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
 
-def asked(files: FileServer, path: str, status: int, body: Any) -> Client:
+def asked(files: FileServer, path: str, status: int, body: Any) -> VastCloud:
     files.routes[path] = reply(status, body)
-    return Client(files.origin, KEY)
+    return cloud_of(files)
+
+
+def cloud_of(files: FileServer) -> VastCloud:
+    return VastCloud(VastSettings(api_base=files.origin, api_key=KEY))
 
 
 @pytest.mark.parametrize(
@@ -64,46 +73,48 @@ def test_a_404_is_read_and_not_assumed(files: FileServer, status: int, body: Any
 )
 def test_only_a_clear_word_shows_that_an_instance_is_gone(files: FileServer, status: int, body: Any) -> None:
     with pytest.raises(InconclusiveListing):
-        asked(files, "/api/v0/instances/7/", status, body).show(7)
+        asked(files, "/api/v0/instances/7/", status, body).get(7)
 
 
 def test_a_clear_word_is_believed(files: FileServer) -> None:
-    assert asked(files, "/api/v0/instances/7/", 200, {"instances": None}).show(7) is None
-    assert asked(files, "/api/v0/instances/7/", 200, {"instances": {"id": 7}}).show(7) == {"id": 7}
+    assert asked(files, "/api/v0/instances/7/", 200, {"instances": None}).get(7) is None
+    assert asked(files, "/api/v0/instances/7/", 200, {"instances": {"id": 7}}).get(7) == Machine(
+        7, None, Status.STARTING, "—"
+    )
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "code", "instance_id"),
+    ("status", "body", "code", "certain"),
     [
-        (410, {"error": "no_such_ask"}, "no_such_ask", None),
+        (410, {"error": "no_such_ask"}, "offer_gone", True),
         (
             404,
             {"error": "invalid_args", "msg": "error 404/3603: no_such_ask Instance type by id 7"},
-            "no_such_ask",
-            None,
+            "offer_gone",
+            True,
         ),
-        (400, {"error": "insufficient_credit"}, "insufficient_credit", None),
-        (500, {"error": "internal", "new_contract": 9}, "internal", 9),
-        (200, {"success": False, "new_contract": 9}, "status_200", 9),
-        (200, {"success": True}, "status_200", None),
-        (200, {"success": True, "new_contract": "9"}, "status_200", None),
-        (200, [], "status_200", None),
-        (429, {}, "status_429", None),
+        (400, {"error": "insufficient_credit"}, "cannot_pay", False),
+        (500, {"error": "internal", "new_contract": 9}, "internal", False),
+        (200, {"success": False, "new_contract": 9}, "status_200", False),
+        (200, {"success": True}, "status_200", False),
+        (200, {"success": True, "new_contract": "9"}, "status_200", False),
+        (200, [], "status_200", False),
+        (429, {}, "status_429", False),
     ],
 )
 def test_what_is_no_clear_yes_is_no_creation(
-    files: FileServer, status: int, body: Any, code: str, instance_id: int | None
+    files: FileServer, status: int, body: Any, code: str, certain: bool
 ) -> None:
     here = asked(files, "/api/v0/asks/7/", status, body)
     with pytest.raises(NotCreated) as told:
-        here.create(7, {})
-    assert (told.value.code, told.value.instance_id) == (code, instance_id)
+        here.create(OFFER, ORDER)
+    assert (told.value.code, told.value.certain) == (code, certain)
 
 
 def test_the_create_call_is_sent_once_even_when_the_answer_is_cut_off(files: FileServer) -> None:
     files.routes["/api/v0/asks/7/"] = Reply(drop=True)
     with pytest.raises(NotCreated):
-        Client(files.origin, KEY).create(7, {"label": "x"})
+        cloud_of(files).create(OFFER, ORDER)
     assert [(r.method, r.path) for r in files.requests] == [("PUT", "/api/v0/asks/7/")]
     assert files.requests[0].headers["Authorization"] == f"Bearer {KEY}"
 
@@ -115,7 +126,7 @@ def test_calls_of_a_kind_keep_their_distance_whoever_makes_them(
     here = asked(files, "/api/v0/instances/7/", 200, {"instances": None})
     began = time.monotonic()
     for _ in range(3):
-        here.show(7)
+        here.get(7)
     assert time.monotonic() - began >= 0.4
 
 
@@ -124,5 +135,5 @@ def test_after_a_429_nobody_calls_for_a_while(files: FileServer, monkeypatch: py
     here = asked(files, "/api/v0/bundles/", 429, {})
     for _ in range(3):
         with pytest.raises(Unavailable):
-            here.search({})
+            here.search()
     assert len(files.requests) == 1

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from gateway.providers.clouds.vast.offers import generation, query, usable
-from gateway.settings import Settings
+from gateway.providers.clouds.vast.settings import VastSettings
 from tests.emulators.vast import market, offer
 from tests.emulators.vast.market import FIT, SHARES, found
 
-SETTINGS = Settings(("vast",))
+SETTINGS = VastSettings()
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def test_cost_takes_the_cheapest_speed_the_newest_encoder() -> None:
     assert Counter(one.gpu for one in cost) == {gpu: len(SHARES) for gpu, _, _ in FIT}
     assert [one.price_nano for one in cost] == sorted(one.price_nano for one in cost)
     assert cost[0].nano_per_s == 22_223  # 8 cents an hour
-    speed = usable(rows, Settings(("vast",), vast_offer_order="speed"))
-    assert (speed[0].gpu, speed[-1].generation) == ("RTX 5090", 7)
+    speed = usable(rows, VastSettings(offer_order="speed"))
+    assert (speed[0].gpu, generation(speed[-1].gpu)) == ("RTX 5090", 7)
 
 
 def test_what_vast_filters_and_what_we_do_are_one() -> None:

@@ -29,11 +29,11 @@ RENTAL = "0195a3c2-7e11-7cc2-a5b2-3d1e0f6a9b10"
 
 @pytest.fixture
 def call(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Call:
-    """`call("destroy", "--all", typed="y\n", vast_max_price=0.1)`."""
+    """`call("destroy", "--all", typed="y\n", max_price=0.1)`."""
     monkeypatch.setattr(vast_commands, "PAUSE_S", 0.0)
 
     def call(*words: str, typed: str | None = None, **changed: Any) -> Result:
-        app = create_app(replace(scene.settings, **changed))
+        app = create_app(scene.settings.having(replace(scene.own, **changed)))
         return app.test_cli_runner().invoke(args=["vast", *words], input=typed)
 
     return call
@@ -75,7 +75,7 @@ def test_offers_shows_the_best_first_with_its_price_and_why_others_are_not(scene
     assert [cell.strip() for cell in lines[1].split("  ") if cell.strip()][1:3] == ["RTX 3060", "0.080"]
     assert "The first would be rented now (VAST_OFFER_ORDER=cost, " in result.stdout
     # 0.08 dollars an hour, 120 + 10 + 300 s
-    assert "that is $0.0096." in result.stdout
+    assert "costs $0.0096." in result.stdout
     assert "its GPU is not known to have NVENC" in result.stdout
     assert "reliability below 0.97" in result.stdout
     assert calls_that_write(scene) == 0
@@ -83,8 +83,8 @@ def test_offers_shows_the_best_first_with_its_price_and_why_others_are_not(scene
 
 def test_offers_are_those_that_the_pool_takes(scene: Scene, call: Call) -> None:
     for _ in range(3):
-        told = call("offers", vast_offer_order="speed").stdout.splitlines()[1].split()[0]
-        scene.change(vast_offer_order="speed")
+        told = call("offers", offer_order="speed").stdout.splitlines()[1].split()[0]
+        scene.change(offer_order="speed")
         scene.wants()
         scene.go_on(10)
         assert str(scene.rows.living()[-1].offer_id) == told
@@ -101,7 +101,7 @@ def test_a_machine_that_failed_is_not_offered_and_counted(scene: Scene, call: Ca
 
 
 def test_nothing_that_fits_exits_with_1(call: Call) -> None:
-    result = call("offers", vast_max_price=0.01)
+    result = call("offers", max_price=0.01)
     assert result.exit_code == 1
     assert result.stdout.startswith("Nothing fits")
     assert "above VAST_MAX_PRICE" in result.stdout
@@ -150,7 +150,7 @@ def test_instances_stand_beside_their_records(scene: Scene, call: Call) -> None:
         str(record.remote_id), "running", "idle", "1:01 h", "0.080", "ours", record.label,
     ]  # fmt: skip
     assert row(result, orphan)[2:] == ["none", "1:01 h", "0.200", "ours", label]
-    assert row(result, stranger)[2:] == ["none", "1:01 h", "0.200", "somebody else's", "reelay:test2:mine"]
+    assert row(result, stranger)[2:] == ["none", "1:01 h", "0.200", "another's", "reelay:test2:mine"]
     assert "2 machines of test: $0.280 an hour." in result.stdout
     assert "! A machine of ours has no record" in result.stdout
     assert calls_that_write(scene) == 1  # by the pool
@@ -179,7 +179,7 @@ def test_a_listing_that_is_not_whole_is_not_shown(scene: Scene, call: Call) -> N
     scene.ready()
     scene.vast.inject("truncated", "list", times=vast_commands.LOOKS)
     result = call("rentals")
-    assert (result.exit_code, result.stderr) == (1, "Error: Vast.ai lists 0 instances of 1\n")
+    assert (result.exit_code, result.stderr) == (1, "Error: Vast.ai lists 0 machines of 1\n")
 
 
 @pytest.mark.parametrize("words", [["offers"], ["rentals"], ["destroy", "--all", "--yes"]])
@@ -197,7 +197,7 @@ def test_destroy_asks_first(scene: Scene, call: Call) -> None:
     for typed in ("n\n", ""):
         result = call("destroy", str(record.remote_id), typed=typed)
         assert result.exit_code == 1
-        assert "Destroy 1 machine? Jobs there begin anew elsewhere" in result.stdout
+        assert "Destroy 1 machine? Jobs there begin again elsewhere" in result.stdout
     assert len(scene.vast.alive()) == 1
     assert calls_that_write(scene) == 1
     result = call("destroy", str(record.remote_id), typed="y\n")

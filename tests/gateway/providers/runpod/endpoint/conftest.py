@@ -12,6 +12,7 @@ from click.testing import Result
 from flask import Flask
 
 from gateway import create_app
+from gateway.providers.runpod.settings import RunPodSettings
 from gateway.settings import Settings
 from tests.conftest import ROOT
 from tests.emulators.runpod.management import Management, management
@@ -51,9 +52,7 @@ def settings(tmp_path: Path, runpod: Management) -> Settings:
         providers=("local",),
         secret_key=("x" * 32,),
         data_dir=tmp_path / "data",
-        runpod_api_key=runpod.key,
-        runpod_management_base=runpod.base,
-    )
+    ).having(RunPodSettings(api_key=runpod.key, management_base=runpod.base))
 
 
 @pytest.fixture
@@ -61,8 +60,8 @@ def call(settings: Settings, file: Path) -> Callable[..., Result]:
     """`call("plan", "--check", endpoint_id=…)`: the command with this file, and settings changed as asked."""
 
     def call(command: str, *words: str, **changed: Any) -> Result:
-        changed = {f"runpod_{name}": value for name, value in changed.items()}
-        app: Flask = create_app(replace(settings, **changed))
+        own = replace(settings.of(RunPodSettings), **changed)
+        app: Flask = create_app(settings.having(own))
         return app.test_cli_runner().invoke(args=["runpod", command, "--file", str(file), *words])
 
     return call

@@ -1,4 +1,4 @@
-"""A worker on the same machine, or on one that somebody else looks after."""
+"""Drives one worker that listens at a known address."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 
 from gateway.domain.attempts import Attempt
 from gateway.providers.base import Accepted, Context, NotYet, Remote
+from gateway.providers.local.settings import LocalSettings
 from gateway.providers.worker_client import WorkerClient, worker_secrets
 
 
 class LocalProvider:
-    """Drives the worker at LOCAL_WORKER_URL. It knows attempts by our own ids."""
+    """The worker at LOCAL_WORKER_URL, which knows attempts by our own ids."""
 
     name = "local"
     queue_limit_s: int | None = None
@@ -19,7 +20,7 @@ class LocalProvider:
     def __init__(self, context: Context) -> None:
         credentials = worker_secrets(context.signer)
         self._worker = WorkerClient(
-            context.settings.local_worker_url, credentials["SESSION_TOKEN"], credentials["WORKER_API_KEY"]
+            context.settings.of(LocalSettings).worker_url, credentials["SESSION_TOKEN"], credentials["WORKER_API_KEY"]
         )
 
     def submit(self, attempt: Attempt, job_input: Mapping[str, Any]) -> Accepted | NotYet:
@@ -32,7 +33,7 @@ class LocalProvider:
         self._worker.cancel(attempt.id)
 
     def reconcile(self) -> None:
-        """Nothing is rented here."""
+        """The operator looks after the machine."""
 
     def check(self) -> None:
         self._worker.check()

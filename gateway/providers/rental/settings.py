@@ -1,0 +1,77 @@
+"""Settings of rented machines, which every cloud's own settings extend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from marshmallow import ValidationError, fields, validate
+
+from common.settings import Networks, setting, variable, whole
+from gateway.domain.jobs import MARGIN_MS
+from gateway.settings import Settings
+
+
+def _pinned(image: str) -> None:
+    """A host keeps images: its `latest` is the one that it first pulled."""
+    name, _, digest = image.partition("@")
+    tag = name.rpartition("/")[2].partition(":")[2]
+    if not digest and tag in {"", "latest"}:
+        raise ValidationError("Must name a version or a digest, like acme/reelay-worker:0.1.0.")
+
+
+@dataclass(frozen=True)
+class RentalSettings:
+    """What decides which machines are rented, for how long, and for how much. A cloud's class sets PREFIX."""
+
+    worker_image: str | None = setting(
+        fields.String(validate=_pinned), None, "The worker's image, with its version: rented machines run it."
+    )
+    deployment: str | None = setting(
+        fields.String(validate=validate.Regexp(r"[a-z0-9-]{1,32}\Z")),
+        None,
+        "Name of this installation in the labels of rented machines. Machines with this name that the database does "
+        "not know are destroyed: no two databases may share it on one account.",
+        variable="DEPLOYMENT",
+    )
+    max_price: float = setting(
+        fields.Float(validate=validate.Range(0.01, 10)), 1.0, "Highest price of a rented machine, in dollars an hour."
+    )
+    max_instances: int = setting(
+        whole(0, 50), 2, "Maximum number of machines at once. 0: none gets another job, and all of them are given back."
+    )
+    allowed_ips: tuple[str, ...] = setting(
+        Networks(),
+        "",
+        "Comma list of the addresses or networks from which rented machines may be called: those of all gateways. "
+        "Default: what https://api.ipify.org sees of this one.",
+    )
+    concurrency: int = setting(whole(1, 3), 1, "How many jobs a rented machine has at once.")
+    queue_limit_s: int = setting(
+        whole(10, 86_400),
+        300,
+        "Maximum time a job waits for a rented machine, unless one boots for it, before the next provider is asked.",
+    )
+    idle_timeout: int = setting(
+        whole(10, 3600), 300, "Seconds without a job after which a rented machine is given back."
+    )
+    max_lifetime: int = setting(
+        whole(900, 7 * 86_400), 6 * 3600, "Seconds after which a rented machine is given back whatever it does."
+    )
+    daily_budget: float = setting(
+        fields.Float(validate=validate.Range(0.01, 10_000)),
+        10.0,
+        "Dollars that rented machines may cost on one day (UTC); then nothing more is rented, and idle machines go.",
+    )
+    min_credit: float = setting(
+        fields.Float(validate=validate.Range(0, 10_000)), 1.0, "Dollars on the account below which nothing is rented."
+    )
+
+
+def mistakes(own: RentalSettings, settings: Settings) -> Iterator[str]:
+    """What is wrong with the settings together. Every cloud's check begins with these."""
+    # a job that has just begun must be able to end
+    shortest = 2 * (settings.job_timeout_seconds + MARGIN_MS // 1000)
+    if own.max_lifetime < shortest:
+        name = variable(type(own), "max_lifetime")
+        yield f"{name}: must be at least {shortest} with this JOB_TIMEOUT_SECONDS."
