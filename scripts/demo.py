@@ -113,9 +113,7 @@ def _fallback(data: Path, console: Console) -> Iterator[Stack]:
             console.print(f"RunPod refuses for lack of payment. A machine at Vast.ai takes {BOOT_S} s to boot.")
             yield stack
             refused = first.calls["run"]
-            console.print(
-                f"RunPod refused {refused} times. Machines are destroyed after {IDLE_S} s without a job:"
-            )
+            console.print(f"RunPod refused {refused} times. Machines are destroyed after {IDLE_S} s without a job:")
             _await_end(second)
             bill = second.bill()
             console.print(f"{bill['created']} were rented and paid for {bill['paid_s']:.0f} s in all; none is left.")
