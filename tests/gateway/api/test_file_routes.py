@@ -321,14 +321,14 @@ def test_a_valid_signature_opens_only_storage_keys(client: FlaskClient, services
     assert_problem(response, 404, "not_found")
 
 
-@pytest.mark.parametrize("depth", [0, 1, 2], ids=["file", "folder of the job", "folder of outputs"])
+@pytest.mark.parametrize("depth", range(4), ids=["file", "folder of the attempt", "of the job", "of outputs"])
 def test_symbolic_links_in_the_storage_are_not_followed(
     client: FlaskClient, worker: Worker, services: Services, tmp_path: Path, depth: int
 ) -> None:
     """The target of a link is neither sent, nor replaced, nor listed, nor removed."""
     key = worker.upload.partition("?")[0].removeprefix("/files/")
     link = (services.settings.files_dir / key, *(services.settings.files_dir / key).parents)[depth]
-    secret = tmp_path.joinpath("outside", *(key.split("/")[3 - depth :] or ["x"]))
+    secret = tmp_path.joinpath("outside", *(key.split("/")[4 - depth :] or ["x"]))
     secret.parent.mkdir(parents=True, exist_ok=True)
     secret.write_bytes(b"not for clients")
     link.parent.mkdir(parents=True, exist_ok=True)
@@ -377,7 +377,7 @@ def test_an_upload_is_never_shown_as_a_page(api: FlaskClient, client: FlaskClien
 
 def test_any_page_may_play_a_video_and_no_proxy_caches_it(client: FlaskClient, worker: Worker, video: str) -> None:
     for response in (fetch(client, video), fetch(client, video, Range="bytes=0-1")):
-        assert response.headers["Content-Disposition"] == f"inline; filename={worker.job_id}.mp4"
+        assert response.headers["Content-Disposition"] == f"inline; filename={worker.job_id}-video.mp4"
         assert response.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
         assert "private" in response.headers["Cache-Control"]
         assert "sandbox" in response.headers["Content-Security-Policy"]
