@@ -255,8 +255,8 @@ MUTATIONS = (
         "worker-proof-not-checked",
         "A worker gets no token before it has proved its certificate",
         "gateway/providers/worker_client.py",
-        "if not (isinstance(told, str) and told.isascii() and hmac.compare_digest(told, expected)):",
-        "if not (isinstance(told, str) and expected):",
+        "if not (isinstance(given, str) and given.isascii() and hmac.compare_digest(given, expected)):",
+        "if not (isinstance(given, str) and expected):",
         ("tests/gateway/providers/test_worker_client.py",),
     ),
     # Worker
