@@ -125,7 +125,7 @@ def request_errors() -> str:
 
 
 def stats_table() -> str:
-    from gateway.api.job_response import JobStatsSchema
+    from gateway.api.job_document import JobStatsSchema
 
     rows = ["| Field | Meaning |", "|---|---|"]
     rows += [f"| `{name}` | {field.metadata['description']} |" for name, field in JobStatsSchema().fields.items()]
