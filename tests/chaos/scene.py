@@ -27,6 +27,7 @@ from tests.chaos.scenery import counting, leave_old_things, media, opened, runni
 from tests.chaos.steps import Book, Plan, Point
 from tests.chaos.worker import Workers
 from tests.emulators.runpod import Config, Emulator
+from tests.outputs import video_key
 from tests.servers import FileServer, Reply, Request
 
 KEY = "a-key-of-the-tests-alone"
@@ -263,7 +264,7 @@ class _Life:
 
     def _left(self) -> list[str]:
         """Files and rows that the clean-up has not removed yet."""
-        output = self.data / "files" / self._attempts()[-1].output_key
+        output = self.data / "files" / video_key(self._attempts()[-1])
         known = {output, *output.parents, *(self.data / name for name in _DATA)}
         # not rglob, which fails on files removed meanwhile
         below = (Path(folder, name) for folder, *names in os.walk(self.data) for name in itertools.chain(*names))

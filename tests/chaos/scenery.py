@@ -18,6 +18,7 @@ from gateway.domain import ids, webhooks
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import Job, JobStatus
 from gateway.domain.webhooks import Webhook
+from tests.outputs import stored_video, video_key
 
 
 @contextmanager
@@ -46,14 +47,14 @@ def leave_old_things(data: Path) -> None:
         webhook_url="http://example.com/hook",
     )
     attempt = Attempt(ids.new("att", now), job.id, "runpod", AttemptState.DONE, now, now, ended_at=now)
-    job = replace(job, attempt_id=attempt.id, output_key=attempt.output_key)
+    job = replace(job, attempt_id=attempt.id, outputs=stored_video(attempt))
     with opened(data) as store, store.transaction() as tx:
         tx.add_job(job, {})
         tx.add_attempt(attempt)
         tx.save_job(job)
         tx.save_webhook(Webhook(job.id, "example.com", webhooks.WebhookState.SUCCEEDED, tries=1))
         tx.claim_idempotency_key(job.key_id, "old", "", job.id, now=now, after=0)
-    output = data / "files" / attempt.output_key
+    output = data / "files" / video_key(attempt)
     output.parent.mkdir(parents=True)
     output.write_bytes(b"output")
     cut = data / "files/uploads" / job.key_id / ".part-cut"

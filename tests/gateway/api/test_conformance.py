@@ -15,6 +15,7 @@ import pytest
 from ffmpeg_ops.operation import OPERATIONS
 from gateway.dispatch.delivery import EVENTS_PURPOSE
 from tests.gateway.api.live import API_KEY, Live, live
+from tests.outputs import video_key
 
 TOOL = Path(sys.executable).with_name("schemathesis")
 # `deterministic`: every run makes the same requests.
@@ -111,7 +112,7 @@ def known(server: Live) -> str:
     token = server.services.signer.sign(EVENTS_PURPOSE, [attempt.id, attempt.deadline])
     signature = parse_qs(urlsplit(server.upload_path(attempt)).query)["signature"][0]
     return headers(X_API_Key=API_KEY) + PARAMETERS.format(
-        job=job.id, attempt=attempt.id, token=token, key=attempt.output_key, signature=signature
+        job=job.id, attempt=attempt.id, token=token, key=video_key(attempt), signature=signature
     )
 
 

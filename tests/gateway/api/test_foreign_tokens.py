@@ -25,6 +25,7 @@ from gateway.wiring import Services
 from tests.gateway.api.conftest import VIDEO, assert_problem
 from tests.gateway.api.stored import files, rows
 from tests.gateway.conftest import CLAIM, SECRET_KEY, FixedClock, JobFactory, Wire, new_attempt
+from tests.outputs import video_key
 
 CASES, SEED = int(os.environ.get("FUZZ_CASES", "200")), int(os.environ.get("FUZZ_SEED", "1"))
 OLDER_KEY, GONE_KEY = "older-secret-key-0123456789abcdef", "rotated-out-key-0123456789abcdef"
@@ -57,17 +58,17 @@ class Scene:
         self, attempt: Attempt, method: str = "PUT", signer: Signer | None = None, expires_at: int | None = None
     ) -> str:
         signer = signer or self.services.signer
-        return signer.sign(f"file:{attempt.output_key}", [method, expires_at or attempt.deadline, MOST])
+        return signer.sign(f"file:{video_key(attempt)}", [method, expires_at or attempt.deadline, MOST])
 
     def report(self, attempt: Attempt, token: str, event: dict[str, object]):  # type: ignore[no-untyped-def]
         headers = {"Authorization": f"Bearer {token}"}
         return self.client.post(f"/events/{attempt.id}", json={"claim_id": CLAIM, **event}, headers=headers)
 
     def put(self, attempt: Attempt, signature: str):  # type: ignore[no-untyped-def]
-        return self.client.put(f"/files/{attempt.output_key}", query_string={"signature": signature}, data=b"x" * 100)
+        return self.client.put(f"/files/{video_key(attempt)}", query_string={"signature": signature}, data=b"x" * 100)
 
     def get(self, attempt: Attempt, signature: str):  # type: ignore[no-untyped-def]
-        return self.client.get(f"/files/{attempt.output_key}", query_string={"signature": signature}, buffered=True)
+        return self.client.get(f"/files/{video_key(attempt)}", query_string={"signature": signature}, buffered=True)
 
     @property
     def state(self) -> object:
@@ -103,7 +104,7 @@ def scene(app: Flask, services: Services, job_factory: JobFactory, clock: FixedC
         "cancelled": attempt(AttemptState.SUPERSEDED, status=JobStatus.CANCELLED, finished_at=clock.now_ms()),
     }
     for stored in (mine, others["other job"], others["done"]):
-        services.storage.write(stored.output_key, [VIDEO], len(VIDEO))
+        services.storage.write(video_key(stored), [VIDEO], len(VIDEO))
     return Scene(services, app.test_client(), mine, others)
 
 
@@ -139,12 +140,12 @@ def foreign_signatures(scene: Scene, method: str) -> Iterator[str]:
     yield scene.token(mine)
     sign = scene.services.signer.sign
     good = [method, mine.deadline, MOST]
-    key = mine.output_key
+    key = video_key(mine)
     for purpose in ("file:", "file", key, f"file:{quote(key, safe='')}", f"file:/{key}"):
         yield sign(purpose, good)
     for value in (good[:2], [*good, 1], [method.lower(), *good[1:]], [[method], *good[1:]], ["HEAD", *good[1:]],
                   [method, str(mine.deadline), MOST], [method, mine.deadline, None], method, None, {}):  # fmt: skip
-        yield sign(f"file:{mine.output_key}", value)
+        yield sign(f"file:{video_key(mine)}", value)
 
 
 def damaged(good: str, chance: random.Random) -> str:
@@ -211,8 +212,8 @@ def test_foreign_signatures_store_and_show_nothing(scene: Scene) -> None:
 
 
 def test_a_signature_is_not_valid_for_other_spellings_of_its_key(scene: Scene) -> None:
-    before, key = scene.state, scene.mine.output_key
-    job, name = key.split("/")[1:]
+    before, key = scene.state, video_key(scene.mine)
+    job, name = key.split("/", 2)[1:]
     paths = [f"outputs//{job}/{name}", f"./{key}", f"outputs/{job}/../{job}/{name}", f"outputs%2f{job}%2f..%2f{name}"]
     paths += [f"/{key}", f"{key}/", f"{key}%00", f"{key}%0a", f"{key};x", f"{key}.mp4", key.lower(), key.upper()]
     for path in paths:

@@ -25,6 +25,7 @@ from gateway.wiring import Services
 from tests.gateway.api.conftest import VIDEO, local
 from tests.gateway.api.stored import files, rows
 from tests.gateway.conftest import CLAIM, JobFactory, Wire
+from tests.outputs import video_key
 from wire.errors import CODES
 
 CASES, SEED = int(os.environ.get("FUZZ_CASES", "200")), int(os.environ.get("FUZZ_SEED", "1"))
@@ -233,7 +234,7 @@ class Target:
             headers = {"Authorization": f"Bearer {token}"}
             if "{key}" in path:
                 expires_at = attempt.deadline
-                upload = self._services.storage.presign_put(attempt.output_key, max_bytes=MOST, expires_at=expires_at)
+                upload = self._services.storage.presign_put(video_key(attempt), max_bytes=MOST, expires_at=expires_at)
                 path = local(upload.url)
         return call.send(self._client, self.method, path, headers)
 
