@@ -1,8 +1,8 @@
-"""The operations beside the FFmpeg pipelines that are usually recommended for the same task, both on the CPU.
+"""The operations compared with the FFmpeg pipelines that are usually recommended for the same task, both on the CPU.
 
-Theirs, with libx264 `-preset veryfast -crf 23` as there is no GPU: captions by the `subtitles` filter, the moving shot
-by `scale` to 6720×3840 and `zoompan`, sound by encoding picture and sound anew. The photographs are made of mirrored
-copies of the sample at its own resolution, so that they are as sharp as a photograph is; ratios are theirs ÷ ours.
+Theirs, with libx264 `-preset veryfast -crf 23`: captions by the `subtitles` filter, the moving shot by `scale` to
+6720×3840 and `zoompan`, sound by encoding video and audio again. The photographs are mirrored copies of the sample at
+its own resolution, so that they are as sharp as photographs are. Ratios are theirs ÷ ours.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ SAMPLES = Path(__file__).parent.parent / "samples"
 SIZE, COUNT = (1920, 1080), 120
 X264 = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "23"]
 ZOOMPAN = "scale=6720:3840:flags=lanczos,zoompan=z='min(1+0.324*on/120,1.324)':d=120:s=1920x1080:fps=24,format=nv12"
-# The move of that zoompan: towards the top left corner.
+# That zoompan moves towards the top left corner.
 THEIR_MOVE = Move(focus=(0.0, 0.0))
 
 
 def measure() -> list[Figure]:
-    encoders.best()  # probed once, as in a worker that is up
+    encoders.best()  # probed once, as in a running worker
     with tempfile.TemporaryDirectory(prefix="reelay-bench-") as name:
         folder = Path(name)
         return [*_img2vid(folder), *_caption(folder), *_audio(folder)]
@@ -46,7 +46,7 @@ def _img2vid(folder: Path) -> Iterator[Figure]:
     photo, large = _mosaic(folder, 2560, 1440), _mosaic(folder, 6000, 4000)
     decoded, jpeg = folder / "decoded.bmp", folder / "photo.jpg"
     Image.open(photo).save(decoded)
-    Image.open(photo).save(jpeg, quality=95)  # theirs is faster on YUV, and to decode it takes a hundredth of its time
+    Image.open(photo).save(jpeg, quality=95)  # theirs is faster on YUV; decoding takes a hundredth of its time
     zoom = ["-i", jpeg, "-vf", ZOOMPAN, "-frames:v", str(COUNT)]
     theirs, ours = side_by_side(
         "img2vid, frames alone", lambda: _ffmpeg(*zoom, "-f", "null", "-"), lambda: _frames(decoded, THEIR_MOVE)
@@ -55,9 +55,7 @@ def _img2vid(folder: Path) -> Iterator[Figure]:
     looped = ["-framerate", "24", "-loop", "1", "-i", jpeg, "-vf", ZOOMPAN, *X264, "-t", "5"]
     params = {"url_image": "http://x/", "focus_x": 0, "focus_y": 0}
     theirs, ours = side_by_side(
-        "img2vid, whole",
-        lambda: _ffmpeg(*looped, folder / "z.mp4"),
-        _operation("img2vid", params, {"url_image": jpeg}),
+        "img2vid, whole", lambda: _ffmpeg(*looped, folder / "z.mp4"), _operation("img2vid", params, {"url_image": jpeg})
     )
     yield Figure("img2vid.total_ratio", _round(theirs / ours), "×", "", "from image file to MP4")
     yield Figure("img2vid.psnr_db", _psnr(photo), "dB", "≥ 45", "luma, mean of 13 frames, against exact Lanczos")
@@ -132,7 +130,7 @@ def _psnr(photo: Path) -> float:
 
 
 def _jitter(folder: Path) -> float:
-    """Where a disc is in every decoded frame of a finished video, against where the camera should see it."""
+    """The largest error, in pixels, of a disc's movement between decoded frames of a finished video."""
     source, at = (2560, 1440), (1400.0, 800.0)
     y, x = np.mgrid[0 : source[1], 0 : source[0]]
     away = np.hypot(x + 0.5 - at[0], y + 0.5 - at[1])
@@ -178,7 +176,7 @@ def _operation(name: str, params: dict[str, Any], assets: dict[str, Path]) -> Ca
 
 @contextmanager
 def _ran(name: str, params: dict[str, Any], assets: dict[str, Path]) -> Iterator[Path]:
-    """The output of an operation, in a private directory as in a worker."""
+    """The output of an operation that ran in a private directory, as on a worker."""
     operation = OPERATIONS[name]
     with tempfile.TemporaryDirectory() as directory:
         work = Work(Path(directory), Limits(max_output_bytes=1_000_000_000))

@@ -147,16 +147,21 @@ class Settings:
     max_asset_bytes: int = setting(
         whole(1, 10 * GB), 100_000_000, "Largest file that a job may name or that is uploaded."
     )
-    max_output_bytes: int = setting(whole(1, 5 * GB), GB, "Largest video that a job may make.")
+    max_job_assets_bytes: int = setting(
+        whole(1, 100 * GB), GB, "How many bytes all files that one job fetches may have together."
+    )
+    max_output_bytes: int = setting(
+        whole(1, 5 * GB), GB, "How many bytes all files that one job makes may have together."
+    )
     job_timeout_seconds: int = setting(whole(1, 86_400), 600, "Longest time that one attempt may run.")
     queue_limit_seconds: int = setting(
         whole(1, 7 * 86_400), 3600, "Longest time that a job waits for a worker before it fails with `queue_timeout`."
     )
     max_wait_seconds: int = setting(whole(0, 3600), 90, "Longest wait that `Prefer: wait` gets; proxies cut at 100 s.")
     default_wait_seconds: int = setting(whole(0, 3600), 0, "Wait of requests that do not ask for one.")
-    url_ttl_seconds: int = setting(whole(60, 7 * 86_400), 86_400, "How long the URL of a finished video is valid.")
+    url_ttl_seconds: int = setting(whole(60, 7 * 86_400), 86_400, "How long the URL of a finished file is valid.")
     output_retention_seconds: int = setting(
-        whole(60, 365 * DAY_S), 7 * DAY_S, "How long a finished video is kept; after that its job has no `video_url`."
+        whole(60, 365 * DAY_S), 7 * DAY_S, "How long finished files are kept; after that their job has no `outputs`."
     )
     upload_retention_seconds: int = setting(
         whole(60, 365 * DAY_S),

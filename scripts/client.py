@@ -10,12 +10,12 @@ from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
 TIMEOUT_S = 30
-# A kept connection may be closed by the gateway in the moment that it is used again; to read twice does no harm.
+# The gateway may close a kept connection just as it is used again; repeating a read is harmless.
 _AGAIN = Retry(total=2, connect=0, redirect=0, status=0, allowed_methods={"GET"})
 
 
 class ApiError(Exception):
-    """The gateway refused a request; the text is its own."""
+    """The gateway refused a request; the text is the gateway's."""
 
 
 class Client:
@@ -28,20 +28,20 @@ class Client:
         self._http.mount("http://", HTTPAdapter(max_retries=_AGAIN))
 
     def upload(self, path: Path) -> str:
-        """Store a file with the gateway; answers the URL to name in a job."""
+        """Upload a file and return the URL to use in a job."""
         with path.open("rb") as file:
             return str(self._json("POST", "/files", data=file)["url"])
 
     def submit(self, operation: str, params: dict[str, Any]) -> dict[str, Any]:
-        """Ask for a video; answers the job."""
+        """Submit a job and return it."""
         return self._json("POST", f"/video/{operation}", json=params)
 
     def job(self, job_id: str) -> dict[str, Any]:
-        """The job as it is now."""
+        """The current state of a job."""
         return self._json("GET", f"/jobs/{job_id}")
 
     def download(self, url: str, path: Path) -> None:
-        """Fetch a finished video."""
+        """Download a finished file."""
         with self._http.get(url, stream=True, timeout=TIMEOUT_S) as response, path.open("wb") as file:
             response.raise_for_status()
             for chunk in response.iter_content(1 << 16):

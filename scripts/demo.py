@@ -1,7 +1,7 @@
-"""`make demo`: the whole way of a job, once for each operation, on this machine and with the samples.
+"""`make demo`: one job of each operation, from submit to download, on this machine and with the samples.
 
-`make demo-cloud` does the same by way of RunPod: a stand-in for its service with real workers, and no account. With
-`FAIL=runpod` RunPod takes no job, and a stand-in for Vast.ai does them all.
+`make demo-cloud` does the same with a stand-in for RunPod that runs real workers and needs no account. With
+`FAIL=runpod` RunPod accepts no job, and a stand-in for Vast.ai does them all.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SAMPLES = ROOT / "samples"
 OUTPUT = ROOT / "demo-output"
 LIMIT_S = 120
-# Of machines at the stand-in for Vast.ai, where life's are 90 and 300.
+# Seconds at the stand-in for Vast.ai; in production they are 90 and 300.
 BOOT_S, IDLE_S = 5, 10
 
 JOBS: dict[str, dict[str, Any]] = {
@@ -40,14 +40,14 @@ JOBS: dict[str, dict[str, Any]] = {
 
 
 class DemoError(Exception):
-    """A job did not end as it should."""
+    """A job failed or did not finish."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.demo", description=__doc__.splitlines()[0])
-    parser.add_argument("--cloud", action="store_true", help="by way of a stand-in for RunPod")
+    parser.add_argument("--cloud", action="store_true", help="use a stand-in for RunPod")
     parser.add_argument(
-        "--fail", choices=["runpod"], help="RunPod takes no job, so that Vast.ai does them; with --cloud"
+        "--fail", choices=["runpod"], help="RunPod accepts no job, so that Vast.ai does them; with --cloud"
     )
     chosen = parser.parse_args()
     if chosen.fail and not chosen.cloud:
@@ -67,7 +67,7 @@ def main() -> int:
         except KeyboardInterrupt:
             console.print("Stopped.")
             return 130
-    console.print("Gateway and worker are stopped, and these URLs with them; `make run` starts them to stay.")
+    console.print("Gateway and worker have stopped, so these URLs no longer work; `make run` keeps them running.")
     return 0
 
 
@@ -89,7 +89,7 @@ def _cloud(data: Path, console: Console) -> Iterator[Stack]:
         Stack(data, OUTPUT / "logs", port=port, environ=runpod.gateway_environ) as stack,
     ):
         console.print(f"Gateway at {stack.url}, stand-in for RunPod at {runpod.endpoint_url}.")
-        console.print("Its workers start when there is work: a cold start of three seconds.")
+        console.print("Its workers start when there is work, with a cold start of three seconds.")
         yield stack
         calls = sum(runpod.calls[kind] for kind in ("run", "status", "cancel", "health"))
         console.print(f"The gateway made {calls} calls to RunPod.")
@@ -110,20 +110,20 @@ def _fallback(data: Path, console: Console) -> Iterator[Stack]:
         environ = {**first.gateway_environ, **second.gateway_environ, **rented}
         with Stack(data, OUTPUT / "logs", port=port, environ=environ) as stack:
             console.print(f"Gateway at {stack.url}, stand-ins for RunPod at {first.url} and Vast.ai at {second.url}.")
-            console.print(f"RunPod says that nobody has paid. A machine at Vast.ai takes {BOOT_S} s to boot.")
+            console.print(f"RunPod refuses for lack of payment. A machine at Vast.ai takes {BOOT_S} s to boot.")
             yield stack
             refused = first.calls["run"]
-            console.print(f"RunPod refused {refused} times. Rented machines go after {IDLE_S} s without a job:")
+            console.print(f"RunPod refused {refused} times. Machines are destroyed after {IDLE_S} s without a job:")
             _await_end(second)
             bill = second.bill()
-            console.print(f"{bill['created']} were rented, paid for {bill['paid_s']:.0f} s in all, and none is left.")
+            console.print(f"{bill['created']} were rented and paid for {bill['paid_s']:.0f} s in all; none is left.")
 
 
 def _await_end(vast: vast.Emulator) -> None:
     ends_at = time.monotonic() + LIMIT_S
     while vast.alive():
         if time.monotonic() > ends_at:
-            raise DemoError(f"{len(vast.alive())} rented machines are still there")
+            raise DemoError(f"{len(vast.alive())} rented machines still exist")
         time.sleep(0.2)
 
 
@@ -194,7 +194,7 @@ def _save(client: Client, operation: str, job: dict[str, Any], console: Console)
     client.download(job["video_url"], path)
     stats = job["stats"]
     if path.stat().st_size != stats["size_bytes"]:
-        raise DemoError(f"{operation}: {path.stat().st_size} bytes came, {stats['size_bytes']} were made")
+        raise DemoError(f"{operation}: {path.stat().st_size} bytes were downloaded, {stats['size_bytes']} were made")
     cost = f", ${stats['cost_usd']:.6f} and at most ${stats['idle_cost_usd']:.6f} idle" if stats["cost_usd"] else ""
     console.print(
         f"{path.relative_to(ROOT)}: {stats['duration_s']:.2f} s of {stats['width']}x{stats['height']} video"

@@ -1,4 +1,4 @@
-"""Generates the documentation that comes from the code; `--check` only tells whether it is stale.
+"""Generates the documentation that comes from the code; `--check` only reports whether it is stale.
 
 `.env.example`, the inputs to try a worker with (`handler/test_inputs/`, `.runpod/tests.json`), and in Markdown files
 everything between `<!-- made by scripts.docs: NAME -->` and `<!-- end -->`.
@@ -29,7 +29,7 @@ from handler.settings import Settings as WorkerSettings
 from wire import errors
 
 ROOT = Path(__file__).parent.parent
-# Small files that MDN hosts for examples, so that a worker anywhere can be tried.
+# Small example files hosted by MDN, which a worker anywhere can fetch.
 PUBLIC = {
     "video": "https://mdn.github.io/shared-assets/videos/flower.mp4",
     "image": "https://mdn.github.io/shared-assets/images/examples/balloon.jpg",
@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def generated() -> dict[Path, str]:
-    """What every generated file should hold."""
+    """The content of every generated file."""
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     return {
         ROOT / ".env.example": env_example(),
@@ -74,7 +74,7 @@ def settings() -> dict[str, type[Any]]:
 
 
 def test_input(operation: Operation) -> dict[str, Any]:
-    """What a worker anywhere can run: the operation's first example whose files there are, on the internet."""
+    """Input that a worker anywhere can run: the first example for whose files there are public ones."""
     example = next(
         e for e in operation.examples if all(k in PUBLIC for n, k in operation.asset_kinds.items() if n in e)
     )
@@ -83,7 +83,7 @@ def test_input(operation: Operation) -> dict[str, Any]:
 
 
 def hub_tests() -> dict[str, Any]:
-    """What RunPod's Hub runs on every release."""
+    """The tests that RunPod's Hub runs on every release."""
     tests = [{"name": op.name, "input": test_input(op), "timeout": 120_000} for op in OPERATIONS.values()]
     hub = json.loads((ROOT / ".runpod/hub.json").read_text())["config"]
     env = [{"key": e["key"], "value": e["input"]["default"]} for e in hub["env"]]
@@ -125,7 +125,7 @@ def request_errors() -> str:
 
 
 def stats_table() -> str:
-    from gateway.api.job_response import JobStatsSchema
+    from gateway.api.job_document import JobStatsSchema
 
     rows = ["| Field | Meaning |", "|---|---|"]
     rows += [f"| `{name}` | {field.metadata['description']} |" for name, field in JobStatsSchema().fields.items()]

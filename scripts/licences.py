@@ -1,4 +1,4 @@
-"""Generates docs/licences.md: what goes into the images, and under which licences, as the installed packages tell."""
+"""Generates docs/licences.md: the Python packages in the images with the licences that their metadata states."""
 
 from __future__ import annotations
 
@@ -11,29 +11,32 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/licences.md"
-# Licences that ask something of who changes or links a package, each with why we may have it.
+# Packages whose licences oblige those who change or link them, each with the reason why we may use it.
 COPYLEFT = {
-    "certifi": "MPL-2.0: holds for its own files, which are passed on unchanged",
-    "paramiko": "LGPL-2.1: a dependency of runpod's, imported as it is and replaceable in the image",
-    "psycopg": "LGPL-3.0: imported as it is and replaceable in the image",
+    "certifi": "MPL-2.0: covers its own files, which are distributed unchanged",
+    "paramiko": "LGPL-2.1: a dependency of runpod, imported unchanged and replaceable in the image",
+    "psycopg": "LGPL-3.0: imported unchanged and replaceable in the image",
     "psycopg-binary": "LGPL-3.0: as psycopg",
-    "tqdm": "MPL-2.0: a dependency of runpod's, passed on unchanged",
+    "tqdm": "MPL-2.0: a dependency of runpod, distributed unchanged",
 }
-# Whole words of all others that we have.
+# Words in the names of all other licences.
 FREE = frozenset(
     {"0BSD", "Apache", "BSD", "CC0", "CMU", "ISC", "MIT", "PSF", "Python Software Foundation", "Unlicense", "Zlib"}
 )
 _COPYLEFT = re.compile(r"GPL|MPL|EPL|EUPL|CDDL|CC-BY-SA|OSL|SSPL|BUSL|Mozilla|copyleft|General Public", re.IGNORECASE)
-# For other systems and interpreters than those of the images, so never installed there.
+# For systems and interpreters other than those of the images, so never installed there.
 _ELSEWHERE = re.compile(r"sys_platform == '(win32|emscripten)'|platform_python_implementation != 'CPython'")
 
 
 @dataclass(frozen=True)
 class Package:
-    """`licence` is what its metadata tell."""
+    """A Python package in the images."""
 
+    #: Its name.
     name: str
-    rooms: tuple[str, ...]
+    #: The images that contain it.
+    images: tuple[str, ...]
+    #: The licence that its metadata states.
     licence: str
 
 
@@ -46,26 +49,26 @@ def main() -> int:
 
 
 def page() -> str:
-    rows = [f"| {p.name} | {', '.join(p.rooms)} | {p.licence} | {COPYLEFT.get(p.name, '')} |" for p in packages()]
+    rows = [f"| {p.name} | {', '.join(p.images)} | {p.licence} | {COPYLEFT.get(p.name, '')} |" for p in packages()]
     return (
-        "# Licences of what the images hold\n\n"
+        "# Licences of the images' contents\n\n"
         "Reelay itself is under the MIT licence ([LICENSE](../LICENSE)). Its images add the Python packages below, as "
         "`make docs` finds them installed, and Debian's packages, whose licences are in `/usr/share/doc/*/copyright` "
-        "of each image. Two of those matter when you pass the worker's image on: FFmpeg is Debian's build under the "
-        "GPL (with x264 and x265), and runs as a program of its own. `opencv-python-headless` brings along libraries "
+        "of each image. Two of those matter when you distribute the worker's image: FFmpeg is Debian's build under the "
+        "GPL (with x264 and x265), and runs as a separate program. `opencv-python-headless` includes libraries "
         "of FFmpeg under the LGPL 2.1.\n\n"
-        "| Package | Image | Licence | Why it may be here |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
+        "| Package | Image | Licence | Why it may be used |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
     )
 
 
 def packages() -> list[Package]:
-    """Those of the images that are installed here, by name."""
-    rooms: dict[str, list[str]] = {}
-    for room, image in (("gateway", "gateway"), ("handler", "worker")):
-        for name in _pinned(ROOT / room / "requirements.txt"):
-            rooms.setdefault(name, []).append(image)
+    """The packages of the images that are installed here, by name."""
+    images_of: dict[str, list[str]] = {}
+    for folder, image in (("gateway", "gateway"), ("handler", "worker")):
+        for name in _pinned(ROOT / folder / "requirements.txt"):
+            images_of.setdefault(name, []).append(image)
     found = []
-    for name, images in sorted(rooms.items()):
+    for name, images in sorted(images_of.items()):
         try:
             found.append(Package(name, tuple(dict.fromkeys(images)), licence_of(metadata.metadata(name))))
         except metadata.PackageNotFoundError:
@@ -73,17 +76,17 @@ def packages() -> list[Package]:
     return found
 
 
-def licence_of(told: metadata.PackageMetadata) -> str:
-    """In the newer field, the older one, or the classifiers; `unknown` when none of them tells."""
-    classifiers = [c.rpartition(" :: ")[2] for c in told.get_all("Classifier") or [] if c.startswith("License ::")]
-    newer, older = (told[field].strip() if field in told else "" for field in ("License-Expression", "License"))
-    # some put the whole text into the older one
+def licence_of(meta: metadata.PackageMetadata) -> str:
+    """From the newer field, the older one, or the classifiers; `unknown` when none of them states it."""
+    classifiers = [c.rpartition(" :: ")[2] for c in meta.get_all("Classifier") or [] if c.startswith("License ::")]
+    newer, older = (meta[field].strip() if field in meta else "" for field in ("License-Expression", "License"))
+    # some packages put the whole text into the older one
     short = older if older and len(older) < 60 and "\n" not in older and older != "Dual License" else ""
     return newer or short or " OR ".join(classifiers) or "unknown"
 
 
 def refusals(found: list[Package]) -> list[str]:
-    """What may not go into an image before somebody has looked at it."""
+    """Packages that must not go into an image before their licence has been reviewed."""
     unknown = [p for p in found if not _COPYLEFT.search(p.licence) and not any(w in p.licence for w in FREE)]
     copyleft = [p for p in found if _COPYLEFT.search(p.licence) and p.name not in COPYLEFT]
     return [f"{p.name}: {p.licence}" for p in (*unknown, *copyleft)]

@@ -37,7 +37,7 @@ def main() -> int:
 
 
 def _stack() -> Stack:
-    """As the environment and `.env` wish; what they leave open has defaults that work on a laptop."""
+    """A stack with the settings of the environment and `.env`, and defaults that work on a laptop."""
     given = {name: value for name, value in {**dotenv_values(ROOT / ".env"), **os.environ}.items() if value}
     environ = {name: value for name, value in given.items() if name in VARIABLES}
     settings, worker = read(Settings, environ), read(WorkerSettings, environ)

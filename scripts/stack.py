@@ -55,7 +55,7 @@ def _in_use(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A port that nobody listens on at this moment."""
+    """A port that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -63,18 +63,23 @@ def free_port() -> int:
 
 @dataclass
 class Stack:
-    """`with Stack(...)`: inside, the gateway answers at `url` and jobs run on the worker; afterwards both are gone.
+    """A context manager: inside, the gateway runs at `url` and jobs run on the worker; afterwards both are stopped.
 
-    With PROVIDERS in `environ` that do not have `local` among them, there is no worker. Logs go to `log_dir`. The
-    processes see `environ` and what is set here, but no other setting of this process and no `.env`; and the worker
-    none of the gateway's secrets.
+    The processes see `environ` and what is set here, but no other setting of this process and no `.env`; the worker
+    sees none of the gateway's secrets.
     """
 
+    #: The gateway's DATA_DIR.
     data_dir: Path
+    #: Where the logs of both are written.
     log_dir: Path
+    #: The gateway's port.
     port: int = field(default_factory=free_port)
+    #: The worker's port.
     worker_port: int = field(default_factory=free_port)
+    #: The API key of the gateway.
     api_key: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+    #: Settings of both. There is no worker where its PROVIDERS do not include `local`.
     environ: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -126,7 +131,7 @@ class Stack:
         self._start("worker", "handler.http_worker", environ)
 
     def wait_ready(self) -> None:
-        """Until database, dispatcher and worker are well. Raises StackError with the reason."""
+        """Wait until database, dispatcher and worker are ready. Raises StackError with the reason why not."""
         ends_at = time.monotonic() + START_S
         checks: object = "the gateway does not answer"
         while time.monotonic() < ends_at:
@@ -142,7 +147,7 @@ class Stack:
         raise StackError(f"not ready after {START_S} s: {checks}")
 
     def check(self) -> None:
-        """Raises StackError when a process has died, with the end of its log."""
+        """Raise StackError, with the end of its log, when a process has died."""
         for name, process in self._processes.items():
             if process.poll() is not None:
                 raise StackError(f"the {name} ended with status {process.returncode}:\n{self.log_tail(name)}")
@@ -155,7 +160,7 @@ class Stack:
         return self._processes[name]
 
     def stop(self, *names: str) -> None:
-        """Stop the named processes, or all: politely, then not."""
+        """Stop the named processes, or all: with SIGTERM, then SIGKILL."""
         chosen = [self._processes.pop(name) for name in names or ("worker", "gateway") if name in self._processes]
         for process in chosen:
             process.terminate()
@@ -180,15 +185,15 @@ class Stack:
 
     def _start(self, name: str, module: str, environ: Mapping[str, str]) -> None:
         command = [sys.executable, "-m", module]
-        if shutil.which("setpriv"):  # whoever kills us with -9 stops them too
+        if shutil.which("setpriv"):  # so that they stop when this process is killed
             command = ["setpriv", "--pdeathsig", "TERM", "--", *command]
         with (self.log_dir / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
                 command,
-                cwd=self.log_dir,  # where no .env is
+                cwd=self.log_dir,  # a directory without .env
                 env={**_neutral_environ(), **environ},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for us; we stop them in order
+                start_new_session=True,  # Ctrl-C reaches this process only, which stops them in order
             )

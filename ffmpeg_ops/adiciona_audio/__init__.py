@@ -20,10 +20,11 @@ exact length of the video.
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+from marshmallow import Schema, ValidationError, fields, validates_schema
 
 from ffmpeg_ops.assets import Asset
 from ffmpeg_ops.engine.encoding import encoding_param
+from ffmpeg_ops.engine.params import choice, number
 from ffmpeg_ops.operation import VIDEO, Operation, Weight
 
 MODES = ("replace", "mix")
@@ -35,75 +36,43 @@ MAX_FADE_S = 60
 LOUDNESS_LUFS = (-40, -5)
 
 
-def _range(low: float, high: float, unit: str = "") -> validate.Range:
-    return validate.Range(min=low, max=high, error=f"Must be from {{min}} to {{max}}{unit}.")
-
-
 class AdicionaAudioParams(Schema):
     url_video = Asset("video", required=True, metadata={"description": "URL of the video."})
     url_audio = Asset(
         "audio", required=True, metadata={"description": "URL of the new sound, any audio or video file."}
     )
-    mode = fields.String(
-        load_default="replace",
-        validate=validate.OneOf(MODES),
-        metadata={"description": "What happens to the video's own sound: `replace` drops it, `mix` keeps it."},
+    mode = choice(MODES, "What happens to the video's own sound: `replace` drops it, `mix` keeps it.", "replace")
+    volume = number(
+        0, MAX_VOLUME, "Volume of the new sound as a factor: 1 keeps it, 0.5 is −6 dB, 2 is +6 dB, 0 is silence.", 1.0
     )
-    volume = fields.Float(
-        load_default=1.0,
-        validate=_range(0, MAX_VOLUME),
-        metadata={
-            "description": "Volume of the new sound as a factor: 1 keeps it, 0.5 is −6 dB, 2 is +6 dB, 0 is silence."
-        },
-    )
-    original_volume = fields.Float(
-        load_default=1.0,
-        validate=_range(0, MAX_VOLUME),
-        metadata={"description": "Volume of the video's own sound as a factor, for mode `mix`."},
-    )
-    start = fields.Float(
-        load_default=0.0,
-        validate=_range(0, MAX_START_S, " seconds"),
-        metadata={"description": "When the new sound begins, in seconds of the video."},
-    )
+    original_volume = number(0, MAX_VOLUME, "Volume of the video's own sound as a factor, for mode `mix`.", 1.0)
+    start = number(0, MAX_START_S, "When the new sound begins, in seconds of the video.", 0.0, " seconds")
     loop = fields.Boolean(
         load_default=False,
         metadata={"description": "Repeats a short sound until the video ends; otherwise it is followed by silence."},
     )
-    length = fields.String(
-        load_default="video",
-        validate=validate.OneOf(LENGTHS),
-        metadata={
-            "description": "How long the result lasts: as long as the `video`, as the new `audio` including its start "
-            "(the video is cut, or its last frame stays on screen), or as the `shortest` of the two."
-        },
+    length = choice(
+        LENGTHS,
+        "How long the result lasts: as long as the `video`, as the new `audio` including its start (the video is cut, "
+        "or its last frame stays on screen), or as the `shortest` of the two.",
+        "video",
     )
-    fade_in = fields.Float(
-        load_default=0.0,
-        validate=_range(0, MAX_FADE_S, " seconds"),
-        metadata={"description": "Seconds over which the new sound fades in from its start."},
+    fade_in = number(0, MAX_FADE_S, "Seconds over which the new sound fades in from its start.", 0.0, " seconds")
+    fade_out = number(
+        0, MAX_FADE_S, "Seconds over which the new sound fades out before it ends or is cut.", 0.0, " seconds"
     )
-    fade_out = fields.Float(
-        load_default=0.0,
-        validate=_range(0, MAX_FADE_S, " seconds"),
-        metadata={"description": "Seconds over which the new sound fades out before it ends or is cut."},
+    ducking = choice(
+        DUCKED,
+        "Which sound is lowered while the other is heard, for mode `mix`: `new` for music under the speech of the "
+        "video, `original` for the video's sound under a new narration.",
+        "none",
     )
-    ducking = fields.String(
-        load_default="none",
-        validate=validate.OneOf(DUCKED),
-        metadata={
-            "description": "Which sound is lowered while the other is heard, for mode `mix`: `new` for music under the "
-            "speech of the video, `original` for the video's sound under a new narration."
-        },
-    )
-    loudness = fields.Float(
-        load_default=None,
-        allow_none=True,
-        validate=_range(*LOUDNESS_LUFS, " LUFS"),
-        metadata={
-            "description": "Loudness of the finished sound in LUFS, ±1 LU, with true peaks below −1 dBTP: −14 suits "
-            "streaming sites, −23 broadcast. By default the loudness is not changed."
-        },
+    loudness = number(
+        *LOUDNESS_LUFS,
+        "Loudness of the finished sound in LUFS, ±1 LU, with true peaks below −1 dBTP: −14 suits streaming sites, −23 "
+        "broadcast. By default the loudness is not changed.",
+        None,
+        " LUFS",
     )
     encoding = encoding_param()
 

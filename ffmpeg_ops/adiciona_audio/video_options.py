@@ -1,4 +1,4 @@
-"""FFmpeg's options for the video stream: copied whole, copied up to a packet, or encoded anew."""
+"""FFmpeg's options for the video stream: copied whole, copied up to a packet, or encoded."""
 
 from __future__ import annotations
 

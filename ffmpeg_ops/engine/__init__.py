@@ -2,6 +2,6 @@
 
 Modules: process (the only one that starts processes), sandbox (what such a process may not do), ffmpeg (its limits,
 progress and error texts), inspect (ffprobe), encoders (which encoder works here), encoding (the param `encoding`),
-bitrate (how a video fits into a number of bytes), pixels (filters that make 8-bit 4:2:0 SDR of any video), output (the
-finished file) and mp4 (its header). Packages: stills, subtitles and mixing.
+params (fields that params share), bitrate (how a video fits into a number of bytes), pixels (filters that make 8-bit
+4:2:0 SDR of any video), output (the finished file) and mp4 (its header). Packages: stills, subtitles and mixing.
 """

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from marshmallow import Schema, fields, validate
+from marshmallow import Schema, fields
+
+from ffmpeg_ops.engine.params import choice, integer
 
 CODECS = ("h264", "hevc", "av1")
 QUALITIES = ("low", "standard", "high", "best")
@@ -19,24 +21,17 @@ MIN_BYTES, MAX_BYTES = 10_000, 5_000_000_000
 class EncodingParams(Schema):
     """How the video is encoded."""
 
-    codec = fields.String(
-        validate=validate.OneOf(CODECS),
-        metadata={
-            "description": "Video codec, by default h264. h264 plays everywhere; hevc and av1 make smaller files for "
-            "newer players, and encode more slowly without a GPU that supports them."
-        },
+    codec = choice(
+        CODECS,
+        "Video codec, by default h264. h264 plays everywhere; hevc and av1 make smaller files for newer players, and "
+        "encode more slowly without a GPU that supports them.",
     )
-    quality = fields.String(
-        validate=validate.OneOf(QUALITIES),
-        metadata={"description": "Video quality, by default standard. Higher quality makes larger files."},
-    )
-    max_bytes = fields.Integer(
-        strict=True,
-        validate=validate.Range(min=MIN_BYTES, max=MAX_BYTES),
-        metadata={
-            "description": "Maximum size of the file in bytes. The video stream loses quality where needed, the sound "
-            "never does; a video that cannot be made to fit fails with output_too_large."
-        },
+    quality = choice(QUALITIES, "Video quality, by default standard. Higher quality makes larger files.")
+    max_bytes = integer(
+        MIN_BYTES,
+        MAX_BYTES,
+        "Maximum size of the file in bytes. The video stream loses quality where needed, the sound never does; a video "
+        "that cannot be made to fit fails with output_too_large.",
     )
 
 

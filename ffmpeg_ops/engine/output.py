@@ -1,7 +1,8 @@
-"""What all operations do alike with the file they make: options of the MP4, sound that players have, final figures."""
+"""The finished video of any operation: MP4 options, sound that players support, checks and stats."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,16 @@ MP4 = [
     *["-movflags", "+faststart", "-map_metadata", "-1", "-map_chapters", "-1", "-f", "mp4"],
     output_file("video", media_types.MP4),
 ]
-# What browsers play: they show an MP4 with AC-3 or ALAC, which it can carry as well, in silence.
+# What browsers play. MP4 can also carry AC-3 and ALAC, but browsers play those silently.
 _PLAYED_AUDIO = frozenset({"aac", "mp3"})
-# Other layouts, 5.1(side) of AC-3 and DTS among them, AAC describes in a way that not every player reads.
+# AAC describes other layouts, such as AC-3's and DTS's 5.1(side), in a way that not every player understands.
 _PLAYED_LAYOUTS = "mono|stereo|3.0|4.0|5.0|5.1|7.1"
-_SLACK = 2  # frames: headers and edits round
-VIDEO_IN_MP4 = frozenset({"h264", "hevc", "av1"})  # what players of today play
+_SLACK = 2  # frames, for rounding in headers and edit lists
+VIDEO_IN_MP4 = frozenset({"h264", "hevc", "av1"})  # codecs that current players support
 
 
 def keep_audio(info: inspect.MediaInfo) -> list[str]:
-    """Options that carry the first sound track over: untouched where every player has it, otherwise as AAC."""
+    """Options that keep the sound: copied where every player supports it, otherwise as AAC."""
     if info.audio is None:
         return ["-an"]
     aac = ["-af", f"aformat=channel_layouts={_PLAYED_LAYOUTS}", "-c:a", "aac", "-b:a", str(_aac_rate(info.audio))]
@@ -37,7 +38,7 @@ def keep_audio(info: inspect.MediaInfo) -> list[str]:
 
 
 def sound_bytes(source: Path, info: inspect.MediaInfo, length_s: float, work: Work) -> int:
-    """How large the sound is that `keep_audio` carries over."""
+    """How large the sound kept by `keep_audio` is."""
     if info.audio is None:
         return 0
     if _is_played(info.audio):
@@ -51,12 +52,12 @@ def _aac_rate(audio: inspect.AudioStream) -> int:
 
 
 def _is_played(audio: inspect.AudioStream) -> bool:
-    # MP4 has no word for the low rates of MPEG-2.5
+    # MP4 cannot describe the low sample rates of MPEG-2.5
     return audio.codec in _PLAYED_AUDIO and (audio.codec != "mp3" or audio.sample_rate >= 16_000)
 
 
 def length_s(info: inspect.MediaInfo, video: inspect.VideoStream) -> float:
-    """How long the picture lasts, by the best word there is. Raises AssetInvalid when nothing tells."""
+    """The length of the video stream by the best source there is. Raises AssetInvalid when there is none."""
     seconds = video.duration_s or info.duration_s
     if seconds is None and video.frames and video.frame_rate:
         seconds = float(video.frames / video.frame_rate)
@@ -69,8 +70,8 @@ def require_frames(made: int, source: Path, stream: inspect.VideoStream, length_
     """Raise AssetInvalid when less than `MIN_COMPLETE` of the source's frames came out: it is damaged or cut off."""
     if stream.frames and made >= inspect.MIN_COMPLETE * stream.frames:
         return
-    # A header counts frames that an edit hides, packets may be fields or frames that are never shown, and the length
-    # may be a guess: the lower figure is the one to hold on to.
+    # A header counts frames that an edit list hides, packets may be fields or frames that are never shown, and the
+    # length may be a guess: the lower figure counts.
     counted = stream.frames or inspect.count_frames(source, stream, work) or 0
     expected = min(counted, round(length_s * stream.frame_rate))
     if made + _SLACK < inspect.MIN_COMPLETE * expected:
@@ -79,13 +80,15 @@ def require_frames(made: int, source: Path, stream: inspect.VideoStream, length_
 
 
 def damaged(frames: int, wanted: int) -> AssetInvalid:
-    """For a source that lacks too much. It is the job's own fault: it would lack that at another try too."""
+    """The error for a source of which too much is missing, as it would be at another try."""
     return AssetInvalid(f"The video is damaged or cut off: only {frames} of about {wanted} frames could be read.")
 
 
 def tracks(work: Work) -> dict[str, mp4.Track]:
-    """The tracks of the finished file. Raises EncodeFailed when it cannot be read, AssetInvalid when it has no picture:
-    FFmpeg ended well and found none in the source."""
+    """The tracks of the finished file.
+
+    Raises EncodeFailed when it cannot be read, and AssetInvalid when it has no video: FFmpeg found none in the source.
+    """
     try:
         found = mp4.tracks(work.output("video"))
     except ValueError as error:
@@ -96,31 +99,38 @@ def tracks(work: Work) -> dict[str, mp4.Track]:
 
 
 def require_written(frames: int, work: Work) -> None:
-    """Raises EncodeFailed when the finished file does not have as many frames as were to be written."""
+    """Raise EncodeFailed when the finished file does not have exactly `frames` frames."""
     if (there := tracks(work)["vide"].packets) != frames:
         raise EncodeFailed(f"FFmpeg could not make the video: {there} frames were written, not {frames}.")
 
 
 def made(size: tuple[int, int], frames: int, duration_s: float) -> inspect.MediaInfo:
-    """The output as the encode told of it, for `stats`."""
+    """The output as known from the encode, for `stats`."""
     rate = Fraction(frames) / Fraction(duration_s)
     video = inspect.VideoStream(0, "", *size, rate, frames, duration_s, "yuv420p", 0)
     return inspect.MediaInfo("mp4", duration_s, 0, video, None)
 
 
-def warnings(errors: int) -> list[str]:
-    """What went wrong without stopping the job: `errors` parts of the sources that could not be decoded."""
-    return [f"{errors} decode error{'s' if errors > 1 else ''}"] if errors else []
+def stats(
+    work: Work,
+    encoder: str,
+    device: str,
+    info: inspect.MediaInfo | None = None,
+    *,
+    warnings: Iterable[str] = (),
+    errors: int = 0,
+) -> dict[str, Any]:
+    """The stats of the finished file, which is probed where `info` is not given.
 
-
-def stats(work: Work, encoder: str, device: str, info: inspect.MediaInfo | None = None) -> dict[str, Any]:
-    """The figures of the finished file, read from the file itself where `info` does not tell them already."""
+    `warnings` and the number of decode `errors` of the sources are part of them where there are any.
+    """
     try:
         info = info or inspect.probe(work.output("video"), work)
     except AssetInvalid as error:
         raise EncodeFailed(detail=error.detail) from error
     if info.video is None:
-        raise EncodeFailed(detail="the output has no picture")
+        raise EncodeFailed(detail="the output has no video stream")
+    found = [*warnings, *([f"{errors} decode error{'s' if errors > 1 else ''}"] if errors else [])]
     return {
         "duration_s": round(length_s(info, info.video), 3),
         "size_bytes": work.output("video").stat().st_size,
@@ -130,4 +140,5 @@ def stats(work: Work, encoder: str, device: str, info: inspect.MediaInfo | None 
         "encoder": encoder,
         "device": device,
         "ffmpeg_version": ffmpeg.version(),
+        **({"warnings": found} if found else {}),
     }

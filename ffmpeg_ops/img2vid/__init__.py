@@ -12,6 +12,7 @@ from marshmallow import Schema, ValidationError, fields, validate
 
 from ffmpeg_ops.assets import Asset
 from ffmpeg_ops.engine.encoding import encoding_param
+from ffmpeg_ops.engine.params import choice, number
 from ffmpeg_ops.operation import VIDEO, Operation, Weight
 
 MAX_DURATION_S = 60
@@ -53,10 +54,12 @@ class Img2VidParams(Schema):
         ),
         metadata={"description": "Length of the shot in seconds."},
     )
-    frame_rate = fields.Float(
-        load_default=24.0,
-        validate=validate.Range(min=1, max=MAX_FRAME_RATE, error="Must be from {min} to {max} frames a second."),
-        metadata={"description": "Frames per second. 23.976, 29.97 and 59.94 mean the exact broadcast rates."},
+    frame_rate = number(
+        1,
+        MAX_FRAME_RATE,
+        "Frames per second. 23.976, 29.97 and 59.94 mean the exact broadcast rates.",
+        24.0,
+        " frames a second",
     )
     size = fields.String(
         load_default="16:9",
@@ -66,37 +69,15 @@ class Img2VidParams(Schema):
             "4k (3840x2160), or any even WIDTHxHEIGHT up to 4K."
         },
     )
-    motion = fields.String(
-        load_default="zoom_in",
-        validate=validate.OneOf(MOTIONS),
-        metadata={"description": "How the camera moves. A pan goes from one end of the image to the other."},
-    )
-    amount = fields.Float(
-        load_default=1.324,
-        validate=validate.Range(min=1, max=4),
-        metadata={"description": "The largest magnification; during a pan, the magnification all the time."},
-    )
-    focus_x = fields.Float(
-        load_default=0.5,
-        validate=validate.Range(min=0, max=1),
-        metadata={"description": "The point that the camera zooms in on, from the left edge (0) to the right (1)."},
-    )
-    focus_y = fields.Float(
-        load_default=0.5,
-        validate=validate.Range(min=0, max=1),
-        metadata={"description": "The same from the top edge (0) to the bottom (1)."},
-    )
-    easing = fields.String(
-        load_default="linear",
-        validate=validate.OneOf(EASINGS),
-        metadata={"description": "How the movement accelerates."},
-    )
-    fit = fields.String(
-        load_default="cover",
-        validate=validate.OneOf(["cover", "contain"]),
-        metadata={
-            "description": "How an image of another shape fits: `cover` fills the frame, `contain` shows all of it."
-        },
+    motion = choice(MOTIONS, "How the camera moves. A pan goes from one end of the image to the other.", "zoom_in")
+    amount = number(1, 4, "The largest magnification; during a pan, the magnification all the time.", 1.324)
+    focus_x = number(0, 1, "The point that the camera zooms in on, from the left edge (0) to the right (1).", 0.5)
+    focus_y = number(0, 1, "The same from the top edge (0) to the bottom (1).", 0.5)
+    easing = choice(EASINGS, "How the movement accelerates.", "linear")
+    fit = choice(
+        ("cover", "contain"),
+        "How an image of another shape fits: `cover` fills the frame, `contain` shows all of it.",
+        "cover",
     )
     background = fields.String(
         load_default="blur",

@@ -32,10 +32,11 @@ from gateway.errors import (
     UnsupportedMediaType,
 )
 from gateway.settings import Settings
-from gateway.storage import StorageFullError, StorageUnavailable
+from gateway.storage import StorageFullError, StorageUnavailable, download_name, mime_of
 from gateway.storage.local import LocalStorage
 from gateway.wiring import services
 from wire import sniffing
+from wire.media_types import ANY_MIME
 
 log = structlog.get_logger(__name__)
 
@@ -79,12 +80,12 @@ def blueprint() -> Blueprint:
     class File(MethodView):
         @here.arguments(SignatureSchema, location="query")
         @here.doc(security=[])
-        @here.response(200, {"type": "string", "format": "binary"}, content_type="video/mp4")
+        @here.response(200, {"type": "string", "format": "binary"}, content_type=ANY_MIME)
         @here.alt_response(206, description="A part, as asked for with `Range`", success=True)
         @here.alt_response(304, description="The client has this file already, as `If-None-Match` tells", success=True)
         @here.refuses(SignatureInvalid, NotFound, RangeNotSatisfiable, TransfersBusy)
         def get(self, query: dict[str, Any], key: str) -> Response:
-            """A finished video, by its signed URL."""
+            """A finished file, by its signed URL. Its type is the one that the job tells."""
             return _send(key, query["signature"])
 
         @here.arguments(SignatureSchema, location="query")
@@ -128,13 +129,12 @@ def _send(key: str, signature: str) -> Response:
     if not here.thread_limits.transfers.take():
         raise TransfersBusy
     try:
-        is_video = key.endswith(".mp4")
+        mime = mime_of(key)
         response = send_file(
             _local().path(key),
-            mimetype="video/mp4" if is_video else "application/octet-stream",
-            # what a client uploaded is never shown as a page of ours
-            as_attachment=not is_video,
-            download_name=key.split("/")[1] + ".mp4" if is_video else key.rpartition("/")[2],
+            mimetype=mime,
+            as_attachment=mime == ANY_MIME,  # what a client uploaded is never shown as a page of ours
+            download_name=download_name(key),
             conditional=True,
             max_age=0,
         )
@@ -174,14 +174,14 @@ def _local() -> LocalStorage:
 def _bind_ids(key: str) -> None:
     """Log lines from here on tell whose output it is."""
     match key.split("/"):
-        case ["outputs", job_id, name]:
-            structlog.contextvars.bind_contextvars(job_id=job_id, attempt_id=name.removesuffix(".mp4"))
+        case ["outputs", job_id, attempt_id, _]:
+            structlog.contextvars.bind_contextvars(job_id=job_id, attempt_id=attempt_id)
 
 
 def _must_be_wanted(key: str) -> None:
     """An output is taken only while its attempt is the job's newest and alive."""
     store = services().store
-    attempt = store.attempt(key.rpartition("/")[2].removesuffix(".mp4"))
+    attempt = store.attempt(key.split("/")[2])
     job = store.job(attempt.job_id) if attempt else None
     if job is None or attempt is None or job.finished or attempt.ended or job.attempt_id != attempt.id:
         raise AttemptSuperseded

@@ -1,84 +1,267 @@
-"""A job as clients see it: one shape in answers, lists and webhooks."""
+"""A job as clients see it: one shape in responses, lists and webhooks, dumped by the schema that documents it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from marshmallow import Schema, fields, post_dump
 
 from common.clock import Clock, to_rfc3339
-from gateway.api import webhook_document
 from gateway.db.store import Store
 from gateway.domain.attempts import Attempt
 from gateway.domain.jobs import Job, JobStatus
 from gateway.domain.prices import usd
-from gateway.domain.webhooks import Webhook
+from gateway.domain.webhooks import Webhook, WebhookState
 from gateway.settings import Settings
 from gateway.storage import Storage
+from wire.envelope import StatsSchema
+from wire.errors import CODES, JobError
 
 # Of a job that waits long there are many: the last ones are shown.
 SHOWN_ATTEMPTS = 10
 
 
+class Time(fields.String):
+    """Milliseconds UTC inside, RFC 3339 outside."""
+
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
+        return None if value is None else to_rfc3339(value)
+
+
+class _Sparse(Schema):
+    """Leaves out what is not there."""
+
+    @post_dump
+    def _without_none(self, document: dict[str, Any], **_: Any) -> dict[str, Any]:
+        return {key: value for key, value in document.items() if value is not None}
+
+
+class JobStatsSchema(StatsSchema):
+    """Figures of a finished job. Times in seconds, sizes in bytes."""
+
+    queue_s = fields.Float(metadata={"description": "From the request to the start of the work."})
+    total_s = fields.Float(metadata={"description": "From the request to the end."})
+    provider = fields.String(metadata={"description": "Who lent the machine."})
+    tries = fields.Integer(metadata={"description": "How many attempts may have run, the last one included."})
+    cost_usd = fields.Float(
+        allow_none=True,
+        metadata={
+            "description": "What all attempts cost, by the time that machines worked on them and without the start of "
+            "a worker; null on own machines."
+        },
+    )
+    idle_cost_usd = fields.Float(
+        metadata={
+            "description": "What the worker costs on top while it waits for the next job, if none comes: for a job "
+            "that comes alone often many times `cost_usd`. Not there on own machines."
+        }
+    )
+
+
+class JobErrorSchema(Schema):
+    """Why a job failed."""
+
+    code = fields.String(
+        attribute="error_code",
+        metadata={
+            "description": "Stable word for programs.",
+            "enum": sorted(code for code, cls in CODES.items() if issubclass(cls, JobError)),
+        },
+    )
+    message = fields.String(attribute="error_message", metadata={"description": "Text for people."})
+
+
+class JobOutputSchema(Schema):
+    """A finished file."""
+
+    url = fields.String(metadata={"description": "Signed anew at every read; needs no key."})
+    content_type = fields.String(metadata={"description": "MIME type."})
+    size_bytes = fields.Integer()
+
+
+class JobWebhookSchema(_Sparse):
+    """What became of the job's webhook."""
+
+    url = fields.String(metadata={"description": "Where it goes, without user, password and query."})
+    status = fields.String(metadata={"enum": [str(state) for state in WebhookState]})
+    tries = fields.Integer(metadata={"description": "Since the job ended, or since it was sent again by hand."})
+    id = fields.String(
+        attribute="webhook.id", metadata={"description": "The header `webhook-id`, the same at every try."}
+    )
+    lastTryAt = Time(attribute="webhook.last_try_at", metadata={"description": "RFC 3339, UTC."})
+    lastStatusCode = fields.Integer(
+        attribute="webhook.last_status_code",
+        metadata={"description": "The status of the response, where there was one."},
+    )
+    lastError = fields.String(attribute="webhook.last_error", metadata={"description": "Why there was no response."})
+    nextTryAt = Time(
+        attribute="webhook.next_at", metadata={"description": "When it will be tried, while it is pending."}
+    )
+
+
+class JobAttemptSchema(_Sparse):
+    """One try of the job."""
+
+    provider = fields.String(metadata={"description": "Who was asked to run it."})
+    createdAt = Time(attribute="created_at", metadata={"description": "RFC 3339, UTC."})
+    endedAt = Time(attribute="ended_at")
+    code = fields.String(
+        attribute="error_code",
+        metadata={
+            "description": "Why it ended without success: an error's code, `no_capacity` or `provider_unavailable`."
+        },
+    )
+    reason = fields.String(attribute="error_message", metadata={"description": "The same as text for people."})
+
+
+class JobSchema(_Sparse):
+    """A job, in the one shape that it has everywhere."""
+
+    jobId = fields.String(attribute="job.id", metadata={"description": "`job_` and a ULID."})
+    operation = fields.String(attribute="job.operation")
+    status = fields.String(attribute="job.status", metadata={"enum": [str(status) for status in JobStatus]})
+    progress = fields.Float(metadata={"description": "0 to 1."})
+    statusUrl = fields.String(attribute="status_url", metadata={"description": "Where to ask again."})
+    createdAt = Time(attribute="job.created_at", metadata={"description": "RFC 3339, UTC."})
+    startedAt = Time(attribute="job.started_at", metadata={"description": "When a worker took it first."})
+    finishedAt = Time(attribute="job.finished_at")
+    waitingFor = fields.String(
+        attribute="job.waiting_for", metadata={"description": "Why a queued job has not started, where that is known."}
+    )
+    attempts = fields.List(
+        fields.Nested(JobAttemptSchema),
+        metadata={
+            "description": "Who was asked to run it, oldest first, and why the one before did not; the last ten."
+        },
+    )
+    webhook = fields.Nested(JobWebhookSchema)
+    outputs = fields.Dict(
+        keys=fields.String(),
+        values=fields.Nested(JobOutputSchema),
+        metadata={"description": "The finished files by name. Left out once they have expired."},
+    )
+    video_url = fields.String(metadata={"description": "The first video among the outputs."})
+    expiresAt = Time(attribute="expires_at", metadata={"description": "When the finished files are removed."})
+    result = fields.Dict(
+        attribute="job.result",
+        keys=fields.String(),
+        metadata={"description": "What the operation found out, where it is one that does."},
+    )
+    stats = fields.Nested(JobStatsSchema)
+    error = fields.Nested(JobErrorSchema)
+
+
+# Built once: building one takes longer than using it.
+_JOB = JobSchema()
+
+
+@dataclass(frozen=True)
+class _WebhookView:
+    """What a client may know of its webhook; before the job has ended there is only the URL."""
+
+    url: str
+    webhook: Webhook | None
+
+    @property
+    def status(self) -> str:
+        return str(self.webhook.state if self.webhook else WebhookState.PENDING)
+
+    @property
+    def tries(self) -> int:
+        return self.webhook.tries if self.webhook else 0
+
+
+@dataclass(frozen=True)
+class JobView:
+    """What a job's document is dumped from."""
+
+    job: Job
+    status_url: str
+    attempts: list[Attempt] | None
+    webhook: _WebhookView | None
+    #: By name: the outputs that can be fetched now.
+    outputs: Mapping[str, Mapping[str, Any]] | None
+    video_url: str | None
+    #: When the outputs are removed.
+    expires_at: int | None
+
+    @property
+    def progress(self) -> float:
+        return round(self.job.progress, 4)
+
+    @property
+    def error(self) -> Job | None:
+        return self.job if self.job.status is JobStatus.FAILED else None
+
+    @property
+    def stats(self) -> dict[str, Any] | None:
+        job = self.job
+        if job.stats is None:
+            return None
+        assert job.started_at is not None and job.finished_at is not None
+        return {
+            **job.stats,
+            "queue_s": round((job.started_at - job.created_at) / 1000, 3),
+            "total_s": round((job.finished_at - job.created_at) / 1000, 3),
+            "tries": job.tries,
+            "cost_usd": None if job.cost_nano is None else usd(job.cost_nano),
+        }
+
+
 class Documents:
-    """Makes them; `gateway.api.job_response.JobSchema` describes them."""
+    """Makes the documents of jobs."""
 
     def __init__(self, settings: Settings, store: Store, storage: Storage, clock: Clock) -> None:
         self._settings, self._store, self._storage, self._clock = settings, store, storage, clock
 
     def of(self, job: Job) -> dict[str, Any]:
-        """The job's document; what it does not have is left out."""
-        return self.of_all([job])[0]
+        """The job's document."""
+        return _JOB.dump(self.view(job))  # type: ignore[no-any-return]
 
-    def of_all(self, jobs: list[Job]) -> list[dict[str, Any]]:
+    def view(self, job: Job) -> JobView:
+        """What JobSchema dumps of a job."""
+        return self.views([job])[0]
+
+    def views(self, jobs: list[Job]) -> list[JobView]:
+        """What JobSchema dumps of `jobs`, with at most two queries for all of them."""
         owed = [job.id for job in jobs if job.finished and job.webhook_url is not None]
-        found = self._store.webhooks(owed) if owed else {}
+        webhooks = self._store.webhooks(owed) if owed else {}
         begun = [job.id for job in jobs if job.attempt_id is not None]
-        tried = self._store.attempts_of(begun) if begun else {}
-        return [self._of(job, found.get(job.id), tried.get(job.id, [])) for job in jobs]
+        attempts = self._store.attempts_of(begun) if begun else {}
+        return [self._view(job, webhooks.get(job.id), attempts.get(job.id, [])) for job in jobs]
 
-    def _of(self, job: Job, webhook: Webhook | None, attempts: list[Attempt]) -> dict[str, Any]:
-        document: dict[str, Any] = {
-            "jobId": job.id,
-            "operation": job.operation,
-            "status": str(job.status),
-            "progress": round(job.progress, 4),
-            "statusUrl": f"{self._settings.client_base}/jobs/{job.id}",
-            "createdAt": to_rfc3339(job.created_at),
-            "startedAt": to_rfc3339(job.started_at) if job.started_at else None,
-            "finishedAt": to_rfc3339(job.finished_at) if job.finished_at else None,
-            "waitingFor": job.waiting_for,
-            "attempts": [_attempt(attempt) for attempt in attempts[-SHOWN_ATTEMPTS:]] or None,
-            "webhook": webhook_document.document(job, webhook) if job.webhook_url is not None else None,
+    def _view(self, job: Job, webhook: Webhook | None, attempts: list[Attempt]) -> JobView:
+        now, expires_at = self._clock.now_ms(), job.outputs_expire_at(self._settings.output_retention_seconds)
+        outputs = self._outputs(job, now) if expires_at is not None and now < expires_at else {}
+        videos = (name for name in outputs if job.outputs[name].media_type.kind == "video")
+        video = next(videos, None)
+        return JobView(
+            job=job,
+            status_url=f"{self._settings.client_base}/jobs/{job.id}",
+            attempts=attempts[-SHOWN_ATTEMPTS:] or None,
+            webhook=_WebhookView(public_part(job.webhook_url), webhook) if job.webhook_url is not None else None,
+            outputs=outputs or None,
+            video_url=outputs[video]["url"] if video else None,
+            expires_at=expires_at,
+        )
+
+    def _outputs(self, job: Job, now: int) -> dict[str, dict[str, Any]]:
+        url_ends_at = now + self._settings.url_ttl_seconds * 1000
+        return {
+            name: {
+                "url": self._storage.presign_get(output.key, expires_at=url_ends_at),
+                "content_type": output.media_type.mime,
+                "size_bytes": output.size_bytes,
+            }
+            for name, output in job.outputs.items()
+            if output.key is not None
         }
-        kept_until = job.output_expires_at(self._settings.output_retention_seconds)
-        if kept_until is not None and job.output_key:
-            now = self._clock.now_ms()
-            if now < kept_until:
-                url_ends_at = now + self._settings.url_ttl_seconds * 1000
-                document["video_url"] = self._storage.presign_get(job.output_key, expires_at=url_ends_at)
-            document["expiresAt"] = to_rfc3339(kept_until)
-            document["stats"] = _stats(job)
-        if job.status is JobStatus.FAILED:
-            document["error"] = {"code": job.error_code, "message": job.error_message}
-        return {key: value for key, value in document.items() if value is not None}
 
 
-def _attempt(attempt: Attempt) -> dict[str, Any]:
-    document = {
-        "provider": attempt.provider,
-        "createdAt": to_rfc3339(attempt.created_at),
-        "endedAt": to_rfc3339(attempt.ended_at) if attempt.ended_at else None,
-        "code": attempt.error_code,
-        "reason": attempt.error_message,
-    }
-    return {key: value for key, value in document.items() if value is not None}
-
-
-def _stats(job: Job) -> dict[str, Any]:
-    assert job.started_at is not None and job.finished_at is not None
-    return {
-        **(job.stats or {}),
-        "queue_s": round((job.started_at - job.created_at) / 1000, 3),
-        "total_s": round((job.finished_at - job.created_at) / 1000, 3),
-        "tries": job.tries,
-        "cost_usd": None if job.cost_nano is None else usd(job.cost_nano),
-    }
+def public_part(url: str) -> str:
+    """The URL without what may be secret in it: user, password, query and fragment."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -9,103 +9,15 @@ from flask import Response, jsonify, request
 from marshmallow import Schema, fields, validate
 from sqlalchemy.exc import SQLAlchemyError
 
+from gateway.api.job_document import JobSchema
 from gateway.domain.jobs import FINISHED, Job, JobStatus
-from gateway.domain.webhooks import WebhookState
 from gateway.wiring import services
-from wire.envelope import StatsSchema
-from wire.errors import CODES, JobError
 
 log = structlog.get_logger(__name__)
 
 # Of a job that is not over: the least pause before the next look, and the most while it runs and while it waits.
 LEAST_RETRY_S = 1
 MOST_RETRY_RUNNING_S, MOST_RETRY_QUEUED_S = 10, 30
-
-
-class JobStatsSchema(StatsSchema):
-    """Figures of a finished job. Times in seconds, sizes in bytes."""
-
-    queue_s = fields.Float(metadata={"description": "From the request to the start of the work."})
-    total_s = fields.Float(metadata={"description": "From the request to the end."})
-    provider = fields.String(metadata={"description": "Who lent the machine."})
-    tries = fields.Integer(metadata={"description": "How many attempts may have run, the last one included."})
-    cost_usd = fields.Float(
-        allow_none=True,
-        metadata={
-            "description": "What all attempts cost, by the time that machines worked on them and without the start of "
-            "a worker; null on own machines."
-        },
-    )
-    idle_cost_usd = fields.Float(
-        metadata={
-            "description": "What the worker costs on top while it waits for the next job, if none comes: for a job "
-            "that comes alone often many times `cost_usd`. Not there on own machines."
-        }
-    )
-
-
-class JobErrorSchema(Schema):
-    code = fields.String(
-        metadata={
-            "description": "Stable word for programs.",
-            "enum": sorted(code for code, cls in CODES.items() if issubclass(cls, JobError)),
-        }
-    )
-    message = fields.String(metadata={"description": "Text for people."})
-
-
-class JobWebhookSchema(Schema):
-    """What became of the job's webhook."""
-
-    url = fields.String(metadata={"description": "Where it goes, without user, password and query."})
-    status = fields.String(metadata={"enum": [str(state) for state in WebhookState]})
-    tries = fields.Integer(metadata={"description": "Since the job ended, or since it was sent again by hand."})
-    id = fields.String(metadata={"description": "The header `webhook-id`, the same at every try."})
-    lastTryAt = fields.String(metadata={"description": "RFC 3339, UTC."})
-    lastStatusCode = fields.Integer(metadata={"description": "What was answered, where something was."})
-    lastError = fields.String(metadata={"description": "Why nothing was answered."})
-    nextTryAt = fields.String(metadata={"description": "When it will be tried, while it is pending."})
-
-
-class JobAttemptSchema(Schema):
-    """One try of the job."""
-
-    provider = fields.String(metadata={"description": "Who was asked to run it."})
-    createdAt = fields.String(metadata={"description": "RFC 3339, UTC."})
-    endedAt = fields.String()
-    code = fields.String(
-        metadata={
-            "description": "Why it ended without the video: an error's code, `no_capacity` or `provider_unavailable`."
-        }
-    )
-    reason = fields.String(metadata={"description": "The same as text for people."})
-
-
-class JobSchema(Schema):
-    """A job, in the one shape that it has everywhere."""
-
-    jobId = fields.String(metadata={"description": "`job_` and a ULID."})
-    operation = fields.String()
-    status = fields.String(metadata={"enum": [str(status) for status in JobStatus]})
-    progress = fields.Float(metadata={"description": "0 to 1."})
-    statusUrl = fields.String(metadata={"description": "Where to ask again."})
-    createdAt = fields.String(metadata={"description": "RFC 3339, UTC."})
-    startedAt = fields.String(metadata={"description": "When a worker took it first."})
-    finishedAt = fields.String()
-    waitingFor = fields.String(metadata={"description": "Why a queued job has not started, where that is known."})
-    attempts = fields.List(
-        fields.Nested(JobAttemptSchema),
-        metadata={
-            "description": "Who was asked to run it, oldest first, and why the one before did not; the last ten."
-        },
-    )
-    video_url = fields.String(
-        metadata={"description": "The finished video; signed anew at every read. Left out once it has expired."}
-    )
-    expiresAt = fields.String(metadata={"description": "When the finished video is removed."})
-    stats = fields.Nested(JobStatsSchema)
-    error = fields.Nested(JobErrorSchema)
-    webhook = fields.Nested(JobWebhookSchema)
 
 
 class JobListSchema(Schema):

@@ -10,7 +10,8 @@ from marshmallow import Schema, fields, validate
 
 from ffmpeg_ops.operation import OPERATIONS
 from gateway.api.blueprint import Blueprint
-from gateway.api.job_response import JobListSchema, JobSchema, WaitSchema, job_response
+from gateway.api.job_document import JobSchema, JobView
+from gateway.api.job_response import JobListSchema, WaitSchema, job_response
 from gateway.domain.jobs import JobStatus
 from gateway.errors import JobFinished, JobNotFinished, NotFound, NoWebhook
 from gateway.wiring import services
@@ -45,7 +46,7 @@ def blueprint() -> Blueprint:
             )
             page = found[:limit]
             return {
-                "jobs": services().documents.of_all(page),
+                "jobs": services().documents.views(page),
                 "nextCursor": page[-1].id if len(found) > limit else None,
             }
 
@@ -61,16 +62,16 @@ def blueprint() -> Blueprint:
 
         @here.response(200, JobSchema, description="The cancelled job")
         @here.refuses(NotFound, JobFinished)
-        def delete(self, job_id: str) -> dict[str, Any]:
+        def delete(self, job_id: str) -> JobView:
             """Cancel a job."""
-            return services().documents.of(services().jobs.cancel(job_id, g.key_id))
+            return services().documents.view(services().jobs.cancel(job_id, g.key_id))
 
     @here.route("/<job_id>/webhook")
     class JobWebhook(MethodView):
         @here.response(202, JobSchema, description="The job, whose webhook will be sent")
         @here.refuses(NotFound, JobNotFinished, NoWebhook)
-        def post(self, job_id: str) -> dict[str, Any]:
+        def post(self, job_id: str) -> JobView:
             """Send the webhook of a finished job once more."""
-            return services().documents.of(services().jobs.replay_webhook(job_id, g.key_id))
+            return services().documents.view(services().jobs.replay_webhook(job_id, g.key_id))
 
     return here

@@ -19,9 +19,11 @@ from gateway.dispatch.notifier import ChangeNotifier
 from gateway.domain import ids, jobs, transitions, webhooks
 from gateway.domain.attempts import Attempt
 from gateway.domain.jobs import Job
+from gateway.domain.outputs import declared
 from gateway.errors import IdempotencyMismatch, JobNotFinished, NotFound, NoWebhook, StorageLow
 from gateway.settings import Settings
 from gateway.storage import Storage
+from wire.media_types import MediaType
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +53,7 @@ class Jobs:
         key_id: str,
         operation: str,
         params: Mapping[str, Any],
+        outputs: Mapping[str, MediaType],
         idempotency_key: str | None = None,
         webhook_url: str | None = None,
     ) -> Job:
@@ -70,6 +73,7 @@ class Jobs:
             timeout_s=self._settings.job_timeout_seconds,
             queue_limit_s=self._settings.queue_limit_seconds,
             webhook_url=webhook_url,
+            outputs=declared(outputs),
             request_id=structlog.contextvars.get_contextvars().get("request_id"),
             next_at=now,
         )

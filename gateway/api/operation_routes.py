@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from flask import Response, g, request
-from marshmallow import fields
+from marshmallow import ValidationError, fields
 
+from common.validation import describe
 from ffmpeg_ops.assets import WebUrl
 from ffmpeg_ops.operation import OPERATIONS, Operation
 from gateway.api.blueprint import Blueprint
-from gateway.api.job_response import JobSchema, WaitSchema, job_response
+from gateway.api.job_document import JobSchema
+from gateway.api.job_response import WaitSchema, job_response
 from gateway.errors import IdempotencyMismatch, NotFound, SpendingLimit, StorageLow, TooManyJobs, ValidationFailed
 from gateway.wiring import services
 
@@ -56,18 +58,23 @@ def _view(here: Blueprint, operation: Operation) -> Callable[..., Response]:
     @here.response(202, JobSchema, description="The job, accepted")
     @here.alt_response(200, schema=JobSchema, description="The finished job, after waiting", success=True)
     @here.refuses(IdempotencyMismatch, NotFound, StorageLow, TooManyJobs, SpendingLimit)
-    def view(query: dict[str, Any], _: dict[str, Any]) -> Response:
-        return _create(operation, query.get("wait"))
+    def view(query: dict[str, Any], body: dict[str, Any]) -> Response:
+        return _create(operation, body, query.get("wait"))
 
     return view  # type: ignore[no-any-return]
 
 
-def _create(operation: Operation, wait: int | None) -> Response:
+def _create(operation: Operation, loaded: dict[str, Any], wait: int | None) -> Response:
     here = services()
+    try:
+        operation.named_assets(loaded)
+    except ValidationError as error:
+        raise ValidationFailed(describe(error), errors=error.normalized_messages()) from error  # type: ignore[no-untyped-call]
+    outputs = operation.declared(loaded)
     # What the client set and nothing else: a worker's defaults are its own.
     params = {name: value for name, value in request.get_json().items() if name not in _FIELDS}
     webhook_url = request.get_json().get("webhook_url")
-    job = here.jobs.create(g.key_id, operation.name, params, _idempotency_key(), webhook_url)
+    job = here.jobs.create(g.key_id, operation.name, params, outputs, _idempotency_key(), webhook_url)
     return job_response(job, wait=wait)
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy import Column, Table
 
 from gateway.domain import webhooks as hooks
+from gateway.domain.outputs import Output
 
 DAY_MS = 86_400_000
 
@@ -21,6 +26,19 @@ class ForeignText(sa.types.TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
         return value.replace("\0", "") if value else value
+
+
+class OutputsType(sa.types.TypeDecorator[Mapping[str, Output]]):
+    """The outputs of a job by name, as JSON."""
+
+    impl = sa.JSON
+    cache_ok = True
+
+    def process_bind_param(self, value: Mapping[str, Output] | None, dialect: sa.Dialect) -> Any:
+        return None if value is None else {name: asdict(output) for name, output in value.items()}
+
+    def process_result_value(self, value: Any | None, dialect: sa.Dialect) -> Mapping[str, Output]:
+        return {name: Output(**output) for name, output in (value or {}).items()}
 
 
 # Conditions of partial indexes. A query must repeat them word for word, without parameters.
@@ -48,8 +66,9 @@ jobs = Table(
     Column("waits", sa.Integer, nullable=False),
     Column("waiting_for", ForeignText),
     Column("attempt_id", ID_TYPE),
-    Column("output_key", sa.String(255)),
+    Column("outputs", OutputsType, nullable=False),
     Column("stats", sa.JSON(none_as_null=True)),
+    Column("result", sa.JSON(none_as_null=True)),
     Column("error_code", sa.String(64)),
     Column("error_message", ForeignText),
     Column("cost_nano", sa.BigInteger),

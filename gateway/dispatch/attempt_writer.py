@@ -15,7 +15,7 @@ from common.clock import Clock
 from gateway.db.store import Store
 from gateway.db.transaction import StaleLease, Transaction
 from gateway.dispatch.notifier import ChangeNotifier
-from gateway.dispatch.output_check import check_output
+from gateway.dispatch.output_check import check_outputs
 from gateway.dispatch.poll_schedule import PollScheduler
 from gateway.domain import transitions
 from gateway.domain.attempts import Attempt, AttemptState
@@ -122,12 +122,12 @@ class AttemptWriter:
         self._follow_up(written, ending)
         return written
 
-    def output_error(self, attempt: Attempt, stats: Mapping[str, Any]) -> JobError | None:
-        """Why an attempt that is reported as completed has failed all the same; None where its output is stored.
+    def output_error(self, job: Job, attempt: Attempt, result: Mapping[str, Any]) -> JobError | None:
+        """Why an attempt that is reported as completed has failed all the same; None where its outputs are stored.
 
         Raises StorageUnavailable.
         """
-        return check_output(self._storage, attempt, stats, self._settings.max_output_bytes)
+        return check_outputs(self._storage, job, attempt, result, self._settings.max_output_bytes)
 
     def _price(self, attempt: Attempt, ending: Ending) -> Price | None:
         """Of the machine that has the attempt; None where nobody has to pay."""

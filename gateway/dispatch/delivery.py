@@ -25,11 +25,14 @@ def job_input(context: DispatchContext, job: Job, attempt: Attempt, params: Mapp
         job_id=job.id,
         attempt_id=attempt.id,
         deadline=attempt.deadline,
-        limits=Limits(settings.max_asset_bytes, settings.max_output_bytes, job.timeout_s),
+        limits=Limits(
+            settings.max_asset_bytes, settings.max_output_bytes, job.timeout_s, settings.max_job_assets_bytes
+        ),
         uploads={
-            "video": context.storage.presign_put(
-                attempt.output_key, max_bytes=settings.max_output_bytes, expires_at=attempt.deadline
+            name: context.storage.presign_put(
+                attempt.output_key(name, output), max_bytes=settings.max_output_bytes, expires_at=attempt.deadline
             )
+            for name, output in job.outputs.items()
         },
         request_id=job.request_id,
         events=events,

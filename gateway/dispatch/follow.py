@@ -110,15 +110,15 @@ def _should_ask_next(look: Look, attempt: Attempt, now: int) -> bool:
 
 
 def _completed_there(look: Look, attempt: Attempt, remote: Remote, now: int) -> Verdict:
-    stats = remote.result["stats"] if remote.result else {}
+    result = remote.result or {"outputs": {}, "stats": {}}
     try:
-        error = look.context.writer.output_error(attempt, stats)
+        error = look.context.writer.output_error(look.job, attempt, result)
     except StorageUnavailable as unavailable:
         log.warning("storage.unavailable", reason=str(unavailable))
         if now <= limits.must_end_by(look.job, attempt):
             return Verdict(attempt, unchanged, next_in_ms=finish.LATER_MS)
         error = StorageUnreachable()
-    completed = on_attempt(partial(transitions.complete, stats=stats, now=now))
+    completed = on_attempt(partial(transitions.complete, result=result, now=now))
     return Verdict(attempt, failed_there(attempt, error, now) if error else completed, ending=_ending(remote))
 
 

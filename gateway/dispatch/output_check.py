@@ -1,4 +1,4 @@
-"""Whether the output that a worker reports is stored as it says."""
+"""Whether the outputs that a worker reports are stored as it says."""
 
 from __future__ import annotations
 
@@ -6,22 +6,34 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.domain.attempts import Attempt
+from gateway.domain.jobs import Job
 from gateway.storage import Storage
-from wire.errors import OutputMissing, OutputTooLarge
+from wire.errors import JobError, OutputInvalid, OutputMissing, OutputTooLarge
 
 
-def check_output(
-    storage: Storage, attempt: Attempt, stats: Mapping[str, Any], max_bytes: int
-) -> OutputMissing | OutputTooLarge | None:
-    """Whether what the worker says it stored is there, and no larger than allowed: S3 takes what it gets.
+def check_outputs(
+    storage: Storage, job: Job, attempt: Attempt, result: Mapping[str, Any], max_bytes: int
+) -> JobError | None:
+    """What is wrong with the outputs of an attempt that has made `result`: S3 takes what it gets.
 
     Raises StorageUnavailable when that cannot be found out.
     """
-    stored = storage.stat(attempt.output_key)
-    if stored is None:
-        return OutputMissing(detail="nothing is stored under the attempt's key")
-    if stored.size_bytes != stats.get("size_bytes"):
-        return OutputMissing(detail=f"{stored.size_bytes} bytes are stored, the worker made {stats.get('size_bytes')}")
-    if stored.size_bytes > max_bytes:
-        return OutputTooLarge(f"The video has {stored.size_bytes} bytes, {max_bytes} are allowed.")
+    reported = result["outputs"]
+    if others := sorted(set(reported) - set(job.outputs)):
+        return OutputInvalid(f"The worker reported outputs that the operation does not declare: {', '.join(others)}.")
+    total = 0
+    for name, output in job.outputs.items():
+        stored = storage.stat(attempt.output_key(name, output))
+        size = reported.get(name, {}).get("size_bytes")
+        if stored is None or size is None:
+            return _missing(name, "nothing is stored under its key" if stored is None else "it was not reported")
+        if stored.size_bytes != size:
+            return _missing(name, f"{stored.size_bytes} bytes are stored, the worker made {size}")
+        total += size
+    if total > max_bytes:
+        return OutputTooLarge(f"The outputs together have {total} bytes, {max_bytes} are allowed.")
     return None
+
+
+def _missing(name: str, detail: str) -> OutputMissing:
+    return OutputMissing(f"The worker reported success, but the output {name} is not stored completely.", detail=detail)

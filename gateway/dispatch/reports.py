@@ -41,7 +41,7 @@ class WorkerReports:
             raise AttemptSuperseded
         structlog.contextvars.bind_contextvars(job_id=attempt.job_id)
         if event.type == "completed" and event.result is not None:
-            self._completed(attempt, event.claim_id, event.result["stats"])
+            self._completed(attempt, event.claim_id, event.result)
         elif event.type == "failed" and event.error is not None:
             self._failed(attempt, event.claim_id, event.error)
         elif event.type == "started":
@@ -60,9 +60,12 @@ class WorkerReports:
     def _progressed(self, attempt: Attempt, claim_id: str, progress: float) -> None:
         self._write(partial(transitions.beat, claim_id=claim_id, progress=progress, now=self.clock.now_ms()), attempt)
 
-    def _completed(self, attempt: Attempt, claim_id: str, stats: Mapping[str, Any]) -> None:
+    def _completed(self, attempt: Attempt, claim_id: str, result: Mapping[str, Any]) -> None:
+        job = self.store.job(attempt.job_id)
+        if job is None:
+            raise AttemptSuperseded
         try:
-            error = self.writer.output_error(attempt, stats)
+            error = self.writer.output_error(job, attempt, result)
         except StorageUnavailable:
             # The worker will report again, and must not be taken for dead meanwhile.
             self._progressed(attempt, claim_id, 0.0)
@@ -70,8 +73,8 @@ class WorkerReports:
         if error is not None:
             self._failed(attempt, claim_id, error)
             return
-        complete = partial(transitions.complete, stats=stats, now=self.clock.now_ms())
-        self._end(attempt, claim_id, AttemptState.DONE, complete, Ending(stats))
+        complete = partial(transitions.complete, result=result, now=self.clock.now_ms())
+        self._end(attempt, claim_id, AttemptState.DONE, complete, Ending(result["stats"]))
 
     def _failed(self, attempt: Attempt, claim_id: str, error: JobError) -> None:
         fail = partial(transitions.fail, error=error, now=self.clock.now_ms())

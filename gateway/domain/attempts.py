@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from gateway.domain.outputs import Output
+
 
 class AttemptState(StrEnum):
     """The state of an attempt."""
@@ -75,6 +77,6 @@ class Attempt:
     def ended(self) -> bool:
         return self.state in ENDED
 
-    @property
-    def output_key(self) -> str:
-        return f"outputs/{self.job_id}/{self.id}.mp4"
+    def output_key(self, name: str, output: Output) -> str:
+        """Where the worker stores the output `name`."""
+        return f"outputs/{self.job_id}/{self.id}/{name}.{output.media_type.extension}"

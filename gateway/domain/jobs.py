@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+
+from gateway.domain.outputs import Output
 
 # How long after its time-out an attempt may still upload and report.
 MARGIN_MS = 120_000
@@ -65,10 +67,12 @@ class Job:
     waiting_for: str | None = None
     #: The newest attempt, which alone may change the job.
     attempt_id: str | None = None
-    #: Where the output of a completed job is stored.
-    output_key: str | None = None
+    #: By name: the files that it makes.
+    outputs: Mapping[str, Output] = field(default_factory=dict)
     #: The worker's figures of a completed job, and the provider.
     stats: Mapping[str, Any] | None = None
+    #: Facts beside the files of a completed job, where its operation has any.
+    result: Mapping[str, Any] | None = None
     #: Why it failed: a stable code.
     error_code: str | None = None
     #: The same for people.
@@ -90,8 +94,8 @@ class Job:
         """When it fails unless an attempt has begun."""
         return self.queued_at + self.queue_limit_s * 1000
 
-    def output_expires_at(self, kept_s: int) -> int | None:
-        """When the output of a completed job is removed, if outputs are kept for `kept_s` seconds."""
+    def outputs_expire_at(self, kept_s: int) -> int | None:
+        """When the outputs of a completed job are removed, if they are kept for `kept_s` seconds."""
         if self.status is not JobStatus.COMPLETED or self.finished_at is None:
             return None
         return self.finished_at + kept_s * 1000

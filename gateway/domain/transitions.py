@@ -82,12 +82,17 @@ def not_yet(job: Job, attempt: Attempt, reason: str) -> Pair:
     return replace(job, waits=job.waits + 1, waiting_for=reason), replace(attempt, sent_at=None)
 
 
-def complete(job: Job, attempt: Attempt, stats: Mapping[str, Any], now: int) -> Pair:
-    """The attempt has made its output, which is stored and checked."""
+def complete(job: Job, attempt: Attempt, result: Mapping[str, Any], now: int) -> Pair:
+    """The attempt has made its outputs, which are stored and checked. `result` is a ResultSchema document."""
     attempt = _move(attempt, AttemptState.DONE, ended_at=now)
-    stats = {**stats, "provider": attempt.provider}
+    stats = {**result["stats"], "provider": attempt.provider}
+    outputs = {
+        name: replace(output, key=attempt.output_key(name, output), size_bytes=result["outputs"][name]["size_bytes"])
+        for name, output in job.outputs.items()
+    }
     job = replace(job, started_at=job.started_at or now)  # a short job may end before it was seen to run
-    job = _finish(job, JobStatus.COMPLETED, now, progress=1.0, output_key=attempt.output_key, stats=stats)
+    made = {"outputs": outputs, "stats": stats, "result": result.get("result")}
+    job = _finish(job, JobStatus.COMPLETED, now, progress=1.0, **made)
     return job, attempt
 
 

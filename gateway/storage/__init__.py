@@ -1,4 +1,4 @@
-"""Where finished videos and uploads lie, behind one protocol."""
+"""Where outputs and uploads are stored, behind one protocol."""
 
 from __future__ import annotations
 
@@ -7,10 +7,27 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from wire.envelope import Upload
+from wire.envelope import OUTPUT_NAME, Upload
+from wire.media_types import ANY_MIME, MEDIA_TYPES, of_file_name
 
 _ULID = "[0-7][0-9A-HJKMNP-TV-Z]{25}"
-KEY = re.compile(rf"(outputs/job_{_ULID}/att_{_ULID}\.mp4|uploads/key_{_ULID}/{_ULID})")
+_EXTENSION = "|".join(media_type.extension for media_type in MEDIA_TYPES.values())
+_OUTPUT = rf"outputs/job_{_ULID}/att_{_ULID}/{OUTPUT_NAME.pattern}\.(?:{_EXTENSION})"
+KEY = re.compile(rf"{_OUTPUT}|uploads/key_{_ULID}/{_ULID}")
+
+
+def mime_of(key: str) -> str:
+    """How the file of `key` is served; what clients uploaded may be anything."""
+    media_type = of_file_name(key)
+    return media_type.mime if media_type else ANY_MIME
+
+
+def download_name(key: str) -> str:
+    """What the file of `key` is called where it is saved: `<job>-<output>.<extension>` for an output."""
+    match key.split("/"):
+        case ["outputs", job_id, _, name]:
+            return f"{job_id}-{name}"
+    return key.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
@@ -30,7 +47,7 @@ class StorageUnavailable(Exception):
 
 
 class Storage(Protocol):
-    """Keys are `outputs/<job>/<attempt>.mp4` and `uploads/<key id>/<ulid>`; all else is a ValueError.
+    """Keys are `outputs/<job>/<attempt>/<name>.<extension>` and `uploads/<key id>/<ulid>`; all else is a ValueError.
 
     Times are in ms UTC. What asks the disk, or the machine where files lie, raises StorageUnavailable; presigning asks
     nobody.

@@ -58,12 +58,12 @@ class LocalStorage:
         with suppress(FileNotFoundError):
             path = self.path(key)
             path.unlink(missing_ok=True)
-            _remove_if_empty(path.parent)
+            self._remove_empty(path.parent)
 
     def keys(self) -> Iterator[str]:
         for folder in self._places():
             for name in _names(folder):
-                key = f"{folder.parent.name}/{folder.name}/{name}"
+                key = f"{folder.relative_to(self._root)}/{name}"
                 if KEY.fullmatch(key):
                     yield key
 
@@ -74,12 +74,21 @@ class LocalStorage:
                 with suppress(FileNotFoundError):  # it was just finished
                     if self._clock.now_ms() - path.stat().st_mtime * 1000 > HALF_WRITTEN_MS:
                         path.unlink(missing_ok=True)
-            _remove_if_empty(folder)
+            self._remove_empty(folder)
+        for job in _folders_in(self._root / "outputs"):
+            _remove_if_empty(job)
 
     def _places(self) -> Iterator[Path]:
-        """Those that files lie in."""
-        for kind in _FOLDERS:
-            yield from (self._root / kind / name for name in _names(self._root / kind))
+        """The folders that files lie in: one for each attempt, and for each key that has uploaded."""
+        outputs, uploads = (_folders_in(self._root / kind) for kind in _FOLDERS)
+        for job in outputs:
+            yield from _folders_in(job)
+        yield from uploads
+
+    def _remove_empty(self, folder: Path) -> None:
+        """The folder and those above it, as far as they are empty; never the two that all files lie in."""
+        while folder.parent != self._root and _remove_if_empty(folder):
+            folder = folder.parent
 
     def path(self, key: str) -> Path:
         """Where the file of `key` is; raises ValueError for anything that is not a key of ours.
@@ -89,7 +98,7 @@ class LocalStorage:
         if not KEY.fullmatch(key):
             raise ValueError("not a storage key")
         path = self._root / key
-        if any(place.is_symlink() for place in (path, path.parent, path.parent.parent)):
+        if any(place.is_symlink() for place in (path, *path.parents[: key.count("/")])):
             raise FileNotFoundError(errno.ENOENT, "a symbolic link", key)
         return path
 
@@ -104,7 +113,11 @@ class LocalStorage:
         path = self.path(key)
         with _disk():
             self._make_root()
-            _write_whole(path, chunks)
+            try:
+                _write_whole(path, chunks)
+            except BaseException:
+                self._remove_empty(path.parent)
+                raise
         return StoredFile(key, size_bytes)
 
     def check(self) -> None:
@@ -164,17 +177,25 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def _remove_if_empty(folder: Path) -> None:
-    with _folders, suppress(OSError):  # it has files, or is gone already
-        folder.rmdir()
+def _folders_in(folder: Path) -> Iterator[Path]:
+    return (folder / name for name in _names(folder))
+
+
+def _remove_if_empty(folder: Path) -> bool:
+    with _folders:
+        try:
+            folder.rmdir()
+        except OSError:  # it has files, or is gone already
+            return False
+    return True
 
 
 def _begin(folder: Path) -> tuple[int, str]:
     """A new file in `folder`, open: its descriptor and its path."""
     while True:
         with _folders:
-            _make_folder(folder)
             try:
+                _make_folder(folder)
                 return tempfile.mkstemp(prefix=_PART, dir=folder)
             except FileNotFoundError:
                 continue  # another process has just removed the folder as empty
@@ -192,7 +213,6 @@ def _write_whole(path: Path, chunks: Iterable[bytes]) -> None:
         _sync_folder(path.parent)
     except BaseException:
         Path(name).unlink(missing_ok=True)
-        _remove_if_empty(path.parent)
         raise
 
 

@@ -18,7 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from common.clock import Clock
 from gateway.settings import Settings
-from gateway.storage import KEY, StorageUnavailable, StoredFile
+from gateway.storage import KEY, StorageUnavailable, StoredFile, download_name, mime_of
 from wire.envelope import Upload
 
 CONNECT_S = 5
@@ -63,15 +63,14 @@ class S3Storage:
         )
 
     def presign_put(self, key: str, *, max_bytes: int, expires_at: int) -> Upload:
-        kind = _kind(key)
-        url = self._presign("put_object", key, expires_at, ContentType=kind)
-        return Upload(url=url, max_bytes=max_bytes, headers={"Content-Type": kind})
+        mime = mime_of(key)
+        url = self._presign("put_object", key, expires_at, ContentType=mime)
+        return Upload(url=url, max_bytes=max_bytes, headers={"Content-Type": mime})
 
     def presign_get(self, key: str, *, expires_at: int, for_worker: bool = False) -> str:
-        name = key.split("/")[1] + ".mp4" if key.endswith(".mp4") else key.rpartition("/")[2]
-        disposition = f'inline; filename="{name}"'
+        disposition = f'inline; filename="{download_name(key)}"'
         return self._presign(
-            "get_object", key, expires_at, ResponseContentType=_kind(key), ResponseContentDisposition=disposition
+            "get_object", key, expires_at, ResponseContentType=mime_of(key), ResponseContentDisposition=disposition
         )
 
     def stat(self, key: str) -> StoredFile | None:
@@ -152,10 +151,6 @@ class _Body:
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._chunks)
-
-
-def _kind(key: str) -> str:
-    return "video/mp4" if key.endswith(".mp4") else "application/octet-stream"
 
 
 @contextmanager

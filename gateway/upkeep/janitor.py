@@ -129,9 +129,10 @@ class Janitor:
         if job is None:  # removed, or the database was restored from a backup and the file may still be needed
             return ids.made_at(job_id) > self._before(kept_s)
         if not job.finished:  # its newest attempt may be uploading or about to report
-            return job.attempt_id is not None and key.endswith(f"/{job.attempt_id}.mp4")
-        expires_at = job.output_expires_at(kept_s)
-        return job.output_key == key and expires_at is not None and self._clock.now_ms() < expires_at
+            return job.attempt_id is not None and key.split("/")[2] == job.attempt_id
+        expires_at = job.outputs_expire_at(kept_s)
+        stored = {output.key for output in job.outputs.values()}
+        return key in stored and expires_at is not None and self._clock.now_ms() < expires_at
 
     def _unwanted_uploads(self, keys: Collection[str]) -> list[str]:
         before = self._before(self._settings.upload_retention_seconds)

@@ -1,8 +1,8 @@
-"""`python -m tests.chaos.gateway`: makes gateways in no time, by forking from a process that has imported all.
+"""`python -m tests.chaos.gateway`: starts gateways fast, by forking a process that has imported everything.
 
-Every line on standard input, a JSON object of environment variables, is one gateway, or a dispatcher alone where ROLE
-says so, or one in a stand-in's time where CLOCK does (`stepped.py`). The answer is the number of a process, and of its
-group, that starts it again whenever it was killed, as systemd does; but not with ONCE.
+Every line on standard input, a JSON object of environment variables, starts a gateway, with ROLE=dispatcher a dispatcher
+alone, with CLOCK a gateway on a stand-in's clock (`stepped.py`). The response is the id of a process, and of its group,
+that restarts it whenever it was killed, as systemd does; not with ONCE.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from gateway.webhooks import sender
 from gateway.wiring import Services
 from tests.chaos import stepped, steps
 
-# In life minutes, or many seconds: what a run waits for when somebody has died. Far longer than a busy machine leaves a
-# process that is alive without a turn: who is taken for dead costs the job a try.
+# Minutes or many seconds in production: what a run waits for after a death. Far longer than a busy machine delays a live
+# process, because one that is taken for dead costs the job a try.
 TIMES = {
     (limits, "SILENCE_MS"): 4_000,
     (limits, "AMBIGUOUS_MS"): 3_000,
-    (limits, "UNCLAIMED_MS"): 8_000,  # as in life longer than RunPod takes to hand a job over again, which costs no try
+    (limits, "UNCLAIMED_MS"): 8_000,  # longer than RunPod takes to hand a job over again, which costs no try
     (finish, "POLL_CLAIMED_MS"): 500,
     (finish, "LATER_MS"): 300,
     (loop, "LEASE_MS"): 1_000,
@@ -63,7 +63,7 @@ class _Quiet(WSGIRequestHandler):
 
 
 def serve(environ: Mapping[str, str]) -> None:
-    """A gateway as `python -m gateway` is one, in this process and with a plainer HTTP server."""
+    """Run a gateway like `python -m gateway`, in this process and with a simpler HTTP server."""
     for (module, name), value in TIMES.items():
         assert hasattr(module, name), name
         setattr(module, name, value)
@@ -85,7 +85,7 @@ def serve(environ: Mapping[str, str]) -> None:
 
 
 def _never_sync() -> None:
-    """Only processes die here, never the machine: what SQLite has written is there for whoever comes next."""
+    """Turn syncing off: only processes die here, never the machine, so nothing that SQLite wrote is lost."""
     sa.event.listen(sa.Pool, "checkout", lambda connection, *_: connection.execute("PRAGMA synchronous=OFF"))
 
 
@@ -114,7 +114,7 @@ def _warm_up() -> None:
         job = create_app(settings).test_client().post("/video/adicionaAudio", json=urls, headers=headers)
         assert job.status_code == 202, job.text
     gc.collect()
-    gc.freeze()  # else every gateway copies the memory that it shares with us
+    gc.freeze()  # otherwise every gateway copies the shared memory
 
 
 def main() -> None:
@@ -129,12 +129,12 @@ def main() -> None:
             except BaseException:
                 sys.excepthook(*sys.exc_info())
             os._exit(1)
-        os.setpgid(child, child)  # here too: whoever comes first
+        os.setpgid(child, child)  # here too, because either process may be first
         print(child, flush=True)
 
 
 class Zygote:
-    """The process that makes gateways."""
+    """The process that starts gateways."""
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", "tests.chaos.gateway"]
@@ -145,7 +145,7 @@ class Zygote:
         self._running: set[int] = set()
 
     def start(self, environ: Mapping[str, str]) -> int:
-        """A gateway that is about to serve, and serves again after every death; answers what `kill` takes."""
+        """Start a gateway that is restarted after every death; return the argument for `kill`."""
         assert self._process.stdin and self._process.stdout
         with self._lock:
             self._process.stdin.write(json.dumps(dict(environ)) + "\n")
@@ -155,14 +155,14 @@ class Zygote:
         return group
 
     def kill_once(self, group: int) -> bool:
-        """kill -9 of the gateway, which is then started again; False when it is down at this moment."""
+        """Kill the gateway with SIGKILL, after which it is restarted. False when it is down already."""
         children = Path(f"/proc/{group}/task/{group}/children").read_text().split()
         for child in children:
             os.kill(int(child), signal.SIGKILL)
         return bool(children)
 
     def kill(self, group: int) -> None:
-        """kill -9, and no more starts."""
+        """Kill the gateway for good."""
         self._running.discard(group)
         try:
             os.killpg(group, signal.SIGKILL)

@@ -1,6 +1,6 @@
-"""`python -I -S launch.py SOCKET`: asks the process behind SOCKET for a worker, and ends as that worker ends.
+"""`python -I -S launch.py SOCKET`: asks the process behind SOCKET for a worker, and exits with its status.
 
-The worker gets this process' environment, folder, group and output. Imports next to nothing: it is to take no time.
+The worker gets this process's environment, folder, group and output. It imports almost nothing, to start fast.
 """
 
 import os

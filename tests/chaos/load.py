@@ -21,22 +21,23 @@ import requests
 from handler import workdir
 from scripts.stack import free_port
 from tests.chaos.gateway import Zygote
-from tests.chaos.scene import FINISHED, KEY, counting, media, running_in
+from tests.chaos.scene import FINISHED, KEY
+from tests.chaos.scenery import counting, media, running_in
 from tests.chaos.worker import Workers
 from tests.emulators.runpod import Config, Emulator
 from tests.servers import FileServer, Reply
 
-# Each client has one job under way: to look after thousands that wait would take the time of those that run.
+# Each client has one job in flight: polling thousands of waiting ones would slow down those that run.
 CLIENTS, WORKERS = 24, 6
-# Between two kills of the same kind of process, in seconds.
+# Seconds between two kills of the same kind of process.
 PAUSES: Mapping[str, tuple[float, float]] = {"gateway": (2, 6), "dispatcher": (3, 10), "worker": (3, 8)}
-# What a job may end with when three workers in turn were killed under it.
+# Codes of a job whose three attempts all lost their worker.
 UNLUCKY = frozenset({"worker_lost", "claim_timeout", "submit_unconfirmed"})
 
 
 @dataclass
 class Report:
-    """What became of the jobs. `wrong`: promises that were not kept."""
+    """How the jobs ended; `wrong` lists broken promises."""
 
     jobs: int
     kills: Counter[str] = field(default_factory=Counter)
@@ -56,7 +57,7 @@ class Report:
 
 
 class Load:
-    """A gateway, a dispatcher of its own and workers at RunPod, all of which are killed and started again."""
+    """A gateway, a separate dispatcher and workers at RunPod, all killed and restarted at random."""
 
     def __init__(self, home: Path, *, seed: int, pretend: bool) -> None:
         self._home, self._data, port = home, home / "data", free_port()
@@ -133,7 +134,7 @@ class Load:
             self._files.close()
 
     def _live(self) -> tuple[str, str]:
-        """A job from its submit to its end: its id, and how it ended."""
+        """Submit a job and follow it; return its id, and how it ended."""
         job_id = self._submit()
         return job_id, self._end(job_id)
 
@@ -143,7 +144,7 @@ class Load:
         return str(self._insist("POST", "/video/adicionaAudio", json=params, headers=headers).json()["jobId"])
 
     def _end(self, job_id: str) -> str:
-        """How the job ended, `completed` only where its output can be fetched; the last status of one that did not."""
+        """How the job ended; `completed` only if its output can be fetched."""
         ends_at = time.monotonic() + 300
         while True:
             job = self._insist("GET", f"/jobs/{job_id}", headers={"Prefer": "wait=5"}).json()
@@ -169,7 +170,7 @@ class Load:
                     raise AssertionError(f"{method} {path}: {answer.status_code} {answer.text}")
             except requests.RequestException:
                 pass
-            assert time.monotonic() < ends_at, f"{method} {path}: no answer"
+            assert time.monotonic() < ends_at, f"{method} {path}: no response"
             time.sleep(0.05)
 
     def _kill(self, kind: str, groups: Mapping[str, int], over: threading.Event, report: Report) -> None:
@@ -187,7 +188,7 @@ class Load:
         ends_at = time.monotonic() + 60
         while self._rows("SELECT id FROM jobs WHERE next_at IS NOT NULL") or self._at_runpod():
             if time.monotonic() > ends_at:
-                report.wrong.append(f"goes on after all have ended: {self._at_runpod()} at RunPod")
+                report.wrong.append(f"work goes on after all jobs have ended: {self._at_runpod()} at RunPod")
                 return
             time.sleep(0.1)
 
@@ -201,7 +202,7 @@ class Load:
         if {row[0] for row in stored} != set(ids) or len(stored) != report.jobs:
             report.wrong.append(f"{len(stored)} jobs for {report.jobs} keys, {len(set(ids))} acknowledged")
         for job_id, status, tries, code in stored:
-            # three workers were killed under it
+            # three of its workers were killed
             if status != "completed" and not (tries == 3 and code in UNLUCKY):
                 report.wrong.append(f"{job_id} {status} after {tries} tries: {code}")
         if odd := {end for end in report.ends if end not in {"completed", *(f"failed {code}" for code in UNLUCKY)}}:
@@ -213,7 +214,7 @@ class Load:
             report.wrong.append(f"{report.encodes} encodes")
         workdir.sweep(self._home / "work")
         if left := [*(self._home / "work").glob("attempt-*"), *running_in(self._home)]:
-            report.wrong.append(f"left of the workers: {left}")
+            report.wrong.append(f"leftovers of the workers: {left}")
 
     def _look_at_attempts(self, report: Report) -> None:
         done = self._rows("SELECT job_id, id FROM attempts WHERE state = 'done'")
@@ -230,7 +231,7 @@ class Load:
         left = files - outputs
         report.left = len(left)
         if unknown := {name for name in left if ".part-" not in name} - known:
-            report.wrong.append(f"nobody's files: {sorted(unknown)[:3]}")
+            report.wrong.append(f"unknown files: {sorted(unknown)[:3]}")
 
     def _rows(self, query: str) -> list[Any]:
         with closing(sqlite3.connect(self._data / "reelay.db", timeout=10)) as connection:

@@ -17,7 +17,7 @@ from tests.chaos.worker import Workers
 
 Run = tuple[tuple[Point, ...], tuple[Fault, ...]]
 
-# What may go wrong at RunPod at the same time, and costs a job no try.
+# Faults at RunPod that cost a job no try.
 FAULTS: tuple[Fault, ...] = (
     {"kind": "lost_reply", "on": "run"},
     {"kind": "lost_reply", "on": "hand-over"},
@@ -30,8 +30,7 @@ FAULTS: tuple[Fault, ...] = (
 )
 FAULTY = 0.3
 CLEAN_RUNS = 4
-# A run waits most of its time for a lease, a silence or a pause to be over; with more lanes than this the processors are
-# busy with looking whether it is.
+# A run mostly waits for leases, silences and pauses to end; with more lanes than this, polling for that takes the CPUs.
 LANES = 4 * (os.cpu_count() or 1)
 
 
@@ -45,7 +44,7 @@ class Matrix:
         return [self._scenes[0].run() for _ in range(CLEAN_RUNS)]
 
     def points(self, clean: Iterable[Outcome]) -> list[Point]:
-        """Every step once; again where it is done again in every run, and not just because time has passed."""
+        """Every step once, and its repetitions where every run repeats it, not just because time has passed."""
         seen = Counter(point for outcome in clean for point in outcome.plan.points())
         again = {point for point, runs in seen.items() if point.nth == 1 or runs == CLEAN_RUNS}
         return sorted(again.union(self._scenes[0].first_start))
@@ -54,7 +53,7 @@ class Matrix:
         return self._all([((point,), self._faults()) for point in points])
 
     def pairs(self, singles: Iterable[Outcome], count: int | None = None) -> list[Outcome]:
-        """After each first death every point that came after it; `count` of these at random, or all."""
+        """After each first death, every point that followed it: `count` of these at random, or all."""
         pairs = sorted(
             (*outcome.deaths, point) for outcome in singles for point in outcome.plan.points(1) if point.nth == 1
         )
@@ -97,13 +96,13 @@ def matrix(home: Path, *, seed: int, lanes: int = LANES) -> Iterator[Matrix]:
 
 
 def table(what: str, outcomes: list[Outcome]) -> str:
-    """One line of figures, then a line for each run that was not well."""
+    """One line of figures, then a line for each run that broke a promise."""
     wrong = [outcome for outcome in outcomes if outcome.wrong]
     reached = sum(outcome.reached for outcome in outcomes)
     seconds = sorted(outcome.seconds for outcome in outcomes) or [0.0]
     head = (
-        f"{what}: {len(outcomes)} runs, {reached} with every death that was planned, {len(wrong)} broken;"
-        f" {sum(outcome.encodes for outcome in outcomes)} encodes, {sum(outcome.told for outcome in outcomes)} webhooks"
-        f" sent; {seconds[len(seconds) // 2]:.1f} s in the middle, {seconds[-1]:.1f} s at most"
+        f"{what}: {len(outcomes)} runs, {reached} with every planned death, {len(wrong)} broken;"
+        f" {sum(outcome.encodes for outcome in outcomes)} encodes, {sum(outcome.webhooks for outcome in outcomes)} webhooks"
+        f" sent; {seconds[len(seconds) // 2]:.1f} s median, {seconds[-1]:.1f} s at most"
     )
     return "\n".join([head, *(f"  {outcome}" for outcome in wrong)])

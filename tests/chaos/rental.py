@@ -24,7 +24,8 @@ from gateway.domain.rentals import COMING, OVER, Stage
 from gateway.providers.clouds.vast import reap
 from handler import events, upload
 from tests.chaos.gateway import Zygote
-from tests.chaos.scene import FINISHED, KEY, Broken, opened
+from tests.chaos.scene import FINISHED, KEY, Broken
+from tests.chaos.scenery import opened
 from tests.chaos.stepped import Gateway, SharedClock
 from tests.chaos.steps import Book, Plan, Point
 from tests.emulators.vast import Config, Emulator, offer

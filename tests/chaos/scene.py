@@ -1,4 +1,4 @@
-"""One job's whole life, again and again, with deaths wherever they are asked for; and what must hold afterwards."""
+"""Runs of one job from submit to output, with processes killed at planned steps, and checks of what must hold."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import itertools
 import os
 import shutil
 import sqlite3
-import stat
-import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,53 +19,54 @@ import requests
 import standardwebhooks
 
 from gateway.access.keys import webhook_secrets
-from gateway.db.engine import make_engine
-from gateway.db.store import Store
-from gateway.domain import ids, webhooks
 from gateway.domain.attempts import Attempt, AttemptState
-from gateway.domain.jobs import Job, JobStatus
-from gateway.domain.webhooks import Webhook
 from gateway.signing import Signer
 from scripts.stack import free_port
 from tests.chaos.gateway import Zygote
+from tests.chaos.scenery import counting, leave_old_things, media, opened, running_in
 from tests.chaos.steps import Book, Plan, Point
 from tests.chaos.worker import Workers
 from tests.emulators.runpod import Config, Emulator
+from tests.outputs import video_key
 from tests.servers import FileServer, Reply, Request
 
 KEY = "a-key-of-the-tests-alone"
-# Far longer than a run takes: whoever has not ended by then never will.
+# Far longer than a run takes.
 PATIENCE_S = 60.0
 WORKERS = 2
 HOOK = "/hook"
 FINISHED = {"completed", "failed", "cancelled"}
-# What a gateway keeps in its data folder beside files.
+# The contents of a gateway's data folder beside files.
 _DATA = {"reelay.db", "reelay.db-wal", "reelay.db-shm", ".migrate.lock", "secret_key", "files/uploads"}
 Fault = Mapping[str, Any]
 
 
 class Broken(AssertionError):
-    """A promise was not kept."""
+    """A promise was broken."""
 
 
 @dataclass
 class Outcome:
-    """One run: what it did, and what was wrong afterwards (nothing, if all is well).
+    """What one run did."""
 
-    `told`: how often the webhook's receiver was sent something.
-    """
-
+    #: where processes were to be killed, in this order
     deaths: tuple[Point, ...]
+    #: the faults that were injected
     faults: tuple[Fault, ...]
+    #: the steps and deaths that took place
     plan: Plan = field(default_factory=Plan)
+    #: the promises that were broken
     wrong: list[str] = field(default_factory=list)
+    #: encodes that were started
     encodes: int = 0
-    told: int = 0
+    #: requests that the webhook's receiver got
+    webhooks: int = 0
+    #: how long the run took
     seconds: float = 0.0
 
     @property
     def reached(self) -> bool:
-        """Whether every death that was planned has come about."""
+        """Whether every planned death took place."""
         return len(self.plan.died) == len(self.deaths)
 
     def __str__(self) -> str:
@@ -77,7 +76,7 @@ class Outcome:
 
 
 class Scene:
-    """An endpoint at RunPod with warm workers, a stranger's file server, and a gateway for each run."""
+    """An endpoint at RunPod with warm workers, a file server of assets, and a gateway for each run."""
 
     def __init__(self, home: Path, gateways: Zygote, workers: Workers) -> None:
         self.home, self._gateways, self._workers = home, gateways, workers
@@ -120,7 +119,7 @@ class Scene:
         self._files.close()
 
     def _make_past(self) -> list[Point]:
-        """Start a gateway for the first time, for a folder that runs begin with. Answers the points on that way."""
+        """Start a gateway once to make the data folder that runs begin with; return the points of that start."""
         self._wait_for_workers()
         life = _Life(self, self.home / "first-start", fresh=True)
         self._book.open()
@@ -133,7 +132,7 @@ class Scene:
         return points
 
     def run(self, deaths: Iterable[Point] = (), faults: Iterable[Fault] = ()) -> Outcome:
-        """One job from its submit to its output, and everything cleared up behind it."""
+        """Run one job from submit to output, and wait until everything is cleaned up."""
         outcome = Outcome(tuple(deaths), tuple(faults))
         self._wait_for_workers()
         self.encodes.unlink(missing_ok=True)
@@ -156,7 +155,7 @@ class Scene:
             outcome.plan = self._book.close()
             self._gateways.kill(gateway)
             self.runpod.faults.clear()
-        outcome.encodes, outcome.told = self._encodes(), len(self.receiver.requests)
+        outcome.encodes, outcome.webhooks = self._encodes(), len(self.receiver.requests)
         outcome.wrong += self._left(outcome)
         outcome.seconds = time.monotonic() - began
         if not outcome.wrong:
@@ -167,15 +166,15 @@ class Scene:
         return len(self.encodes.read_text().splitlines()) if self.encodes.exists() else 0
 
     def _left(self, outcome: Outcome) -> list[str]:
-        """What is wrong at the endpoint, in the workers' folders and with the number of encodes."""
+        """Leftovers at the endpoint and in the workers' folders, and encodes too many."""
         wrong = []
         began = {process for process, _, step in outcome.plan.steps if "start ffmpeg " in step}
-        # Whoever held the claim and had begun when it was killed leaves the work to be done again.
-        most = 1 + sum(process in began for process, _ in outcome.plan.died)
-        if not 1 <= outcome.encodes <= most:
-            wrong.append(f"{outcome.encodes} encodes, at most {most} were needed")
+        # A worker that was killed after it had started FFmpeg leaves its work to be done again.
+        limit = 1 + sum(process in began for process, _ in outcome.plan.died)
+        if not 1 <= outcome.encodes <= limit:
+            wrong.append(f"{outcome.encodes} encodes, at most {limit} were needed")
         try:
-            self._wait(lambda: not running_in(self.home), "FFmpeg goes on")
+            self._wait(lambda: not running_in(self.home), "FFmpeg is still running")
             self._wait(lambda: not self._work_left(), "private directories are left")
             self._wait_for_workers()
         except Broken as error:
@@ -187,7 +186,7 @@ class Scene:
         return wrong
 
     def _wait_for_workers(self) -> None:
-        """Before every run: the steps of a worker that starts belong to no job."""
+        """Wait for idle workers, because the steps of a starting worker belong to no job."""
         self._wait(lambda: self.runpod.fleet.counts()["idle"] >= WORKERS, "the workers do not start")
 
     def _work_left(self) -> list[str]:
@@ -199,11 +198,11 @@ class Scene:
         while not check():
             if time.monotonic() > ends_at:
                 raise Broken(otherwise)
-            time.sleep(0.1)  # many scenes wait at once, and to look takes their processors from those who work
+            time.sleep(0.1)  # many scenes wait at once, and polling costs CPU
 
 
 class _Life:
-    """One job's life at a gateway that may be gone at any moment."""
+    """One job at a gateway that may be down at any moment."""
 
     def __init__(self, scene: Scene, home: Path, *, fresh: bool) -> None:
         self.home, self.data, port = home, home / "data", free_port()
@@ -230,7 +229,7 @@ class _Life:
         }
 
     def live(self) -> None:
-        """Submit until somebody acknowledges, follow to the end, fetch the output, wait until all is quiet."""
+        """Submit until the job is acknowledged, follow it to its end, fetch the output, wait until all is quiet."""
         headers = {"Idempotency-Key": str(uuid.uuid4())}
         answer = self.insist("POST", "/video/adicionaAudio", json=self._params, headers=headers)
         self._job = answer.json()
@@ -246,14 +245,14 @@ class _Life:
         output = self.insist("GET", self._job["video_url"].removeprefix(self._url)).content
         if len(output) != self._job["stats"]["size_bytes"] or output[4:8] != b"ftyp":
             raise Broken(f"the output has {len(output)} bytes and begins {output[:8]!r}")
-        Scene._wait(self._quiet, "something goes on after the job's end")
+        Scene._wait(self._quiet, "work goes on after the job's end")
         try:
             Scene._wait(lambda: not self._left(), "something is left")
         except Broken as error:
             raise Broken(f"{error}: {self._left()}") from None
 
     def wrong(self) -> list[str]:
-        """What the database, the storage and the webhook's receiver hold that they should not."""
+        """What is wrong in the database and at the webhook's receiver."""
         wrong = []
         if len(self._ids) != 1 or self._count("jobs") != 1:
             wrong.append(f"{self._count('jobs')} jobs for one Idempotency-Key: {self._ids}")
@@ -264,17 +263,17 @@ class _Life:
         return wrong + self._scene.receiver.wrong(self._job["jobId"], self._webhook_secret())
 
     def _left(self) -> list[str]:
-        """Files and rows that nobody will ask for and no clean-up has removed yet."""
-        output = self.data / "files" / self._attempts()[-1].output_key
+        """Files and rows that the clean-up has not removed yet."""
+        output = self.data / "files" / video_key(self._attempts()[-1])
         known = {output, *output.parents, *(self.data / name for name in _DATA)}
-        # not rglob: what is removed meanwhile is no error
+        # not rglob, which fails on files removed meanwhile
         below = (Path(folder, name) for folder, *names in os.walk(self.data) for name in itertools.chain(*names))
         found = {str(path.relative_to(self.data)) for path in below if path not in known}
         rows = {table: self._count(table) for table in ("jobs", "idempotency", "webhooks")}
         return sorted(found) + [f"{count} {table}" for table, count in rows.items() if count != 1]
 
     def _webhook_secret(self) -> str:
-        """As `keys webhook-secret` tells it."""
+        """The secret that `keys webhook-secret` prints."""
         signer = Signer(((self.data / "secret_key").read_text().strip(),))
         with opened(self.data) as store:
             [key] = store.api_keys()
@@ -283,7 +282,7 @@ class _Life:
     def insist(
         self, method: str, path: str, headers: Mapping[str, str] | None = None, **more: Any
     ) -> requests.Response:
-        """The answer of a gateway that is up; a client asks until it has one."""
+        """Call until the gateway is up and responds."""
         headers = {"X-API-Key": KEY, **(headers or {})}
         while True:
             try:
@@ -313,7 +312,7 @@ class _Life:
 
 
 class Receiver:
-    """Who is told of a job's end, and may take it badly the first time."""
+    """The receiver of the webhook, which may fail the first time."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
@@ -330,94 +329,18 @@ class Receiver:
         return Reply(drop=True) if fault["kind"] == "lost_reply" else Reply(fault["status"])
 
     def wrong(self, job_id: str, secret: str) -> list[str]:
-        """Whether the job's end was told, any number of times, under one id and signed by `secret`."""
+        """What is wrong unless it got the job's end at least once, under one id and signed with `secret`."""
         wrong = []
         for request in self.requests:
             headers = {name.lower(): value for name, value in request.headers.items()}
             try:
                 told = standardwebhooks.Webhook(secret).verify(request.body, headers)
             except standardwebhooks.WebhookVerificationError as error:
-                wrong.append(f"a webhook that cannot be trusted: {error}")
+                wrong.append(f"a webhook with a wrong signature: {error}")
                 continue
             if (told["type"], told["data"]["jobId"]) != ("job.completed", job_id):
-                wrong.append(f"a webhook that tells {told['type']} of {told['data']['jobId']}")
+                wrong.append(f"a webhook of {told['type']} for {told['data']['jobId']}")
         ids = {request.headers["webhook-id"] for request in self.requests}
         if len(ids) != 1:
             wrong.append(f"{len(ids)} webhooks")
         return wrong
-
-
-@contextmanager
-def opened(data: Path) -> Iterator[Store]:
-    """The store of a gateway's data folder."""
-    engine = make_engine(f"sqlite:///{data / 'reelay.db'}", pool_size=1)
-    try:
-        yield Store(engine)
-    finally:
-        engine.dispose()
-
-
-def leave_old_things(data: Path) -> None:
-    """What a clean-up finds after forty days: a job with its output, and an upload that was cut."""
-    now = int(time.time() * 1000) - 40 * 86_400_000
-    job = Job(
-        id=ids.new("job", now),
-        key_id=ids.new("key", now),
-        operation="adicionaAudio",
-        status=JobStatus.COMPLETED,
-        created_at=now,
-        queued_at=now,
-        timeout_s=600,
-        queue_limit_s=3600,
-        finished_at=now,
-        webhook_url="http://example.com/hook",
-    )
-    attempt = Attempt(ids.new("att", now), job.id, "runpod", AttemptState.DONE, now, now, ended_at=now)
-    job = replace(job, attempt_id=attempt.id, output_key=attempt.output_key)
-    with opened(data) as store, store.transaction() as tx:
-        tx.add_job(job, {})
-        tx.add_attempt(attempt)
-        tx.save_job(job)
-        tx.save_webhook(Webhook(job.id, "example.com", webhooks.WebhookState.SUCCEEDED, tries=1))
-        tx.claim_idempotency_key(job.key_id, "old", "", job.id, now=now, after=0)
-    output = data / "files" / attempt.output_key
-    output.parent.mkdir(parents=True)
-    output.write_bytes(b"output")
-    cut = data / "files/uploads" / job.key_id / ".part-cut"
-    cut.parent.mkdir(parents=True)
-    cut.write_bytes(b"upl")
-    os.utime(cut, (now / 1000, now / 1000))
-
-
-def media(folder: Path) -> dict[str, bytes]:
-    """A video of 64×64 pixels and 0.2 s, and a sound of 0.5 s."""
-    video, audio = folder / "video.mp4", folder / "audio.m4a"
-    make = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i"]
-    h264 = ["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p"]
-    subprocess.run([*make, "testsrc=s=64x64:r=25:d=0.2", *h264, video], check=True, timeout=30)
-    subprocess.run([*make, "sine=f=440:d=0.5:r=48000", "-c:a", "aac", audio], check=True, timeout=30)
-    return {path.name: path.read_bytes() for path in (video, audio)}
-
-
-def counting(home: Path) -> Path:
-    """A folder with an `ffmpeg` that notes each encode in `home/encodes` and becomes the real one."""
-    folder = home / "bin"
-    folder.mkdir()
-    script = folder / "ffmpeg"
-    note = f'case "$*" in *output-video.mp4) echo encode >> {home}/encodes;; esac'
-    script.write_text(f'#!/bin/sh\n{note}\nexec {shutil.which("ffmpeg")} "$@"\n')
-    script.chmod(script.stat().st_mode | stat.S_IXUSR)
-    return folder
-
-
-def running_in(home: Path) -> list[str]:
-    """Programs of FFmpeg that work in a folder below `home`."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            name, folder = (process / "comm").read_text().strip(), (process / "cwd").readlink()
-        except OSError:
-            continue
-        if name in {"ffmpeg", "ffprobe"} and folder.is_relative_to(home):
-            found.append(f"{name} {process.name}")
-    return found

@@ -1,6 +1,6 @@
-"""A gateway that lives in a stand-in's time, and looks after its jobs when it is told to and never else.
+"""A gateway on a stand-in's clock that works on its jobs only when it is told to.
 
-So a run has no pauses, however long its leases are, and takes the same way every time.
+So a run has no pauses, however long its leases are, and takes the same course every time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from gateway.providers.clouds.vast import client
 from gateway.wiring import Services
 from tests.chaos import steps
 
-# Time stands still while a gateway works: no call waits for its turn, and who does not answer is not waited for.
+# Time stands still while a gateway works, so no call may wait for its turn or for long for a response.
 AT_ONCE = {
     (client, "SPACING_S"): dict.fromkeys(client.SPACING_S, 0.0),
     (client, "SEARCHES_A_MINUTE"): 10_000,
@@ -38,13 +38,13 @@ AT_ONCE = {
     (http, "CONNECT_TIMEOUT_S"): 0.2,
     (worker_client, "CONNECT_TIMEOUT_S"): 0.2,
 }
-# A job that one provider turns down is due again at once, for the next one.
+# A job that one provider refuses is due again at once, for the next one.
 ROUNDS = 4
 PATIENCE_S = 30.0
 
 
 class SharedClock:
-    """Milliseconds in a file of eight bytes, which gateways in other processes look at."""
+    """Milliseconds in a file of eight bytes that gateways in other processes read."""
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
@@ -64,7 +64,7 @@ class _Quiet(WSGIRequestHandler):
 
 
 def serve(environ: Mapping[str, str]) -> None:
-    """A gateway in this process, which goes a round at every byte from the socket ORDERS, and answers with one."""
+    """Run a gateway in this process that does one round for every byte from the socket ORDERS, and returns a byte."""
     for (module, name), value in AT_ONCE.items():
         assert hasattr(module, name), name
         setattr(module, name, value)
@@ -84,7 +84,7 @@ def serve(environ: Mapping[str, str]) -> None:
             try:
                 _round(services.dispatcher)
                 orders.sendall(b".")
-            except OperationalError:  # as the dispatcher's loop would
+            except OperationalError:  # as the dispatcher's loop does
                 orders.sendall(b"!")
     os._exit(0)
 
@@ -98,7 +98,7 @@ def _round(dispatcher: Dispatcher) -> None:
 
 
 class Gateway:
-    """Gives the orders. Whoever was killed meanwhile is up again when `tick` comes back."""
+    """Gives the orders to a gateway, which is up again when `tick` returns even if it was killed meanwhile."""
 
     def __init__(self, orders: Path) -> None:
         self._server = socket.socket(socket.AF_UNIX)
@@ -109,7 +109,7 @@ class Gateway:
         self.up = False
 
     def wait(self) -> None:
-        """Until it has started, for the first time or again."""
+        """Wait until it has started, for the first time or again."""
         while not self.up:
             if self._connection is not None:
                 self._connection.close()
@@ -118,7 +118,7 @@ class Gateway:
             self._answer()
 
     def tick(self, book: steps.Book | None = None) -> bool:
-        """A round. False when the database is locked, or it was killed, or sleeps where that is the plan of `book`."""
+        """Do a round. False when the database is locked, or it was killed, or is stopped according to `book`."""
         assert self._connection is not None
         with contextlib.suppress(ConnectionError):
             self._connection.sendall(b".")
@@ -130,7 +130,7 @@ class Gateway:
         return self._answer()
 
     def wake(self, book: steps.Book) -> None:
-        """It goes on in the middle of its round, and comes to its end."""
+        """Let it continue in the middle of its round, to the end."""
         os.kill(book.read().died[-1][0], signal.SIGCONT)
         self._answer()
         assert self.up, "the gateway that was woken has ended"

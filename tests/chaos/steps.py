@@ -1,10 +1,10 @@
-"""The steps of a process: everything it does that another process can see. And death before or after any of them.
+"""Steps of a process, which are its effects that another process can see, and deaths before or after any of them.
 
-Instead of death it may be a long sleep, as of a machine that its host stops.
+Instead of dying the process may be stopped for long, like a machine that its host pauses.
 
-Steps are found by hooks in the libraries that every such effect goes through, never listed by hand: commits of the
-database, HTTP requests, files and folders made, renamed and removed, processes started. A step's name is what it is and
-where in our code it is done, so that the same step has the same name in every run.
+Hooks in the libraries find the steps, no list does: commits of the database, HTTP requests, files and folders created,
+renamed and removed, processes started. The name of a step says what it is and where in our code it is done, so that the
+same step has the same name in every run.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from urllib.parse import urlsplit
 
 ROOT = Path(__file__).parents[2]
 KILLED = 137
-_ROOMS = tuple(str(ROOT / room) for room in ("wire", "ffmpeg_ops", "handler", "gateway"))
+_PACKAGES = tuple(str(ROOT / name) for name in ("wire", "common", "ffmpeg_ops", "handler", "gateway"))
 _FRAMES = 4
 _ID = re.compile(r"(?=\w*\d)[\w-]{9,}(\.mp4)?|\d{5,}")
 
 
 @dataclass(frozen=True, order=True)
 class Point:
-    """The `nth` time that the step `name` is come to, since the run began or the last death."""
+    """The `nth` time that the step `name` is reached, since the start of the run or the last death."""
 
     name: str
     nth: int
@@ -47,20 +47,19 @@ class Point:
 
 @dataclass
 class Plan:
-    """What one run is to do, and what it did.
+    """The plan of one run, and what took place."""
 
-    `deaths`: the points that are still to be died at, in this order; `died` those that were, with the process.
-    `sleep`: whoever comes there does not die but is stopped, until somebody wakes it.
-    `steps`: every step that was come to, as [process, how many had died before, name].
-    """
-
+    #: the points of the deaths to come, in order
     deaths: list[tuple[str, int]] = field(default_factory=list)
+    #: the deaths that took place: process id, name of the step
     died: list[tuple[int, str]] = field(default_factory=list)
+    #: whether processes are stopped there, until they are woken, instead of dying
     sleep: bool = False
+    #: every step that was reached: process id, deaths before it, name
     steps: list[tuple[int, int, str]] = field(default_factory=list)
 
     def points(self, after_deaths: int = 0) -> list[Point]:
-        """Every point that came after so many deaths and before the next one."""
+        """Every point between that many deaths and the next one."""
         seen: Counter[str] = Counter()
         found = []
         for _, died, name in self.steps:
@@ -71,7 +70,7 @@ class Plan:
 
 
 class Book:
-    """Keeps the plan of the run that is on; between two runs there is none, and steps are not counted."""
+    """Keeps the plan of the current run. Between runs there is none, and no step is counted."""
 
     def __init__(self, folder: Path) -> None:
         self._plan, self._steps, self._lock = folder / "plan.json", folder / "plan.steps", folder / "plan.lock"
@@ -94,8 +93,8 @@ class Book:
             return plan
 
     def step(self, name: str) -> None:
-        """Note the step, and die or sleep here if that is the plan."""
-        with self._turn:  # a thread that held the file's lock in its sleep would stop everybody
+        """Record the step, and die or stop here if that is the plan."""
+        with self._turn:  # a thread stopped with the file's lock would block all others
             if self._sleeps_here(name):
                 os.kill(os.getpid(), signal.SIGSTOP)
 
@@ -130,15 +129,15 @@ class Book:
 
 
 def die_with_parent() -> None:
-    """From now on this process is killed when its parent dies."""
+    """Have this process killed when its parent dies."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def install(role: str, folder: Path) -> None:
-    """From now on this process, but none that it starts, comes to steps. `role` is the first word of their names."""
+    """Record the steps of this process, but not of its children. `role` is the first word of their names."""
     book, owner = Book(folder), os.getpid()
 
-    def come_to(when: str, what: str, site: str) -> None:
+    def reach(when: str, what: str, site: str) -> None:
         if os.getpid() == owner:
             book.step(f"{role} {when} {what}{site and ' in '}{site}")
 
@@ -150,9 +149,9 @@ def install(role: str, folder: Path) -> None:
             site, told = _site(), what(*args, **kwargs)
             if told is None or not (site or anywhere):
                 return original(*args, **kwargs)
-            come_to("before", told, site)
+            reach("before", told, site)
             answer = original(*args, **kwargs)
-            come_to("after", told, site)
+            reach("after", told, site)
             return answer
 
         setattr(holder, name, wrapper)
@@ -163,7 +162,7 @@ def install(role: str, folder: Path) -> None:
     around(subprocess.Popen, "__init__", lambda _, command, *__, **___: f"start {_program(command)}")
     _hook_requests(around)
     if role == "worker":
-        _hook_aiohttp(come_to)
+        _hook_aiohttp(reach)
     else:
         from sqlalchemy.engine.default import DefaultDialect
 
@@ -176,17 +175,17 @@ def _hook_requests(around: Callable[..., None]) -> None:
     around(HTTPAdapter, "send", lambda _, request, *__, **___: _called(request.method, request.url))
 
 
-def _hook_aiohttp(come_to: Callable[[str, str, str], None]) -> None:
-    """Of RunPod's SDK."""
+def _hook_aiohttp(reach: Callable[[str, str, str], None]) -> None:
+    """Hook the HTTP client of RunPod's SDK."""
     import aiohttp
 
     original = aiohttp.ClientSession._request
 
     async def request(self: Any, method: str, url: Any, **kwargs: Any) -> Any:
         told = _called(method, str(url))
-        come_to("before", told, "")
+        reach("before", told, "")
         answer = await original(self, method, url, **kwargs)
-        come_to("after", told, "")
+        reach("after", told, "")
         return answer
 
     aiohttp.ClientSession._request = request  # type: ignore[assignment]
@@ -202,17 +201,17 @@ def _called(method: str | None, url: str | None) -> str:
 
 
 def _program(command: Any) -> str:
-    """Of a command line under setpriv and prlimit, the program that they become."""
+    """The program that a command line under setpriv and prlimit runs."""
     words = [command] if isinstance(command, str) else [str(word) for word in command]
     return next((Path(word).name for word in reversed(words) if Path(word).name in {"ffmpeg", "ffprobe"}), words[0])
 
 
 def _site() -> str:
-    """The innermost functions of our own that led here, outermost first."""
+    """The innermost functions of our code on the stack, outermost first."""
     names: list[str] = []
     frame = sys._getframe(2)
     while frame is not None and len(names) < _FRAMES:
-        if frame.f_code.co_filename.startswith(_ROOMS):
+        if frame.f_code.co_filename.startswith(_PACKAGES):
             names.append(f"{Path(frame.f_code.co_filename).stem}.{frame.f_code.co_name}")
         frame = frame.f_back  # type: ignore[assignment]
     return " > ".join(reversed(names))

@@ -19,7 +19,7 @@ KEY = "uploads/key_01JABCDEFGHJKMNPQRSTVWXYZ0/01JABCDEFGHJKMNPQRSTVWXYZ0"
 SEED = 5
 # All of them: `python -m bench chaos`.
 PAIRS = 200
-# Steps that only a slow run comes to, such as a further look at RunPod, are not met again for certain.
+# Steps that only a slow run reaches, such as one more poll, may not be reached again.
 REACHED = 0.85
 
 
@@ -45,7 +45,7 @@ def _store_a_file(folder: Path) -> None:
     LocalStorage(settings, Signer(("x" * 32,)), SystemClock()).write(KEY, [b"file"], 4)
 
 
-def test_steps_are_found_and_died_at(tmp_path: Path) -> None:
+def test_steps_are_found_and_processes_die_there(tmp_path: Path) -> None:
     book = Book(tmp_path)
 
     def run(*deaths: Point) -> int | None:
@@ -63,4 +63,4 @@ def test_steps_are_found_and_died_at(tmp_path: Path) -> None:
     assert run(Point(f"gateway before {replacing}", 1)) == steps.KILLED
     assert book.close().died[0][1] == f"gateway before {replacing}"
     parts = [path.name for path in (tmp_path / "files" / KEY).parent.iterdir() if path.name != Path(KEY).name]
-    assert len(parts) == 1, "the dying tidies nothing"
+    assert len(parts) == 1, "a death cleans up nothing"

@@ -1,4 +1,4 @@
-"""A dispatcher that the machine stops in the middle of a call, past its lease, and wakes again."""
+"""A dispatcher that is stopped in the middle of a call until its lease has expired, and then continued."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.servers import eventually
 
 
 @pytest.mark.slow
-def test_who_is_stopped_past_its_lease_keeps_what_it_knows_and_changes_nothing(tmp_path: Path) -> None:
+def test_a_dispatcher_stopped_past_its_lease_submits_nothing_twice(tmp_path: Path) -> None:
     port, zygote, data = free_port(), Zygote(), tmp_path / "data"
     data.mkdir()
     url, headers = f"http://127.0.0.1:{port}", {"X-API-Key": KEY}
-    # Nobody works there: what is submitted stays in its queue.
+    # Without workers, what is submitted stays in the queue.
     with Emulator(Config(max_workers=0, latency_ms=0)) as runpod:
         environ = {
             **runpod.gateway_environ,

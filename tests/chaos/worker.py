@@ -1,6 +1,6 @@
-"""`python -m tests.chaos.worker SOCKET`: makes RunPod workers in no time, by forking from a process that has imported all.
+"""`python -m tests.chaos.worker SOCKET`: starts RunPod workers fast, by forking a process that has imported everything.
 
-The workers live in short time and die where they are told to. `launch.py` asks for one.
+The workers use short pauses and die at planned steps. `launch.py` asks for one.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from tests.chaos.steps import die_with_parent
 
 
 def serve(environ: Mapping[str, str]) -> None:
-    """A worker as `python -m handler` is one, in this process."""
+    """Run a worker like `python -m handler`, in this process."""
     events.PERIOD_S = 0.2
     upload.PAUSES_S = (0.2,) * 50
-    sandbox.disable(True)  # the plan of the run and the count of encodes lie outside
-    worker.WARM_UP_AFTER_S = 3600  # the operation of these tests copies the picture: no encoder is needed
+    sandbox.disable(True)  # it would hide the plan of the run and the count of encodes
+    worker.WARM_UP_AFTER_S = 3600  # never: the operation of these tests copies the video
     if "CHAOS" in environ:
         steps.install("worker", Path(environ["CHAOS"]))
     if "PRETEND" in environ:
@@ -39,7 +39,7 @@ def serve(environ: Mapping[str, str]) -> None:
 
 
 def _pretend(work: Work, params: object, assets: object) -> dict[str, Any]:
-    """Makes no video, and notes it where the encodes are counted."""
+    """Make no video, but count as an encode."""
     with Path(os.environ["PRETEND"]).open("a") as file:
         file.write("encode\n")
     work.output("video").write_bytes(b"\0\0\0\x08ftyp")
@@ -51,11 +51,11 @@ def _warm_up() -> None:
     warm_up.skip_imports()
     import runpod.serverless  # noqa: F401
 
-    # It reads the environment where it is imported: each worker imports it again, what it needs is there already.
+    # The SDK reads the environment at import, so each worker imports it again; its dependencies stay loaded.
     for name in [name for name in sys.modules if name.partition(".")[0] == "runpod"]:
         del sys.modules[name]
     gc.collect()
-    gc.freeze()  # else every worker copies the memory that it shares with us
+    gc.freeze()  # otherwise every worker copies the shared memory
 
 
 def main() -> None:
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def _keep(connection: socket.socket) -> None:
-    """Start the worker that is asked for, and tell how it ended."""
+    """Start the requested worker, and report its exit status."""
     die_with_parent()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _, outputs, _, _ = socket.recv_fds(connection, 1, 2)
@@ -90,7 +90,7 @@ def _keep(connection: socket.socket) -> None:
         _, status = os.waitpid(child, 0)
         connection.sendall(f"{os.waitstatus_to_exitcode(status) & 0xFF}\n".encode())
     except OSError:
-        pass  # whoever asked was killed, and the worker with it
+        pass  # the requesting process was killed, and the worker with it
 
 
 def _become(folder: str, group: int, environ: Mapping[str, str], outputs: list[int]) -> None:
@@ -117,7 +117,7 @@ def _become(folder: str, group: int, environ: Mapping[str, str], outputs: list[i
 
 
 class Workers:
-    """The process that makes workers; `command` starts one."""
+    """The process that starts workers; `command` requests one."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="reelay-workers-")

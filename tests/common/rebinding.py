@@ -1,7 +1,7 @@
-"""A world of its own for tests of names that change their address; `in_a_world` runs this file in it.
+"""A network namespace for tests of host names that change their address; `in_a_world` runs this file in it.
 
-A network namespace where public and inside addresses are all this machine's, and lead to one server that tells by which
-of them it was called; a name server, asked by the C library as in life, whose answers change from one to the next.
+Public and private addresses all belong to this machine and lead to one server, which records by which of them it was
+called. The C library asks a name server whose answers change.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BODY = b"x" * 100_000
 ETAG = '"v1"'
 TTL_S = 0
 
-# Name → the addresses of each answer in turn, the last for ever. A leading number is anybody's: names are used once.
+# Name → the addresses of each answer in turn, the last one repeatedly. A leading number makes names unique.
 ANSWERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "public": ((PUBLIC,),),
     "inside": (("127.0.0.1",),),
@@ -48,7 +48,7 @@ ANSWERS: dict[str, tuple[tuple[str, ...], ...]] = {
 
 
 def in_a_world() -> dict[str, Any]:
-    """What happened, as `main` tells it. Raises LookupError where no such world can be made."""
+    """The output of `main`. Raises LookupError if no such namespace can be created."""
     if shutil.which("unshare") is None or sys.platform != "linux":
         raise LookupError("no unshare here")
     with tempfile.NamedTemporaryFile("w") as conf:
@@ -71,7 +71,7 @@ def in_a_world() -> dict[str, Any]:
 
 def main() -> None:
     """Prints `{trap, looks, dialled, called, outcomes}`."""
-    _lay_cables()
+    _set_addresses()
     names = Names()
     web = Web(("0.0.0.0", 80), Page)
     for server in (names, web):
@@ -79,7 +79,7 @@ def main() -> None:
     try:
         trap = _trap(web)
     except OSError as error:
-        sys.exit(f"names are not asked of our server here: {error}")
+        sys.exit(f"names are not resolved by our server: {error}")
     names.asked.clear()
     web.called.clear()
     dialled: list[str] = []
@@ -88,7 +88,7 @@ def main() -> None:
     print(json.dumps({"trap": trap, "looks": names.asked, "dialled": Counter(dialled), "called": web.called, "outcomes": outcomes}))  # fmt: skip
 
 
-def _lay_cables() -> None:
+def _set_addresses() -> None:
     set_address, set_flags, up = 0x8916, 0x8914, 0x41  # of linux/sockios.h and linux/if.h
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, set_flags, struct.pack("16sH14x", b"lo", up))
@@ -98,7 +98,7 @@ def _lay_cables() -> None:
 
 
 def _trap(web: Web) -> list[str]:
-    """By which addresses a careless client, that checks and then calls, is led to: the trap is a real one."""
+    """The addresses that a client sees that checks a name and then calls it: the trap works."""
     import requests
 
     name = "0.flips-to-127-0-0-1.test"
@@ -143,7 +143,7 @@ def _every_way() -> dict[str, str]:
 
 
 class Names(socketserver.ThreadingUDPServer):
-    """Answers for `<number>.<name of ANSWERS>.test`; each family of addresses is asked for by itself."""
+    """Answers for `<number>.<name of ANSWERS>.test`, separately for each address family."""
 
     daemon_threads = True
 
@@ -184,7 +184,7 @@ class Web(ThreadingHTTPServer):
 
 
 class Page(BaseHTTPRequestHandler):
-    """`/to/<host>/<rest>` redirects, `/file` is whole, `/broken` breaks off and can be resumed."""
+    """`/to/<host>/<path>` redirects, `/file` is complete, `/broken` breaks off and can be resumed."""
 
     def do_GET(self) -> None:
         assert isinstance(self.server, Web)

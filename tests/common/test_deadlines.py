@@ -1,4 +1,4 @@
-"""What is overdue is called, what is over is not, and all on one thread."""
+"""Overdue actions are called, others are not, and all on one thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.servers import eventually
 
 
 def a_while(seconds: float = 0.1) -> None:
-    """Until the watch has called all that was due `seconds` from now: it has one thread, and the soonest comes first."""
+    """Wait until everything that is due within `seconds` has been called: one thread calls in order."""
     over = threading.Event()
     with after(seconds, over.set):
         assert over.wait(30)
@@ -26,7 +26,7 @@ def a_while(seconds: float = 0.1) -> None:
 
 @contextmanager
 def busy_watch() -> Iterator[None]:
-    """The watch calls nothing meanwhile."""
+    """Nothing is called inside the block."""
     inside, leave = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -41,7 +41,7 @@ def busy_watch() -> Iterator[None]:
         leave.set()
 
 
-def test_what_lasts_too_long_is_called_once() -> None:
+def test_an_overdue_action_is_called_once() -> None:
     calls: list[float] = []
     began_at = time.monotonic()
     with after(0.05, lambda: calls.append(time.monotonic())):
@@ -50,22 +50,15 @@ def test_what_lasts_too_long_is_called_once() -> None:
     assert len(calls) == 1 and calls[0] - began_at >= 0.05
 
 
-def test_what_is_over_in_time_is_not_called() -> None:
+def test_a_block_that_ends_in_time_calls_nothing() -> None:
     calls: list[int] = []
-    with busy_watch(), after(0.0, lambda: calls.append(1)):
+    with busy_watch(), after(0.0, lambda: calls.append(1)), after(None, lambda: calls.append(2)):
         pass
     a_while()
     assert calls == []
 
 
-def test_without_a_time_nothing_is_called() -> None:
-    calls: list[int] = []
-    with after(None, lambda: calls.append(1)):
-        a_while()
-    assert calls == []
-
-
-def test_the_soonest_is_called_first_whoever_came_first() -> None:
+def test_actions_are_called_in_the_order_of_their_deadlines() -> None:
     calls: list[str] = []
     with ExitStack() as stack:
         with busy_watch():
@@ -75,7 +68,7 @@ def test_the_soonest_is_called_first_whoever_came_first() -> None:
     assert calls == ["soon", "late"]
 
 
-def test_what_comes_while_another_is_waited_for_is_called_at_its_time() -> None:
+def test_an_earlier_action_interrupts_the_wait_for_a_later_one() -> None:
     calls: list[str] = []
     with after(3600, lambda: calls.append("late")):
         a_while()
@@ -84,7 +77,7 @@ def test_what_comes_while_another_is_waited_for_is_called_at_its_time() -> None:
     assert calls == ["soon"]
 
 
-def test_who_wants_it_is_called_again_until_it_is_over() -> None:
+def test_an_action_may_ask_to_be_called_again() -> None:
     calls: list[float] = []
 
     def again() -> float | None:
@@ -98,14 +91,14 @@ def test_who_wants_it_is_called_again_until_it_is_over() -> None:
     assert all(later - earlier >= 0.02 for earlier, later in pairwise(calls))
     with after(0.0, lambda: calls.append(0.0) or 0.01):
         eventually(lambda: len(calls) > 6)
-    a_while(0.0)  # one may be under way
+    a_while(0.0)  # one may be in progress
     over = len(calls)
     a_while()
     assert len(calls) == over
 
 
 @pytest.mark.parametrize("error", [OSError("Bad file descriptor"), TypeError("a bug")], ids=["closed", "bug"])
-def test_no_error_of_one_ends_the_watch_over_the_others(error: Exception) -> None:
+def test_an_error_of_an_action_does_not_stop_the_others(error: Exception) -> None:
     def fail() -> None:
         raise error
 
@@ -114,7 +107,7 @@ def test_no_error_of_one_ends_the_watch_over_the_others(error: Exception) -> Non
         eventually(lambda: calls)
 
 
-def test_a_hundred_at_once_are_watched_by_one_thread() -> None:
+def test_a_hundred_blocks_share_one_thread() -> None:
     called: set[int] = set()
 
     def watched(number: int) -> None:
@@ -128,7 +121,7 @@ def test_a_hundred_at_once_are_watched_by_one_thread() -> None:
     assert [thread.name for thread in threading.enumerate()].count("watch") == 1
 
 
-# In a process of its own, as a fork of this one, which has threads, may hang for other reasons.
+# In a separate process: a fork of this one, which has threads, may hang for other reasons.
 IN_A_FORK = """
 import os, threading, time
 from common.deadlines import after
@@ -149,5 +142,5 @@ with after(0.3, lambda: (called_in.append(os.getpid()), ours.set()) and None):
 """
 
 
-def test_a_fork_has_a_watch_of_its_own_and_leaves_the_calls_of_its_parent_alone() -> None:
+def test_a_fork_has_its_own_thread_and_not_its_parent_s_actions() -> None:
     subprocess.run([sys.executable, "-c", IN_A_FORK], check=True, timeout=120)

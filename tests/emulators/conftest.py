@@ -1,4 +1,4 @@
-"""Fixtures of the stand-ins' tests: an endpoint without latency, a caller, and a worker that the test plays."""
+"""Fixtures of the stand-ins' tests: an endpoint without latency, a caller, and a worker played by the test."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MakeEmulator = Callable[..., Emulator]
 
 
 class Caller:
-    """The gateway's side: every method answers the response."""
+    """Calls the job API."""
 
     def __init__(self, emulator: Emulator, session: requests.Session) -> None:
         self.base, self._session = emulator.endpoint_url, session
@@ -51,7 +51,7 @@ class Caller:
 
 
 class PlayedWorker:
-    """The worker's side, as the SDK speaks it."""
+    """Calls the worker API like the SDK."""
 
     def __init__(self, emulator: Emulator, session: requests.Session, worker_id: str = "played") -> None:
         self.base, self.id, self._session = emulator.endpoint_url, worker_id, session
@@ -93,7 +93,7 @@ def processes(group: int) -> list[tuple[int, str]]:
 
 @pytest.fixture
 def make_emulator() -> Iterator[MakeEmulator]:
-    """Starts endpoints that answer at once and start no workers of their own, unless told otherwise."""
+    """Starts endpoints, by default without latency and without workers."""
     with ExitStack() as stack:
 
         def make(**fields: Any) -> Emulator:
@@ -152,7 +152,7 @@ MakeVast = Callable[..., vast_ai.Emulator]
 
 
 class Renter:
-    """The gateway's side of Vast.ai: every method that is named after a call answers the response."""
+    """Calls the API of Vast.ai; methods named after a call return its response."""
 
     def __init__(self, emulator: vast_ai.Emulator, session: requests.Session) -> None:
         self.emulator, self._session = emulator, session
@@ -208,7 +208,7 @@ class Renter:
     def worker(
         self, instance_id: int, path: str = "/health", method: str = "GET", patience_s: float = TIMEOUT_S, **more: Any
     ) -> requests.Response:
-        """A call to the instance's worker, at the address that is told now; whatever certificate it shows."""
+        """Call the instance's worker at its current address, whatever its certificate."""
         told = self.show(instance_id)
         assert told and told["ports"]
         tls = self.emulator.account.instances[instance_id].env["WORKER_TLS"] == "true"
@@ -220,7 +220,7 @@ class Renter:
 
 @pytest.fixture
 def make_vast() -> Iterator[MakeVast]:
-    """Starts accounts on which time stands still, calls may come at any pace and workers are pretended."""
+    """Starts accounts, by default with a stopped clock, without rate limits, and with pretended workers."""
     with ExitStack() as stack:
 
         def make(offers: list[dict[str, Any]] | None = None, **fields: Any) -> vast_ai.Emulator:

@@ -1,4 +1,4 @@
-"""The real thing: gunicorn, a worker process, FFmpeg, HTTP on loopback."""
+"""Fixtures of tests with real processes: gunicorn, a worker, FFmpeg, HTTP on loopback."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FINISHED = {"completed", "failed", "cancelled"}
 
 @pytest.fixture
 def make_stack(tmp_path: Path, files: FileServer) -> Iterator[MakeStack]:
-    """A stack that has not been started; whatever of it runs at the end is stopped."""
+    """Makes stacks that are not started yet; they are stopped at the end."""
     made: list[Stack] = []
 
     def make(**environ: str) -> Stack:
@@ -34,7 +34,7 @@ def make_stack(tmp_path: Path, files: FileServer) -> Iterator[MakeStack]:
 
 @pytest.fixture
 def sample_files(files: FileServer) -> FileServer:
-    """The stranger's server, with the samples on it."""
+    """A file server with the samples."""
     for path in SAMPLES.iterdir():
         files.routes[f"/{path.name}"] = Reply(body=path.read_bytes())
     return files

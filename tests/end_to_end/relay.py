@@ -1,4 +1,4 @@
-"""Stands between the gateway and its local worker: the work of one address goes where a test wants it."""
+"""A relay between the gateway and its local worker, which sends jobs to the workers that a test chooses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TIMEOUT_S = 10
 
 
 class Relay(Loopback):
-    """Jobs go to the workers at all the ports in `targets`, everything else to the first; the first one's answer counts."""
+    """Sends jobs to the workers at all ports in `targets`, other calls to the first; returns the first one's response."""
 
     def __init__(self) -> None:
         self.targets: list[int] = []

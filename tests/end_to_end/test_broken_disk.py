@@ -1,4 +1,4 @@
-"""Disks and databases that fail under a running gateway: nothing is acknowledged that is not kept, and all goes on."""
+"""Disks and databases that fail under a running gateway, which acknowledges nothing it cannot keep, and recovers."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ import pytest
 import requests
 
 from scripts.stack import Stack
-from tests.end_to_end.conftest import MakeStack
+from tests.end_to_end.conftest import FINISHED, MakeStack
+from tests.end_to_end.processes import answers
 from tests.postgres import postgres_server
 from tests.servers import FileServer, eventually
 
 pytestmark = pytest.mark.slow
 
-FINISHED = {"completed", "failed", "cancelled"}
 RUBBISH = b"this was a database once. " * 40
 
 
 class Gateway:
-    """A running stack without a worker: jobs are taken, wait for a short time, and end with `queue_timeout`."""
+    """A gateway without a worker: jobs are accepted, wait for a short time, and end with `queue_timeout`."""
 
     def __init__(self, stack: Stack, url: str) -> None:
         self.stack, self._url = stack, url
@@ -45,7 +45,7 @@ class Gateway:
         return answer
 
     def refuses(self) -> str:
-        """A POST now is refused with a problem document; answers its code."""
+        """Check that a POST is refused with a problem document; return its code."""
         answer = self.post()
         assert answer.status_code in {503, 507}, answer.text
         assert answer.headers["Content-Type"] == "application/problem+json"
@@ -53,14 +53,14 @@ class Gateway:
         return str(answer.json()["code"])
 
     def not_ready(self, check: str) -> str:
-        """Waits until `/ready` says no because of `check`; answers the reason."""
+        """Wait until `/ready` fails because of `check`; return the reason."""
         eventually(lambda: self.get("/ready").json()["checks"][check] != "ok")
         answer = self.get("/ready")
         assert answer.status_code == 503
         return str(answer.json()["checks"][check])
 
     def works_again(self) -> None:
-        """Without help: a new job is taken, and all that ever were come to their end."""
+        """Check that a new job is accepted, and that every accepted job ends."""
         eventually(lambda: self.get("/ready").json()["checks"].get("database") == "ok")
         eventually(lambda: self.post().status_code == 202)
         assert self.taken
@@ -79,8 +79,8 @@ def start(make_stack: MakeStack, files: FileServer) -> Iterator[Callable[..., Ga
 
     def run(**environ: str) -> Gateway:
         stack = make_stack(QUEUE_LIMIT_SECONDS="3", MIN_FREE_DISK_PERCENT="0", **environ)
-        stack._start("gateway", "tests.end_to_end.brief_gateway", stack._gateway_environ())
-        eventually(lambda: _answers(stack))
+        stack._start("gateway", "tests.end_to_end.hasty_gateway", stack._gateway_environ())
+        eventually(lambda: answers(stack))
         made.append(Gateway(stack, files.url("/photo.jpg")))
         assert made[-1].post().status_code == 202
         return made[-1]
@@ -88,16 +88,9 @@ def start(make_stack: MakeStack, files: FileServer) -> Iterator[Callable[..., Ga
     yield run
     for gateway in made:
         lines = gateway.log()
-        assert not [line for line in lines if line["event"] == "request.failed"], "nothing is unexpected"
-        # what no request has brought about: the dispatcher's loop, its steps and chores
+        assert not [line for line in lines if line["event"] == "request.failed"], "no error is unexpected"
+        # errors outside of requests: the dispatcher's loop, its steps and chores
         assert len([line for line in lines if line.get("level") == "error" and "request_id" not in line]) < 60
-
-
-def _answers(stack: Stack) -> bool:
-    try:
-        return requests.get(f"{stack.url}/health", timeout=2).ok
-    except requests.RequestException:
-        return False
 
 
 @contextmanager
@@ -112,7 +105,7 @@ def small_disk(place: Path, size: str) -> Iterator[None]:
 
 
 def fill(disk: Path) -> Path:
-    """All the room that there is."""
+    """Fill the disk; return the file."""
     path = disk / "filler"
     with path.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
         while True:
@@ -126,7 +119,7 @@ def test_a_full_disk(start: Callable[..., Gateway], tmp_path: Path) -> None:
         filler = fill(tmp_path / "data")
         codes = {gateway.refuses() for _ in range(5)}
         assert codes <= {"service_unavailable", "storage_low"}
-        assert gateway.get(f"/jobs/{gateway.taken[0]}").ok, "what is there can be read"
+        assert gateway.get(f"/jobs/{gateway.taken[0]}").ok, "existing jobs can be read"
         assert gateway.not_ready("storage") == "the disk is full"
         filler.unlink()
         gateway.works_again()
@@ -157,14 +150,14 @@ def test_another_process_that_locks_the_database(start: Callable[..., Gateway], 
         posts = [threading.Thread(target=lambda: codes.append(gateway.refuses())) for _ in range(6)]
         for post in posts:
             post.start()
-        assert gateway.get(f"/jobs/{gateway.taken[0]}").ok, "nobody who reads waits"
+        assert gateway.get(f"/jobs/{gateway.taken[0]}").ok, "reading does not wait"
         for post in posts:
             post.join()
         assert codes == ["service_unavailable"] * 6
         assert "no dispatcher" in gateway.not_ready("dispatcher")
         other.execute("ROLLBACK")
     gateway.works_again()
-    # of SQLite itself, or of the one who waits for it on everybody's behalf
+    # from SQLite itself, or from the thread that waits for it on behalf of others
     told = ("database is locked", "another thread has been writing")
     assert any(why in f"{line.get('reason')} {line.get('error')}" for line in gateway.log() for why in told)
 
@@ -190,7 +183,7 @@ def test_a_database_that_is_moved_away(
     assert {gateway.refuses() for _ in range(3)} == {"service_unavailable"}
     assert gateway.get(f"/jobs/{gateway.taken[0]}").json()["code"] == "service_unavailable"
     assert gateway.not_ready("database")
-    assert not path.exists(), "no empty one takes its place"
+    assert not path.exists(), "no empty database takes its place"
     undo()
     gateway.works_again()
 
@@ -201,7 +194,7 @@ def test_a_database_that_is_overwritten(start: Callable[..., Gateway], tmp_path:
     before = path.read_bytes()
     path.write_bytes(RUBBISH)
     answers = [gateway.post() for _ in range(5)]
-    # SQLite goes by its log and what it remembers as long as it can: what is taken then is in the log
+    # SQLite goes on with its WAL and cache as long as it can: jobs accepted then are in the WAL
     assert {answer.status_code for answer in answers} <= {202, 503}
     assert gateway.get("/jobs").status_code in {200, 503}
     path.write_bytes(before)

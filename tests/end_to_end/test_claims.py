@@ -1,4 +1,4 @@
-"""One winner: an attempt that two workers got, one that wakes up late, one whose job was cancelled."""
+"""One worker per attempt: two get the same one, one continues too late, one continues after a cancellation."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ import requests
 from scripts.client import Client
 from scripts.stack import Stack
 from tests.end_to_end.conftest import ended, until
+from tests.end_to_end.processes import answers, children, ffmpeg_children
 from tests.end_to_end.relay import Relay, relay
-from tests.end_to_end.test_one_job import alive, answers, ffmpeg_children
+from tests.handler.support import alive
 from tests.servers import FileServer, eventually
 
 pytestmark = pytest.mark.slow
@@ -27,7 +28,7 @@ LONG = {"duration": 8, "frame_rate": 30}
 
 @dataclass
 class Site:
-    """A hasty gateway, and two workers that take its jobs through `relay`."""
+    """A hasty gateway, and two workers that get its jobs through `relay`."""
 
     gateway: Stack
     workers: list[Stack]
@@ -45,10 +46,8 @@ class Site:
         return ffmpeg_children(self.pid(worker))
 
     def signal(self, worker: int, number: int) -> None:
-        """To the server's master and to the process that works for it; its FFmpeg goes on."""
-        pid = self.pid(worker)
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        for each in [pid, *map(int, children)]:
+        """Send a signal to the server's master and its child, but not to FFmpeg."""
+        for each in [self.pid(worker), *children(self.pid(worker))]:
             os.kill(each, number)
 
     def outputs(self) -> list[str]:
@@ -67,7 +66,7 @@ def site(tmp_path: Path, sample_files: FileServer) -> Iterator[Site]:
         between = stack.enter_context(relay())
         gateway = Stack(tmp_path / "gateway", tmp_path / "gateway", worker_port=between.port, environ=environ)
         stack.callback(gateway.stop)
-        gateway._start("gateway", "tests.end_to_end.hasty", gateway._gateway_environ())
+        gateway._start("gateway", "tests.end_to_end.hasty_gateway", gateway._gateway_environ())
         workers = []
         for name in ("one", "two"):
             workers.append(Stack(tmp_path / name, tmp_path / name, port=gateway.port, environ=environ))
@@ -127,7 +126,7 @@ def test_a_worker_that_is_done_after_its_job_was_cancelled_delivers_nothing(
     params = {"url_video": sample_files.url("/video.mp4"), "url_srt": sample_files.url("/captions.en.srt")}
     job = site.api.submit("caption", params)
     eventually(lambda: site.encoders(0))
-    site.signal(0, signal.SIGSTOP)  # the process that would hear of it sleeps, its FFmpeg goes on to its end
+    site.signal(0, signal.SIGSTOP)  # the worker cannot hear of the cancellation, its FFmpeg goes on to the end
     encoders = site.encoders(0)
     eventually(lambda: not any(alive(pid) for pid in encoders))
     assert site.outputs() == [] and site.api.job(job["jobId"])["status"] == "running"

@@ -17,7 +17,7 @@ from gateway.access.keys import Keys
 from gateway.db.engine import make_engine
 from gateway.db.store import Store
 from scripts.stack import Stack
-from tests.end_to_end.test_one_job import answers
+from tests.end_to_end.processes import answers
 from tests.servers import eventually
 
 CLIENTS = 50
@@ -26,7 +26,7 @@ CAPTION = {"url_video": "https://example.com/v.mp4", "url_srt": "https://example
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Takes jobs and moves none, so that the same job always looks the same."""
+    """A gateway without a dispatcher, so that the same job always looks the same."""
     home = tmp_path_factory.mktemp("gateway")
     stack = Stack(home / "data", home / "logs", environ={"RUN_DISPATCHER": "false", "MIN_FREE_DISK_PERCENT": "0"})
     try:
@@ -47,7 +47,7 @@ def other_key(gateway: Stack) -> str:
 
 
 def post(gateway: Stack, name: str, body: Any = CAPTION, *, api_key: str | None = None) -> requests.Response:
-    """Sends the body as it is ordered, under the Idempotency-Key `name`."""
+    """Send the body in its own order with the Idempotency-Key `name`."""
     headers = {
         "X-API-Key": api_key or gateway.api_key,
         "Idempotency-Key": name,

@@ -1,4 +1,4 @@
-"""Twenty jobs at once by way of RunPod, while something goes wrong there: a real gateway, real workers, real FFmpeg."""
+"""Twenty concurrent jobs through RunPod while it fails: a real gateway, real workers, real FFmpeg."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from gateway import create_app
 from gateway.__main__ import prepare
 from gateway.configuration import read_settings
-from gateway.dispatch import limits
-from gateway.dispatch import poll_schedule as pace_module
+from gateway.dispatch import limits, poll_schedule
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.wiring import Services
 from scripts.client import Client
 from scripts.stack import free_port
-from tests.chaos.scene import counting
+from tests.chaos.scenery import counting
 from tests.conftest import SAMPLES
 from tests.emulators.runpod import Config, Emulator
 from tests.emulators.runpod.faults import Fault
-from tests.end_to_end.test_one_job import ffmpeg_children, hold
+from tests.end_to_end.processes import ffmpeg_children, freeze
 from tests.servers import FileServer, Reply, eventually, file_server
 
 pytestmark = pytest.mark.slow
@@ -49,7 +48,7 @@ class Cloud:
     encodes: Path
 
     def jobs(self, count: int = JOBS) -> list[dict[str, Any]]:
-        """So many jobs, submitted at once and followed to their ends."""
+        """Submit that many jobs at once, and follow them to their ends."""
         params = {"url_video": self.files.url("/video.mp4"), "url_audio": self.files.url("/narration.mp3")}
         with ThreadPoolExecutor(count) as pool:
             return list(pool.map(lambda _: self._job(params), range(count)))
@@ -62,15 +61,15 @@ class Cloud:
         return dict(answer.json())
 
     def ffmpeg(self) -> list[int]:
-        """Process ids of every FFmpeg that the workers run."""
+        """The ids of all FFmpeg processes of the workers."""
         workers = [worker.process.pid for worker in self.runpod.fleet.all() if worker.process]
         return [pid for worker in workers for pid in ffmpeg_children(worker)]
 
     def given_up(self, jobs: list[dict[str, Any]]) -> int:
-        """How many attempts a worker had claimed that was lost then, for the gateway or for RunPod.
+        """How many claimed attempts lost their worker, according to the gateway or to RunPod.
 
-        Each may have encoded, and a slow machine makes some; but none is given up while it is heard of, and the next
-        one begins only after that.
+        Each may have encoded, and a slow machine causes some. But none is given up while it still reports, and the next
+        one starts only afterwards.
         """
         given_up = 0
         for job in jobs:
@@ -82,7 +81,7 @@ class Cloud:
                 if attempt.claimed_at is not None:
                     silent_ms = attempt.ended_at - (attempt.heard_at or attempt.claimed_at)
                     assert attempt.error_code == "worker_lost"
-                    assert silent_ms > limits.SILENCE_MS or self._lost_there(attempt), "it was heard of"
+                    assert silent_ms > limits.SILENCE_MS or self._lost_there(attempt), "it still reported"
                     given_up += 1
         return given_up
 
@@ -92,7 +91,7 @@ class Cloud:
         return job is None or job.retries > 0
 
     def encoded(self) -> int:
-        """How many encodes were begun."""
+        """How many encodes were started."""
         return len(self.encodes.read_text().splitlines()) if self.encodes.exists() else 0
 
 
@@ -116,7 +115,7 @@ def cloud(module_files: FileServer, tmp_path_factory: pytest.TempPathFactory) ->
     with pytest.MonkeyPatch.context() as patch, Emulator(config) as runpod:
         patch.setattr(limits, "SILENCE_MS", 8_000)
         patch.setattr(limits, "AMBIGUOUS_MS", 4_000)
-        patch.setattr(pace_module, "TOLD_FIRST_MS", 500)  # so that there are polls, and faults can strike them
+        patch.setattr(poll_schedule, "TOLD_FIRST_MS", 500)  # so that there are polls for faults to strike
         environ = {
             **runpod.gateway_environ,
             "PUBLIC_URL": url,
@@ -145,7 +144,7 @@ class _Quiet(WSGIRequestHandler):
 
 @pytest.fixture
 def well(cloud: Cloud) -> Iterator[Cloud]:
-    """The cloud with workers that are up, and nothing left over from another test."""
+    """The cloud with idle workers, and without leftovers of other tests."""
     cloud.runpod.faults.clear()
     before = cloud.runpod.config
     eventually(lambda: cloud.runpod.fleet.counts()["idle"] >= 2)
@@ -160,10 +159,7 @@ def well(cloud: Cloud) -> Iterator[Cloud]:
 
 
 FAULTS: dict[str, list[dict[str, Any]]] = {
-    "nothing": [],
     "429 to ten submits": [{"kind": "status", "on": "run", "status": 429, "times": 10}],
-    "429 to every third status": [{"kind": "status", "on": "status", "status": 429, "times": None, "probability": 0.3}],
-    "5xx to four submits": [{"kind": "status", "on": "run", "status": 502, "times": 4}],
     "5xx to half of all polls": [{"kind": "status", "on": "status", "times": None, "probability": 0.5}],
     "reply lost after the effect": [{"kind": "lost_reply", "on": "run", "times": 8}],
     "request lost": [{"kind": "lost_request", "on": "run", "times": 4}],
@@ -210,7 +206,7 @@ def test_no_workers_at_all_and_then_some(well: Cloud) -> None:
     well.runpod.configure(max_workers=3, min_workers=2)
     thread.join(90)
     assert [job["status"] for job in done] == ["completed"] * 5
-    assert all(job["stats"]["tries"] == 1 for job in done), "what was never begun is no try"
+    assert all(job["stats"]["tries"] == 1 for job in done), "an attempt that never started is no try"
     assert well.encoded() == 5
 
 
@@ -221,7 +217,7 @@ def test_a_cancelled_job_is_taken_from_its_worker(well: Cloud) -> None:
         job = client.submit("img2vid", {"url_image": well.files.url("/photo.jpg"), "duration": 30})
         eventually(lambda: client.job(job["jobId"])["progress"] > 0.06)
         assert well.ffmpeg()
-        hold(well.ffmpeg())
+        freeze(well.ffmpeg())
         requests.delete(f"{well.url}/jobs/{job['jobId']}", headers={"X-API-Key": KEY}, timeout=10)
         eventually(lambda: not well.ffmpeg())
         assert client.job(job["jobId"])["status"] == "cancelled"

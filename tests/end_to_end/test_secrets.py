@@ -1,4 +1,4 @@
-"""No secret leaves by a log line, an error, the metrics or a list: known ones are put everywhere, and looked for."""
+"""No secret appears in a log line, an error, the metrics or a list: known ones are put everywhere, then searched for."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from gateway.providers.worker_client import worker_secrets
 from gateway.signing import Signer
 from scripts.stack import Stack
 from tests.end_to_end.conftest import MakeStack
+from tests.end_to_end.processes import answers
 from tests.servers import FileServer, Reply, Request, eventually
 
 pytestmark = pytest.mark.slow
@@ -34,13 +35,13 @@ def secretive(files: FileServer, path: str) -> str:
 
 
 def echo(request: Request) -> Reply:
-    """A server that tells all that it was told, as an error."""
+    """A server that returns all it was sent, as an error."""
     told = json.dumps([request.path, request.headers, request.body.decode(errors="replace")])
     return Reply(401, told.encode(), {"X-Told": request.headers.get("Authorization", "")})
 
 
 class Gateway:
-    """Calls it, and keeps all answers."""
+    """A client that keeps all responses."""
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
@@ -68,7 +69,7 @@ class Gateway:
         return dict(self.call("GET", f"/jobs/{job_id}").json())
 
     def send(self, raw: bytes) -> None:
-        """What is no HTTP, or nearly none. It is quoted to who sent it, and to nobody else."""
+        """Send invalid HTTP, which only its sender may get back."""
         with socket.create_connection(("127.0.0.1", self.stack.port), timeout=10) as connection:
             connection.sendall(raw)
             connection.shutdown(socket.SHUT_WR)
@@ -77,7 +78,7 @@ class Gateway:
 
 @pytest.fixture
 def gateway(make_stack: MakeStack, sample_files: FileServer) -> Iterator[Gateway]:
-    """At the level that logs most, with a provider before the local one that fails with all that it was told."""
+    """A gateway at log level DEBUG, whose first provider fails and returns all it was sent."""
     for path in ("/runpod/e1/run", "/runpod/e1/health", "/denied"):
         sample_files.routes[path] = echo
     sample_files.routes["/hook"] = echo
@@ -119,7 +120,7 @@ def test_known_secrets_are_in_no_log_and_no_answer(gateway: Gateway, sample_file
     assert {gateway.ended(job)["status"] for job in bad} == {"failed"}
     eventually(lambda: [r for r in sample_files.requests if r.path.startswith("/hook")])
 
-    # whatever else may be refused
+    # other requests that are refused
     gateway.call("GET", "/jobs", key=WRONG_KEY)
     gateway.call("GET", "/metrics", key=WRONG_KEY, headers={"Authorization": f"Bearer {WRONG_KEY}"})
     gateway.call("GET", "/jobs/none", params={"x": PASSWORD})
@@ -153,7 +154,7 @@ def test_known_secrets_are_in_no_log_and_no_answer(gateway: Gateway, sample_file
         assert at < 0, logs[max(0, at - 600) : at + 200]
     for answer in gateway.answers:
         for secret in [key, *OTHERS, *made]:
-            # a client's own words about which field is wrong are its own
+            # except in the first line, which repeats the request
             assert secret not in answer.partition("\n")[2], answer
 
 
@@ -184,10 +185,3 @@ def test_the_keys_of_s3_are_in_no_log_and_no_answer(make_stack: MakeStack, files
     for text in (logs, *gateway.answers):
         for secret in (S3_ID, S3_SECRET, RUNPOD_KEY, stack.api_key, "X-Amz-Signature"):
             assert secret not in text, text[max(0, text.find(secret) - 600) : text.find(secret) + 200]
-
-
-def answers(stack: Stack) -> bool:
-    try:
-        return requests.get(f"{stack.url}/health", timeout=5).ok
-    except requests.ConnectionError:
-        return False

@@ -22,7 +22,7 @@ from PIL import Image
 from gateway.db.engine import make_engine
 from scripts.stack import Stack, free_port
 from tests.end_to_end.conftest import FINISHED, MakeStack
-from tests.end_to_end.test_one_job import kill_tree
+from tests.end_to_end.processes import kill_tree
 from tests.postgres import postgres_server
 from tests.servers import FileServer, Reply, eventually
 
@@ -34,7 +34,7 @@ KILLS = 8
 
 
 class Fleet:
-    """The processes, all on one database and one data folder, and one worker that nobody kills."""
+    """The processes, which share one database and one data folder, and one worker that is never killed."""
 
     def __init__(self, stack: Stack, database: str) -> None:
         self._stack = stack
@@ -42,10 +42,10 @@ class Fleet:
         self.urls = [f"http://127.0.0.1:{port}" for port in (free_port(), free_port())]
         self._commands = {}
         for number, url in enumerate(self.urls):
-            # workers report to the gateway that is its dispatcher's own
+            # workers report to the gateway of their dispatcher
             environ = {**shared, "PORT": url.rpartition(":")[2], "PUBLIC_URL": url}
             self._commands[f"gateway-{number}"] = ("gateway", environ)
-            self._commands[f"dispatcher-{number}"] = ("tests.end_to_end.brief_dispatcher", environ)
+            self._commands[f"dispatcher-{number}"] = ("tests.end_to_end.hasty_dispatcher", environ)
         self.headers = {"X-API-Key": stack.api_key}
 
     @contextmanager
@@ -68,7 +68,7 @@ class Fleet:
             return False
 
     def kill(self, name: str) -> None:
-        """kill -9, and again at once."""
+        """Kill the process with SIGKILL and restart it."""
         process = self._stack.process(name)
         kill_tree(process.pid)
         process.wait()
@@ -83,7 +83,7 @@ class Fleet:
 
 
 def submit(fleet: Fleet, number: int, image: str) -> str:
-    """As a careful client does: with an Idempotency-Key, at the other gateway when this one does not answer."""
+    """Submit like a careful client: with an Idempotency-Key, at the other gateway when this one does not respond."""
     body = {"url_image": image, "duration": 0.2, "size": "64x64"}
     for tries in range(200):
         url = fleet.urls[(number + tries) % 2]

@@ -1,4 +1,4 @@
-"""Tiny media, made once by FFmpeg, and a private directory to work in."""
+"""Small media files, made once, and a private directory to work in."""
 
 from __future__ import annotations
 

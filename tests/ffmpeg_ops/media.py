@@ -1,4 +1,4 @@
-"""Media for tests: made with FFmpeg when first asked for, and looked into with FFmpeg and numpy."""
+"""Media for tests, made by FFmpeg when first needed, and functions that look into files with FFmpeg and NumPy."""
 
 from __future__ import annotations
 
@@ -26,14 +26,12 @@ def ffmpeg(*arguments: str | Path, cwd: Path | None = None) -> bytes:
 
 def streams(path: Path, *more: str) -> list[dict[str, Any]]:
     command = ["ffprobe", "-v", "error", "-of", "json", "-show_streams", *more, str(path)]
-    found: list[dict[str, Any]] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)[
-        "streams"
-    ]
-    return found
+    found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return found["streams"]  # type: ignore[no-any-return]
 
 
 def frame_count(path: Path) -> int:
-    """By decoding."""
+    """The number of decoded frames."""
     return int(streams(path, "-count_frames", "-select_streams", "v:0")[0]["nb_read_frames"])
 
 
@@ -46,33 +44,27 @@ def frames(path: Path, *, gray: bool = True) -> Frames:
     shown = stream(path, "video")
     turned = any(abs(int(side.get("rotation", 0))) % 180 for side in shown.get("side_data_list", []))
     size = (shown["width"], shown["height"]) if turned else (shown["height"], shown["width"])
-    raw = ffmpeg(
-        "-i",
-        path,
-        "-map",
-        "0:v:0",
-        "-fps_mode",
-        "passthrough",
-        "-f",
-        "rawvideo",
-        "-pix_fmt",
-        "gray" if gray else "rgb24",
-        "-",
-    )
+    to_raw = ["-map", "0:v:0", "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "gray" if gray else "rgb24"]
+    raw = ffmpeg("-i", path, *to_raw, "-")
     return np.frombuffer(raw, np.uint8).reshape(-1, *size, *([] if gray else [3]))
 
 
+def frame_times(path: Path) -> list[float]:
+    """When each decoded frame is shown, in seconds."""
+    options = ["-map", "0:v:0", "-f", "framecrc", "-fps_mode", "passthrough", "-enc_time_base", "1/90000"]
+    rows = ffmpeg("-i", path, *options, "-").splitlines()
+    return [int(row.split(b",")[2]) / 90000 for row in rows if not row.startswith(b"#")]
+
+
 def packets_md5(path: Path, kind: str = "v") -> str:
-    """One hash over the untouched packets of a stream."""
+    """One hash over the unchanged packets of a stream."""
     annexb = ["-bsf:v", "h264_mp4toannexb"] if kind == "v" and stream(path, "video")["codec_name"] == "h264" else []
     return ffmpeg("-i", path, "-map", f"0:{kind}:0", "-c", "copy", *annexb, "-f", "md5", "-").decode()
 
 
 def audio_length_s(path: Path) -> float:
-    """By decoded samples, so that no header is believed."""
-    rate = int(stream(path, "audio")["sample_rate"])
-    raw = ffmpeg("-i", path, "-map", "0:a:0", "-ac", "1", "-f", "s16le", "-")
-    return len(raw) / 2 / rate
+    """The length by decoded samples, whatever headers say."""
+    return len(samples_of(path)) / int(stream(path, "audio")["sample_rate"])
 
 
 def samples_of(path: Path) -> NDArray[np.int16]:
@@ -85,7 +77,7 @@ def psnr(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 
 def run(name: str, work: Work, params: dict[str, Any] | None = None, **assets: Path) -> dict[str, Any]:
-    """Run the operation on files, with the defaults of its schema for what is not in `params`."""
+    """Run an operation on files, with its schema's defaults for what is not in `params`."""
     operation = OPERATIONS[name]
     urls = {key: f"https://example.com/{path.name}" for key, path in assets.items()}
     return operation.run(work, operation.params().load({**urls, **(params or {})}), assets)
@@ -98,7 +90,7 @@ def _has_display_rotation() -> bool:
 
 
 def damaged(media: Media, name: str, arguments: str, flips: int, *, after: bytes = b"", keep: int = 4000) -> Path:
-    """What `arguments` make, with `flips` bytes turned round, evenly spread; spared are `keep` bytes behind `after`."""
+    """A file made by `arguments`, with `flips` evenly spread bytes inverted, except the `keep` bytes behind `after`."""
     content = bytearray(media.made(f"whole-{name}", arguments).read_bytes())
     start = content.index(after) + keep
     for i in range(flips):
@@ -108,8 +100,16 @@ def damaged(media: Media, name: str, arguments: str, flips: int, *, after: bytes
     return path
 
 
+def cut_off(media: Media, name: str, arguments: str, share: float) -> Path:
+    """The first `share` of a file made by `arguments`."""
+    content = media.made(f"whole-{name}", arguments).read_bytes()
+    path = media.folder / f"cut-{share}-{name}"
+    path.write_bytes(content[: int(len(content) * share)])
+    return path
+
+
 def flipped(media: Media, name: str, arguments: str, flips: int, seed: int) -> Path:
-    """What `arguments` make, with `flips` random bytes behind the first 4000 turned round."""
+    """A file made by `arguments`, with `flips` random bytes behind the first 4000 inverted."""
     content = bytearray(media.made(f"whole-{name}", arguments).read_bytes())
     chance = random.Random(seed)
     for _ in range(flips):
@@ -120,7 +120,7 @@ def flipped(media: Media, name: str, arguments: str, flips: int, seed: int) -> P
 
 
 class Media:
-    """`media.video()` and its like: each file is made at the first use and kept for the session."""
+    """Media files, each made at the first use and kept for the session."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -138,17 +138,23 @@ class Media:
         return self.made(name, f"{picture} {sound} {X264}")
 
     def gray(self, size: str = "160x90", seconds: float = 2.0, *, audio: bool = False) -> Path:
-        """A still gray picture: everything else on it was drawn there."""
+        """A plain gray video: whatever else is on it was drawn there."""
         sound = f"-f lavfi -i sine=duration={seconds} -c:a aac" if audio else ""
         picture = f"-f lavfi -i color=gray:size={size}:rate=25:duration={seconds}"
         return self.made(f"gray-{size}-{seconds}-{audio}.mp4", f"{picture} {sound} {X264}")
 
     def rotated(self, size: str = "160x90") -> Path:
-        """Stored lying, shown upright by its display matrix."""
+        """Stored in landscape, shown in portrait by its display matrix."""
         plain = self.gray(size)
         # FFmpeg 7 no longer takes the metadata for it, 5 knows no other way
         before, after = ("-display_rotation 90", "") if _has_display_rotation() else ("", "-metadata:s:v:0 rotate=90")
         return self.made(f"rotated-{size}.mp4", f"{before} -i {plain.name} -c copy {after}")
+
+    def live(self) -> Path:
+        """A WebM recording without a length in its header."""
+        path = self.folder / "live.webm"
+        path.write_bytes(ffmpeg("-i", self.webm(), "-c", "copy", "-f", "webm", "-live", "1", "-"))
+        return path
 
     def webm(self, codec: str = "libvpx-vp9") -> Path:
         picture = "-f lavfi -i testsrc2=size=96x64:rate=25:duration=1 -f lavfi -i sine=duration=1"
@@ -171,7 +177,7 @@ HDR = {"smpte2084": (0.5807, 0.7518), "arib-std-b67": (0.75, 1.0)}  # codes of 2
 
 
 def hdr(media: Media, transfer: str) -> Path:
-    """A black half, and one as bright as white paper; in 10 bits of BT.2020."""
+    """A video with a black half and one as bright as white paper, in 10 bits of BT.2020."""
     white = round(64 + HDR[transfer][0] * 876)
     source = f"-f lavfi -i color=black:size=320x180:rate=25:duration=0.4,format=yuv420p10le,geq=lum='if(gt(X\\,160)\\,{white}\\,64)':cb=512:cr=512"
     tags = f"-colorspace bt2020nc -color_primaries bt2020 -color_trc {transfer} -color_range tv"

@@ -1,4 +1,4 @@
-"""What strangers send meets a limit in every command that is started, and before any memory is spent on it."""
+"""Untrusted files meet limits in every command, before any memory is spent on them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from ffmpeg_ops.adiciona_audio import video_options
 from ffmpeg_ops.engine import encoders, ffmpeg, inspect, output, process
 from ffmpeg_ops.operation import Work
-from tests.ffmpeg_ops.media import Media, frames, run, stream
+from tests.ffmpeg_ops.media import Media, cut_off, frames, run, stream
 from wire.envelope import Limits
 from wire.errors import AssetInvalid, AssetTooLarge
 
@@ -25,7 +25,7 @@ WEBM = "libvpx-vp9"
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Path]]:
-    """Every command that is started from here on, with the directory that it runs in."""
+    """Every command that is started, with the directory that it runs in."""
     seen: list[tuple[list[str], Path]] = []
     really = process._started
 
@@ -41,7 +41,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Path]]:
 
 
 def value(options: list[str], name: str) -> str | None:
-    """The last one counts, as for FFmpeg."""
+    """The last value of an option, which is the one that FFmpeg uses."""
     return next((after for option, after in reversed(list(pairwise(options))) if option == name), None)
 
 
@@ -62,7 +62,7 @@ def check(command: list[str], directory: Path, work: Work) -> None:
     assert (limits["nofile"], limits["core"]) == ("1024", "0")
     assert 0 < int(limits["cpu"]) <= work.limits.timeout_s * (os.cpu_count() or 1)
     assert 0 < int(limits["fsize"]) <= max(work.limits.max_output_bytes + 1, 16_000_000)
-    if argv[0] == "fc-list":
+    if argv[0] == "fc-list" or argv[1] == "-version" or argv[-1] == "-filters":
         return
     assert directory == work.directory
     found = list(inputs(argv))
@@ -106,7 +106,7 @@ def test_every_command_has_its_limits(
         "img2vid": {"url_image": samples / "photo.jpg"},
         "adicionaAudio": {"url_video": video, "url_audio": media.tone(0.5, "mp3")},
     }
-    encoders.best()  # its own source is a colour, and nothing of a stranger's
+    encoders.best()  # its probe uses a source of its own
     started.clear()
     run(name, work, params, **sources[name])
     assert started
@@ -125,14 +125,12 @@ def test_packets_are_counted_up_to_a_limit(media: Media, work: Work, monkeypatch
 # --- pixels ----------------------------------------------------------------------------------------------------------
 
 
-def huge(media: Media, size: str, codec: str = "libx264 -preset ultrafast", extension: str = "mp4") -> Path:
-    return media.made(f"huge-{size}.{extension}", f"-f lavfi -i color=gray:size={size}:rate=1:duration=1 -c:v {codec}")
+def huge(media: Media, size: str) -> Path:
+    source = f"-f lavfi -i color=gray:size={size}:rate=1:duration=1"
+    return media.made(f"huge-{size}.mp4", f"{source} -c:v libx264 -preset ultrafast")
 
 
-@pytest.mark.parametrize(
-    ("name", "params"),
-    [("caption", {"subtitles": SRT}), ("adicionaAudio", {"length": "audio"})],
-)
+@pytest.mark.parametrize(("name", "params"), [("caption", {"subtitles": SRT}), ("adicionaAudio", {"length": "audio"})])
 def test_a_picture_that_is_too_large_is_refused_at_once(
     name: str, params: dict[str, Any], media: Media, work: Work, started: list[tuple[list[str], Path]]
 ) -> None:
@@ -141,10 +139,7 @@ def test_a_picture_that_is_too_large_is_refused_at_once(
         assets["url_audio"] = media.tone(3.0)
     with pytest.raises(AssetTooLarge, match="url_video"):
         run(name, work, params, **assets)
-    assert not any("output-video.mp4" in command for command, _ in started), "nothing of it was decoded for an output"
-
-
-def test_a_picture_that_is_too_large_even_to_be_looked_into(media: Media, work: Work) -> None:
+    assert not any("output-video.mp4" in command for command, _ in started), "nothing was decoded for an output"
     with pytest.raises(AssetTooLarge, match="url_video: .*67 megapixels"):
         inspect.video_asset(huge(media, "8208x8192"), "url_video", work)
 
@@ -183,10 +178,8 @@ def test_an_output_ends_at_the_limit_whatever_a_header_said(
 def test_a_matroska_file_that_is_cut_off_is_noticed(extension: str, name: str, media: Media, work: Work) -> None:
     source = "-f lavfi -i testsrc2=size=160x96:rate=25:duration=4 -f lavfi -i sine=duration=4 -c:a libopus -g 25"
     codec = "libx264 -preset ultrafast" if extension == "mkv" else f"{WEBM} -deadline realtime -cpu-used 8"
-    whole = media.made(f"whole.{extension}", f"{source} -c:v {codec}")
-    cut = media.folder / f"half.{extension}"
-    content = whole.read_bytes()
-    cut.write_bytes(content[: len(content) // 2])
+    whole = media.made(f"whole-half.{extension}", f"{source} -c:v {codec}")
+    cut = cut_off(media, f"half.{extension}", f"{source} -c:v {codec}", 0.5)
     more = {"url_audio": media.tone(1.0)} if name == "adicionaAudio" else {}
     with pytest.raises(AssetInvalid, match=r"url_video: the file is cut off: [12]\.\d of 4\.0 seconds can be read"):
         run(name, work, {} if more else {"subtitles": SRT}, url_video=cut, **more)
@@ -194,11 +187,10 @@ def test_a_matroska_file_that_is_cut_off_is_noticed(extension: str, name: str, m
 
 
 @pytest.mark.parametrize("name", ["caption", "adicionaAudio"])
-def test_sound_of_a_rate_that_mp4_has_no_word_for_becomes_aac(name: str, media: Media, work: Work) -> None:
+def test_mp3_at_a_rate_that_mp4_cannot_describe_becomes_aac(name: str, media: Media, work: Work) -> None:
     low = media.made("low.mp3", "-f lavfi -i sine=frequency=440:duration=1 -ar 8000 -c:a libmp3lame")
     if name == "caption":
-        picture = media.video(audio=False)
-        video = media.made("low.mkv", f"-i {picture.name} -i {low.name} -c copy")
+        video = media.made("low.mkv", f"-i {media.video(audio=False).name} -i {low.name} -c copy")
         run(name, work, {"subtitles": SRT}, url_video=video)
     else:
         run(name, work, url_video=media.video(), url_audio=low)

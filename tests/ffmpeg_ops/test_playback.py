@@ -91,8 +91,7 @@ def browser(url: str, profile: Path) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 @pytest.mark.parametrize(
-    ("name", "codec"),
-    [("caption", "h264"), ("img2vid", "h264"), ("adicionaAudio", "h264"), ("caption", "av1")],
+    ("name", "codec"), [("caption", "h264"), ("img2vid", "h264"), ("adicionaAudio", "h264"), ("caption", "av1")]
 )
 def test_chromium_plays_it_to_the_end(
     name: str, codec: str, media: Media, work: Work, files: FileServer, tmp_path: Path

@@ -27,10 +27,12 @@ from gateway.dispatch import submit
 from gateway.domain import ids
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import Job, JobStatus
+from gateway.domain.outputs import Output
 from gateway.domain.prices import Price
 from gateway.providers.base import Accepted, NotYet, Phase, Provider, Remote
 from gateway.settings import Settings
 from gateway.wiring import Services
+from tests.outputs import video_key
 from tests.postgres import Postgres, postgres_server
 
 START_MS = 1_700_000_000_000
@@ -156,6 +158,7 @@ def new_job(now: int, **changes: Any) -> Job:
         timeout_s=600,
         queue_limit_s=3600,
         next_at=now,
+        outputs={"video": Output("mp4")},
     )
     return replace(job, **changes)
 
@@ -370,6 +373,6 @@ def put_output(services: Services) -> Callable[[str, bytes], None]:
     def put(attempt_id: str, body: bytes) -> None:
         attempt = services.store.attempt(attempt_id)
         assert attempt is not None
-        services.storage.write(attempt.output_key, [body], len(body))
+        services.storage.write(video_key(attempt), [body], len(body))
 
     return put

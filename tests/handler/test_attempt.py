@@ -21,7 +21,6 @@ from tests.handler.conftest import Job
 from tests.handler.support import (
     EVENT_TOKEN,
     FOREVER_S,
-    PUT,
     Attempt,
     Gateway,
     deaf_server,
@@ -29,7 +28,7 @@ from tests.handler.support import (
     free_port,
     raw_server,
 )
-from tests.servers import PATIENCE_S, FileServer, Reply, eventually
+from tests.servers import PATIENCE_S, FileServer, Reply
 from wire.envelope import EventSchema, ResultSchema, StatsSchema
 
 OPERATIONS = ("caption", "img2vid", "adiciona_audio")
@@ -150,14 +149,10 @@ def test_an_unknown_param_means_an_outdated_worker(caption: Job, settings: Setti
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"duration": 0}, "duration"),
         ({"duration": -1}, "duration"),
-        ({"duration": 10_000}, "duration"),
         ({"duration": "nan"}, "duration"),
-        ({"duration": "long"}, "duration"),
         ({"frame_rate": 1e9}, "frame_rate"),
         ({"url_image": "file:///etc/passwd"}, "url_image"),
-        ({"url_image": "not a url"}, "url_image"),
         ({"url_image": None}, "url_image"),
         ({"url_image": ["http://127.0.0.1/"]}, "url_image"),
     ],
@@ -170,7 +165,7 @@ def test_bad_values_are_the_jobs_fault_and_named(
     assert named in error.message
 
 
-@pytest.mark.parametrize("raw", [None, [], "caption", 1, {}, {"operation": 1}, {"operation": None}])
+@pytest.mark.parametrize("raw", [None, "caption", {}, {"operation": 1}])
 def test_an_input_without_an_operation_is_refused(raw: object, settings: Settings) -> None:
     assert failure(raw, settings).code == "invalid_params"
 
@@ -205,8 +200,6 @@ def test_a_broken_delivery_is_refused_before_anything_is_done(
     [
         (Reply(404), "asset_not_found", 1),
         (Reply(403), "asset_not_found", 1),
-        (Reply(401), "asset_not_found", 1),
-        (Reply(410), "asset_not_found", 1),
         (Reply(500), "asset_unavailable", 3),
         (Reply(503), "asset_unavailable", 6),
         (Reply(drop=True), "asset_unavailable", 3),
@@ -216,7 +209,7 @@ def test_a_broken_delivery_is_refused_before_anything_is_done(
     ],
     ids=lambda value: str(value.status) if isinstance(value, Reply) else str(value),
 )
-def test_a_server_that_does_not_deliver(
+def test_a_server_that_does_not_return_the_file(
     caption: Job, gateway: Gateway, settings: Settings, files: FileServer, reply: Reply, code: str, tries: int
 ) -> None:
     files.routes["/bad"] = reply
@@ -241,31 +234,25 @@ def test_a_server_error_that_passes_costs_a_retry_only(caption: Job, settings: S
     assert "stats" in run_attempt(caption(url_video=files.url("/flaky")), settings)
 
 
-def test_a_refused_connection(caption: Job, settings: Settings) -> None:
-    origin = f"http://127.0.0.1:{free_port()}"
-    error = failure(caption(url_video=f"{origin}/bad?password=s3cret"), _allowing(settings, origin))
-    _is_clear(error.message, "url_video")
-    assert error.code == "asset_unavailable"
-
-
 def _allowing(settings: Settings, origin: str) -> Settings:
     return Settings(**{**vars(settings), "fetch_allow_origins": (*settings.fetch_allow_origins, origin)})
 
 
-def test_a_server_that_never_answers(
-    caption: Job, settings: Settings, files: FileServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["refuses", "never accepts", "never responds"])
+def test_a_server_that_cannot_be_reached(
+    caption: Job, settings: Settings, files: FileServer, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(safe_http, "READ_TIMEOUT_S", 0.2)
-    files.routes["/bad"] = Reply(pause_s=60)
-    error = failure(caption(url_video=files.url("/bad")), settings)
-    _is_clear(error.message, "url_video")
-    assert error.code == "asset_unavailable"
-
-
-def test_a_server_that_never_accepts(caption: Job, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(safe_http, "CONNECT_TIMEOUT_S", 0.2)
-    with deaf_server() as origin:
-        error = failure(caption(url_video=f"{origin}/bad"), _allowing(settings, origin))
+    files.routes["/bad"] = Reply(pause_s=60)
+    with deaf_server() as deaf:
+        origins = {
+            "refuses": f"http://127.0.0.1:{free_port()}",
+            "never accepts": deaf,
+            "never responds": files.origin,
+        }
+        raw = caption(url_video=f"{origins[kind]}/bad?password=s3cret")
+        error = failure(raw, _allowing(settings, origins[kind]))
     _is_clear(error.message, "url_video")
     assert error.code == "asset_unavailable"
 
@@ -300,17 +287,12 @@ def test_a_content_length_that_lies_does_not_help(caption: Job, settings: Settin
     assert error.code == "asset_too_large"
 
 
-@pytest.mark.parametrize("answer", [b"", b"garbage\r\n\r\n"])
-def test_what_is_not_http_is_unavailable(caption: Job, settings: Settings, answer: bytes) -> None:
+LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: %s\r\n\r\nx"
+
+
+@pytest.mark.parametrize("answer", [b"", b"garbage\r\n\r\n", *(LENGTH % it for it in (b"many", b"-1", b"9" * 30, b""))])
+def test_an_invalid_response_is_not_the_workers_fault(caption: Job, settings: Settings, answer: bytes) -> None:
     with raw_server(answer) as origin:
-        error = failure(caption(url_video=f"{origin}/bad"), _allowing(settings, origin))
-    _is_clear(error.message, "url_video")
-    assert error.code == "asset_unavailable"
-
-
-@pytest.mark.parametrize("length", [b"many", b"-1", b"9" * 30, b""])
-def test_a_length_that_makes_no_sense_is_not_the_workers_fault(caption: Job, settings: Settings, length: bytes) -> None:
-    with raw_server(b"HTTP/1.1 200 OK\r\nContent-Length: " + length + b"\r\n\r\nx") as origin:
         error = failure(caption(url_video=f"{origin}/bad"), _allowing(settings, origin))
     _is_clear(error.message, "url_video")
     assert not error.retryable
@@ -407,16 +389,11 @@ def _tells_nothing(logged: io.StringIO) -> None:
 def test_no_secret_reaches_the_log_when_nobody_listens(
     caption: Job, settings: Settings, gateway: Gateway, logged: io.StringIO
 ) -> None:
-    origin = f"http://127.0.0.1:{free_port()}"
-    raw = caption(url_video=f"{origin}/bad?password=s3cret", delivery=gateway.delivery())
-    failure(raw, _allowing(settings, origin))
-    _tells_nothing(logged)
-
-
-def test_no_secret_reaches_the_log_when_the_address_is_forbidden(
-    caption: Job, settings: Settings, logged: io.StringIO
-) -> None:
-    failure(caption(url_video="http://user:s3cret@10.0.0.1/bad?password=s3cret"), settings)
+    deaf = f"http://127.0.0.1:{free_port()}"
+    with raw_server(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nno colon here\r\n\r\nabc") as odd:
+        for base in (deaf, odd, "http://user:s3cret@10.0.0.1"):
+            raw = caption(url_video=f"{base}/bad?password=s3cret", delivery=gateway.delivery())
+            failure(raw, replace(settings, fetch_allow_origins=(deaf, odd)))
     _tells_nothing(logged)
 
 
@@ -436,14 +413,6 @@ def test_no_secret_reaches_the_log_when_all_goes_well(
 ) -> None:
     run_attempt(caption(url_video=files.url("/video.mp4?password=s3cret"), delivery=gateway.delivery()), settings)
     assert "attempt.completed" in logged.getvalue()
-    _tells_nothing(logged)
-
-
-def test_a_header_that_cannot_be_read_does_not_tell_the_url_in_the_log(
-    caption: Job, settings: Settings, logged: io.StringIO
-) -> None:
-    with raw_server(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nno colon here\r\n\r\nabc") as origin:
-        failure(caption(url_video=f"{origin}/bad?password=s3cret"), _allowing(settings, origin))
     _tells_nothing(logged)
 
 
@@ -533,27 +502,7 @@ def test_a_full_disk_is_the_workers_fault(
     assert gateway.types[-1] == "failed"
 
 
-def test_nothing_is_left_behind_after_success(caption: Job, settings: Settings) -> None:
-    run_attempt(caption(), settings)
+@pytest.mark.parametrize("file", ["captions.srt", "page.html"])
+def test_nothing_is_left_behind(caption: Job, settings: Settings, files: FileServer, file: str) -> None:
+    Attempt(caption(url_srt=files.url(f"/{file}")), settings).start().join()
     assert list(settings.work_dir.glob("attempt-*")) == []
-
-
-def test_nothing_is_left_behind_after_a_failure(caption: Job, settings: Settings, files: FileServer) -> None:
-    failure(caption(url_srt=files.url("/page.html")), settings)
-    assert list(settings.work_dir.glob("attempt-*")) == []
-
-
-def test_the_directory_is_private_while_it_lives(caption: Job, settings: Settings, files: FileServer) -> None:
-    files.routes["/slow"] = Reply(body=b"x" * 1000, trickle_s=0.05)
-    attempt = Attempt(caption(url_video=files.url("/slow")), settings).start()
-    eventually(lambda: list(settings.work_dir.glob("attempt-*")))
-    [directory] = settings.work_dir.glob("attempt-*")
-    mode = directory.stat().st_mode & 0o777
-    attempt.stop.set(job.JobTimeout())
-    attempt.join()
-    assert mode == 0o700
-
-
-def test_nothing_is_put_twice(caption: Job, settings: Settings, gateway: Gateway) -> None:
-    run_attempt(caption(delivery=gateway.delivery()), settings)
-    assert [request.path.partition("?")[0] for request in gateway.server.requests].count(PUT) == 1

@@ -1,4 +1,4 @@
-"""The private directory of an attempt, and who removes it when its owner cannot."""
+"""The private directory of an attempt, and its removal when its owner was killed."""
 
 from __future__ import annotations
 
@@ -41,26 +41,19 @@ def owner(root: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
             process.kill()
 
 
-def test_it_is_empty_but_for_its_lock_and_closed_to_others(tmp_path: Path) -> None:
-    with private_directory(tmp_path / "work") as directory:
-        assert directory.parent == tmp_path / "work"
-        assert [path.name for path in directory.iterdir()] == [".lock"]
-        assert directory.stat().st_mode & 0o777 == 0o700
-
-
-def test_no_umask_opens_it(tmp_path: Path) -> None:
+def test_it_is_private_whatever_the_umask_and_gone_afterwards(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        with private_directory(tmp_path) as directory:
+        with private_directory(tmp_path / "work") as directory, private_directory(tmp_path / "work") as other:
+            assert directory.parent == tmp_path / "work" and directory != other
+            assert [path.name for path in directory.iterdir()] == [".lock"]
             assert directory.stat().st_mode & 0o777 == 0o700
+            (directory / "deep").mkdir()
+            (directory / "deep" / "file").write_bytes(b"x")
+            assert sweep(tmp_path / "work") == 0, "a sweep keeps what this process holds"
+            assert directory.exists()
     finally:
         os.umask(before)
-
-
-def test_it_is_gone_afterwards(tmp_path: Path) -> None:
-    with private_directory(tmp_path) as directory:
-        (directory / "deep").mkdir()
-        (directory / "deep" / "file").write_bytes(b"x")
     assert not directory.exists()
 
 
@@ -70,18 +63,7 @@ def test_it_is_gone_after_an_error(tmp_path: Path) -> None:
     assert not directory.exists()
 
 
-def test_two_at_once_do_not_meet(tmp_path: Path) -> None:
-    with private_directory(tmp_path) as one, private_directory(tmp_path) as other:
-        assert one != other
-
-
-def test_a_sweep_keeps_what_this_process_holds(tmp_path: Path) -> None:
-    with private_directory(tmp_path) as directory:
-        assert sweep(tmp_path) == 0
-        assert directory.exists()
-
-
-def test_a_sweep_keeps_what_a_living_owner_holds_and_removes_it_after_a_kill(tmp_path: Path) -> None:
+def test_a_sweep_removes_a_directory_once_its_owner_is_killed(tmp_path: Path) -> None:
     with owner(tmp_path) as (process, directory):
         assert sweep(tmp_path) == 0
         assert (directory / "asset").exists()
@@ -92,26 +74,17 @@ def test_a_sweep_keeps_what_a_living_owner_holds_and_removes_it_after_a_kill(tmp
         assert not directory.exists()
 
 
-def test_a_sweep_of_nothing_makes_the_folder(tmp_path: Path) -> None:
-    assert sweep(tmp_path / "not" / "there") == 0
-    assert (tmp_path / "not" / "there").is_dir()
+def test_a_sweep_removes_only_directories_of_attempts(tmp_path: Path) -> None:
+    root = tmp_path / "not" / "there"
+    assert sweep(root) == 0, "it makes the folder"
+    (root / "attempt-without-lock").mkdir()
+    (root / "other").mkdir()
+    (root / "attempt-file").write_bytes(b"x")
+    assert sweep(root) == 1
+    assert {path.name for path in root.iterdir()} == {".lock", "other", "attempt-file"}
 
 
-def test_a_sweep_removes_a_directory_whose_lock_was_never_made(tmp_path: Path) -> None:
-    (tmp_path / "attempt-early").mkdir()
-    assert sweep(tmp_path) == 1
-
-
-def test_a_sweep_touches_nothing_that_is_not_an_attempts(tmp_path: Path) -> None:
-    (tmp_path / "other").mkdir()
-    (tmp_path / "attempt-file").write_bytes(b"x")
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    assert sweep(tmp_path) == 0
-    assert {path.name for path in tmp_path.iterdir()} >= {"other", "attempt-file", "outside"}
-
-
-def test_a_sweep_bears_directories_that_vanish_under_it(tmp_path: Path) -> None:
+def test_directories_may_vanish_during_a_sweep(tmp_path: Path) -> None:
     done = threading.Event()
     failures: list[BaseException] = []
 
@@ -135,11 +108,3 @@ def test_a_sweep_bears_directories_that_vanish_under_it(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
     assert failures == []
-
-
-def test_a_directory_that_is_gone_when_its_turn_comes_is_no_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "attempt-here").mkdir()
-    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter([self / "attempt-gone", self / "attempt-here"]))
-    assert sweep(tmp_path) == 1

@@ -17,6 +17,7 @@ import pytest
 from tests.gateway.api.conftest import CAPTION
 from tests.gateway.api.live import API_KEY, MAX_ASSET_BYTES, TRANSFERS, Live, read_reply
 from tests.ops.nginx import NGINX, Stalled, config, fronted, latencies
+from tests.outputs import video_key
 from tests.servers import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.skipif(NGINX is None, reason="needs nginx")
@@ -79,10 +80,10 @@ def test_a_file_of_the_largest_size_comes_back_the_same_and_in_parts(front: Live
 
 def test_a_worker_stores_an_output_through_it(front: Live) -> None:
     _, attempt = front.claimed_job()
-    upload = front.services.storage.presign_put(attempt.output_key, max_bytes=9, expires_at=attempt.deadline)
+    upload = front.services.storage.presign_put(video_key(attempt), max_bytes=9, expires_at=attempt.deadline)
     path = upload.url.partition("/files/")[2]
     assert front.call("PUT", f"/files/{path}", key=None, data=b"the video").status_code == 201
-    assert front.services.storage.stat(attempt.output_key).size_bytes == 9  # type: ignore[union-attr]
+    assert front.services.storage.stat(video_key(attempt)).size_bytes == 9  # type: ignore[union-attr]
 
 
 def test_without_a_key_no_byte_of_an_upload_is_taken(front: Live, folder: Path) -> None:

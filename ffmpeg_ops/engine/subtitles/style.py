@@ -8,6 +8,8 @@ from typing import Any
 
 from marshmallow import Schema, fields, validate
 
+from ffmpeg_ops.engine.params import choice, integer, number
+
 POSITIONS = {
     f"{row}-{column}": 3 * i + j
     for i, row in enumerate(("bottom", "middle", "top"))
@@ -61,18 +63,10 @@ def _color(description: str) -> fields.String:
     return fields.String(validate=rule, metadata={"description": description})
 
 
-def _share(low: float, high: float, description: str) -> fields.Float:
-    return fields.Float(validate=validate.Range(min=low, max=high), metadata={"description": description})
-
-
 class StyleParams(Schema):
     """Fields that are not set come from the preset."""
 
-    preset = fields.String(
-        validate=validate.OneOf(list(PRESETS)),
-        load_default="classic",
-        metadata={"description": "The preset that the other fields change."},
-    )
+    preset = choice(PRESETS, "The preset that the other fields change.", "classic")
     font = fields.String(
         validate=validate.Regexp(
             r"(?=.{1,64}\Z)\w[\w .\-]*\Z", error="Must be the name of a font: letters, digits, spaces, dots, hyphens."
@@ -80,35 +74,22 @@ class StyleParams(Schema):
         metadata={"description": "Font family installed on the worker. Scripts that it lacks are drawn in Noto."},
     )
     bold = fields.Boolean(metadata={"description": "Bold letters."})
-    size = _share(0.01, 0.3, "Height of a line as a share of the video's height.")
+    size = number(0.01, 0.3, "Height of a line as a share of the video's height.")
     color = _color("Colour of the text, #RRGGBB or #RRGGBBAA.")
     outline_color = _color("Colour of the outline and the shadow, #RRGGBB or #RRGGBBAA.")
-    outline = _share(0, 0.3, "Width of the outline as a share of the text size.")
-    shadow = _share(0, 0.3, "Distance of the shadow as a share of the text size; ignored with a box.")
+    outline = number(0, 0.3, "Width of the outline as a share of the text size.")
+    shadow = number(0, 0.3, "Distance of the shadow as a share of the text size; ignored with a box.")
     box = fields.String(
         validate=validate.Regexp(rf"(?:on|off|{_COLOR})\Z", error="Must be `on`, `off` or a colour like #000000B8."),
         metadata={"description": "A box behind the text: `on`, `off` or its colour, #RRGGBB or #RRGGBBAA."},
     )
-    position = fields.String(
-        validate=validate.OneOf(list(POSITIONS)), metadata={"description": "Position of the captions in the frame."}
-    )
-    margin_x = _share(0, 0.4, "Margin on both sides as a share of the video's width.")
-    margin_y = _share(0, 0.8, "Margin above or below as a share of the video's height.")
+    position = choice(POSITIONS, "Position of the captions in the frame.")
+    margin_x = number(0, 0.4, "Margin on both sides as a share of the video's width.")
+    margin_y = number(0, 0.8, "Margin above or below as a share of the video's height.")
     upper_case = fields.Boolean(metadata={"description": "Converts the text to upper case."})
-    line_length = fields.Integer(
-        strict=True,
-        validate=validate.Range(min=4, max=100),
-        metadata={"description": "Maximum characters in a line; a wide one counts as two. Margins are always kept."},
-    )
-    max_lines = fields.Integer(
-        strict=True,
-        validate=validate.Range(min=1, max=10),
-        metadata={"description": "Maximum lines at a time; a longer cue is split and its parts are shown in turn."},
-    )
-    highlight = fields.String(
-        validate=validate.OneOf(HIGHLIGHTS),
-        metadata={"description": "Highlights the word being spoken (`word`) or all words so far (`karaoke`)."},
-    )
+    line_length = integer(4, 100, "Maximum characters in a line; a wide one counts as two. Margins are always kept.")
+    max_lines = integer(1, 10, "Maximum lines at a time; a longer cue is split and its parts are shown in turn.")
+    highlight = choice(HIGHLIGHTS, "Highlights the word being spoken (`word`) or all words so far (`karaoke`).")
     highlight_color = _color("Colour of highlighted words, #RRGGBB or #RRGGBBAA.")
 
 

@@ -5,7 +5,7 @@
         emulator.inject("status", "run", status=429, times=3)  # see faults.py
         emulator.calls["status"]
 
-`python -m tests.emulators.runpod` runs it by hand; `control.py` injects faults into it over HTTP.
+`python -m tests.emulators.runpod` runs it by hand.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from flask import Blueprint, Flask
 
 from tests.emulators.runpod.calls import Calls
 from tests.emulators.runpod.config import Config
-from tests.emulators.runpod.control import control
 from tests.emulators.runpod.faults import Fault, Faults
 from tests.emulators.runpod.fleet import Fleet
 from tests.emulators.runpod.job_api import job_api
@@ -50,7 +49,6 @@ class Emulator:
         app = Flask(__name__)
         app.register_blueprint(job_api(self._config, self.queue, self.fleet, self._calls))
         app.register_blueprint(worker_api(self._config, self.queue, self.fleet, self._calls))
-        app.register_blueprint(control(self))
         for blueprint in blueprints:
             app.register_blueprint(blueprint)
         self._server = Server((self.config.host, self.config.port), app)

@@ -1,4 +1,4 @@
-"""`python -m tests.emulators.runpod`: the stand-in by hand. Ctrl-C ends it and its workers."""
+"""`python -m tests.emulators.runpod`: the stand-in by hand. Ctrl-C stops it and its workers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tests.emulators import common
 from tests.emulators.runpod import Config, Emulator
 
 
-def config(argv: list[str] | None = None) -> Config:
+def main() -> None:
     default = Config()
     parser = common.parser("runpod", "A stand-in for RunPod Serverless with real workers.", 8900, default.api_key)
     parser.add_argument("--endpoint-id", default=default.endpoint_id)
@@ -15,9 +15,9 @@ def config(argv: list[str] | None = None) -> Config:
     parser.add_argument("--idle-timeout", type=float, default=default.idle_timeout_s, metavar="SECONDS")
     parser.add_argument("--queue-delay", type=float, default=default.queue_delay_s, metavar="SECONDS")
     parser.add_argument("--cold-start", type=float, default=default.cold_start_s, metavar="SECONDS")
-    parser.add_argument("--latency-ms", type=float, default=default.latency_ms, help="of every call of the job API")
-    asked = parser.parse_args(argv)
-    return Config(
+    parser.add_argument("--latency-ms", type=float, default=default.latency_ms, help="of every call to the job API")
+    asked = parser.parse_args()
+    config = Config(
         **common.given(asked),
         endpoint_id=asked.endpoint_id,
         min_workers=asked.min_workers,
@@ -27,11 +27,8 @@ def config(argv: list[str] | None = None) -> Config:
         cold_start_s=asked.cold_start,
         latency_ms=asked.latency_ms,
     )
-
-
-def main() -> None:
-    with Emulator(config()) as emulator:
-        common.until_stopped(emulator)
+    with Emulator(config) as emulator:
+        common.until_stopped(emulator, asked.fault)
 
 
 if __name__ == "__main__":

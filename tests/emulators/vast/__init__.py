@@ -1,15 +1,15 @@
-"""A stand-in for Vast.ai: its API on a real HTTP server, real workers on its machines, its own clock, and its lies.
+"""A stand-in for Vast.ai: its API over HTTP, real workers on its machines, a clock of its own, and faults.
 
     with Emulator(Config(pretend=True, speed=0)) as vast:
         VastSettings(api_base=vast.url, api_key=vast.config.api_key, …)
-        vast.inject("ignored", "destroy", times=2)       # see faults.py; `on="boot"`: of the next instance
+        vast.inject("ignored", "destroy", times=2)       # see faults.py; on="boot": for the next instance
         vast.configure(list_behind=2, credit=0)          # see config.py
-        vast.stranger("reelay:other:…")                  # an instance that is not ours to touch
+        vast.stranger("reelay:other:…")                  # an instance of another user of the account
         vast.strike(instance_id, "black_hole")           # now
-        vast.advance(300)                                # seconds of its clock; `vast.clock.speed = 20` lets it run
+        vast.advance(300)                                # its clock, in seconds; `vast.clock.speed = 20` makes it run
         vast.alive(), vast.bill(), vast.calls["create"], vast.log, vast.touched_strangers(), vast.unfit
 
-`python -m tests.emulators.vast` runs it by hand; `control.py` tells how it is then told to misbehave.
+`python -m tests.emulators.vast` runs it by hand.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from tests.emulators.vast.calls import Call, Calls
 from tests.emulators.vast.clock import Clock
 from tests.emulators.vast.config import Config
 from tests.emulators.vast.containers import Pretence
-from tests.emulators.vast.control import control
 from tests.emulators.vast.faults import Fault, Faults
 from tests.emulators.vast.instances import STEP_S, Account, Instance
 from tests.emulators.vast.market import market, offer
@@ -44,7 +43,7 @@ SETTLE_S = 1.0
 
 
 class Emulator:
-    """One account. Inside `with` it answers at `url`; afterwards it and all that ran on its machines are gone."""
+    """One account. Serves `url` inside `with`; stops with all its machines at the end."""
 
     def __init__(self, config: Config | None = None, offers: list[dict[str, Any]] | None = None) -> None:
         self.config = config or Config()
@@ -56,7 +55,6 @@ class Emulator:
         self._calls = Calls(self._config, self.clock, self.faults)
         app = Flask(__name__)
         app.register_blueprint(vast_api(self._config, self.clock, self.account, self._calls))
-        app.register_blueprint(control(self))
         self._server = Server((self.config.host, self.config.port), app)
         self._sweeping, self._closing = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="vast", daemon=True)
@@ -73,7 +71,7 @@ class Emulator:
         self.stop()
 
     def stop(self) -> None:
-        """Once it has stopped this does nothing."""
+        """Stop; does nothing when stopped already."""
         if self._closing.is_set():
             return
         self._closing.set()
@@ -89,7 +87,7 @@ class Emulator:
 
     @property
     def gateway_environ(self) -> dict[str, str]:
-        """What a gateway needs to rent here."""
+        """The variables with which a gateway rents here."""
         return {
             "PROVIDERS": "vast",
             "VAST_API_BASE": self.url,
@@ -99,36 +97,36 @@ class Emulator:
             "DEPLOYMENT": "emulated",
         }
 
-    # ---- lies and time
+    # ---- faults and time
 
     def configure(self, **changes: Any) -> None:
-        """Replace fields of the configuration; what is running goes by them from now on."""
+        """Replace fields of the configuration while it runs."""
         self.config = dataclasses.replace(self.config, **changes)
 
     def inject(self, kind: str, on: str, **more: Any) -> Fault:
-        """A Fault with these fields; its `hits` tells how often it struck."""
+        """Add a Fault with these fields; its `hits` counts how often it struck."""
         fault = Fault(kind, on, **more)
         self.faults.add(fault)
         return fault
 
     def strike(self, instance_id: int, what: str) -> None:
-        """What `faults.py` plans for a boot, now and for an instance that runs. Raises KeyError or ValueError."""
+        """Let a fault of `boot` happen to a running instance now. Raises KeyError or ValueError."""
         with self.account.lock:
             self.account.strike(self.account.instances[instance_id], Fault(what, "boot"))
 
     def stranger(self, label: str | None, **fields: Any) -> int:
-        """Somebody else's instance on the same account, which runs soon; answers its id."""
+        """Add an instance of another user of the account, which runs soon; return its id."""
         made = self.account.create(offer(2_000_000, **fields), label=label, image="someone/else:1", stranger=True)
         return made.id
 
     def advance(self, seconds: float) -> None:
-        """Let time go by at once; all that is due is done afterwards."""
+        """Move the clock; return when everything that is due is done."""
         while seconds > 0:
             step = min(STEP_S, seconds)
             seconds -= step
             self.clock.move(step)
             self._sweep()
-        # what pretended attempts have to do by now, they do in life's time
+        # pretended attempts need real time for what is due
         ends_at = time.monotonic() + SETTLE_S
         while self.at_work() and time.monotonic() < ends_at:
             time.sleep(0.005)
@@ -142,30 +140,30 @@ class Emulator:
             for container in self.account.sweep():
                 container.self_destroy()
 
-    # ---- what came of it
+    # ---- results
 
     @property
     def instances(self) -> list[Instance]:
-        """All that ever were, strangers too, in the order of their creation."""
+        """All instances ever created, those of strangers too, in order."""
         with self.account.lock:
             return list(self.account.instances.values())
 
     def alive(self, label: str = "") -> list[Instance]:
-        """What was rented here by its API, has a label that begins so, and costs money now."""
+        """The instances that were rented through the API, cost money now, and whose label begins with `label`."""
         mine = [instance for instance in self.account.alive() if not instance.stranger]
         return [instance for instance in mine if (instance.label or "").startswith(label)]
 
     def at_work(self) -> int:
-        """How many pretended attempts do something, and do not just wait for the clock."""
+        """How many pretended attempts are busy, and not just waiting for the clock."""
         pretences = [one.container for one in self.instances if isinstance(one.container, Pretence)]
         return sum(pretence.active() for pretence in pretences) - self.clock.waiting()
 
     def touched_strangers(self) -> list[Instance]:
-        """Instances of others of which something was asked."""
+        """Instances of strangers that a call named."""
         return [instance for instance in self.instances if instance.stranger and instance.touched]
 
     def bill(self) -> dict[str, Any]:
-        """{created, alive, paid_s, dollars, instances: [{id, label, status, paid_s, dollars, …}]}, strangers apart."""
+        """{created, alive, paid_s, dollars, instances: [{id, label, status, paid_s, dollars, …}]}, without strangers."""
         self._sweep()
         mine = [instance for instance in self.instances if not instance.stranger]
         return {
@@ -178,7 +176,7 @@ class Emulator:
 
     @property
     def calls(self) -> Counter[str]:
-        """How many calls of each kind came, those that failed too; a worker's own destroy is `self-destroy`."""
+        """How many calls of each kind were made, failed ones included; a worker's own destroy is `self-destroy`."""
         return self._calls.counts()
 
     @property
@@ -187,7 +185,7 @@ class Emulator:
 
     @property
     def unfit(self) -> list[str]:
-        """Answers that break the published schema; those of lies may."""
+        """Responses that break the published schema, except injected ones."""
         return list(self._calls.unfit)
 
     def reset_calls(self) -> None:

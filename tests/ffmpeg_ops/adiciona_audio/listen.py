@@ -1,4 +1,4 @@
-"""What the tests hear: decoded samples and the levels of single tones in them."""
+"""Decoded samples of a file, and the levels of single tones in them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add(work: Work, video: Path, audio: Path, **params: Any) -> dict[str, Any]:
 
 
 def wave(path: Path) -> Wave:
-    """The left channel, as a player hears it: 48 kHz, what the encoder put in front is skipped."""
+    """The left channel as players play it: 48 kHz, without the encoder's delay."""
     options = ["-map", "0:a:0", "-af", "pan=mono|c0=c0", "-ar", str(RATE), "-f", "f32le", "-"]
     return np.frombuffer(ffmpeg("-i", path, *options), np.float32)
 

@@ -1,7 +1,8 @@
-"""Damaged sources: what plays is used and its errors are told; too little of it is a failure."""
+"""Damaged sources: what plays is used and its errors are counted; too little of it is a failure."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +11,24 @@ import pytest
 from ffmpeg_ops.engine.mixing import filters
 from ffmpeg_ops.operation import Work
 from tests.ffmpeg_ops.adiciona_audio.listen import add, length_s, level_db, tone, wave
-from tests.ffmpeg_ops.media import Media, damaged, flipped, frame_count, packets_md5
+from tests.ffmpeg_ops.media import Media, cut_off, damaged, flipped, frame_count, packets_md5
 from wire.errors import AssetInvalid, EncodeFailed
 
 PICTURE = "-f lavfi -i testsrc2=size=160x96:rate=25:duration=4"
 VP9 = f"{PICTURE} -c:v libvpx-vp9 -deadline realtime -cpu-used 8 -g 10"
 MPEG2 = f"{PICTURE} -c:v mpeg2video -g 10"
 X264 = f"{PICTURE} -c:v libx264 -preset ultrafast -g 25 -pix_fmt yuv420p -movflags +faststart"
+slow = partial(pytest.param, marks=pytest.mark.slow)
 SOUND = "-f lavfi -i anoisesrc=duration=6:amplitude=0.3:seed=5"
 
 
 def errors(stats: dict[str, Any]) -> int:
-    """How many were told of."""
+    """How many decode errors the warnings count."""
     assert len(stats["warnings"]) == 1 and stats["warnings"][0].rstrip("s").endswith(" decode error")
     return int(stats["warnings"][0].split()[0])
 
 
-def test_a_damaged_picture_that_is_encoded_anew_is_used(media: Media, work: Work) -> None:
+def test_a_damaged_video_that_is_encoded_is_used(media: Media, work: Work) -> None:
     video = damaged(media, "mpeg2.avi", MPEG2, 6, keep=6000)
     stats = add(work, video, media.tone(2.0))
     assert errors(stats) > 0
@@ -36,7 +38,7 @@ def test_a_damaged_picture_that_is_encoded_anew_is_used(media: Media, work: Work
 
 def test_damaged_sound_is_used_and_its_errors_are_counted(media: Media, work: Work) -> None:
     sound = damaged(media, "noise.m4a", f"{SOUND} -c:a aac -movflags +faststart", 100, after=b"mdat")
-    # a param that has the sound decoded: what is copied is looked into by nobody
+    # with this param the sound is decoded; a copied one would not be checked
     stats = add(work, media.video(seconds=4.0), sound, volume=0.5)
     assert errors(stats) > 0
     assert length_s(work.output("video")) == pytest.approx(4, abs=0.02)
@@ -45,7 +47,7 @@ def test_damaged_sound_is_used_and_its_errors_are_counted(media: Media, work: Wo
 @pytest.mark.parametrize(
     ("name", "codec", "flips", "seed"),
     [
-        ("b.mp3", "-ac 2 -b:a 128k", 100, 0),  # a header of another rate among them
+        ("b.mp3", "-ac 2 -b:a 128k", 100, 0),  # one of them a header with another sample rate
         ("b.mp3", "-ac 2 -b:a 128k", 400, 1),
         ("b.ac3", "-ac 2", 100, 0),
         ("b.ac3", "-ac 2", 400, 1),
@@ -54,13 +56,7 @@ def test_damaged_sound_is_used_and_its_errors_are_counted(media: Media, work: Wo
         ("b.aac", "-ac 2", 100, 0),
     ],
 )
-@pytest.mark.parametrize(
-    "params",
-    [
-        pytest.param({}, id="plain"),
-        pytest.param({"loop": True, "mode": "mix"}, id="mixed", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("params", [{}, slow({"loop": True, "mode": "mix"})], ids=["plain", "mixed"])
 def test_damaged_sound_of_any_kind_gets_the_exact_length(
     name: str, codec: str, flips: int, seed: int, params: dict[str, Any], media: Media, work: Work
 ) -> None:
@@ -94,27 +90,22 @@ def joined(media: Media, extension: str) -> Path:
 @pytest.mark.parametrize("extension", FORMS)
 @pytest.mark.parametrize(
     ("params", "expected_s"),
-    [
-        pytest.param({}, 4.0, id="video"),
-        pytest.param({"length": "audio"}, 3.0, id="audio", marks=pytest.mark.slow),
-        pytest.param(
-            {"mode": "mix", "original_volume": 0, "length": "shortest"}, 3.0, id="mixed", marks=pytest.mark.slow
-        ),
-    ],
+    [({}, 4.0), slow({"length": "audio"}, 3.0), slow({"mode": "mix", "original_volume": 0, "length": "shortest"}, 3.0)],
+    ids=["video", "audio", "mixed"],
 )
-def test_sound_that_changes_on_the_way_is_heard_in_full(
+def test_sound_that_changes_midway_is_heard_in_full(
     extension: str, params: dict[str, Any], expected_s: float, media: Media, work: Work
 ) -> None:
     add(work, media.video(seconds=4.0), joined(media, extension), **params)
-    told = 0.02 if expected_s == 4 else 0.13  # the second part brings its encoder's delay along
-    assert length_s(work.output("video")) == pytest.approx(expected_s, abs=told)
+    tolerance_s = 0.02 if expected_s == 4 else 0.13  # the second part has an encoder delay of its own
+    assert length_s(work.output("video")) == pytest.approx(expected_s, abs=tolerance_s)
     heard = wave(work.output("video"))
     assert level_db(heard, 500, 0.2, 1.3) == pytest.approx(-20, abs=1)
     assert level_db(heard, 1300, 1.8, 2.8) == pytest.approx(-20, abs=4)
     assert level_db(heard, 500, 1.8, 2.8) < -50 > level_db(heard, 1300, 0.2, 1.3)
 
 
-def test_a_video_s_own_sound_that_changes_on_the_way_stays_in_step(media: Media, work: Work) -> None:
+def test_a_video_s_own_sound_that_changes_midway_stays_in_sync(media: Media, work: Work) -> None:
     """A broadcast goes from stereo to 5.1; its sound begins before its picture."""
     sound = joined(media, "ts")
     picture = media.video(seconds=2.5, audio=False)
@@ -129,26 +120,26 @@ def test_a_video_s_own_sound_that_changes_on_the_way_stays_in_step(media: Media,
 
 
 def test_sound_of_a_wrong_length_is_a_failure(media: Media, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
-    """FFmpeg ended well, and yet: here it was told to make too much, as if it had counted wrong."""
+    """As if FFmpeg had miscounted: here it is made to produce too many samples."""
     right = filters.samples
     monkeypatch.setattr(filters, "samples", lambda seconds: right(seconds) + 2000)
     with pytest.raises(EncodeFailed, match="wrong length"):
         add(work, media.video(seconds=2.0), media.tone(1.0))
 
 
-def test_damaged_packets_of_a_picture_are_copied_as_they_are(media: Media, work: Work) -> None:
+def test_damaged_packets_are_copied_unchanged(media: Media, work: Work) -> None:
     video = damaged(media, "copied.mp4", X264, 6, after=b"mdat")
     stats = add(work, video, media.tone(2.0))
     assert (stats["encoder"], stats["frames"]) == ("copy", 100)
     assert packets_md5(work.output("video")) == packets_md5(video)
 
 
-def test_a_picture_of_which_nothing_can_be_decoded_is_a_failure(media: Media, work: Work) -> None:
-    """Its packets are all there, and the second half of its only key frame claims to be longer than the file."""
+def test_a_video_of_which_nothing_can_be_decoded_is_refused(media: Media, work: Work) -> None:
+    """All packets are there, but the second half of the only key frame claims to be longer than the file."""
     x264 = "-c:v libx264 -preset ultrafast -g 100 -x264-params scenecut=0:slices=2 -pix_fmt yuv420p"
     content = bytearray(media.made("seen.mp4", f"{PICTURE} {x264} -movflags +faststart").read_bytes())
     at = content.index(b"mdat") + 4
-    for _ in range(2):  # what the encoder says of itself, and the first half
+    for _ in range(2):  # the encoder's own message, and the first half
         at += 4 + int.from_bytes(content[at : at + 4])
     content[at : at + 4] = b"\x7f" * 4
     video = media.folder / "blind.mp4"
@@ -171,16 +162,9 @@ def test_sources_without_damage_have_no_warnings(media: Media, work: Work) -> No
     assert "warnings" not in add(work, media.video(), media.song_with_cover())
 
 
-def cut_off(media: Media, name: str, arguments: str, share: float) -> Path:
-    whole = media.made(f"whole-{name}", arguments).read_bytes()
-    path = media.folder / f"cut-{name}"
-    path.write_bytes(whole[: int(len(whole) * share)])
-    return path
-
-
 @pytest.mark.parametrize("params", [{}, {"length": "audio"}, {"length": "shortest"}], ids=["whole", "longer", "cut"])
 @pytest.mark.parametrize("codec", ["libx264 -preset ultrafast", "mjpeg -pix_fmt yuvj420p"], ids=["copied", "encoded"])
-def test_a_picture_that_is_cut_off_is_a_failure(codec: str, params: dict[str, Any], media: Media, work: Work) -> None:
+def test_a_video_that_is_cut_off_is_refused(codec: str, params: dict[str, Any], media: Media, work: Work) -> None:
     name = f"{codec.split()[0]}.mov"
     video = cut_off(media, name, f"{PICTURE} -c:v {codec} -g 10 -movflags +faststart", 0.4)
     seconds = {"audio": 5.0, "shortest": 3.0}.get(params.get("length", ""), 1.0)
@@ -188,7 +172,7 @@ def test_a_picture_that_is_cut_off_is_a_failure(codec: str, params: dict[str, An
         add(work, video, media.tone(seconds), **params)
 
 
-def test_a_cut_before_the_damage_does_not_meet_it(media: Media, work: Work) -> None:
+def test_damage_after_the_end_of_the_output_is_ignored(media: Media, work: Work) -> None:
     video = cut_off(media, "early.mov", f"{PICTURE} -c:v mjpeg -pix_fmt yuvj420p -movflags +faststart", 0.6)
     stats = add(work, video, media.tone(1.0), length="shortest")
     assert stats["frames"] == 25

@@ -25,38 +25,22 @@ def test_two_urls_are_enough() -> None:
     ("name", "value"),
     [
         ("mode", "add"),
-        ("volume", -0.1),
-        ("volume", 11),
-        ("volume", "-6dB"),
-        ("volume", float("nan")),
-        ("original_volume", -1),
-        ("start", -1),
-        ("start", float("inf")),
-        ("loop", "often"),
-        ("length", "longest"),
-        ("fade_in", -1),
-        ("fade_out", 61),
-        ("ducking", True),
-        ("loudness", 0),
-        ("loudness", -70),
+        *(("volume", value) for value in (-0.1, 11, "-6dB", float("nan"))),
+        *[("original_volume", -1), ("start", -1), ("start", float("inf")), ("loop", "often"), ("length", "longest")],
+        *[("fade_in", -1), ("fade_out", 61), ("ducking", True), ("loudness", 0), ("loudness", -70)],
     ],
 )
-def test_what_makes_no_sense_is_refused_by_name(name: str, value: object) -> None:
+def test_invalid_values_are_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(ValidationError) as caught:
         load(**{"mode": "mix", name: value})
     assert list(caught.value.normalized_messages()) == [name]
 
 
 @pytest.mark.parametrize(
-    ("name", "params"),
-    [
-        ("ducking", {"ducking": "new"}),
-        ("original_volume", {"original_volume": 0.5}),
-        ("loop", {"loop": True, "length": "audio"}),
-        ("loop", {"loop": True, "length": "shortest"}),
-    ],
+    "params",
+    [{"ducking": "new"}, {"original_volume": 0.5}, *({"loop": True, "length": to} for to in ("audio", "shortest"))],
 )
-def test_what_does_not_go_together_is_refused_by_name(name: str, params: dict[str, Any]) -> None:
+def test_params_that_exclude_each_other_are_refused_by_name(params: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="Needs") as caught:
         load(**params)
-    assert list(caught.value.normalized_messages()) == [name]
+    assert list(caught.value.normalized_messages()) == [next(iter(params))]

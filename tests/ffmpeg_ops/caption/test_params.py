@@ -1,4 +1,4 @@
-"""What a client may ask for, and how it is told that it may not."""
+"""Valid and invalid params, and the messages for invalid ones."""
 
 from __future__ import annotations
 
@@ -21,30 +21,19 @@ def refused(**params: Any) -> dict[str, Any]:
     return caught.value.normalized_messages()  # type: ignore[no-any-return, no-untyped-call]
 
 
-@pytest.mark.parametrize("name", ONE_OF)
-def test_each_source_is_enough(name: str) -> None:
-    assert CaptionParams().load({**URL, name: ONE_OF[name]})[name] == ONE_OF[name]
-
-
-def test_without_a_source_the_three_are_named() -> None:
+def test_exactly_one_source_is_accepted() -> None:
+    for name, value in ONE_OF.items():
+        assert CaptionParams().load({**URL, name: value})[name] == value
     assert refused() == {"url_srt": ["Give exactly one of url_srt, subtitles, words, not none."]}
-
-
-@pytest.mark.parametrize("names", [("url_srt", "words"), ("subtitles", "words"), ("url_srt", "subtitles", "words")])
-def test_two_sources_are_both_named(names: tuple[str, ...]) -> None:
-    said = refused(**{name: ONE_OF[name] for name in names})
-    assert set(said) == set(names)
-    assert all(" and ".join(names) in said[name][0] for name in names)
+    for names in (("url_srt", "words"), ("subtitles", "words"), ("url_srt", "subtitles", "words")):
+        said = refused(**{name: ONE_OF[name] for name in names})
+        assert set(said) == set(names)
+        assert all(" and ".join(names) in said[name][0] for name in names)
 
 
 @pytest.mark.parametrize(
     "word",
-    [
-        {"word": "a", "start": 2, "end": 1},
-        {"word": "", "start": 0, "end": 1},
-        {"word": "a", "start": -1, "end": 1},
-        {"word": "a"},
-    ],
+    [*({"word": word, "start": start, "end": 1} for word, start in (("a", 2), ("", 0), ("a", -1))), {"word": "a"}],
 )
 def test_words_need_text_and_times_in_order(word: dict[str, Any]) -> None:
     assert list(refused(words=[WORD, word])["words"]) == [1]
@@ -72,7 +61,7 @@ def test_inline_text_has_a_limit() -> None:
         ("colour", "#FFFFFF"),
     ],
 )
-def test_what_a_style_cannot_be_is_refused_by_name(field: str, value: Any) -> None:
+def test_invalid_styles_are_refused_by_name(field: str, value: Any) -> None:
     assert list(refused(subtitles="x", style={field: value})["style"]) == [field]
 
 
@@ -83,7 +72,7 @@ def test_names_of_fonts_are_taken(font: str) -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("size", [(1920, 1080), (1080, 1920), (640, 360), (1080, 1350), (1080, 1080), (64, 48), (2, 2)])
-def test_sizes_follow_the_picture(preset: str, size: tuple[int, int]) -> None:
+def test_sizes_follow_the_frame(preset: str, size: tuple[int, int]) -> None:
     small = look(StyleParams().load({"preset": preset}), *size)
     large = look(StyleParams().load({"preset": preset}), 2 * size[0], 2 * size[1])
     assert large.size == pytest.approx(2 * small.size, abs=0.2)
@@ -91,7 +80,7 @@ def test_sizes_follow_the_picture(preset: str, size: tuple[int, int]) -> None:
     assert small.line_width > 0 and small.max_lines >= 1
 
 
-def test_a_size_of_one_s_own_is_a_share_of_the_height() -> None:
+def test_a_given_size_is_a_share_of_the_height() -> None:
     for width, height in [(1920, 1080), (1080, 1920)]:
         assert look({"size": 0.05}, width, height).size == pytest.approx(0.05 * height)
 

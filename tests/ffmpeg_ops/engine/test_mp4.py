@@ -29,7 +29,7 @@ def test_tracks_are_as_ffprobe_counts_them(place: str, media: Media) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"\0", b"\0\0\0\x08moov\0\0", b"\0\0\0\x10ftypisom\0\0\0\0", bytes(64)])
 def test_what_is_no_mp4_is_an_error(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "output.mp4"
+    path = tmp_path / "output-video.mp4"
     path.write_bytes(content)
     with pytest.raises((EncodeFailed, AssetInvalid)):
         output.tracks(Work(tmp_path))

@@ -70,11 +70,7 @@ def test_only_the_path_of_the_environment_reaches_the_process(work: Work, monkey
 
 def test_a_stop_kills_what_the_process_started_too(work: Work) -> None:
     family = ["sh", "-c", "sleep 30 & sleep 30 & trap '' TERM; wait"]
-    stopped(
-        work,
-        lambda: process.output_of(family, work, timeout_s=60),
-        lambda: len(processes_in(work.directory)) >= 3,
-    )
+    stopped(work, lambda: process.output_of(family, work, timeout_s=60), lambda: len(processes_in(work.directory)) >= 3)
     eventually(lambda: processes_in(work.directory) == [])
 
 

@@ -1,4 +1,4 @@
-"""An FFmpeg that a stranger's file has taken over tries to get out: at other jobs, the worker's secrets, the network."""
+"""A hijacked FFmpeg tries to reach other jobs, the worker's secrets and the network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.servers import eventually
 CANARY = "canary-7d1f0c"
 needs_landlock = pytest.mark.skipif("landlock" not in sandbox.available(), reason="this kernel has no Landlock")
 
-# Tries everything that its argument names, in one process and in one that it leaves behind, and tells what it got.
+# Tries everything that its argument names, in one process and in a fork that leaves its group, and prints the results.
 ATTACK = r"""
 import ctypes, json, os, signal, socket, sys
 wanted = json.loads(sys.argv[1])
@@ -42,19 +42,19 @@ def read(path):
     with open(path, "rb") as file:
         return file.read(100_000)
 
-def call(kind, address, *more):
+def call(kind, address):
     one = socket.socket(*kind)
     one.settimeout(2)
     one.connect(address)
     return "connected"
 
-def datagram(kind, address):
+def send(kind, address):
     return socket.socket(*kind).sendto(b"x", address)
 
-def paired(address):
-    return socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)[0].sendto(b"x", address)
+def pair(name):
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)[0].sendto(b"x", address(name))
 
-def linked(path):
+def symlink(path):
     os.symlink(path, "link")
     try:
         return read("link")
@@ -65,7 +65,7 @@ def hard(path):
     os.link(path, "hard")
     return read("hard")
 
-def traced(pid):
+def trace(pid):
     libc = ctypes.CDLL(None, use_errno=True)
     libc.ptrace.argtypes = [ctypes.c_long] * 4
     if libc.ptrace(16, pid, 0, 0):
@@ -74,33 +74,37 @@ def traced(pid):
     libc.ptrace(17, pid, 0, 0)
     return "attached"
 
+def address(name):
+    return name.replace("@", "\0", 1)
+
+inet, inet6, unix = socket.AF_INET, socket.AF_INET6, socket.AF_UNIX
+stream, dgram = socket.SOCK_STREAM, socket.SOCK_DGRAM
+ACTS = {
+    "read": {"read": read, "symlink": symlink},
+    "link": {"link": hard},
+    "list": {"list": os.listdir},
+    "write": {"write": lambda path: open(path, "w").write("x")},
+    "remove": {"remove": os.remove},
+    "signal": {"signal": lambda pid: os.kill(pid, 0)},
+    "trace": {"trace": trace},
+    "tcp": {
+        "tcp": lambda port: call((inet, stream), ("127.0.0.1", port)),
+        "udp": lambda port: send((inet, dgram), ("127.0.0.1", port)),
+        "tcp6": lambda port: call((inet6, stream), ("::ffff:127.0.0.1", port)),
+    },
+    "unix": {
+        "unix": lambda name: call((unix, stream), address(name)),
+        "datagram": lambda name: send((unix, dgram), address(name)),
+        "pair": pair,
+    },
+    "netlink": {"netlink": lambda _: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW).getsockname()},
+}
+
 def try_all():
-    for path in wanted.get("read", []):
-        attempt(f"read {path}", lambda: read(path))
-        attempt(f"symlink {path}", lambda: linked(path))
-    for path in wanted.get("link", []):
-        attempt(f"link {path}", lambda: hard(path))
-    for path in wanted.get("list", []):
-        attempt(f"list {path}", lambda: os.listdir(path))
-    for path in wanted.get("write", []):
-        attempt(f"write {path}", lambda: open(path, "w").write("x"))
-    for path in wanted.get("remove", []):
-        attempt(f"remove {path}", lambda: os.remove(path))
-    for pid in wanted.get("signal", []):
-        attempt(f"signal {pid}", lambda: os.kill(pid, 0))
-    for pid in wanted.get("trace", []):
-        attempt(f"trace {pid}", lambda: traced(pid))
-    for port in wanted.get("tcp", []):
-        attempt(f"tcp {port}", lambda: call((socket.AF_INET, socket.SOCK_STREAM), ("127.0.0.1", port)))
-        attempt(f"udp {port}", lambda: datagram((socket.AF_INET, socket.SOCK_DGRAM), ("127.0.0.1", port)))
-        attempt(f"tcp6 {port}", lambda: call((socket.AF_INET6, socket.SOCK_STREAM), ("::ffff:127.0.0.1", port)))
-    for name in wanted.get("unix", []):
-        address = name.replace("@", "\0", 1)
-        attempt(f"unix {name}", lambda: call((socket.AF_UNIX, socket.SOCK_STREAM), address))
-        attempt(f"datagram {name}", lambda: datagram((socket.AF_UNIX, socket.SOCK_DGRAM), address))
-        attempt(f"pair {name}", lambda: paired(address))
-    if wanted.get("netlink"):
-        attempt("netlink", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW).getsockname())
+    for kind, values in wanted.items():
+        for name, act in ACTS[kind].items():
+            for value in values:
+                attempt(f"{name} {value}", lambda: act(value))
 
 reading, writing = os.pipe()
 if os.fork() == 0:
@@ -117,7 +121,7 @@ print(json.dumps({**got, **{f"{name}, forked": told for name, told in child.item
 
 
 def attack(work: Work, **wanted: Any) -> dict[str, str]:
-    """What each try came to, by way of the one function that starts processes."""
+    """The result of each try, made by the function that starts FFmpeg."""
     told = json.dumps(wanted, default=str)
     answer: dict[str, str] = json.loads(process.output_of([sys.executable, "-I", "-S", "-c", ATTACK, told], work))
     return answer
@@ -140,7 +144,7 @@ def no_landlock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def other(tmp_path: Path) -> Path:
-    """Another job's asset, beside this one's directory."""
+    """Another job's asset, next to this one's directory."""
     asset = tmp_path / "other" / "asset-url_video"
     asset.parent.mkdir(mode=0o700)
     asset.write_text(CANARY)
@@ -149,7 +153,7 @@ def other(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hidden() -> Iterator[int]:
-    """A process of this user that was started with a secret and hides it."""
+    """The pid of a process of this user that was started with a secret and hides it."""
     code = "from ffmpeg_ops.engine import sandbox; sandbox.hide(); print(flush=True); import time; time.sleep(60)"
     environ = {"SECRET": CANARY, "PATH": os.environ["PATH"]}
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environ, stdout=subprocess.PIPE)
@@ -174,7 +178,7 @@ def listening(tmp_path: Path) -> Iterator[dict[str, Any]]:
         if kind == socket.SOCK_STREAM:
             one.listen()
         found.append(one)
-    yield {"tcp": [tcp.getsockname()[1]], "unix": [name.replace("\0", "@") for name in names], "netlink": True}
+    yield {"tcp": [tcp.getsockname()[1]], "unix": [name.replace("\0", "@") for name in names], "netlink": [0]}
     for one in found:
         one.close()
 
@@ -204,7 +208,7 @@ def test_nothing_of_other_jobs_the_worker_or_the_network_is_reached(
     assert list(work.directory.iterdir()) == []
 
 
-def test_without_walls_the_same_tries_succeed(
+def test_without_the_sandbox_the_same_tries_succeed(
     work: Work, other: Path, hidden: int, listening: dict[str, Any], no_sandbox: None
 ) -> None:
     tries = everything(other, hidden)
@@ -224,8 +228,8 @@ def test_without_landlock_a_hidden_environment_stays_hidden(work: Work, hidden: 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can take the right to read from others")
-def test_what_may_be_run_and_not_read_hides_its_environment(tmp_path: Path) -> None:
-    """So is tini, process 1 of the image, which starts with all secrets and cannot hide by itself."""
+def test_a_program_that_cannot_be_read_hides_its_environment(tmp_path: Path) -> None:
+    """As tini does, process 1 of the image, which starts with all secrets and cannot hide by itself."""
     nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "env", "-i"]
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
@@ -242,7 +246,7 @@ def test_what_may_be_run_and_not_read_hides_its_environment(tmp_path: Path) -> N
             assert (CANARY.encode() in said.stdout) is is_read
 
 
-def test_its_own_files_and_the_system_s_are_there(work: Work) -> None:
+def test_its_own_files_and_the_system_s_are_accessible(work: Work) -> None:
     (work.directory / "asset").write_text("mine")
     own = work.directory / "new"
     told = attack(work, read=["asset", "/proc/cpuinfo", "/usr/lib/os-release"], write=["made", own], list=["."])
@@ -250,7 +254,7 @@ def test_its_own_files_and_the_system_s_are_there(work: Work) -> None:
     assert own.read_text() == "x"
 
 
-def test_an_input_elsewhere_is_read_and_nothing_beside_it(work: Work, media: Media, tmp_path: Path) -> None:
+def test_an_input_elsewhere_is_readable_and_nothing_beside_it(work: Work, media: Media, tmp_path: Path) -> None:
     video = media.video()
     ffmpeg.encode(["-i", str(video), "-c", "copy", "output-video.mp4"], work, length_s=1)
     assert frame_count(work.output("video")) == 25
@@ -261,21 +265,17 @@ def test_an_input_elsewhere_is_read_and_nothing_beside_it(work: Work, media: Med
     assert told == (b"read" if "landlock" in sandbox.available() else f"read\n{CANARY}".encode())
 
 
-def no_new_privileges() -> str:
-    """0, or 1 where the container was started so."""
-    return Path("/proc/self/status").read_text().partition("NoNewPrivs:\t")[2][0]
-
-
-def test_this_process_stays_free(work: Work, other: Path) -> None:
-    before = no_new_privileges()
+def test_this_process_stays_unconfined(work: Work, other: Path) -> None:
+    status = Path("/proc/self/status")
+    before = status.read_text().partition("NoNewPrivs:\t")[2][0]  # 1 where the container was started with it
     process.output_of(["true"], work)
     assert other.read_text() == CANARY
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()[:2]):
         pass
-    assert no_new_privileges() == before
+    assert status.read_text().partition("NoNewPrivs:\t")[2][0] == before
 
 
-def test_a_wall_that_does_not_stand_starts_nothing(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_starts_when_a_restriction_fails(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "_has_seccomp", lambda: True)
     monkeypatch.setattr(sandbox, "_filtered", lambda: -1)
     with pytest.raises(OSError):
@@ -283,18 +283,18 @@ def test_a_wall_that_does_not_stand_starts_nothing(work: Work, monkeypatch: pyte
     assert not (work.directory / "started").exists()
 
 
-def test_walls_cost_little(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside what it costs to start a process, measured in turn."""
+def test_the_sandbox_costs_little(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compared with starting a process without it, measured alternately."""
 
     def taken_s() -> float:
         begun = time.perf_counter()
         process.output_of(["true"], work)
         return time.perf_counter() - begun
 
-    behind, free = [], []
+    inside, free = [], []
     for _ in range(25):
-        behind.append(taken_s())
+        inside.append(taken_s())
         with monkeypatch.context() as without:
             without.setattr(sandbox, "confine", lambda directory, readable=(): None)
             free.append(taken_s())
-    assert min(behind) < 3 * min(free)
+    assert min(inside) < 3 * min(free)

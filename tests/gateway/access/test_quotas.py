@@ -11,6 +11,7 @@ from decimal import Decimal
 import pytest
 import sqlalchemy as sa
 
+from ffmpeg_ops.operation import VIDEO
 from gateway.access.quotas import ALLOWANCE_MS, MARGIN
 from gateway.db.records import Usage
 from gateway.domain.attempts import AttemptState
@@ -36,7 +37,7 @@ def provider(provider: FakeProvider) -> FakeProvider:
 
 
 def create(services: Services, key_id: str, idempotency_key: str | None = None) -> Job:
-    return services.jobs.create(key_id, "img2vid", PARAMS, idempotency_key)
+    return services.jobs.create(key_id, "img2vid", PARAMS, VIDEO, idempotency_key)
 
 
 def refused(services: Services, key_id: str) -> RequestError:

@@ -25,6 +25,7 @@ from gateway.settings import Settings
 from gateway.wiring import Services
 from tests.conftest import ROOT
 from tests.gateway.conftest import CLAIM, PARAMS, SECRET_KEY, new_attempt, new_job
+from tests.outputs import video_key
 from tests.servers import eventually
 
 API_KEY = "tests-api-key-0123456789"
@@ -96,7 +97,7 @@ class Live:
         return job, attempt
 
     def upload_path(self, attempt: Attempt, max_bytes: int = MAX_ASSET_BYTES) -> str:
-        upload = self.services.storage.presign_put(attempt.output_key, max_bytes=max_bytes, expires_at=attempt.deadline)
+        upload = self.services.storage.presign_put(video_key(attempt), max_bytes=max_bytes, expires_at=attempt.deadline)
         return upload.url.removeprefix(self.origin)
 
     def files(self) -> list[Path]:

@@ -1,4 +1,4 @@
-"""What a real gateway answers is what its `/openapi.json` says, whatever schemathesis asks."""
+"""Every response of a real gateway to requests of schemathesis is documented in its `/openapi.json`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ import pytest
 from ffmpeg_ops.operation import OPERATIONS
 from gateway.dispatch.delivery import EVENTS_PURPOSE
 from tests.gateway.api.live import API_KEY, Live, live
+from tests.outputs import video_key
 
 TOOL = Path(sys.executable).with_name("schemathesis")
-# `deterministic`: what is made up is the same at every run; ids of jobs that were answered are asked for as well.
+# `deterministic`: every run makes the same requests.
 CONFIG = """
 hooks = {hooks}
 base-url = {origin}
@@ -38,9 +39,9 @@ max-examples = {examples}
 stateful.enabled = false
 
 [checks]
-# That the server is not ready, or has no room, is documented.
+# The server may be unready or full; both are documented.
 not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", 503, 507]
-# What is valid by the schema may yet be no URL, no media, or another body for the same Idempotency-Key.
+# Data that the schema allows may still not be a URL, not be media, or reuse an Idempotency-Key.
 positive_data_acceptance.enabled = false
 negative_data_rejection.expected-statuses = [400, 401, 403, 404, 405, 409, 411, 413, 415, 416, 422]
 """
@@ -48,7 +49,7 @@ negative_data_rejection.expected-statuses = [400, 401, 403, 404, 405, 409, 411, 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    """Takes jobs, and nobody runs them."""
+    """A gateway without a dispatcher."""
     limits = dict.fromkeys(("RATE_LIMIT_PER_KEY", "RATE_LIMIT_PER_ADDRESS"), "0")
     with live(
         tmp_path_factory.mktemp("gateway") / "data",
@@ -61,7 +62,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 
 
 class Run:
-    """schemathesis' run against `server`; fails the test when an answer is not as documented."""
+    """A run of schemathesis against `server`; fails the test when a response is not documented."""
 
     def __init__(self, server: Live, folder: Path, examples: int, parts: str, phases: str) -> None:
         config, log = folder / "schemathesis.toml", folder / "log.ndjson"
@@ -84,12 +85,12 @@ class Run:
 
     @property
     def accepted(self) -> set[str]:
-        """The operations that did what they are for at least once."""
+        """The operations that succeeded at least once."""
         return {label for label, by_status in self.statuses.items() if {200, 201, 202} & set(by_status)}
 
 
 def _statuses(log: Path) -> dict[str, dict[int, int]]:
-    """How often each operation gave each status."""
+    """The number of responses by operation and status."""
     found: defaultdict[str, defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
     for line in log.read_text().splitlines():
         recorder = json.loads(line).get("ScenarioFinished", {}).get("recorder", {})
@@ -106,12 +107,12 @@ def headers(**values: str) -> str:
 
 
 def known(server: Live) -> str:
-    """A running job, its attempt and the tokens of both, where schemathesis would make up its own."""
+    """Parameters of a running job and its attempt, with valid tokens."""
     job, attempt = server.claimed_job()
     token = server.services.signer.sign(EVENTS_PURPOSE, [attempt.id, attempt.deadline])
     signature = parse_qs(urlsplit(server.upload_path(attempt)).query)["signature"][0]
     return headers(X_API_Key=API_KEY) + PARAMETERS.format(
-        job=job.id, attempt=attempt.id, token=token, key=attempt.output_key, signature=signature
+        job=job.id, attempt=attempt.id, token=token, key=video_key(attempt), signature=signature
     )
 
 
@@ -141,7 +142,7 @@ parameters = {{ key = "{key}", signature = "{signature}" }}
 """
 
 
-# What opens without an API key, and what it answers to somebody who has nothing.
+# Operations without an API key, and their responses to requests without credentials.
 WITHOUT_KEY = {
     "GET /health": {200},
     "GET /ready": {200, 503},
@@ -150,20 +151,20 @@ WITHOUT_KEY = {
 }
 
 
-def test_what_is_answered_is_documented(server: Live, tmp_path: Path) -> None:
+def test_responses_are_documented(server: Live, tmp_path: Path) -> None:
     run = Run(server, tmp_path, 5, known(server), "examples,fuzzing")
     assert run.calls > 40
 
 
 @pytest.mark.slow
-def test_what_is_answered_is_documented_at_every_edge_of_the_schema(server: Live, tmp_path: Path) -> None:
+def test_responses_are_documented_at_the_edges_of_the_schema(server: Live, tmp_path: Path) -> None:
     run = Run(server, tmp_path, 20, known(server), "coverage")
     assert run.accepted >= EVERYTHING_ACCEPTED
     assert run.calls > 800
 
 
 @pytest.mark.slow
-def test_what_is_answered_is_documented_for_made_up_things_too(server: Live, tmp_path: Path) -> None:
+def test_responses_are_documented_for_unknown_ids(server: Live, tmp_path: Path) -> None:
     run = Run(server, tmp_path, 20, headers(X_API_Key=API_KEY), "fuzzing")
     assert run.calls > 150
     assert set(run.statuses["POST /events/{attempt_id}"]) == {401}
@@ -171,7 +172,7 @@ def test_what_is_answered_is_documented_for_made_up_things_too(server: Live, tmp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("who", ["nobody", "wrong", "revoked"])
-def test_without_a_valid_key_nothing_is_told(server: Live, tmp_path: Path, who: str) -> None:
+def test_without_a_valid_key_nothing_is_revealed(server: Live, tmp_path: Path, who: str) -> None:
     record, revoked = server.services.keys.create("revoked")
     server.services.keys.revoke(record.id)
     keys = {"nobody": {}, "wrong": {"X_API_Key": API_KEY[:-1]}, "revoked": {"X_API_Key": revoked}}
@@ -183,7 +184,7 @@ def test_without_a_valid_key_nothing_is_told(server: Live, tmp_path: Path, who: 
 
 
 def contents(server: Live) -> tuple[int, int]:
-    """How many jobs and files there are."""
+    """The numbers of jobs and files."""
     with server.services.store._engine.connect() as connection:
         jobs = connection.exec_driver_sql("SELECT count(*) FROM jobs").scalar_one()
     return int(jobs), len(server.files())

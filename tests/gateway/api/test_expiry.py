@@ -11,6 +11,7 @@ from gateway.wiring import Services
 from tests.gateway.api.conftest import CAPTION, VIDEO, Worker, assert_problem, local
 from tests.gateway.conftest import FixedClock, JobFactory, Wire
 from tests.gateway.upkeep.test_janitor import clean
+from tests.outputs import video_key
 
 DAY_MS = 24 * 3600 * 1000
 
@@ -111,7 +112,7 @@ def test_a_late_upload_of_a_superseded_attempt_is_refused_and_one_that_slipped_i
     assert services.store.job(worker.job_id).attempt_id != late.id  # type: ignore[union-attr]
     for response in (worker.put(), worker.report("progress", progress=0.5), worker.complete()):
         assert_problem(response, 409, "attempt_superseded")
-    services.storage.write(late.output_key, [VIDEO], len(VIDEO))  # between the last look and the rename
+    services.storage.write(video_key(late), [VIDEO], len(VIDEO))  # between the last look and the rename
     assert "video_url" not in api.get(f"/jobs/{worker.job_id}").get_json()
     clean(services)
     assert list(services.storage.keys()) == []

@@ -423,14 +423,14 @@ def test_even_a_good_signature_opens_only_storage_keys(client: FlaskClient, serv
     assert_problem(response, 404, "not_found")
 
 
-@pytest.mark.parametrize("depth", [0, 1, 2], ids=["file", "folder of the job", "folder of outputs"])
+@pytest.mark.parametrize("depth", range(4), ids=["file", "folder of the attempt", "of the job", "of outputs"])
 def test_a_symbolic_link_in_the_storage_leads_nowhere(
     client: FlaskClient, worker: Worker, services: Services, tmp_path: Path, depth: int
 ) -> None:
     """Nothing of ours is one: what a link leads to is neither sent, nor replaced, nor listed, nor removed."""
     key = worker.upload.partition("?")[0].removeprefix("/files/")
     link = (services.settings.files_dir / key, *(services.settings.files_dir / key).parents)[depth]
-    secret = tmp_path.joinpath("outside", *(key.split("/")[3 - depth :] or ["x"]))
+    secret = tmp_path.joinpath("outside", *(key.split("/")[4 - depth :] or ["x"]))
     secret.parent.mkdir(parents=True, exist_ok=True)
     secret.write_bytes(b"not for clients")
     link.parent.mkdir(parents=True, exist_ok=True)
@@ -480,7 +480,7 @@ def test_a_video_plays_in_anybodys_page_and_is_kept_by_no_proxy(
     client: FlaskClient, worker: Worker, video: str
 ) -> None:
     for response in (fetch(client, video), fetch(client, video, Range="bytes=0-1")):
-        assert response.headers["Content-Disposition"] == f"inline; filename={worker.job_id}.mp4"
+        assert response.headers["Content-Disposition"] == f"inline; filename={worker.job_id}-video.mp4"
         assert response.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
         assert "private" in response.headers["Cache-Control"]
         assert "sandbox" in response.headers["Content-Security-Policy"]

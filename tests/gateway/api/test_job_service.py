@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from ffmpeg_ops.operation import VIDEO
 from gateway.api import job_service
 from gateway.domain.attempts import AttemptState
 from gateway.domain.jobs import Job, JobStatus
@@ -24,7 +25,7 @@ PutOutput = Callable[[str, bytes], None]
 
 
 def create(services: Services, key_id: str = "key_a", idempotency_key: str | None = None, **params: object) -> Job:
-    return services.jobs.create(key_id, "img2vid", params or PARAMS, idempotency_key)
+    return services.jobs.create(key_id, "img2vid", params or PARAMS, VIDEO, idempotency_key)
 
 
 def on_event(services: Services, job: Job, type_: str, claim: str = CLAIM, **more: object) -> None:
@@ -86,7 +87,7 @@ def test_another_request_under_the_same_key_is_refused_and_makes_nothing(service
     with pytest.raises(IdempotencyMismatch):
         create(services, idempotency_key="k", url_image="https://example.com/other.jpg")
     with pytest.raises(IdempotencyMismatch):
-        services.jobs.create("key_a", "caption", PARAMS, "k")
+        services.jobs.create("key_a", "caption", PARAMS, VIDEO, "k")
     assert count_jobs(services) == 1
 
 

@@ -1,4 +1,4 @@
-"""`/health` and `/ready`."""
+"""`/health`, `/ready` and who may read `/metrics`."""
 
 from __future__ import annotations
 
@@ -20,17 +20,14 @@ def checks(client: FlaskClient, status: int) -> dict[str, str]:
     return response.get_json()["checks"]  # type: ignore[no-any-return]
 
 
-def test_the_process_is_alive(client: FlaskClient) -> None:
-    assert client.get("/health").get_json() == {"status": "ok"}
-
-
-def test_alive_needs_neither_database_nor_provider(
+def test_health_needs_neither_database_nor_provider(
     client: FlaskClient, services: Services, provider: FakeProvider
 ) -> None:
     provider.default["check"] = Unavailable("gone")
     with services.store._engine.begin() as connection:
         connection.execute(sa.text("DROP TABLE leases"))
-    assert client.get("/health").status_code == 200
+    response = client.get("/health")
+    assert (response.status_code, response.get_json()) == (200, {"status": "ok"})
 
 
 def test_ready_when_all_is_well(client: FlaskClient, services: Services) -> None:
@@ -68,9 +65,7 @@ def test_with_little_free_disk_it_is_not_ready(
     assert "free" in checks(client, 503)["storage"]
 
 
-def test_with_a_broken_database_it_is_not_ready_and_tells_nothing_of_it(
-    client: FlaskClient, services: Services
-) -> None:
+def test_with_a_broken_database_it_is_not_ready_without_details(client: FlaskClient, services: Services) -> None:
     with services.store._engine.begin() as connection:
         connection.execute(sa.text("DROP TABLE leases"))
     found = checks(client, 503)

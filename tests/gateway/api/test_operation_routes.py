@@ -1,4 +1,4 @@
-"""`POST /video/<operation>`: what is taken, what is refused and how, and what of it is stored."""
+"""`POST /video/<operation>`: accepted and refused requests, and what of them is stored."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RESERVED = ("operation", "delivery", "webhook_url", "output")
 
 
 def refused_field(api: FlaskClient, operation: str, body: Any, field: str) -> list[str]:
-    """The body is refused, and `field` alone is named; answers the reasons."""
+    """Assert that the body is refused because of `field` alone; returns the reasons."""
     document = assert_problem(api.post(f"/video/{operation}", json=body), 422, "validation_failed")
     assert list(document["errors"]) == [field]
     assert field in document["title"]
@@ -42,7 +42,7 @@ def count(services: Services, table: str) -> int:
         return int(connection.scalar(sa.text(f"SELECT count(*) FROM {table}")) or 0)
 
 
-def test_the_kept_routes_are_there_with_the_kept_fields() -> None:
+def test_the_agreed_routes_have_the_agreed_fields() -> None:
     required = {
         name: {f.data_key or n for n, f in operation.params().fields.items() if f.required}
         for name, operation in OPERATIONS.items()
@@ -55,7 +55,7 @@ def test_the_kept_routes_are_there_with_the_kept_fields() -> None:
 
 
 @pytest.mark.parametrize("operation", sorted(BODIES))
-def test_a_job_is_accepted_with_the_agreed_answer(api: FlaskClient, operation: str) -> None:
+def test_a_job_is_accepted_with_the_agreed_response(api: FlaskClient, operation: str) -> None:
     response = api.post(f"/video/{operation}", json=BODIES[operation])
     assert response.status_code == 202
     job = response.get_json()
@@ -75,6 +75,23 @@ def test_every_example_is_accepted(api: FlaskClient, operation: str) -> None:
         assert api.post(f"/video/{operation}", json=example).status_code == 202
 
 
+ACCEPTED = [
+    ("caption", {**CAPTION, "url_video": url})
+    for url in ("http://minio:9000/x", "http://127.0.0.1:8000/files/a?signature=x.y", "https://exämple.com/ü.mp4?a=b#c")
+]
+ACCEPTED += [
+    ("img2vid", {**IMAGE, "duration": duration, "frame_rate": rate})
+    for duration, rate in ((60, 60), (0.04, 1), (5, 23.976))
+]
+
+
+@pytest.mark.parametrize(("operation", "body"), ACCEPTED)
+def test_local_hosts_and_limits_are_accepted(api: FlaskClient, services: Services, operation: str, body: Any) -> None:
+    response = api.post(f"/video/{operation}", json=body)
+    assert response.status_code == 202
+    assert services.store.params(response.get_json()["jobId"]) == body, "without defaults"
+
+
 def test_a_job_has_one_shape_in_post_get_and_list(api: FlaskClient, worker: Worker) -> None:
     """While it waits, runs, and after it has ended."""
     for step in (lambda: None, lambda: worker.report("started"), worker.finish):
@@ -82,12 +99,6 @@ def test_a_job_has_one_shape_in_post_get_and_list(api: FlaskClient, worker: Work
         posted = api.get(f"/jobs/{worker.job_id}").get_json()
         listed = api.get("/jobs").get_json()["jobs"][0]
         assert posted == listed
-
-
-def test_the_repeated_post_has_the_shape_of_the_get(api: FlaskClient) -> None:
-    first = api.post("/video/caption", json=CAPTION, headers={"Idempotency-Key": "a"})
-    again = api.post("/video/caption", json=CAPTION, headers={"Idempotency-Key": "a"})
-    assert first.get_json() == again.get_json() == api.get(first.headers["Location"]).get_json()
 
 
 def test_a_finished_job_has_url_and_stats(api: FlaskClient, worker: Worker, clock: FixedClock) -> None:
@@ -117,12 +128,11 @@ def test_an_unknown_operation_is_not_found(api: FlaskClient, path: str) -> None:
     assert_problem(api.post(path, json=CAPTION), 404, "not_found")
 
 
-def test_an_unknown_field_is_named(api: FlaskClient) -> None:
-    assert refused_field(api, "caption", {**CAPTION, "fontsize": 3}, "fontsize") == ["Unknown field."]
-
-
 @pytest.mark.parametrize("operation", sorted(BODIES))
-def test_reserved_names_are_refused(api: FlaskClient, operation: str) -> None:
+def test_reserved_and_unknown_names_are_refused(api: FlaskClient, operation: str) -> None:
+    assert refused_field(api, operation, {**BODIES[operation], "fontsize": 3}, "fontsize") == ["Unknown field."]
+    document = assert_problem(api.post(f"/video/{operation}?wiat=5", json=BODIES[operation]), 422, "validation_failed")
+    assert list(document["errors"]) == ["wiat"]
     for name in RESERVED:
         refused_field(api, operation, {**BODIES[operation], name: "x"}, name)
 
@@ -133,91 +143,44 @@ def test_a_missing_url_is_named(api: FlaskClient, operation: str, name: str) -> 
     refused_field(api, operation, body, name)
 
 
-def test_all_mistakes_are_named_at_once(api: FlaskClient) -> None:
+def test_all_mistakes_are_reported_together(api: FlaskClient) -> None:
     body = {"url_image": "x", "duration": 0, "frame_rate": "fast", "zoom": 2}
     document = assert_problem(api.post("/video/img2vid", json=body), 422, "validation_failed")
     assert set(document["errors"]) == set(body)
     assert all(isinstance(reason, str) for reasons in document["errors"].values() for reason in reasons)
 
 
-NO_ADDRESSES: list[Any] = [
-    "example.com/v.mp4",
-    "//example.com/v.mp4",
-    "ftp://example.com/v.mp4",
-    "file:///etc/passwd",
-    "javascript:alert(1)",
-    "data:video/mp4;base64,AAAA",
-    "https://",
-    "https:///v.mp4",
-    "https://exa mple.com/v.mp4",
-    "https://example.com/a b.mp4",
-    " https://example.com/v.mp4",
-    "https://example.com/v.mp4 ",
-    "https://example.com/v.mp4\n",
-    "https://example.com/v.mp4\r\nX: y",
-    "https://example.com/\0.mp4",
-    "https://example.com/\x7f.mp4",
-    "concat:https://example.com/a|b",
-    "",
-    None,
-    7,
-    True,
-    ["https://example.com/v.mp4"],
-    {"url": "https://example.com/v.mp4"},
+INVALID_URLS: list[Any] = [
+    *["example.com/v.mp4", "//example.com/v.mp4", "ftp://example.com/v.mp4", "file:///etc/passwd", "https://", ""],
+    *["javascript:alert(1)", "data:video/mp4;base64,AAAA", "https:///v.mp4", "https://exa mple.com/v.mp4"],
+    *["https://example.com/a b.mp4", " https://example.com/v.mp4", "https://example.com/v.mp4 "],
+    *["https://example.com/v.mp4\n", "https://example.com/v.mp4\r\nX: y", "https://example.com/\0.mp4"],
+    *["https://example.com/\x7f.mp4", "concat:https://example.com/a|b"],
+    *[None, 7, True, ["https://example.com/v.mp4"], {"url": "https://example.com/v.mp4"}],
 ]
 
 
-def test_what_is_no_web_address_is_refused(api: FlaskClient) -> None:
-    for url in NO_ADDRESSES:
+def test_an_invalid_url_is_refused(api: FlaskClient) -> None:
+    for url in INVALID_URLS:
         refused_field(api, "caption", {**CAPTION, "url_video": url}, "url_video")
 
 
-@pytest.mark.parametrize(
-    "url", ["http://minio:9000/x", "http://127.0.0.1:8000/files/a?signature=x.y", "https://exämple.com/ü.mp4?a=b#c"]
-)
-def test_addresses_without_a_top_level_domain_are_taken(api: FlaskClient, url: str) -> None:
-    assert api.post("/video/caption", json={**CAPTION, "url_video": url}).status_code == 202
-
-
-WRONG_NUMBERS = [
-    "-1",
-    "1e9",
-    "1e400",
-    "NaN",
-    "Infinity",
-    "-Infinity",
-    "null",
-    "true",
-    "false",
-    "[5]",
-    "{}",
-    '"x"',
-    '""',
-]
+NO_NUMBERS = ["-1", "1e9", "1e400", "NaN", "Infinity", "-Infinity", "null", "true", "false", "[5]", "{}", '"x"', '""']
 
 
 @pytest.mark.parametrize(
     ("field", "values"),
-    [
-        ("duration", ["0", "0.0", "-0.0", "60.001", *WRONG_NUMBERS]),
-        ("frame_rate", ["0", "0.999", "60.5", *WRONG_NUMBERS]),
-    ],
+    [("duration", ["0", "0.0", "-0.0", "60.001", *NO_NUMBERS]), ("frame_rate", ["0", "0.999", "60.5", *NO_NUMBERS])],
 )
-def test_a_wrong_number_is_refused(api: FlaskClient, field: str, values: list[str]) -> None:
+def test_an_invalid_number_is_refused(api: FlaskClient, field: str, values: list[str]) -> None:
     for value in values:
         body = f'{{"url_image": "https://example.com/a.jpg", "{field}": {value}}}'
         response = api.post("/video/img2vid", data=body, content_type="application/json")
         assert list(assert_problem(response, 422, "validation_failed")["errors"]) == [field], value
 
 
-@pytest.mark.parametrize(("duration", "frame_rate"), [(60, 60), (0.04, 1), (5, 23.976)])
-def test_the_limits_themselves_are_taken(api: FlaskClient, duration: float, frame_rate: float) -> None:
-    body = {**IMAGE, "duration": duration, "frame_rate": frame_rate}
-    assert api.post("/video/img2vid", json=body).status_code == 202
-
-
 @pytest.mark.parametrize("body", ["[]", "null", "1", '"text"', "true", '[{"url_video": "https://example.com/v.mp4"}]'])
-def test_json_that_is_no_object_is_refused(api: FlaskClient, body: str) -> None:
+def test_json_other_than_an_object_is_refused(api: FlaskClient, body: str) -> None:
     assert list(assert_problem(raw(api, body), 422, "validation_failed")["errors"]) == ["_schema"]
 
 
@@ -238,16 +201,8 @@ def test_json_that_is_no_object_is_refused(api: FlaskClient, body: str) -> None:
     ],
     ids=range(11),
 )
-def test_broken_json_is_told_apart_from_wrong_fields(api: FlaskClient, body: bytes) -> None:
+def test_malformed_json_is_refused_as_such(api: FlaskClient, body: bytes) -> None:
     assert_problem(raw(api, body), 400, "malformed_body")
-
-
-@pytest.mark.parametrize("opening", [b"[", b'{"a":'])
-@pytest.mark.parametrize("depth", [500, 5_000, 100_000])
-def test_deep_nesting_is_refused(api: FlaskClient, opening: bytes, depth: int) -> None:
-    closing = b"]" if opening == b"[" else b"}"
-    for body in (opening * depth, b'{"url_video": ' + opening * depth + b"1" + closing * (depth + 1)):
-        assert raw(api, body).status_code in {400, 422}
 
 
 def test_an_empty_body_names_what_is_missing(api: FlaskClient) -> None:
@@ -258,25 +213,17 @@ def test_an_empty_body_names_what_is_missing(api: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "content_type",
+    ("types", "status"),
     [
-        "",
-        "text/plain",
-        "application/x-www-form-urlencoded",
-        "multipart/form-data; boundary=x",
-        "application/xml",
-        "json",
+        (["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "json"], 415),
+        (["application/json; charset=utf-8", "APPLICATION/JSON", "application/vnd.x+json"], 202),
     ],
 )
-def test_another_media_type_is_refused(api: FlaskClient, content_type: str) -> None:
-    assert_problem(raw(api, json.dumps(CAPTION), content_type), 415, "unsupported_media_type")
-
-
-@pytest.mark.parametrize(
-    "content_type", ["application/json; charset=utf-8", "APPLICATION/JSON", "application/vnd.x+json"]
-)
-def test_json_may_say_more_of_itself(api: FlaskClient, content_type: str) -> None:
-    assert raw(api, json.dumps(CAPTION), content_type).status_code == 202
+def test_only_json_is_accepted(api: FlaskClient, types: list[str], status: int) -> None:
+    for content_type in types:
+        response = raw(api, json.dumps(CAPTION), content_type)
+        assert response.status_code == status, content_type
+        assert status == 202 or assert_problem(response, 415, "unsupported_media_type")
 
 
 def test_a_body_over_one_megabyte_is_refused(api: FlaskClient) -> None:
@@ -284,47 +231,26 @@ def test_a_body_over_one_megabyte_is_refused(api: FlaskClient) -> None:
     assert_problem(raw(api, body), 413, "payload_too_large")
 
 
-def test_of_duplicate_keys_the_last_one_counts_everywhere(api: FlaskClient, services: Services) -> None:
+def test_the_last_of_duplicate_keys_counts(api: FlaskClient, services: Services) -> None:
     body = '{"url_image": "https://example.com/a.jpg", "duration": 0, "duration": 3}'
     response = api.post("/video/img2vid", data=body, content_type="application/json")
-    job = services.store.job(response.get_json()["jobId"])
-    assert job is not None and services.store.params(job.id) == {
-        "url_image": "https://example.com/a.jpg",
-        "duration": 3,
-    }
+    params = services.store.params(response.get_json()["jobId"])
+    assert params == {"url_image": "https://example.com/a.jpg", "duration": 3}
 
 
-def test_only_what_the_client_set_is_stored(api: FlaskClient, services: Services) -> None:
-    job = services.store.job(api.post("/video/img2vid", json=IMAGE).get_json()["jobId"])
-    assert job is not None and services.store.params(job.id) == IMAGE
-
-
-def test_an_unknown_query_parameter_is_named(api: FlaskClient) -> None:
-    document = assert_problem(api.post("/video/caption?wiat=5", json=CAPTION), 422, "validation_failed")
-    assert list(document["errors"]) == ["wiat"]
-
-
-def test_with_little_free_disk_no_job_is_taken(
-    api: FlaskClient, services: Services, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(services.storage, "free_percent", lambda: -0.1)
-    response = api.post("/video/caption", json=CAPTION)
-    assert_problem(response, 507, "storage_low")
-    assert "Retry-After" in response.headers
-    assert count(services, "jobs") == 0
-
-
-def test_with_little_free_disk_a_repeated_request_is_answered_with_its_job(
+def test_with_little_free_disk_only_repeated_requests_are_accepted(
     api: FlaskClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = repeated(api, "order-1")
     monkeypatch.setattr(services.storage, "free_percent", lambda: -0.1)
-    assert_problem(repeated(api, "order-2"), 507, "storage_low")
+    for response in (repeated(api, "order-2"), api.post("/video/caption", json=CAPTION)):
+        assert_problem(response, 507, "storage_low")
+        assert "Retry-After" in response.headers
     assert repeated(api, "order-1").get_json() == first.get_json()
-    assert count(services, "idempotency") == 1
+    assert (count(services, "idempotency"), count(services, "jobs")) == (1, 1)
 
 
-def test_with_a_broken_database_nothing_is_acknowledged_or_stored(api: FlaskClient, services: Services) -> None:
+def test_with_a_broken_database_no_job_is_accepted(api: FlaskClient, services: Services) -> None:
     with services.store._engine.begin() as connection:
         connection.execute(sa.text("ALTER TABLE jobs RENAME TO jobs_gone"))
     response = api.post("/video/caption", json=CAPTION, headers={"Idempotency-Key": "again"})
@@ -338,12 +264,6 @@ def test_with_a_broken_database_nothing_is_acknowledged_or_stored(api: FlaskClie
     assert count(services, "jobs") == 1
 
 
-def test_with_a_broken_key_table_nobody_is_let_in(api: FlaskClient, services: Services) -> None:
-    with services.store._engine.begin() as connection:
-        connection.execute(sa.text("ALTER TABLE api_keys RENAME TO gone"))
-    assert_problem(api.get("/jobs"), 503, "service_unavailable")
-
-
 # Idempotency-Key
 
 
@@ -351,33 +271,23 @@ def repeated(api: FlaskClient, key: str, body: Any = CAPTION, operation: str = "
     return api.post(f"/video/{operation}", json=body, headers={"Idempotency-Key": key})
 
 
-def test_the_same_key_and_body_give_the_same_job(api: FlaskClient, services: Services) -> None:
-    first = repeated(api, "order-1")
-    turned = dict(reversed(CAPTION.items()))
-    assert repeated(api, "order-1", turned).get_json() == first.get_json()
-    assert count(services, "jobs") == 1
-
-
-def test_quoted_and_bare_keys_are_the_same(api: FlaskClient) -> None:
-    assert repeated(api, '"order-1"').get_json() == repeated(api, "order-1").get_json()
-
-
-def test_the_same_key_with_another_request_is_refused(api: FlaskClient) -> None:
-    repeated(api, "order-1")
-    other = {**CAPTION, "url_srt": "https://example.com/other.srt"}
-    assert_problem(repeated(api, "order-1", other), 422, "idempotency_mismatch")
-    assert_problem(repeated(api, "order-1", SOUND, "adicionaAudio"), 422, "idempotency_mismatch")
-
-
 def test_another_key_gives_another_job(api: FlaskClient) -> None:
     assert repeated(api, "a").get_json()["jobId"] != repeated(api, "b").get_json()["jobId"]
     assert repeated(api, "a").get_json()["jobId"] != repeated(api, "A").get_json()["jobId"]
 
 
-def test_keys_of_two_clients_are_apart(api: FlaskClient, stranger: FlaskClient) -> None:
-    mine, theirs = repeated(api, "order-1"), repeated(stranger, "order-1", SOUND, "adicionaAudio")
-    assert (mine.status_code, theirs.status_code) == (202, 202)
-    assert mine.get_json()["jobId"] != theirs.get_json()["jobId"]
+def test_a_request_with_the_same_key_gives_the_same_job(
+    api: FlaskClient, services: Services, stranger: FlaskClient
+) -> None:
+    first = repeated(api, "order-1")
+    for key, body in (("order-1", dict(reversed(CAPTION.items()))), ('"order-1"', CAPTION)):
+        again = repeated(api, key, body).get_json()
+        assert again == first.get_json() == api.get(first.headers["Location"]).get_json()
+    other = {**CAPTION, "url_srt": "https://example.com/other.srt"}
+    assert_problem(repeated(api, "order-1", other), 422, "idempotency_mismatch")
+    assert count(services, "jobs") == 1
+    assert repeated(stranger, "order-1").get_json()["jobId"] != first.get_json()["jobId"]
+    assert repeated(api, "x" * 255).get_json() == repeated(api, '"' + "x" * 255 + '"').get_json()
 
 
 @pytest.mark.parametrize("given_key", ["", " ", '""', '"', "x" * 256, '"' + "x" * 256 + '"'])
@@ -387,24 +297,12 @@ def test_a_key_that_is_empty_or_too_long_is_refused(api: FlaskClient, services: 
     assert count(services, "jobs") == 0
 
 
-def test_the_longest_key_is_taken(api: FlaskClient) -> None:
-    assert repeated(api, "x" * 255).get_json() == repeated(api, '"' + "x" * 255 + '"').get_json()
-
-
 def test_a_refused_request_uses_up_no_key(api: FlaskClient) -> None:
     assert repeated(api, "order-1", {}).status_code == 422
     assert repeated(api, "order-1").status_code == 202
 
 
-def test_a_key_is_forgotten_after_a_day(api: FlaskClient, clock: FixedClock) -> None:
-    first = repeated(api, "order-1").get_json()["jobId"]
-    clock.advance(24 * 3600 * 1000 - 1)
-    assert repeated(api, "order-1").get_json()["jobId"] == first
-    clock.advance(1)
-    assert repeated(api, "order-1", SOUND, "adicionaAudio").status_code == 202
-
-
-def test_repeating_the_request_of_a_finished_job_gives_its_result(api: FlaskClient, worker: Worker) -> None:
+def test_a_repeated_request_returns_the_finished_job(api: FlaskClient, worker: Worker) -> None:
     first = repeated(api, "order-1").get_json()["jobId"]
     api.delete(f"/jobs/{first}")
     response = repeated(api, "order-1")
@@ -412,7 +310,7 @@ def test_repeating_the_request_of_a_finished_job_gives_its_result(api: FlaskClie
     assert "Retry-After" not in response.headers
 
 
-# Anything at all
+# Random requests
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -428,7 +326,7 @@ UNSHARED = settings(
 )
 
 
-def check_taken_or_refused(response: Any, store: Store) -> None:
+def check_accepted_or_refused(response: Any, store: Store) -> None:
     assert response.status_code in {202, 400, 415, 422}, response.get_data(as_text=True)
     if response.status_code == 202:
         job = store.job(response.get_json()["jobId"])
@@ -439,16 +337,14 @@ def check_taken_or_refused(response: Any, store: Store) -> None:
 
 @UNSHARED
 @given(operation=st.sampled_from(sorted(OPERATIONS)), body=JSON | NEARLY)
-def test_any_json_is_taken_or_refused_never_a_failure(
-    api: FlaskClient, store: Store, operation: str, body: Any
-) -> None:
+def test_any_json_is_accepted_or_refused(api: FlaskClient, store: Store, operation: str, body: Any) -> None:
     data = json.dumps(body)
-    check_taken_or_refused(api.post(f"/video/{operation}", data=data, content_type="application/json"), store)
+    check_accepted_or_refused(api.post(f"/video/{operation}", data=data, content_type="application/json"), store)
 
 
 @UNSHARED
 @given(operation=st.sampled_from(sorted(OPERATIONS)), data=st.data())
-def test_whatever_the_schema_takes_the_api_takes(
+def test_values_within_the_schema_are_accepted(
     api: FlaskClient, store: Store, operation: str, data: st.DataObject
 ) -> None:
     body = {
@@ -461,8 +357,8 @@ def test_whatever_the_schema_takes_the_api_takes(
 
 @UNSHARED
 @given(data=st.binary(max_size=200), content_type=st.sampled_from(["application/json", "text/plain", "a/b+json", ";"]))
-def test_any_bytes_are_refused_never_a_failure(api: FlaskClient, store: Store, data: bytes, content_type: str) -> None:
-    check_taken_or_refused(raw(api, data, content_type), store)
+def test_any_bytes_are_refused(api: FlaskClient, store: Store, data: bytes, content_type: str) -> None:
+    check_accepted_or_refused(raw(api, data, content_type), store)
 
 
 @UNSHARED

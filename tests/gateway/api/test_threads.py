@@ -20,6 +20,7 @@ import requests
 from gateway.__main__ import STOP_S
 from tests.gateway.api.conftest import CAPTION
 from tests.gateway.api.live import API_KEY, MAX_ASSET_BYTES, THREADS, TRANSFERS, WAITING, Live, live, read_reply
+from tests.outputs import video_key
 from tests.servers import eventually
 
 BIG = 24_000_000
@@ -414,7 +415,7 @@ def test_a_big_upload_comes_back_the_same(server: Live) -> None:
     _, attempt = server.claimed_job()
     body = b"ID3" + os.urandom(BIG - 3)
     assert server.call("PUT", server.upload_path(attempt), key=None, data=body).status_code == 201
-    url = server.services.storage.presign_get(attempt.output_key, expires_at=attempt.deadline)
+    url = server.services.storage.presign_get(video_key(attempt), expires_at=attempt.deadline)
     assert server.call("GET", url, key=None).content == body
     part = server.call("GET", url, key=None, headers={"Range": f"bytes={BIG - 7}-"})
     assert (part.status_code, part.content) == (206, body[-7:])

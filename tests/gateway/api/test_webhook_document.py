@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 
 from gateway.wiring import Services
 from tests.gateway.api.conftest import CAPTION, Worker, assert_problem
-from tests.gateway.api.test_operation_routes import NO_ADDRESSES, refused_field
+from tests.gateway.api.test_operation_routes import INVALID_URLS, refused_field
 from tests.gateway.conftest import FixedClock, Wire
 from tests.servers import FileServer, Reply
 
@@ -54,7 +54,7 @@ def test_the_url_is_no_param(api: FlaskClient, services: Services) -> None:
 
 
 def test_an_invalid_url_is_refused(api: FlaskClient, services: Services) -> None:
-    for url in [*NO_ADDRESSES, "https://example.com:99999/", f"https://example.com/{'x' * 4096}"]:
+    for url in [*INVALID_URLS, "https://example.com:99999/", f"https://example.com/{'x' * 4096}"]:
         refused_field(api, "caption", {**CAPTION, "webhook_url": url}, "webhook_url")
     assert api.get("/jobs").get_json()["jobs"] == []
 

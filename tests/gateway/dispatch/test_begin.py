@@ -16,7 +16,16 @@ from gateway.domain.jobs import MARGIN_MS
 from gateway.providers.base import Accepted, Ambiguous, NoCapacity, NotYet, Phase, Remote, Unavailable
 from gateway.settings import Settings
 from gateway.wiring import Services
-from tests.gateway.conftest import SECRET_KEY, START_MS, FakeProvider, FixedClock, JobFactory, Wire, on_every_database
+from tests.gateway.conftest import (
+    SECRET_KEY,
+    START_MS,
+    FakeProvider,
+    FixedClock,
+    JobFactory,
+    Wire,
+    on_every_database,
+    video_key,
+)
 from tests.gateway.dispatch.support import attempts_of, follow, job_of, states, turn, until_due
 from wire.envelope import parse_job_input
 from wire.errors import EncodeFailed, EncoderUnavailable, JobError, WorkerOutdated
@@ -211,11 +220,11 @@ def test_the_upload_url_is_good_for_this_attempt_until_its_deadline(
     assert delivery and delivery.uploads
     (attempt,) = provider.called("submit")
     path, _, signature = delivery.uploads["video"].url.partition("?signature=")
-    assert path.endswith(f"/files/{attempt.output_key}")
+    assert path.endswith(f"/files/{video_key(attempt)}")
     clock.advance(attempt.deadline - START_MS - 1)
-    assert services.storage.allowed("PUT", attempt.output_key, signature) == delivery.uploads["video"].max_bytes
+    assert services.storage.allowed("PUT", video_key(attempt), signature) == delivery.uploads["video"].max_bytes
     clock.advance(1)
-    assert services.storage.allowed("PUT", attempt.output_key, signature) is None
+    assert services.storage.allowed("PUT", video_key(attempt), signature) is None
 
 
 def test_the_worker_gets_no_secret_of_ours(job_input: dict[str, Any], api_key: str) -> None:

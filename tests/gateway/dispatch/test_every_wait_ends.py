@@ -36,6 +36,7 @@ from gateway.providers.base import (
 from gateway.storage import StorageUnavailable
 from gateway.wiring import Services
 from tests.gateway.conftest import CLAIM, FakeProvider, FixedClock, JobFactory, Wire
+from tests.outputs import video_key
 from wire.envelope import Event
 from wire.errors import (
     CODES,
@@ -326,7 +327,7 @@ def test_what_has_completed_there_while_every_gateway_was_away_is_taken(
     job = job_factory(attempt=state, tries=1, queue_limit_s=QUEUE_S, timeout_s=RUN_S)
     attempt = services.store.attempt(job.attempt_id or "")
     assert attempt is not None
-    services.storage.write(attempt.output_key, [b"x" * SIZE], SIZE)
+    services.storage.write(video_key(attempt), [b"x" * SIZE], SIZE)
     provider.default["poll"] = COMPLETED
     clock.advance(10 * TRY_MS)
     services.dispatcher.tick()
@@ -347,7 +348,7 @@ def test_an_outage_of_the_storage_costs_no_finished_work(
             services.dispatcher.tick()
             services.dispatcher.settle()
             clock.advance(5_000)
-    services.storage.write(attempt.output_key, [b"x" * SIZE], SIZE)
+    services.storage.write(video_key(attempt), [b"x" * SIZE], SIZE)
     live(services, clock, job, lambda *_: None, LOOK_MS)
     assert (now_of(services, job).status, now_of(services, job).tries) == (JobStatus.COMPLETED, 1)
 

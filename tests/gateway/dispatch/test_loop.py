@@ -7,6 +7,7 @@ import threading
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from ffmpeg_ops.operation import VIDEO
 from gateway.dispatch import loop
 from gateway.dispatch.loop import CHORE_MS, LEASE_MS, POOL, POOL_UNTRIED, TICK_MS
 from gateway.domain.attempts import Attempt, AttemptState
@@ -14,6 +15,7 @@ from gateway.providers.base import Accepted, Phase, Remote, Unavailable
 from gateway.wiring import Services
 from tests.gateway.conftest import START_MS, FakeProvider, FixedClock, JobFactory, Wire, on_every_database
 from tests.gateway.dispatch.support import BODY, COMPLETED, attempts_of, job_of, states, turn
+from tests.outputs import video_key
 from tests.servers import eventually
 from wire.errors import AssetNotFound
 
@@ -31,7 +33,7 @@ def test_the_job_that_waited_longest_is_woken_when_a_worker_may_be_free(
     if end == "failed":
         provider.script("poll", Remote(Phase.FAILED, error=AssetNotFound()))
     if end == "completed":
-        services.storage.write(attempts_of(services, busy)[0].output_key, [BODY], len(BODY))
+        services.storage.write(video_key(attempts_of(services, busy)[0]), [BODY], len(BODY))
         provider.script("poll", COMPLETED)
     turn(services)
     assert job_of(services, first).next_at == START_MS
@@ -261,8 +263,8 @@ def test_the_loop_takes_a_new_job_at_once_and_stops_when_told(
     monkeypatch.setattr(notifier, "wait", watched)
     services.dispatcher.start()
     assert idle.wait(30)
-    job = services.jobs.create("key_a", "caption", {})
+    job = services.jobs.create("key_a", "caption", {}, VIDEO)
     eventually(lambda: states(services, job) == [AttemptState.SUBMITTED])
     services.dispatcher.stop()
-    services.jobs.create("key_a", "caption", {})
+    services.jobs.create("key_a", "caption", {}, VIDEO)
     assert len(provider.called("submit")) == 1

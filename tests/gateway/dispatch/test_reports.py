@@ -17,7 +17,7 @@ from wire.envelope import Event
 from wire.errors import AssetNotFound, EncodeFailed
 
 BODY = b"a finished video"
-RESULT = {"stats": {"size_bytes": len(BODY)}}
+RESULT = {"outputs": {"video": {"size_bytes": len(BODY)}}, "stats": {"size_bytes": len(BODY)}}
 PutOutput = Callable[[str, bytes], None]
 
 

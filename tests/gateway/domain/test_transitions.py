@@ -16,11 +16,13 @@ from gateway.domain.jobs import Job, JobStatus
 from gateway.domain.transitions import MAX_TRIES, Pair
 from gateway.errors import AttemptSuperseded, JobFinished
 from tests.gateway.conftest import CLAIM, START_MS, new_attempt, new_job
+from tests.outputs import stored_video
 from wire.errors import Cancelled, EncodeFailed, InvalidParams, QueueTimeout, ReelayError, WorkerFault, WorkerLost
 
 NOW = START_MS + 5_000
 LATER = NOW + 60_000
 STATS = {"size_bytes": 3, "duration_s": 1.0}
+RESULT = {"outputs": {"video": {"size_bytes": 5}}, "stats": STATS, "result": {"found": 1}}
 OPEN = [state for state in AttemptState if state not in attempts.ENDED]
 ENDED = sorted(attempts.ENDED)
 FINISHED = sorted(jobs.FINISHED)
@@ -41,7 +43,7 @@ CHANGES: dict[str, Callable[[Job, Attempt], object]] = {
     "accept": lambda j, a: transitions.accept(j, a, "r", NOW),
     "doubt": transitions.doubt,
     "not_yet": lambda j, a: transitions.not_yet(j, a, "busy"),
-    "complete": lambda j, a: transitions.complete(j, a, STATS, NOW),
+    "complete": lambda j, a: transitions.complete(j, a, RESULT, NOW),
     "fail": lambda j, a: transitions.fail(j, a, WorkerLost(), NOW),
     "turn_down": lambda j, a: transitions.turn_down(j, a, "no_capacity", "full", NOW, LATER),
     "supersede": lambda j, a: (j, transitions.supersede(a, NOW)),
@@ -199,13 +201,13 @@ def test_turn_down_does_not_count_and_keeps_the_queue_time() -> None:
     assert (attempt.state, attempt.error_code, attempt.error_message) == (AttemptState.FAILED, "no_capacity", "full")
 
 
-def test_complete_keeps_stats_and_the_key_of_its_attempt() -> None:
+def test_complete_keeps_stats_result_and_the_outputs_of_its_attempt() -> None:
     job, attempt = transitions.complete(
-        *pair(AttemptState.CLAIMED, lease_token="t", lease_expires_at=LATER), STATS, NOW
+        *pair(AttemptState.CLAIMED, lease_token="t", lease_expires_at=LATER), RESULT, NOW
     )
     assert (job.status, job.progress, job.finished_at, job.next_at) == (JobStatus.COMPLETED, 1.0, NOW, None)
-    assert job.output_key == attempt.output_key == f"outputs/{job.id}/{attempt.id}.mp4"
-    assert job.stats == {**STATS, "provider": "fake"}
+    assert job.outputs == stored_video(attempt, 5)
+    assert job.stats == {**STATS, "provider": "fake"} and job.result == {"found": 1}
     assert (job.lease_token, job.lease_expires_at) == (None, None)
 
 
@@ -264,7 +266,7 @@ def test_cancel_of_a_job_that_has_ended_is_refused(status: JobStatus) -> None:
 
 
 def test_a_holder_may_repeat_its_end() -> None:
-    done = transitions.complete(*pair(AttemptState.CLAIMED), STATS, NOW)
+    done = transitions.complete(*pair(AttemptState.CLAIMED), RESULT, NOW)
     assert transitions.held(*done, CLAIM, AttemptState.DONE) is False
 
 
@@ -275,7 +277,7 @@ def test_an_attempt_that_was_ended_otherwise_is_not_the_holders_any_more() -> No
 
 
 def test_a_job_that_nobody_saw_running_has_a_start_all_the_same() -> None:
-    assert transitions.complete(*pair(AttemptState.SUBMITTED), STATS, NOW)[0].started_at == NOW
+    assert transitions.complete(*pair(AttemptState.SUBMITTED), RESULT, NOW)[0].started_at == NOW
 
 
 def test_a_submitted_attempt_that_never_began_does_not_count() -> None:
@@ -345,7 +347,7 @@ class OneJob(RuleBasedStateMachine):
             if not transitions.held(job, attempt, claim, AttemptState.DONE if well else AttemptState.FAILED):
                 return job, attempt
             return (
-                transitions.complete(job, attempt, STATS, self.now)
+                transitions.complete(job, attempt, RESULT, self.now)
                 if well
                 else transitions.fail(job, attempt, error, self.now)
             )
@@ -356,7 +358,7 @@ class OneJob(RuleBasedStateMachine):
     @rule(error=ERRORS, well=st.booleans())
     def poll_ends(self, error: WorkerFault, well: bool) -> None:
         if well:
-            self.apply(lambda j, a: transitions.complete(j, a, STATS, self.now))
+            self.apply(lambda j, a: transitions.complete(j, a, RESULT, self.now))
         else:
             self.apply(lambda j, a: transitions.fail(j, a, error, self.now))
 
@@ -392,7 +394,7 @@ class OneJob(RuleBasedStateMachine):
 
     @invariant()
     def a_completed_job_has_its_output(self) -> None:
-        assert (self.job.status is JobStatus.COMPLETED) == (self.job.output_key is not None)
+        assert (self.job.status is JobStatus.COMPLETED) == (self.job.outputs["video"].key is not None)
 
 
 TestOneJob = OneJob.TestCase

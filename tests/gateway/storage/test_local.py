@@ -21,8 +21,8 @@ from gateway.storage.local import HALF_WRITTEN_MS, LocalStorage
 from gateway.wiring import Services
 from tests.gateway.conftest import PROCESSES, SECRET_KEY, START_MS, FixedClock, Wire
 
-KEY = f"outputs/{ids.new('job', START_MS)}/{ids.new('att', START_MS)}.mp4"
-OTHER = f"outputs/{ids.new('job', START_MS)}/{ids.new('att', START_MS)}.mp4"
+KEY = f"outputs/{ids.new('job', START_MS)}/{ids.new('att', START_MS)}/video.mp4"
+OTHER = f"outputs/{ids.new('job', START_MS)}/{ids.new('att', START_MS)}/video.mp4"
 UPLOAD = f"uploads/{ids.new('key', START_MS)}/{ids.ulid(START_MS)}"
 SOON = START_MS + 1_000
 
@@ -127,6 +127,8 @@ ODD_KEYS = [
     KEY.replace("outputs/", "outputs/%2e%2e/"),
     KEY.replace("outputs", "OUTPUTS"),
     KEY.replace(".mp4", ".html"),
+    KEY.replace("/video", "/Video"),
+    KEY.replace("/video", ""),
     KEY.replace(".mp4", ".mp4.mp4"),
     KEY.replace("att_", "att_/../"),
     KEY.lower(),
@@ -202,9 +204,9 @@ def test_every_new_folder_is_entered_on_the_disk(storage: LocalStorage, monkeypa
     real = os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(str(Path(f"/proc/self/fd/{fd}").readlink())), real(fd)))
     storage.write(KEY, [b"x"], 1)
-    job = storage.path(KEY).parent
-    folders = [job.parents[i] for i in (2, 1, 0)]  # the data folder, files/, outputs/
-    assert [Path(path) for path in synced if Path(path).is_dir()] == [*folders, job]
+    attempt = storage.path(KEY).parent
+    folders = [attempt.parents[i] for i in (3, 2, 1, 0)]  # the data folder, files/, outputs/, the job's
+    assert [Path(path) for path in synced if Path(path).is_dir()] == [*folders, attempt]
 
 
 # Finding and removing
@@ -215,7 +217,7 @@ def test_the_keys_of_whole_files_are_found_and_nothing_else(storage: LocalStorag
     for key in (KEY, OTHER, UPLOAD):
         storage.write(key, [b"x"], 1)
     storage.path(KEY).with_name(".part-abc").touch()
-    storage.path(KEY).with_name("notes.txt").touch()
+    storage.path(KEY).with_name("notes.html").touch()
     (storage._root / "outputs" / "stray").touch()
     assert sorted(storage.keys()) == sorted([KEY, OTHER, UPLOAD])
 
@@ -231,13 +233,13 @@ def test_files_may_go_while_keys_are_listed(storage: LocalStorage) -> None:
 
 
 def test_deleting_leaves_no_empty_folder(storage: LocalStorage) -> None:
-    second = KEY.replace(".mp4", "")[:-1] + "Z.mp4"
+    second = KEY.replace("video.mp4", "poster.jpg")
     for key in (KEY, second):
         storage.write(key, [b"x"], 1)
     storage.delete(KEY)
     assert list(storage.keys()) == [second]
     storage.delete(second)
-    assert not storage.path(KEY).parent.exists()
+    assert not storage.path(KEY).parent.parent.exists()
 
 
 def test_a_download_goes_on_while_its_file_is_deleted(storage: LocalStorage) -> None:

@@ -18,7 +18,7 @@ from werkzeug.serving import make_server
 from common.clock import SystemClock
 from ffmpeg_ops.operation import StopSignal
 from gateway import create_app
-from gateway.dispatch.output_check import check_output
+from gateway.dispatch.output_check import check_outputs
 from gateway.domain import ids
 from gateway.domain.attempts import AttemptState
 from gateway.domain.jobs import JobStatus
@@ -29,9 +29,10 @@ from gateway.storage.s3 import S3Storage
 from gateway.wiring import Services
 from handler.upload import upload
 from tests.gateway.conftest import PARAMS, SECRET_KEY, FixedClock, new_attempt, new_job
+from tests.outputs import video_key
 from tests.s3 import BUCKET, KEY, s3_server
 from wire.envelope import Upload
-from wire.errors import OutputMissing, OutputTooLarge
+from wire.errors import JobError, OutputMissing, OutputTooLarge
 from wire.media_types import MP4
 
 NOW = SystemClock().now_ms()
@@ -83,7 +84,7 @@ def place(services: Services) -> Place:
     with services.store.transaction() as tx:
         tx.add_job(replace(job, attempt_id=attempt.id, status=JobStatus.RUNNING), PARAMS)
         tx.add_attempt(attempt)
-    return Place(services.storage, attempt.output_key, f"uploads/{ids.new('key', NOW)}/{ids.ulid(NOW)}")
+    return Place(services.storage, video_key(attempt), f"uploads/{ids.new('key', NOW)}/{ids.ulid(NOW)}")
 
 
 def put(target: Upload, body: bytes) -> int:
@@ -178,8 +179,17 @@ def test_a_transfer_that_breaks_off_never_counts(place: Place, services: Service
     connection.close()
     time.sleep(0.2)
     # s3rver, unlike S3, keeps what came: even then it is measured
-    attempt = services.store.attempt(Path(place.output).stem)
-    assert isinstance(check_output(place.storage, attempt, {"size_bytes": 100}, 100), OutputMissing)
+    assert isinstance(checked(place, services, {"video": 100}, 100), OutputMissing)
+
+
+def checked(place: Place, services: Services, sizes: dict[str, int], max_bytes: int) -> JobError | None:
+    """What is wrong with the outputs of the attempt, reported to have `sizes`."""
+    attempt = services.store.attempt(Path(place.output).parent.name)
+    assert attempt is not None
+    job = services.store.job(attempt.job_id)
+    assert job is not None
+    result = {"outputs": {name: {"size_bytes": size} for name, size in sizes.items()}, "stats": {}}
+    return check_outputs(place.storage, job, attempt, result, max_bytes)
 
 
 def broken_after(*chunks: bytes) -> Iterator[bytes]:
@@ -225,9 +235,9 @@ def test_there_is_room_and_it_can_be_reached(place: Place) -> None:
 def test_an_upload_of_a_client_can_be_read_by_a_worker(services: Services) -> None:
     _, secret = services.keys.create("tests")
     base, headers = services.settings.client_base, {"X-API-Key": secret}
-    answer = requests.post(f"{base}/files", data=b"BM a photo", headers=headers, timeout=10)
+    answer = requests.post(f"{base}/files", data=b"GIF89a photo", headers=headers, timeout=10)
     assert answer.status_code == 201, answer.text
-    assert requests.get(answer.json()["url"], timeout=10).content == b"BM a photo"
+    assert requests.get(answer.json()["url"], timeout=10).content == b"GIF89a photo"
 
 
 # S3 alone
@@ -242,7 +252,7 @@ def bucket(settings: Settings, s3: str) -> Callable[..., Storage]:
 
 
 def an_output() -> str:
-    return f"outputs/{ids.new('job', NOW)}/{ids.new('att', NOW)}.mp4"
+    return f"outputs/{ids.new('job', NOW)}/{ids.new('att', NOW)}/video.mp4"
 
 
 def test_s3_tells_browsers_what_it_is_and_how_it_is_called(bucket: Callable[..., Storage]) -> None:
@@ -334,7 +344,5 @@ def test_an_unreachable_s3_is_503_and_not_ready_and_no_job_fails_for_it(settings
 
 
 def test_what_is_larger_than_allowed_does_not_count_though_s3_took_it(place: Place, services: Services) -> None:
-    attempt = services.store.attempt(Path(place.output).stem)
     place.storage.write(place.output, [b"x" * 11], 11)
-    missing = check_output(place.storage, attempt, {"size_bytes": 11}, 10)
-    assert isinstance(missing, OutputTooLarge)
+    assert isinstance(checked(place, services, {"video": 11}, 10), OutputTooLarge)

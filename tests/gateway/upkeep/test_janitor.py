@@ -11,11 +11,13 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
+from ffmpeg_ops.operation import VIDEO
 from gateway.db import rental_store
 from gateway.db.transaction import Transaction
 from gateway.domain import ids
 from gateway.domain.attempts import AttemptState
 from gateway.domain.jobs import Job, JobStatus
+from gateway.domain.outputs import Output
 from gateway.domain.rentals import OVER, Rental, Stage
 from gateway.storage import StorageUnavailable
 from gateway.upkeep import janitor
@@ -31,6 +33,7 @@ from tests.gateway.conftest import (
     new_job,
     on_every_database,
 )
+from tests.outputs import stored_video, video_key
 
 DAY_MS = 24 * 3600 * 1000
 HOUR_MS = 3600 * 1000
@@ -61,9 +64,9 @@ def completed(services: Services, job_factory: JobFactory, clock: FixedClock) ->
         now = clock.now_ms()
         over = {"status": JobStatus.COMPLETED, "next_at": None, "started_at": now, "finished_at": now}
         job = job_factory(attempt=AttemptState.DONE, **{**over, **changes})
-        key = f"outputs/{job.id}/{job.attempt_id}.mp4"
+        key = f"outputs/{job.id}/{job.attempt_id}/video.mp4"
         services.storage.write(key, [b"video"], 5)
-        job = replace(job, output_key=key)
+        job = replace(job, outputs={"video": Output("mp4", key, 5)})
         with services.store.transaction() as tx:
             tx.save_job(job)
         return job
@@ -81,7 +84,7 @@ def test_an_output_is_kept_for_seven_days_after_the_end_of_its_job(
     job = completed(finished_at=clock.now_ms() + DAY_MS)
     clock.advance(8 * DAY_MS - 1)
     clean(services)
-    assert keys(services) == {job.output_key}
+    assert keys(services) == {job.outputs["video"].key}
     clock.advance(1)
     clean(services)
     assert keys(services) == set()
@@ -97,7 +100,7 @@ def test_an_upload_of_the_newest_attempt_is_kept_until_it_is_reported(
     services: Services, job_factory: JobFactory, clock: FixedClock, status: JobStatus, state: AttemptState
 ) -> None:
     job = job_factory(attempt=state, status=status)
-    key = f"outputs/{job.id}/{job.attempt_id}.mp4"
+    key = f"outputs/{job.id}/{job.attempt_id}/video.mp4"
     services.storage.write(key, [b"video"], 5)
     clock.advance(20 * DAY_MS)
     clean(services)
@@ -113,16 +116,16 @@ def test_the_output_of_an_older_attempt_is_removed_at_once(
     older = new_attempt(job, clock.now_ms() - 1, state)
     with services.store.transaction() as tx:
         tx.add_attempt(older)
-    services.storage.write(older.output_key, [b"late"], 4)
+    services.storage.write(video_key(older), [b"late"], 4)
     clean(services)
-    wanted = {job.output_key} if status not in {JobStatus.FAILED, JobStatus.CANCELLED} else set()
+    wanted = {job.outputs["video"].key} if status not in {JobStatus.FAILED, JobStatus.CANCELLED} else set()
     assert keys(services) == wanted
 
 
 def test_files_without_a_job_are_kept_as_long_as_outputs(services: Services, clock: FixedClock) -> None:
     """The database may have been restored from a backup, or be the wrong one."""
     job = new_job(clock.now_ms())
-    key = new_attempt(job, clock.now_ms()).output_key
+    key = video_key(new_attempt(job, clock.now_ms()))
     services.storage.write(key, [b"video"], 5)
     clock.advance(7 * DAY_MS - 1)
     clean(services)
@@ -250,12 +253,12 @@ def test_the_settings_define_the_retention(wire: Wire, completed: Callable[..., 
         job_retention_seconds=120,
     )  # fmt: skip
     upload(hasty, ids.new("key", 0))
-    hasty.jobs.create("key_a", "caption", {}, "old")
+    hasty.jobs.create("key_a", "caption", {}, VIDEO, "old")
     clock.advance(60_000)
-    renewed = hasty.jobs.create("key_a", "caption", {}, "renewed")
+    renewed = hasty.jobs.create("key_a", "caption", {}, VIDEO, "renewed")
     clean(hasty)
     assert (keys(hasty), count(hasty, "idempotency")) == (set(), 1)
-    assert hasty.jobs.create("key_a", "caption", {}, "renewed") == renewed
+    assert hasty.jobs.create("key_a", "caption", {}, VIDEO, "renewed") == renewed
     assert hasty.store.job(job.id) == job
     clock.advance(60_000)
     clean(hasty)
@@ -270,13 +273,13 @@ def live_day(services: Services, clock: FixedClock, jobs: int) -> None:
             params = {"url_video": "https://example.com/" + "v" * 300}
             job = new_job(now, status=JobStatus.COMPLETED, next_at=None, started_at=now, finished_at=now)
             attempts = [new_attempt(job, now - 1, AttemptState.FAILED), new_attempt(job, now, AttemptState.DONE)]
-            job = replace(job, attempt_id=attempts[1].id, output_key=attempts[1].output_key)
+            job = replace(job, attempt_id=attempts[1].id, outputs=stored_video(attempts[1]))
             tx.add_job(job, params)
             for attempt in attempts:
                 tx.add_attempt(attempt)
             tx.claim_idempotency_key("key_a", f"{job.id}", "f", job.id, now=now, after=now - DAY_MS)
             if number < 2:
-                services.storage.write(attempts[number].output_key, [b"video"], 5)
+                services.storage.write(video_key(attempts[number]), [b"video"], 5)
     upload(services, ids.new("key", 0))
 
 
@@ -306,7 +309,7 @@ def rubbish(services: Services, completed: Callable[..., Job], clock: FixedClock
     for number in range(4):
         completed()
         upload(services, ids.new("key", 0))
-        services.jobs.create("key_a", "caption", {}, f"k{number}")
+        services.jobs.create("key_a", "caption", {}, VIDEO, f"k{number}")
     with services.store.transaction() as tx:
         tx.connection.execute(sa.text("UPDATE jobs SET finished_at = created_at, next_at = NULL"))
     clock.advance(31 * DAY_MS)
@@ -416,7 +419,7 @@ def test_other_writers_get_their_turn_between_batches(
     class Pause(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:
             assert timeout == janitor.PAUSE_S
-            written.append(services.jobs.create("key_a", "caption", {}))
+            written.append(services.jobs.create("key_a", "caption", {}, VIDEO))
             return False
 
     monkeypatch.setattr(Transaction, "delete_jobs", counted)

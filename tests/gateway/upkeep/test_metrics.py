@@ -61,7 +61,10 @@ def test_a_job_that_completes_by_events(
     put_output(attempt.id, b"12345")
     stats: Mapping[str, Any] = {"size_bytes": 5, "duration_s": 2.5, "encoder": "libx264", "device": "cpu"}
     for _ in range(2):  # the worker may repeat it
-        services.reports.take(attempt.id, Event("completed", CLAIM, progress=1.0, result={"stats": stats}))
+        services.reports.take(
+            attempt.id,
+            Event("completed", CLAIM, progress=1.0, result={"outputs": {"video": {"size_bytes": 5}}, "stats": stats}),
+        )
     about = {"operation": "img2vid"}
     assert value(services, "reelay_jobs_ended_total", status="completed", provider="fake", **about) == 1
     assert value(services, "reelay_job_queue_seconds_sum", **about) == 4

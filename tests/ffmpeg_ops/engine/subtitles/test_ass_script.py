@@ -1,10 +1,9 @@
-"""What is drawn: the right glyphs, in the right colour at the right time, and never anything that the text commands."""
+"""What is drawn: the right glyphs in the right colour at the right time, and no tag of the client's text."""
 
 from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,18 +49,12 @@ def needs(family: str) -> None:
 
 @cache
 def drawn(cue: Cue, at_s: float = 0.5, size: tuple[int, int] = (480, 270), **style: Any) -> Frames:
-    """RGB picture of a cue on black."""
+    """A cue drawn on black, in RGB."""
     with tempfile.TemporaryDirectory() as folder:
         _write_script(Work(Path(folder)), [cue], look(StyleParams().load(style), *size))
-        source = [
-            "-f",
-            "lavfi",
-            "-i",
-            f"color=black:size={size[0]}x{size[1]}:rate=25",
-            "-vf",
-            f"trim=start={at_s},format=gbrp,ass=captions.ass",
-        ]
-        raw = ffmpeg(*source, "-frames:v", "1", "-f", "rawvideo", "-pix_fmt", "rgb24", "-", cwd=Path(folder))
+        source = ["-f", "lavfi", "-i", f"color=black:size={size[0]}x{size[1]}:rate=25"]
+        draw = ["-vf", f"trim=start={at_s},format=gbrp,ass=captions.ass", "-frames:v", "1"]
+        raw = ffmpeg(*source, *draw, "-f", "rawvideo", "-pix_fmt", "rgb24", "-", cwd=Path(folder))
     return np.frombuffer(raw, np.uint8).reshape(size[1], size[0], 3)
 
 
@@ -81,8 +74,8 @@ def test_every_letter_has_a_font_that_has_it(text: str, family: str) -> None:
 
 
 @each_script
-def test_what_is_drawn_are_the_letters_and_not_boxes(text: str, family: str) -> None:
-    """A missing glyph is the same box for all letters: then other letters would look the same."""
+def test_letters_are_drawn_and_not_boxes(text: str, family: str) -> None:
+    """A missing glyph is the same box for every letter."""
     needs(family)
     letters = text.replace(" ", "")
     pictures = {drawn(Cue(0, 1000, char * 2), size=(120, 68)).tobytes() for char in set(letters) if not is_mark(char)}
@@ -110,25 +103,23 @@ def test_arabic_letters_are_joined_and_run_from_right_to_left() -> None:
     assert centre(red(lit)) > centre(white(lit)), "the first word stands on the right"
 
 
-def test_what_no_font_has_is_left_out_and_told(tmp_path: Path) -> None:
-    warnings = _write_script(Work(tmp_path), [Cue(0, 1000, "a\U0010fffdb")], look(None, 160, 90))
-    assert warnings == ["no font has \U0010fffd; left out"]
+@pytest.mark.parametrize(
+    ("text", "style", "warning"),
+    [
+        ("a\U0010fffdb", None, "no font has \U0010fffd; left out"),
+        ("a", {"font": "Comic Neue Ultra"}, "the font Comic Neue Ultra is not installed; Noto Sans was used"),
+    ],
+)
+def test_missing_glyphs_and_fonts_are_warnings(text: str, style: Any, warning: str, tmp_path: Path) -> None:
+    assert _write_script(Work(tmp_path), [Cue(0, 1000, text)], look(style, 160, 90)) == [warning]
     assert "\U0010fffd" not in (tmp_path / "captions.ass").read_text()
 
 
-def test_a_font_that_is_not_installed_is_told(tmp_path: Path) -> None:
-    warnings = _write_script(Work(tmp_path), [Cue(0, 1000, "a")], look({"font": "Comic Neue Ultra"}, 160, 90))
-    assert warnings == ["the font Comic Neue Ultra is not installed; Noto Sans was used"]
-
-
-def test_without_a_list_of_fonts_text_still_is_written_and_measured() -> None:
+def test_without_a_list_of_fonts_text_is_still_written_and_measured() -> None:
     bare = Fonts((), "Noto Sans", bold=True)
     assert bare.runs("é你") == [("Noto Sans", "é你")] and 0.5 < bare.width("word") < 4
-
-
-def test_a_charset_is_read_as_fontconfig_writes_it() -> None:
-    found = Charset("20-7e a0 1f600-1f64f")
-    assert [char in found for char in " ~\x7f\xa0¡😀"] == [True, True, False, True, False, True]
+    charset = Charset("20-7e a0 1f600-1f64f")  # as fontconfig prints it
+    assert [char in charset for char in " ~\x7f\xa0¡😀"] == [True, True, False, True, False, True]
 
 
 # --- colours and times -----------------------------------------------------------------------------------------------
@@ -168,18 +159,14 @@ def test_karaoke_fills_from_left_to_right() -> None:
     assert shares == pytest.approx([0.01, 0.17, 0.5, 0.99], abs=0.06)
 
 
-def test_a_colour_and_its_opacity_are_as_asked() -> None:
+def test_colours_opacity_and_boxes_are_drawn() -> None:
     picture = drawn(Cue(0, 1000, "███"), color="#FF8000", outline=0, shadow=0)
     assert picture.max(axis=(0, 1)).tolist() == pytest.approx([255, 128, 0], abs=3)
     half = drawn(Cue(0, 1000, "███"), color="#FFFFFF80", outline=0, shadow=0)
     assert half.max() == pytest.approx(128, abs=4)
-
-
-def test_a_box_is_one_behind_all_lines() -> None:
-    picture = drawn(Cue(0, 1000, "long line\nx"), box="#0000FF", outline=0)
-    blue = picture[..., 2] > 200
+    blue = drawn(Cue(0, 1000, "long line\nx"), box="#0000FF", outline=0)[..., 2] > 200
     rows, columns = np.flatnonzero(blue.any(axis=1)), np.flatnonzero(blue.any(axis=0))
-    assert blue[rows[0] : rows[-1], columns[0] : columns[-1]].mean() > 0.99
+    assert blue[rows[0] : rows[-1], columns[0] : columns[-1]].mean() > 0.99, "one box behind all lines"
 
 
 @pytest.mark.parametrize(
@@ -202,48 +189,18 @@ def test_long_text_stays_inside_the_margins_in_every_style(preset: str, size: tu
     assert not ink[: size[1] // 5].any()
 
 
-# --- text is never a command -----------------------------------------------------------------------------------------
+# --- text is never a tag ---------------------------------------------------------------------------------------------
 
-EVIL = st.lists(
-    st.sampled_from(
-        [
-            "{\\p1}",
-            "\\N",
-            "\\h",
-            "{",
-            "}",
-            "\\",
-            "{\\an8}",
-            "\n",
-            "\r",
-            "\x0b",
-            "\x1c",
-            "\x85",
-            "\u2028",
-            "\x00",
-            "Dialogue: 0,",
-            "你",
-            "😀",
-            "م",
-            " ",
-            "a",
-            "{\\t(\\fs99)}",
-            "\ue003",
-            "\ue004",
-            "\ue0031\ue004",
-            "[Fonts]",
-            "{\\fnX}",
-            "<00:00:00.100>",
-        ]
-    ),
-    max_size=10,
-).map("".join)
+TAGS = ["{\\p1}", "\\N", "\\h", "{", "}", "\\", "{\\an8}", "{\\t(\\fs99)}", "{\\fnX}", "<00:00:00.100>", "[Fonts]"]
+BREAKS = ["\n", "\r", "\x0b", "\x1c", "\x85", "\u2028", "\x00", "\x0c", "\r\n", "\nDialogue: 0,"]
+LETTERS = ["Dialogue: 0,", "你", "😀", "م", " ", "a", "\ue003", "\ue004", "\ue0031\ue004"]
+EVIL = st.lists(st.sampled_from([*TAGS, *BREAKS, *LETTERS]), max_size=10).map("".join)
 OURS = re.compile(
     r"\{(?:\\fn[\w .&+()-]*|\\fs[\d.]*|\\b[01]|\\k\d+|\\kf\d+|\\[1][ac]&H[0-9A-F]{2,6}&|\\t\(\d+,\d+,(?:\\1[ac]&H[0-9A-F]{2,6}&)+\))+\}"
 )
 
 
-def only_ours(script: str, cues: Sequence[Cue]) -> bool:
+def only_ours(script: str) -> bool:
     events = script.partition("[Events]")[2].splitlines()[2:]
     texts = [line.split(",", 9)[9] for line in events if line]
     bare = [OURS.sub("", text).replace("\\{", "").replace("\\}", "").replace("\\N", "") for text in texts]
@@ -253,10 +210,10 @@ def only_ours(script: str, cues: Sequence[Cue]) -> bool:
 
 @settings(max_examples=120, deadline=None)
 @given(text=EVIL, highlight=st.sampled_from(["none", "word", "karaoke"]), upper=st.booleans())
-def test_no_text_is_a_command_or_a_line(text: str, highlight: str, upper: bool) -> None:
+def test_no_text_is_a_tag_or_a_line(text: str, highlight: str, upper: bool) -> None:
     style = look({"highlight": highlight, "upper_case": upper, "preset": "pop"}, 320, 180)
     cues = [Cue(0, 1000, text), Cue(0, 1000, "last", (Span(0, 2, 5, 9),))]
-    assert only_ours(to_ass(cues, style, fonts()), cues)
+    assert only_ours(to_ass(cues, style, fonts()))
 
 
 @settings(max_examples=80, deadline=None)
@@ -264,9 +221,9 @@ def test_no_text_is_a_command_or_a_line(text: str, highlight: str, upper: bool) 
     text=EVIL,
     kind=st.sampled_from(["WEBVTT\n\n00:00.000 --> 00:01.000\nx {}\n", "1\n00:00:00,000 --> 00:00:01,000\nx {}\n"]),
 )
-def test_no_subtitles_are_a_command_or_a_line(text: str, kind: str) -> None:
+def test_no_subtitles_are_a_tag_or_a_line(text: str, kind: str) -> None:
     cues = parse_text(kind.replace("{}", text), "subtitles")
-    assert only_ours(to_ass(cues, look({"highlight": "word"}, 320, 180), fonts()), cues)
+    assert only_ours(to_ass(cues, look({"highlight": "word"}, 320, 180), fonts()))
 
 
 def test_zero_length_cues_are_not_written() -> None:

@@ -14,6 +14,7 @@ import pytest
 from werkzeug.serving import make_server
 
 from common.settings import read
+from ffmpeg_ops.operation import VIDEO
 from gateway import create_app
 from gateway.dispatch import limits
 from gateway.domain.jobs import Job, JobStatus
@@ -40,7 +41,7 @@ class Chain:
     key_id: str
 
     def job(self, operation: str = "caption", params: Mapping[str, Any] = PARAMS) -> Job:
-        return self.services.jobs.create(self.key_id, operation, params)
+        return self.services.jobs.create(self.key_id, operation, params, VIDEO)
 
     def now(self, job: Job) -> Job:
         return self.services.jobs.get(job.id, self.key_id)

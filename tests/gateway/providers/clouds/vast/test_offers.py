@@ -38,7 +38,7 @@ def test_cost_takes_the_cheapest_speed_the_newest_encoder() -> None:
 
 def test_what_vast_filters_and_what_we_do_are_one() -> None:
     rows = market()
-    answered = found(rows, query(SETTINGS), ())
+    answered = found(rows, query(SETTINGS))
     assert [row["dph_total"] for row in answered] == sorted(row["dph_total"] for row in answered)
     with_encoder = {row["id"] for row in answered if generation(row["gpu_name"])}
     assert {one.id for one in usable(answered, SETTINGS)} == with_encoder

@@ -1,4 +1,4 @@
-"""A dispatcher alone whose leases expire soon: a test need not wait a minute for what a killed one held."""
+"""A dispatcher with short leases: a test need not wait a minute for those of a killed one."""
 
 from gateway.dispatch import __main__ as alone
 from gateway.dispatch import loop

@@ -1,0 +1,29 @@
+"""The files of a job: what it will make, and what is stored once it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from wire.media_types import MEDIA_TYPES, MediaType
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file that a job makes."""
+
+    #: Name of its media type.
+    type: str
+    #: Where it is stored, once the job has completed.
+    key: str | None = None
+    #: Its size, once the job has completed.
+    size_bytes: int | None = None
+
+    @property
+    def media_type(self) -> MediaType:
+        return MEDIA_TYPES[self.type]
+
+
+def declared(media_types: Mapping[str, MediaType]) -> dict[str, Output]:
+    """The outputs of a job that has not made them yet."""
+    return {name: Output(media_type.name) for name, media_type in media_types.items()}
