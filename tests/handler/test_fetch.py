@@ -260,7 +260,7 @@ def test_one_of_ten_that_fails_is_named_and_stops_the_others(files: FileServer, 
 
     def endless(request: Request) -> Reply:
         began.release()
-        return Reply(200, b"x" * 1000, trickle_s=0.02)
+        return Reply(200, b"x" * 500, trickle_s=0.02)
 
     def gone(request: Request) -> Reply:
         for _ in range(3):

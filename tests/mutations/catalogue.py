@@ -264,8 +264,8 @@ MUTATIONS = (
         "asset-url-logged",
         "No secret in an asset's URL reaches a log or an error",
         "handler/fetch.py",
-        'the URL could not be reached.", detail=calls.kinds(error)',
-        'the URL could not be reached.", detail=str(error)',
+        "detail=http_client.error_classes(error)",
+        "detail=str(error)",
         ("tests/handler/test_attempt.py::test_no_secret_reaches_the_log_when_nobody_listens",),
     ),
     Mutation(
