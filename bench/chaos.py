@@ -1,4 +1,4 @@
-"""Deaths of gateway, dispatcher and workers: all pairs of steps, or with --jobs so many jobs under random kills.
+"""Deaths of gateway, dispatcher and workers: all pairs of steps, or with --jobs that many jobs under random kills.
 
 Every run is one job's life by way of a stand-in for RunPod with real workers, and ends with one accepted result or is
 counted as broken. With --jobs the workers only pretend to encode.

@@ -1,4 +1,4 @@
-"""How soon a worker of RunPod's asks for work: from the start of its process to its first job-take."""
+"""The time from the start of a RunPod worker to its first job-take."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def first_take_s() -> float:
         def do_GET(self) -> None:
             if "/job-take/" in self.path:
                 asked.set()
-            time.sleep(0.5)  # a long poll; the worker is gone by then
+            time.sleep(0.5)  # a long poll, during which the worker is stopped
             self.send_response(204)
             self.end_headers()
 
@@ -71,6 +71,6 @@ def first_take_s() -> float:
                 raise TimeoutError(f"no job-take within {LIMIT_S} s")
             return time.perf_counter() - started
         finally:
-            os.killpg(worker.pid, signal.SIGKILL)  # its pinging child too
+            os.killpg(worker.pid, signal.SIGKILL)  # with the child that pings
             worker.wait()
             server.shutdown()

@@ -1,4 +1,4 @@
-"""How soon and at what cost in calls the end of a job at RunPod is seen, beside a plain loop over `/status`.
+"""How soon the end of a job at RunPod is seen, and with how many calls, compared with a plain loop over `/status`.
 
 The stand-in for RunPod takes 150 ms for every call and runs four real workers; eight clients have a job each, a hundred
 in all. A job is complete when its output is stored. Theirs: a loop that submits the same job and polls every 2 s.
@@ -53,7 +53,7 @@ def measure() -> list[Figure]:
 
 
 class _Photo(AbstractContextManager[str]):
-    """Serves the sample photograph; answers its URL."""
+    """Serve the sample photograph; return its URL."""
 
     def __enter__(self) -> str:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Samples)
@@ -79,7 +79,7 @@ def _endpoint(*origins: str, **config: Any) -> Emulator:
 
 
 def _gateway(folder: Path, photo: str, *, events: bool) -> tuple[list[float], float]:
-    """Milliseconds until each job's end was seen, and calls to RunPod a job."""
+    """Milliseconds until the end of each job was seen, and calls to RunPod per job."""
     port = free_port()
     with _endpoint(f"http://127.0.0.1:{port}", photo.rpartition("/")[0]) as runpod:
         _warm(runpod)
@@ -139,7 +139,7 @@ def _hundred(what: str, follow: Callable[[], float], runpod: Emulator) -> tuple[
 
 
 def _submits(folder: Path) -> float:
-    """Jobs a second that come in by HTTP and go out by `/run`; nobody does them."""
+    """Jobs per second that arrive over HTTP and leave through `/run`, without workers."""
     with _endpoint("http://127.0.0.1", min_workers=0, max_workers=0, max_queued=SUBMITS) as runpod:
         environ = {**runpod.gateway_environ, "THREADS": "32"}
         with Stack(folder / "data", folder / "logs", environ=environ) as stack, ThreadPoolExecutor(16) as pool:
@@ -157,13 +157,13 @@ def _submits(folder: Path) -> float:
 
 
 def _warm(runpod: Emulator) -> None:
-    """Until all workers wait for work."""
+    """Wait until all workers are idle."""
     ends_at = time.monotonic() + 60
     while runpod.fleet.counts()["idle"] < WORKERS:
         if time.monotonic() > ends_at:
             raise RuntimeError("the workers did not start")
         time.sleep(0.1)
-    time.sleep(3)  # what they load before their first job
+    time.sleep(3)  # the warm-up of the workers
 
 
 def _seen(name: str, ms: float, aim: str, meaning: str) -> Figure:

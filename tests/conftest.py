@@ -1,4 +1,4 @@
-"""Fixtures for all rooms. Tests talk to loopback only."""
+"""Fixtures for all tests, which connect to loopback only."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from hypothesis import settings
 from common import log
 from tests.servers import FileServer, file_server
 
-# The same examples for everybody where a change is judged; new ones at every run elsewhere.
+# The same examples every time in CI, new ones at every run elsewhere.
 settings.register_profile("judged", derandomize=True, deadline=None)
 settings.register_profile("exploring", deadline=None)
 settings.load_profile("judged" if os.environ.get("CI") else "exploring")
 
-# Applications are made and thrown away by the thousand: to look through all of them so often takes an eighth of the time.
+# Tests create applications by the thousand; collecting garbage less often saves an eighth of the time.
 gc.set_threshold(50_000, 20, 100)
 
 ROOT = Path(__file__).parent.parent
@@ -31,17 +31,17 @@ SAMPLES = ROOT / "samples"
 
 def pytest_collection_finish() -> None:
     gc.collect()
-    gc.freeze()  # the tests themselves are never garbage
+    gc.freeze()  # the collected tests are never garbage
 
 
 @pytest.fixture(autouse=True)
 def loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test that dials anything but this machine fails at once."""
+    """Fail a test that connects to anything but this machine."""
     dial = socket.socket.connect
 
     def connect(self: socket.socket, address: object) -> None:
         if isinstance(address, tuple) and address[0] not in {"127.0.0.1", "::1", "localhost"}:
-            raise AssertionError(f"a test dialled {address}")
+            raise AssertionError(f"a test connected to {address}")
         dial(self, address)  # type: ignore[arg-type]
 
     monkeypatch.setattr(socket.socket, "connect", connect)
@@ -49,20 +49,20 @@ def loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def no_log_context() -> None:
-    """What one test has bound to its log lines is not in another's."""
+    """Clear what other tests have bound to log lines."""
     structlog.contextvars.clear_contextvars()
 
 
 @pytest.fixture
 def files() -> Iterator[FileServer]:
-    """A stranger's file server on loopback."""
+    """A file server on loopback."""
     with file_server() as server:
         yield server
 
 
 @pytest.fixture
 def logged() -> Iterator[io.StringIO]:
-    """Everything that is logged from here on, by libraries too, at the chattiest level."""
+    """Everything that is logged from now on, by libraries too, at level DEBUG."""
     root, before = logging.getLogger(), logging.getLogger().handlers[:]
     level, config = root.level, structlog.get_config()
     stream = io.StringIO()

@@ -1,4 +1,4 @@
-"""PostgreSQL for tests: Debian's package, started on loopback with a data folder of its own, gone afterwards."""
+"""PostgreSQL for tests: Debian's package on loopback, with a temporary data folder."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ import pytest
 from scripts.stack import free_port
 
 START_S = 30
-# Nobody pulls the plug here: what a commit waits for the disk is tested by nobody, and slow.
+# Syncing is slow, and no test cuts the power.
 QUICK = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200", "shared_buffers=32MB")
 
 
 class Postgres:
-    """A server, run by `command` in `folder`; `database` makes one of one's own."""
+    """A server, run by `command` in `folder`."""
 
     def __init__(self, port: int, command: Sequence[str | Path], folder: Path) -> None:
         self.port = port
@@ -33,7 +33,7 @@ class Postgres:
         self._made = 0
 
     def start(self) -> None:
-        """Returns when it answers."""
+        """Start it; return when it responds."""
         path = self._folder / "log"
         with path.open("ab") as log:
             self._process = subprocess.Popen(
@@ -42,14 +42,14 @@ class Postgres:
         _wait_until_it_answers(self, self._process, path)
 
     def stop(self) -> None:
-        """At once: whoever is connected is cut off."""
+        """Stop it at once, and cut all connections."""
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT)
             self._process.wait(10)
 
     @contextmanager
     def database(self, template: str = "template0") -> Iterator[str]:
-        """URL of a new database, empty or a copy of `template`, for as long as the block lasts."""
+        """The URL of a new database, empty or a copy of `template`, which is dropped at the end."""
         self._made += 1
         name = f"test_{self._made}"
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
@@ -63,7 +63,7 @@ class Postgres:
 
 
 def programs() -> Path:
-    """Folder of `initdb` and `postgres`. Skips the test where they are missing; where CI is set, that is an error."""
+    """The folder of `initdb` and `postgres`. Skips the test where they are missing, or fails with CI set."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     there = shutil.which("initdb") if not found else str(found[-1])
     if there:
@@ -76,7 +76,7 @@ def programs() -> Path:
 
 @contextmanager
 def postgres_server() -> Iterator[Postgres]:
-    """A server for as long as the block lasts. PostgreSQL refuses to run as root: then the user `postgres` runs it."""
+    """A server, stopped at the end. PostgreSQL refuses to run as root, so then the user `postgres` runs it."""
     bin_dir = programs()
     with tempfile.TemporaryDirectory(prefix="reelay-postgres-") as folder:
         as_user: tuple[str, ...] = ()

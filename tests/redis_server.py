@@ -1,4 +1,4 @@
-"""Redis for tests: Debian's package, on loopback, keeping nothing."""
+"""Redis for tests: Debian's package on loopback, without persistence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.servers import eventually
 
 @contextmanager
 def redis_server(port: int | None = None) -> Iterator[str]:
-    """URL of a server for as long as the block lasts. Skips the test where it is missing; with CI that is an error."""
+    """The URL of a server, stopped at the end. Skips the test where Redis is missing, or fails with CI set."""
     program = shutil.which("redis-server")
     if program is None:
         reason = "Redis is missing; on Debian: apt-get install redis-server"

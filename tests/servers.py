@@ -1,4 +1,4 @@
-"""Real HTTP servers on loopback for tests: a stranger's file server that can misbehave in every way asked for."""
+"""Real HTTP servers on loopback: a file server that misbehaves as a test asks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-PATIENCE_S = 60.0  # only what is broken takes so long, however busy the machine is
-STOP_S = 9.0  # as long for what must end at once: less than what would end it otherwise, a time-out or its own end
+PATIENCE_S = 60.0  # reached only by what is broken, however busy the machine is
+STOP_S = 9.0  # for what must end at once: less than a timeout or its own end would take
 
 
 @dataclass
 class Request:
-    """One request that the server saw."""
+    """One request that the server got."""
 
     method: str
     path: str
@@ -25,7 +25,7 @@ class Request:
 
 @dataclass
 class Reply:
-    """What the server answers. `pause_s` before the headers, `trickle_s` between single bytes of the body."""
+    """A response: `pause_s` passes before its headers, `trickle_s` between single bytes of its body."""
 
     status: int = 200
     body: bytes = b""
@@ -60,7 +60,7 @@ class Loopback:
 
 
 class FileServer(Loopback):
-    """`routes` maps paths (without query) to replies; `requests` records what came. `url(path)` is where it listens."""
+    """`routes` maps paths (without query) to replies; `requests` records the requests."""
 
     def __init__(self, port: int = 0) -> None:
         self.routes: dict[str, Route] = {}
@@ -104,7 +104,7 @@ class FileServer(Loopback):
             do_GET = do_POST = do_PUT = do_DELETE = _answer
 
             def handle(self) -> None:
-                with suppress(ConnectionError):  # the caller was killed
+                with suppress(ConnectionError):  # the client was killed
                     super().handle()
 
             def log_message(self, format: str, *args: object) -> None: ...
@@ -131,7 +131,7 @@ def file_server() -> Iterator[FileServer]:
 
 
 def eventually(check: Callable[[], object], seconds: float = PATIENCE_S) -> None:
-    """Wait until `check` returns something true; fails after `seconds`. Only for what others do."""
+    """Wait until `check` returns something true; fail after `seconds`."""
     ends_at = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < ends_at, f"did not happen within {seconds} s"

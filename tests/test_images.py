@@ -1,4 +1,4 @@
-"""What the Dockerfiles promise, as far as it can be read from them; `make images` and `make test-image` show the rest."""
+"""Properties of the images that the Dockerfiles show; `make images` and `make test-image` test the others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ each_image = pytest.mark.parametrize("name", list(ROOMS))
 
 
 def instructions(name: str) -> list[tuple[str, str]]:
-    """(word, rest) of every instruction, continued lines joined."""
+    """(instruction, arguments) of every line, continued lines joined."""
     lines = [line for line in (ROOT / name).read_text().splitlines() if not line.lstrip().startswith("#")]
     text = "\n".join(lines).replace("\\\n", " ")
     return [(line.split()[0], " ".join(line.split()[1:])) for line in text.splitlines() if line.strip()]
@@ -39,13 +39,13 @@ def test_every_stage_begins_with_the_one_base_or_with_another_stage(name: str) -
 
 
 @each_image
-def test_the_process_is_nobody_special_and_has_an_init(name: str) -> None:
+def test_the_process_is_unprivileged_and_has_an_init(name: str) -> None:
     stage = last_stage(name)
     assert [rest for word, rest in stage if word == "USER"] == ["reelay"]
     assert [rest.startswith('["tini", "--"') for word, rest in stage if word == "ENTRYPOINT"] == [True]
 
 
-def test_the_gateway_tells_whether_it_is_well_whoever_builds_it() -> None:
+def test_the_gateway_has_a_health_check_with_every_engine() -> None:
     (check,) = [rest for word, rest in last_stage("Dockerfile.gateway") if word == "HEALTHCHECK"]
     assert "/health" in check
     assert "export BUILDAH_FORMAT = docker\n" in (ROOT / "Makefile").read_text()
@@ -68,13 +68,13 @@ def test_only_pinned_packages_and_no_code_but_its_own(name: str) -> None:
     assert all("--require-hashes" in rest for rest in installs if "apt-get" not in rest)
 
 
-def test_the_host_lends_the_gpu_with_its_encoder() -> None:
+def test_the_gpu_is_requested_with_its_encoder() -> None:
     env = " ".join(rest for word, rest in last_stage("Dockerfile.worker") if word == "ENV")
     assert "NVIDIA_VISIBLE_DEVICES=all" in env and "NVIDIA_DRIVER_CAPABILITIES=compute,video,utility" in env
 
 
 @each_image
-def test_what_is_copied_is_let_in_and_secrets_are_not(name: str) -> None:
+def test_dockerignore_lets_in_what_is_copied_and_no_secrets(name: str) -> None:
     rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert rules[0] == "*" and not {"!.env", "!data", "!.git"} & set(rules)
     sources = [
@@ -87,7 +87,7 @@ def test_what_is_copied_is_let_in_and_secrets_are_not(name: str) -> None:
 @pytest.mark.parametrize(
     ("mode", "module"), [(None, "handler"), ("", "handler"), ("runpod", "handler"), ("http", "handler.http_worker")]
 )
-def test_the_mode_chooses_the_face_and_arguments_reach_it(mode: str | None, module: str, tmp_path: Path) -> None:
+def test_the_mode_chooses_the_module_and_arguments_reach_it(mode: str | None, module: str, tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\necho "$@"\n')
     python.chmod(0o755)
@@ -96,7 +96,7 @@ def test_the_mode_chooses_the_face_and_arguments_reach_it(mode: str | None, modu
     assert said.stdout == f"-m {module} --test_input {{}}\n"
 
 
-def test_in_a_rented_instance_the_supervisor_runs_the_worker(tmp_path: Path) -> None:
+def test_on_a_rented_machine_the_supervisor_runs_the_worker(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\necho "$@"\n')
     python.chmod(0o755)
@@ -105,7 +105,7 @@ def test_in_a_rented_instance_the_supervisor_runs_the_worker(tmp_path: Path) -> 
     assert said.stdout == "-m handler.supervisor\n"
 
 
-def test_a_wrong_mode_is_told_by_name() -> None:
+def test_a_wrong_mode_is_named() -> None:
     environ = {"PATH": os.environ["PATH"], "WORKER_MODE": "vast"}
     done = subprocess.run(["sh", START], env=environ, capture_output=True, text=True)
     assert done.returncode == 1 and "WORKER_MODE" in done.stderr and "'vast'" in done.stderr

@@ -1,4 +1,4 @@
-"""Gateway and worker run with their own requirements alone, and all pins are of one resolution."""
+"""Gateway and worker run with their own requirements only, and all pins come from one resolution."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def pinned(name: str) -> list[str]:
 
 def uv(*arguments: str) -> None:
     tool = Path(sys.executable).with_name("uv")
-    # by the machine's certificates, as pip does
+    # with the machine's certificates, like pip
     subprocess.run([tool, "--quiet", "--system-certs", *arguments], check=True, timeout=300)
 
 
@@ -84,7 +84,7 @@ def test_every_line_is_one_exact_pin(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FILES[1:])
-def test_what_goes_into_an_image_is_known_by_its_hash(name: str) -> None:
+def test_every_package_of_an_image_has_hashes(name: str) -> None:
     text = (ROOT / name).read_text().replace("\\\n", " ")
     for line in text.splitlines():
         assert re.fullmatch(r"[^ ]+==[^ ]+( ; .+?)?( +--hash=sha256:[0-9a-f]{64})+", line), line[:80]

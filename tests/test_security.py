@@ -1,4 +1,4 @@
-"""SECURITY.md names tests; they are there."""
+"""The tests that SECURITY.md names exist."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TEXT = (ROOT / "SECURITY.md").read_text()
 NAMED = re.findall(r"`(tests/[\w/.]+)::(\w+)`", TEXT)
 
 
-def test_every_named_test_is_there() -> None:
+def test_every_named_test_exists() -> None:
     there = {path: _functions(ROOT / path) for path, _ in NAMED}
     assert [f"{path}::{name}" for path, name in NAMED if name not in there[path]] == []
 

@@ -1,4 +1,4 @@
-"""A client that costs little: `python -m bench.gateway.client`, a Load as JSON on standard input, a Report on output.
+"""A cheap client: `python -m bench.gateway.client` reads a Load as JSON from standard input and prints a Report.
 
 One thread keeps all connections and has one request under way on each, so that next to no time is taken from the server
 whose machine it shares.
@@ -21,7 +21,7 @@ STALLED_S = 60
 
 @dataclass(frozen=True)
 class Load:
-    """`requests`, sent again and again, until there were `count` or `seconds` are over."""
+    """`requests`, repeated until `count` were sent or `seconds` have passed."""
 
     port: int
     requests: tuple[str, ...]
@@ -32,7 +32,7 @@ class Load:
 
 @dataclass
 class Report:
-    """What was answered, within `seconds`: how long each answer took, and the addresses that answers named."""
+    """The responses within `seconds`: how long each took, and the Locations that they named."""
 
     seconds: float = 0.0
     took_ms: list[float] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Report:
 
 
 def request(method: str, path: str, headers: Mapping[str, str], body: str = "") -> str:
-    """One request as it goes over the wire."""
+    """One request in bytes."""
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", *(f"{name}: {value}" for name, value in headers.items())]
     if body:
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
@@ -56,7 +56,7 @@ def request(method: str, path: str, headers: Mapping[str, str], body: str = "") 
 
 
 def drive(load: Load) -> Report:
-    """`load` from a process of its own. Raises RuntimeError when an answer is not of the 200s."""
+    """Run `load` in a process of its own. Raises RuntimeError for a response that is not 2xx."""
     client = subprocess.run(
         [sys.executable, "-m", "bench.gateway.client"], input=json.dumps(asdict(load)), capture_output=True, text=True
     )
@@ -77,7 +77,7 @@ class _Connection:
         self.socket.sendall(raw)
 
     def received(self, report: Report) -> bool:
-        """Take what has come; whether that was the end of the answer."""
+        """Read what has arrived; return whether the response is complete."""
         piece = self.socket.recv(65536)
         if not piece:
             raise RuntimeError("the server has hung up")

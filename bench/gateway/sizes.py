@@ -1,4 +1,4 @@
-"""How much is measured, and what the parts of this bench share."""
+"""Sizes of this bench, and what its parts share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scripts.stack import Stack
 from tests.emulators.runpod import Config, Emulator
 
 CORES = 2
-# Requests, jobs and spending are counted as ever, only that no bench reaches the end of them.
+# Requests, jobs and spending are counted as usual, but no bench reaches these limits.
 LIMITS = {"RATE_LIMIT_PER_KEY": "10000000", "MAX_JOBS_PER_KEY": "10000000"}
 JOB = json.dumps({"url_image": "https://example.com/photo.jpg"})
 
@@ -36,7 +36,7 @@ class Sizes:
 
 @contextmanager
 def gateway(folder: Path, **environ: str) -> Iterator[tuple[Stack, Emulator]]:
-    """A gateway on CORES cores, and its endpoint: without workers, with room for all jobs and requests."""
+    """A gateway on CORES cores, and its endpoint, without workers and with room for all jobs and requests."""
     with Emulator(Config(max_workers=0, max_queued=10_000_000)) as runpod:
         stack = Stack(folder / "data", folder / "logs", environ={**runpod.gateway_environ, **LIMITS, **environ})
         with on_few_cores():
@@ -49,7 +49,7 @@ def gateway(folder: Path, **environ: str) -> Iterator[tuple[Stack, Emulator]]:
 
 @contextmanager
 def on_few_cores() -> Iterator[None]:
-    """Processes that are started inside have CORES cores, and keep them."""
+    """Bind processes that are started inside to CORES cores."""
     mine = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(mine)[:CORES])
     try:
@@ -59,7 +59,7 @@ def on_few_cores() -> Iterator[None]:
 
 
 def post(stack: Stack) -> str:
-    """The request for a job, as it goes over the wire."""
+    """The request for a job, in bytes."""
     return request("POST", "/video/img2vid", {"X-API-Key": stack.api_key}, JOB)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ class Plan:
         rate = filters.RATE if self.graph is not None else self.sources.sound.sample_rate
         for heard_s in (heard.packets_s, heard.packets * filters.FRAME / rate):
             if encoded.restarted or abs(heard_s - heard.skipped_s - self.length_s) > _SOUND_ERROR_S:
-                raise UnsteadySound(f"{heard} is not {self.length_s} s long; FFmpeg began anew: {encoded.restarted}")
+                raise UnsteadySound(f"{heard} is not {self.length_s} s long; FFmpeg restarted: {encoded.restarted}")
         return tracks["vide"]
 
 
@@ -92,14 +92,14 @@ def _make(work: Work, params: Mapping[str, Any], sources: Sources) -> dict[str, 
     copied = _copied_video(sources, length_s, params.get("encoding", {}), work)
     copies_sound = _can_copy_sound(sources, params, length_s, sound_end_s, work)
     plan = Plan(sources, length_s, None if copies_sound else _graph(sources, params, length_s, sound_end_s, work))
-    wanted = Encoding.of(params)
+    encoding = Encoding.of(params)
     if copied is not None:
         try:
-            return _copy(work, plan, *copied, wanted.max_bytes)
+            return _copy(work, plan, *copied, encoding.max_bytes)
         except OutputTooLarge:
-            if wanted.max_bytes is None:
+            if encoding.max_bytes is None:
                 raise
-    return _encode(work, plan, wanted)
+    return _encode(work, plan, encoding)
 
 
 def _lengths(sources: Sources, params: Mapping[str, Any], work: Work) -> tuple[float, float | None]:
@@ -175,11 +175,11 @@ def _copy(work: Work, plan: Plan, options: list[str], frames: int | None, max_by
     if encoded.errors and decodable and not inspect.is_decodable(work.output("video"), work):
         raise output.damaged(0, shown.packets)
     stream = replace(sources.stream, frames=shown.packets, duration_s=plan.length_s)
-    stats = output.stats(work, "copy", "cpu", replace(sources.info, video=stream))
-    return {**stats, **_warnings((), sources.errors + encoded.errors)}
+    errors = sources.errors + encoded.errors
+    return output.stats(work, "copy", "cpu", replace(sources.info, video=stream), errors=errors)
 
 
-def _encode(work: Work, plan: Plan, wanted: Encoding) -> dict[str, Any]:
+def _encode(work: Work, plan: Plan, encoding: Encoding) -> dict[str, Any]:
     """Encode the video."""
     sources, length_s = plan.sources, plan.length_s
     stream, video_s = sources.stream, sources.video_s
@@ -194,7 +194,7 @@ def _encode(work: Work, plan: Plan, wanted: Encoding) -> dict[str, Any]:
             video_options.encode(encoder, sources.info, stream, video_s, shown_s), decoded=True
         ),
         work,
-        wanted,
+        encoding,
         length_s=length_s,
         sound_bytes=lambda: plan.sound_bytes(work),
     )
@@ -205,17 +205,11 @@ def _encode(work: Work, plan: Plan, wanted: Encoding) -> dict[str, Any]:
     if expected is None:
         held = round((shown_s - video_s) * stream.frame_rate)  # copies of the last frame
         output.require_frames(made.encoded.frames - held, sources.video, stream, video_s, work)
-    stats = output.stats(work, made.encoder.name, made.encoder.device)
-    return {**stats, **_warnings(made.warnings, sources.errors + made.encoded.errors)}
+    errors = sources.errors + made.encoded.errors
+    return output.stats(work, made.encoder.name, made.encoder.device, warnings=made.warnings, errors=errors)
 
 
 def _require(frames: int, expected: int | None) -> None:
     """Raise AssetInvalid when less than `inspect.MIN_COMPLETE` of the expected frames came out."""
     if expected is not None and frames + _SLACK_FRAMES < inspect.MIN_COMPLETE * expected:
         raise output.damaged(frames, expected)
-
-
-def _warnings(warnings: Sequence[str], errors: int) -> dict[str, Any]:
-    """The warnings as a part of the result's stats."""
-    found = [*warnings, *output.warnings(errors)]
-    return {"warnings": found} if found else {}

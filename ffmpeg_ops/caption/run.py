@@ -66,11 +66,11 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
     # Where every frame that the header counts was written, its length is right; otherwise the output is probed.
     whole = encoded.frames == stream.frames and not encoded.errors
     size = (even(stream.width), even(stream.height))
-    told = output.made(size, encoded.frames, length_s) if whole else None
-    stats = output.stats(work, made.encoder.name, made.encoder.device, told)
+    known = output.made(size, encoded.frames, length_s) if whole else None
+    warnings += made.warnings
+    stats = output.stats(work, made.encoder.name, made.encoder.device, known, warnings=warnings, errors=encoded.errors)
     output.require_frames(stats["frames"] or 0, video, stream, length_s, work)
-    warnings += [*made.warnings, *output.warnings(encoded.errors)]
-    return {**stats, **({"warnings": warnings} if warnings else {})}
+    return stats
 
 
 def _cues(params: Mapping[str, Any], assets: Mapping[str, Path]) -> list[Cue]:

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import structlog
 
@@ -109,16 +108,11 @@ class Made:
     #: Why earlier encoders of the ladder failed.
     warnings: tuple[str, ...] = ()
 
-    @property
-    def told(self) -> dict[str, Any]:
-        """The warnings as a part of the result's stats."""
-        return {"warnings": list(self.warnings)} if self.warnings else {}
-
 
 def encode(
     command: Callable[[Encoder], list[str]],
     work: Work,
-    asked: Encoding,
+    encoding: Encoding,
     *,
     length_s: float,
     sound_bytes: Callable[[], int] = lambda: 0,
@@ -127,14 +121,14 @@ def encode(
     """Run FFmpeg with the arguments that `command` returns for an encoder, on the first rung that succeeds.
 
     While the GPU has no free session, it is retried for some seconds. `feed` makes standard input anew for every try;
-    progress never goes back. With `asked.max_bytes` the output is at most that large; `sound_bytes`, called only then,
-    returns how many of them the sound takes. Raises like `ffmpeg.encode`, OutputTooLarge for a video that cannot be
-    made to fit, and EncoderUnavailable without any encoder.
+    progress never goes back. With `encoding.max_bytes` the output is at most that large; `sound_bytes`, called only
+    then, returns how many of them the sound takes. Raises like `ffmpeg.encode`, OutputTooLarge for a video that cannot
+    be made to fit, and EncoderUnavailable without any encoder.
     """
     work = _monotonic(work)
     rates: list[int] = []
-    if asked.max_bytes is not None:
-        work = limited(work, asked.max_bytes)
+    if encoding.max_bytes is not None:
+        work = limited(work, encoding.max_bytes)
         rate = bitrate.video_rate(work.limits.max_output_bytes, length_s, sound_bytes())
         rates = [max(bitrate.MIN_RATE, int(rate * share)) for share in _TIGHTER]
 
@@ -143,9 +137,9 @@ def encode(
         return ffmpeg.encode(command(encoder), work, length_s=length_s, feed=feed() if feed else None)
 
     failed: list[tuple[str, EncodeFailed]] = []
-    for rung in _rungs(asked.codec):
+    for rung in _rungs(encoding.codec):
         try:
-            encoded = _fitted(replace(rung, quality=asked.quality), run, work, rates)
+            encoded = _fitted(replace(rung, quality=encoding.quality), run, work, rates)
             return Made(rung, encoded, tuple(f"{why}; used {rung.name}" for why, _ in failed))
         except EncodeFailed as error:
             why = _encoder_failure(error.detail)

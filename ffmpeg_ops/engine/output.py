@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -110,19 +111,26 @@ def made(size: tuple[int, int], frames: int, duration_s: float) -> inspect.Media
     return inspect.MediaInfo("mp4", duration_s, 0, video, None)
 
 
-def warnings(errors: int) -> list[str]:
-    """The warning about `errors` parts of the sources that could not be decoded, if any."""
-    return [f"{errors} decode error{'s' if errors > 1 else ''}"] if errors else []
+def stats(
+    work: Work,
+    encoder: str,
+    device: str,
+    info: inspect.MediaInfo | None = None,
+    *,
+    warnings: Iterable[str] = (),
+    errors: int = 0,
+) -> dict[str, Any]:
+    """The stats of the finished file, which is probed where `info` is not given.
 
-
-def stats(work: Work, encoder: str, device: str, info: inspect.MediaInfo | None = None) -> dict[str, Any]:
-    """The stats of the finished file, which is probed where `info` is not given."""
+    `warnings` and the number of decode `errors` of the sources are part of them where there are any.
+    """
     try:
         info = info or inspect.probe(work.output("video"), work)
     except AssetInvalid as error:
         raise EncodeFailed(detail=error.detail) from error
     if info.video is None:
         raise EncodeFailed(detail="the output has no video stream")
+    found = [*warnings, *([f"{errors} decode error{'s' if errors > 1 else ''}"] if errors else [])]
     return {
         "duration_s": round(length_s(info, info.video), 3),
         "size_bytes": work.output("video").stat().st_size,
@@ -132,4 +140,5 @@ def stats(work: Work, encoder: str, device: str, info: inspect.MediaInfo | None 
         "encoder": encoder,
         "device": device,
         "ffmpeg_version": ffmpeg.version(),
+        **({"warnings": found} if found else {}),
     }

@@ -59,8 +59,8 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
         feed=lambda: frames.render(picture, boxes, size),
     )
     output.require_written(count, work)
-    told = output.made(size, count, float(count / rate))
-    return {**output.stats(work, made.encoder.name, made.encoder.device, told), **made.told}
+    info = output.made(size, count, float(count / rate))
+    return output.stats(work, made.encoder.name, made.encoder.device, info, warnings=made.warnings)
 
 
 def shot(

@@ -1,4 +1,4 @@
-"""Calls the HTTP API of a provider or of a worker there: one deadline, one cap, no redirects, no surprises."""
+"""Calls the HTTP API of a provider or a worker: with one deadline, a maximum size, and no redirects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gateway.providers.pinned_tls import PinnedAdapter, WrongCertificate
 
 CONNECT_TIMEOUT_S = 3
 READ_TIMEOUT_S = 10
-# Of a whole answer, however slowly or endlessly it comes.
+# For a whole answer, however slowly it comes.
 ANSWER_S = 15
 MAX_ANSWER_BYTES = 1_000_000
 _CONNECTIONS = 32
@@ -26,23 +26,24 @@ _CONNECTIONS = 32
 
 @dataclass(frozen=True)
 class Answer:
-    """What was answered; `body` is empty when it was no JSON object."""
+    """What the server answered."""
 
     status: int
+    #: Empty when it was not a JSON object.
     body: Mapping[str, Any]
     headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def retry_after_s(self) -> float | None:
-        """The header Retry-After, where it tells seconds."""
+        """The header Retry-After, where it is in seconds."""
         text = self.headers.get("Retry-After", "")
         return float(text) if text.isdecimal() else None
 
 
 class Api:
-    """An API below `base_url`. Connections are kept for the next call where `keep_alive` says so.
+    """An API below `base_url`. With `keep_alive` connections are kept for the next call.
 
-    With a `fingerprint` only a server with that very certificate is spoken to, whoever has signed it.
+    With a `fingerprint` calls are made to a server with that certificate only, whoever has signed it.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Api:
         self._kept = self._session() if keep_alive else None
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
-        """Raises requests.RequestException and nothing else."""
+        """Make one call. Raises requests.RequestException and nothing else."""
         if self._kept is not None:
             return self._call(self._kept, method, path, body)
         with self._session() as http:
@@ -66,7 +67,7 @@ class Api:
         http.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         http.headers.update(self._headers)
         if self._fingerprint is not None:
-            http.verify = False  # of all that a certificate says only its fingerprint counts
+            http.verify = False  # only the certificate's fingerprint counts
             http.adapters.clear()
             http.mount("https://", PinnedAdapter(self._fingerprint))
             return http
@@ -89,17 +90,17 @@ class Api:
         except requests.RequestException:
             raise
         except (ValueError, urllib3.exceptions.HTTPError) as error:
-            # requests lets these out, for example of a redirect to an address that is none
-            raise requests.ConnectionError(f"the answer is no HTTP: {error}") from error
+            # requests does not wrap these, for example of a redirect to an invalid address
+            raise requests.ConnectionError(f"the answer is not HTTP: {error}") from error
 
 
 def never_sent(error: requests.RequestException) -> bool:
-    """Whether no connection came about, so that nobody can have seen the request."""
+    """Whether no connection was made, so that the request cannot have been seen."""
     return isinstance(error, requests.ConnectTimeout) or isinstance(_reason(error), NewConnectionError)
 
 
 def wrong_certificate(error: requests.RequestException) -> bool:
-    """Whether somebody else than the one with the pinned certificate was there. Nothing was sent then."""
+    """Whether the server had another certificate than the pinned one. Nothing was sent then."""
     return isinstance(_reason(error), WrongCertificate)
 
 
@@ -108,7 +109,7 @@ def _reason(error: requests.RequestException) -> object:
 
 
 def _read(response: requests.Response, ends_at: float) -> bytes:
-    # `read1` hands over what has arrived, so that a byte a second still meets the deadline
+    # `read1` returns what has arrived, so that a byte a second still meets the deadline
     body = b""
     while chunk := response.raw.read1(MAX_ANSWER_BYTES, decode_content=False):
         body += chunk
@@ -116,7 +117,7 @@ def _read(response: requests.Response, ends_at: float) -> bytes:
             raise requests.ConnectionError("the answer is too large")
         if time.monotonic() > ends_at:
             break
-    if time.monotonic() > ends_at:  # one without a body, too
+    if time.monotonic() > ends_at:  # also one without a body
         raise requests.ReadTimeout("the answer came too slowly")
     return body
 

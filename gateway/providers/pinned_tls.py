@@ -1,4 +1,4 @@
-"""HTTPS to a server that is known by its certificate alone, and to nobody else."""
+"""HTTPS to a server that is known by its certificate alone."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class WrongCertificate(NewConnectionError):
 
 
 class _PinnedConnection(HttpsConnection):
-    """Whatever goes wrong before the connection stands is told as one that never came about."""
+    """Reports everything that fails before the connection is complete as a connection that was never made."""
 
     def connect(self) -> None:
         try:
             super().connect()
         except ConnectTimeoutError:
             raise
-        except SSLError as error:  # urllib3's own, for a fingerprint; what the handshake raises is an OSError
+        except SSLError as error:  # of the fingerprint; the handshake raises OSError
             raise WrongCertificate(self, str(error)) from error
         except (OSError, HTTPError) as error:
             raise NewConnectionError(self, f"the handshake failed: {error}") from error
@@ -36,25 +36,25 @@ class _PinnedPool(HTTPSConnectionPool):
 
 
 class PinnedAdapter(TimelyAdapter):
-    """Speaks only to a server whose certificate has this SHA-256 fingerprint, in hexadecimal."""
+    """Connects only to a server whose certificate has this SHA-256 fingerprint, in hexadecimal."""
 
     def __init__(self, fingerprint: str) -> None:
         self._fingerprint = fingerprint
         super().__init__(pool_connections=1)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        # Without it urllib3 reads all authorities that the system knows, at every connection: 30 ms and more.
+        # without it urllib3 reads all authorities of the system at every connection, which takes 30 ms and more
         context = create_urllib3_context(cert_reqs=ssl.CERT_NONE)
         super().init_poolmanager(*args, assert_fingerprint=self._fingerprint, ssl_context=context, **kwargs)
         self.poolmanager.pool_classes_by_scheme = {"https": _PinnedPool}
 
 
 def presented_certificate(host: str, port: int, timeout_s: float) -> bytes:
-    """The DER of whatever certificate a server shows; nothing else is said to it. Raises OSError."""
+    """Return the certificate that a server presents, in DER. Nothing is sent to it. Raises OSError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with socket.create_connection((host, port), timeout_s) as plain, context.wrap_socket(plain) as secure:
         certificate = secure.getpeercert(binary_form=True)
     if not certificate:
-        raise ssl.SSLError("the server shows no certificate")
+        raise ssl.SSLError("the server presents no certificate")
     return certificate

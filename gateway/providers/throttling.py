@@ -1,4 +1,4 @@
-"""What keeps us from asking a provider too much: a budget of calls, and a breaker for one that fails."""
+"""Keeps calls of a provider within its limits: a rate limiter, and a breaker for one that fails."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class RateLimited(Exception):
 
 
 class RateLimiter:
-    """At most `calls` calls in any `window_s` seconds, and `at_once` at a time; shared by all threads.
+    """Allows `calls` calls in any `window_s` seconds, and `at_once` at a time; shared by all threads.
 
-    `now` tells seconds and never goes back.
+    `now` returns seconds and never goes back.
     """
 
     def __init__(self, calls: int, window_s: float, at_once: int, now: Callable[[], float] = time.monotonic) -> None:
@@ -32,7 +32,7 @@ class RateLimiter:
 
     @contextmanager
     def call(self, wait_s: float) -> Iterator[None]:
-        """The right to make one call, waited for at most `wait_s` seconds. Raises RateLimited."""
+        """Wait at most `wait_s` seconds for the right to make one call. Raises RateLimited."""
         ends_at = self._now() + wait_s
         with self._changed:
             while (pause := self._pause_s()) > 0:
@@ -50,7 +50,7 @@ class RateLimiter:
                 self._changed.notify()
 
     def close(self, seconds: float) -> None:
-        """The provider said that it was too much: nobody calls for so long."""
+        """Allow no call for so long: the provider said that there were too many."""
         with self._changed:
             self._closed_until = max(self._closed_until, self._now() + seconds)
 
@@ -61,23 +61,23 @@ class RateLimiter:
         if now < self._closed_until:
             return self._closed_until - now
         if self._running >= self._at_once:
-            return self._window_s  # until another call ends and tells
+            return self._window_s  # until another call ends and notifies
         if len(self._made) >= self._calls:
             return self._made[0] + self._window_s - now
         return 0.0
 
 
 class Breaker:
-    """Open after `failures` failures in a row: nobody asks for `open_s` seconds, then one caller tries.
+    """Opens after `failures` failures in a row: no call is made for `open_s` seconds, then one caller tries.
 
-    Others go on being refused until that one has succeeded. With every try that fails the pause doubles, up to
-    `most_s`. Safe to share between threads.
+    Others are refused until that one has succeeded. With every try that fails the pause doubles, up to `max_s`. Safe
+    to share between threads.
     """
 
     def __init__(
-        self, failures: int = 8, open_s: float = 2.0, most_s: float = 60.0, now: Callable[[], float] = time.monotonic
+        self, failures: int = 8, open_s: float = 2.0, max_s: float = 60.0, now: Callable[[], float] = time.monotonic
     ) -> None:
-        self._limit, self._open_s, self._most_s, self._now = failures, open_s, most_s, now
+        self._limit, self._open_s, self._max_s, self._now = failures, open_s, max_s, now
         self._failures = 0
         self._pause_s = open_s
         self._open_until = 0.0
@@ -85,7 +85,7 @@ class Breaker:
         self._lock = threading.Lock()
 
     def closed_in_s(self) -> float:
-        """0 when a call may be made, else the seconds until the next one may. Whoever gets 0 must report the end."""
+        """Return 0 when a call may be made, else the seconds to wait. A caller that got 0 must report the outcome."""
         with self._lock:
             if self._failures < self._limit:
                 return 0.0
@@ -93,23 +93,23 @@ class Breaker:
             if now < self._open_until:
                 return self._open_until - now
             self._trying = True
-            self._open_until = now + self._open_s  # the others wait for what this caller finds
+            self._open_until = now + self._open_s  # the others wait for this caller's outcome
             return 0.0
 
     def succeeded(self) -> bool:
-        """Whether this ended a time of failures."""
+        """Report a success; return whether it closed the breaker."""
         with self._lock:
             was_open = self._failures >= self._limit
             self._failures, self._pause_s, self._trying = 0, self._open_s, False
             return was_open
 
     def failed(self) -> bool:
-        """Whether this was the failure that opened it. What was under way when it opened changes nothing more."""
+        """Report a failure; return whether it opened the breaker. Calls that were under way then change nothing."""
         with self._lock:
             self._failures += 1
             opened = self._failures == self._limit
             if self._trying:
-                self._pause_s = min(self._most_s, self._pause_s * 2)
+                self._pause_s = min(self._max_s, self._pause_s * 2)
             if opened or self._trying:
                 self._open_until, self._trying = self._now() + self._pause_s, False
             return opened

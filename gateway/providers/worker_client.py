@@ -23,25 +23,28 @@ from wire.identity import fingerprint_of, proof
 _RETRY_S = 2.0
 
 
-def worker_secrets(signer: Signer, instance: str = "local") -> dict[str, str]:
-    """The session token and the worker's own key of one instance, both made from SECRET_KEY."""
+def worker_secrets(signer: Signer, worker: str = "local") -> dict[str, str]:
+    """The session token and the key of one worker, both derived from SECRET_KEY."""
     return {
-        "SESSION_TOKEN": signer.derive("session-token", instance),
-        "WORKER_API_KEY": signer.derive("worker-key", instance),
+        "SESSION_TOKEN": signer.derive("session-token", worker),
+        "WORKER_API_KEY": signer.derive("worker-key", worker),
     }
 
 
 @dataclass(frozen=True)
 class Health:
-    """What a worker tells of itself: slots in all, those that are taken, and the caller's address as seen there."""
+    """What a worker reports of itself."""
 
+    #: Attempts that it takes at once.
     slots: int
+    #: Attempts that it has now.
     busy: int
+    #: The caller's address as the worker sees it.
     peer: str
 
 
 class Unreachable(Unavailable):
-    """The worker was not reached. `silent`: nothing at all came back, where a refused connection is a sign of life."""
+    """The worker was not reached. `silent`: nothing came back; a refused connection is a sign of life."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(f"the worker cannot be reached: {type(error).__name__}")
@@ -49,29 +52,29 @@ class Unreachable(Unavailable):
 
 
 class NotAllowed(Unavailable):
-    """The worker knows our secrets, but lets nobody in from `peer`, which is our address as seen there."""
+    """The worker knows our secrets but refuses callers from `peer`, which is our address as it sees it."""
 
     def __init__(self, peer: str) -> None:
-        super().__init__(f"the worker lets nobody in from {peer}, as it sees this gateway")
+        super().__init__(f"the worker refuses callers from {peer}, as it sees this gateway")
         self.peer = peer
 
 
 class WorkerClient:
     """One worker at `base_url`, with its own session token and key.
 
-    With `tls` the worker first has to prove that the certificate it shows is its own; every call is then made to that
-    certificate and no other. One that has started anew has a new certificate, and is asked for its proof again.
+    With `tls` the worker first has to prove that the certificate it presents is its own; every call is then made to
+    that certificate and no other. A restarted worker has a new certificate, and has to prove it again.
     """
 
     def __init__(self, base_url: str, session_token: str, api_key: str, *, tls: bool = False) -> None:
         self._base, self._token, self._key = base_url, session_token, api_key
-        self._api = None if tls else self._entrusted()
+        self._api = None if tls else self._trusted_api()
 
     def submit(self, job_input: Mapping[str, Any]) -> Accepted | NotYet:
-        """Hand over a worker's input; the answer and the errors are those of `Provider.submit`."""
+        """Hand over a worker's input. Returns and raises what `Provider.submit` does."""
         try:
             answer = self._call("POST", f"/video/{job_input['operation']}", job_input)
-        except Unreachable:  # before it was asked for anything
+        except Unreachable:  # nothing was sent
             return NotYet("the worker is not up", _RETRY_S)
         except requests.RequestException as error:
             if never_sent(error):
@@ -80,7 +83,7 @@ class WorkerClient:
         return _submitted(answer)
 
     def poll(self, attempt_id: str) -> Remote:
-        """What the worker tells of the attempt; GONE when it does not know it. Raises Unavailable."""
+        """Return what the worker reports of the attempt, GONE when it does not know it. Raises Unavailable."""
         answer = self._ask("GET", f"/jobs/{attempt_id}")
         if answer.status == 404:
             return Remote(Phase.GONE)
@@ -89,13 +92,13 @@ class WorkerClient:
         return _remote(answer.body)
 
     def cancel(self, attempt_id: str) -> None:
-        """Raises Unavailable; an unknown attempt is no error."""
+        """Take the attempt back; an unknown one is no error. Raises Unavailable."""
         answer = self._ask("DELETE", f"/jobs/{attempt_id}")
         if answer.status not in {200, 404}:
             raise Unavailable(f"the worker answered with status {answer.status}")
 
     def health(self) -> Health:
-        """Raises Unreachable, NotAllowed, or Unavailable with the reason."""
+        """Ask how the worker is. Raises Unreachable, NotAllowed, or Unavailable with the reason."""
         answer = self._ask("GET", "/health")
         if answer.status == 403 and isinstance(peer := answer.body.get("peer"), str):
             raise NotAllowed(peer)
@@ -105,10 +108,10 @@ class WorkerClient:
             slots = answer.body["slots"]
             return Health(int(slots["total"]), int(slots["busy"]), str(answer.body["peer"]))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise Unavailable(f"the worker's answer makes no sense: {error!r}") from error
+            raise Unavailable(f"the worker's answer is not understood: {error!r}") from error
 
     def check(self) -> None:
-        """Raises Unavailable with the reason."""
+        """Return when the worker is well. Raises Unavailable with the reason."""
         self.health()
 
     def _ask(self, method: str, path: str) -> Answer:
@@ -118,17 +121,17 @@ class WorkerClient:
             raise Unreachable(error) from error
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
-        """Raises requests.RequestException of the call itself, Unavailable of what comes before it."""
-        api = self._api or self._proven()
+        """Raises requests.RequestException for the call itself, Unavailable for what comes before it."""
+        api = self._api or self._prove()
         try:
             return api.call(method, path, body)
         except requests.RequestException as error:
             if not wrong_certificate(error):
                 raise
-        return self._proven().call(method, path, body)
+        return self._prove().call(method, path, body)
 
-    def _proven(self) -> Api:
-        """The worker by the certificate that it shows now, once it has proved that this is its own."""
+    def _prove(self) -> Api:
+        """Connect to the certificate that the worker presents now, once it has proved that it is its own."""
         try:
             parts = urlsplit(self._base)
             der = presented_certificate(parts.hostname or "", parts.port or 443, CONNECT_TIMEOUT_S)
@@ -137,14 +140,14 @@ class WorkerClient:
             answer = stranger.call("GET", f"/identity?nonce={nonce}")
         except (OSError, ValueError) as error:  # requests' errors are OSErrors
             raise Unreachable(error) from error
-        told, expected = answer.body.get("proof"), proof(self._token, nonce, fingerprint)
-        if not (isinstance(told, str) and told.isascii() and hmac.compare_digest(told, expected)):
-            raise Unavailable(f"who answers has not proved to be the worker (status {answer.status})")
-        self._api = self._entrusted(fingerprint)
+        given, expected = answer.body.get("proof"), proof(self._token, nonce, fingerprint)
+        if not (isinstance(given, str) and given.isascii() and hmac.compare_digest(given, expected)):
+            raise Unavailable(f"the server has not proved to be the worker (status {answer.status})")
+        self._api = self._trusted_api(fingerprint)
         return self._api
 
-    def _entrusted(self, fingerprint: str | None = None) -> Api:
-        # A kept connection that the worker has just closed would make the next submit ambiguous.
+    def _trusted_api(self, fingerprint: str | None = None) -> Api:
+        # a kept connection that the worker has just closed would make the next submit ambiguous
         headers = {"X-Session-Token": self._token, "X-API-Key": self._key}
         return Api(self._base, headers, keep_alive=False, fingerprint=fingerprint)
 
@@ -156,7 +159,7 @@ def _submitted(answer: Answer) -> Accepted | NotYet:
         case 503, _:
             return NotYet("the worker is busy", _RETRY_S)
         case 401 | 403, _:
-            raise Unavailable(f"the worker does not let this gateway in: {_reason(answer)}")
+            raise Unavailable(f"the worker refuses this gateway: {_reason(answer)}")
         case 400, WorkerOutdated.code:
             raise Unavailable(_reason(answer))
         case ((404 | 405 | 413 | 415), _):
@@ -176,8 +179,8 @@ def _remote(body: Mapping[str, Any]) -> Remote:
         if status in {"failed", "cancelled"}:
             return Remote(Phase.FAILED, error=_error(body["error"]))
     except (KeyError, TypeError, ValueError, OverflowError, ValidationError) as error:
-        raise Unavailable(f"the worker's answer makes no sense: {error!r}") from error
-    raise Unavailable(f"the worker tells an unknown status {status!r}")
+        raise Unavailable(f"the worker's answer is not understood: {error!r}") from error
+    raise Unavailable(f"the worker reports an unknown status {status!r}")
 
 
 def _progress(raw: Any) -> float:

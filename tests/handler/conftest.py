@@ -55,7 +55,7 @@ def _ffmpeg(folder: Path, *arguments: str) -> None:
 
 @pytest.fixture
 def server() -> Iterator[Callable[[], FileServer]]:
-    """Starts servers; they are closed beside the next test, for closing one waits for its poll."""
+    """Starts servers; they are closed in the background, because closing waits for the server's poll."""
     started: list[FileServer] = []
 
     def start() -> FileServer:
@@ -69,7 +69,7 @@ def server() -> Iterator[Callable[[], FileServer]]:
 
 @pytest.fixture
 def files(media: Path, server: Callable[[], FileServer]) -> FileServer:
-    """A stranger's file server on loopback that has all of `media`."""
+    """A file server on loopback with all of `media`."""
     files = server()
     for path in media.iterdir():
         files.routes[f"/{path.name}"] = Reply(body=path.read_bytes())

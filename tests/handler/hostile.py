@@ -1,4 +1,4 @@
-"""One attempt with an input that means harm, and what must hold whatever it comes to."""
+"""One attempt with a hostile input, and what must hold however it ends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from wire.errors import JobError
 
 MEMORY_KB = 2_000_000
 TIMEOUT_S = 20
-# A worker that says `worker_error`, or that something cannot be told, has met what nobody thought of.
+# `worker_error` would mean a case that the worker does not handle.
 EXPECTED = frozenset(
     {
         *(
@@ -37,7 +37,7 @@ EXPECTED = frozenset(
 
 @dataclass
 class Outcome:
-    """`code` is completed or the error's; `output` the file that came out; `memory_kb` the most of any process."""
+    """`code` is `completed` or that of the error; `memory_kb` is the maximum of any process."""
 
     code: str
     message: str
@@ -47,7 +47,7 @@ class Outcome:
 
 
 def endure(raw: dict[str, Any], settings: Settings, timeout_s: int = TIMEOUT_S) -> Outcome:
-    """Run the attempt. Fails unless it ends in time as it may, within memory, and leaves nothing behind."""
+    """Run the attempt; check that it ends in time with an expected code, within memory, without leftovers."""
     threads, files, children = _threads(), _files(), set(_children())
     _forget_peak()
     children_kb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
@@ -55,7 +55,7 @@ def endure(raw: dict[str, Any], settings: Settings, timeout_s: int = TIMEOUT_S) 
     outcome = _run(raw, settings, timeout_s)
     outcome.seconds = time.monotonic() - began_at
     assert outcome.code in {"completed", *EXPECTED}, outcome
-    assert outcome.seconds < 2 * timeout_s + FOREVER_S, outcome  # the attempt's own limit has ended it
+    assert outcome.seconds < 2 * timeout_s + FOREVER_S, outcome  # ended by its own limit
     eventually(lambda: set(_children()) <= children, STOP_S)
     eventually(lambda: _threads() <= threads, STOP_S)
     eventually(lambda: _files() <= files, STOP_S)
@@ -64,23 +64,23 @@ def endure(raw: dict[str, Any], settings: Settings, timeout_s: int = TIMEOUT_S) 
     outcome.memory_kb = max(_peak_kb(), now_kb if now_kb > children_kb else 0)
     assert outcome.memory_kb < MEMORY_KB, outcome
     if outcome.output is not None:
-        assert frames(outcome.output), "what is called a video must play"
+        assert frames(outcome.output), "the video must play"
     return outcome
 
 
 def _threads() -> int:
-    return sum(thread.name != "watch" for thread in threading.enumerate())  # the one that all calls share stays
+    return sum(thread.name != "watch" for thread in threading.enumerate())  # shared by all calls, and stays
 
 
 def limits(raw: dict[str, Any], timeout_s: int) -> dict[str, Any]:
-    """`raw` with those limits: a delivery that says nothing but them."""
+    """`raw` with a delivery of limits only."""
     told = {"max_asset_bytes": 100_000_000, "max_output_bytes": 100_000_000, "timeout_s": timeout_s}
     delivery = {"version": 1, "job_id": "job_1", "attempt_id": "att_1", "deadline": "2099-01-01T00:00:00Z"}
     return {**raw, "delivery": {**delivery, "limits": told}}
 
 
 def frames(video: Path) -> bytes:
-    """All pictures of a video, small and grey, and its sound: whatever was shown of a stranger's file is in there."""
+    """All frames of a video, small and grey, in which a planted picture would show."""
     command = ["ffmpeg", "-v", "error", "-nostdin", "-i", video, "-frames:v", "200", "-f", "rawvideo"]
     return subprocess.run(
         [*command, "-pix_fmt", "gray", "-vf", "scale=96:-2", "-"], check=True, capture_output=True, timeout=60

@@ -1,4 +1,4 @@
-"""What the tests of the worker share: a gateway on loopback, servers that misbehave below HTTP, a look at processes."""
+"""Helpers of the worker's tests: a gateway on loopback, servers that misbehave below HTTP, process lists."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FOREVER_S = 60.0
 
 @dataclass
 class Gateway:
-    """The gateway's side of one attempt. `on_event` and `on_put` say what it answers."""
+    """The gateway of one attempt. `on_event` and `on_put` return its responses."""
 
     server: FileServer
     on_event: Callable[[dict[str, Any]], Reply] = lambda event: OK
@@ -59,7 +59,7 @@ class Gateway:
 
     @property
     def milestones(self) -> list[str]:
-        """The types of all events but progress, of which a slow machine reports more."""
+        """The types of all events but progress, whose number depends on the machine."""
         return [type_ for type_ in self.types if type_ != "progress"]
 
     def of_type(self, type_: str) -> list[dict[str, Any]]:
@@ -79,7 +79,7 @@ class Gateway:
 
 @dataclass
 class Attempt:
-    """An attempt on a thread of its own, so that a test can act on it while it runs."""
+    """An attempt on a thread of its own, on which a test can act while it runs."""
 
     raw: dict[str, Any]
     settings: Settings
@@ -118,7 +118,7 @@ def failure(raw: object, settings: Settings) -> JobError:
 
 
 def ffmpegs(parent: int | None = None) -> list[int]:
-    """The living FFmpeg processes that `parent` (this process) started."""
+    """The ids of the running FFmpeg processes that `parent` (default: this process) started."""
     return [pid for pid, comm, ppid in _processes() if comm == "ffmpeg" and ppid == (parent or os.getpid())]
 
 
@@ -141,7 +141,7 @@ def _processes() -> Iterator[tuple[int, str, int]]:
 
 @contextmanager
 def raw_server(answer: bytes) -> Iterator[str]:
-    """The origin of a server that sends `answer`, whatever it is asked, and hangs up."""
+    """The origin of a server that sends `answer` to every request and closes the connection."""
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -149,7 +149,7 @@ def raw_server(answer: bytes) -> Iterator[str]:
             try:
                 self.request.sendall(answer)
             except OSError:
-                pass  # the caller had heard enough
+                pass  # the client has closed the connection
 
     class Server(socketserver.ThreadingTCPServer):
         daemon_threads = True
@@ -165,7 +165,7 @@ def raw_server(answer: bytes) -> Iterator[str]:
 
 @contextmanager
 def deaf_server() -> Iterator[str]:
-    """The origin of a server that never accepts: its queue is full, so that connecting to it blocks."""
+    """The origin of a server that never accepts: its queue is full, so connecting blocks."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -181,7 +181,7 @@ def deaf_server() -> Iterator[str]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A port without a listener."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])

@@ -15,7 +15,7 @@ from handler.settings import Settings
 from tests.handler.hostile import endure
 from tests.servers import FileServer, Reply
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # parsers warn of what is odd
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # parsers warn of odd files
 
 CASES, SEED = int(os.environ.get("FUZZ_CASES", "60")), int(os.environ.get("FUZZ_SEED", "1"))
 

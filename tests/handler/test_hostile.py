@@ -1,6 +1,6 @@
-"""Files that mean harm, through a whole attempt: each ends in a clear error or a good video and takes nothing with it.
+"""Hostile files in a whole attempt: each ends in a clear error or a valid video, and gets nothing from the disk.
 
-Files of the worker's disk are planted that every reference names: white pictures, and words that no output may show.
+References name planted files on the worker's disk: white pictures, and a text that no output may show.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ASS = (
     "Style: D,Arial,20,&H00FFFFFF,&H0,&H0,&H0,0,0,0,0,100,100,0,0,1,2,0,2,9,9,9,1\n\n[Events]\n"
     "Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text\n"
 )
-pytestmark = pytest.mark.filterwarnings("ignore")  # parsers warn of what is odd
+pytestmark = pytest.mark.filterwarnings("ignore")  # parsers warn of odd files
 
 Try = Callable[..., Outcome]
 
@@ -71,7 +71,7 @@ def shows_nothing_planted(outcome: Outcome) -> None:
         assert np.frombuffer(frames(outcome.output), np.uint8).mean() < 200, "the picture that was planted is white"
 
 
-# --- what names other files ------------------------------------------------------------------------------------------
+# --- references to other files ------------------------------------------------------------------------------------------
 
 REFERENCES = {
     "m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{file}\n#EXT-X-ENDLIST\n",

@@ -1,4 +1,4 @@
-"""The documentation is true."""
+"""The documentation agrees with the code."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_make_targets_and_modules_that_are_named_exist(page: Path) -> None:
+def test_named_make_targets_and_modules_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {
         word for line in re.findall(r"\bmake ((?:[a-z-]+ )*[a-z-]+) *[#`\n]", page.read_text()) for word in line.split()
@@ -48,13 +48,13 @@ def test_make_targets_and_modules_that_are_named_exist(page: Path) -> None:
     assert [m for m in modules if not _module_exists(m)] == []
 
 
-def test_every_field_of_the_endpoint_is_explained_in_the_words_of_the_form() -> None:
+def test_every_field_of_the_endpoint_is_explained_in_terms_of_the_form() -> None:
     body = load(ROOT / "runpod.toml", image="acme/worker:1").body
     paths = {line.path for line in Plan(Wanted({**body, "env": {}}, ()), None).lines}
     assert paths | {"type", "env"} == set(FORM)
 
 
-def test_what_runpod_costs_is_worked_out_right() -> None:
+def test_the_costs_of_runpod_are_correct() -> None:
     page = (ROOT / "docs/runpod.md").read_text()
     rows = re.findall(
         r"^\| `(\w+)` \|.*?\| \$(\S+) \| \$(\S+) \| \$(\S+) \| \$(\S+) \| (?:yes|\*\*no\*\*) \|$", page, re.MULTILINE
@@ -70,7 +70,7 @@ def test_what_runpod_costs_is_worked_out_right() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_that_are_named_exist(page: Path) -> None:
+def test_named_commands_exist(page: Path) -> None:
     lines = re.findall(r"flask --app gateway ([a-z][a-z -]*[a-z])", page.read_text())
     app = Flask(__name__)
     cli.register(app)
@@ -85,7 +85,7 @@ def test_commands_that_are_named_exist(page: Path) -> None:
         assert set(re.findall(r"--[a-z-]+", line)) <= known, line
 
 
-def test_what_vast_costs_is_worked_out_right() -> None:
+def test_the_costs_of_vast_are_correct() -> None:
     page = (ROOT / "docs/vast.md").read_text()
     second = Decimal("0.20") / 3600
     rows = re.findall(r"^\| .*? \| (120 \+ .*? \+ 300) s = (\d+) s \| \$(\S+) \|$", page, re.MULTILINE)

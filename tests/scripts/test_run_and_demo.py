@@ -1,4 +1,4 @@
-"""`make demo`, `make run` and `make setup` tell what is wrong and leave nothing running."""
+"""`make demo`, `make run` and `make setup` report what is wrong and leave nothing running."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 def tools(tmp_path: Path, *names: str, **scripts: str) -> str:
-    """A PATH with nothing but the named programs of this machine, and `scripts` made up for the test."""
+    """A PATH with the named programs of this machine only, and the given scripts."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in names:
@@ -47,7 +47,7 @@ def test_the_demo_exits_non_zero_with_the_reason_when_a_job_fails(tmp_path: Path
         assert not listens(int(port))
 
 
-def test_the_cloud_demo_makes_every_video_by_way_of_runpod_and_leaves_nothing_running() -> None:
+def test_the_cloud_demo_makes_every_video_at_runpod_and_leaves_nothing_running() -> None:
     command = [sys.executable, "-m", "scripts.demo", "--cloud"]
     demo = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150)
     assert demo.returncode == 0, demo.stdout
@@ -59,7 +59,7 @@ def test_the_cloud_demo_makes_every_video_by_way_of_runpod_and_leaves_nothing_ru
         assert not listens(int(port))
 
 
-def test_the_cloud_demo_is_done_at_vast_when_runpod_takes_nothing_and_no_machine_is_left() -> None:
+def test_the_cloud_demo_falls_back_to_vast_and_leaves_no_machine() -> None:
     command = [sys.executable, "-m", "scripts.demo", "--cloud", "--fail", "runpod"]
     demo = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert demo.returncode == 0, demo.stdout
@@ -72,7 +72,7 @@ def test_the_cloud_demo_is_done_at_vast_when_runpod_takes_nothing_and_no_machine
         assert not listens(int(port))
 
 
-def test_run_prints_a_curl_line_that_works_and_stops_both_on_a_signal(tmp_path: Path) -> None:
+def test_run_prints_a_working_curl_command_and_stops_both_on_a_signal(tmp_path: Path) -> None:
     ports = {"PORT": str(free_port()), "WORKER_PORT": str(free_port())}
     environ = {**os.environ, **ports, "DATA_DIR": str(tmp_path / "data"), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
@@ -91,7 +91,7 @@ def test_run_prints_a_curl_line_that_works_and_stops_both_on_a_signal(tmp_path: 
     assert not any(listens(int(port)) for port in ports.values())
 
 
-def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -101,7 +101,7 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
     assert not listens(stack.worker_port)
 
 
-def test_wrong_settings_are_told(tmp_path: Path) -> None:
+def test_wrong_settings_are_reported(tmp_path: Path) -> None:
     stack = Stack(tmp_path / "data", tmp_path / "logs", environ={"THREADS": "none", "MAX_WAIT_SECONDS": "-1"})
     with pytest.raises(Exception, match="(?s)MAX_WAIT_SECONDS.*THREADS|THREADS.*MAX_WAIT_SECONDS"), stack:
         pass
@@ -118,7 +118,7 @@ def test_the_stack_dies_with_its_starter(tmp_path: Path) -> None:
     eventually(lambda: not any(listens(int(port)) for port in ports.values()))
 
 
-def test_setup_says_what_to_install_when_it_may_not(tmp_path: Path) -> None:
+def test_setup_says_what_to_install_without_root(tmp_path: Path) -> None:
     path = tools(tmp_path, "sh", "dirname", "mktemp", "rm", "tail", "grep", id="echo 1000")
     setup = subprocess.run(["sh", ROOT / "scripts/setup.sh"], env={"PATH": path}, capture_output=True, text=True)
     assert setup.returncode == 1

@@ -39,7 +39,7 @@ def length_s(path: Path, stream: AudioStream, work: Work) -> tuple[float, bool]:
 
     damaged = ffmpeg.each_line_of(command, work, on_second)
     if not steady:
-        raise UnsteadySound(f"{path.name} begins anew before {end / RATE} s")
+        raise UnsteadySound(f"{path.name} restarts before {end / RATE} s")
     return end / RATE, not damaged
 
 

@@ -178,7 +178,7 @@ def _small_enough(part: str, limit: Limit) -> list[str]:
 
 
 def _even(words: Sequence[Word], limit: Limit) -> list[Line]:
-    """As few lines as possible, and of the ways to break into so many, the most even one."""
+    """The words in as few lines as possible, broken as evenly as possible."""
     filled = _fill(words, limit)
     if filled(0, len(words)) <= 1:
         return [tuple(words)]

@@ -1,4 +1,4 @@
-"""The autoscaler: starts and stops real worker processes, as many as the queue needs."""
+"""The autoscaler: starts and stops real worker processes as the queue requires."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.emulators.runpod.jobs import Queue
 
 ROOT = Path(__file__).parents[3]
 TICK_S = 0.05
-# Leads a process group that holds the worker and all that it starts. When we are gone, however that came, its standard
-# input ends, and it kills the group with itself. It is reaped last, so that the group's number stays ours.
+# Leads the process group of the worker and its children. When this process ends in any way, the guard's standard input
+# is closed and it kills the group, itself included. It is reaped last, so that the id of the group is not reused.
 GUARD = ("sh", "-c", "read -r _; kill -KILL 0")
 
 
 @dataclass(eq=False)
 class Worker:
-    """One worker. Without a process it is one that somebody else started, or that is still in its cold start."""
+    """One worker. It has no process during its cold start, or when a test plays it."""
 
     id: str
     begins_at: float | None = None
@@ -42,13 +42,13 @@ class Worker:
         return self.begins_at is not None
 
     def kill(self) -> None:
-        """SIGKILL for everything that runs in it."""
+        """Kill all its processes."""
         if self.guard and self.guard.returncode is None:
             os.killpg(self.guard.pid, signal.SIGKILL)
 
 
 class Fleet:
-    """The endpoint's workers. `environment(id)` is what the platform sets in one."""
+    """The endpoint's workers. `environment(id)` returns the variables that the platform sets for one."""
 
     def __init__(
         self,
@@ -62,8 +62,8 @@ class Fleet:
         self._home, self._environment = home, environment
         self._workers: dict[str, Worker] = {}
         self._gone: set[str] = set()
-        self._resting: list[float] = []  # until when the place of a crashed worker stays empty
-        self._crashes = 0  # since a worker was ready
+        self._resting: list[float] = []  # when the places of crashed workers may be filled again
+        self._crashes = 0  # since a worker was last ready
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="autoscaler", daemon=True)
 
@@ -71,7 +71,7 @@ class Fleet:
         self._thread.start()
 
     def stop(self) -> None:
-        """Everything is dead afterwards."""
+        """Kill all workers."""
         self._closing.set()
         self._thread.join()
         for worker in self.all():
@@ -84,7 +84,7 @@ class Fleet:
             return list(self._workers.values())
 
     def known(self, worker_id: str) -> Worker:
-        """The worker that calls; one that nobody here started is welcome."""
+        """The calling worker, which a test may play."""
         with self._queue.changed:
             if worker_id in self._gone:
                 return Worker(worker_id, leaving=True)
@@ -93,7 +93,7 @@ class Fleet:
             return worker
 
     def ready(self, worker_id: str) -> Worker:
-        """The worker that asks for a job."""
+        """The worker that asks for a job, and so is ready."""
         with self._queue.changed:
             worker = self.known(worker_id)
             if not worker.ready and not worker.leaving:
@@ -101,18 +101,18 @@ class Fleet:
             return worker
 
     def retire(self, worker_id: str) -> None:
-        """Stop the worker once it has done what it holds."""
+        """Stop the worker after its current job."""
         with self._queue.changed:
             if worker := self._workers.get(worker_id):
                 self._drain(worker)
 
     def kill(self, worker_id: str) -> None:
-        """Raises KeyError when there is no such worker any more."""
+        """Kill the worker. Raises KeyError when it is gone."""
         with self._queue.changed:
             self._workers[worker_id].kill()
 
     def counts(self) -> dict[str, int]:
-        """As /health tells them."""
+        """The counts of /health."""
         with self._queue.changed:
             present = [worker for worker in self._workers.values() if not worker.leaving]
             running = sum(bool(self._queue.held_by(worker.id)) for worker in present)
@@ -174,7 +174,7 @@ class Fleet:
         folder.mkdir(parents=True)
         environ = {
             "PATH": os.environ["PATH"],
-            "HOME": str(folder),  # where no one's own settings of the SDK are
+            "HOME": str(folder),  # without settings of the SDK
             "PYTHONPATH": str(ROOT),
             "WORK_DIR": str(folder / "work"),
             "OUTPUT_DIR": str(self._home / "output"),
@@ -197,7 +197,7 @@ class Fleet:
             )
 
     def _drain(self, worker: Worker) -> None:
-        """No job from now on; its long polls end, and SIGTERM, so that it ends after the job that it has."""
+        """Give the worker no more jobs, end its long polls, and send SIGTERM, so that it ends after its current job."""
         if worker.leaving:
             return
         worker.leaving, worker.left_at = True, time.monotonic()
@@ -209,7 +209,7 @@ class Fleet:
 
     def _ended(self, worker: Worker) -> None:
         with self._queue.changed:
-            worker.kill()  # what it left behind
+            worker.kill()  # leftovers
             for process in filter(None, (worker.process, worker.guard)):
                 process.wait()
             if worker.guard and worker.guard.stdin:

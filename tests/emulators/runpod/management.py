@@ -1,13 +1,13 @@
-"""A stand-in for RunPod's management API, held to its published schema (`management.openapi.json`) in both directions.
+"""A stand-in for RunPod's management API that checks requests and responses against the published schema.
 
     with management() as runpod:
         RUNPOD_MANAGEMENT_BASE = runpod.base; RUNPOD_API_KEY = runpod.key
-        runpod.endpoints["4m7x2k9q"]["workers"]["max"] = 0     # what a person or RunPod changes behind our back
+        runpod.endpoints["4m7x2k9q"]["workers"]["max"] = 0     # a change by a person or by RunPod
         runpod.faults.append(Fault("POST", after_effect="drop"))
 
-`calls` records (method, path, body). What the schema only tells in words is done too: the key, one of `gpu` and `cpu`,
-no idle time-out with REQUEST_COUNT, a CUDA floor or a set but not both, exclusions that go with the pools, `env` replaced
-as a whole, names that are not unique.
+The schema is `management.openapi.json`; `calls` records (method, path, body). It also enforces what the schema says in
+prose only: the key, one of `gpu` and `cpu`, no idle timeout with REQUEST_COUNT, a minimum CUDA version or a set but not
+both, exclusions that belong to pools, `env` replaced as a whole, names that need not be unique.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _REGISTRY: Registry[Any] = Registry().with_resource(_URI, DRAFT202012.create_res
 
 @dataclass(frozen=True)
 class Fault:
-    """For the next call with `method`: an answer instead of the effect, or a fault after it.
+    """For the next call with `method`: a response instead of the effect, or a fault after it.
 
-    `instead` is (status, body, headers); `after_effect` is `drop` (no answer at all) or `bad gateway`.
+    `instead` is (status, body, headers); `after_effect` is `drop` (no response at all) or `bad gateway`.
     """
 
     method: str
@@ -48,7 +48,7 @@ class Fault:
 
 
 class Problem(Exception):
-    """Answered as RFC 9457."""
+    """Returned as a problem document of RFC 9457."""
 
     def __init__(self, status: int, title: str, detail: str, errors: list[str] | None = None) -> None:
         super().__init__(detail)
@@ -81,7 +81,7 @@ class Management:
         return [call for call in self.calls if call[0] != "GET"]
 
     def add(self, **members: Any) -> str:
-        """An endpoint that somebody made in RunPod's page."""
+        """Add an endpoint, as if made in RunPod's console."""
         body = {
             "name": "reelay",
             "type": "QUEUE",
@@ -92,7 +92,7 @@ class Management:
         return str(self._create({**body, **members})["id"])
 
     def answer(self, method: str, path: str, key: str, body: Any) -> tuple[int, Any, Mapping[str, str], str | None]:
-        """Status, body, headers, and the fault that hits the answer."""
+        """Status, body, headers, and the fault that affects the response."""
         with self._lock:
             self.calls.append((method, path, body))
             fault = next((fault for fault in self.faults if fault.method == method), None)

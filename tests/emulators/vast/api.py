@@ -1,4 +1,4 @@
-"""The platform's API: the calls of the published schema that a gateway and a worker make."""
+"""The API: the calls of the published schema that a gateway and a worker make."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def vast_api(config: Callable[[], Config], clock: Clock, account: Account, calls
     listings = _Listings(config, account)
 
     def authorize(instance_id: int | None = None) -> None:
-        """The account may do all, a container may stop and destroy itself."""
+        """Allow the account everything, a container to stop and destroy itself."""
         key = request.headers.get("Authorization", "").removeprefix("Bearer ").encode()
         if hmac.compare_digest(key, config().api_key.encode()):
             return
         owner = next((one for one in account.instances.values() if hmac.compare_digest(key, one.key.encode())), None)
         if owner is None:
-            raise auth_error(config())
+            raise auth_error()
         if owner.id != instance_id:
             raise Problem(403, "not_authorized", "this key may stop or destroy its own instance only")
 
@@ -49,8 +49,7 @@ def vast_api(config: Callable[[], Config], clock: Clock, account: Account, calls
             raise Problem(400, "invalid_request", "Invalid json body")
         kind = fault.kind if fault else None
         try:
-            ignored = ("*",) if kind == "unfiltered" else config().ignored_filters
-            rows = market.found(account.market(), query, ignored)
+            rows = market.found(account.market(), query)
         except (ValueError, TypeError) as error:
             raise Problem(400, "invalid_request", str(error)) from error
         return jsonify(offers=[] if kind == "no_offers" else rows)
@@ -60,9 +59,9 @@ def vast_api(config: Callable[[], Config], clock: Clock, account: Account, calls
     def create(fault: Fault | None, offer_id: int) -> Response:
         authorize()
         body, kind = request.get_json(silent=True), fault.kind if fault else ""
-        fields = _asked(body, offer_id, config())
-        if kind in {"insufficient_credit", "spend_rate_limit"} or account.credit <= 0:
-            raise Problem(400, kind if kind == "spend_rate_limit" else "insufficient_credit", "", ask_id=offer_id)
+        fields = _asked(body, offer_id)
+        if kind == "insufficient_credit" or account.credit <= 0:
+            raise Problem(400, "insufficient_credit", "", ask_id=offer_id)
         if fault and kind == "gone":
             account.withdraw(offer_id)
             raise _no_such_ask(offer_id, fault.status)
@@ -100,12 +99,7 @@ def vast_api(config: Callable[[], Config], clock: Clock, account: Account, calls
     def show(fault: Fault | None, instance_id: int) -> Response:
         authorize()
         instance = account.known(instance_id)
-        if instance is None:
-            return jsonify(instances=None)
-        shown = row(instance, account, config())
-        if fault and fault.kind == "no_ports":
-            shown.pop("ports")
-        return jsonify(instances=shown)
+        return jsonify(instances=instance and row(instance, account))
 
     @api.delete("/api/v0/instances/<int:instance_id>", strict_slashes=False)
     @calls.call("destroy")
@@ -139,28 +133,26 @@ def vast_api(config: Callable[[], Config], clock: Clock, account: Account, calls
     def touched(instance_id: int) -> Instance:
         instance = account.known(instance_id)
         if instance is None:
-            raise Problem(404, config().gone_word, f"Instance {instance_id} not found")
+            raise Problem(404, "no_such_instance", f"Instance {instance_id} not found")
         instance.touched += 1
         return instance
 
     return api
 
 
-def _asked(body: Any, offer_id: int, config: Config) -> dict[str, Any]:
+def _asked(body: Any, offer_id: int) -> dict[str, Any]:
     """The request as fields of an Instance. Raises Problem."""
 
     def wrong(what: str) -> Problem:
         return Problem(400, "invalid_args", f"error 400/3467: Invalid args: {what}", ask_id=offer_id)
 
     if not isinstance(body, dict):
-        raise wrong("no JSON object")
+        raise wrong("not a JSON object")
     if violations := published.request_violations("create", body):
         raise wrong("; ".join(violations))
     env, label = body.get("env", {}), body.get("label")
     if isinstance(env, str):
-        if config.refuse_env_string:
-            raise wrong("env")
-        env = {}  # in silence
+        env = {}  # dropped silently
     if not isinstance(env, dict) or not all(
         isinstance(value, str) and len(value) <= MAX_TEXT for value in env.values()
     ):
@@ -181,11 +173,11 @@ def _no_such_ask(offer_id: int, status: int) -> Problem:
 
 
 class _Listings:
-    """Pages of what was true some listings ago. The pages of one listing belong together."""
+    """Pages of listings, which may be some listings old. The pages of a listing are one snapshot."""
 
     def __init__(self, config: Callable[[], Config], account: Account) -> None:
         self._config, self._account = config, account
-        # before the first listing there was nothing
+        # empty before the first listing
         self._past: deque[list[Row]] = deque([[]], maxlen=KEPT_LISTINGS)
         self._number = 0
 
@@ -203,19 +195,19 @@ class _Listings:
         limit = ODD_PAGE if limit <= 0 else min(limit, MAX_PAGE)
         rest = [one for one in rows if one["id"] > after]
         token = _token(number, rest[limit - 1]["id"]) if len(rest) > limit else None
-        return _told(rows, rest[:limit], token, fault.kind if fault else None)
+        return _document(rows, rest[:limit], token, fault.kind if fault else None)
 
     def _look(self) -> int:
         with self._account.lock:
-            self._past.append([row(one, self._account, self._config()) for one in self._account.alive()])
+            self._past.append([row(one, self._account) for one in self._account.alive()])
             self._number += 1
             return self._number
 
 
-def _told(rows: list[Row], page: list[Row], token: str | None, lie: str | None) -> Row:
+def _document(rows: list[Row], page: list[Row], token: str | None, lie: str | None) -> Row:
     if lie in {"empty", "unsuccessful"}:
         rows, page, token = [], [], None
-    told: Row = {
+    document: Row = {
         "success": lie != "unsuccessful",
         "instances_found": len(page),
         "total_instances": len(rows) + (lie == "wrong_count"),
@@ -224,10 +216,10 @@ def _told(rows: list[Row], page: list[Row], token: str | None, lie: str | None) 
         "instances": page,
     }
     if lie == "truncated":
-        told.update(instances=page[:-1], next_token=None)
+        document.update(instances=page[:-1], next_token=None)
     if lie == "no_list":
-        del told["instances"]
-    return told
+        del document["instances"]
+    return document
 
 
 def _filtered(rows: list[Row], raw: str) -> list[Row]:
@@ -235,7 +227,7 @@ def _filtered(rows: list[Row], raw: str) -> list[Row]:
         filters = json.loads(raw)
         unknown = set(filters) - FILTERABLE
         if unknown:
-            raise ValueError(f"not to be filtered by: {unknown}")
+            raise ValueError(f"cannot filter by: {unknown}")
         return [one for one in rows if all(market.fits(one, *item) for item in filters.items())]
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise Problem(400, "invalid_request", str(error)) from error
@@ -253,8 +245,8 @@ def _untoken(token: str) -> tuple[int, int]:
         raise Problem(400, "invalid_token", "after_token") from error
 
 
-def row(instance: Instance, account: Account, config: Config) -> Row:
-    """One instance as the platform tells it."""
+def row(instance: Instance, account: Account) -> Row:
+    """One instance as the API shows it."""
     offer, runs = instance.offer, instance.status == "running"
     same = ("machine_id", "host_id", "gpu_name", "gpu_arch", "gpu_ram", "gpu_frac", "num_gpus", "cpu_arch", "cpu_cores")
     more = ("dph_base", "dph_total", "inet_up", "inet_down", "reliability2", "verification", "geolocation", "is_bid")
@@ -270,7 +262,7 @@ def row(instance: Instance, account: Account, config: Config) -> Row:
         "image_uuid": instance.image,
         "image_runtype": instance.runtype,
         "extra_env": [[name, value] for name, value in instance.env.items()],
-        "public_ipaddr": config.public_ip if instance.status not in {None, "created"} else "",
+        "public_ipaddr": " 127.0.0.1 " if instance.status not in {None, "created"} else "",
         "ports": account.mapped(instance),
         "start_date": instance.created_at,
         "end_date": instance.created_at + offer["duration"],

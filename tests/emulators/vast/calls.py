@@ -1,4 +1,4 @@
-"""What happens to every call: it is noted, needs a key, is limited by spacing, and goes wrong on command."""
+"""Wraps every call: records and limits it, injects faults, checks the response against the published schema."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tests.emulators.vast.clock import Clock
 from tests.emulators.vast.config import Config
 from tests.emulators.vast.faults import Fault, Faults
 
-MINUTE_S, DAY_S = 60.0, 86400.0
+MINUTE_S = 60.0
 
 
 class Problem(Exception):
-    """The call is answered with `status` and this body."""
+    """The call returns `status` and this body."""
 
     def __init__(self, status: int, error: str, message: str = "", **more: Any) -> None:
         super().__init__(error)
@@ -38,7 +38,7 @@ class TooMany(Problem):
 
 @dataclass(frozen=True)
 class Call:
-    """One call that came: `at` on the stand-in's clock, `key` as it was sent, `status` None for one without answer."""
+    """One call: `at` on the stand-in's clock, `key` as it was sent, `status` None if there was no response."""
 
     kind: str
     at: float
@@ -51,7 +51,7 @@ class Call:
 
 
 class Limits:
-    """The platform's spacing between calls, for each key and kind by itself. What is refused does not count."""
+    """The spacing between calls, for each key and kind. Refused calls do not count."""
 
     def __init__(self, config: Callable[[], Config], clock: Clock) -> None:
         self._config, self._clock, self._lock = config, clock, threading.Lock()
@@ -59,7 +59,7 @@ class Limits:
         self._searches: deque[float] = deque()
 
     def admit(self, kind: str, key: str) -> None:
-        """Raises TooMany."""
+        """Count the call. Raises TooMany."""
         with self._lock:
             now, endpoint = self._clock.now(), kind.removeprefix("self-")
             spacing = self._config().spacing.get(endpoint, 0.0)
@@ -70,17 +70,15 @@ class Limits:
             self._last[endpoint, key] = now
 
     def _admit_search(self, now: float) -> None:
-        while self._searches and now - self._searches[0] >= DAY_S:
+        while self._searches and now - self._searches[0] >= MINUTE_S:
             self._searches.popleft()
-        if len(self._searches) >= self._config().searches_a_day:
-            raise TooMany("search", "daily search quota exceeded")
-        if sum(now - at < MINUTE_S for at in self._searches) >= self._config().searches_a_minute:
+        if len(self._searches) >= self._config().searches_a_minute:
             raise TooMany("search", "API requests too frequent endpoint threshold=6.0")
         self._searches.append(now)
 
 
 class Calls:
-    """`@calls.call("list")` makes a view a call of that kind; the view is handed the fault that struck, or None."""
+    """`@calls.call("list")` makes a view a call of that kind. The view gets the fault that struck, or None."""
 
     def __init__(self, config: Callable[[], Config], clock: Clock, faults: Faults) -> None:
         self._config, self._clock, self.faults = config, clock, faults
@@ -101,15 +99,14 @@ class Calls:
             @functools.wraps(view)
             def wrapper(**path: Any) -> Response:
                 own = kind == "destroy" and _key() != self._config().api_key
-                return self._answered("self-destroy" if own else kind, view, path)
+                return self._respond("self-destroy" if own else kind, view, path)
 
             return wrapper
 
         return decorate
 
-    def _answered(self, kind: str, view: Callable[..., Any], path: dict[str, Any]) -> Response:
+    def _respond(self, kind: str, view: Callable[..., Any], path: dict[str, Any]) -> Response:
         at = self._clock.now()
-        time.sleep(self._config().latency_s)
         try:
             self._limits.admit(kind, _key())
             response = self._struck(kind, self.faults.strike(kind), view, path)
@@ -131,10 +128,10 @@ class Calls:
         if what == "rate_limited":
             raise TooMany(kind, "API requests too frequent endpoint threshold=1.0")
         if what == "auth_error":
-            raise auth_error(self._config())
+            raise auth_error()
         try:
             response = make_response(view(fault, **path))
-            self._held(kind, response)
+            self._check(kind, response)
         except Problem as problem:
             response = self._problem(kind, problem)
         if what == "lost_reply":
@@ -148,17 +145,17 @@ class Calls:
     def _problem(self, kind: str, problem: Problem) -> Response:
         response = jsonify(problem.body)
         response.status_code = problem.status
-        self._held(kind, response)
+        self._check(kind, response)
         return response
 
-    def _held(self, kind: str, response: Response) -> None:
+    def _check(self, kind: str, response: Response) -> None:
         violations = published.answer_violations(kind, response.status_code, response.get_json())
         with self._lock:
             self.unfit += violations
 
 
-def auth_error(config: Config) -> Problem:
-    return Problem(config.auth_status, "auth_error", "Invalid user key")
+def auth_error() -> Problem:
+    return Problem(404, "auth_error", "Invalid user key")
 
 
 def _key() -> str:

@@ -1,4 +1,4 @@
-"""The stand-in's own time: it may run faster than life, stand still, and be moved on by hand."""
+"""The clock of the stand-in: it may run faster than real time, stand still, or be moved."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LOOK_S = 0.02
 
 
 class Clock:
-    """Epoch seconds, `speed` of them for every second of life; 0 stands still."""
+    """Epoch seconds, `speed` of them per real second; 0 stands still."""
 
     def __init__(self, speed: float = 1.0) -> None:
         self._lock = threading.Lock()
@@ -35,7 +35,7 @@ class Clock:
             self._then += seconds
 
     def wait(self, seconds: float, check: Callable[[], None]) -> None:
-        """Returns when so many seconds of this clock have gone by; what `check` raises ends it early."""
+        """Wait for so many seconds of this clock, or until `check` raises."""
         ends_at = self.now() + seconds
         with self._lock:
             self._waits.append(ends_at)
@@ -49,7 +49,7 @@ class Clock:
                 self._waits.remove(ends_at)
 
     def waiting(self) -> int:
-        """How many wait whose time has not come."""
+        """How many threads still wait."""
         with self._lock:
             now = self._now()
             return sum(ends_at > now for ends_at in self._waits)

@@ -1,4 +1,4 @@
-"""What runs on a rented machine: a real worker's processes, or a light pretence of one within this process."""
+"""Containers of rented machines: the processes of a real worker, or a pretended worker in this process."""
 
 from __future__ import annotations
 
@@ -38,32 +38,35 @@ VIDEO = b"\0\0\0\x18ftypisom" + bytes(12)
 RETRY_S = 5.0
 TIMEOUT_S = 5.0
 SILENCE_S, LIFETIME_S = 420.0, 86400.0
-# What counts seconds in a container, and so has to follow the clock.
+# Durations in a container that follow the clock.
 IN_SECONDS = ("WORKER_SILENCE_SECONDS", "WORKER_LIFETIME_SECONDS", "SELF_DESTROY_RETRY_SECONDS")
 
 
 class Container(Protocol):
-    """`port` is where its worker listens; nobody is there while it starts."""
+    """A container of an instance."""
 
+    #: where its worker listens once it has started
     port: int
 
-    def start(self) -> None: ...
+    def start(self) -> None:
+        """Start its processes."""
 
     def kill(self) -> None:
-        """Everything that runs in it, at once. What is on its disk stays."""
+        """Kill everything that runs in it. Its disk stays."""
 
     @property
     def exited(self) -> bool:
-        """Whether it ended by itself."""
+        """Whether its process has ended."""
 
     def overdue(self) -> bool:
-        """Whether its dead-man switch wants it to call `self_destroy` now, as far as that is not its own business."""
+        """Whether `self_destroy` must be called now for its dead-man switch. False for a real worker, which does it itself."""
 
-    def self_destroy(self) -> None: ...
+    def self_destroy(self) -> None:
+        """Ask the API to destroy the instance, as its dead-man switch does."""
 
 
 class Processes:
-    """A real worker with its supervisor, on this machine."""
+    """A real worker with its supervisor, as processes of this machine."""
 
     def __init__(self, env: Mapping[str, str], folder: Path, config: Config, clock: Clock) -> None:
         self.port = free_port()
@@ -112,18 +115,18 @@ class Processes:
 
     @property
     def group(self) -> int:
-        """The number of its process group."""
+        """The id of its process group."""
         assert self._guard
         return self._guard.pid
 
     def overdue(self) -> bool:
-        return False  # its supervisor does it
+        return False  # its supervisor takes care of it
 
     def self_destroy(self) -> None: ...
 
     def kill(self) -> None:
         if self._guard and self._process and self._guard.returncode is None:
-            below = list(_descendants(self._process.pid))  # a supervisor may have given its worker another group
+            below = list(_descendants(self._process.pid))  # the supervisor gives its worker another group
             os.killpg(self._guard.pid, signal.SIGKILL)
             for one in below:
                 with contextlib.suppress(ProcessLookupError):
@@ -142,9 +145,9 @@ def _descendants(process: int) -> Iterator[int]:
 
 
 class Pretence:
-    """The worker's own HTTP face over attempts that take `job_s` and upload a few bytes.
+    """The worker's HTTP API over attempts that take `job_s` and upload a few bytes.
 
-    Its dead-man switch goes by the stand-in's clock; its deadline is on its disk, so to say: a restart keeps it.
+    Its dead-man switch uses the stand-in's clock; a restart keeps its deadline, as if it were on the disk.
     """
 
     def __init__(self, env: Mapping[str, str], jobs: list[str], config: Callable[[], Config], clock: Clock) -> None:
@@ -160,7 +163,7 @@ class Pretence:
         now = self._clock.now()
         self._deadline = self._deadline or now + float(self._env.get("WORKER_LIFETIME_SECONDS", LIFETIME_S))
         self._heard_at, self._dying = now, False
-        self._running = True  # with its supervisor, whatever the worker does
+        self._running = True  # its supervisor runs, whatever the worker does
         settings = read(Settings, self._env)
         if not (settings.session_token and settings.worker_api_key and settings.allowed_ips):
             return
@@ -201,11 +204,11 @@ class Pretence:
             requests.delete(url, headers=headers, timeout=TIMEOUT_S)
 
     def active(self) -> int:
-        """How many attempts run here."""
+        """How many attempts are running."""
         return self._runs.active() if self._runs and self._server else 0
 
     def _silence(self) -> None:
-        """The worker is gone; what holds the switch is not."""
+        """Stop the worker, but not its dead-man switch."""
         with self._lock:
             server, self._server = self._server, None
         if server:
@@ -215,7 +218,7 @@ class Pretence:
 
 
 class _Pretended(Runs):
-    """Attempts that claim, wait, upload and report as a worker's do, and make no video."""
+    """Attempts that claim, wait, upload and report like those of a worker, but make no video."""
 
     def __init__(self, settings: Settings, jobs: list[str], config: Callable[[], Config], clock: Clock) -> None:
         super().__init__(settings)
@@ -223,7 +226,7 @@ class _Pretended(Runs):
 
     def kill(self) -> None:
         for run in list(self._runs.values()):
-            run.stop.set(Superseded())  # the one reason to stop that nobody is told
+            run.stop.set(Superseded())  # the one reason that is not reported
 
     def _work(self, run: Run, raw_input: object) -> None:
         self._jobs.append(run.attempt_id)
@@ -262,7 +265,7 @@ class _Pretended(Runs):
 
 
 class _Server(Server):
-    """Speaks HTTPS where there is a context."""
+    """A server that uses HTTPS if it has a context."""
 
     def __init__(self, address: tuple[str, int], app: Callable[..., Any], context: ssl.SSLContext | None) -> None:
         super().__init__(address, app)
@@ -275,5 +278,5 @@ class _Server(Server):
         return self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False), address
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), OSError):  # a caller that trusts nobody, or is gone
+        if not isinstance(sys.exception(), OSError):  # the caller rejected the certificate, or is gone
             super().handle_error(request, client_address)

@@ -1,4 +1,4 @@
-"""What goes wrong on command; `tests.emulators.runpod.faults` tells how often."""
+"""Faults that a test injects; `tests.emulators.runpod.faults` defines how often."""
 
 from __future__ import annotations
 
@@ -10,47 +10,44 @@ __all__ = ["Fault", "Faults"]
 
 CALLS = ("search", "create", "list", "show", "destroy", "self-destroy", "manage", "account")
 ANY = ("*", *CALLS)
-# No call: what lies in wait for an instance that is created now.
+# Not a call: a fault of the next instance that is created.
 BOOT = "boot"
 
-# fault → what it can happen to
+# fault → where it can happen
 KINDS = {
-    "status": ANY,  # answers `status` and does nothing
+    "status": ANY,  # returns `status` without any effect
     "rate_limited": ANY,  # 429, without Retry-After
-    "auth_error": ANY,  # as if the key were wrong: 404
-    "lost_request": ANY,  # hangs up and does nothing
-    "lost_reply": ANY,  # does what it is asked and hangs up
-    "slow": ANY,  # does what it is asked and answers after `seconds` of life
-    "garbage": ANY,  # does what it is asked and answers 200 with `body`
-    "unfiltered": ("search",),  # no filter is applied
+    "auth_error": ANY,  # as for a wrong key: 404
+    "lost_request": ANY,  # closes the connection without any effect
+    "lost_reply": ANY,  # does its work, then closes the connection
+    "slow": ANY,  # does its work, then returns after `seconds` of real time
+    "garbage": ANY,  # does its work, then returns 200 with `body`
     "no_offers": ("search",),
-    "gone": ("create",),  # the offer is taken by somebody else; `status` 410, 404 or 400
+    "gone": ("create",),  # another client has taken the offer; `status` 410, 404 or 400
     "insufficient_credit": ("create",),
-    "spend_rate_limit": ("create",),
     "refused": ("create",),  # 200 with success=false
-    "error_after": ("create",),  # creates, and answers `status`
-    "contract_in_error": ("create",),  # creates, and answers `status` with its new_contract
-    "stranger_in_error": ("create",),  # creates nothing, and answers `status` with the id of somebody else's instance
-    "late_effect": ("create",),  # answers `status`, and creates after `seconds`
-    "truncated": ("list",),  # the last row is missing; the count tells of it
-    "wrong_count": ("list",),  # all rows, and one too many in the count
+    "error_after": ("create",),  # creates, and returns `status`
+    "contract_in_error": ("create",),  # creates, and returns `status` with its new_contract
+    "stranger_in_error": ("create",),  # creates nothing, and returns `status` with the id of a stranger's instance
+    "late_effect": ("create",),  # returns `status`, and creates after `seconds`
+    "truncated": ("list",),  # the last row is missing, but counted
+    "wrong_count": ("list",),  # all rows, but the count is one too high
     "no_list": ("list",),  # `instances` is null
-    "empty": ("list",),  # nothing at all, as if all was well
+    "empty": ("list",),  # nothing at all, without any error
     "unsuccessful": ("list",),  # 200 with success=false and no rows
-    "bad_token": ("list",),  # 400, for a further page only
-    "no_ports": ("show",),
-    "ignored": ("destroy", "self-destroy"),  # 200, and nothing happens
+    "bad_token": ("list",),  # 400, for later pages only
+    "ignored": ("destroy", "self-destroy"),  # 200 without any effect
     "slow_boot": (BOOT,),  # `seconds` longer
-    "never_runs": (BOOT,),  # loading for ever
+    "never_runs": (BOOT,),  # stays at `loading`
     "pull_fails": (BOOT,),  # `word`, exited or unknown or offline, instead of running
     "ports_late": (BOOT,),  # `seconds` after running
-    "black_hole": (BOOT,),  # from `seconds` after running on, nobody answers at the port, not even with a refusal
+    "black_hole": (BOOT,),  # `seconds` after running the port stops responding, even with a refusal
     "no_worker": (BOOT,),  # running, the port is mapped, connections are reset
     "stopped": (BOOT,),  # by the host, `seconds` after running
-    "moved": (BOOT,),  # another port, `seconds` after running
+    "moved": (BOOT,),  # to another port, `seconds` after running
     "dies": (BOOT,),  # the container exits `seconds` after running
-    "vanishes": (BOOT,),  # the host takes it away `seconds` after running
-    "restarted": (BOOT,),  # the container begins anew `seconds` after running
+    "vanishes": (BOOT,),  # the host removes it `seconds` after running
+    "restarted": (BOOT,),  # the container restarts `seconds` after running
 }
 
 
@@ -65,4 +62,4 @@ class Fault(faults.Fault):
 
 
 class Faults(faults.FaultList[Fault]):
-    """Those of this stand-in."""
+    """The faults of this stand-in."""

@@ -1,4 +1,4 @@
-"""One account's instances: their lives on the stand-in's clock, and what they cost."""
+"""The instances of one account: their states on the stand-in's clock, and their costs."""
 
 from __future__ import annotations
 
@@ -18,18 +18,15 @@ from tests.emulators.vast.ports import MappedPort, Ports
 
 CREATED_S, LOADING_S = 1.0, 2.0  # after the creation
 STEP_S = 1.0
-STORAGE_DPH = 0.002  # of what is stopped
+STORAGE_DPH = 0.002  # of a stopped instance
 PORT = "3334"
-# What happens to an instance that runs.
+# Faults of a running instance.
 LATER = frozenset({"stopped", "moved", "black_hole", "dies", "vanishes", "restarted"})
 
 
 @dataclass(eq=False)
 class Instance:
-    """A machine that is rented. `paid_s` runs from its creation to its end; `dollars` is less while it is stopped.
-
-    `touched`: destroys and other changes that were asked of it, whoever asked. `jobs`: attempts that it pretended.
-    """
+    """A rented machine."""
 
     id: int
     label: str | None
@@ -46,11 +43,11 @@ class Instance:
     ended_at: float | None = None
     ended_by: str | None = None
     dollars: float = 0.0
-    paid_s: float = 0.0
-    touched: int = 0
-    jobs: list[str] = field(default_factory=list)
-    plan: Fault | None = None
-    done: bool = False  # the plan
+    paid_s: float = 0.0  # from creation to end
+    touched: int = 0  # calls that destroy or change it
+    jobs: list[str] = field(default_factory=list)  # the attempts that it pretended to run
+    plan: Fault | None = None  # the fault that awaits it
+    done: bool = False  # whether that has happened
     container: Container | None = None
     port: MappedPort | None = None
 
@@ -60,7 +57,7 @@ class Instance:
 
 
 class Account:
-    """All that is rented. Its lock is held for every look and change."""
+    """All rentals. `lock` guards them."""
 
     def __init__(
         self,
@@ -79,7 +76,7 @@ class Account:
         self._ports = Ports()
         self._billed_at = clock.now()
 
-    # ---- what callers see and do
+    # ---- called by the API
 
     def alive(self) -> list[Instance]:
         with self.lock:
@@ -96,12 +93,12 @@ class Account:
             return self._config().credit - sum(one.dollars for one in self.instances.values())
 
     def free(self, offer_id: int) -> Mapping[str, Any] | None:
-        """The offer, if nobody has rented it."""
+        """The offer if it is not rented."""
         with self.lock:
             return next((row for row in self.market() if row["id"] == offer_id and row["rentable"]), None)
 
     def market(self) -> list[dict[str, Any]]:
-        """All offers. One that is rented cannot be rented."""
+        """All offers, those of rented machines marked."""
         with self.lock:
             taken = {one.offer["id"] for one in self.alive()}
             return [
@@ -109,7 +106,7 @@ class Account:
             ]
 
     def withdraw(self, offer_id: int) -> None:
-        """Somebody else has it."""
+        """Remove the offer, as if another client had taken it."""
         with self.lock:
             self.offers[:] = [row for row in self.offers if row["id"] != offer_id]
 
@@ -125,12 +122,12 @@ class Account:
             self._later.append((self._clock.now() + seconds, act))
 
     def is_due(self) -> bool:
-        """Whether something is still to come of `later`."""
+        """Whether an effect of `later` is pending."""
         with self.lock:
             return bool(self._later)
 
     def end(self, instance: Instance, by: str) -> None:
-        """It is gone, and costs nothing any more."""
+        """Remove the instance, which costs nothing from now on."""
         with self.lock:
             if not instance.alive:
                 return
@@ -139,37 +136,36 @@ class Account:
             instance.ended_at, instance.ended_by = self._clock.now(), by
 
     def stop(self, instance: Instance) -> None:
-        """Nothing runs in it; the disk stays and costs."""
+        """Stop the instance; its disk still costs money."""
         with self.lock:
             self._bill()
             self._halt(instance)
             instance.status, instance.done = "stopped", True
 
     def exit(self, instance: Instance, status: str = "exited") -> None:
-        """Its container has ended."""
+        """End the instance's container."""
         with self.lock:
             self._halt(instance)
             instance.status, instance.message = status, "Error response from daemon"
 
     def restart(self, instance: Instance) -> None:
-        """Its container is killed and begins anew, with the same disk."""
+        """Kill the container and start it with the same disk."""
         with self.lock:
             assert instance.container and instance.port
             instance.container.kill()
             self._start(instance)
 
     def mapped(self, instance: Instance) -> dict[str, Any] | None:
-        """`ports` as the platform tells it; None while there is nothing to tell."""
+        """The field `ports` of the API; None until the ports are mapped."""
         with self.lock:
             if instance.port is None or instance.status != "running" or instance.running_at is None:
                 return None
             if _is(instance.plan, "ports_late") and self._since(instance) < instance.plan.seconds:
                 return None
             port = str(instance.port.port)
-            rows = [{"HostIp": "0.0.0.0", "HostPort": port}]
-            return {f"{PORT}/tcp": [{"HostIp": "::", "HostPort": port}, *rows] if self._config().ports_v6 else rows}
+            return {f"{PORT}/tcp": [{"HostIp": address, "HostPort": port} for address in ("::", "0.0.0.0")]}
 
-    # ---- as time goes by
+    # ---- as time passes
 
     def start(self) -> None:
         self._ports.start()
@@ -181,7 +177,7 @@ class Account:
         self._ports.stop()
 
     def sweep(self) -> list[Container]:
-        """Do what is due. Answers the containers that want to destroy themselves and are to be told so."""
+        """Do what is due; return the containers whose dead-man switch wants them destroyed."""
         with self.lock:
             self._bill()
             now = self._clock.now()
@@ -189,7 +185,7 @@ class Account:
             self._later = [one for one in self._later if one[0] > now]
             for act in due:
                 act()
-            if self.credit <= 0 and self._config().stop_without_credit:
+            if self.credit <= 0:
                 for instance in self.alive():
                     if not instance.stranger and instance.status != "stopped":
                         self.stop(instance)
@@ -251,7 +247,7 @@ class Account:
         instance.port.target = instance.container.port
 
     def strike(self, instance: Instance, plan: Fault) -> None:
-        """What `plan` says, now."""
+        """Let the fault happen now. Raises ValueError if it cannot."""
         match plan.kind:
             case "stopped":
                 self.stop(instance)

@@ -1,4 +1,4 @@
-"""The offers: some that fit, and cheaper ones of every kind that does not."""
+"""The offers: some that are suitable, and cheaper ones of every kind that is not."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ INCONCLUSIVE = (
     ("B200", 183359, 0.07),
     ("B300", 270000, 0.07),
 )
-# One thing wrong with each.
+# Each has one defect.
 UNFIT: tuple[Mapping[str, Any], ...] = (
     {"reliability2": 0.91, "reliability": 0.91},
     {"verification": "unverified"},
@@ -54,7 +54,7 @@ UNFIT: tuple[Mapping[str, Any], ...] = (
     {"dph_total": 9.5},
     {"cpu_arch": "arm64"},
 )
-# The part of a machine's GPUs that an offer of one is: that of a machine which has more is as good as any.
+# The share of a machine's GPUs in an offer of one GPU; a machine with several is as good as any.
 SHARES = (1.0, 0.5, 0.25, 0.125, 1.0, 1.0)
 _ALIASES = {"reliability": "reliability2", "driver_version": "driver_vers"}
 _DEFAULTS = {"verified": {"eq": True}, "rentable": {"eq": True}, "rented": {"eq": False}}
@@ -72,7 +72,7 @@ _OPTIONS = {"limit", "type", "order", "allocated_storage", "q", "disable_bundlin
 
 
 def offer(offer_id: int, **fields: Any) -> dict[str, Any]:
-    """A machine that fits, with what is said of it instead."""
+    """A suitable offer, with `fields` replaced."""
     ram, price = fields.get("gpu_ram", 24576), fields.get("dph_total", 0.2)
     return {
         "id": offer_id,
@@ -123,7 +123,7 @@ def offer(offer_id: int, **fields: Any) -> dict[str, Any]:
 
 
 def market() -> list[dict[str, Any]]:
-    """More than one answer holds: what does not fit is the cheapest, each machine that fits is there six times."""
+    """More offers than one response holds: unsuitable ones are the cheapest, suitable ones are there six times."""
     ids = itertools.count(1_000_001)
     unfit = [offer(next(ids), **{"dph_total": 0.05, **wrong}) for wrong in UNFIT]
     blind = [_of(next(ids), *gpu) for gpu in INCONCLUSIVE]
@@ -134,17 +134,15 @@ def _of(offer_id: int, gpu: str, ram: int, price: float, **more: Any) -> dict[st
     return offer(offer_id, gpu_name=gpu, gpu_ram=ram, dph_total=price, **more)
 
 
-def found(offers: list[dict[str, Any]], query: Mapping[str, Any], ignored: tuple[str, ...]) -> list[dict[str, Any]]:
-    """What the search answers. Raises ValueError for a query that it does not understand."""
+def found(offers: list[dict[str, Any]], query: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The results of a search. Raises ValueError for an invalid query."""
     filters = {**_DEFAULTS, **{name: value for name, value in query.items() if name not in _OPTIONS}}
     for name, wanted in filters.items():
         if not isinstance(wanted, Mapping) or not wanted.keys() <= _OPERATORS.keys():
-            raise ValueError(f"{name}: no filter: {wanted!r}")
+            raise ValueError(f"{name}: not a filter: {wanted!r}")
     if query.get("type", "ondemand") not in {"ondemand", "bid", "reserved"}:
         raise ValueError("type")
-    if "*" in ignored:
-        filters = {}
-    rows = [row for row in offers if all(fits(row, *one) for one in filters.items() if one[0] not in ignored)]
+    rows = [row for row in offers if all(fits(row, *one) for one in filters.items())]
     for field, direction in reversed(query.get("order", [["score", "desc"]])):
         rows.sort(key=lambda row: row.get(field, 0), reverse=direction == "desc")
     return rows[: max(1, min(int(query.get("limit", MAX_ROWS)), MAX_ROWS))]

@@ -1,4 +1,4 @@
-"""The hosts' port mappings: each is a port of its own here, behind which another one is."""
+"""Port mappings of the hosts: ports that forward to another port."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CHUNK = 65536
 
 
 class MappedPort:
-    """One mapped port. Without a target, or where nobody listens there, a connection is taken and reset."""
+    """One mapped port. Without a listening target, connections are accepted and reset."""
 
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
@@ -24,20 +24,20 @@ class MappedPort:
         self.port: int = self._server.sockets[0].getsockname()[1]
 
     def move(self) -> None:
-        """The same target behind another port; at the old one nobody is any more."""
+        """Map the target to another port, and close the old one."""
         self.close()
         self._server = self._ports.do(self._listen())
         self.port = self._server.sockets[0].getsockname()[1]
 
     def black_hole(self) -> None:
-        """From now on the port swallows everything: connections are neither taken nor refused."""
+        """Make the port swallow connections, which are neither accepted nor refused."""
         self.close()
         hole = socket.socket()
         hole.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         hole.bind(("127.0.0.1", self.port))
         hole.listen(0)
         self._hole = [hole]
-        for _ in range(3):  # a full queue: the system drops what comes then
+        for _ in range(3):  # fill the queue: the system drops further connections
             filler = socket.socket()
             filler.setblocking(False)
             with contextlib.suppress(BlockingIOError):
@@ -88,7 +88,7 @@ async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 class Ports:
-    """The thread on which all mappings run."""
+    """The thread that runs all mappings."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()

@@ -1,4 +1,4 @@
-"""Holds the answers to the published schema, where `facts` of how the platform really answers do not say otherwise."""
+"""Checks requests and responses against the published schema, except where the real platform differs from it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _CALLS = {
     "manage": ("put", "/api/v0/instances/{id}"),
     "account": ("get", "/api/v0/users/current"),
 }
-# Where life differs: `show` types ports and the environment otherwise than the listing, and knows no instance that is gone; the type of `env` is a string,
-# and the bounds of `order` are those of one of its pairs.
+# Where the platform differs: `show` has other types for ports and environment than the listing, and returns null for an
+# instance that is gone; `env` has type string; the bounds of `order` are those of one of its pairs.
 _DIFFERS = {
     ("search", "$.order"),
     ("show", "$.instances.ports"),
@@ -35,7 +35,7 @@ _DIFFERS = {
 
 
 def answer_violations(call: str, status: int, body: Any) -> list[str]:
-    """How the answer breaks the schema. A status that the schema does not know is not held to anything."""
+    """How a response breaks the schema. A status that the schema does not define is not checked."""
     method, path = _CALLS[call]
     if str(status) not in _SCHEMA["paths"][path][method]["responses"]:
         return []

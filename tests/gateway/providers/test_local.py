@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from gateway.providers import http
-from gateway.providers.base import Accepted, Ambiguous, NotYet, Phase, ProviderError, Refused, Unavailable
+from gateway.providers.base import Accepted, Ambiguous, NotYet, ProviderError, Refused, Unavailable
 from gateway.providers.worker_client import WorkerClient
 from tests.gateway.providers.conftest import attempt_named, job_input
 from tests.servers import FileServer, Reply
@@ -113,33 +113,24 @@ def test_a_proxy_of_the_environment_sees_nothing(files: FileServer, monkeypatch:
 # Nobody there, or no answer
 
 
-def test_a_refused_connection_is_not_yet() -> None:
-    with socket.socket() as bound:  # bound and not listening: nobody else gets the port
+@pytest.mark.parametrize("failure", [None, TimeoutError("timed out"), socket.gaierror(socket.EAI_NONAME, "unknown")])
+def test_a_connection_that_does_not_come_about_is_not_yet(
+    monkeypatch: pytest.MonkeyPatch, failure: OSError | None
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise failure or AssertionError
+
+    with socket.socket() as bound:  # bound and not listening: no other process gets the port
         bound.bind(("127.0.0.1", 0))
+        if failure is not None:
+            name = "getaddrinfo" if isinstance(failure, socket.gaierror) else "create_connection"
+            monkeypatch.setattr(socket, name, fail)
+            monkeypatch.setattr(socket.socket, "connect", fail)
         client = WorkerClient(f"http://127.0.0.1:{bound.getsockname()[1]}", "t", "k")
         assert isinstance(client.submit(INPUT), NotYet)
-        with pytest.raises(Unavailable):
-            client.poll(ATTEMPT.id)
-
-
-def test_a_connection_that_does_not_come_about_is_not_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(*_: object) -> None:
-        raise TimeoutError("timed out")
-
-    monkeypatch.setattr(socket.socket, "connect", never)
-    client = WorkerClient("http://127.0.0.1:9", "t", "k")
-    assert isinstance(client.submit(INPUT), NotYet)
-    for call in (client.poll, client.cancel):
-        with pytest.raises(Unavailable):
-            call(ATTEMPT.id)
-
-
-def test_a_name_that_does_not_resolve_is_not_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown(*_: object, **__: object) -> None:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    assert isinstance(WorkerClient("http://worker.invalid", "t", "k").submit(INPUT), NotYet)
+        for call in (client.poll, client.cancel):
+            with pytest.raises(Unavailable):
+                call(ATTEMPT.id)
 
 
 def test_silence_after_a_submit_is_ambiguous(files: FileServer, impatient: None) -> None:
@@ -189,25 +180,6 @@ def test_an_answer_without_end_is_not_read_to_the_end(files: FileServer) -> None
 # Polls
 
 
-@pytest.mark.parametrize(
-    ("body", "phase"),
-    [
-        ({"status": "running", "progress": 0.5}, Phase.RUNNING),
-        ({"status": "running", "progress": 0, "newer": 1}, Phase.RUNNING),
-        ({"status": "completed", "progress": 1, "result": {"outputs": {}, "stats": {}}}, Phase.COMPLETED),
-        ({"status": "failed", "error": {"code": "x", "message": "m", "retryable": True}}, Phase.FAILED),
-        ({"status": "cancelled", "error": {"code": "cancelled", "message": "m", "retryable": False}}, Phase.FAILED),
-    ],
-)
-def test_a_poll_tells_the_phase(files: FileServer, body: dict[str, object], phase: Phase) -> None:
-    files.routes[POLL] = reply(200, **body)
-    assert client_of(files).poll(ATTEMPT.id).phase is phase
-
-
-def test_an_unknown_attempt_is_gone(files: FileServer) -> None:
-    assert client_of(files).poll(ATTEMPT.id).phase is Phase.GONE
-
-
 @pytest.mark.parametrize(("retryable", "expected"), [(True, WorkerFault), (False, JobFault)])
 def test_an_error_of_a_newer_worker_is_classed_by_what_it_says(
     files: FileServer, retryable: bool, expected: type[Exception]
@@ -220,23 +192,15 @@ def test_an_error_of_a_newer_worker_is_classed_by_what_it_says(
 
 
 NONSENSE = [
-    {"status": "sleeping"},
-    {"status": None},
-    {"status": ["running"]},
-    {"status": "running"},
-    {"status": "running", "progress": "half"},
-    {"status": "running", "progress": None},
-    {"status": "running", "progress": float("nan")},
-    {"status": "running", "progress": float("inf")},
-    {"status": "running", "progress": -1},
-    {"status": "running", "progress": 1.5},
-    {"status": "running", "progress": 10**400},
-    {"status": "completed"},
-    {"status": "completed", "result": None},
-    {"status": "completed", "result": {}},
-    {"status": "completed", "result": {"stats": 5}},
-    {"status": "completed", "result": {"outputs": {"video": {"size_bytes": 5}}, "stats": {"size_bytes": "many"}}},
-    {"status": "failed"},
+    *({"status": status} for status in ("sleeping", None, ["running"], "running", "completed", "failed")),
+    *(
+        {"status": "running", "progress": wrong}
+        for wrong in ("half", None, float("nan"), float("inf"), -1, 1.5, 10**400)
+    ),
+    *(
+        {"status": "completed", "result": wrong}
+        for wrong in (None, {}, {"stats": 5}, {"stats": {"size_bytes": "many"}})
+    ),
     {"status": "failed", "error": "x"},
     {"status": "failed", "error": {"code": "Not A Code", "message": "m", "retryable": True}},
 ]

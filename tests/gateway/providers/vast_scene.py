@@ -28,6 +28,7 @@ from tests.gateway.conftest import PARAMS, SECRET_KEY, new_attempt, new_job
 from tests.gateway.providers.conftest import job_input
 
 TICK_S = 5
+RENTAL = "0195a3c2-7e11-7cc2-a5b2-3d1e0f6a9b10"
 
 
 class EmulatedClock:
@@ -121,6 +122,18 @@ class Scene:
             self.go_on(2 * TICK_S, every_s=2 * TICK_S)
             waited += 2 * TICK_S
 
+    @property
+    def creates(self) -> int:
+        """How many creations were asked for."""
+        return self.vast.calls["create"]
+
+    def ends_with_nothing(self) -> None:
+        """Five minutes after the last job nothing is paid for, and nothing of others was touched."""
+        self.go_on(300 + 300, every_s=20)
+        assert self.vast.alive() == []
+        assert self.rows.living() == []
+        assert self.vast.touched_strangers() == []
+
     def stages(self) -> list[Stage]:
         """Of the living rentals."""
         return [rental.stage for rental in self.rows.living()]
@@ -149,6 +162,13 @@ class Scene:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     no_pauses(monkeypatch)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that does not answer at all is not waited for in real time."""
+    for module in ("http", "worker_client"):
+        monkeypatch.setattr(f"gateway.providers.{module}.CONNECT_TIMEOUT_S", 0.1)
 
 
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:

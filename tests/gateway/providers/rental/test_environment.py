@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
 from common.settings import SettingsError, read, variables
 from gateway.configuration import check, read_settings
-from gateway.providers.base import Unavailable
 from gateway.providers.clouds.vast.client import creation
 from gateway.providers.clouds.vast.settings import VastSettings
 from gateway.providers.registry import PROVIDERS
-from gateway.providers.rental.addresses import KEPT_MS, RETRY_MS, Addresses
 from gateway.providers.rental.cloud import Order
 from gateway.providers.rental.environment import environment
 from gateway.providers.worker_client import worker_secrets
@@ -23,8 +20,7 @@ from gateway.settings import Settings as GatewaySettings
 from gateway.signing import Signer
 from handler.http_worker import _check
 from handler.settings import Settings as WorkerSettings
-from tests.gateway.conftest import SECRET_KEY, FixedClock
-from tests.servers import FileServer, Reply, Request
+from tests.gateway.conftest import SECRET_KEY
 
 GIVEN = VastSettings(concurrency=2)
 RENTAL = "0190aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee"
@@ -40,9 +36,6 @@ def told(
     allowed: tuple[str, ...] = ("192.0.2.1",),
 ) -> dict[str, str]:
     return environment(settings, signer, rental, allowed)
-
-
-# ---- what it is told
 
 
 def test_no_secret_of_ours_is_in_it() -> None:
@@ -93,104 +86,3 @@ def test_a_value_that_is_too_long_for_vast_is_not_sent() -> None:
 def test_wrong_addresses_are_told_at_the_start(wrong: str) -> None:
     with pytest.raises(SettingsError, match="VAST_ALLOWED_IPS"):
         check(read_settings({"VAST_ALLOWED_IPS": wrong, "PROVIDERS": "vast", "SECRET_KEY": SECRET_KEY}))
-
-
-# ---- from where it may be called
-
-
-@dataclasses.dataclass
-class Echo:
-    """A service that tells an address; `says` is what it answers."""
-
-    server: FileServer
-    says: Reply = dataclasses.field(default_factory=lambda: Reply(body=b"8.8.8.8\n"))
-    asked: list[Request] = dataclasses.field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        def answer(request: Request) -> Reply:
-            self.asked.append(request)
-            return self.says
-
-        self.server.routes["/"] = answer
-
-    def addresses(self, clock: FixedClock, *fixed: str) -> Addresses:
-        return Addresses(VastSettings(allowed_ips=fixed), clock, self.server.url("/"), (self.server.origin,))
-
-
-@pytest.fixture
-def echo(files: FileServer) -> Iterator[Echo]:
-    yield Echo(files)
-
-
-@pytest.fixture
-def clock() -> FixedClock:
-    return FixedClock()
-
-
-def test_what_is_set_counts_and_nobody_is_asked(echo: Echo, clock: FixedClock) -> None:
-    addresses = echo.addresses(clock, "192.0.2.1", "10.0.0.0/8")
-    addresses.seen("9.9.9.9")
-    assert addresses.allowed() == ("192.0.2.1", "10.0.0.0/8")
-    assert echo.asked == []
-
-
-def test_the_address_is_asked_for_and_kept_a_while(echo: Echo, clock: FixedClock) -> None:
-    addresses = echo.addresses(clock)
-    assert addresses.allowed() == addresses.allowed() == ("8.8.8.8",)
-    assert len(echo.asked) == 1
-    echo.says = Reply(body=b"1.1.1.1")
-    clock.advance(KEPT_MS)
-    assert addresses.allowed() == ("1.1.1.1",)
-    clock.advance(-10 * KEPT_MS)  # a clock that is set back stops nothing
-    addresses.allowed()
-    assert len(echo.asked) == 3
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        Reply(500),
-        Reply(drop=True),
-        Reply(body=b""),
-        Reply(body=b"<html>8.8.8.8</html>"),
-        Reply(body=b"x" * 200),
-        Reply(body=b"\xff\xfe"),
-        Reply(body=b"0.0.0.0/0"),
-        Reply(body=b"10.0.0.1"),
-        Reply(body=b"127.0.0.1"),
-        Reply(302, headers={"Location": "http://10.0.0.1/"}),
-    ],
-    ids=lambda reply: f"{reply.status} {reply.body[:12]!r}",
-)
-def test_without_an_address_nothing_can_be_rented(echo: Echo, clock: FixedClock, reply: Reply) -> None:
-    addresses, echo.says = echo.addresses(clock), reply
-    for _ in range(3):
-        with pytest.raises(Unavailable, match="VAST_ALLOWED_IPS"):
-            addresses.allowed()
-    assert len(echo.asked) == 1
-    echo.says = Reply(body=b"8.8.8.8")
-    clock.advance(RETRY_MS)
-    assert addresses.allowed() == ("8.8.8.8",)
-    echo.says = reply
-    clock.advance(KEPT_MS)
-    assert addresses.allowed() == ("8.8.8.8",)  # the last that was known
-
-
-def test_what_the_workers_see_is_let_in_by_new_machines(echo: Echo, clock: FixedClock) -> None:
-    addresses = echo.addresses(clock)
-    assert addresses.allowed() == ("8.8.8.8",)
-    addresses.seen("8.8.8.8")
-    assert addresses.allowed() == ("8.8.8.8",)
-    addresses.seen("::ffff:9.9.9.9")
-    assert addresses.allowed() == ("8.8.8.8", "9.9.9.9")
-    addresses.seen("1.1.1.1")
-    assert addresses.allowed() == ("8.8.8.8", "1.1.1.1")
-
-
-@pytest.mark.parametrize(
-    "peer", ["172.17.0.1", "10.0.0.1", "127.0.0.1", "0.0.0.0", "0.0.0.0/0", "", "x", "::", "fe80::1"]
-)
-def test_a_host_that_hides_who_calls_opens_no_other_machine(echo: Echo, clock: FixedClock, peer: str) -> None:
-    addresses = echo.addresses(clock)
-    addresses.seen(peer)
-    assert addresses.allowed() == ("8.8.8.8",)
