@@ -122,12 +122,12 @@ def _statuses(settings: Settings, headers: dict[str, str], address: str | None) 
     ],
     ids=lambda headers: ",".join(headers) or "none",
 )
-def test_without_both_secrets_nobody_gets_in(settings: Settings, headers: dict[str, str]) -> None:
+def test_a_call_needs_both_secrets(settings: Settings, headers: dict[str, str]) -> None:
     assert _statuses(settings, headers, "127.0.0.1") == {401}
 
 
 @pytest.mark.parametrize("address", ["127.0.0.2", "8.8.8.8", "::1", "", "not an address", None])
-def test_from_another_address_nobody_gets_in(settings: Settings, address: str | None) -> None:
+def test_a_call_needs_an_allowed_address(settings: Settings, address: str | None) -> None:
     assert _statuses(settings, PASS, address) == {403}
 
 
@@ -144,7 +144,9 @@ def test_from_another_address_nobody_gets_in(settings: Settings, address: str | 
         ({"allowed_ips": ("localhost",)}, PASS),
     ],
 )
-def test_what_is_not_set_lets_nobody_in(settings: Settings, unset: dict[str, Any], headers: dict[str, str]) -> None:
+def test_a_setting_that_is_not_set_matches_no_caller(
+    settings: Settings, unset: dict[str, Any], headers: dict[str, str]
+) -> None:
     assert _statuses(replace(settings, **unset), headers, "127.0.0.1") <= {401, 403}
 
 
@@ -166,7 +168,7 @@ def test_addresses_and_networks_of_both_families(
     assert response.status_code == status
 
 
-def test_a_forwarded_address_counts_for_nothing(settings: Settings) -> None:
+def test_a_forwarded_address_is_ignored(settings: Settings) -> None:
     headers = {**PASS, "X-Forwarded-For": "127.0.0.1", "X-Real-IP": "127.0.0.1", "Forwarded": "for=127.0.0.1"}
     assert _call(settings, headers, "192.0.2.1").status_code == 403
 
@@ -186,7 +188,7 @@ def test_errors_are_problems_with_a_code(client: FlaskClient) -> None:
     assert response.get_json() == {"type": "about:blank", "title": "Not Found", "status": 404, "code": "not_found"}
 
 
-def test_a_caller_that_knows_both_secrets_is_told_its_address(settings: Settings) -> None:
+def test_a_caller_that_knows_both_secrets_learns_its_address(settings: Settings) -> None:
     assert _call(settings, PASS, "192.0.2.1").get_json()["peer"] == "192.0.2.1"
     assert "peer" not in _call(settings, {"X-Session-Token": TOKEN}, "192.0.2.1").get_json()
 
