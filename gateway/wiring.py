@@ -13,7 +13,7 @@ from gateway.access.keys import Keys
 from gateway.access.quotas import Quotas
 from gateway.access.rate_limits import RateLimits
 from gateway.access.thread_limits import ThreadLimits
-from gateway.api.job_document import Documents
+from gateway.api.job_document import JobDocuments
 from gateway.api.job_service import Jobs
 from gateway.db.engine import make_engine
 from gateway.db.store import Store
@@ -46,7 +46,7 @@ class Services:
     keys: Keys
     jobs: Jobs
     reports: WorkerReports
-    documents: Documents
+    documents: JobDocuments
     dispatcher: Dispatcher
     metrics: Metrics
     thread_limits: ThreadLimits
@@ -65,7 +65,7 @@ class Services:
         poll_scheduler, metrics = PollScheduler(), Metrics(store, chain, clock)
         writer = AttemptWriter(settings, store, storage, chain, clock, poll_scheduler, metrics, notifier)
         quotas = Quotas(settings, store)
-        documents = Documents(settings, store, storage, clock)
+        documents = JobDocuments(settings, store, storage, clock)
         return cls(
             settings=settings,
             clock=clock,

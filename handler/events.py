@@ -13,7 +13,7 @@ import requests
 import structlog
 
 from ffmpeg_ops.operation import StopSignal
-from handler import calls
+from handler import http_client
 from wire.envelope import SILENCE_S, Delivery, Event, EventSchema
 from wire.errors import GatewayUnreachable, JobError, Superseded, WorkerLost
 
@@ -69,7 +69,7 @@ class Events:
         assert delivery.events is not None
         self.progress = 0.0
         self._target = delivery.events
-        self._http = calls.session()
+        self._http = http_client.session()
         self._claim_id = f"claim_{secrets.token_hex(16)}"
         self._stop = stop
         self._encoding = False
@@ -137,7 +137,7 @@ class Events:
                 self._target.url, json=dump(event), headers=headers, timeout=TIMEOUT_S, allow_redirects=False
             )
         except requests.RequestException as error:
-            raise GatewayUnreachable(detail=calls.kinds(error)) from error
+            raise GatewayUnreachable(detail=http_client.error_classes(error)) from error
         if response.status_code == 409:
             raise Superseded
         if response.status_code >= 300:

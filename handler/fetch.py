@@ -18,7 +18,7 @@ import structlog
 from common import safe_http
 from ffmpeg_ops.assets import NamedAsset
 from ffmpeg_ops.operation import Work
-from handler import calls, share_links
+from handler import http_client, share_links
 from wire.errors import (
     AssetEmpty,
     AssetForbidden,
@@ -195,7 +195,9 @@ class _Download:
         except requests.HTTPError as error:
             raise _status_error(name, error) from error
         except requests.RequestException as error:
-            raise AssetUnavailable(f"{name}: the URL could not be reached.", detail=calls.kinds(error)) from error
+            raise AssetUnavailable(
+                f"{name}: the URL could not be reached.", detail=http_client.error_classes(error)
+            ) from error
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise WorkerDiskFull from error

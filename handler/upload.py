@@ -10,7 +10,7 @@ import requests
 import structlog
 
 from ffmpeg_ops.operation import StopSignal
-from handler import calls
+from handler import http_client
 from wire.envelope import Upload
 from wire.errors import OutputTooLarge, StorageFull, Superseded, UploadFailed, WorkerFault
 
@@ -50,12 +50,12 @@ class _TryAgain(Exception):
 def _put(path: Path, size: int, target: Upload, mime: str, stop: StopSignal) -> None:
     headers = {"Content-Type": mime, **target.headers, "Content-Length": str(size)}
     try:
-        response = calls.session().put(
+        response = http_client.session().put(
             target.url, data=_Body(path, size, stop), headers=headers, timeout=TIMEOUT_S, allow_redirects=False
         )
     except requests.RequestException as error:
         stop.check()  # what broke the connection may have been ourselves
-        raise _TryAgain(UploadFailed(detail=calls.kinds(error))) from error
+        raise _TryAgain(UploadFailed(detail=http_client.error_classes(error))) from error
     status, said = response.status_code, response.text[:300]
     if status == 409:
         raise Superseded

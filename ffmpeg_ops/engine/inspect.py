@@ -118,7 +118,7 @@ def probe(path: Path, work: Work) -> MediaInfo:
         format=raw.get("format", {}).get("format_name", ""),
         duration_s=_seconds(raw.get("format", {})),
         size_bytes=path.stat().st_size,
-        video=next((_video(s) for s in streams if _is_moving_picture(s)), None),
+        video=next((_video(s) for s in streams if _is_video(s)), None),
         audio=_default_audio([s for s in streams if s.get("codec_type") == "audio"]),
         start_s=_seconds(raw.get("format", {}), "start_time") or 0.0,
     )
@@ -127,9 +127,9 @@ def probe(path: Path, work: Work) -> MediaInfo:
 def video_asset(path: Path, name: str, work: Work) -> tuple[MediaInfo, VideoStream]:
     """The file of param `name` as a video. Raises AssetInvalid, which says what it is instead, or AssetTooLarge."""
     info = _asset(path, name, "a video", work)
-    _require_rate(info, name)
     if info.video is None:
-        raise AssetInvalid(f"{name}: the file has no video stream; it is {_describe(info, path)}.")
+        kind = "audio only" if info.audio else sniff_file(path).label
+        raise AssetInvalid(f"{name}: the file has no video stream; it is {kind}.")
     video = info.video
     if video.pixel_format in {"", "unknown"}:  # not even one frame of its first seconds
         raise AssetInvalid(f"{name}: the video cannot be decoded.")
@@ -151,15 +151,9 @@ def require_size(stream: VideoStream, name: str) -> None:
 def audio_asset(path: Path, name: str, work: Work) -> tuple[MediaInfo, AudioStream]:
     """The file of param `name` as sound. Raises AssetInvalid or AssetHasNoAudio."""
     info = _asset(path, name, "an audio file", work)
-    _require_rate(info, name)
     if info.audio is None:
         raise AssetHasNoAudio(f"{name}: the file has no audio track.")
     return info, info.audio
-
-
-def _require_rate(info: MediaInfo, name: str) -> None:
-    if info.audio is not None and info.audio.sample_rate not in SOUND_RATES:
-        raise AssetInvalid(f"{name}: a sample rate of {info.audio.sample_rate} Hz is not supported.")
 
 
 def count_frames(path: Path, stream: VideoStream, work: Work) -> int | None:
@@ -209,7 +203,7 @@ def is_decodable(path: Path, work: Work) -> bool:
 
 def _asset(path: Path, name: str, wanted: str, work: Work) -> MediaInfo:
     try:
-        return probe(path, work)
+        info = probe(path, work)
     except AssetTooLarge as error:
         raise AssetTooLarge(f"{name}: {error.message}") from error
     except AssetInvalid as error:
@@ -217,6 +211,9 @@ def _asset(path: Path, name: str, wanted: str, work: Work) -> MediaInfo:
         is_wanted = found in _MAY_BE_ANY_MEDIA or (found.label.endswith(" audio") and wanted == "an audio file")
         wrong = " that is damaged or cut off" if is_wanted else f", not {wanted}"
         raise AssetInvalid(f"{name}: the file is {found.label}{wrong}.", detail=error.detail) from error
+    if info.audio is not None and info.audio.sample_rate not in SOUND_RATES:
+        raise AssetInvalid(f"{name}: a sample rate of {info.audio.sample_rate} Hz is not supported.")
+    return info
 
 
 def _measured_s(path: Path, name: str, info: MediaInfo, index: int, work: Work) -> float | None:
@@ -243,11 +240,7 @@ def _measured_s(path: Path, name: str, info: MediaInfo, index: int, work: Work) 
     return ends[index] - starts[index] if index in ends else None
 
 
-def _describe(info: MediaInfo, path: Path) -> str:
-    return "audio only" if info.audio else sniff_file(path).label
-
-
-def _is_moving_picture(stream: Mapping[str, Any]) -> bool:
+def _is_video(stream: Mapping[str, Any]) -> bool:
     cover = stream.get("disposition", {}).get("attached_pic")
     return stream.get("codec_type") == "video" and not cover and int(stream.get("width") or 0) > 0
 

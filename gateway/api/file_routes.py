@@ -1,4 +1,4 @@
-"""`/files`: uploads of clients, and the two ways that a signed URL opens."""
+"""`/files`: uploads of clients, and files by signed URLs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import structlog
-from flask import Response, g, jsonify, request, send_file
+from flask import Response, g, request, send_file
 from flask.views import MethodView
 from marshmallow import EXCLUDE, Schema, fields
 from werkzeug.exceptions import ClientDisconnected
@@ -52,16 +52,16 @@ class SignatureSchema(Schema):
     class Meta:
         unknown = EXCLUDE
 
-    signature = fields.String(load_default="", metadata={"description": "Part of the URL that was handed out."})
+    signature = fields.String(load_default="", metadata={"description": "Part of the signed URL."})
 
 
 class UploadSchema(Schema):
     """An uploaded file."""
 
-    url = fields.String(metadata={"description": "Name it in a job, as url_video for example."})
+    url = fields.String(metadata={"description": "For use in a job, for example as url_video."})
     size_bytes = fields.Integer()
     expiresAt = fields.String(
-        metadata={"description": "RFC 3339. The file is removed then, or when the last job that names it has ended."}
+        metadata={"description": "RFC 3339. The file is removed then, or when the last job that uses it has ended."}
     )
 
 
@@ -72,8 +72,8 @@ def blueprint() -> Blueprint:
     @here.response(201, UploadSchema)
     @here.doc(requestBody=_FILE_BODY)
     @here.refuses(*_OF_STORING, UnsupportedMediaType, FileNotMedia)
-    def upload() -> Response:
-        """Upload a file that a job may name. The body is the file itself, not a form."""
+    def upload() -> dict[str, Any]:
+        """Upload a file for use in jobs. The body is the file itself, not a form."""
         return _upload()
 
     @here.route("/<path:key>")
@@ -81,11 +81,11 @@ def blueprint() -> Blueprint:
         @here.arguments(SignatureSchema, location="query")
         @here.doc(security=[])
         @here.response(200, {"type": "string", "format": "binary"}, content_type=ANY_MIME)
-        @here.alt_response(206, description="A part, as asked for with `Range`", success=True)
-        @here.alt_response(304, description="The client has this file already, as `If-None-Match` tells", success=True)
+        @here.alt_response(206, description="The requested `Range`", success=True)
+        @here.alt_response(304, description="Not modified, according to `If-None-Match`", success=True)
         @here.refuses(SignatureInvalid, NotFound, RangeNotSatisfiable, TransfersBusy)
         def get(self, query: dict[str, Any], key: str) -> Response:
-            """A finished file, by its signed URL. Its type is the one that the job tells."""
+            """A finished file, by its signed URL. Its type is the one given in the job."""
             return _send(key, query["signature"])
 
         @here.arguments(SignatureSchema, location="query")
@@ -99,7 +99,7 @@ def blueprint() -> Blueprint:
     return here
 
 
-def _upload() -> Response:
+def _upload() -> dict[str, Any]:
     here = services()
     if request.mimetype.startswith("multipart/"):
         raise UnsupportedMediaType("Send the file itself as the body (curl --data-binary @file), not as a form.")
@@ -109,15 +109,13 @@ def _upload() -> Response:
     key = f"uploads/{g.key_id}/{ids.ulid(now)}"
     size = _store(key, here.settings.max_asset_bytes, sniffed=True)
     expires_at = now + here.settings.upload_retention_seconds * 1000
-    # The file itself ends with its time, unless a job still needs it: then its URL must hold as long as that job may.
+    # The file is removed when it expires, unless a job needs it: the URL must stay valid as long as such a job may run.
     url = here.storage.presign_get(key, expires_at=expires_at + _longest_ms(here.settings), for_worker=True)
-    response = jsonify({"url": url, "size_bytes": size, "expiresAt": to_rfc3339(expires_at)})
-    response.status_code = 201
-    return response
+    return {"url": url, "size_bytes": size, "expiresAt": to_rfc3339(expires_at)}
 
 
 def _longest_ms(settings: Settings) -> int:
-    """How long a job may be under way at most, all its tries together."""
+    """The longest time that a job may take with all its tries."""
     return MAX_TRIES * ((settings.queue_limit_seconds + settings.job_timeout_seconds) * 1000 + MARGIN_MS)
 
 
@@ -133,7 +131,7 @@ def _send(key: str, signature: str) -> Response:
         response = send_file(
             _local().path(key),
             mimetype=mime,
-            as_attachment=mime == ANY_MIME,  # what a client uploaded is never shown as a page of ours
+            as_attachment=mime == ANY_MIME,  # uploads of clients must not be shown as pages
             download_name=download_name(key),
             conditional=True,
             max_age=0,
@@ -141,14 +139,14 @@ def _send(key: str, signature: str) -> Response:
     except BaseException as error:
         here.thread_limits.transfers.give_back()
         if isinstance(error, FileNotFoundError | ValueError):
-            raise NotFound("The file is not there, or no longer.") from error
+            raise NotFound("The file does not exist or was removed.") from error
         if isinstance(error, OSError):
             raise StorageUnavailable(f"the disk: {error.strerror}") from error
         raise
-    # The share is held until the last byte went out or the client went away. (`call_on_close` is not called for
-    # responses that are passed through.)
+    # Hold the thread until the last byte was sent or the client left. `call_on_close` is not called for responses that
+    # are passed through.
     response.response = ClosingIterator(response.response, here.thread_limits.transfers.give_back)  # type: ignore[arg-type]
-    response.cache_control.private = True  # a proxy that keeps files would go on sending them after the URL's end
+    response.cache_control.private = True  # a caching proxy would serve files after their URL has expired
     return response
 
 
@@ -157,29 +155,29 @@ def _receive(key: str, signature: str) -> Response:
     if max_bytes is None:
         raise SignatureInvalid
     _bind_ids(key)
-    _must_be_wanted(key)
-    size = _store(key, max_bytes, lambda: _must_be_wanted(key))
+    _check_unfinished(key)
+    size = _store(key, max_bytes, lambda: _check_unfinished(key))
     log.info("file.stored", key=key, size_bytes=size)
     return Response(status=201)
 
 
 def _local() -> LocalStorage:
-    """The only storage that clients and workers reach through this process."""
+    """The storage, if it is local; others are not reached through this process."""
     storage = services().storage
     if not isinstance(storage, LocalStorage):
-        raise NotFound("The files of this gateway lie elsewhere.")
+        raise NotFound("The files of this gateway are stored elsewhere.")
     return storage
 
 
 def _bind_ids(key: str) -> None:
-    """Log lines from here on tell whose output it is."""
+    """Add the ids of an output to all further log lines."""
     match key.split("/"):
         case ["outputs", job_id, attempt_id, _]:
             structlog.contextvars.bind_contextvars(job_id=job_id, attempt_id=attempt_id)
 
 
-def _must_be_wanted(key: str) -> None:
-    """An output is taken only while its attempt is the job's newest and alive."""
+def _check_unfinished(key: str) -> None:
+    """Raise AttemptSuperseded unless the output's attempt is the newest of its job and unfinished."""
     store = services().store
     attempt = store.attempt(key.split("/")[2])
     job = store.job(attempt.job_id) if attempt else None
@@ -188,9 +186,9 @@ def _must_be_wanted(key: str) -> None:
 
 
 def _store(key: str, max_bytes: int, check: Callable[[], None] = lambda: None, *, sniffed: bool = False) -> int:
-    """Write the request's body under `key`, if `check` lets it pass once all of it has come; answers its size.
+    """Store the request's body under `key` and return its size. `check` is called after the last byte.
 
-    `sniffed`: what begins like no media is refused, and not kept.
+    `sniffed`: refuse files that do not begin like media.
     """
     here = services()
     length = request.content_length
@@ -200,7 +198,7 @@ def _store(key: str, max_bytes: int, check: Callable[[], None] = lambda: None, *
         raise PayloadTooLarge(f"The file has {length} bytes, {max_bytes} are allowed.")
     if length == 0:
         raise BadRequest("The body is empty.")
-    request.max_content_length = length + 1  # not the limit for JSON bodies; reached exactly, it would count as passed
+    request.max_content_length = length + 1  # instead of the limit for JSON; a body of exactly the limit is refused
     with here.thread_limits.transfers.held() as held:
         if not held:
             raise TransfersBusy
@@ -213,7 +211,7 @@ def _store(key: str, max_bytes: int, check: Callable[[], None] = lambda: None, *
 
 
 def _media(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The same chunks; raises FileNotMedia before the first one when no job could use what they begin with."""
+    """Pass on `chunks`. Raises FileNotMedia before the first one if they do not begin like media."""
     head = b""
     for chunk in chunks:
         head += chunk
@@ -226,14 +224,14 @@ def _media(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _body(length: int, check: Callable[[], None]) -> Iterator[bytes]:
-    """The request's body in pieces; raises BadRequest when the client goes away or stalls before all of it came."""
+    """The request's body in chunks. Raises BadRequest if the client leaves or stalls before its end."""
     received = 0
     try:
         while chunk := request.stream.read(_CHUNK_BYTES):
             received += len(chunk)
             yield chunk
     except (ClientDisconnected, OSError) as error:
-        raise BadRequest("The connection ended before the whole file had come.") from error
+        raise BadRequest("The connection ended before the end of the file.") from error
     if received < length:
-        raise BadRequest("The connection ended before the whole file had come.")
+        raise BadRequest("The connection ended before the end of the file.")
     check()

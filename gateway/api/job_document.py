@@ -20,19 +20,19 @@ from gateway.storage import Storage
 from wire.envelope import StatsSchema
 from wire.errors import CODES, JobError
 
-# Of a job that waits long there are many: the last ones are shown.
+# A job that waits for long has many attempts; only the last ones are shown.
 SHOWN_ATTEMPTS = 10
 
 
 class Time(fields.String):
-    """Milliseconds UTC inside, RFC 3339 outside."""
+    """A time in milliseconds UTC, dumped as RFC 3339."""
 
     def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
         return None if value is None else to_rfc3339(value)
 
 
 class _Sparse(Schema):
-    """Leaves out what is not there."""
+    """Omits fields that are None."""
 
     @post_dump
     def _without_none(self, document: dict[str, Any], **_: Any) -> dict[str, Any]:
@@ -44,19 +44,18 @@ class JobStatsSchema(StatsSchema):
 
     queue_s = fields.Float(metadata={"description": "From the request to the start of the work."})
     total_s = fields.Float(metadata={"description": "From the request to the end."})
-    provider = fields.String(metadata={"description": "Who lent the machine."})
-    tries = fields.Integer(metadata={"description": "How many attempts may have run, the last one included."})
+    provider = fields.String(metadata={"description": "The provider of the last attempt."})
+    tries = fields.Integer(metadata={"description": "Number of attempts that may have run, including the last."})
     cost_usd = fields.Float(
         allow_none=True,
         metadata={
-            "description": "What all attempts cost, by the time that machines worked on them and without the start of "
-            "a worker; null on own machines."
+            "description": "Cost of all attempts' running time, without the start of workers; null on own machines."
         },
     )
     idle_cost_usd = fields.Float(
         metadata={
-            "description": "What the worker costs on top while it waits for the next job, if none comes: for a job "
-            "that comes alone often many times `cost_usd`. Not there on own machines."
+            "description": "Additional cost of the worker's idle time if no other job follows, often many times "
+            "`cost_usd`. Missing on own machines."
         }
     )
 
@@ -67,7 +66,7 @@ class JobErrorSchema(Schema):
     code = fields.String(
         attribute="error_code",
         metadata={
-            "description": "Stable word for programs.",
+            "description": "Stable identifier.",
             "enum": sorted(code for code, cls in CODES.items() if issubclass(cls, JobError)),
         },
     )
@@ -83,29 +82,27 @@ class JobOutputSchema(Schema):
 
 
 class JobWebhookSchema(_Sparse):
-    """What became of the job's webhook."""
+    """The state of the job's webhook."""
 
-    url = fields.String(metadata={"description": "Where it goes, without user, password and query."})
+    url = fields.String(metadata={"description": "The URL without user, password and query."})
     status = fields.String(metadata={"enum": [str(state) for state in WebhookState]})
-    tries = fields.Integer(metadata={"description": "Since the job ended, or since it was sent again by hand."})
+    tries = fields.Integer(metadata={"description": "Tries since the job ended or since the last replay."})
     id = fields.String(
         attribute="webhook.id", metadata={"description": "The header `webhook-id`, the same at every try."}
     )
     lastTryAt = Time(attribute="webhook.last_try_at", metadata={"description": "RFC 3339, UTC."})
     lastStatusCode = fields.Integer(
         attribute="webhook.last_status_code",
-        metadata={"description": "The status of the response, where there was one."},
+        metadata={"description": "Status of the last response, if any."},
     )
     lastError = fields.String(attribute="webhook.last_error", metadata={"description": "Why there was no response."})
-    nextTryAt = Time(
-        attribute="webhook.next_at", metadata={"description": "When it will be tried, while it is pending."}
-    )
+    nextTryAt = Time(attribute="webhook.next_at", metadata={"description": "The next try of a pending webhook."})
 
 
 class JobAttemptSchema(_Sparse):
     """One try of the job."""
 
-    provider = fields.String(metadata={"description": "Who was asked to run it."})
+    provider = fields.String(metadata={"description": "The provider that was asked to run it."})
     createdAt = Time(attribute="created_at", metadata={"description": "RFC 3339, UTC."})
     endedAt = Time(attribute="ended_at")
     code = fields.String(
@@ -114,17 +111,17 @@ class JobAttemptSchema(_Sparse):
             "description": "Why it ended without success: an error's code, `no_capacity` or `provider_unavailable`."
         },
     )
-    reason = fields.String(attribute="error_message", metadata={"description": "The same as text for people."})
+    reason = fields.String(attribute="error_message", metadata={"description": "The reason as text."})
 
 
 class JobSchema(_Sparse):
-    """A job, in the one shape that it has everywhere."""
+    """A job; the same document everywhere."""
 
     jobId = fields.String(attribute="job.id", metadata={"description": "`job_` and a ULID."})
     operation = fields.String(attribute="job.operation")
     status = fields.String(attribute="job.status", metadata={"enum": [str(status) for status in JobStatus]})
     progress = fields.Float(metadata={"description": "0 to 1."})
-    statusUrl = fields.String(attribute="status_url", metadata={"description": "Where to ask again."})
+    statusUrl = fields.String(attribute="status_url", metadata={"description": "URL of the job."})
     createdAt = Time(attribute="job.created_at", metadata={"description": "RFC 3339, UTC."})
     startedAt = Time(attribute="job.started_at", metadata={"description": "When a worker took it first."})
     finishedAt = Time(attribute="job.finished_at")
@@ -148,19 +145,19 @@ class JobSchema(_Sparse):
     result = fields.Dict(
         attribute="job.result",
         keys=fields.String(),
-        metadata={"description": "What the operation found out, where it is one that does."},
+        metadata={"description": "Facts that the operation determined, if it has any."},
     )
     stats = fields.Nested(JobStatsSchema)
     error = fields.Nested(JobErrorSchema)
 
 
-# Built once: building one takes longer than using it.
+# Created once, because creating it takes longer than using it.
 _JOB = JobSchema()
 
 
 @dataclass(frozen=True)
 class _WebhookView:
-    """What a client may know of its webhook; before the job has ended there is only the URL."""
+    """The source of JobWebhookSchema; before the job has ended `webhook` is None."""
 
     url: str
     webhook: Webhook | None
@@ -176,13 +173,13 @@ class _WebhookView:
 
 @dataclass(frozen=True)
 class JobView:
-    """What a job's document is dumped from."""
+    """The source of JobSchema."""
 
     job: Job
     status_url: str
     attempts: list[Attempt] | None
     webhook: _WebhookView | None
-    #: By name: the outputs that can be fetched now.
+    #: Outputs that can be downloaded now, by name; None if there are none.
     outputs: Mapping[str, Mapping[str, Any]] | None
     video_url: str | None
     #: When the outputs are removed.
@@ -211,8 +208,8 @@ class JobView:
         }
 
 
-class Documents:
-    """Makes the documents of jobs."""
+class JobDocuments:
+    """Creates the documents of jobs."""
 
     def __init__(self, settings: Settings, store: Store, storage: Storage, clock: Clock) -> None:
         self._settings, self._store, self._storage, self._clock = settings, store, storage, clock
@@ -222,11 +219,11 @@ class Documents:
         return _JOB.dump(self.view(job))  # type: ignore[no-any-return]
 
     def view(self, job: Job) -> JobView:
-        """What JobSchema dumps of a job."""
+        """The source of a job's document."""
         return self.views([job])[0]
 
     def views(self, jobs: list[Job]) -> list[JobView]:
-        """What JobSchema dumps of `jobs`, with at most two queries for all of them."""
+        """The sources of the documents of `jobs`, with at most two queries."""
         owed = [job.id for job in jobs if job.finished and job.webhook_url is not None]
         webhooks = self._store.webhooks(owed) if owed else {}
         begun = [job.id for job in jobs if job.attempt_id is not None]
@@ -262,6 +259,6 @@ class Documents:
 
 
 def public_part(url: str) -> str:
-    """The URL without what may be secret in it: user, password, query and fragment."""
+    """The URL without its parts that may be secret: user, password, query and fragment."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -1,4 +1,4 @@
-"""The shapes that clients see, and the waiting that several routes offer."""
+"""The response with a job, and the waiting that several routes offer."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from gateway.wiring import services
 
 log = structlog.get_logger(__name__)
 
-# Of a job that is not over: the least pause before the next look, and the most while it runs and while it waits.
-LEAST_RETRY_S = 1
-MOST_RETRY_RUNNING_S, MOST_RETRY_QUEUED_S = 10, 30
+# Retry-After of an unfinished job: the minimum, and the maximum while it runs and while it waits.
+MIN_RETRY_S = 1
+MAX_RETRY_RUNNING_S, MAX_RETRY_QUEUED_S = 10, 30
 
 
 class JobListSchema(Schema):
     jobs = fields.List(fields.Nested(JobSchema))
     nextCursor = fields.String(
-        allow_none=True, metadata={"description": "Give it as `cursor` for the next page; null at the end."}
+        allow_none=True, metadata={"description": "The `cursor` of the next page; null on the last one."}
     )
 
 
@@ -33,13 +33,13 @@ class WaitSchema(Schema):
     wait = fields.Integer(
         validate=validate.Range(min=0),
         metadata={
-            "description": "Hold the answer until the job has ended, at most so many seconds. Like `Prefer: wait=N`."
+            "description": "Hold the response until the job has ended, at most N seconds. Like `Prefer: wait=N`."
         },
     )
 
 
 def job_response(job: Job, *, wait: int | None = None) -> Response:
-    """202 with the job so far, or 200 once it has finished; waits where the client wishes and threads are left."""
+    """202 with the unfinished job or 200 with the finished one, after waiting if requested and a thread is free."""
     asked = _wait_s(wait)
     applied = None
     if asked and not job.finished:
@@ -59,20 +59,20 @@ def job_response(job: Job, *, wait: int | None = None) -> Response:
 
 
 def _retry_after_s(job: Job, now: int) -> int:
-    """Soon for what may end soon: what is left of a job that tells its progress, else a quarter of its age."""
+    """The estimated remaining time if the progress is known, else a quarter of the job's age."""
     running = job.status is JobStatus.RUNNING and job.started_at is not None
     age_s = (now - (job.started_at if running and job.started_at else job.queued_at)) / 1000
     left_s = age_s * (1 - job.progress) / job.progress if running and job.progress else age_s / 4
-    most_s = MOST_RETRY_RUNNING_S if running else MOST_RETRY_QUEUED_S
-    return max(LEAST_RETRY_S, min(most_s, round(left_s)))
+    max_s = MAX_RETRY_RUNNING_S if running else MAX_RETRY_QUEUED_S
+    return max(MIN_RETRY_S, min(max_s, round(left_s)))
 
 
 def _waited(job: Job, seconds: int) -> Job:
     try:
         return services().jobs.wait(job, seconds)
     except SQLAlchemyError as error:
-        # The job is stored: whoever got an error now would send it once more.
-        log.warning("wait.broken_off", job_id=job.id, error=repr(error))
+        # The job is stored: after an error the client would send it again.
+        log.warning("wait.aborted", job_id=job.id, error=repr(error))
         return job
 
 

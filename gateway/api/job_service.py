@@ -1,4 +1,4 @@
-"""What the HTTP API asks of jobs: make one, read one, cancel one, wait for one, send its webhook again."""
+"""What the HTTP API does with jobs: create, read, cancel, wait, and send a webhook again."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from wire.media_types import MediaType
 
 log = structlog.get_logger(__name__)
 
-# Ends that another process committed are found by looking this often.
+# How often a waiting request looks for ends that another process committed.
 _LOOK_S = 0.5
 
 
 class Jobs:
-    """Every method is one or two short transactions; `notifier` rings when the dispatcher or a waiter has work."""
+    """Every method is one or two short transactions; changes wake the dispatcher and waiting requests."""
 
     def __init__(
         self,
@@ -57,10 +57,10 @@ class Jobs:
         idempotency_key: str | None = None,
         webhook_url: str | None = None,
     ) -> Job:
-        """A new job, committed. With an Idempotency-Key, the job of the first such request.
+        """Create and commit a job. With an Idempotency-Key, return the job of the first such request.
 
-        Raises IdempotencyMismatch when that request was another one, StorageLow when there is no room for a new job,
-        TooManyJobs and SpendingLimit when the key may have no more.
+        Raises IdempotencyMismatch when that request was a different one, StorageLow when the disk is nearly full,
+        TooManyJobs and SpendingLimit when the key has reached a quota.
         """
         now = self._clock.now_ms()
         job = Job(
@@ -89,7 +89,7 @@ class Jobs:
                 )
                 if known[1] != job.id:
                     return _same_request(known, fingerprint, tx.job(known[1]))
-                # Only now: a request that was accepted already has its job, however full the disk is.
+                # Only now: a repeated request needs no space.
                 self._check_room()
                 if refused := self._quotas.refusals(tx, [job]):
                     raise refused[job.id]
@@ -104,14 +104,14 @@ class Jobs:
             raise StorageLow
 
     def get(self, job_id: str, key_id: str) -> Job:
-        """Raises NotFound for another key's job too."""
+        """Read a job. Raises NotFound, also for a job of another key."""
         job = self._store.job(job_id)
         if job is None or job.key_id != key_id:
             raise NotFound("There is no such job.")
         return job
 
     def cancel(self, job_id: str, key_id: str) -> Job:
-        """Raises NotFound, or JobFinished when there is nothing left to cancel."""
+        """Cancel a job. Raises NotFound, or JobFinished if it has already ended."""
         job = self.get(job_id, key_id)
         attempt = self._store.attempt(job.attempt_id) if job.attempt_id else None
 
@@ -135,14 +135,14 @@ class Jobs:
         with self._store.transaction() as tx:
             webhook = tx.webhook(job_id)
             if webhook is None:
-                raise NotFound("There is no such job.")  # removed at this moment, and its webhook with it
+                raise NotFound("There is no such job.")  # removed in the meantime
             tx.save_webhook(webhooks.again(webhook, self._clock.now_ms()))
         log.info("webhook.replayed", job_id=job_id)
         self._notifier.notify()
         return job
 
     def wait(self, job: Job, seconds: float) -> Job:
-        """The job once it has finished, or as it is after `seconds`, or when nobody shall wait any more."""
+        """Wait until the job has finished, but not longer than `seconds` or until `wait_no_more`."""
         ends_at = time.monotonic() + seconds
         while True:
             changes = self._notifier.changes
@@ -153,7 +153,7 @@ class Jobs:
             self._notifier.wait(changes, min(left, _LOOK_S))
 
     def wait_no_more(self) -> None:
-        """All who wait get their job as it is, from now on: the server stops, and would cut them off with no answer."""
+        """Let all waiting requests return now, because the server stops and would cut them off."""
         self._closing = True
         self._notifier.notify()
 
@@ -167,6 +167,5 @@ def _same_request(known: tuple[str, str], fingerprint: str, job: Job | None) -> 
 
 
 def _fingerprint(operation: str, params: Mapping[str, Any], webhook_url: str | None) -> str:
-    """The same for the same request, however its JSON was ordered."""
-    request = [operation, params] if webhook_url is None else [operation, params, webhook_url]
-    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+    """Equal for equal requests, regardless of the order of their JSON."""
+    return hashlib.sha256(json.dumps([operation, params, webhook_url], sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""`POST /video/<operation>`: one route per operation, made from the operation itself."""
+"""`POST /video/<operation>`: a route for every operation, created from its definition."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from flask import Response, g, request
 from marshmallow import ValidationError, fields
 
-from common.validation import describe
+from common.validation import describe, flatten
 from ffmpeg_ops.assets import WebUrl
 from ffmpeg_ops.operation import OPERATIONS, Operation
 from gateway.api.blueprint import Blueprint
@@ -19,28 +19,28 @@ from gateway.wiring import services
 
 MAX_IDEMPOTENCY_KEY = 255
 
-# Of the request, beside the operation's own params.
+# Fields of the request besides the operation's params.
 _FIELDS: dict[str, fields.Field[Any]] = {
-    "webhook_url": WebUrl(metadata={"description": "Is told when the job has ended (Standard Webhooks)."})
+    "webhook_url": WebUrl(metadata={"description": "Receives a webhook when the job has ended (Standard Webhooks)."})
 }
 _HEADERS = [
     {
         "in": "header",
         "name": "Prefer",
         "schema": {"type": "string"},
-        "description": "`wait=N` holds the answer until the job has ended, at most N seconds.",
+        "description": "`wait=N` holds the response until the job has ended, at most N seconds.",
     },
     {
         "in": "header",
         "name": "Idempotency-Key",
         "schema": {"type": "string", "maxLength": MAX_IDEMPOTENCY_KEY},
-        "description": "Repeating a request with the same key and body gives the same job, for a day by default.",
+        "description": "A repeated request with the same key and body returns the same job, for a day by default.",
     },
 ]
 
 
 def blueprint() -> Blueprint:
-    """A route for every operation that is found."""
+    """Create a route for every operation."""
     here = Blueprint("video", __name__, url_prefix="/video", description="Make a video")
     for operation in OPERATIONS.values():
         route = here.route(f"/{operation.name}", methods=["POST"], endpoint=operation.name, parameters=_HEADERS)
@@ -69,9 +69,9 @@ def _create(operation: Operation, loaded: dict[str, Any], wait: int | None) -> R
     try:
         operation.named_assets(loaded)
     except ValidationError as error:
-        raise ValidationFailed(describe(error), errors=error.normalized_messages()) from error  # type: ignore[no-untyped-call]
+        raise ValidationFailed(describe(error), errors=flatten(error.messages)) from error
     outputs = operation.declared(loaded)
-    # What the client set and nothing else: a worker's defaults are its own.
+    # Only what the client sent: defaults are applied by the worker.
     params = {name: value for name, value in request.get_json().items() if name not in _FIELDS}
     webhook_url = request.get_json().get("webhook_url")
     job = here.jobs.create(g.key_id, operation.name, params, outputs, _idempotency_key(), webhook_url)
@@ -79,7 +79,7 @@ def _create(operation: Operation, loaded: dict[str, Any], wait: int | None) -> R
 
 
 def _idempotency_key() -> str | None:
-    """The header's value; quoted, as the draft standard writes it, and bare are the same."""
+    """The header's value, without the quotes that the draft standard requires."""
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return None

@@ -30,110 +30,61 @@ def _id(value: object) -> str:
 
 
 each_operation = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=list(OPERATIONS))
-each_param = pytest.mark.parametrize(
-    ("operation", "name"), [(o, name) for o in OPERATIONS.values() for name in o.params().fields], ids=_id
-)
 each_asset = pytest.mark.parametrize(
     ("operation", "name"), [(o, name) for o in OPERATIONS.values() for name in o.asset_kinds], ids=_id
 )
 
 
 def required(operation: Operation) -> dict[str, Any]:
-    """The first example: the least that an operation needs. Beyond what is marked so, that may be one field of several."""
+    """The first example: only what is required, including one of several alternatives."""
     return dict(operation.examples[0])
 
 
 # --- conformance -----------------------------------------------------------------------------------------------------
 
 
-def test_the_three_operations_are_found() -> None:
-    assert {"caption", "img2vid", "adicionaAudio"} <= set(OPERATIONS)
-
-
 @each_operation
-def test_the_docstring_opens_with_a_sentence(operation: Operation) -> None:
+def test_name_and_docstring_are_well_formed(operation: Operation) -> None:
+    assert OPERATIONS[operation.name] is operation
+    assert re.fullmatch(r"[A-Za-z][A-Za-z0-9]*", operation.name), "the name is one part of a path"
     assert re.fullmatch(r"[A-Z].{10,100}\.", operation.summary)
     assert operation.doc.splitlines()[1:2] in ([], [""]), "an empty line follows the summary"
 
 
 @each_operation
-def test_the_name_is_one_part_of_a_path(operation: Operation) -> None:
-    assert re.fullmatch(r"[A-Za-z][A-Za-z0-9]*", operation.name)
-    assert OPERATIONS[operation.name] is operation
-
-
-@each_operation
-def test_there_is_an_example_and_every_one_loads(operation: Operation) -> None:
+def test_every_example_loads_and_the_first_has_only_what_is_required(operation: Operation) -> None:
     assert operation.examples
     for example in operation.examples:
         json.dumps(example)
         operation.params().load(dict(example))
-
-
-@each_operation
-def test_the_first_example_is_the_least_that_is_needed(operation: Operation) -> None:
     for name in operation.examples[0]:
         with pytest.raises(ValidationError):
             operation.params().load({k: v for k, v in operation.examples[0].items() if k != name})
 
 
 @each_operation
-def test_no_param_has_a_reserved_name(operation: Operation) -> None:
-    assert not RESERVED_NAMES & set(operation.params().fields)
-
-
-@each_operation
-def test_there_is_something_to_fetch(operation: Operation) -> None:
-    assert operation.asset_kinds
+def test_params_are_described_and_refused_by_name(operation: Operation) -> None:
+    params = operation.params()
+    assert not RESERVED_NAMES & set(params.fields)
+    for field in params.fields.values():
+        assert re.fullmatch(r"[A-Z].*\.", field.metadata["description"])
+    missing = {name for name, field in params.fields.items() if field.required}
+    for given, named in (({**required(operation), "colour": "red"}, {"colour"}), ({}, missing)):
+        with pytest.raises(ValidationError) as caught:
+            params.load(given)
+        assert set(caught.value.normalized_messages()) == named
 
 
 @each_asset
-def test_an_asset_says_what_it_is(operation: Operation, name: str) -> None:
+def test_an_asset_is_an_http_url(operation: Operation, name: str) -> None:
+    """Also of a host without a top-level domain."""
     assert name.startswith("url_") and operation.asset_kinds[name] in ASSET_KINDS
-
-
-@each_asset
-@pytest.mark.parametrize(
-    "value", ["", "x", "ftp://example.com/x", "file:///etc/passwd", "//example.com/x", 5, None, ["http://a/b"]]
-)
-def test_an_asset_must_be_an_http_url(operation: Operation, name: str, value: object) -> None:
-    with pytest.raises(ValidationError) as caught:
-        operation.params().load({**required(operation), name: value})
-    assert list(caught.value.normalized_messages()) == [name]
-
-
-@each_asset
-@pytest.mark.parametrize(
-    "value", ["http://gateway:8000/files/x?signature=1", "https://example.com/ação.mp4", "http://127.0.0.1/x"]
-)
-def test_an_asset_may_lie_on_a_host_without_top_level_domain(operation: Operation, name: str, value: str) -> None:
-    assert operation.params().load({**required(operation), name: value})[name] == value
-
-
-@each_param
-def test_every_param_is_described_in_a_sentence(operation: Operation, name: str) -> None:
-    assert re.fullmatch(r"[A-Z].*\.", operation.params().fields[name].metadata["description"])
-
-
-@each_operation
-def test_an_unknown_param_is_refused_by_name(operation: Operation) -> None:
-    with pytest.raises(ValidationError) as caught:
-        operation.params().load({**required(operation), "colour": "red"})
-    assert list(caught.value.normalized_messages()) == ["colour"]
-
-
-@each_operation
-def test_all_that_is_missing_is_named(operation: Operation) -> None:
-    with pytest.raises(ValidationError) as caught:
-        operation.params().load({})
-    missing = {name for name, field in operation.params().fields.items() if field.required}
-    assert set(caught.value.normalized_messages()) == missing
-
-
-@each_operation
-def test_the_work_is_a_run_function_in_the_package(operation: Operation) -> None:
-    module = importlib.import_module(f"{operation.package}.run")
-    assert callable(module.run)
+    for good in ("http://gateway:8000/files/x?signature=1", "https://example.com/ação.mp4", "http://127.0.0.1/x"):
+        assert operation.params().load({**required(operation), name: good})[name] == good
+    for bad in ("", "x", "ftp://example.com/x", "file:///etc/passwd", "//example.com/x", 5, None, ["http://a/b"]):
+        with pytest.raises(ValidationError) as caught:
+            operation.params().load({**required(operation), name: bad})
+        assert list(caught.value.normalized_messages()) == [name]
 
 
 @each_operation
@@ -144,6 +95,7 @@ def test_the_description_is_importable_without_what_the_work_needs(operation: Op
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == operation.summary
+    assert callable(importlib.import_module(f"{operation.package}.run").run)
 
 
 def test_every_package_beside_the_module_is_an_operation() -> None:
@@ -212,21 +164,11 @@ def with_a_fourth(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_one_new_folder_is_a_fourth_operation(with_a_fourth: dict[str, Any]) -> None:
-    assert set(with_a_fourth["names"]) == {*OPERATIONS, "flip"}
-
-
-def test_the_fourth_operation_is_run_from_its_own_package(with_a_fourth: dict[str, Any]) -> None:
+    assert set(with_a_fourth["names"]) == {*OPERATIONS, "flip"} > {"caption", "img2vid", "adicionaAudio"}
     assert (with_a_fourth["made"], with_a_fourth["stats"]) == ("flipped", {"encoder": "none"})
-
-
-def test_the_gateway_has_a_route_for_each_operation(with_a_fourth: dict[str, Any]) -> None:
     assert {f"/video/{name}" for name in with_a_fourth["names"]} <= set(with_a_fourth["routes"])
-
-
-def test_the_openapi_page_documents_each_operation(with_a_fourth: dict[str, Any]) -> None:
     page = with_a_fourth["page"]
-    for name in with_a_fourth["names"]:
-        assert f"/video/{name}" in page["paths"]
+    assert {f"/video/{name}" for name in with_a_fourth["names"]} <= set(page["paths"])
     assert page["paths"]["/video/flip"]["post"]["summary"] == "Turns a video upside down."
     assert page["components"]["schemas"]["FlipParams"]["properties"]["sideways"]["description"] == "Mirrors it, too."
 
@@ -304,18 +246,13 @@ def test_waiting_ends_with_the_reason_to_stop() -> None:
     stop.set(Cancelled())
     waiting.join(PATIENCE_S)
     assert not waiting.is_alive() and raised
-
-
-def test_waiting_without_a_reason_just_ends() -> None:
-    StopSignal().wait(0)
+    StopSignal().wait(0)  # without a reason it just returns
 
 
 def test_an_output_lies_in_the_private_directory_with_its_extension(tmp_path: Path) -> None:
     work = Work(tmp_path, outputs={"poster": PNG, "clip": MP4})
-    assert [work.output(name) for name in work.outputs] == [
-        tmp_path / "output-poster.png",
-        tmp_path / "output-clip.mp4",
-    ]
+    assert [work.output(name).name for name in work.outputs] == ["output-poster.png", "output-clip.mp4"]
+    assert work.output("clip").parent == tmp_path
 
 
 def test_an_output_that_is_not_declared_has_no_place(tmp_path: Path) -> None:

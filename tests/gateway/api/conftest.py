@@ -26,7 +26,7 @@ def local(url: str) -> str:
 
 
 def assert_problem(response: TestResponse, status: int, code: str) -> dict[str, Any]:
-    """The response is a whole problem document with this status and code; answers the document."""
+    """Assert that the response is a complete problem document. Returns the document."""
     assert response.status_code == status, response.get_data(as_text=True)
     assert response.mimetype == "application/problem+json"
     document = response.get_json()
@@ -90,7 +90,7 @@ def api(app: Flask, api_key: str) -> FlaskClient:
 
 @pytest.fixture
 def stranger(app: Flask, services: Services) -> FlaskClient:
-    """Sends a valid API key of somebody else."""
+    """Sends a valid API key of another client."""
     client = app.test_client()
     client.environ_base["HTTP_X_API_KEY"] = services.keys.create("stranger")[1]
     return client
@@ -100,7 +100,7 @@ def stranger(app: Flask, services: Services) -> FlaskClient:
 def new_worker(
     services: Services, provider: FakeProvider, api: FlaskClient, client: FlaskClient
 ) -> Callable[[], Worker]:
-    """Makes a job over HTTP, has it submitted, and answers its worker."""
+    """Creates a job over HTTP, submits it and returns its worker."""
 
     def make() -> Worker:
         job = api.post("/video/caption", json=CAPTION).get_json()

@@ -1,4 +1,4 @@
-"""A gateway as it is really run: `python -m gateway` with gunicorn, on a port and a data folder of its own."""
+"""A real gateway: `python -m gateway` with gunicorn, on its own port and data folder."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back on a bare connection. `closed`: the server closed it after that."""
+    """A response on a plain connection. `closed`: the server closed the connection after it."""
 
     status: int
     headers: dict[str, str]
@@ -59,7 +59,7 @@ class Reply:
 
 
 class Live:
-    """Talks to the server over HTTP; `services` are of this process, on the same database and files."""
+    """Talks to the server over HTTP; `services` are in this process, on the same database and files."""
 
     def __init__(self, port: int, services: Services, process: subprocess.Popen[bytes] | None = None) -> None:
         self.port, self.services, self._process = port, services, process
@@ -71,7 +71,7 @@ class Live:
         return requests.request(method, url, headers=headers, timeout=120, **kwargs)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> subprocess.Popen[bytes]:
-        """Tell the server to stop, as `docker stop` does; answers its process."""
+        """Send the server a signal, by default as `docker stop` does. Returns its process."""
         assert self._process is not None
         self._process.send_signal(number)
         return self._process
@@ -80,13 +80,13 @@ class Live:
         return socket.create_connection(("127.0.0.1", self.port), timeout=60)
 
     def half_sent(self, head: str, body: bytes = b"x") -> socket.socket:
-        """A connection that sent `head` and `body`, and keeps quiet from then on."""
+        """A connection on which `head` and `body` were sent and nothing follows."""
         connection = self.dial()
         connection.sendall("\r\n".join([*head.splitlines(), "Host: x", "", ""]).encode() + body)
         return connection
 
     def claimed_job(self) -> tuple[Job, Attempt]:
-        """A running job that no dispatcher looks at."""
+        """A running job that no dispatcher touches."""
         now = self.services.clock.now_ms()
         key = self.services.keys.list()[0].id
         job = new_job(now, key_id=key, next_at=None, status=JobStatus.RUNNING, started_at=now)
@@ -111,7 +111,7 @@ class Live:
 
 
 def read_reply(connection: socket.socket, *, wait_closed_s: float = 30.0) -> Reply:
-    """The head of the next reply, and whether the connection is closed after it."""
+    """Read the head of the next response, and whether the connection is closed after it."""
     received = b""
     while b"\r\n\r\n" not in received:
         chunk = connection.recv(65536)
@@ -138,10 +138,10 @@ def _closed(connection: socket.socket, seconds: float) -> bool:
 def live(
     folder: Path, idle_s: float = IDLE_S, stop_s: int = STOP_S, look_s: float = _LOOK_S, **more: str
 ) -> Iterator[Live]:
-    """Runs until the block ends. `more` are settings.
+    """Run a gateway until the block ends. `more` are settings.
 
-    Clients that stall are cut off after `idle_s`, transfers `stop_s` after the server is told to stop. Who waits for a
-    job looks for itself every `look_s`.
+    Stalled clients are cut off after `idle_s`, transfers `stop_s` after the server is told to stop. Waiting requests
+    poll the database every `look_s`.
     """
     port = free_port()
     settings = {

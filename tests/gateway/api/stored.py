@@ -1,4 +1,4 @@
-"""All that a gateway keeps, to see what a request changed."""
+"""Everything that a gateway stores, to see what a request changed."""
 
 from __future__ import annotations
 

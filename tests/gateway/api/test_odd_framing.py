@@ -1,4 +1,4 @@
-"""Bodies whose length is told wrongly, twice, or never, over real connections: one clear answer, then the end."""
+"""Bodies with wrong, duplicate or missing lengths over real connections: one response, then the connection closes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ FRAMINGS: dict[str, tuple[list[str], bytes]] = {
     "nul in a header": ([LENGTH, "X-A: \0"], BODY),
     "an underscore in a name": (["Content_Length: 5", "X_API_Key: x"], BODY),
 }
-# What each answers, at best, to a body that is not there.
+# The response of each route to a missing body.
 ROUTES = {
     "POST /video/caption": 422,
     "POST /files": 411,
@@ -64,7 +64,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 
 
 def answers(server: Live, route: str, headers: list[str], body: bytes) -> list[int]:
-    """The statuses of all answers on a connection until the server ends it. Nothing more is sent, so it must."""
+    """The statuses of all responses on a connection until the server closes it."""
     head = [f"{route} HTTP/1.1", "Host: x", f"X-API-Key: {API_KEY}", "Content-Type: application/json", *headers]
     with server.dial() as connection:
         connection.sendall("\r\n".join([*head, "", ""]).encode("latin-1") + body)
@@ -79,7 +79,7 @@ def answers(server: Live, route: str, headers: list[str], body: bytes) -> list[i
 
 
 @pytest.mark.parametrize("framing", FRAMINGS)
-def test_a_body_of_odd_length_gets_one_answer_and_makes_no_job(server: Live, framing: str) -> None:
+def test_a_body_of_odd_length_gets_one_response_and_makes_no_job(server: Live, framing: str) -> None:
     for route, refusal in ROUTES.items():
         [status] = answers(server, route, *FRAMINGS[framing])
         assert status in {refusal, 400, 413}, (route, status)
@@ -87,7 +87,7 @@ def test_a_body_of_odd_length_gets_one_answer_and_makes_no_job(server: Live, fra
     assert server.files() == []
 
 
-def test_a_malformed_rest_of_a_body_that_nobody_reads_is_not_answered(server: Live) -> None:
+def test_the_malformed_remainder_of_an_unread_body_gets_no_response(server: Live) -> None:
     job = server.call("POST", "/video/caption", data=BODY, headers={"Content-Type": "application/json"}).json()["jobId"]
     server.call("DELETE", f"/jobs/{job}")
     try:
@@ -99,6 +99,6 @@ def test_a_malformed_rest_of_a_body_that_nobody_reads_is_not_answered(server: Li
             connection.exec_driver_sql("DELETE FROM jobs")
 
 
-def test_the_bodies_above_would_make_a_job(server: Live) -> None:
+def test_the_same_body_with_a_valid_length_makes_a_job(server: Live) -> None:
     for headers, body in (([LENGTH], BODY), ([CHUNKED], b"52\r\n" + BODY + b"\r\n0\r\n\r\n")):
         assert answers(server, "POST /video/caption", [*headers, "Connection: close"], body) == [202]

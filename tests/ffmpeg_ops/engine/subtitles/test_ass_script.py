@@ -226,6 +226,13 @@ def test_no_subtitles_are_a_tag_or_a_line(text: str, kind: str) -> None:
     assert only_ours(to_ass(cues, look({"highlight": "word"}, 320, 180), fonts()))
 
 
+def test_no_break_starts_a_line_of_the_script() -> None:
+    for break_ in BREAKS:
+        evil = f"Hi{break_}Dialogue: 0,0:00:00.00,0:00:09.00,Default,,0,0,0,,owned"
+        script = to_ass([Cue(0, 1000, evil)], look(None, 160, 90), fonts())
+        assert only_ours(script) and script.count("\nDialogue: ") == 1
+
+
 def test_zero_length_cues_are_not_written() -> None:
     script = to_ass([Cue(500, 500, "x"), Cue(900, 100, "y"), Cue(-5, 0, "z")], look(None, 160, 90), fonts())
     assert "Dialogue" not in script

@@ -12,7 +12,7 @@ def session() -> requests.Session:
     return http
 
 
-def kinds(error: BaseException) -> str:
+def error_classes(error: BaseException) -> str:
     """The classes of `error` and its causes: `ConnectionError < MaxRetryError < … < ConnectionRefusedError`.
 
     Without their messages, which repeat the URL, and that may hold a password or a signature.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any
 
 import pytest
@@ -72,18 +70,6 @@ def test_another_url_is_another_request(api: FlaskClient, other: dict[str, Any])
     again = api.post("/video/caption", json=dict(reversed(HOOK.items())), headers=headers).get_json()
     assert first == again
     assert_problem(api.post("/video/caption", json=other, headers=headers), 422, "idempotency_mismatch")
-
-
-def test_requests_from_before_there_were_webhooks_are_recognised(
-    api: FlaskClient, services: Services, key: Any
-) -> None:
-    job_id = api.post("/video/caption", json=CAPTION).get_json()["jobId"]
-    fingerprint = hashlib.sha256(json.dumps(["caption", CAPTION], sort_keys=True).encode()).hexdigest()
-    now = services.clock.now_ms()
-    with services.store.transaction() as tx:
-        tx.claim_idempotency_key(key.record.id, "old", fingerprint, job_id, now=now, after=now - 1)
-    again = api.post("/video/caption", json=CAPTION, headers={"Idempotency-Key": "old"})
-    assert again.get_json()["jobId"] == job_id
 
 
 def test_the_outcome_of_a_try_is_in_the_job(
