@@ -143,9 +143,7 @@ def test_the_days_budget_ends_renting_and_idle_machines(scene: Scene) -> None:
 
 def test_the_days_budget_ends_a_machine_with_steady_work(scene: Scene) -> None:
     scene.change(daily_budget=0.01)
-    scene.ready()
-    (attempt,) = scene.wants()
-    assert isinstance(scene.submit(attempt), Accepted)
+    attempt = scene.busy()
     for _ in range(20):
         scene.go_on(30, every_s=15)
         (following,) = scene.wants()

@@ -74,9 +74,7 @@ def test_a_machine_that_does_not_come_up_makes_room_for_another(
 
 def test_no_machine_outlives_its_deadline_even_with_a_job(scene: Scene) -> None:
     scene.change(max_lifetime=1500)
-    scene.ready()
-    (attempt,) = scene.wants()
-    assert isinstance(scene.submit(attempt), Accepted)
+    scene.busy()
     scene.go_on(1460, every_s=40)
     assert scene.stages() == [Stage.BUSY]
     scene.go_on(50)
@@ -94,8 +92,7 @@ def test_a_machine_that_becomes_too_dear_goes(scene: Scene) -> None:
 
 def test_a_machine_whose_encoder_does_not_work_is_given_back_and_avoided(scene: Scene) -> None:
     ready = scene.ready()
-    (attempt,) = scene.wants()
-    assert isinstance(scene.submit(attempt), Accepted)
+    attempt = scene.accepted()
     scene._save(attempt, state=AttemptState.FAILED, error_code=EncoderUnavailable.code)
     scene.go_on(15)
     assert [i.code for i in scene.all()] == ["encoder_unavailable"]
