@@ -65,7 +65,7 @@ def test_the_keys_of_runpodctl_are_valid() -> None:
         for pool, gpu in [("AMPERE_80", "A100"), ("ADA_80_PRO", "H100"), ("HOPPER_141", "H200"), ("BLACKWELL_180", "B200")]
     ]
     + [
-        ('"QUEUE_DELAY"', '"REQUEST_COUNT"', "reelay.scaling: REQUEST_COUNT takes no idle time-out (RunPod refuses the two together), and ours must be kept: write QUEUE_DELAY."),
+        ('"QUEUE_DELAY"', '"REQUEST_COUNT"', "reelay.scaling: REQUEST_COUNT allows no idle timeout (RunPod refuses the two together), and ours is required: write QUEUE_DELAY."),
         ('"QUEUE_DELAY"', '"SLOW"', "reelay.scaling: Must be QUEUE_DELAY."),
         (IMAGE, "acme/worker:latest", "project.base_image: The tag `latest` is kept by every host as it first saw it: pin a version."),
         (IMAGE, "acme/worker", "project.base_image: Has no tag, which means `latest`: write account/name:tag."),
