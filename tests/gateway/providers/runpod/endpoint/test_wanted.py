@@ -169,16 +169,10 @@ def test_the_name_is_known_even_when_the_rest_is_wrong() -> None:
     assert name_in(ROOT / "runpod.toml") == "reelay"
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "secret"),
-    [
-        ("HF_TOKEN", "x", True),
-        ("aws_secret_access_key", "x", True),
-        ("DB_PASSWORD", "x", True),
-        ("MIRROR", "https://user:word@mirror.example", True),
-        ("LOG_LEVEL", "INFO", False),
-        ("FETCH_ALLOW_ORIGINS", "https://mirror.example", False),
-    ],
-)
+@pytest.mark.parametrize(("name", "value", "secret"), [
+    ("HF_TOKEN", "x", True), ("aws_secret_access_key", "x", True), ("DB_PASSWORD", "x", True),
+    ("MIRROR", "https://user:word@mirror.example", True), ("LOG_LEVEL", "INFO", False),
+    ("FETCH_ALLOW_ORIGINS", "https://mirror.example", False),
+])  # fmt: skip
 def test_what_looks_like_a_secret(name: str, value: str, secret: bool) -> None:
     assert is_secret(name, value) is secret
