@@ -257,7 +257,7 @@ MUTATIONS = (
         "gateway/providers/worker_client.py",
         "if not (isinstance(given, str) and given.isascii() and hmac.compare_digest(given, expected)):",
         "if not (isinstance(given, str) and expected):",
-        ("tests/gateway/providers/test_worker_client.py",),
+        ("tests/gateway/providers/test_worker_client_tls.py",),
     ),
     # Worker
     Mutation(
