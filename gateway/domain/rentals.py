@@ -69,7 +69,7 @@ class Rental:
     #: Name of the provider, and so of the cloud.
     provider: str
     stage: Stage
-    #: What the cloud shows of it, and tells our machines from others; see providers/rental/labels.py.
+    #: What the cloud shows of it; distinguishes our machines from others, see providers/rental/labels.py.
     label: str
     created_at: int
     #: Since when it is in `stage`.

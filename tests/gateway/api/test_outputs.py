@@ -8,6 +8,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from ffmpeg_ops.operation import OPERATIONS
+from gateway.api.job_document import JobSchema
 from gateway.upkeep.janitor import ROUND_MS, Janitor
 from gateway.wiring import Services
 from tests.collage import OPERATION
@@ -84,7 +85,8 @@ def test_the_finished_files_are_in_the_document_and_served_with_their_types(
     assert document["status"] == "completed"
     assert document["result"] == {"found": [1, {"a": None}]}
     assert "video_url" not in document
-    assert list(document["outputs"]) == sorted(FILES)
+    assert list(document["outputs"]) == list(FILES)
+    assert list(document) == [name for name in JobSchema().fields if name in document], "in the documented order"
     for name, (extension, mime, content) in FILES.items():
         output = document["outputs"][name]
         assert (output["content_type"], output["size_bytes"]) == (mime, len(content))
