@@ -40,7 +40,7 @@ def _pairs(folder: Path) -> list[Figure]:
         print(table("two deaths", pairs), file=sys.stderr)
     broken = sum(bool(outcome.wrong) for outcome in [*singles, *pairs])
     return [
-        Figure("chaos.points", len(points), "", "", "steps before and after which somebody may die"),
+        Figure("chaos.points", len(points), "", "", "steps before and after which a process may be killed"),
         Figure("chaos.runs", len(singles) + len(pairs), "", "", "runs with one death and with two"),
         Figure("chaos.broken", broken, "", "0", "runs that did not keep every promise"),
     ]

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
+from typing import Any
 
 from marshmallow import ValidationError
+
+# Far beyond what any operation takes or returns. Lists are as long as their fields allow.
+MAX_DEPTH = 16
+MAX_FIELDS = 100
 
 
 def flatten(messages: object, path: str = "") -> dict[str, list[str]]:
@@ -29,3 +35,21 @@ def mistakes(error: ValidationError) -> list[str]:
 def describe(error: ValidationError) -> str:
     """`mistakes` on one line."""
     return "; ".join(mistakes(error))
+
+
+def too_complex(body: Any) -> bool:
+    """Whether a JSON document is nested too deep, or an object in it has too many fields.
+
+    Walk level by level, so that deep nesting cannot exhaust the stack.
+    """
+    level = [body]
+    for _ in range(MAX_DEPTH):
+        if any(isinstance(node, dict) and len(node) > MAX_FIELDS for node in level):
+            return True
+        inner = chain.from_iterable(
+            node.values() if isinstance(node, dict) else node for node in level if isinstance(node, dict | list)
+        )
+        level = [node for node in inner if isinstance(node, dict | list)]
+        if not level:
+            return False
+    return True

@@ -82,7 +82,7 @@ def named(schema: Schema, params: Mapping[str, Any]) -> list[NamedAsset]:
     found = list(_in_schema(schema, params, ""))
     if len(found) > MAX_ASSETS:
         where = re.split(r"[.\[]", found[MAX_ASSETS].path)[0]
-        raise ValidationError(f"At most {MAX_ASSETS} files may be named in all, {len(found)} are.", where)
+        raise ValidationError({where: [f"At most {MAX_ASSETS} files may be named in all, {len(found)} are."]})
     return found
 
 

@@ -1,8 +1,8 @@
-"""What an operation is, and the table of those that exist.
+"""What an operation is, and the table of existing ones.
 
-An operation is a package beside this file: its `__init__` holds the documentation and the params schema, light enough
-for a gateway without FFmpeg; its module `run` does the work and is imported only where it is done. Nothing lists the
-operations by hand: `OPERATIONS` finds every package that has an `OPERATION`.
+An operation is a package next to this module: its `__init__` holds the documentation and the params schema, light
+enough for a gateway without FFmpeg; its module `run` does the work and is imported by workers only. Operations are not
+listed by hand: `OPERATIONS` finds every package that has an `OPERATION`.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from wire.errors import JobError
 from wire.media_types import MEDIA_TYPES, MP4, MediaType
 
 Outputs = Mapping[str, MediaType]
-# What most operations make.
+# The outputs of most operations.
 VIDEO: Outputs = {"video": MP4}
 
 
 class StopSignal:
-    """Tells the work of one attempt, on whatever thread it is, to stop; carries the reason. The first reason stays."""
+    """Stops the work of one attempt, on whatever thread it runs, and carries the reason. The first reason is kept."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -40,31 +40,32 @@ class StopSignal:
         self.reason: JobError | None = None
 
     def set(self, reason: JobError) -> None:
+        """Stop the work for `reason`."""
         with self._lock:
             if self.reason is None:
                 self.reason = reason
         self._event.set()
 
     def check(self) -> None:
-        """Raises the reason once there is one."""
+        """Raise the reason once there is one."""
         if self.reason is not None:
             raise self.reason
 
     def wait(self, seconds: float) -> None:
-        """Sleeps for `seconds`, or until there is a reason to stop, which is raised."""
+        """Sleep for `seconds`, or until there is a reason to stop, which is raised."""
         self._event.wait(seconds)
         self.check()
 
 
 @dataclass(frozen=True)
 class Work:
-    """Where and under which limits an operation runs."""
+    """Where and within which limits an operation runs."""
 
     #: Private to the attempt, and removed after it.
     directory: Path
     #: What the attempt may use.
     limits: Limits = Limits()
-    #: Whatever takes long asks it at least twice a second.
+    #: Checked at least twice a second by whatever takes long.
     stop: StopSignal = field(default_factory=StopSignal)
     #: Takes a fraction of 0 to 1.
     progress: Callable[[float], None] = lambda fraction: None
@@ -84,7 +85,7 @@ def output_file(name: str, media_type: MediaType) -> str:
 
 
 class Weight(StrEnum):
-    """What sort of worker an operation needs."""
+    """What kind of worker an operation needs."""
 
     #: No video is encoded and no model is run.
     LIGHT = "light"
@@ -106,7 +107,7 @@ class Operation:
     params: type[Schema]
     #: The files that it makes with these loaded params: name → media type.
     outputs: Callable[[Mapping[str, Any]], Outputs]
-    #: What sort of worker it needs.
+    #: What kind of worker it needs.
     weight: Weight
     #: Params for its documentation; the first has no more than is needed.
     examples: tuple[Mapping[str, Any], ...]
@@ -165,7 +166,7 @@ class Operation:
 
 
 class _Found(Mapping[str, Operation]):
-    """The packages beside this file, looked for at the first use: they import this module themselves."""
+    """The packages next to this module, found at the first use, because they import this module themselves."""
 
     @cached_property
     def _table(self) -> dict[str, Operation]:

@@ -16,7 +16,7 @@ from urllib.parse import unquote_plus
 import structlog
 from marshmallow import ValidationError
 
-from common.validation import describe
+from common.validation import describe, too_complex
 from ffmpeg_ops.operation import OPERATIONS, Operation, StopSignal, Work
 from handler import outputs
 from handler.events import Events, Reporter, Silent
@@ -142,7 +142,9 @@ def _figures(made: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(made["result"], dict):
         raise WorkerError("The operation returned a result that is no object.")
     facts = {"result": made["result"]}
-    _sendable(facts, MAX_RESULT_BYTES)
+    _sendable(made["result"], MAX_RESULT_BYTES)
+    if too_complex({"result": facts}):  # as the event that carries it
+        raise WorkerError("The operation returned a result that is nested too deep, or has too many fields.")
     return stats, facts
 
 

@@ -39,7 +39,7 @@ STOP_S = 7.0  # `docker stop` kills after ten
 CALL_S = 60.0  # for a whole call, name look-up included
 RETRY_S = 5.0  # Vast.ai asks for at least three
 MAX_RETRY_FACTOR = 12  # the longest pause, in RETRY_S
-# Pauses before the worker is restarted; they begin anew once it has run for STEADY_S.
+# Pauses before a restart of the worker, which start over once it has run for STEADY_S.
 RESTART_S, MAX_RESTART_S, STEADY_S = 1.0, 30.0, 60.0
 
 
@@ -179,7 +179,7 @@ def destroy(config: Config) -> None:
         try:
             with _time_limit(CALL_S):
                 status = _call(config)
-        except Exception as error:  # whatever it is, the machine has to go
+        except Exception as error:  # the machine has to go in any case
             log.error("destroy.failed", {"error": type(error).__name__})
         else:
             log.warning("destroy.requested", {"status": status})

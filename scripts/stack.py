@@ -38,10 +38,10 @@ _CLASSES: tuple[type[Any], ...] = (Settings, *(registration.settings for registr
 VARIABLES = WORKER_VARIABLES.union(*map(variables, _CLASSES))
 
 
-def _neutral_environ() -> dict[str, str]:
+def _neutral_environ(root: Path) -> dict[str, str]:
     """This process's environment without any of our settings."""
     kept = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-    return {**kept, "PYTHONPATH": str(ROOT)}
+    return {**kept, "PYTHONPATH": str(root)}
 
 
 def _in_use(port: int) -> bool:
@@ -81,6 +81,8 @@ class Stack:
     api_key: str = field(default_factory=lambda: secrets.token_urlsafe(32))
     #: Settings of both. There is no worker where its PROVIDERS do not include `local`.
     environ: Mapping[str, str] = field(default_factory=dict)
+    #: Where the processes import the product from.
+    root: Path = ROOT
 
     def __post_init__(self) -> None:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -191,7 +193,7 @@ class Stack:
             self._processes[name] = subprocess.Popen(
                 command,
                 cwd=self.log_dir,  # a directory without .env
-                env={**_neutral_environ(), **environ},
+                env={**_neutral_environ(self.root), **environ},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

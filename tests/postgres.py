@@ -107,5 +107,5 @@ def _wait_until_it_answers(server: Postgres, process: subprocess.Popen[bytes], l
             return
         except psycopg.OperationalError:
             if process.poll() is not None or time.monotonic() > ends_at:
-                raise AssertionError(f"PostgreSQL does not answer: {log.read_text()[-2000:]}") from None
+                raise AssertionError(f"PostgreSQL does not respond: {log.read_text()[-2000:]}") from None
             time.sleep(0.05)

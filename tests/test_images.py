@@ -12,11 +12,11 @@ import pytest
 from tests.conftest import ROOT
 
 START = ROOT / "handler/start.sh"
-ROOMS = {
+PACKAGES = {
     "Dockerfile.worker": {"wire", "ffmpeg_ops", "handler"},
     "Dockerfile.gateway": {"wire", "ffmpeg_ops", "gateway"},
 }
-each_image = pytest.mark.parametrize("name", list(ROOMS))
+each_image = pytest.mark.parametrize("name", list(PACKAGES))
 
 
 def instructions(name: str) -> list[tuple[str, str]]:
@@ -60,9 +60,9 @@ def test_process_1_of_the_worker_may_be_run_and_not_read() -> None:
 @each_image
 def test_only_pinned_packages_and_no_code_but_its_own(name: str) -> None:
     copied = {rest.split()[0] for word, rest in last_stage(name) if word == "COPY" and "--from" not in rest}
-    assert copied == ROOMS[name]
+    assert copied == PACKAGES[name]
     pins = [rest.split()[0] for word, rest in instructions(name) if word == "COPY" and "requirements.txt" in rest]
-    assert pins[0] in {f"{room}/requirements.txt" for room in ROOMS[name]}
+    assert pins[0] in {f"{package}/requirements.txt" for package in PACKAGES[name]}
     installs = [rest for word, rest in instructions(name) if word == "RUN" and "pip" in rest and "all.txt" not in rest]
     assert [rest for rest in installs if " install --" in rest and "apt-get" not in rest] != []
     assert all("--require-hashes" in rest for rest in installs if "apt-get" not in rest)

@@ -109,7 +109,7 @@ def _run(load: Load) -> Report:
     while open_:
         ready = waiting.poll(STALLED_S)
         if not ready:
-            raise RuntimeError("the server does not answer")
+            raise RuntimeError("the server does not respond")
         for number, _ in ready:
             if connections[number].received(report):
                 raw = next(left, None) if time.perf_counter() < ends_at else None

@@ -17,7 +17,7 @@ from wire.errors import AssetInvalid, EncodeFailed, JobError, JobTimeout, Output
 
 log = structlog.get_logger(__name__)
 
-# Only demuxers of single files: a playlist named .mp4 could otherwise open other files or the network.
+# Only demuxers of single files: a playlist with the name of a video could otherwise open other files or the network.
 FORMATS = (
     "aac,ac3,aiff,amr,asf,avi,caf,dv,eac3,flac,flv,h264,hevc,ivf,m4v,matroska,mov,mp3,mpeg,mpegts,mpegvideo,mxf,nut,"
     "ogg,tta,w64,wav,webm,wv"

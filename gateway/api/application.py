@@ -58,6 +58,7 @@ _SWAGGER_UI = {"app_name": "Reelay", "validatorUrl": None, "oauth2RedirectUrl": 
 def register(app: Flask, settings: Settings) -> None:
     """Add all routes, the error documents, and the checks before and after every request."""
     app.config.update(_CONFIG, MAX_CONTENT_LENGTH=settings.max_body_bytes)
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # keys come as they are documented
     app.before_request(_identify_request)
     front.register(app, settings.trusted_proxy_hops)
     app.before_request(callers.check)

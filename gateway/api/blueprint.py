@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from itertools import chain
 from typing import Any
 
 import flask_smorest
@@ -13,6 +12,7 @@ from flask import Request
 from marshmallow import Schema, missing
 from webargs.flaskparser import FlaskParser
 
+from common.validation import MAX_DEPTH, MAX_FIELDS, too_complex
 from gateway import errors
 from gateway.api.problems import MEDIA_TYPE, ProblemSchema
 
@@ -22,9 +22,6 @@ Refusal = type[errors.RequestError]
 _OF_EVERY_VIEW = (errors.Unauthorized, errors.ServiceUnavailable)
 _OF_A_KEY = (errors.MissingScope, errors.RateLimited)
 _OF_A_BODY = (errors.MalformedBody, errors.BodyTooComplex, errors.PayloadTooLarge, errors.UnsupportedMediaType)
-# Far more than any operation needs. The length of lists is limited by their fields.
-MAX_DEPTH = 16
-MAX_FIELDS = 100
 
 
 class _Parser(FlaskParser):
@@ -44,26 +41,11 @@ class _Parser(FlaskParser):
                 json.dumps(body, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:  # thousands of digits or of nested brackets
             raise errors.MalformedBody from error
-        if _too_complex(body):
+        if too_complex(body):
             raise errors.BodyTooComplex(
                 f"The body may be nested {MAX_DEPTH} levels deep, and an object in it may have {MAX_FIELDS} fields."
             )
         return body
-
-
-def _too_complex(body: Any) -> bool:
-    """Walk level by level, so that deep nesting cannot exhaust the stack."""
-    level = [body]
-    for _ in range(MAX_DEPTH):
-        if any(isinstance(node, dict) and len(node) > MAX_FIELDS for node in level):
-            return True
-        inner = chain.from_iterable(
-            node.values() if isinstance(node, dict) else node for node in level if isinstance(node, dict | list)
-        )
-        level = [node for node in inner if isinstance(node, dict | list)]
-        if not level:
-            return False
-    return True
 
 
 class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]

@@ -119,8 +119,10 @@ class Transaction:
         self.connection.execute(spending.delete().where(spending.c.day < now // DAY_MS, is_newer))
 
     def lease(self, job_ids: list[str], token: str, now: int, until: int) -> list[Job]:
-        """Lease those of `job_ids` that are still due, in their order. Jobs that another dispatcher has leased since, or
-        is writing now, are skipped."""
+        """Lease those of `job_ids` that are still due, in their order.
+
+        Jobs that another dispatcher has leased since, or is writing now, are skipped.
+        """
         rows = self.connection.execute(STILL_DUE, {"ids": job_ids, "now": now}).mappings()
         mine = {row["id"]: to_job(row) for row in rows}
         self.connection.execute(LEASE, {"ids": list(mine), "token": token, "until": until})

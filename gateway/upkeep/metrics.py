@@ -66,7 +66,11 @@ class Metrics:
             "reelay_encodes", "Completed jobs by video encoder.", ["encoder", "device"], registry=registry
         )
         self._bytes = Histogram(
-            "reelay_output_bytes", "Sizes of finished videos.", ["operation"], buckets=BYTES, registry=registry
+            "reelay_output_bytes",
+            "Size of all files of a finished job.",
+            ["operation"],
+            buckets=BYTES,
+            registry=registry,
         )
         self._webhooks = Counter(
             "reelay_webhook_tries",
@@ -97,8 +101,9 @@ class Metrics:
         stats: Mapping[str, Any] = job.stats or {}
         self._queue.labels(job.operation).observe(max(0, job.started_at - job.created_at) / 1000)
         self._run.labels(job.operation).observe(max(0, job.finished_at - job.started_at) / 1000)
-        self._encodes.labels(stats.get("encoder", ""), stats.get("device", "")).inc()
-        self._bytes.labels(job.operation).observe(stats.get("size_bytes") or 0)
+        if "encoder" in stats:
+            self._encodes.labels(stats["encoder"], stats.get("device", "")).inc()
+        self._bytes.labels(job.operation).observe(sum(output.size_bytes or 0 for output in job.outputs.values()))
         self._video.labels(job.operation).inc(max(0, stats.get("duration_s") or 0))
 
     def webhook_tried(self, webhook: Webhook) -> None:

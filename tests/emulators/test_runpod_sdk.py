@@ -91,7 +91,7 @@ def test_the_sdks_client_cancels_and_purges(endpoint: Any) -> None:
     assert endpoint.purge_queue()["removed"] == 1
 
 
-def test_the_sdks_client_is_told_of_a_wrong_key(emulator: Emulator, endpoint: Any) -> None:
+def test_the_sdks_client_raises_for_a_wrong_key(emulator: Emulator, endpoint: Any) -> None:
     emulator.configure(api_key="another")
     with pytest.raises(RuntimeError, match="401"):
         endpoint.health()

@@ -73,7 +73,7 @@ def at_once(gateway: Stack, requests_: list[tuple[str, Any]]) -> list[requests.R
         return list(pool.map(one, requests_))
 
 
-def test_fifty_at_once_make_one_job_and_get_equal_answers(gateway: Stack) -> None:
+def test_fifty_at_once_make_one_job_and_get_equal_responses(gateway: Stack) -> None:
     before = job_ids(gateway)
     turned = dict(reversed(CAPTION.items()))
     asked = [('"order-1"', turned) if number % 2 else ("order-1", CAPTION) for number in range(CLIENTS)]
@@ -84,7 +84,7 @@ def test_fifty_at_once_make_one_job_and_get_equal_answers(gateway: Stack) -> Non
     assert job_ids(gateway) == [replies[0].json()["jobId"], *before]
 
 
-def test_of_fifty_different_requests_at_once_under_one_key_one_is_taken(gateway: Stack) -> None:
+def test_of_fifty_different_requests_at_once_with_one_key_one_is_accepted(gateway: Stack) -> None:
     before = job_ids(gateway)
     bodies = [{**CAPTION, "url_srt": f"https://example.com/{number}.srt"} for number in range(CLIENTS)]
     replies = at_once(gateway, [("order-2", body) for body in bodies])

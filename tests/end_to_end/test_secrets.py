@@ -98,7 +98,7 @@ def gateway(make_stack: MakeStack, sample_files: FileServer) -> Iterator[Gateway
         yield Gateway(stack)
 
 
-def test_known_secrets_are_in_no_log_and_no_answer(gateway: Gateway, sample_files: FileServer, samples: Path) -> None:
+def test_known_secrets_are_in_no_log_and_no_response(gateway: Gateway, sample_files: FileServer, samples: Path) -> None:
     photo = (samples / "photo.jpg").read_bytes()
     upload = gateway.call("POST", "/files", data=photo).json()["url"]
     hook = f"{sample_files.url('/hook')}?token={QUERY}"
@@ -158,7 +158,7 @@ def test_known_secrets_are_in_no_log_and_no_answer(gateway: Gateway, sample_file
             assert secret not in answer.partition("\n")[2], answer
 
 
-def test_the_keys_of_s3_are_in_no_log_and_no_answer(make_stack: MakeStack, files: FileServer) -> None:
+def test_the_keys_of_s3_are_in_no_log_and_no_response(make_stack: MakeStack, files: FileServer) -> None:
     stack = make_stack(
         LOG_LEVEL="DEBUG",
         PROVIDERS="runpod",

@@ -69,7 +69,7 @@ def _codecs(path: Path) -> list[str]:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S).stdout.split()
 
 
-def test_the_stats_are_complete_and_told_to_the_gateway(each: Job, gateway: Gateway, settings: Settings) -> None:
+def test_the_stats_are_complete_and_reported(each: Job, gateway: Gateway, settings: Settings) -> None:
     settings = replace(settings, runpod_gpu_name="NVIDIA+GeForce+RTX+4090")
     result = run_attempt(each(delivery=gateway.delivery()), settings)
     assert set(result) == {"outputs", "stats"}
@@ -106,12 +106,12 @@ def test_without_delivery_the_output_stays_here(each: Job, settings: Settings) -
     assert ResultSchema().load(result) == result
 
 
-def test_two_outputs_without_delivery_do_not_meet(caption: Job, settings: Settings) -> None:
+def test_two_outputs_without_delivery_have_different_paths(caption: Job, settings: Settings) -> None:
     paths = {run_attempt(caption(), settings)["outputs"]["video"]["path"] for _ in range(2)}
     assert len(paths) == 2
 
 
-def test_without_upload_the_output_stays_here_and_the_end_is_told(
+def test_without_upload_the_output_stays_here_and_the_end_is_reported(
     img2vid: Job, gateway: Gateway, settings: Settings
 ) -> None:
     result = run_attempt(img2vid(delivery=gateway.delivery(uploads={})), settings)
@@ -119,7 +119,9 @@ def test_without_upload_the_output_stays_here_and_the_end_is_told(
     assert gateway.types[-1] == "completed"
 
 
-def test_without_events_the_output_is_put_in_silence(caption: Job, gateway: Gateway, settings: Settings) -> None:
+def test_without_events_the_output_is_uploaded_and_nothing_reported(
+    caption: Job, gateway: Gateway, settings: Settings
+) -> None:
     run_attempt(caption(delivery=gateway.delivery(events=None)), settings)
     assert len(gateway.puts) == 1
     assert gateway.events == []
@@ -366,7 +368,7 @@ def test_credentials_do_not_open_an_allowed_origin_by_another_name(
     assert error.code == "asset_forbidden"
 
 
-# ---- what must not be told
+# ---- secrets
 
 
 @pytest.mark.parametrize(
@@ -378,15 +380,15 @@ def test_no_secret_of_an_assets_url_reaches_the_log(
     files.routes["/bad"] = reply
     failure(caption(url_video=files.url("/bad?password=s3cret"), delivery=gateway.delivery()), settings)
     assert "attempt.ended" in logged.getvalue()
-    _tells_nothing(logged)
+    _has_no_secret(logged)
 
 
-def _tells_nothing(logged: io.StringIO) -> None:
+def _has_no_secret(logged: io.StringIO) -> None:
     for secret in ("s3cret", EVENT_TOKEN):
         assert secret not in logged.getvalue()
 
 
-def test_no_secret_reaches_the_log_when_nobody_listens(
+def test_no_secret_reaches_the_log_when_a_connection_fails(
     caption: Job, settings: Settings, gateway: Gateway, logged: io.StringIO
 ) -> None:
     deaf = f"http://127.0.0.1:{free_port()}"
@@ -394,7 +396,7 @@ def test_no_secret_reaches_the_log_when_nobody_listens(
         for base in (deaf, odd, "http://user:s3cret@10.0.0.1"):
             raw = caption(url_video=f"{base}/bad?password=s3cret", delivery=gateway.delivery())
             failure(raw, replace(settings, fetch_allow_origins=(deaf, odd)))
-    _tells_nothing(logged)
+    _has_no_secret(logged)
 
 
 @pytest.mark.parametrize("reply", [Reply(drop=True), Reply(503, b"try later"), Reply(403)])
@@ -405,7 +407,7 @@ def test_no_secret_of_the_upload_reaches_the_log_or_the_error(
     error = failure(caption(delivery=gateway.delivery()), settings)
     assert error.code == "upload_failed"
     assert "s3cret" not in f"{error.message}{error.detail}"
-    _tells_nothing(logged)
+    _has_no_secret(logged)
 
 
 def test_no_secret_reaches_the_log_when_all_goes_well(
@@ -413,7 +415,7 @@ def test_no_secret_reaches_the_log_when_all_goes_well(
 ) -> None:
     run_attempt(caption(url_video=files.url("/video.mp4?password=s3cret"), delivery=gateway.delivery()), settings)
     assert "attempt.completed" in logged.getvalue()
-    _tells_nothing(logged)
+    _has_no_secret(logged)
 
 
 def test_every_line_of_the_log_names_job_and_attempt(
@@ -428,7 +430,7 @@ def test_every_line_of_the_log_names_job_and_attempt(
     assert nameless == []
 
 
-# ---- time, surprises, leftovers
+# ---- time, unexpected errors, leftovers
 
 
 def test_a_worker_whose_clock_is_wrong_still_does_the_job(caption: Job, settings: Settings, gateway: Gateway) -> None:
@@ -456,14 +458,14 @@ def test_a_busy_server_is_waited_for_as_long_as_it_says(
     assert pauses == [2, 30]
 
 
-def test_work_that_takes_too_long_is_stopped_and_told(img2vid: Job, settings: Settings, gateway: Gateway) -> None:
+def test_work_that_takes_too_long_is_stopped_and_reported(img2vid: Job, settings: Settings, gateway: Gateway) -> None:
     delivery = gateway.delivery(limits={"timeout_s": 1})
     error = failure(img2vid(duration=60, frame_rate=60, delivery=delivery), settings)
     assert error.code == "job_timeout"
     assert [event["error"]["code"] for event in gateway.of_type("failed")] == ["job_timeout"]
 
 
-def test_an_upload_that_never_ends_is_stopped_and_told(
+def test_an_upload_that_never_ends_is_stopped_and_reported(
     img2vid: Job, settings: Settings, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job, "UPLOAD_S", -58.5)  # of 60 s for the attempt, 1.5 are for all until the upload has ended
@@ -479,7 +481,7 @@ def test_an_output_over_the_limit_is_the_jobs_fault(caption: Job, settings: Sett
     assert gateway.puts == []
 
 
-def test_a_surprise_is_a_worker_error_that_tells_nobody_its_text(
+def test_an_unexpected_error_is_a_worker_error_without_its_text(
     caption: Job, settings: Settings, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*args: object, **kwargs: object) -> None:

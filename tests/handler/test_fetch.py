@@ -145,7 +145,7 @@ def test_the_hint_is_in_the_error(files: FileServer, got: Callable[[], bytes], m
         got()
 
 
-# ---- what must not be told
+# ---- secrets
 
 SECRETS = ("s3cret", "fragm3nt", "passw0rd")
 REPLIES = {
@@ -162,7 +162,7 @@ REPLIES = {
 
 
 @pytest.mark.parametrize("reply", REPLIES.values(), ids=list(REPLIES))
-def test_nothing_secret_of_a_url_is_logged_or_told(
+def test_no_secret_of_a_url_is_logged_or_reported(
     reply: Reply, files: FileServer, got: Callable[[], bytes], logged: io.StringIO
 ) -> None:
     files.routes["/x"] = reply
@@ -183,7 +183,7 @@ def test_nothing_secret_of_a_url_is_logged_or_told(
         "http://me:passw0rd@%00/s3cret#fragm3nt",
     ],
 )
-def test_nothing_secret_of_a_refused_url_is_logged_or_told(url: str, tmp_path: Path, logged: io.StringIO) -> None:
+def test_no_secret_of_a_refused_url_is_logged_or_reported(url: str, tmp_path: Path, logged: io.StringIO) -> None:
     def refused() -> bytes:
         return fetched(url, tmp_path)
 
@@ -292,7 +292,7 @@ def test_files_may_be_so_large_together_and_no_larger(files: FileServer, work: W
         fetch(assets(files, "/0", "/1", "/2"), work, files)
 
 
-def test_a_file_without_a_length_counts_by_what_has_come(files: FileServer, tmp_path: Path) -> None:
+def test_a_file_without_a_length_counts_by_its_received_bytes(files: FileServer, tmp_path: Path) -> None:
     work = Work(tmp_path, Limits(max_asset_bytes=10_000, max_job_assets_bytes=5000))
     answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + b"x" * 6000
     with raw_server(answer) as origin, pytest.raises(AssetTooLarge, match="together"):

@@ -190,7 +190,7 @@ NOT_MEDIA: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("kind", NOT_MEDIA)
-def test_what_is_no_media_is_told_so(kind: str, attempt: Try) -> None:
+def test_other_files_are_named_as_no_media(kind: str, attempt: Try) -> None:
     for operation, name in PLACES:
         outcome = attempt(NOT_MEDIA[kind](), operation, name)
         assert outcome.code in {"asset_invalid", "asset_has_no_audio"} and name in outcome.message, (
@@ -249,7 +249,7 @@ BOXES: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("kind", BOXES)
 @pytest.mark.parametrize("operation", ["caption", "adicionaAudio"])
-def test_boxes_that_lie_do_no_harm(kind: str, operation: str, attempt: Try, media: Path) -> None:
+def test_lying_boxes_do_no_harm(kind: str, operation: str, attempt: Try, media: Path) -> None:
     content = BOXES[kind]((media / "video.mp4").read_bytes())
     outcome = attempt(content, operation, "url_video", 10)
     assert outcome.code != "encode_failed", "a lying header is the job's own fault"
@@ -424,7 +424,7 @@ def test_images_of_all_kinds_do_no_harm(kind: str, attempt: Try) -> None:
 
 
 @pytest.mark.parametrize("count", [10, 20_000])
-def test_a_jpeg_that_is_told_again_and_again_is_refused_before_it_is_decoded(count: int, attempt: Try) -> None:
+def test_a_jpeg_of_too_many_scans_is_refused_before_it_is_decoded(count: int, attempt: Try) -> None:
     outcome = attempt(scans(count), "img2vid", "url_image")
     assert outcome.code == ("completed" if count == 10 else "asset_invalid"), outcome
     assert count == 10 or "scans" in outcome.message

@@ -33,7 +33,8 @@ def endless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("endless")
-def test_concurrent_submissions_take_no_more_than_the_slots(settings: Settings) -> None:
+@pytest.mark.parametrize("ids", [10, 1])
+def test_concurrent_submissions_start_one_attempt_per_slot(settings: Settings, ids: int) -> None:
     barrier, attempts, taken = threading.Barrier(10), Runs(settings), []
 
     def submit(attempt_id: str) -> None:
@@ -43,12 +44,13 @@ def test_concurrent_submissions_take_no_more_than_the_slots(settings: Settings) 
         except Busy:
             pass
 
-    threads = [threading.Thread(target=submit, args=(f"att_{i}",)) for i in range(10)]
+    threads = [threading.Thread(target=submit, args=(f"att_{i % ids}",)) for i in range(10)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(taken) == attempts.active() == 1
+    assert len(taken) == (1 if ids > 1 else 10)
+    assert len({id(run) for run in taken}) == attempts.active() == 1
     attempts.shut_down()
     assert attempts.active() == 0
 

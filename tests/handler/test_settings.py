@@ -33,7 +33,7 @@ def test_an_origin_is_scheme_host_and_port(entry: str) -> None:
     "entry",
     ["gateway:8000", "ftp://gateway", "http://", "http://host/path", "http://host?x", "http://*", "http://host:port"],
 )
-def test_what_is_no_origin_is_named(entry: str) -> None:
+def test_an_invalid_origin_is_named(entry: str) -> None:
     with pytest.raises(SettingsError) as caught:
         read(Settings, {"FETCH_ALLOW_ORIGINS": f"http://127.0.0.1:8000,{entry},http://me:hunter2@host"})
     assert "FETCH_ALLOW_ORIGINS" in str(caught.value)
@@ -41,7 +41,7 @@ def test_what_is_no_origin_is_named(entry: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-def test_all_mistakes_are_told_together_without_the_secrets() -> None:
+def test_all_mistakes_are_reported_together_without_the_secrets() -> None:
     wrong = {"WORKER_PORT": "0", "WORKER_CONCURRENCY": "99", "SESSION_TOKEN": "tooshort", "LOG_LEVEL": "loud"}
     with pytest.raises(SettingsError) as caught:
         read(Settings, wrong)

@@ -198,7 +198,7 @@ def test_a_killed_worker_is_restarted_and_proves_its_identity_again(instance: In
 
 
 @pytest.mark.slow
-def test_nobody_below_has_the_key_and_a_stop_leaves_nobody(
+def test_no_child_has_the_key_and_a_stop_leaves_no_process(
     instance: Instance, vast: Vast, img2vid: Job, gateway: Gateway, files: FileServer
 ) -> None:
     instance.start(FETCH_ALLOW_ORIGINS=f"{files.origin},{gateway.server.origin}")

@@ -46,7 +46,7 @@ def test_a_file_that_just_fits_is_put_byte_for_byte(gateway: Gateway, output: Pa
 @pytest.mark.parametrize(
     "reply", [Reply(503), Reply(500), Reply(502), Reply(429), Reply(408), Reply(507), Reply(drop=True)]
 )
-def test_what_may_pass_is_tried_again_from_the_first_byte(
+def test_a_transient_failure_is_tried_again_from_the_first_byte(
     gateway: Gateway, output: Path, target: Upload, reply: Reply
 ) -> None:
     gateway.on_put = lambda request: reply if len(gateway.puts) < 3 else Reply(200)
@@ -62,7 +62,7 @@ def test_what_may_pass_is_tried_again_from_the_first_byte(
         (Reply(507, b"full"), "storage_full", 3),
     ],
 )
-def test_what_does_not_pass_is_given_up(
+def test_a_lasting_failure_is_given_up(
     gateway: Gateway, output: Path, target: Upload, reply: Reply, code: str, tries: int
 ) -> None:
     gateway.on_put = lambda request: reply
@@ -101,13 +101,13 @@ def test_a_file_over_the_limit_is_not_sent(gateway: Gateway, output: Path) -> No
     assert gateway.server.requests == []
 
 
-def test_nobody_listens(output: Path) -> None:
+def test_a_refused_connection_is_an_upload_failure(output: Path) -> None:
     error = _error(output, Upload(f"http://127.0.0.1:{free_port()}/x?signature=s3cret", max_bytes=len(BODY)))
     assert error.code == "upload_failed"
     assert "s3cret" not in f"{error.message}{error.detail}"
 
 
-def test_a_store_that_never_answers_is_tried_again(
+def test_a_store_that_never_responds_is_tried_again(
     gateway: Gateway, output: Path, target: Upload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "TIMEOUT_S", (0.2, 0.2))
@@ -116,7 +116,7 @@ def test_a_store_that_never_answers_is_tried_again(
     assert len(gateway.puts) == 2
 
 
-def test_a_stop_between_two_tries_is_heard(gateway: Gateway, output: Path, target: Upload) -> None:
+def test_a_stop_between_two_tries_takes_effect(gateway: Gateway, output: Path, target: Upload) -> None:
     stop = StopSignal()
 
     def refuse(request: object) -> Reply:

@@ -257,7 +257,7 @@ MUTATIONS = (
         "gateway/providers/worker_client.py",
         "if not (isinstance(given, str) and given.isascii() and hmac.compare_digest(given, expected)):",
         "if not (isinstance(given, str) and expected):",
-        ("tests/gateway/providers/test_worker_client.py",),
+        ("tests/gateway/providers/test_worker_client_tls.py",),
     ),
     # Worker
     Mutation(
@@ -266,7 +266,7 @@ MUTATIONS = (
         "handler/fetch.py",
         "detail=http_client.error_classes(error)",
         "detail=str(error)",
-        ("tests/handler/test_attempt.py::test_no_secret_reaches_the_log_when_nobody_listens",),
+        ("tests/handler/test_attempt.py::test_no_secret_reaches_the_log_when_a_connection_fails",),
     ),
     Mutation(
         "large-output-sent",
@@ -298,7 +298,7 @@ MUTATIONS = (
         "handler/http_worker.py",
         "return bool(expected) and hmac.compare_digest(",
         "return hmac.compare_digest(",
-        ("tests/handler/test_http_worker.py::test_what_is_not_set_lets_nobody_in",),
+        ("tests/handler/test_http_worker.py::test_a_setting_that_is_not_set_matches_no_caller",),
     ),
     Mutation(
         "restart-extends-lifetime",

@@ -207,7 +207,7 @@ def _valid(schema: str, body: Any) -> None:
 
 @contextmanager
 def management() -> Iterator[Management]:
-    """Serves on loopback; afterwards every answer was as published, or this raises."""
+    """Serve on loopback; raise at the end if a response broke the published schema."""
     account = Management()
 
     class Handler(BaseHTTPRequestHandler):

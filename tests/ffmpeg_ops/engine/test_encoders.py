@@ -188,12 +188,6 @@ def shot(work: Work, photo: Path, **encoding: Any) -> dict[str, Any]:
     return run("img2vid", work, params, url_image=photo)
 
 
-def test_a_job_runs_on_the_gpu_where_there_is_one(gpu: Gpu, work: Work, photo: Path) -> None:
-    stats = shot(work, photo)
-    assert (stats["encoder"], stats["device"]) == ("h264_nvenc", "gpu")
-    assert "warnings" not in stats and gpu.tries == ["null", "job"]
-
-
 @pytest.mark.skipif("landlock" not in sandbox.available(), reason="this kernel has no Landlock")
 @pytest.mark.parametrize(("driver", "working"), [(True, True), (False, True), (True, False)])
 def test_the_sandbox_is_disabled_only_for_a_gpu_that_works_without_it(
@@ -210,14 +204,15 @@ def test_the_sandbox_is_disabled_only_for_a_gpu_that_works_without_it(
     assert sandbox._disabled is used, "another encoder changes nothing"
 
 
-@pytest.mark.parametrize("message", [LIMIT, NEW_LIMIT])
-def test_a_session_limit_that_passes_is_waited_for(message: str, gpu: Gpu, work: Work, photo: Path) -> None:
-    gpu.says(message, 2)
+@pytest.mark.parametrize(("message", "times"), [("", 0), (LIMIT, 2), (NEW_LIMIT, 2)])
+def test_a_job_runs_on_the_gpu_once_it_has_a_free_session(
+    message: str, times: int, gpu: Gpu, work: Work, photo: Path
+) -> None:
+    gpu.says(message, times)
     stats = shot(work, photo)
-    assert (stats["encoder"], stats["frames"], frame_count(work.output("video"))) == ("h264_nvenc", 25, 25), (
-        "fed from the start"
-    )
-    assert "warnings" not in stats and gpu.tries == ["null", "job", "job", "job"]
+    assert (stats["encoder"], stats["device"]) == ("h264_nvenc", "gpu") and "warnings" not in stats
+    assert stats["frames"] == frame_count(work.output("video")) == 25, "each try is fed from the start"
+    assert gpu.tries == ["null", *["job"] * (times + 1)]
 
 
 def test_a_session_limit_that_stays_leads_to_the_cpu_for_one_job(gpu: Gpu, work: Work, photo: Path) -> None:
@@ -228,12 +223,9 @@ def test_a_session_limit_that_stays_leads_to_the_cpu_for_one_job(gpu: Gpu, work:
     assert stats["warnings"] == ["h264_nvenc failed: no free encoder session on the GPU; used libx264"]
     assert gpu.tries == ["null", *["job"] * 4]
     assert seen == sorted(seen) and seen[-1] == 1.0
-    assert shot(work, photo)["encoder"] == "h264_nvenc"
-
-
-def test_a_session_limit_during_the_probe_does_not_rule_the_gpu_out(gpu: Gpu, work: Work, photo: Path) -> None:
+    encoders._probed.clear()
     gpu.says(LIMIT, to="probe")
-    assert shot(work, photo)["encoder"] == "h264_nvenc"
+    assert shot(work, photo)["encoder"] == "h264_nvenc", "a limit during the probe does not rule the GPU out"
 
 
 def test_a_driver_that_is_lost_leads_to_the_cpu_at_once(gpu: Gpu, work: Work, photo: Path) -> None:

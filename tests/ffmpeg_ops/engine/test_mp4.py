@@ -18,10 +18,7 @@ def test_tracks_are_as_ffprobe_counts_them(place: str, media: Media) -> None:
     path = media.made(f"tracks{place}.mp4", f"-f lavfi -i sine=d=1.7:r=48000 {picture} -c:a aac {place}")
     found = mp4.tracks(path)
     counted = {s["codec_type"][:4]: int(s["nb_read_packets"]) for s in streams(path, "-count_packets")}
-    assert {kind[:4]: track.packets for kind, track in found.items()} == {
-        "vide": counted["vide"],
-        "soun": counted["audi"],
-    }
+    assert (found["vide"].packets, found["soun"].packets) == (counted["vide"], counted["audi"])
     assert found["vide"].packets_s == pytest.approx(float(stream(path, "video")["duration"]), abs=0.001)
     assert found["soun"].packets_s == pytest.approx(1.7 + 1024 / 48000, abs=0.001)
     assert found["soun"].skipped_s == pytest.approx(1024 / 48000)

@@ -32,27 +32,18 @@ def red(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("given", "exact"),
-    [
-        *[(23.976, Fraction(24000, 1001)), (23.98, Fraction(24000, 1001)), (29.97, Fraction(30000, 1001))],
-        *[(59.94, Fraction(60000, 1001)), (24.0, Fraction(24)), (25.0, Fraction(25)), (12.5, Fraction(25, 2))],
-        *[(1.0, Fraction(1)), (60.0, Fraction(60)), (14.985, Fraction(15000, 1001)), (29.5, Fraction(59, 2))],
-    ],
-)
-def test_broadcast_rates_are_exact_fractions(given: float, exact: Fraction) -> None:
-    assert exact_rate(given) == exact
+EXACT = {23.976: "24000/1001", 23.98: "24000/1001", 29.97: "30000/1001", 59.94: "60000/1001", 14.985: "15000/1001"}
 
 
-@pytest.mark.parametrize(
-    ("duration", "rate", "count"),
-    [
-        *[(5, 24, 120), (5, 23.976, 120), (5, 29.97, 150), (10, 29.97, 300), (0.5, 25, 13)],
-        *[(0.001, 1, 1), (60, 60, 3600), (1.1, 30, 33), (0.7, 10, 7)],
-    ],
-)
-def test_the_number_of_frames_is_duration_times_rate(duration: float, rate: float, count: int) -> None:
-    assert frame_count(duration, rate) == count
+def test_broadcast_rates_are_exact_fractions() -> None:
+    for given, exact in {**EXACT, 24.0: "24", 25.0: "25", 12.5: "25/2", 1.0: "1", 60.0: "60", 29.5: "59/2"}.items():
+        assert exact_rate(given) == Fraction(exact)
+
+
+def test_the_number_of_frames_is_duration_times_rate() -> None:
+    long = [(5, 24, 120), (5, 23.976, 120), (5, 29.97, 150), (10, 29.97, 300), (60, 60, 3600)]
+    for duration, rate, count in [*long, (0.5, 25, 13), (0.001, 1, 1), (1.1, 30, 33), (0.7, 10, 7)]:
+        assert frame_count(duration, rate) == count
 
 
 @pytest.mark.parametrize(
@@ -70,20 +61,12 @@ def test_values_out_of_range_are_refused_by_name(name: str, value: object) -> No
     assert list(caught.value.normalized_messages()) == [name]
 
 
-def test_the_defaults_are_five_seconds_of_film() -> None:
+def test_defaults_and_sizes() -> None:
     params = Img2VidParams().load({"url_image": "https://example.com/a.jpg"})
     assert (params["duration"], params["frame_rate"], params["motion"], params["amount"]) == (5, 24, "zoom_in", 1.324)
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        *[("16:9", (1920, 1080)), ("9:16", (1080, 1920)), ("1:1", (1080, 1080)), ("4:5", (1080, 1350))],
-        *[("4k", (3840, 2160)), ("4K", (3840, 2160)), ("640x360", (640, 360)), ("2160x3840", (2160, 3840))],
-    ],
-)
-def test_sizes_have_names_and_numbers(text: str, size: tuple[int, int]) -> None:
-    assert parse_size(text) == size
+    assert [parse_size(name) for name in ("16:9", "9:16", "1:1")] == [(1920, 1080), (1080, 1920), (1080, 1080)]
+    assert [parse_size(name) for name in ("4:5", "4k", "4K")] == [(1080, 1350), (3840, 2160), (3840, 2160)]
+    assert [parse_size(name) for name in ("640x360", "2160x3840")] == [(640, 360), (2160, 3840)]
 
 
 @pytest.mark.parametrize(

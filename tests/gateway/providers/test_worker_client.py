@@ -1,383 +1,297 @@
-"""The way to a rented worker: who has to prove what before a secret or a job travels, and what is told of failures."""
+"""What the client of an HTTP worker concludes from every answer, and from none."""
 
 from __future__ import annotations
 
-import http.client
 import json
 import socket
-import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from contextlib import contextmanager, suppress
 
 import pytest
 
-from gateway.providers import http as provider_http
-from gateway.providers import worker_client
-from gateway.providers.base import Accepted, Ambiguous, NotYet, Phase, Unavailable
-from gateway.providers.worker_client import Health, NotAllowed, Unreachable, WorkerClient
-from handler import certificate
-from handler.certificate import Certificate
-from handler.settings import Settings as WorkerSettings
-from tests.gateway.providers.conftest import StubRuns, attempt_named, job_input, serve
-from tests.handler.support import deaf_server, free_port
-from wire.identity import NONCE, proof
+from gateway.providers import http
+from gateway.providers.base import Accepted, Ambiguous, NotYet, ProviderError, Refused, Unavailable
+from gateway.providers.worker_client import WorkerClient
+from tests.gateway.providers.conftest import attempt_named, job_input
+from tests.servers import FileServer, Reply
+from wire.errors import JobFault, WorkerFault
 
-TOKEN, KEY = "t" * 64, "k" * 64
-
-
-@dataclass
-class Worker:
-    """A worker behind TLS that can be started anew on its port, with another certificate."""
-
-    settings: WorkerSettings
-    beats: int = 0
-    port: int = 0
-    certificate: Certificate = field(default_factory=certificate.make)
-
-    def __enter__(self) -> Worker:
-        server, self.runs, self.stop = serve(self.settings, tls=self.certificate, port=self.port, heartbeat=self._beat)
-        self.port = server.server_port
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    runs: StubRuns = field(init=False)
-    stop: Callable[[], None] = field(init=False)
-
-    def _beat(self) -> None:
-        self.beats += 1
-
-    @property
-    def url(self) -> str:
-        return f"https://127.0.0.1:{self.port}"
+ATTEMPT = attempt_named()
+INPUT = job_input(ATTEMPT)
+SUBMIT, POLL = "/video/caption", f"/jobs/{ATTEMPT.id}"
+GARBAGE = [b"", b"<html>", b"[]", b"null", b'"x"', b"\xff\xfe", b"{", b"{}", b"[" * 100_000, b'{"a": NaN}']
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> WorkerSettings:
-    return WorkerSettings(
-        work_dir=tmp_path, session_token=TOKEN, worker_api_key=KEY, allowed_ips=("127.0.0.1",), worker_tls=True
-    )
+def client_of(files: FileServer) -> WorkerClient:
+    return WorkerClient(files.origin + "/", "token", "key")
 
 
-@pytest.fixture
-def worker(settings: WorkerSettings) -> Iterator[Worker]:
-    with Worker(settings) as worker:
-        yield worker
+def reply(status: int, /, **body: object) -> Reply:
+    return Reply(status, json.dumps(body).encode())
 
 
-def client_of(url: str) -> WorkerClient:
-    return WorkerClient(url, TOKEN, KEY, tls=True)
-
-
-@dataclass
-class Stranger:
-    """An HTTPS server of somebody else's: `answer(path)` is what it says, `heard` all that it was told."""
-
-    answer: Callable[[str], tuple[int, bytes] | None]
-    port: int = 0
-    heard: list[tuple[str, str]] = field(default_factory=list)
-    certificate: Certificate = field(default_factory=certificate.make)
-
-    def __enter__(self) -> Stranger:
-        stranger = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def _answer(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                stranger.heard.append((self.path, f"{self.headers}{body!r}"))
-                answer = stranger.answer(self.path)
-                if answer is None:
-                    return  # it hangs up
-                self.send_response(answer[0])
-                self.send_header("Content-Length", str(len(answer[1])))
-                self.end_headers()
-                self.wfile.write(answer[1])
-
-            do_GET = do_POST = do_DELETE = _answer
-
-            def log_message(self, format: str, *args: object) -> None: ...
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
-        self._server.socket = self.certificate.context.wrap_socket(self._server.socket, server_side=True)
-        self._server.handle_error = lambda *args: None  # type: ignore[method-assign]
-        self._server.block_on_close = False
-        self.port = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    @property
-    def url(self) -> str:
-        return f"https://127.0.0.1:{self.port}"
-
-    def assert_learnt_nothing(self) -> None:
-        assert self.heard, "it was never asked"
-        assert all(urlsplit(path).path == "/identity" for path, _ in self.heard)
-        assert not any(secret in told for _, told in self.heard for secret in (TOKEN, KEY, "caption"))
-
-
-def relay_to(port: int) -> Callable[[str], tuple[int, bytes]]:
-    """Asks the true worker and repeats what it says."""
-
-    def answer(path: str) -> tuple[int, bytes]:
-        context = ssl._create_unverified_context()
-        connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=30)
-        connection.request("GET", path)
-        response = connection.getresponse()
-        body = response.read()
-        connection.close()
-        return response.status, body
-
-    return answer
-
-
-def knowing(
-    told: Callable[[str, str], object], otherwise: Callable[[str], tuple[int, bytes] | None] = lambda path: None
-) -> Stranger:
-    """Tells a proof made from the nonce and its own fingerprint, and `otherwise` to all other calls."""
-    stranger = Stranger(otherwise)
-
-    def answer(path: str) -> tuple[int, bytes] | None:
-        parts = urlsplit(path)
-        if parts.path != "/identity":
-            return otherwise(path)
-        made = told(parse_qs(parts.query)["nonce"][0], stranger.certificate.fingerprint)
-        return 200, json.dumps({"proof": made}).encode()
-
-    stranger.answer = answer
-    return stranger
-
-
-def every_call(client: WorkerClient) -> list[Callable[[], object]]:
-    given = job_input(attempt_named())
-    return [lambda: client.submit(given), lambda: client.poll("a"), lambda: client.cancel("a"), client.check]
-
-
-# ---- the true worker
-
-
-def test_all_calls_go_through_tls(worker: Worker) -> None:
-    client, attempt = client_of(worker.url), attempt_named()
-    assert client.submit(job_input(attempt)) == Accepted(attempt.id)
-    assert client.poll(attempt.id).phase is Phase.RUNNING
-    client.cancel(attempt.id)
-    assert client.health() == Health(slots=1, busy=1, peer="127.0.0.1")
-    assert worker.beats == 4
-
-
-def test_the_proof_is_asked_for_once_and_with_another_nonce_each_time(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
-    call = provider_http.Api.call
-
-    def recorded(self: provider_http.Api, method: str, path: str, body: Any = None) -> provider_http.Answer:
-        asked.append(path)
-        return call(self, method, path, body)
-
-    monkeypatch.setattr(provider_http.Api, "call", recorded)
-    for _ in range(3):
-        client = client_of(worker.url)
-        client.check()
-        client.check()
-    proofs = [path for path in asked if path.startswith("/identity")]
-    nonces = {parse_qs(urlsplit(path).query)["nonce"][0] for path in proofs}
-    assert len(asked) == 9 and len(proofs) == len(nonces) == 3
-    assert all(NONCE.fullmatch(nonce) for nonce in nonces)
-
-
-def test_a_worker_that_started_anew_is_asked_for_its_proof_again(settings: WorkerSettings) -> None:
-    with Worker(settings) as first:
-        client = client_of(first.url)
-        client.check()
-    with Worker(settings, port=first.port) as second:
-        assert second.certificate.fingerprint != first.certificate.fingerprint
-        assert client.submit(job_input(attempt_named())).__class__ is Accepted
-        client.check()
-        assert second.beats == 2
-
-
-def test_the_worker_tells_where_it_lets_nobody_in_from(settings: WorkerSettings) -> None:
-    object.__setattr__(settings, "allowed_ips", ("192.0.2.1",))
-    with Worker(settings) as worker:
-        client = client_of(worker.url)
-        with pytest.raises(NotAllowed) as refused:
-            client.health()
-        assert refused.value.peer == "127.0.0.1"
-        for call in every_call(client):
-            with pytest.raises(Unavailable):
-                call()
-        assert worker.beats == 0
-
-
-def test_no_list_of_authorities_is_read_for_one_that_is_pinned(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is consulted by nobody, and would cost the most of every call."""
-
-    def read(*_: object, **__: object) -> None:
-        raise AssertionError("the authorities are read")
-
-    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", read)
-    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", read)
-    assert client_of(worker.url).health().slots == 1
-
-
-def test_without_tls_no_proof_is_asked_for(settings: WorkerSettings) -> None:
-    server, _, stop = serve(settings)
+def submit(files: FileServer, answer: Reply) -> object:
+    """The answer or the error of a submit."""
+    files.routes[SUBMIT] = answer
     try:
-        assert WorkerClient(f"http://127.0.0.1:{server.server_port}", TOKEN, KEY).health().slots == 1
-        for call in every_call(client_of(f"https://127.0.0.1:{server.server_port}"))[1:]:
-            with pytest.raises(Unreachable):
-                call()
-    finally:
-        stop()
+        return client_of(files).submit(INPUT)
+    except ProviderError as error:
+        return error
 
 
-# ---- somebody else
-
-
-def test_who_relays_the_proof_under_a_certificate_of_his_own_learns_nothing(worker: Worker) -> None:
-    with Stranger(relay_to(worker.port)) as between:
-        for call in every_call(client_of(between.url)):
-            with pytest.raises(Unavailable, match="has not proved"):
-                call()
-        between.assert_learnt_nothing()
-        assert len({path for path, _ in between.heard}) == 4
-    assert worker.beats == 0 and worker.runs.active() == 0
-
-
-def test_who_takes_the_place_of_a_pinned_worker_learns_nothing(settings: WorkerSettings) -> None:
-    with Worker(settings) as worker:
-        client = client_of(worker.url)
-        client.check()
-    with Worker(settings) as moved, Stranger(relay_to(moved.port), port=worker.port) as between:
-        for call in every_call(client):
-            with pytest.raises(Unavailable, match="has not proved"):
-                call()
-        between.assert_learnt_nothing()
-        assert moved.beats == 0
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "READ_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(http, "ANSWER_S", 0.3)
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("answer", "expected"),
     [
-        lambda nonce, own, true: proof(TOKEN, "0" * 32, own),  # heard before, of another nonce
-        lambda nonce, own, true: proof(TOKEN, nonce, true),
-        lambda nonce, own, true: proof(KEY, nonce, own),
-        lambda nonce, own, true: proof("", nonce, own),
-        lambda nonce, own, true: proof(TOKEN, nonce, own)[:-1],
-        lambda nonce, own, true: "é" * 64,
-        lambda nonce, own, true: "\ud800",
-        lambda nonce, own, true: "",
-        lambda nonce, own, true: None,
-        lambda nonce, own, true: 7,
-        lambda nonce, own, true: [proof(TOKEN, nonce, own)],
+        (reply(202, attemptId="a1"), Accepted),
+        (reply(503, code="worker_busy"), NotYet),
+        (Reply(503, b"<html>"), NotYet),
+        (reply(401, title="wrong token"), Unavailable),
+        (reply(403, title="wrong address"), Unavailable),
+        (reply(400, code="worker_outdated", title="old"), Unavailable),
+        (reply(400, code="invalid_params", title="bad"), Refused),
+        (reply(400, code="something_else"), Ambiguous),
+        (reply(400, code=["worker_outdated"]), Ambiguous),
+        (reply(200, attemptId="a1"), Ambiguous),
+        (reply(202), Ambiguous),
+        (reply(202, attemptId=5), Ambiguous),
+        (reply(404), Unavailable),
+        (reply(413), Unavailable),
+        (reply(500, code="invalid_params"), Ambiguous),
+        (Reply(302, b"", {"Location": "http://127.0.0.1:1/"}), Ambiguous),
+        (Reply(302, b"", {"Location": "http://["}), Ambiguous),
+        (Reply(drop=True), Ambiguous),
+        (Reply(202, b'{"attempt', content_length=100), Ambiguous),
     ],
 )
-def test_a_proof_is_good_for_one_nonce_one_certificate_and_one_token(
-    worker: Worker, wrong: Callable[[str, str, str], object]
+def test_the_answer_to_a_submit_is_translated(files: FileServer, answer: Reply, expected: type[object]) -> None:
+    assert type(submit(files, answer)) is expected
+
+
+@pytest.mark.parametrize("status", [200, 202, 400, 418, 500, 502])
+@pytest.mark.parametrize("body", GARBAGE)
+def test_garbage_after_a_submit_is_ambiguous(files: FileServer, status: int, body: bytes) -> None:
+    assert type(submit(files, Reply(status, body))) is Ambiguous
+
+
+def test_reasons_are_handed_on(files: FileServer) -> None:
+    assert submit(files, reply(202, attemptId="a1")) == Accepted("a1")
+    refused = submit(files, reply(400, code="invalid_params", title="duration: too long"))
+    assert isinstance(refused, Refused)
+    assert (refused.fault.code, refused.fault.message) == ("invalid_params", "duration: too long")
+    assert "wrong token" in str(submit(files, reply(401, title="wrong token")))
+
+
+def test_the_credentials_go_with_every_call_and_the_input_unchanged(files: FileServer) -> None:
+    submit(files, reply(202, attemptId="a1"))
+    client_of(files).cancel(ATTEMPT.id)
+    assert [(r.method, r.path) for r in files.requests] == [("POST", SUBMIT), ("DELETE", POLL)]
+    assert json.loads(files.requests[0].body) == INPUT
+    for request in files.requests:
+        assert (request.headers["X-Session-Token"], request.headers["X-API-Key"]) == ("token", "key")
+
+
+def test_a_redirect_is_not_followed(files: FileServer) -> None:
+    submit(files, Reply(307, b"", {"Location": files.url("/elsewhere")}))
+    assert [request.path for request in files.requests] == [SUBMIT]
+
+
+def test_a_proxy_of_the_environment_sees_nothing(files: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert submit(files, reply(202, attemptId="a1")) == Accepted("a1")
+
+
+# Nobody there, or no answer
+
+
+@pytest.mark.parametrize("failure", [None, TimeoutError("timed out"), socket.gaierror(socket.EAI_NONAME, "unknown")])
+def test_a_connection_that_does_not_come_about_is_not_yet(
+    monkeypatch: pytest.MonkeyPatch, failure: OSError | None
 ) -> None:
-    true = worker.certificate.fingerprint
-    with knowing(lambda nonce, own: wrong(nonce, own, true)) as stranger:
-        with pytest.raises(Unavailable, match="has not proved"):
-            client_of(stranger.url).check()
-        stranger.assert_learnt_nothing()
+    def fail(*_: object, **__: object) -> None:
+        raise failure or AssertionError
+
+    with socket.socket() as bound:  # bound and not listening: no other process gets the port
+        bound.bind(("127.0.0.1", 0))
+        if failure is not None:
+            name = "getaddrinfo" if isinstance(failure, socket.gaierror) else "create_connection"
+            monkeypatch.setattr(socket, name, fail)
+            monkeypatch.setattr(socket.socket, "connect", fail)
+        client = WorkerClient(f"http://127.0.0.1:{bound.getsockname()[1]}", "t", "k")
+        assert isinstance(client.submit(INPUT), NotYet)
+        for call in (client.poll, client.cancel):
+            with pytest.raises(Unavailable):
+                call(ATTEMPT.id)
 
 
-@pytest.mark.parametrize("answer", [(404, b"{}"), (500, b""), (302, b""), (200, b"[]"), (200, b"x" * 2_000_000), None])
-def test_who_has_no_proof_gets_no_job(answer: tuple[int, bytes] | None) -> None:
-    with Stranger(lambda path: answer) as stranger:
-        client = client_of(stranger.url)
-        try:
-            assert isinstance(client.submit(job_input(attempt_named())), NotYet)
-        except Unavailable:
-            pass
+def test_silence_after_a_submit_is_ambiguous(files: FileServer, impatient: None) -> None:
+    assert type(submit(files, Reply(202, b'{"attemptId": "a1"}', pause_s=30))) is Ambiguous
+
+
+def test_an_answer_that_trickles_meets_its_deadline(files: FileServer, impatient: None) -> None:
+    # Whole, either would be taken for what it says.
+    assert type(submit(files, Reply(202, b'{"attemptId": "a1"}' + b" " * 1000, trickle_s=0.05))) is Ambiguous
+    slow = Reply(200, b'{"status": "running"}' + b" " * 1000, trickle_s=0.05)
+    files.routes[POLL] = slow
+    with pytest.raises(Unavailable):
+        client_of(files).poll(ATTEMPT.id)
+
+
+def test_headers_that_never_end_meet_the_read_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "READ_TIMEOUT_S", 0.3)
+    ended = threading.Event()
+
+    def trickle() -> None:
+        connection, _ = server.accept()
+        with connection, suppress(OSError):
+            while not ended.wait(0.02):
+                connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        timer = threading.Timer(30, ended.set)
+        timer.start()
         with pytest.raises(Unavailable):
-            client.check()
-        stranger.assert_learnt_nothing()
+            WorkerClient(f"http://127.0.0.1:{server.getsockname()[1]}", "t", "k").poll(ATTEMPT.id)
+        assert not ended.is_set()
+        ended.set()
+        timer.cancel()
+        thread.join()
 
 
-# ---- what is told of failures
+def test_an_answer_without_end_is_not_read_to_the_end(files: FileServer) -> None:
+    endless = Reply(202, b" " * 3_000_000)
+    assert type(submit(files, endless)) is Ambiguous
+    files.routes[POLL] = endless
+    with pytest.raises(Unavailable):
+        client_of(files).poll(ATTEMPT.id)
 
 
-def test_where_nobody_listens_yet_nothing_was_sent() -> None:
-    client = client_of(f"https://127.0.0.1:{free_port()}")
-    assert isinstance(client.submit(job_input(attempt_named())), NotYet)
-    with pytest.raises(Unreachable) as refused:
-        client.health()
-    assert not refused.value.silent
+# Polls
 
 
-def test_a_black_hole_can_be_told_from_a_closed_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_client, "CONNECT_TIMEOUT_S", 0.2)
-    with deaf_server() as origin:
-        client = client_of(origin.replace("http:", "https:"))
-        assert isinstance(client.submit(job_input(attempt_named())), NotYet)
-        with pytest.raises(Unreachable) as lost:
-            client.health()
-        assert lost.value.silent
-
-
-def test_a_handshake_that_never_ends_has_its_time_and_nothing_was_sent(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("retryable", "expected"), [(True, WorkerFault), (False, JobFault)])
+def test_an_error_of_a_newer_worker_is_classed_by_what_it_says(
+    files: FileServer, retryable: bool, expected: type[Exception]
 ) -> None:
-    monkeypatch.setattr(worker_client, "CONNECT_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(provider_http, "CONNECT_TIMEOUT_S", 0.3)
-    pinned = client_of(worker.url)
-    pinned.check()
-    worker.stop()
-    with ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", worker.port)))
-        closing, cut_off = threading.Event(), threading.Semaphore(0)
+    error = {"code": "error_of_tomorrow", "message": "m", "retryable": retryable}
+    files.routes[POLL] = reply(200, status="failed", error=error)
+    found = client_of(files).poll(ATTEMPT.id).error
+    assert isinstance(found, expected)
+    assert found.code == "error_of_tomorrow"
 
-        def trickle(connection: socket.socket) -> None:
+
+NONSENSE = [
+    *({"status": status} for status in ("sleeping", None, ["running"], "running", "completed", "failed")),
+    *(
+        {"status": "running", "progress": wrong}
+        for wrong in ("half", None, float("nan"), float("inf"), -1, 1.5, 10**400)
+    ),
+    *(
+        {"status": "completed", "result": wrong}
+        for wrong in (None, {}, {"stats": 5}, {"stats": {"size_bytes": "many"}})
+    ),
+    {"status": "failed", "error": "x"},
+    {"status": "failed", "error": {"code": "Not A Code", "message": "m", "retryable": True}},
+]
+
+
+@pytest.mark.parametrize("body", NONSENSE, ids=str)
+def test_nonsense_is_unavailable(files: FileServer, body: dict[str, object]) -> None:
+    files.routes[POLL] = reply(200, **body)
+    with pytest.raises(Unavailable):
+        client_of(files).poll(ATTEMPT.id)
+
+
+@pytest.mark.parametrize("answer", [*(Reply(200, raw) for raw in GARBAGE), Reply(500), Reply(302), Reply(drop=True)])
+def test_garbage_is_unavailable(files: FileServer, answer: Reply) -> None:
+    files.routes[POLL] = answer
+    with pytest.raises(Unavailable):
+        client_of(files).poll(ATTEMPT.id)
+
+
+@pytest.mark.parametrize(("status", "quiet"), [(200, True), (404, True), (401, False), (500, False), (302, False)])
+def test_a_cancel_is_heard_or_unavailable(files: FileServer, status: int, quiet: bool) -> None:
+    files.routes[POLL] = Reply(status)
+    if quiet:
+        client_of(files).cancel(ATTEMPT.id)
+    else:
+        with pytest.raises(Unavailable):
+            client_of(files).cancel(ATTEMPT.id)
+
+
+# Broken at every point
+
+WHOLE = b'HTTP/1.1 202 ACCEPTED\r\nContent-Type: application/json\r\nContent-Length: 18\r\n\r\n{"attemptId": "a"}'
+BROKEN = [
+    *(WHOLE[:n] for n in range(0, len(WHOLE) - 1, 4)),
+    b"\x00" * 200,
+    b"garbage\r\n\r\n",
+    b"HTTP/1.1 abc\r\n\r\n",
+    b"HTTP/9.9 202 x\r\n\r\n{}",
+    b"HTTP/1.1 202 " + b"x" * 70_000,
+    b"HTTP/1.1 202 OK\r\n" + b"a: b\r\n" * 200 + b"\r\n",
+    b"HTTP/1.1 202 OK\r\nContent-Length: 5, 6\r\n\r\nabc",
+    b"HTTP/1.1 202 OK\r\nContent-Length: -1\r\n\r\nabc",
+    b"HTTP/1.1 202 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nabc",
+    b"HTTP/1.1 202 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+    b"HTTP/1.1 202 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+    b"HTTP/1.1 302 OK\r\nLocation: http://[\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 302 OK\r\nLocation: \xff\xfe:\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 302 OK\r\nLocation: http://a:b:c/\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 202 OK\r\nSet-Cookie: \xff=\xff; expires=never\r\nContent-Length: 0\r\n\r\n",
+]
+
+
+@contextmanager
+def raw_server(answer: bytes) -> Iterator[str]:
+    """Takes what comes, answers these bytes and hangs up, as often as it is called."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def work() -> None:
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                return
             with connection:
-                for byte in b"\x16\x03\x03\x40\x00" + b"\x02" * 1000:
-                    if closing.wait(0.1):
-                        return
-                    try:
-                        connection.sendall(bytes([byte]))
-                    except OSError:
-                        cut_off.release()
-                        return
-
-        def accept() -> None:
-            while True:
                 try:
-                    connection, _ = listener.accept()
+                    connection.recv(65536)
+                    connection.sendall(answer)
                 except OSError:
-                    return
-                threading.Thread(target=trickle, args=(connection,), daemon=True).start()
+                    pass
 
-        threading.Thread(target=accept, daemon=True).start()
-        stack.callback(lambda: (closing.set(), listener.shutdown(socket.SHUT_RDWR)))
-        for client in (pinned, client_of(worker.url)):
-            assert isinstance(client.submit(job_input(attempt_named())), NotYet)
-            assert cut_off.acquire(timeout=30), "the handshake would go on for longer"
-
-
-def test_an_answer_that_is_lost_after_the_proof_is_ambiguous() -> None:
-    with knowing(lambda nonce, own: proof(TOKEN, nonce, own)) as dying:
-        client = client_of(dying.url)
-        with pytest.raises(Ambiguous):
-            client.submit(job_input(attempt_named()))
-        with pytest.raises(Unreachable):
-            client.health()
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        listening.shutdown(socket.SHUT_RDWR)
+        listening.close()
+        thread.join()
 
 
-@pytest.mark.parametrize("body", [b"{}", b'{"slots": 1}', b'{"slots": {"total": "x", "busy": 0}, "peer": "a"}', b"[]"])
-def test_a_health_that_makes_no_sense_is_unavailable(body: bytes) -> None:
-    telling = knowing(lambda nonce, own: proof(TOKEN, nonce, own), lambda path: (200, body))
-    with telling, pytest.raises(Unavailable, match="is not understood"):
-        client_of(telling.url).health()
+CALLS: dict[str, tuple[Callable[[WorkerClient], object], type[Exception]]] = {
+    "submit": (lambda client: client.submit(INPUT), Ambiguous),
+    "poll": (lambda client: client.poll(ATTEMPT.id), Unavailable),
+    "cancel": (lambda client: client.cancel(ATTEMPT.id), Unavailable),
+    "check": (lambda client: client.check(), Unavailable),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_no_broken_answer_lets_a_foreign_exception_out(name: str, impatient: None) -> None:
+    call, expected = CALLS[name]
+    for answer in BROKEN:
+        with raw_server(answer) as origin, pytest.raises(expected):
+            call(WorkerClient(origin, "t", "k"))

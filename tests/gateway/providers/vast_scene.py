@@ -149,6 +149,17 @@ class Scene:
         self.over(waiting)
         return self.rows.living()[-1]
 
+    def accepted(self) -> Attempt:
+        """A new attempt that a machine takes at once."""
+        (attempt,) = self.wants()
+        assert isinstance(self.submit(attempt), Accepted)
+        return attempt
+
+    def busy(self) -> Attempt:
+        """An attempt on a machine that has just come up."""
+        self.ready()
+        return self.accepted()
+
     def told(self) -> str:
         return "\n".join(f"{i.stage} {i.code} {i.reason}" for i in self.all())
 

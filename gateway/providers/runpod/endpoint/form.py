@@ -32,20 +32,20 @@ FORM: Mapping[str, Field] = {
     "gpu.pools": Field(
         "GPU Configuration",
         "Cheapest first, since most of what is paid is idle time; and several, so that one without stock does not stop "
-        "us. The table below tells which GPUs these are. All have NVENC.",
+        "jobs. The table below lists their GPUs. All have NVENC.",
     ),
     "workers.min": Field(
         "Active Workers", "Nights without jobs cost nothing. 1 removes the cold start, and costs all day."
     ),
-    "workers.max": Field("Max Workers", "So many jobs run at once, and so much can be spent in an hour."),
+    "workers.max": Field("Max Workers", "The maximum of jobs at once, which also bounds what an hour can cost."),
     "gpu.count": Field("GPUs per Worker", "FFmpeg uses one."),
     "workers.idleTimeout": Field(
         "Idle Timeout", "The next job within it finds a warm worker. It is billed: see below.", unit="s"
     ),
     "timeout": Field(
         "Execution Timeout",
-        "`JOB_TIMEOUT_SECONDS` (600) and two minutes for the upload. The gateway's jobs bring their own; this one ends "
-        "those that were typed into RunPod's page.",
+        "`JOB_TIMEOUT_SECONDS` (600) and two minutes for the upload. The gateway's jobs bring their own; this one is "
+        "for jobs that were typed into RunPod's page.",
         unit="s",
         per=1000,
     ),
@@ -53,7 +53,7 @@ FORM: Mapping[str, Field] = {
     "disk": Field("Container Disk", "The image, the files of one job (100 MB each by default), its output.", unit="GB"),
     "env": Field("Environment Variables", "No secrets: a worker needs none. The image sets what NVENC needs."),
     "scaling.type": Field(
-        "Auto Scaling Type", "The other type, request count, takes no idle time-out: RunPod refuses the two together."
+        "Auto Scaling Type", "The other type, request count, allows no idle timeout: RunPod refuses the two together."
     ),
     "scaling.queueDelay": Field(
         "Queue Delay", "A job that waits longer starts one more worker, and with it one more idle tail.", unit="s"
@@ -64,7 +64,7 @@ FORM: Mapping[str, Field] = {
         "NVENC as Debian 13's FFmpeg asks for it needs driver 530, which came with CUDA 12.1. In the form: tick this "
         "one and all that are newer.",
     ),
-    "gpu.allowedCudaVersions": Field("Other CUDA limits", "The lowest is enough; a fixed set makes machines scarce."),
+    "gpu.allowedCudaVersions": Field("Other CUDA limits", "The minimum is enough; a fixed set makes machines scarce."),
 }
 
 

@@ -64,6 +64,8 @@ def test_words_of_a_list_keep_their_times() -> None:
     (cue,) = to_cues([{"word": " One", "start": 0.5, "end": 0.75}, {"word": "two.", "start": 1, "end": 1.5}], "words")
     assert (cue.start_ms, cue.end_ms, cue.text) == (500, 1800, "One two.")
     assert times_of(cue) == [("One", 500, 750), ("two.", 1000, 1500)]
+    with pytest.raises(AssetInvalid, match="words"):
+        to_cues([{"word": " ", "start": 0, "end": 1}], "words")
 
 
 # --- grouping --------------------------------------------------------------------------------------------------------
@@ -91,11 +93,6 @@ def test_captions_never_overlap_and_words_may_come_in_any_order() -> None:
     cues = to_cues(words, "words")
     assert [cue.text for cue in cues] == ["a.", "b.", "c."]
     assert all(a.end_ms <= b.start_ms for a, b in pairwise(cues))
-
-
-def test_words_without_text_are_refused() -> None:
-    with pytest.raises(AssetInvalid, match="words"):
-        to_cues([{"word": " ", "start": 0, "end": 1}], "words")
 
 
 # --- lines -----------------------------------------------------------------------------------------------------------

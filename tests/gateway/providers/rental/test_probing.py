@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from gateway.domain.rentals import Stage
-from gateway.providers.base import Accepted, Phase, Unavailable
+from gateway.providers.base import Phase, Unavailable
 from gateway.providers.clouds.vast.settings import VastSettings
 from gateway.providers.rental import labels
 from gateway.providers.rental.addresses import Addresses
@@ -17,9 +17,7 @@ from tests.servers import FileServer, Reply
 
 
 def test_a_machine_whose_worker_falls_silent_is_replaced(scene: Scene, impatient: None) -> None:
-    scene.ready()
-    (attempt,) = scene.wants()
-    assert isinstance(scene.submit(attempt), Accepted)
+    attempt = scene.busy()
     scene.vast.strike(scene.vast.alive()[0].id, "black_hole")
     scene.go_on(55)
     assert scene.stages() == [Stage.BUSY]
@@ -31,9 +29,7 @@ def test_a_machine_whose_worker_falls_silent_is_replaced(scene: Scene, impatient
 
 
 def test_while_vast_does_not_answer_either_no_worker_is_given_up(scene: Scene, impatient: None) -> None:
-    scene.ready()
-    (attempt,) = scene.wants()
-    assert isinstance(scene.submit(attempt), Accepted)
+    scene.busy()
     scene.vast.inject("lost_request", "list", times=1000)
     scene.vast.strike(scene.vast.alive()[0].id, "black_hole")
     scene.go_on(180)
@@ -101,9 +97,7 @@ def test_it_is_given_back_and_the_next_one_lets_the_other_address_in(
 
 
 def test_one_that_works_comes_to_its_end(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    scene.ready()
-    (attempt,) = scene.wants()
-    assert isinstance(scene.submit(attempt), Accepted)
+    attempt = scene.busy()
     monkeypatch.setattr(scene.provider._workers, "of", lambda rental: LetsNobodyIn())
     scene.go_on(200)
     assert scene.stages() == [Stage.BUSY]

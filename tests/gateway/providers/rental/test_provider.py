@@ -31,8 +31,7 @@ def test_two_jobs_at_once_on_one_machine_when_configured(scene: Scene) -> None:
 def test_a_warm_machine_takes_the_next_job(scene: Scene) -> None:
     ready = scene.ready()
     for _ in range(3):
-        (attempt,) = scene.wants()
-        assert isinstance(scene.submit(attempt), Accepted)
+        attempt = scene.accepted()
         assert scene.fresh(attempt).remote_id == f"{ready.id}:{attempt.id}"
         scene.go_on(60)
         scene.over(attempt)
@@ -62,15 +61,12 @@ def test_a_moved_worker_is_found_before_the_next_job(scene: Scene) -> None:
     scene.vast.advance(20)
     (rental,) = scene.vast.alive()
     scene.vast.strike(rental.id, "moved")
-    (attempt,) = scene.wants()
-    assert isinstance(scene.submit(attempt), Accepted)
+    scene.accepted()
 
 
 @pytest.mark.parametrize("end", ["dies", "vanishes", "stopped"])
 def test_a_job_whose_worker_is_gone_is_told_so(scene: Scene, end: str) -> None:
-    scene.ready()
-    (attempt,) = scene.wants()
-    assert isinstance(scene.submit(attempt), Accepted)
+    attempt = scene.busy()
     scene.vast.strike(scene.vast.alive()[0].id, end)
     scene.go_on(10)
     assert scene.provider.poll(scene.fresh(attempt)).phase is Phase.GONE
@@ -133,8 +129,7 @@ def test_an_attempt_that_was_bound_before_the_budget_was_spent_is_sent_again(sce
 def test_machines_are_adopted_by_the_gateway_that_comes_next(scene: Scene) -> None:
     ready = scene.ready()
     scene.provider = scene.another()
-    (attempt,) = scene.wants()
-    assert isinstance(scene.submit(attempt), Accepted)
+    attempt = scene.accepted()
     assert scene.fresh(attempt).remote_id == f"{ready.id}:{attempt.id}"
 
 

@@ -44,17 +44,10 @@ def test_a_job_gets_a_machine_which_goes_when_nobody_needs_it(scene: Scene) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("fault", "more", "within_s"),
-    [
-        ("never_runs", {}, 700),
-        ("pull_fails", {"word": "exited"}, 100),
-        ("pull_fails", {"word": "offline"}, 100),
-        ("no_worker", {}, 700),
-        ("black_hole", {}, 150),
-        ("slow_boot", {"seconds": 700.0}, 700),
-    ],
-)
+@pytest.mark.parametrize(("fault", "more", "within_s"), [
+    ("never_runs", {}, 700), ("pull_fails", {"word": "exited"}, 100), ("pull_fails", {"word": "offline"}, 100),
+    ("no_worker", {}, 700), ("black_hole", {}, 150), ("slow_boot", {"seconds": 700.0}, 700),
+])  # fmt: skip
 def test_a_machine_that_does_not_come_up_makes_room_for_another(
     scene: Scene, fault: str, more: dict[str, Any], within_s: float, impatient: None
 ) -> None:
@@ -74,9 +67,7 @@ def test_a_machine_that_does_not_come_up_makes_room_for_another(
 
 def test_no_machine_outlives_its_deadline_even_with_a_job(scene: Scene) -> None:
     scene.change(max_lifetime=1500)
-    scene.ready()
-    (attempt,) = scene.wants()
-    assert isinstance(scene.submit(attempt), Accepted)
+    scene.busy()
     scene.go_on(1460, every_s=40)
     assert scene.stages() == [Stage.BUSY]
     scene.go_on(50)
@@ -94,8 +85,7 @@ def test_a_machine_that_becomes_too_dear_goes(scene: Scene) -> None:
 
 def test_a_machine_whose_encoder_does_not_work_is_given_back_and_avoided(scene: Scene) -> None:
     ready = scene.ready()
-    (attempt,) = scene.wants()
-    assert isinstance(scene.submit(attempt), Accepted)
+    attempt = scene.accepted()
     scene._save(attempt, state=AttemptState.FAILED, error_code=EncoderUnavailable.code)
     scene.go_on(15)
     assert [i.code for i in scene.all()] == ["encoder_unavailable"]
@@ -105,16 +95,11 @@ def test_a_machine_whose_encoder_does_not_work_is_given_back_and_avoided(scene: 
     assert len(scene.vast.alive()) == 1, "the next machine is not to blame"
 
 
-@pytest.mark.parametrize(
-    ("codes", "goes"),
-    [
-        (["worker_disk_full", "worker_disk_full"], True),
-        (["upload_failed", "gateway_unreachable"], True),
-        (["worker_error", None, "worker_error"], False),
-        (["worker_error"], False),
-        (["asset_invalid", "asset_invalid"], False),
-    ],
-)
+@pytest.mark.parametrize(("codes", "goes"), [
+    (["worker_disk_full", "worker_disk_full"], True), (["upload_failed", "gateway_unreachable"], True),
+    (["worker_error", None, "worker_error"], False), (["worker_error"], False),
+    (["asset_invalid", "asset_invalid"], False),
+])  # fmt: skip
 def test_a_machine_where_two_jobs_in_a_row_fail_by_its_fault_goes(
     scene: Scene, codes: list[str | None], goes: bool
 ) -> None:

