@@ -46,7 +46,7 @@ def load() -> Settings:
 
 
 def check(settings: Settings) -> None:
-    """Check what single fields cannot tell. Raises SettingsError with all mistakes."""
+    """Check the settings together. Raises SettingsError with all mistakes."""
     if wrong := [*_mistakes_of_providers(settings), *mistakes(settings)]:
         raise SettingsError(" ".join(wrong))
 

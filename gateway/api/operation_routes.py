@@ -69,7 +69,8 @@ def _create(operation: Operation, loaded: dict[str, Any], wait: int | None) -> R
     try:
         operation.named_assets(loaded)
     except ValidationError as error:
-        raise ValidationFailed(describe(error), errors=flatten(error.messages)) from error
+        errors = flatten(error.normalized_messages())  # type: ignore[no-untyped-call]
+        raise ValidationFailed(describe(error), errors=errors) from error
     outputs = operation.declared(loaded)
     # Only what the client sent: defaults are applied by the worker.
     params = {name: value for name, value in request.get_json().items() if name not in _FIELDS}

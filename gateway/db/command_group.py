@@ -12,7 +12,7 @@ from gateway.db.engine import brief
 
 
 class OnDatabase(AppGroup):
-    """A group that tells in a line, with `hint` what else there is, when the database cannot be used."""
+    """A group that reports an unusable database on one line, followed by `hint`."""
 
     def __init__(self, name: str, help: str, hint: str = "") -> None:
         super().__init__(name, help=help)

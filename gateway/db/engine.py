@@ -12,17 +12,17 @@ from sqlalchemy.exc import SQLAlchemyError
 
 CONNECT_S = 5
 STATEMENT_S = 15
-# How long a writer of SQLite waits, first for this process's writers and then for those of others.
+# How long a writer waits on SQLite: first for other writers of this process, then for those of other processes.
 BUSY_S = 10
-# SQLite's connections: more are no faster, and each keeps a schema, statements and a cache in memory.
-MOST_CONNECTIONS, STATEMENTS, CACHE_KB = 8, 32, 256
-WRITES = "reelay.writes"  # key of a connection's info: its next transaction will write
-# How long a process that is frozen in a transaction keeps its locks, and how long a silent server is waited for.
+# Maximum number of SQLite connections: more are not faster, and each keeps schema, statements and cache in memory.
+MAX_CONNECTIONS, STATEMENTS, CACHE_KB = 8, 32, 256
+WRITES = "reelay.writes"  # key in a connection's `info`: its next transaction will write
+# How long a process that froze inside a transaction keeps its locks, and how long to wait for a silent server.
 IDLE_S = 30
 
 
 def brief(error: SQLAlchemyError) -> str:
-    """Return what the database's driver said, on one line, without the statement and its values."""
+    """Return the driver's error message on one line, without the statement and its parameters."""
     return " ".join(str(error.__cause__ or error).split())
 
 
@@ -31,10 +31,10 @@ def make_engine(
 ) -> sa.Engine:
     """Return an engine with the durability that a 202 promises: SQLite waits for the disk at every commit.
 
-    On PostgreSQL a statement, waiting for locks included, ends with an error after `statement_s`; 0 is for ever.
-    SQLite's file is made only where `may_create` says so: one that has gone must not be replaced by an empty one.
+    On PostgreSQL a statement, including its wait for locks, fails after `statement_s`; 0 means no limit. SQLite's file
+    is created only with `may_create`: a file that has disappeared must not be replaced by an empty one.
     """
-    # The connection that was used last is used next: in turn, all of them would fill their caches.
+    # Reuse the most recent connection: with round robin, all of them would fill their caches.
     pool: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 0, "pool_use_lifo": True}
     if url.startswith("sqlite"):
         return _sqlite(url, pool, may_create)
@@ -43,7 +43,7 @@ def make_engine(
 
 def _postgresql(url: str, pool: Mapping[str, Any], statement_s: int) -> sa.Engine:
     idle_s = IDLE_S if statement_s else 0
-    # Whatever the server's default: a job is acknowledged once it cannot be lost any more.
+    # Whatever the server's default: an acknowledged job must not be lost.
     durable = "-c synchronous_commit=on"
     ends = f"-c statement_timeout={statement_s}s -c idle_in_transaction_session_timeout={idle_s}s"
     limits = {
@@ -57,42 +57,42 @@ def _postgresql(url: str, pool: Mapping[str, Any], statement_s: int) -> sa.Engin
 
 
 def _sqlite(url: str, pool: Mapping[str, Any], may_create: bool) -> sa.Engine:
-    pool = {**pool, "pool_size": min(pool["pool_size"], MOST_CONNECTIONS), "pool_timeout": BUSY_S}
+    pool = {**pool, "pool_size": min(pool["pool_size"], MAX_CONNECTIONS), "pool_timeout": BUSY_S}
     engine = sa.create_engine(url, **pool, connect_args={"timeout": BUSY_S, "cached_statements": STATEMENTS})
     path = Path(engine.url.database or "")
 
     @sa.event.listens_for(engine, "do_connect")
     def _must_exist(*_: Any) -> None:
         if not may_create and _file(path) is None:
-            raise sqlite3.OperationalError("the database's file is not there")
+            raise sqlite3.OperationalError("the database file does not exist")
 
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # _begin begins transactions
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
-        # Of each connection, up to 2 MB otherwise; the system caches the file once for all of them.
+        # Per connection; the default is 2 MB. The operating system caches the file once for all of them.
         connection.execute(f"PRAGMA cache_size=-{CACHE_KB}")
         record.info["file"] = _file(path)
 
     @sa.event.listens_for(engine, "checkout")
     def _same_file(connection: Any, record: Any, _: Any) -> None:
-        # SQLite would go on writing to a file that was moved or removed, where it is lost.
+        # SQLite would keep writing to a file that was moved or removed, and the data would be lost.
         if _file(path) != record.info["file"]:
-            raise sa.exc.DisconnectionError("the database's file is another one now")
+            raise sa.exc.DisconnectionError("the database file was replaced by another one")
 
-    # Replaced, because an event handler would cost every read a third of its time.
+    # Replaced, because an event handler would take a third of the time of every read.
     engine.dialect.do_begin = _begin  # type: ignore[method-assign]
     return engine
 
 
 def _begin(dbapi_connection: Any) -> None:
-    # A deferred transaction that reads and then writes fails at once when another one wrote in between.
+    # A deferred transaction that reads and then writes fails immediately if another one wrote in between.
     dbapi_connection.execute("BEGIN IMMEDIATE" if dbapi_connection.info.pop(WRITES, False) else "BEGIN")
 
 
 def _file(path: Path) -> tuple[int, int] | None:
-    """Return what identifies the file at `path`, even if another one takes its name; None when there is none."""
+    """Return the device and inode of the file at `path`, or None if it does not exist."""
     try:
         found = path.stat()
     except OSError:

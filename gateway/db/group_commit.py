@@ -1,4 +1,4 @@
-"""Transactions that write, and group commit: writers that come while another one writes share the next commit."""
+"""Transactions that write, and group commit: writers that arrive during a write share the next commit."""
 
 from __future__ import annotations
 
@@ -15,52 +15,52 @@ from gateway.db.engine import BUSY_S, WRITES
 from gateway.db.transaction import Transaction
 
 T = TypeVar("T")
-# The database as a whole does not work, whatever it was asked.
-_OUT_OF_ORDER = sa.exc.OperationalError, sa.exc.TimeoutError, sa.exc.DisconnectionError
+# Failures of the database as a whole, not of one statement.
+_DATABASE_FAILED = sa.exc.OperationalError, sa.exc.TimeoutError, sa.exc.DisconnectionError
 
 
 @dataclass(eq=False)
 class _Write:
     """One caller's share of a commit."""
 
-    #: Called once in the transaction, with the items of all callers that want the same done; returns a result for each.
+    #: Called once per transaction with the items of all callers that passed it; returns one result per item.
     do: Callable[[Transaction, list[Any]], Sequence[Any]]
     item: Any
-    #: Whether this caller's thread is the one that writes.
+    #: Whether this caller's thread writes the batch.
     leads: bool = False
-    #: Set when it has been done, or when its thread is to lead.
+    #: Set when the write is done, or when its thread must lead.
     woken: threading.Event = field(default_factory=threading.Event)
     result: Any = None
     error: BaseException | None = None
 
 
 class GroupCommit:
-    """Safe to share between threads. On PostgreSQL, which takes many writers at once, each commits alone."""
+    """Runs writing transactions. On PostgreSQL, which has concurrent writers, each commits alone. Thread-safe."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._write_lock = threading.Lock() if engine.dialect.name == "sqlite" else None
-        # Those that wait to be written, and whether one of them is about to lead.
+        # Waiting writes, and whether one thread leads or is about to.
         self._arrived: deque[_Write] = deque()
         self._led, self._line = False, threading.Lock()
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        """A transaction that may write; committed when the block ends well, undone when it raises."""
+        """Open a transaction that may write. Committed at the end of the block, rolled back if the block raises."""
         with self._turn(), self._writing() as connection:
             yield Transaction(connection)
 
     def together(self, work: Callable[[Transaction], T]) -> T:
-        """Return what `work` returns inside a transaction, once that is committed.
+        """Run `work` in a transaction shared with other callers, and return its result after the commit.
 
-        When one of those that share a commit raises, all are undone and each is done again alone: `work` only reads
-        and writes there.
+        If one of them raises, the transaction is rolled back and each is run again on its own. So `work` may have no
+        effects outside its transaction.
         """
         result: T = self.share(_each, work)
         return result
 
     def share(self, do: Callable[[Transaction, list[Any]], Sequence[Any]], item: Any) -> Any:
-        """As `together`, for many items of one kind that are cheaper to write in one statement."""
+        """Like `together`, for items of one kind that are cheaper to write in one statement."""
         mine = _Write(do, item)
         if self._write_lock is None:
             self._carry_out([mine])
@@ -85,7 +85,7 @@ class GroupCommit:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """SQLite's own queue of writers is unfair; one lock in front of it is not. Raises sqlalchemy's TimeoutError."""
+        """Queue this process's writers here: SQLite's own queue is unfair. Raises sqlalchemy's TimeoutError."""
         if self._write_lock is None:
             yield
             return
@@ -97,26 +97,26 @@ class GroupCommit:
             self._write_lock.release()
 
     def _lead(self) -> None:
-        """Commit the batch, then hand leadership to the first waiter. The batch's own threads wait for no lock."""
+        """Commit the batch, then hand leadership to the first waiter."""
         batch: list[_Write] = []
         try:
             with self._turn():
                 batch = self._take_arrived()
                 self._carry_out(batch)
         except BaseException as error:
-            # A job whose client is told that it was not taken must not be written later.
+            # A job that was reported to its client as refused must not be written later.
             batch = batch or self._take_arrived()
             for write in batch:
                 write.error = error
         finally:
             with self._line:
-                heir = self._arrived[0] if self._arrived else None
-                self._led = heir is not None
+                successor = self._arrived[0] if self._arrived else None
+                self._led = successor is not None
             for write in batch:
                 write.woken.set()
-            if heir is not None:
-                heir.leads = True
-                heir.woken.set()
+            if successor is not None:
+                successor.leads = True
+                successor.woken.set()
 
     def _take_arrived(self) -> list[_Write]:
         with self._line:
@@ -133,8 +133,8 @@ class GroupCommit:
                     for write, result in zip(alike, results, strict=True):
                         write.result = result
         except Exception as error:
-            if len(batch) > 1 and not isinstance(error, _OUT_OF_ORDER):
-                for one in batch:  # only one of them is to blame
+            if len(batch) > 1 and not isinstance(error, _DATABASE_FAILED):
+                for one in batch:  # only one of them caused the error
                     self._carry_out([one])
                 return
             for write in batch:

@@ -34,17 +34,17 @@ class ApiKey:
     secret_sha256: str
     #: When it was created.
     created_at: int
-    #: Since when it is refused; None while it is valid.
+    #: When it was revoked; None while it is valid.
     revoked_at: int | None = None
-    #: How often the secret of its webhooks was changed.
+    #: Number of times that its webhook secret was rotated.
     webhook_rotations: int = 0
-    #: When that was changed last; None if never.
+    #: When the webhook secret was last rotated; None if never.
     webhook_rotated_at: int | None = None
-    #: What it may do, separated by commas: `jobs,metrics`.
+    #: Its scopes, separated by commas: `jobs,metrics`.
     scopes: str = ""
     #: SHA-256 of the previous secret; None if it was never rotated.
     previous_sha256: str | None = None
-    #: Until when the previous secret is valid too.
+    #: When the previous secret expires.
     previous_until: int | None = None
 
 
@@ -56,5 +56,5 @@ class Usage:
     unfinished: int
     #: Cost of its attempts that ended today (UTC), in nano-dollars.
     today_nano: int
-    #: Mean cost of an attempt on the last day on which any ended, in nano-dollars; 0 while unknown.
+    #: Mean cost of an attempt on the last day on which one ended, in nano-dollars; 0 if unknown.
     mean_nano: int

@@ -28,15 +28,15 @@ class Rentals:
         return found[0] if found else None
 
     def living(self) -> list[Rental]:
-        """Those that are not over, oldest first."""
+        """Rentals that are not over, oldest first."""
         return self._select(rentals.c.stage.not_in(OVER))
 
     def ended_since(self, at: int) -> list[Rental]:
-        """Those that were over at `at` or later, oldest first."""
+        """Rentals that ended at `at` or later, oldest first."""
         return self._select(rentals.c.stage.in_(OVER), rentals.c.ended_at >= at)
 
     def over_budget(self, dollars: float, now: int) -> bool:
-        """Whether the machines have cost this many dollars on this day (UTC)."""
+        """Whether the rentals of this day (UTC) have cost at least `dollars`."""
         today = now - now % DAY_MS
         return _paid_nano([*self.living(), *self.ended_since(today)], now) >= dollars * 1e9
 
@@ -44,14 +44,14 @@ class Rentals:
         return self._select(rentals.c.label == label)
 
     def prices(self, limit: int = 50) -> list[tuple[str, int]]:
-        """(GPU, nano-dollars a second) of the last rentals, newest first."""
+        """(GPU, nano-dollars a second) of the most recent rentals, newest first."""
         query = sa.select(rentals.c.gpu, rentals.c.nano_per_s).order_by(rentals.c.id.desc()).limit(limit)
         known = sa.and_(rentals.c.provider == self._provider, rentals.c.gpu.is_not(None))
         with self._store.reading() as connection:
             return [(row[0], row[1]) for row in connection.execute(query.where(known))]
 
     def avoided(self, now: int) -> set[int]:
-        """Ids of the physical machines that must not be rented at the moment."""
+        """Ids of the physical machines that must not be rented now."""
         query = sa.select(avoided_machines.c.machine_id).where(
             avoided_machines.c.provider == self._provider, avoided_machines.c.until > now
         )
@@ -67,9 +67,9 @@ class Rentals:
         return [attempt for attempt in found if not attempt.ended]
 
     def outcomes(self, since: int) -> dict[str, list[str | None]]:
-        """By rental, newest first: the error codes of the attempts there that were made since then and have ended.
+        """Error codes of ended attempts that were created at `since` or later, by rental, newest first.
 
-        None stands for one that ended without an error.
+        None stands for an attempt that ended without an error.
         """
         recent = sa.and_(attempts.c.id >= ids.first("att", since), attempts.c.provider == self._provider)
         ended = sa.and_(recent, attempts.c.state.in_(ENDED), attempts.c.remote_id.is_not(None))
@@ -93,7 +93,7 @@ class Rentals:
 
 
 def orphans(store: Store) -> int:
-    """How many machines were ever found without a living record."""
+    """Number of machines that were found without the record of a current rental."""
     with store.reading() as connection:
         query = sa.select(sa.func.count()).select_from(rentals).where(rentals.c.code == ORPHAN)
         return connection.scalar(query) or 0
@@ -107,7 +107,7 @@ class Spending:
     nano_per_s: int
     #: Nano-dollars on this day (UTC) so far.
     today_nano: float
-    #: Since when the oldest one in DESTROYING is there, in ms UTC.
+    #: When the oldest rental in DESTROYING entered it, in ms UTC; None if there is none.
     ending_since: int | None
 
 
@@ -125,15 +125,15 @@ def spending(store: Store, now: int) -> Spending:
 
 
 def _paid_nano(rentals: Iterable[Rental], now: int) -> float:
-    """What they cost on this day (UTC) so far, in nano-dollars."""
+    """Cost of the rentals on this day (UTC) so far, in nano-dollars."""
     today = now - now % DAY_MS
     return sum(rental.paid_s(today, now) * rental.nano_per_s for rental in rentals)
 
 
 def must_hold(tx: Transaction, name: str, holder: str) -> None:
-    """Raise StaleLease unless `holder` still holds the lease `name`, however late it is.
+    """Raise StaleLease unless `holder` still holds the lease `name`, even if it has expired.
 
-    The lease cannot be taken over before this transaction has ended.
+    The lease cannot be taken over before this transaction ends.
     """
     query = sa.select(leases.c.holder).where(leases.c.name == name).with_for_update()
     if tx.connection.scalar(query) != holder:
@@ -141,13 +141,13 @@ def must_hold(tx: Transaction, name: str, holder: str) -> None:
 
 
 def release(tx: Transaction, name: str, holder: str) -> None:
-    """Free the lease `name` if `holder` still holds it, however far the clock goes back."""
+    """Release the lease `name` if `holder` still holds it, for good even if the clock is set back."""
     mine = sa.and_(leases.c.name == name, leases.c.holder == holder)
     tx.connection.execute(leases.update().where(mine).values(expires_at=0))
 
 
 def locked(tx: Transaction, provider: str, stages: Collection[Stage]) -> list[Rental]:
-    """The provider's machines in these stages, locked until this transaction has ended."""
+    """The provider's rentals in these stages, locked until this transaction ends."""
     here = sa.and_(rentals.c.provider == provider, rentals.c.stage.in_(stages))
     query = sa.select(rentals).where(here).order_by(rentals.c.id).with_for_update()
     return [_to_rental(row) for row in tx.connection.execute(query).mappings()]
@@ -176,7 +176,7 @@ def bound(tx: Transaction, provider: str) -> list[Attempt]:
 
 
 def bind(tx: Transaction, attempt_id: str, remote_id: str | None) -> bool:
-    """Record which machine gets an attempt that is still an intent. Return False when it is past that."""
+    """Record which machine gets the attempt. Return False if it is no longer an intent."""
     query = attempts.update().where(attempts.c.id == attempt_id, attempts.c.state == AttemptState.INTENT)
     return tx.connection.execute(query.values(remote_id=remote_id)).rowcount == 1
 
@@ -187,8 +187,8 @@ def avoid(tx: Transaction, provider: str, machine_id: int, until: int, reason: s
 
 
 def delete_ended(tx: Transaction, until: int, limit: int) -> int:
-    """Delete the oldest rentals that were over at `until` or before; return how many."""
-    # as with jobs, the condition on the primary key leaves only old rows to look at
+    """Delete the oldest rentals that ended at or before `until`. Return their number."""
+    # as for jobs, the condition on the primary key limits the scan to old rows
     old = sa.and_(rentals.c.id < ids.first("rent", until + 1), rentals.c.ended_at <= until)
     oldest = sa.select(rentals.c.id).where(old, rentals.c.stage.in_(OVER)).order_by(rentals.c.id).limit(limit)
     return tx.connection.execute(rentals.delete().where(rentals.c.id.in_(oldest))).rowcount

@@ -21,7 +21,7 @@ def read_job(connection: sa.Connection, query: sa.Select[Any], **which: str) -> 
 
 
 def read_attempt(connection: sa.Connection, attempt_id: str) -> Attempt | None:
-    row = connection.execute(ATTEMPT, {"its_id": attempt_id}).mappings().first()
+    row = connection.execute(ATTEMPT, {"row_id": attempt_id}).mappings().first()
     return to_attempt(row) if row else None
 
 
@@ -30,7 +30,7 @@ def read_api_keys(connection: sa.Connection) -> list[ApiKey]:
 
 
 def read_usage(connection: sa.Connection, key_id: str, now: int) -> Usage:
-    unfinished, day, cost_nano, ended = connection.execute(USAGE, {"its_id": key_id}).one()
+    unfinished, day, cost_nano, ended = connection.execute(USAGE, {"row_id": key_id}).one()
     if not ended:
         return Usage(unfinished, 0, 0)
     return Usage(unfinished, cost_nano if day == now // DAY_MS else 0, cost_nano // ended)

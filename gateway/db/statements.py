@@ -1,4 +1,4 @@
-"""Statements that are built once."""
+"""SQL statements, built once."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from gateway.domain.jobs import JobStatus
 
 @lru_cache(maxsize=256)
 def save(table: Table, columns: frozenset[str], *, leased: bool = False) -> sa.Update:
-    """Return the statement that writes these columns of the row `its_id`; `leased`: only under the lease `token`."""
+    """Return the UPDATE of these columns of the row `row_id`; `leased`: only under the lease `token`."""
     changed: dict[str, Any] = {name: sa.bindparam(name) for name in sorted(columns)}
-    query = table.update().where(table.c.id == ITS_ID).values(changed)
+    query = table.update().where(table.c.id == ROW_ID).values(changed)
     return query.where(table.c.lease_token == TOKEN) if leased else query
 
 
@@ -27,31 +27,31 @@ def due(table: Table) -> sa.ColumnElement[bool]:
 
 def usage_of_key() -> sa.Select[Any]:
     """One row: unfinished jobs, and day, cost and attempts of the newest row of `spending`."""
-    unfinished = sa.select(sa.func.count()).where(jobs.c.key_id == ITS_ID, UNFINISHED).scalar_subquery()
-    of_key = sa.select(spending).where(spending.c.key_id == ITS_ID)
+    unfinished = sa.select(sa.func.count()).where(jobs.c.key_id == ROW_ID, UNFINISHED).scalar_subquery()
+    of_key = sa.select(spending).where(spending.c.key_id == ROW_ID)
     newest = of_key.order_by(spending.c.day.desc()).limit(1).subquery()
     always = sa.select(sa.literal(1).label("one")).subquery()
     columns = unfinished, newest.c.day, newest.c.cost_nano, newest.c.attempts
     return sa.select(*columns).select_from(always.outerjoin(newest, sa.true()))
 
 
-# What every request, round and step needs, built once: building a statement takes longer than running it.
-ITS_ID: sa.BindParameter[str] = sa.bindparam("its_id")
+# Used by every request, round and step: building a statement takes longer than running it.
+ROW_ID: sa.BindParameter[str] = sa.bindparam("row_id")
 IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
 NOW: sa.BindParameter[int] = sa.bindparam("now", type_=sa.BigInteger)
-LIMIT: sa.BindParameter[int] = sa.bindparam("most", type_=sa.Integer)
+LIMIT: sa.BindParameter[int] = sa.bindparam("max_rows", type_=sa.Integer)
 TOKEN: sa.BindParameter[str] = sa.bindparam("token")
 HASH: sa.BindParameter[str] = sa.bindparam("hash")
-JOB = sa.select(jobs).where(jobs.c.id == ITS_ID)
-PARAMS = sa.select(job_params.c.params).where(job_params.c.job_id == ITS_ID)
+JOB = sa.select(jobs).where(jobs.c.id == ROW_ID)
+PARAMS = sa.select(job_params.c.params).where(job_params.c.job_id == ROW_ID)
 LOCKED_JOB = JOB.with_for_update()
 LEASED_JOB = LOCKED_JOB.where(jobs.c.lease_token == TOKEN)
-ATTEMPT = sa.select(attempts).where(attempts.c.id == ITS_ID)
+ATTEMPT = sa.select(attempts).where(attempts.c.id == ROW_ID)
 KEY_BY_HASH = sa.select(api_keys).where(sa.or_(api_keys.c.secret_sha256 == HASH, api_keys.c.previous_sha256 == HASH))
-LOCKED_KEY = sa.select(api_keys.c.id).where(api_keys.c.id == ITS_ID).with_for_update()
-SPENT = sa.select(spending.c.cost_nano).where(spending.c.key_id == ITS_ID, spending.c.day == sa.bindparam("day"))
+LOCKED_KEY = sa.select(api_keys.c.id).where(api_keys.c.id == ROW_ID).with_for_update()
+SPENT = sa.select(spending.c.cost_nano).where(spending.c.key_id == ROW_ID, spending.c.day == sa.bindparam("day"))
 USAGE = usage_of_key()
-# Both use an index, so that a backlog is not read whole for the few that are asked for.
+# Both use an index, so that a few rows can be read without scanning a whole backlog.
 DUE_IDS = sa.select(jobs.c.id).where(due(jobs)).order_by(jobs.c.next_at, jobs.c.id).limit(LIMIT)
 DUE_UNTRIED, DUE_TRIED = DUE_IDS.where(UNTRIED), DUE_IDS.where(jobs.c.attempt_id.is_not(None))
 NEXT_DUE_AT = sa.select(sa.func.min(jobs.c.next_at))

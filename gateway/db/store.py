@@ -32,7 +32,7 @@ class Store:
         self.transaction, self.together = self._writers.transaction, self._writers.together
 
     def add_job(self, job: Job, params: Mapping[str, Any], refuse: Refuse | None = None) -> None:
-        """Insert the job and commit, together with others. Raises what `refuse` has against it."""
+        """Insert the job, in a commit shared with others. Raises the exception that `refuse` returns for it."""
         refused: Exception | None = self._writers.share(insert_jobs, (job, params, refuse))
         if refused is not None:
             raise refused
@@ -40,7 +40,7 @@ class Store:
     def params(self, job_id: str) -> Mapping[str, Any]:
         """The job's params as the client set them; empty when there is no such job."""
         with self._engine.connect() as connection:
-            found: Mapping[str, Any] | None = connection.scalar(PARAMS, {"its_id": job_id})
+            found: Mapping[str, Any] | None = connection.scalar(PARAMS, {"row_id": job_id})
             return found or {}
 
     @contextmanager
@@ -50,31 +50,31 @@ class Store:
             yield connection
 
     def ping(self) -> None:
-        """Raises sqlalchemy's errors when the database does not answer."""
+        """Query the database. Raises sqlalchemy's errors if it does not respond."""
         with self._engine.connect() as connection:
             connection.execute(sa.select(sa.func.count()).select_from(leases))
 
     def job(self, job_id: str) -> Job | None:
         with self._engine.connect() as connection:
-            return read_job(connection, JOB, its_id=job_id)
+            return read_job(connection, JOB, row_id=job_id)
 
     def jobs_by_id(self, job_ids: Collection[str]) -> dict[str, Job]:
-        """Those of the jobs that exist, by their ids."""
+        """The jobs that exist, by id."""
         with self._engine.connect() as connection:
             rows = connection.execute(sa.select(jobs).where(jobs.c.id.in_(job_ids))).mappings()
             return {row["id"]: to_job(row) for row in rows}
 
     def unfinished_params(self, containing: str) -> list[str]:
-        """The params, as JSON text, of the jobs that are not over, where they contain the text `containing`."""
+        """The params of unfinished jobs, as JSON text, that contain the text `containing`."""
         text = sa.cast(job_params.c.params, sa.Text)
-        # A job that is not over has a time for its next look; for IS NOT NULL SQLite would not use the index.
+        # `next_at` is set until a job is over; with IS NOT NULL, SQLite would not use the index.
         query = sa.select(text).join_from(jobs, job_params)
         query = query.where(jobs.c.next_at > 0, text.contains(containing, autoescape=True))
         with self._engine.connect() as connection:
             return list(connection.scalars(query))
 
     def old_idempotency_keys(self, until: int, limit: int) -> list[tuple[str, str]]:
-        """(key id, idempotency key) of records that were made at `until` or before."""
+        """(key id, idempotency key) of records that were created at or before `until`."""
         key = idempotency.c.key_id, idempotency.c.idempotency_key
         query = sa.select(*key).where(idempotency.c.created_at <= until).limit(limit)
         with self._engine.connect() as connection:
@@ -113,13 +113,13 @@ class Store:
     def due(self, now: int, limit: int, untried: int | None = None) -> list[str]:
         """The ids of due jobs: those without an attempt first, then the most overdue.
 
-        `untried`: at most so many of the first kind.
+        `untried`: maximum number of jobs without an attempt.
         """
-        most = limit if untried is None else min(limit, untried)
+        max_untried = limit if untried is None else min(limit, untried)
         with self._engine.connect() as connection:
-            found = list(connection.scalars(DUE_UNTRIED, {"now": now, "most": most}))
+            found = list(connection.scalars(DUE_UNTRIED, {"now": now, "max_rows": max_untried}))
             if len(found) < limit:
-                found += connection.scalars(DUE_TRIED, {"now": now, "most": limit - len(found)})
+                found += connection.scalars(DUE_TRIED, {"now": now, "max_rows": limit - len(found)})
             return found
 
     def unfinished(self, now: int, margin_ms: int) -> Unfinished:
@@ -135,7 +135,7 @@ class Store:
         )
 
     def next_due_at(self) -> int | None:
-        """When the next job is due, in ms UTC; None when none will be."""
+        """When the next job is due, in ms UTC; None if there is none."""
         with self._engine.connect() as connection:
             next_at: int | None = connection.scalar(NEXT_DUE_AT)
             return next_at
@@ -147,13 +147,13 @@ class Store:
             return {row["job_id"]: to_webhook(row) for row in connection.execute(query).mappings()}
 
     def due_webhooks(self, now: int, limit: int, not_hosts: Collection[str]) -> list[tuple[str, str]]:
-        """(job id, host) of due webhooks, those that wait longest first, none to `not_hosts`."""
-        asked = {"now": now, "most": limit, "not_hosts": list(not_hosts)}
+        """(job id, host) of due webhooks, the longest waiting first, except those to `not_hosts`."""
+        asked = {"now": now, "max_rows": limit, "not_hosts": list(not_hosts)}
         with self._engine.connect() as connection:
             return [(row[0], row[1]) for row in connection.execute(DUE_WEBHOOKS, asked)]
 
     def unsent_webhooks(self) -> tuple[int, int | None]:
-        """How many are still to be sent, and when the oldest of their jobs ended."""
+        """Number of webhooks still to be sent, and when the oldest of their jobs ended."""
         query = sa.select(sa.func.count(), sa.func.min(jobs.c.finished_at)).join_from(webhooks, jobs)
         with self._engine.connect() as connection:
             count, oldest_at = connection.execute(query.where(webhooks.c.next_at > 0)).one()
@@ -181,7 +181,7 @@ class Store:
     def spent_today(self, key_id: str, now: int) -> int:
         """What the key has spent today, in nano-dollars."""
         with self._engine.connect() as connection:
-            return connection.scalar(SPENT, {"its_id": key_id, "day": now // DAY_MS}) or 0
+            return connection.scalar(SPENT, {"row_id": key_id, "day": now // DAY_MS}) or 0
 
     def spent_by_key(self, now: int) -> dict[str, int]:
         """What keys have spent today, in nano-dollars; those without spending are left out."""

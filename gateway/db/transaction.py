@@ -33,15 +33,15 @@ Record = TypeVar("Record", Job | None, Attempt | None)
 
 
 class StaleLease(Exception):
-    """The job, or its webhook, is no longer leased under this token: its former holder must drop the result."""
+    """The lease was lost: its former holder must discard its result."""
 
 
-# Called in the transaction that inserts the jobs; returns those that must not be made, by their ids, with the reason.
+# Called in the transaction that inserts the jobs; returns the reasons for those that must be refused, by job id.
 Refuse = Callable[["Transaction", Sequence[Job]], Mapping[str, Exception]]
 
 
 class Transaction:
-    """Reads and writes inside one transaction. Of a record that was read in it, a save writes what has changed."""
+    """Reads and writes inside one transaction. Saving a record that was read here writes changed columns only."""
 
     def __init__(self, connection: sa.Connection) -> None:
         self.connection = connection
@@ -50,14 +50,14 @@ class Transaction:
 
     def job(self, job_id: str) -> Job | None:
         """The job, locked until this transaction ends."""
-        return self._read(read_job(self.connection, LOCKED_JOB, its_id=job_id))
+        return self._read(read_job(self.connection, LOCKED_JOB, row_id=job_id))
 
     def attempt(self, attempt_id: str) -> Attempt | None:
         return self._read(read_attempt(self.connection, attempt_id))
 
     def leased_job(self, job_id: str, token: str) -> Job:
         """The job, if it is still leased under `token`; raises StaleLease otherwise."""
-        job = self._read(read_job(self.connection, LEASED_JOB, its_id=job_id, token=token))
+        job = self._read(read_job(self.connection, LEASED_JOB, row_id=job_id, token=token))
         if job is None:
             raise StaleLease(job_id)
         return job
@@ -69,9 +69,9 @@ class Transaction:
         self.connection.execute(attempts.insert(), dict(vars(attempt)))
 
     def save_job(self, job: Job, lease_token: str | None = None) -> None:
-        """Write what has changed since it was read; with `lease_token` only under that lease, else StaleLease.
+        """Write the columns that have changed since it was read. Raises StaleLease if `lease_token` is no longer valid.
 
-        Every end of a job passes here, so its webhook is made here: whatever ends a job cannot forget it.
+        Every job that ends is saved here, so creating its webhook here makes sure that none is forgotten.
         """
         if self._save(jobs, job, lease_token) != 1:
             raise StaleLease(job.id)
@@ -79,7 +79,7 @@ class Transaction:
             self._insert_webhook(hooks.due(job, job.finished_at or 0))
 
     def save_attempt(self, attempt: Attempt) -> None:
-        """Write what has changed since it was read."""
+        """Write the columns that have changed since it was read."""
         self._save(attempts, attempt)
 
     def _read(self, record: Record) -> Record:
@@ -88,7 +88,7 @@ class Transaction:
         return record
 
     def _save(self, table: Table, record: Job | Attempt, lease_token: str | None = None) -> int:
-        """Return how many rows were written; 1 where nothing has changed."""
+        """Return the number of rows written; 1 if nothing has changed."""
         known, now = self._known.get(record.id, {}), vars(record)
         changed = {name: value for name, value in now.items() if name not in known or known[name] != value}
         changed.pop("id", None)
@@ -96,11 +96,11 @@ class Transaction:
         if not changed:
             return 1
         query = save(table, frozenset(changed), leased=lease_token is not None)
-        return self.connection.execute(query, {**changed, "its_id": record.id, "token": lease_token}).rowcount
+        return self.connection.execute(query, {**changed, "row_id": record.id, "token": lease_token}).rowcount
 
     def lock_key(self, key_id: str) -> None:
-        """Make other callers for this key wait until this transaction ends. On SQLite all writers wait."""
-        self.connection.execute(LOCKED_KEY, {"its_id": key_id})
+        """Lock the key until this transaction ends. On SQLite, all writers exclude each other anyway."""
+        self.connection.execute(LOCKED_KEY, {"row_id": key_id})
 
     def usage(self, key_id: str, now: int) -> Usage:
         return read_usage(self.connection, key_id, now)
@@ -119,8 +119,10 @@ class Transaction:
         self.connection.execute(spending.delete().where(spending.c.day < now // DAY_MS, is_newer))
 
     def lease(self, job_ids: list[str], token: str, now: int, until: int) -> list[Job]:
-        """Lease those of `job_ids` that are still due, in their order. Those that another dispatcher leased in between,
-        or is writing at this moment, are left out."""
+        """Lease those of `job_ids` that are still due, in their order.
+
+        Jobs that another dispatcher has leased since, or is writing now, are skipped.
+        """
         rows = self.connection.execute(STILL_DUE, {"ids": job_ids, "now": now}).mappings()
         mine = {row["id"]: to_job(row) for row in rows}
         self.connection.execute(LEASE, {"ids": list(mine), "token": token, "until": until})
@@ -133,8 +135,8 @@ class Transaction:
         return to_webhook(row) if row else None
 
     def lease_webhooks(self, job_ids: list[str], token: str, now: int, until: int) -> list[Webhook]:
-        """Lease those that are still due. Those that another dispatcher is leasing are left out, not waited for: two
-        that lease the same ones in different order would deadlock."""
+        """Lease those that are still due. Webhooks that another dispatcher is leasing are skipped, because waiting for
+        them in a different order would deadlock."""
         still_due = sa.and_(webhooks.c.job_id.in_(job_ids), due(webhooks))
         query = sa.select(webhooks).where(still_due).with_for_update(skip_locked=True)
         mine = [to_webhook(row) for row in self.connection.execute(query, {"now": now}).mappings()]
@@ -144,7 +146,7 @@ class Transaction:
         return [replace(webhook, **taken) for webhook in mine]
 
     def save_webhook(self, webhook: Webhook, *, lease_token: str | None = None) -> None:
-        """Write the webhook; with `lease_token` only while the row still has it, else StaleLease."""
+        """Write the webhook. Raises StaleLease if the row no longer has `lease_token`."""
         query = webhooks.update().where(webhooks.c.job_id == webhook.job_id).values(**asdict(webhook))
         if lease_token is not None:
             query = query.where(webhooks.c.lease_token == lease_token)
@@ -152,7 +154,7 @@ class Transaction:
             raise StaleLease(webhook.job_id)
 
     def _insert_webhook(self, webhook: Webhook) -> None:
-        """Does nothing where the job has one: a job that has ended may be saved again."""
+        """Insert the webhook unless the job has one: a job that has ended may be saved again."""
         insert = self._dialect.insert(webhooks).values(**asdict(webhook))
         self.connection.execute(insert.on_conflict_do_nothing(index_elements=["job_id"]))
 
@@ -163,10 +165,10 @@ class Transaction:
     def claim_idempotency_key(
         self, key_id: str, idempotency_key: str, fingerprint: str, job_id: str, *, now: int, after: int
     ) -> tuple[str, str]:
-        """Keep the key for `job_id`, unless another job has it; return (fingerprint, job id) of the one that has it.
+        """Claim the key for `job_id` unless another job has it. Return (fingerprint, job id) of the job that has it.
 
-        A record made at `after` or before has expired. Of two transactions at once, the later one waits here until the
-        earlier one ends.
+        A record created at or before `after` has expired. Of two concurrent transactions, the second one waits here
+        until the first ends.
         """
         here = {"key_id": key_id, "idempotency_key": idempotency_key}
         record = {**here, "fingerprint": fingerprint, "job_id": job_id, "created_at": now}
@@ -176,15 +178,15 @@ class Transaction:
         return row[0], row[1]
 
     def delete_idempotency_keys(self, keys: Collection[tuple[str, str]], until: int) -> int:
-        """Delete those of the records that have not been renewed since. Return how many."""
+        """Delete the records that have not been renewed since `until`. Return their number."""
         key = sa.tuple_(idempotency.c.key_id, idempotency.c.idempotency_key)
         query = idempotency.delete().where(key.in_(keys), idempotency.c.created_at <= until)
         return self.connection.execute(query).rowcount
 
     def delete_jobs(self, finished_until: int, limit: int) -> int:
-        """Delete the oldest jobs that ended at `finished_until` or before, with their attempts. Return how many."""
-        # By the primary key, so that only old rows are read: nothing ends before it was made. With IS NULL, SQLite
-        # would read all jobs that are over.
+        """Delete the oldest jobs that ended at or before `finished_until`, with their attempts. Return their number."""
+        # The primary key limits the scan to old rows, because no job ends before it is created. With IS NULL, SQLite
+        # would read all jobs that have ended.
         old = sa.and_(jobs.c.id < ids.first("job", finished_until + 1), jobs.c.finished_at <= finished_until)
         over = sa.func.coalesce(jobs.c.next_at, 0) == 0
         oldest = sa.select(jobs.c.id).where(old, over).order_by(jobs.c.id).limit(limit)
@@ -193,7 +195,7 @@ class Transaction:
     def api_keys(self) -> list[ApiKey]:
         """All keys, locked until this transaction ends."""
         if self.connection.dialect.name == "postgresql":
-            # Rows that two gateways are about to insert cannot be locked.
+            # Row locks cannot cover rows that another gateway is about to insert.
             self.connection.execute(sa.text("LOCK TABLE api_keys IN EXCLUSIVE MODE"))
         return read_api_keys(self.connection)
 
@@ -202,12 +204,12 @@ class Transaction:
         self.upsert(api_keys, asdict(key), "id")
 
     def hold(self, name: str, holder: str, now: int, until: int) -> bool:
-        """Take or renew the lease `name`. Return False while another holder's has not expired."""
+        """Take or renew the lease `name`. Return False while another holder has it."""
         free = sa.or_(leases.c.holder == holder, leases.c.expires_at <= now)
         return self.upsert(leases, {"name": name, "holder": holder, "expires_at": until}, "name", where=free)
 
     def hold_on(self, name: str, now: int, until: int) -> int:
-        """Renew the shared lease `name`. Return since when it has been held without a gap, in ms UTC."""
+        """Renew the shared lease `name`. Return since when it has been held without interruption, in ms UTC."""
         if not self.hold(name, str(now), now, until):
             self.connection.execute(leases.update().where(leases.c.name == name).values(expires_at=until))
         since = self.connection.execute(sa.select(leases.c.holder).where(leases.c.name == name)).scalar_one()
@@ -216,7 +218,7 @@ class Transaction:
     def upsert(
         self, table: Table, values: Mapping[str, Any], *key: str, where: sa.ColumnElement[bool] | None = None
     ) -> bool:
-        """Insert the row, or replace the one with this key if `where` holds for it. Return whether one was written."""
+        """Insert the row, or replace the one with this key if it meets `where`. Return whether a row was written."""
         insert = self._dialect.insert(table).values(**values)
         query = insert.on_conflict_do_update(index_elements=key, set_=dict(values), where=where)
         # On PostgreSQL, SQLAlchemy counts the rows of an INSERT only when asked to.

@@ -1,4 +1,4 @@
-"""`python -m gateway.dispatch`: a dispatcher alone, beside gateways that have none (RUN_DISPATCHER=false)."""
+"""`python -m gateway.dispatch`: run a dispatcher alone, for gateways with RUN_DISPATCHER=false."""
 
 from __future__ import annotations
 

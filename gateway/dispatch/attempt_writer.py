@@ -1,6 +1,6 @@
-"""The one place that writes what becomes of an attempt, whoever noticed it: a worker's event, a poll, or a client.
+"""The single place that records changes of an attempt, whether a worker's event, a poll or a client caused them.
 
-Every write takes the same way: price → change → charge → save → commit → log → metrics → notify.
+Every write follows the same steps: price → change → charge → save → commit → log → metrics → notify.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from wire.errors import JobError
 
 log = structlog.get_logger(__name__)
 
-# New records for the job and its attempt as they are now. It may be called more than once and has no side effects.
+# Maps the current job and attempt to their new records. Has no side effects and may be called more than once.
 Change = Callable[[Job, Attempt | None], tuple[Job, Attempt | None]]
 
 
 @dataclass(frozen=True)
 class Ending:
-    """What is known about the end of an attempt beyond its records."""
+    """Facts about the end of an attempt that its records do not hold."""
 
-    #: The worker's figures; they may name the GPU that ran.
+    #: The worker's statistics, which may name its GPU.
     stats: Mapping[str, Any] | None = None
-    #: How long the machine was busy by the provider's word, in ms.
+    #: Execution time that the provider reports, in ms.
     execution_ms: int | None = None
-    #: From submit to end by the provider's word, in ms.
+    #: Time from submit to end that the provider reports, in ms.
     took_ms: int | None = None
-    #: False to leave the attempt uncharged, after a bug in what charges.
+    #: False to end the attempt without charging it, after the charging code has failed.
     charged: bool = True
 
 
@@ -66,7 +66,7 @@ class Written:
 
 
 class AttemptWriter:
-    """Safe to share between threads."""
+    """Writes changes of jobs and their attempts. Safe to share between threads."""
 
     def __init__(
         self,
@@ -93,21 +93,22 @@ class AttemptWriter:
         frees_worker: bool = False,
         ending: Ending | None = None,
     ) -> Written:
-        """Apply `change` to the job and `attempt` as they are now, commit, and do what follows from an end.
+        """Apply `change` to the current job and `attempt`, commit, then log, count and announce an end.
 
-        `lease_token`: write only under this lease, and give it back; the job is due again in `next_in_ms`, or when
-        the change says. `frees_worker`: the job that has waited longest is due at once, as it is when an attempt ends
-        that a worker had. `ending`: None where the change cannot end the attempt, so that its price is not looked up.
+        `lease_token`: write only while this lease is held, and release it; the job is due again in `next_in_ms`, or
+        when `change` says. `frees_worker`: make the job that has waited longest due at once; this also happens when
+        an attempt ends that a worker may have had. `ending`: None if the change cannot end the attempt; its price is
+        then not looked up.
         Raises StaleLease when the lease is lost or the job is gone, and what `change` raises.
         """
-        # Before the transaction: a price may be read from the database, and a thread holds one connection at most.
+        # Before the transaction: a price may be read from the database, and a thread may hold only one connection.
         price = self._price(attempt, ending) if attempt and ending and ending.charged else None
 
         def transact(tx: Transaction) -> Written:
             job = tx.leased_job(job_id, lease_token) if lease_token else tx.job(job_id)
             if job is None:
                 raise StaleLease(job_id)
-            fresh = tx.attempt(attempt.id) if attempt else None  # behind the job's lock
+            fresh = tx.attempt(attempt.id) if attempt else None  # protected by the job's lock
             written = Written(job, fresh, *change(job, fresh))
             if written.attempt_ended and price is not None:
                 written = _charge(tx, written, price, ending)
@@ -123,14 +124,14 @@ class AttemptWriter:
         return written
 
     def output_error(self, job: Job, attempt: Attempt, result: Mapping[str, Any]) -> JobError | None:
-        """Why an attempt that is reported as completed has failed all the same; None where its outputs are stored.
+        """Return what is wrong with the outputs of an attempt that was reported as completed; None if they are stored.
 
         Raises StorageUnavailable.
         """
         return check_outputs(self._storage, job, attempt, result, self._settings.max_output_bytes)
 
     def _price(self, attempt: Attempt, ending: Ending) -> Price | None:
-        """Of the machine that has the attempt; None where nobody has to pay."""
+        """Return the price of the machine that has the attempt; None if its provider is unknown or bills nothing."""
         provider = self._providers.get(attempt.provider)
         return provider.price(attempt, (ending.stats or {}).get("gpu")) if provider else None
 
@@ -162,7 +163,7 @@ class AttemptWriter:
 
 
 def on_attempt(change: Callable[[Job, Attempt], transitions.Pair]) -> Change:
-    """`change` as a Change, for a job that has an attempt."""
+    """Wrap `change` as a Change, for a job that has an attempt."""
 
     def with_attempt(job: Job, attempt: Attempt | None) -> transitions.Pair:
         assert attempt is not None
@@ -172,12 +173,12 @@ def on_attempt(change: Callable[[Job, Attempt], transitions.Pair]) -> Change:
 
 
 def unchanged(job: Job, attempt: Attempt | None) -> tuple[Job, Attempt | None]:
-    """The change that only gives a lease back."""
+    """Change nothing: writing this only releases the lease."""
     return job, attempt
 
 
 def _charge(tx: Transaction, written: Written, price: Price, ending: Ending | None) -> Written:
-    """Count what the attempt cost, which its key has spent from now on."""
+    """Charge the attempt, and add its cost to what its key has spent."""
     job, attempt = written.job, written.attempt
     assert attempt is not None
     execution_ms = ending.execution_ms if ending else None

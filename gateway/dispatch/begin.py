@@ -1,4 +1,4 @@
-"""Begin an attempt: commit the intent, then submit it; or end a job that must not begin another."""
+"""Begin an attempt: commit the intent, then submit it; or end a job that may not begin another."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wire.errors import BudgetExhausted, JobError
 
 
 def begin(look: Look, previous: Attempt | None) -> Verdict:
-    """A new attempt, at the provider whose turn it is after `previous`."""
+    """Commit a new attempt at the provider that follows `previous`, and submit it."""
     now, job = look.now, look.job
     if (error := _reason_not_to_begin(look, now)) is not None:
         return end_job(look, error)
@@ -36,7 +36,7 @@ def begin(look: Look, previous: Attempt | None) -> Verdict:
 
 
 def send_again(look: Look, attempt: Attempt) -> Verdict:
-    """Submit an attempt that its provider has certainly not taken."""
+    """Submit again an attempt that its provider has definitely not accepted."""
     now = look.now
     if (error := _reason_not_to_begin(look, now)) is not None:
         return end_job(look, error)
@@ -44,7 +44,7 @@ def send_again(look: Look, attempt: Attempt) -> Verdict:
         tx.leased_job(look.job.id, look.token)
         fresh = tx.attempt(attempt.id)
         if fresh is None or fresh.state is not AttemptState.INTENT:
-            return Verdict(fresh, unchanged, next_in_ms=0)  # claimed since: an earlier submit did take effect
+            return Verdict(fresh, unchanged, next_in_ms=0)  # claimed meanwhile: an earlier submit took effect after all
         attempt = replace(fresh, sent_at=now)
         tx.save_attempt(attempt)
     return submit(look, attempt)
@@ -57,7 +57,7 @@ def _add(look: Look, attempt: Attempt, tx: Transaction) -> None:
 
 
 def _reason_not_to_begin(look: Look, now: int) -> JobError | None:
-    """The job has waited too long, or its key has no money left."""
+    """Return an error if the job has waited too long, or if its key has reached its spending limit."""
     if now >= look.job.queue_deadline:
         return limits.queue_timeout(look.job)
     return BudgetExhausted() if look.context.quotas.day_is_spent(look.job.key_id, now) else None

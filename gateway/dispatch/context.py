@@ -1,4 +1,4 @@
-"""What the dispatcher's steps work with, and one look at one leased job."""
+"""The dependencies of the dispatcher's steps, and `Look`: one look at a leased job."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class DispatchContext:
-    """The parts that all steps share."""
+    """Dependencies that all steps share."""
 
     store: Store
     storage: Storage
-    #: By name, in the order of trial.
+    #: By name, in the order in which they are tried.
     providers: Mapping[str, Provider]
     clock: Clock
     settings: Settings
@@ -42,14 +42,15 @@ class DispatchContext:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a look came to."""
+    """The outcome of a look."""
 
     #: The attempt it is about; None for a job without one.
     attempt: Attempt | None
+    #: What to write.
     change: Change
-    #: When to look again. None: the change says so, and may end the attempt.
+    #: Delay until the next look, in ms. None: the change sets it, and may end the attempt.
     next_in_ms: float | None = None
-    #: Whether the job that has waited longest may find a worker now.
+    #: Whether a worker may now be free for the job that has waited longest.
     frees_worker: bool = False
     ending: Ending = Ending()
     #: The provider's id of an attempt that it has just accepted.
@@ -58,19 +59,19 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Look:
-    """One look at a job that this process has leased. It ends with one verdict, whose write gives the lease back."""
+    """One look at a job that this process has leased. It ends with one verdict; writing it releases the lease."""
 
     context: DispatchContext
-    #: As it was when it was leased.
+    #: The job as it was when leased.
     job: Job
-    #: The lease.
+    #: The token of the lease.
     token: str
-    #: Since when workers could report events, in ms UTC.
+    #: Since when workers have been able to report events, in ms UTC.
     listening_since: int
 
     @property
     def now(self) -> int:
-        """Ms UTC."""
+        """The current time, in ms UTC."""
         return self.context.clock.now_ms()
 
     @property
@@ -78,7 +79,7 @@ class Look:
         return self.context.store.attempt(self.job.attempt_id) if self.job.attempt_id else None
 
     def write(self, verdict: Verdict) -> None:
-        """Write what the look came to, and give the lease back. Raises StaleLease."""
+        """Write the verdict and release the lease. Raises StaleLease."""
         self.context.writer.write(
             verdict.change,
             self.job.id,
@@ -90,14 +91,14 @@ class Look:
         )
 
     def provider(self, attempt: Attempt) -> Provider:
-        """Raises Unavailable for a provider that has been taken out of PROVIDERS since."""
+        """Return the attempt's provider. Raises Unavailable if it is no longer in PROVIDERS."""
         provider = self.context.providers.get(attempt.provider)
         if provider is None:
-            raise Unavailable(f"{attempt.provider} is no longer among PROVIDERS")
+            raise Unavailable(f"{attempt.provider} is no longer in PROVIDERS")
         return provider
 
     def cancel_at_provider(self, attempt: Attempt) -> bool:
-        """Take the attempt back. Return whether the provider was told; a bug in it must not keep a job from its end."""
+        """Cancel the attempt at its provider. Return whether that succeeded; no error may keep the job from ending."""
         try:
             self.provider(attempt).cancel(attempt)
         except Unavailable as error:

@@ -17,7 +17,7 @@ _DELIVERY = DeliverySchema()
 
 
 def job_input(context: DispatchContext, job: Job, attempt: Attempt, params: Mapping[str, Any]) -> dict[str, Any]:
-    """What `provider.submit` hands to a worker, as JSON."""
+    """Build the JSON that `provider.submit` hands to a worker."""
     settings = context.settings
     token = context.signer.sign(EVENTS_PURPOSE, [attempt.id, attempt.deadline])
     events = EventTarget(f"{settings.worker_base}/events/{attempt.id}", token) if settings.worker_events else None

@@ -1,4 +1,4 @@
-"""End what no worker ends: jobs that ran out of time, attempts that are given up or no longer wanted."""
+"""End what no worker ends: jobs that ran out of time, attempts that are abandoned or no longer wanted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import Job
 from wire.errors import JobError, Stopped, WorkerLost
 
-# When to look again at a job whose provider cannot be reached, and at one whose attempt is claimed.
+# Delay until the next look: if the provider cannot be reached, and if the attempt is claimed.
 LATER_MS = 5_000
 POLL_CLAIMED_MS = 10_000
 
@@ -30,13 +30,13 @@ def end_job(look: Look, error: JobError, *, charged: bool = True) -> Verdict:
 
 
 def take_back(look: Look, attempt: Attempt, error: JobError) -> Verdict:
-    """Cancel the attempt at its provider, and let it fail with `error`."""
+    """Cancel the attempt at its provider, and fail it with `error`."""
     look.cancel_at_provider(attempt)
     return Verdict(attempt, failed_there(attempt, error, look.now))
 
 
 def clean_up(look: Look, attempt: Attempt | None) -> Verdict:
-    """The job is over: take back what may still run."""
+    """Cancel what may still run of a job that has ended."""
     may_run = attempt is not None and not attempt.ended and attempt.sent_at is not None
     if attempt and may_run and not look.cancel_at_provider(attempt) and look.now < attempt.deadline:
         return Verdict(attempt, unchanged, next_in_ms=LATER_MS)
@@ -48,12 +48,12 @@ def clean_up(look: Look, attempt: Attempt | None) -> Verdict:
 
 
 def failed_there(polled: Attempt, error: JobError, now: int) -> Change:
-    """The change for an attempt that failed at its provider. `polled`: the attempt as it was when that was found."""
+    """Return the change for an attempt that failed at its provider. `polled`: the attempt as it was before the poll."""
 
     def change(job: Job, attempt: Attempt) -> transitions.Pair:
         claimed_since = attempt.claim_id != polled.claim_id
         if claimed_since or (isinstance(error, Stopped) and attempt.state is AttemptState.CLAIMED):
-            # The claim is alive; if it is not, its silence will show.
+            # The worker of the claim may be alive. If it is not, its silence will end the attempt.
             return replace(job, next_at=now + POLL_CLAIMED_MS), attempt
         return transitions.fail(job, attempt, WorkerLost() if isinstance(error, Stopped) else error, now)
 

@@ -1,4 +1,4 @@
-"""Follow an attempt that its provider has, or may have: poll it, and record what became of it."""
+"""Follow an attempt that its provider has, or may have: poll it and record the outcome."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ def follow(look: Look, attempt: Attempt) -> Verdict:
     try:
         remote = _poll(look, attempt)
     except (NoCapacity, Unavailable) as error:
-        return _not_told(look, attempt, error, overdue)
+        return _poll_failed(look, attempt, error, overdue)
     return _polled(look, attempt, remote, overdue)
 
 
 def _poll(look: Look, attempt: Attempt) -> Remote:
-    """Raises NoCapacity or Unavailable, also for a bug in the provider, which must not keep the job from its end."""
+    """Poll the provider. Raises NoCapacity or Unavailable, also for bugs in it: the job must still end."""
     try:
         return look.provider(attempt).poll(attempt)
     except (NoCapacity, Unavailable):
         raise
     except Exception as error:
         log.exception("provider.poll_failed", provider=attempt.provider)
-        raise Unavailable(f"it cannot be asked: {type(error).__name__}") from error
+        raise Unavailable(f"the poll failed: {type(error).__name__}") from error
 
 
-def _not_told(look: Look, attempt: Attempt, error: NoCapacity | Unavailable, overdue: JobError | None) -> Verdict:
-    """The provider did not say how the attempt fares."""
+def _poll_failed(look: Look, attempt: Attempt, error: NoCapacity | Unavailable, overdue: JobError | None) -> Verdict:
+    """Judge an attempt whose poll failed."""
     if overdue is None and attempt.claimed_at is None:
         if isinstance(error, NoCapacity):
             return turned_down(look, attempt, error)
@@ -69,13 +69,13 @@ def _not_told(look: Look, attempt: Attempt, error: NoCapacity | Unavailable, ove
 
 
 def _may_be_abandoned(look: Look, attempt: Attempt) -> bool:
-    """Whether the next provider may have the attempt although this one was not told: a late claim is refused."""
+    """Whether the next provider may be tried without cancelling here: a late claim would be refused."""
     unbegun = attempt.remote_id is not None and attempt.running_at is None and look.context.settings.worker_events
     return unbegun and fallback.waited_too_long(look.context.providers, attempt, look.now, factor=2)
 
 
 def _polled(look: Look, attempt: Attempt, remote: Remote, overdue: JobError | None) -> Verdict:
-    """What has ended there is never taken back: a gateway that was away for long still gets the result."""
+    """Judge a polled attempt. One that has ended is never withdrawn: after a long outage its result still counts."""
     ended = remote.phase is Phase.COMPLETED or (remote.phase is Phase.FAILED and not isinstance(remote.error, Stopped))
     if overdue is not None and not ended:
         return take_back(look, attempt, overdue)
@@ -130,13 +130,13 @@ def _until_next_poll_ms(look: Look, attempt: Attempt) -> int:
     if attempt.heard_at is None:
         return until_first_poll_ms(look, attempt)
     now = look.now
-    wished = min(finish.POLL_CLAIMED_MS, max(poll_schedule.FIRST_MS, attempt.heard_at + limits.SILENCE_MS + 1 - now))
-    return look.context.poll_scheduler.spread_ms(now, wished)
+    pause = min(finish.POLL_CLAIMED_MS, max(poll_schedule.FIRST_MS, attempt.heard_at + limits.SILENCE_MS + 1 - now))
+    return look.context.poll_scheduler.spread_ms(now, pause)
 
 
 def _still_there(job: Job, attempt: Attempt, remote: Remote, now: int) -> transitions.Pair:
     if remote.phase is Phase.WAITING and attempt.state is AttemptState.AMBIGUOUS and attempt.remote_id is None:
-        return transitions.waits(job, attempt, remote.reason)  # not found there: its submit stays unconfirmed
+        return transitions.waits(job, attempt, remote.reason)  # unknown there: the submit stays unconfirmed
     job, attempt = transitions.accept(job, attempt, attempt.remote_id, now)
     if remote.phase is Phase.RUNNING:
         return transitions.runs(job, attempt, remote.progress or 0.0, now)

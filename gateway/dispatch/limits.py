@@ -1,4 +1,4 @@
-"""How long an attempt may take, and what it fails with when it takes longer. Times in ms UTC; no side effects."""
+"""Time limits of attempts, and the errors for exceeding them. Times in ms UTC; no side effects."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from wire.envelope import SILENCE_S
 from wire.errors import ClaimTimeout, JobError, JobTimeout, QueueTimeout, SubmitUnconfirmed, WorkerLost
 
 SILENCE_MS = SILENCE_S * 1000
-# How long it may be unknown whether a submit took effect. A worker that takes it later is told to drop it.
+# How long it may be unknown whether a submit took effect. The claim of a worker that takes it later is refused.
 AMBIGUOUS_MS = 60_000
 # How long an attempt may run at a provider without a claim: a worker that is shutting down takes jobs and never runs
 # them.
@@ -16,9 +16,9 @@ UNCLAIMED_MS = 60_000
 
 
 def overdue(job: Job, attempt: Attempt, now: int, *, events: bool, listening_since: int) -> JobError | None:
-    """Why the attempt is given up, unless it has ended at its provider; None while it has time.
+    """Return why the attempt is out of time, which does not matter if it has ended at its provider; else None.
 
-    `events`: whether workers report. `listening_since`: since when they could; silence before that means nothing.
+    `events`: whether workers report. `listening_since`: since when they have been able to; earlier silence is ignored.
     """
     if attempt.claimed_at is not None:
         if now - max(attempt.heard_at or 0, listening_since) > SILENCE_MS:
@@ -32,7 +32,7 @@ def overdue(job: Job, attempt: Attempt, now: int, *, events: bool, listening_sin
 
 
 def must_end_by(job: Job, attempt: Attempt) -> int:
-    """When the attempt must have ended, upload included."""
+    """Return by when the attempt must have ended, upload included."""
     began_at = attempt.claimed_at or attempt.running_at or attempt.deadline
     return min(attempt.deadline, began_at + job.timeout_s * 1000 + MARGIN_MS)
 

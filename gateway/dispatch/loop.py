@@ -1,7 +1,7 @@
-"""Moves jobs: leases those that are due, submits their attempts, follows them until they end; sends webhooks.
+"""The dispatcher: leases due jobs, submits their attempts, follows them until they end, and sends webhooks.
 
-Works outside transactions and writes only while its lease holds, so that any number of dispatchers may run and each
-may be stopped at any point. `python -m gateway.dispatch` runs one alone.
+It works outside transactions and writes only while its lease holds, so any number of dispatchers may run, and each
+may be killed at any point. `python -m gateway.dispatch` runs one alone.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from gateway.webhooks.sender import Sender
 
 log = structlog.get_logger(__name__)
 
-# Threads: at 0.15 s a call, enough for LOOKS_A_SECOND and for new jobs beside them.
+# Threads. With 0.15 s per call, enough for POLLS_PER_S and for new jobs.
 POOL = 24
-# Threads for new jobs, so that the ends of others are seen however many come; as many submits as RunPod allows.
+# Maximum for new jobs, so that others are followed however many arrive: about as many submits as RunPod allows.
 POOL_UNTRIED = 16
 LEASE_MS = 60_000
 IDLE_S = 1.0
 # Longest pause while the database fails.
 BROKEN_S = 5.0
-# The least time between two rounds: a round for five jobs costs little more than a round for one.
-LEAST_S = 0.05
-# Held by every dispatcher that ticks; `/ready` looks at it.
+# Minimum pause between two rounds: a round for five jobs costs little more than a round for one.
+MIN_PAUSE_S = 0.05
+# Lease of a dispatcher that is running; `/ready` checks it.
 HEARTBEAT_LEASE = "dispatcher"
 HEARTBEAT_MS = 15_000
-# Held by all dispatchers together: since when workers could report.
+# Lease shared by all dispatchers; it records since when workers have been able to report.
 LISTENING_LEASE = "listening"
 TICK_MS = 5_000
 # A provider's `reconcile`, and a step of the clean-up, must return within this time.
@@ -49,7 +49,7 @@ CLEAN_UP_LEASE = "clean_up"
 
 
 class Dispatcher:
-    """`start` runs it on a thread of its own; `tick` is one round of its loop."""
+    """Runs on its own thread after `start`; `tick` is one round of the loop."""
 
     def __init__(self, context: DispatchContext, webhooks: Sender) -> None:
         self._context, self._webhooks = context, webhooks
@@ -63,7 +63,7 @@ class Dispatcher:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._pool = ThreadPoolExecutor(POOL, thread_name_prefix="dispatch")
-        # The steps under way, each with whether it is its job's first.
+        # Steps in progress, each with whether it is the first of its job.
         self._busy: dict[Future[None], bool] = {}
         self._janitor = Janitor(context.store, context.storage, context.clock, context.settings)
         reconcile = {f"reconcile:{name}": partial(_reconcile, each) for name, each in context.providers.items()}
@@ -81,7 +81,7 @@ class Dispatcher:
         self._stopping.set()
 
     def stop(self) -> None:
-        """End the loop, after the steps that are under way."""
+        """End the loop, and wait for steps in progress."""
         self.request_stop()
         self._notifier.notify()
         if self._thread is not None:
@@ -90,7 +90,7 @@ class Dispatcher:
         self._webhooks.stop()
 
     def run(self) -> None:
-        """Tick until stopped. While the database fails, the pauses grow and each has one line in the log."""
+        """Tick until stopped. While the database fails, the pauses grow, with one log line each."""
         log.info("dispatcher.started", dispatcher=self._id, providers=list(self._providers))
         failures = 0
         while not self._stopping.is_set():
@@ -108,7 +108,7 @@ class Dispatcher:
             if failures:
                 self._stopping.wait(pause)
             else:
-                self._stopping.wait(LEAST_S)
+                self._stopping.wait(MIN_PAUSE_S)
                 self._notifier.wait(changes, pause)
 
     def _failed(self, error: Exception, failures: int) -> None:
@@ -119,7 +119,7 @@ class Dispatcher:
             log.exception("dispatcher.tick_failed", failures=failures)
 
     def tick(self) -> int:
-        """Start a step for every due job, as far as threads are free, and due webhooks. Return how many steps."""
+        """Start due webhooks, and a step for every due job while threads are free. Return the number of steps."""
         self._busy = {future: first for future, first in self._busy.items() if not future.done()}
         self._beat()
         self._webhooks.tick()
@@ -137,7 +137,7 @@ class Dispatcher:
         return len(leased)
 
     def settle(self) -> None:
-        """Wait for the steps, chores and webhooks that are under way."""
+        """Wait for steps, chores and webhooks in progress."""
         for future in [*self._busy, *self._doing.values()]:
             future.result()
         self._webhooks.settle()
@@ -149,7 +149,7 @@ class Dispatcher:
         return IDLE_S if next_at is None else min(IDLE_S, max(0.02, (next_at - self._clock.now_ms()) / 1000))
 
     def _beat(self) -> None:
-        """Every TICK_MS: renew the heartbeat, let the providers reconcile, and clean up."""
+        """Renew the heartbeat, reconcile the providers and clean up, every TICK_MS."""
         now = self._clock.now_ms()
         if self._beat_at is not None and 0 <= now - self._beat_at < TICK_MS:
             return
@@ -158,19 +158,19 @@ class Dispatcher:
             tx.hold(HEARTBEAT_LEASE, self._id, now, now + HEARTBEAT_MS)
             since = tx.hold_on(LISTENING_LEASE, now, now + HEARTBEAT_MS)
             free = [name for name in self._chores if name not in self._doing or self._doing[name].done()]
-            # A chore that hangs keeps no lease: a healthy gateway takes it over.
+            # The lease of a chore that hangs is not renewed, so another gateway can take over.
             held = [name for name in free if tx.hold(name, self._id, now, now + CHORE_MS)]
         if self._listening_since is None:  # a quick restart leaves no gap
             self._listening_since = since
         for name in held:
-            # In the pool: a long chore must not hold up the jobs.
+            # In the pool: a long chore must not delay jobs.
             self._doing[name] = self._pool.submit(self._chores[name])
 
     def _clean_up(self) -> None:
         try:
             self._janitor.step(self._stopping)
         except Exception:
-            # Files that stay too long must not end the loop that serves the jobs.
+            # A failed clean-up must not end the loop that serves jobs.
             log.exception("clean_up.failed")
 
     def _step(self, job: Job, token: str) -> None:

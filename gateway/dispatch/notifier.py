@@ -6,7 +6,7 @@ import threading
 
 
 class ChangeNotifier:
-    """Wakes all waiters at once. Changes of another process are not noticed: waiters look from time to time.
+    """Wakes all waiters at once. It does not see changes of other processes, so waiters also poll.
 
     A change between two waits is not missed: a waiter passes the count of changes that it has seen.
     """

@@ -1,4 +1,4 @@
-"""Whether the outputs that a worker reports are stored as it says."""
+"""Checks that the outputs of an attempt are stored as the worker reported."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from wire.errors import JobError, OutputInvalid, OutputMissing, OutputTooLarge
 def check_outputs(
     storage: Storage, job: Job, attempt: Attempt, result: Mapping[str, Any], max_bytes: int
 ) -> JobError | None:
-    """What is wrong with the outputs of an attempt that has made `result`: S3 takes what it gets.
+    """Return what is wrong with the outputs that `result` reports, or None: S3 enforces no size.
 
-    Raises StorageUnavailable when that cannot be found out.
+    Raises StorageUnavailable.
     """
     reported = result["outputs"]
     if others := sorted(set(reported) - set(job.outputs)):

@@ -9,20 +9,20 @@ from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import Job
 
 FIRST_MS = 2_000
-TOLD_FIRST_MS = 5_000
-LEAST_MS = 750
-MOST_MS = 30_000
-# The share of an attempt's age to wait: where its end will be reported, and where only polling finds it.
-TOLD, UNTOLD = 0.5, 0.15
-# The share of such attempts that have ended when one is first polled.
+FIRST_WITH_EVENTS_MS = 5_000
+MIN_MS = 750
+MAX_MS = 30_000
+# Pause as a share of the attempt's age: if its end will be reported, and if only polling finds it.
+SHARE_WITH_EVENTS, SHARE_WITHOUT_EVENTS = 0.5, 0.15
+# Share of earlier attempts that had ended at the age at which one is first polled.
 USUAL = 0.65
-# Planned, so that each of 5,000 attempts is polled within 53 s. Late polls are caught up with at 100 a second.
-LOOKS_A_SECOND = 95
+# Polls planned per second: each of 5,000 attempts within 53 s. Delayed polls are made up for at 100 per second.
+POLLS_PER_S = 95
 _REMEMBERED = 20
 
 
 class PollScheduler:
-    """Learns how long attempts take and spreads the polls. Safe to share between threads; times in ms."""
+    """Learns how long attempts take, and spreads their polls. Safe to share between threads; times in ms."""
 
     def __init__(self) -> None:
         self._lengths: dict[tuple[str, str], deque[int]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
@@ -30,37 +30,37 @@ class PollScheduler:
         self._lock = threading.Lock()
 
     def learn(self, job: Job, attempt: Attempt, took_ms: int | None = None) -> None:
-        """Remember how long an attempt that is done took since its submit; `took_ms` is the provider's own figure."""
+        """Remember how long a completed attempt took since its submit, or `took_ms` if its provider reports that."""
         if attempt.state is AttemptState.DONE and attempt.ended_at and attempt.sent_at:
             with self._lock:
                 lengths = self._lengths[attempt.provider, job.operation]
                 lengths.append(attempt.ended_at - attempt.sent_at if took_ms is None else took_ms)
 
-    def pause_ms(self, attempt: Attempt, operation: str, now: int, *, told: bool) -> int:
-        """Return the pause before the attempt's next poll. `told`: its claim and end will be reported."""
+    def pause_ms(self, attempt: Attempt, operation: str, now: int, *, events: bool) -> int:
+        """Return the pause before the attempt's next poll. `events`: its claim and end will be reported."""
         age = max(0, now - (attempt.sent_at or attempt.created_at))
         with self._lock:
             lengths = self._lengths.get((attempt.provider, operation))
-            if told:
-                wished = max(TOLD_FIRST_MS, age * TOLD)
+            if events:
+                pause = max(FIRST_WITH_EVENTS_MS, age * SHARE_WITH_EVENTS)
             elif lengths and age < (usual := sorted(lengths)[int(USUAL * len(lengths))]):
-                wished = max(LEAST_MS, usual - age)
+                pause = max(MIN_MS, usual - age)
             else:
-                wished = max(LEAST_MS if lengths else FIRST_MS, age * UNTOLD)
-            return self._free_ms(now, min(MOST_MS, wished))
+                pause = max(MIN_MS if lengths else FIRST_MS, age * SHARE_WITHOUT_EVENTS)
+            return self._free_ms(now, min(MAX_MS, pause))
 
-    def spread_ms(self, now: int, wished_ms: int) -> int:
-        """Return `wished_ms`, or longer where too many polls are planned for then."""
+    def spread_ms(self, now: int, pause_ms: int) -> int:
+        """Return `pause_ms`, or more if too many polls are already planned for that second."""
         with self._lock:
-            return self._free_ms(now, wished_ms)
+            return self._free_ms(now, pause_ms)
 
-    def _free_ms(self, now: int, wished: float) -> int:
-        """Return `wished`, or longer where that second is full."""
+    def _free_ms(self, now: int, pause: float) -> int:
+        """Return `pause`, or more if that second is full, and plan the poll."""
         for second in [second for second in self._planned if second < now // 1000]:
             del self._planned[second]
-        second = int(now + wished) // 1000
+        second = int(now + pause) // 1000
         shift = 0
-        while self._planned[second + shift] >= LOOKS_A_SECOND:
+        while self._planned[second + shift] >= POLLS_PER_S:
             shift += 1
         self._planned[second + shift] += 1
-        return round(wished) + shift * 1000
+        return round(pause) + shift * 1000

@@ -1,4 +1,4 @@
-"""What workers report of their attempts: the claim, progress, and the end."""
+"""Records what workers report of their attempts: the claim, progress and the end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class WorkerReports:
-    """Each event is one short transaction."""
+    """Records events, each in one short transaction."""
 
     store: Store
     clock: Clock
@@ -54,7 +54,7 @@ class WorkerReports:
         written = self._write(claim, attempt)
         log.info("attempt.claimed")
         claimed, before = written.attempt, written.attempt_before
-        if claimed is not None and before is not None and before.claim_id is None:  # not where the claim is repeated
+        if claimed is not None and before is not None and before.claim_id is None:  # not for a repeated claim
             self.metrics.claimed(claimed)
 
     def _progressed(self, attempt: Attempt, claim_id: str, progress: float) -> None:
@@ -67,7 +67,7 @@ class WorkerReports:
         try:
             error = self.writer.output_error(job, attempt, result)
         except StorageUnavailable:
-            # The worker will report again, and must not be taken for dead meanwhile.
+            # The worker will report again; until then it must not count as lost.
             self._progressed(attempt, claim_id, 0.0)
             raise
         if error is not None:
@@ -88,7 +88,7 @@ class WorkerReports:
         change: Callable[[Job, Attempt], transitions.Pair],
         ending: Ending,
     ) -> None:
-        """Repeating the report of an end changes nothing."""
+        """Record the end of an attempt. A repeated report changes nothing."""
 
         def once(job: Job, attempt: Attempt) -> transitions.Pair:
             return change(job, attempt) if transitions.held(job, attempt, claim_id, end) else (job, attempt)

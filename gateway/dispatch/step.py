@@ -1,4 +1,4 @@
-"""One step of one leased job: begin an attempt, submit it again, follow it, or clean up behind it."""
+"""One step for a leased job: begin an attempt, submit it again, follow it, or clean up after it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from wire.errors import GatewayError
 
 log = structlog.get_logger(__name__)
 
-# What ends a step without being a bug.
+# Exceptions that may end a step without being a bug.
 EXPECTED = (StaleLease, OperationalError, PoolTimeout)
 
 
 def step(look: Look) -> None:
-    """Do what the job needs now, and write what came of it."""
+    """Do what the job needs now, and write the verdict."""
     verdict = _verdict(look)
     try:
         look.write(verdict)
@@ -51,7 +51,7 @@ def _verdict(look: Look) -> Verdict:
 
 
 def break_off(look: Look) -> None:
-    """After a bug: the lease expires and the job is looked at again, until its time is up; then it fails."""
+    """Handle a bug in a step: the job is looked at again when its lease expires, and fails once its time is up."""
     attempt = look.newest_attempt
     ends_at = look.job.queue_deadline if attempt is None or attempt.ended else attempt.deadline
     if look.now <= ends_at:
@@ -61,5 +61,5 @@ def break_off(look: Look) -> None:
     except EXPECTED:
         raise
     except Exception:
-        log.exception("job.charge_failed")  # the bug is in what charges
+        log.exception("job.charge_failed")  # the bug is in the charging code
         look.write(end_job(look, GatewayError(), charged=False))

@@ -1,4 +1,4 @@
-"""Submit an attempt to its provider, and record what the provider says."""
+"""Submit an attempt to its provider, and record the response."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gateway.providers.base import (
 
 log = structlog.get_logger(__name__)
 
-# Longest pause before a waiting attempt is offered again, and before a provider that failed is asked again.
+# Maximum pause before a waiting attempt is submitted again, and before a provider that failed is tried again.
 MAX_WAIT_MS = 10_000
 MAX_BACKOFF_MS = 60_000
 
@@ -36,7 +36,7 @@ def submit(look: Look, attempt: Attempt) -> Verdict:
     structlog.contextvars.bind_contextvars(attempt_id=attempt.id)
     try:
         params = look.context.store.params(look.job.id)
-        answer = look.provider(attempt).submit(attempt, job_input(look.context, look.job, attempt, params))
+        response = look.provider(attempt).submit(attempt, job_input(look.context, look.job, attempt, params))
     except Refused as error:
         fault = error.fault
         return Verdict(attempt, on_attempt(lambda j, a: transitions.fail(j, a, fault, look.now)))
@@ -45,59 +45,59 @@ def submit(look: Look, attempt: Attempt) -> Verdict:
     except Ambiguous as error:
         log.warning("attempt.submit_unconfirmed", provider=attempt.provider, reason=str(error))
         return Verdict(attempt, on_attempt(transitions.doubt), next_in_ms=until_first_poll_ms(look, attempt))
-    return _accepted(look, attempt, answer) if isinstance(answer, Accepted) else _not_yet(look, attempt, answer)
+    return _accepted(look, attempt, response) if isinstance(response, Accepted) else _not_yet(look, attempt, response)
 
 
 def turned_down(look: Look, attempt: Attempt, error: ProviderError) -> Verdict:
-    """The provider cannot run it: the next one is asked, at once unless all have been asked."""
+    """Give the job to the next provider: at once, or after a pause if this was the last one."""
     log.warning("attempt.turned_down", provider=attempt.provider, code=error.code, reason=str(error))
     now = look.now
     next_at = now
     if fallback.is_last(look.context.providers, attempt):
         known_s = error.retry_in_s if isinstance(error, Unavailable) else None
-        # Counted from the attempt's beginning: one that has waited here for long goes on at once.
+        # Counted from the creation of the attempt: one that has already waited long moves on at once.
         pause = max(0, _backoff_ms(1000, look.job.waits, MAX_BACKOFF_MS) - (now - attempt.created_at))
         next_at += round(pause if known_s is None else known_s * 1000 * random.uniform(1.0, 1.2))
     return Verdict(attempt, on_attempt(lambda j, a: transitions.turn_down(j, a, error.code, str(error), now, next_at)))
 
 
 def until_first_poll_ms(look: Look, attempt: Attempt) -> int:
-    """How long to wait for the attempt's next poll while no worker has claimed it."""
+    """Return the pause before the next poll of an attempt that no worker has claimed."""
     events = look.context.settings.worker_events
-    return look.context.poll_scheduler.pause_ms(attempt, look.job.operation, look.now, told=events)
+    return look.context.poll_scheduler.pause_ms(attempt, look.job.operation, look.now, events=events)
 
 
-def _accepted(look: Look, attempt: Attempt, answer: Accepted) -> Verdict:
-    log.info("attempt.submitted", provider=attempt.provider, remote_id=answer.remote_id)
+def _accepted(look: Look, attempt: Attempt, response: Accepted) -> Verdict:
+    log.info("attempt.submitted", provider=attempt.provider, remote_id=response.remote_id)
     now = look.now
     return Verdict(
         attempt,
-        on_attempt(lambda j, a: transitions.accept(j, a, answer.remote_id, now)),
+        on_attempt(lambda j, a: transitions.accept(j, a, response.remote_id, now)),
         next_in_ms=until_first_poll_ms(look, attempt),
-        frees_worker=True,  # where this one was taken there may be room for the next
-        accepted_as=answer.remote_id,
+        frees_worker=True,  # the provider may have room for another job
+        accepted_as=response.remote_id,
     )
 
 
-def _not_yet(look: Look, attempt: Attempt, answer: NotYet) -> Verdict:
+def _not_yet(look: Look, attempt: Attempt, response: NotYet) -> Verdict:
     providers, now = look.context.providers, look.now
-    if not answer.coming and fallback.waited_too_long(providers, attempt, now):
-        return turned_down(look, attempt, too_long(look, attempt, answer.reason))
-    log.info("attempt.not_taken_yet", provider=attempt.provider, reason=answer.reason)
-    pause = _backoff_ms(answer.retry_in_s * 1000, look.job.waits, MAX_WAIT_MS)
+    if not response.coming and fallback.waited_too_long(providers, attempt, now):
+        return turned_down(look, attempt, too_long(look, attempt, response.reason))
+    log.info("attempt.deferred", provider=attempt.provider, reason=response.reason)
+    pause = _backoff_ms(response.retry_in_s * 1000, look.job.waits, MAX_WAIT_MS)
     pause = min(pause, max(0, look.job.queue_deadline - now))
-    return Verdict(attempt, on_attempt(lambda j, a: transitions.not_yet(j, a, answer.reason)), next_in_ms=pause)
+    return Verdict(attempt, on_attempt(lambda j, a: transitions.not_yet(j, a, response.reason)), next_in_ms=pause)
 
 
 def too_long(look: Look, attempt: Attempt, reason: str | None) -> NoCapacity:
-    """Why an attempt is taken from a provider whose queue limit has passed."""
+    """Return the error of an attempt that exceeded its provider's queue limit."""
     limit_s = fallback.queue_limit_s(look.context.providers, attempt)
     why = reason or "no reason is known"
     return NoCapacity(f"no worker of {attempt.provider} took the job within {limit_s} s: {why}")
 
 
 def accepted_late(look: Look, attempt: Attempt) -> None:
-    """The lease is gone, and only here is the provider's id known: keep it, and cancel what nobody wants any more."""
+    """Save the provider's id although the lease is lost; cancel the attempt if it is no longer wanted."""
     with look.context.store.transaction() as tx:
         job, fresh = tx.job(attempt.job_id), tx.attempt(attempt.id)
         if job is None or fresh is None:
@@ -109,5 +109,5 @@ def accepted_late(look: Look, attempt: Attempt) -> None:
 
 
 def _backoff_ms(first_ms: float, waits: int, max_ms: float) -> float:
-    """Longer with every wait, and never the same for two jobs."""
+    """Exponential backoff with jitter."""
     return min(max_ms, first_ms * 1.5 ** min(waits, 20)) * random.uniform(0.8, 1.2)

@@ -38,7 +38,7 @@ ATTEMPT_CHANGES: Mapping[AttemptState, frozenset[AttemptState]] = {
 
 
 class IllegalChange(Exception):
-    """A bug: a change that the tables of changes do not have."""
+    """A bug: a transition that is not in the tables of legal changes."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class Attempt:
     created_at: int
     #: When the attempt must have ended, whatever happens; its upload URL and event token expire then.
     deadline: int
-    #: When the submit that is under way, or was accepted, began; None while none is.
+    #: When the current or accepted submit began; None if there is none.
     sent_at: int | None = None
     #: The provider's own id of the attempt; for a rental `<rental id>:<attempt id>`.
     remote_id: str | None = None
-    #: What the worker that claimed the attempt calls its claim. No other claim is accepted.
+    #: Id that the claiming worker chose for its claim. No other claim is accepted.
     claim_id: str | None = None
     claimed_at: int | None = None
     #: When the claim's worker last reported.
@@ -66,11 +66,11 @@ class Attempt:
     ended_at: int | None = None
     #: Why it failed: an error's stable code, or a provider's, such as `no_capacity`.
     error_code: str | None = None
-    #: The same for people.
+    #: Why it failed, as a message for people.
     error_message: str | None = None
     #: When the provider first reported that it runs.
     running_at: int | None = None
-    #: What it cost, in nano-dollars; None while it runs, and where nobody had to pay.
+    #: Its cost in nano-dollars; None while it runs, and if it cost nothing.
     cost_nano: int | None = None
 
     @property
@@ -78,5 +78,5 @@ class Attempt:
         return self.state in ENDED
 
     def output_key(self, name: str, output: Output) -> str:
-        """Where the worker stores the output `name`."""
+        """The storage key of the output `name`."""
         return f"outputs/{self.job_id}/{self.id}/{name}.{output.media_type.extension}"

@@ -20,10 +20,10 @@ def ulid(now_ms: int) -> str:
 
 
 def first(kind: Kind, at_ms: int) -> str:
-    """Return the least id of this kind for a time: those made at `at_ms` or later sort after it."""
+    """Return the smallest id of this kind for a time: no id created at `at_ms` or later sorts before it."""
     return f"{kind}_{ULID.from_bytes(at_ms.to_bytes(6) + bytes(10))}"
 
 
 def made_at(id_: str) -> int:
-    """Return when an id, or a bare ULID, was made, in ms UTC."""
+    """Return when an id, or a bare ULID, was created, in ms UTC."""
     return ULID.from_str(id_.rpartition("_")[2]).milliseconds

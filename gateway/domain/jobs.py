@@ -14,7 +14,7 @@ MARGIN_MS = 120_000
 
 
 class JobStatus(StrEnum):
-    """The status of a job. Clients see these words and no others."""
+    """The status of a job. Clients see these values and no others."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -34,23 +34,23 @@ JOB_CHANGES: Mapping[JobStatus, frozenset[JobStatus]] = {
 
 @dataclass(frozen=True)
 class Job:
-    """One request of a client. Its params are stored apart: see `Store.params`."""
+    """One request of a client. Its params are stored separately: see `Store.params`."""
 
     #: `job_` and a ULID.
     id: str
-    #: The API key that made it.
+    #: The API key that created it.
     key_id: str
     #: The operation's name.
     operation: str
     status: JobStatus
     created_at: int
-    #: When it last came into the queue: at its creation, or when an attempt failed.
+    #: When it was last queued: at its creation, or when an attempt failed.
     queued_at: int
     #: How long one attempt may run, in seconds.
     timeout_s: int
-    #: How long it may wait for a worker each time that it is queued, in seconds.
+    #: How long it may wait for a worker each time it is queued, in seconds.
     queue_limit_s: int
-    #: The id of the request that made it, for the logs.
+    #: The id of the request that created it, for the logs.
     request_id: str | None = None
     #: Where its end is reported.
     webhook_url: str | None = None
@@ -61,23 +61,23 @@ class Job:
     finished_at: int | None = None
     #: How many attempts may have run.
     tries: int = 0
-    #: How often it was not taken since it last ran; the pauses grow with it.
+    #: Number of submits since it last ran that no worker took; the pauses grow with it.
     waits: int = 0
     #: Why it has not started, for people.
     waiting_for: str | None = None
-    #: The newest attempt, which alone may change the job.
+    #: The newest attempt, the only one that may change the job.
     attempt_id: str | None = None
-    #: By name: the files that it makes.
+    #: The files that it makes, by name.
     outputs: Mapping[str, Output] = field(default_factory=dict)
-    #: The worker's figures of a completed job, and the provider.
+    #: Statistics of a completed job, as the worker reported them, and its provider.
     stats: Mapping[str, Any] | None = None
-    #: Facts beside the files of a completed job, where its operation has any.
+    #: What a completed job returns besides its files, if its operation returns anything.
     result: Mapping[str, Any] | None = None
     #: Why it failed: a stable code.
     error_code: str | None = None
-    #: The same for people.
+    #: Why it failed, as a message for people.
     error_message: str | None = None
-    #: What all attempts cost, in nano-dollars; None where nobody had to pay.
+    #: Cost of all attempts in nano-dollars; None if they cost nothing.
     cost_nano: int | None = None
     #: When the dispatcher looks at it next; None when it is over and cleaned up.
     next_at: int | None = None

@@ -14,9 +14,9 @@ class Output:
 
     #: Name of its media type.
     type: str
-    #: Where it is stored, once the job has completed.
+    #: Its storage key, once the job has completed.
     key: str | None = None
-    #: Its size, once the job has completed.
+    #: Its size in bytes, once the job has completed.
     size_bytes: int | None = None
 
     @property

@@ -1,4 +1,4 @@
-"""What the machines cost. Money is counted in integer nano-dollars and shown as dollars with six decimals."""
+"""The price of machines. Money is counted in integer nano-dollars and shown as dollars with six decimals."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Price:
-    """Of a machine: nano-dollars a second, and how many seconds it is paid for after its last job."""
+    """The price of a machine."""
 
+    #: Nano-dollars per second.
     nano_per_s: int
+    #: Seconds for which it is billed after its last job.
     idle_s: int = 0
 
     @property

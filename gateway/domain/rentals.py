@@ -1,9 +1,9 @@
 """Rented machines: what is recorded of each, its stages and their legal changes.
 
-A rental's life: INTENT (committed before anything is sent) → CREATING (the call is being made) → BOOTING, or AMBIGUOUS
-while it is not known whether there is a machine → PROBING (it runs, its worker has not answered) → READY, BUSY and IDLE
+The stages: INTENT (committed before anything is sent) → CREATING (the call is being made) → BOOTING, or AMBIGUOUS
+while it is unknown whether a machine exists → PROBING (it runs, its worker has not responded) → READY, BUSY and IDLE
 → DESTROYING (committed before the first call to end it) → GONE, on proof alone. NO_MACHINE: there never was one. A
-machine that shows up although its record says that there is none is an orphan, and goes to DESTROYING.
+machine that appears although its record says that there is none is an orphan, and goes to DESTROYING.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gateway.domain.jobs import MARGIN_MS
 
 
 class Stage(StrEnum):
-    """Of a rented machine."""
+    """The stage of a rental."""
 
     INTENT = "intent"
     CREATING = "creating"
@@ -36,7 +36,7 @@ class Stage(StrEnum):
 
 
 OVER = frozenset({Stage.NO_MACHINE, Stage.GONE})
-# A machine is coming, or it is not known that none is.
+# A machine is on its way, or may be.
 COMING = frozenset({Stage.INTENT, Stage.CREATING, Stage.AMBIGUOUS, Stage.BOOTING, Stage.PROBING})
 USABLE = frozenset({Stage.READY, Stage.BUSY, Stage.IDLE})
 _ENDS = frozenset({Stage.DESTROYING, Stage.GONE})
@@ -45,7 +45,7 @@ CHANGES: Mapping[Stage, frozenset[Stage]] = {
     Stage.INTENT: frozenset({Stage.CREATING, Stage.NO_MACHINE}),
     Stage.CREATING: frozenset({Stage.BOOTING, Stage.AMBIGUOUS}),
     Stage.AMBIGUOUS: frozenset({Stage.BOOTING, Stage.NO_MACHINE}),
-    # back again when the id turned out to be another machine's
+    # to AMBIGUOUS if the id turned out to be another machine's
     Stage.BOOTING: frozenset({Stage.PROBING, Stage.AMBIGUOUS, *_ENDS}),
     Stage.PROBING: frozenset({Stage.READY, *_ENDS}),
     Stage.READY: frozenset({Stage.BUSY, Stage.IDLE, *_ENDS}),
@@ -69,12 +69,12 @@ class Rental:
     #: Name of the provider, and so of the cloud.
     provider: str
     stage: Stage
-    #: What the cloud shows of it, and tells our machines from others; see providers/rental/labels.py.
+    #: Its label at the cloud, which distinguishes our machines from others; see providers/rental/labels.py.
     label: str
     created_at: int
     #: Since when it is in `stage`.
     stage_at: int
-    #: When it is destroyed at the latest.
+    #: When it is destroyed, whatever it does then.
     deadline: int
     #: The cloud's id of the offer that was taken; None for an orphan.
     offer_id: int | None = None
@@ -85,31 +85,32 @@ class Rental:
     nano_per_s: int = 0
     #: The cloud's id of the rented machine; None while it is not known.
     remote_id: int | None = None
-    #: When the call that creates it was sent, from which on it may be paid for.
+    #: When the call that creates it was sent; from then on it may be billed.
     sent_at: int | None = None
-    #: When its worker answered first.
+    #: When its worker first responded.
     ready_at: int | None = None
-    #: When it was gone, or known never to have been.
+    #: When it was gone, or known never to have existed.
     ended_at: int | None = None
     #: Where the worker's port is reached from outside.
     host: str | None = None
     port: int | None = None
-    #: When the cloud last said where it is.
+    #: When the cloud last reported its address.
     seen_at: int | None = None
-    #: When its worker last answered.
+    #: When its worker last responded.
     heard_at: int | None = None
-    #: Since when its worker has not answered; None while it does.
+    #: Since when its worker has not responded; None while it does.
     silent_since: int | None = None
-    #: How many complete listings without it are proof that there is no machine.
+    #: Number of complete listings without it that prove that there is no machine.
     missing_needed: int = 2
-    #: How many complete listings lacked it, far enough apart.
+    #: Number of complete listings without it so far, counting only those far enough apart.
     missing_seen: int = 0
-    #: When the last of these came.
+    #: When the last of these was read.
     missing_at: int | None = None
-    #: How often the cloud was asked to destroy it.
+    #: Number of requests to destroy it.
     destroy_tries: int = 0
-    #: Why it ends or ended, for programs and for people.
+    #: Why it ends or ended: a code for programs.
     code: str | None = None
+    #: Why it ends or ended, as text for people.
     reason: str | None = None
 
     @property
@@ -118,7 +119,7 @@ class Rental:
         return uuid_of(self.id)
 
     def remote_id_of(self, attempt_id: str) -> str:
-        """The remote id of an attempt that this machine has."""
+        """The remote id of an attempt on this machine."""
         return f"{self.id}:{attempt_id}"
 
     def has(self, remote_id: str | None) -> bool:
@@ -126,11 +127,11 @@ class Rental:
         return rental_of(remote_id) == self.id
 
     def usable_until(self, timeout_s: int) -> int:
-        """Until when it may begin a job that may take `timeout_s`."""
+        """Until when it may begin a job with this time limit, in ms UTC."""
         return self.deadline - timeout_s * 1000 - MARGIN_MS
 
     def paid_s(self, since: int, now: int) -> float:
-        """Seconds that are paid for from `since` to `now`."""
+        """Seconds billed from `since` to `now`."""
         if self.sent_at is None or self.stage is Stage.NO_MACHINE:
             return 0.0
         return max(0, (self.ended_at or now) - max(since, self.sent_at)) / 1000
@@ -138,12 +139,13 @@ class Rental:
 
 @dataclass(frozen=True)
 class FleetState:
-    """What the fleet manager of a provider found last."""
+    """The last findings of a provider's fleet manager."""
 
-    #: When a complete listing was seen, in ms UTC.
+    #: When it last read a complete listing, in ms UTC.
     looked_at: int | None = None
-    #: Why no machine can be rented, for programs and for people; None when nothing is in the way.
+    #: Why no machine can be rented: a code for programs; None if nothing prevents it.
     trouble_code: str | None = None
+    #: Why no machine can be rented, as text for people.
     trouble: str | None = None
     #: When that was found, in ms UTC.
     trouble_at: int | None = None
@@ -155,7 +157,7 @@ def rental_of(remote_id: str | None) -> str:
 
 
 def attempt_of(remote_id: str | None) -> str:
-    """The id of the attempt in its remote id."""
+    """The id of the attempt in a remote id; empty when it has none."""
     return (remote_id or "").partition(":")[2]
 
 
@@ -164,7 +166,7 @@ def uuid_of(rental_id: str) -> str:
 
 
 def move(rental: Rental, stage: Stage, now: int, **changes: Any) -> Rental:
-    """Return the rental in another stage. Raises IllegalChange for a change that CHANGES does not have."""
+    """Return the rental in another stage. Raises IllegalChange for a change that is not in CHANGES."""
     if stage not in CHANGES[rental.stage]:
         raise IllegalChange(f"rental {rental.id}: {rental.stage} → {stage}")
     if stage in OVER:

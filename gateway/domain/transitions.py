@@ -45,7 +45,7 @@ def held(job: Job, attempt: Attempt, claim_id: str, end: AttemptState) -> bool:
 
 
 def accept(job: Job, attempt: Attempt, remote_id: str | None, now: int) -> Pair:
-    """The provider has the attempt. A claim may have come first, and stays."""
+    """The provider has accepted the attempt. An earlier claim is kept."""
     if attempt.state is AttemptState.CLAIMED:
         return job, replace(attempt, remote_id=remote_id)
     if attempt.state is AttemptState.SUBMITTED:
@@ -60,7 +60,7 @@ def waits(job: Job, attempt: Attempt, reason: str | None) -> Pair:
 
 
 def runs(job: Job, attempt: Attempt, progress: float, now: int) -> Pair:
-    """The provider reports that it runs. Without events this is how a job comes to be running."""
+    """The provider reports that it runs. Without events, this alone makes a job running."""
     if job.finished:
         return job, attempt
     attempt = replace(attempt, running_at=attempt.running_at or now)
@@ -76,7 +76,7 @@ def doubt(job: Job, attempt: Attempt) -> Pair:
 
 
 def not_yet(job: Job, attempt: Attempt, reason: str) -> Pair:
-    """The provider certainly did not take it: the same attempt may be submitted again."""
+    """The provider definitely did not accept it: the same attempt may be submitted again."""
     if attempt.state is not AttemptState.INTENT:
         return job, attempt
     return replace(job, waits=job.waits + 1, waiting_for=reason), replace(attempt, sent_at=None)
@@ -97,7 +97,7 @@ def complete(job: Job, attempt: Attempt, result: Mapping[str, Any], now: int) ->
 
 
 def fail(job: Job, attempt: Attempt, error: JobError, now: int) -> Pair:
-    """The attempt failed. Its job fails with it, or goes back to the queue where another try may help."""
+    """The attempt failed. Its job fails with it, or goes back to the queue if another try may help."""
     attempt = _move(attempt, AttemptState.FAILED, ended_at=now, error_code=error.code, error_message=error.message)
     if isinstance(error, JobFault) or job.tries >= MAX_TRIES:
         return _finish(job, JobStatus.FAILED, now, error_code=error.code, error_message=error.message), attempt
@@ -106,10 +106,10 @@ def fail(job: Job, attempt: Attempt, error: JobError, now: int) -> Pair:
 
 
 def turn_down(job: Job, attempt: Attempt, code: str, reason: str, now: int, next_at: int) -> Pair:
-    """The provider cannot run it and did not: the job goes back to the queue, and the try does not count."""
+    """The provider cannot run it and did not run it: the job goes back to the queue, and the try does not count."""
     if attempt.state is AttemptState.CLAIMED:
         return replace(job, next_at=next_at), attempt
-    if attempt.running_at is not None:  # it was reported to run before
+    if attempt.running_at is not None:  # it was reported as running before
         return fail(job, attempt, WorkerLost(reason), now)
     if attempt.state is not AttemptState.INTENT:
         job = replace(job, tries=job.tries - 1)
@@ -119,7 +119,7 @@ def turn_down(job: Job, attempt: Attempt, code: str, reason: str, now: int, next
 
 
 def charge(job: Job, attempt: Attempt, nano_per_s: int, execution_ms: int | None = None) -> Pair:
-    """Add what an ended attempt cost: for `execution_ms`, or else from its claim to its end."""
+    """Add the cost of an ended attempt: for `execution_ms`, or by default from its claim to its end."""
     ended_at = attempt.ended_at or 0
     began_at = attempt.claimed_at or attempt.running_at or ended_at
     cost = nano_per_s * (max(0, ended_at - began_at) if execution_ms is None else execution_ms) // 1000
@@ -127,7 +127,7 @@ def charge(job: Job, attempt: Attempt, nano_per_s: int, execution_ms: int | None
 
 
 def give_up(job: Job, error: JobError, now: int) -> Job:
-    """The job fails without an attempt that is to blame."""
+    """The job fails, though no attempt caused the error."""
     return _finish(job, JobStatus.FAILED, now, error_code=error.code, error_message=error.message)
 
 

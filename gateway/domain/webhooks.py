@@ -1,7 +1,7 @@
-"""Webhooks: what a client is told when its job has ended, when that is tried, and how it is signed. No side effects.
+"""Webhooks that notify clients of the end of a job: their states, and when they are sent. No side effects.
 
-They follow Standard Webhooks (https://www.standardwebhooks.com). A job has at most one: its end. The row is written by
-the transaction that ends the job, so that none is lost; it may be sent twice, and then carries the same id.
+They follow Standard Webhooks (https://www.standardwebhooks.com). A job has at most one, for its end. Its row is written
+by the transaction that ends the job, so that none is lost. A webhook may be sent twice, with the same id.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from gateway.domain.jobs import Job
 
 HOUR_S = 3600
-# Before each try, counted from the failure of the one before: three days in all.
+# Pauses before each try, counted from the previous failure: three days in all.
 PAUSES_S = (0, 5, 300, 1800, *(hours * HOUR_S for hours in (2, 5, 10, 14, 20, 24)))
 MAX_TRIES = len(PAUSES_S)
 MAX_RETRY_AFTER_S = 24 * HOUR_S
@@ -25,7 +25,7 @@ _BUSY = frozenset({429, 503})
 
 
 class WebhookState(StrEnum):
-    """Of a webhook. Clients see these words."""
+    """The state of a webhook. Clients see these values."""
 
     PENDING = "pending"
     SUCCEEDED = "succeeded"
@@ -34,31 +34,40 @@ class WebhookState(StrEnum):
 
 @dataclass(frozen=True)
 class Webhook:
-    """What a finished job owes its client. `tries` counts those since it was last asked for."""
+    """The webhook of a finished job. Times are in ms UTC."""
 
     job_id: str
+    #: Receiver as `host:port`; the number of concurrent tries per host is limited.
     host: str
     state: WebhookState
+    #: Number of tries since it was last requested.
     tries: int = 0
     last_try_at: int | None = None
+    #: HTTP status of the last try; None if there was no response.
     last_status_code: int | None = None
+    #: Why the last try got no response, as text for the client.
     last_error: str | None = None
+    #: When it is sent next; None when it is over.
     next_at: int | None = None
+    #: The lease under which a sender works on it.
     lease_token: str | None = None
     lease_expires_at: int | None = None
 
     @property
     def id(self) -> str:
-        """The same at every try and every replay: receivers tell repetitions by it."""
+        """The same at every try and every replay, so that receivers recognise repetitions."""
         return f"wh_{self.job_id.removeprefix('job_')}"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a try came to: a status, or an error where none came. `retry_after` is the header's text."""
+    """The outcome of a try."""
 
+    #: HTTP status; None if there was no response.
     status_code: int | None = None
+    #: Why there was no response.
     error: str | None = None
+    #: Text of the header Retry-After.
     retry_after: str | None = None
 
     @property
@@ -67,7 +76,7 @@ class Outcome:
 
 
 def due(job: Job, now: int) -> Webhook:
-    """The webhook of a job that has ended just now."""
+    """The webhook of a job that has just ended."""
     parts = urlsplit(job.webhook_url or "")
     return Webhook(
         job.id, f"{parts.hostname}:{parts.port or parts.scheme}"[:MAX_HOST], WebhookState.PENDING, next_at=now
@@ -75,12 +84,12 @@ def due(job: Job, now: int) -> Webhook:
 
 
 def again(webhook: Webhook, now: int) -> Webhook:
-    """Asked for once more: due at once, the whole schedule before it. Whoever is sending it has lost his lease."""
+    """Restart the whole schedule, due at once. A sender that is sending it loses its lease."""
     return replace(webhook, state=WebhookState.PENDING, tries=0, next_at=now, lease_token=None, lease_expires_at=None)
 
 
 def tried(webhook: Webhook, outcome: Outcome, now: int) -> Webhook:
-    """After a try: over, or due again later."""
+    """Record a try: the webhook is over, or due again later."""
     webhook = replace(
         webhook,
         tries=webhook.tries + 1,
@@ -102,7 +111,7 @@ def tried(webhook: Webhook, outcome: Outcome, now: int) -> Webhook:
 
 
 def _asked_s(retry_after: str, now: int) -> float:
-    """Seconds, or a date as HTTP writes it; 0 for anything else."""
+    """Parse Retry-After, in seconds or as an HTTP date; 0 for anything else."""
     if retry_after.isascii() and retry_after.isdecimal() and len(retry_after) < 10:
         return min(int(retry_after), MAX_RETRY_AFTER_S)
     try:

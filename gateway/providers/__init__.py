@@ -1,1 +1,1 @@
-"""Who lends the machines. `base.py` tells what a provider is, `known.py` which there are."""
+"""Providers of workers. `base.py` defines what a provider is, `registry.py` finds them."""

@@ -191,5 +191,5 @@ class Registration(Generic[S]):
     required: tuple[str, ...] = ()
     #: Whether its workers run on other machines, and so need a URL of the gateway.
     remote: bool = True
-    #: Returns mistakes that no field alone can tell, of the provider's settings and the gateway's.
+    #: Returns mistakes that only show in several settings together, of the provider's settings and the gateway's.
     check: Callable[[S, Settings], Iterable[str]] = _nothing

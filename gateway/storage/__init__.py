@@ -17,13 +17,13 @@ KEY = re.compile(rf"{_OUTPUT}|uploads/key_{_ULID}/{_ULID}")
 
 
 def mime_of(key: str) -> str:
-    """How the file of `key` is served; what clients uploaded may be anything."""
+    """The MIME type of a file; uploads of clients have none of their own."""
     media_type = of_file_name(key)
     return media_type.mime if media_type else ANY_MIME
 
 
 def download_name(key: str) -> str:
-    """What the file of `key` is called where it is saved: `<job>-<output>.<extension>` for an output."""
+    """The file name for downloads: `<job>-<output>.<extension>` for an output."""
     match key.split("/"):
         case ["outputs", job_id, _, name]:
             return f"{job_id}-{name}"
@@ -32,53 +32,54 @@ def download_name(key: str) -> str:
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file that is wholly there."""
+    """A completely stored file."""
 
+    #: Its key, see `Storage`.
     key: str
+    #: Its length.
     size_bytes: int
 
 
 class StorageFullError(Exception):
-    """There is no room for the file."""
+    """There is not enough space for the file."""
 
 
 class StorageUnavailable(Exception):
-    """Nothing could be found out or done there now; the message says why."""
+    """The storage cannot be used at the moment; the message says why."""
 
 
 class Storage(Protocol):
-    """Keys are `outputs/<job>/<attempt>/<name>.<extension>` and `uploads/<key id>/<ulid>`; all else is a ValueError.
+    """Keys are `outputs/<job>/<attempt>/<name>.<extension>` and `uploads/<key id>/<ulid>`; others raise ValueError.
 
-    Times are in ms UTC. What asks the disk, or the machine where files lie, raises StorageUnavailable; presigning asks
-    nobody.
+    Times are in ms UTC. Methods raise StorageUnavailable if the disk or the server fails; presigning accesses neither.
     """
 
     def presign_put(self, key: str, *, max_bytes: int, expires_at: int) -> Upload:
-        """Where a worker may put the file, once or again, until `expires_at`."""
+        """Sign an upload of the file, which may be repeated until `expires_at`."""
 
     def presign_get(self, key: str, *, expires_at: int, for_worker: bool = False) -> str:
-        """A URL of the file that needs no key, valid until `expires_at`; `for_worker` when a worker will read it."""
+        """Sign a URL of the file, valid until `expires_at`. `for_worker`: use the address that workers reach."""
 
     def stat(self, key: str) -> StoredFile | None:
-        """The file, or None when it is not there."""
+        """Return the file, or None if it does not exist."""
 
     def write(self, key: str, chunks: Iterable[bytes], size_bytes: int) -> StoredFile:
-        """Store the file of `size_bytes`, replacing what was there; whole or, whatever is raised, not at all.
+        """Store a file of `size_bytes` atomically, replacing an existing one.
 
-        Raises StorageFullError, StorageUnavailable, and what `chunks` raises, if that is no OSError.
+        Raises StorageFullError, StorageUnavailable, and exceptions of `chunks` other than OSError.
         """
 
     def delete(self, key: str) -> None:
-        """Remove the file; no error when it is not there. Downloads of it that have begun go on to their end."""
+        """Remove the file if it exists. Downloads in progress continue."""
 
     def keys(self) -> Iterator[str]:
-        """The keys of all files that are wholly there, in any order. Files may come and go meanwhile."""
+        """Iterate over the keys of all completely stored files, in any order, while files are added and removed."""
 
     def tidy(self) -> None:
-        """Remove what transfers left behind that never came to their end, as of a process that was killed."""
+        """Remove leftovers of incomplete transfers, such as those of a killed process."""
 
     def check(self) -> None:
-        """Raises StorageUnavailable when files can neither be stored nor found."""
+        """Raise StorageUnavailable or StorageFullError if files cannot be stored and read."""
 
     def free_percent(self) -> float:
-        """ThreadLimit of the room that is free, 0 to 100."""
+        """Return the percentage of free space, 0 to 100; 100 if it is unlimited."""

@@ -127,7 +127,7 @@ class LocalStorage:
                 file.write(b"reelay")
 
     def free_percent(self) -> float:
-        """ThreadLimit of the disk that is free, 0 to 100."""
+        """Return the percentage of the disk that is free, 0 to 100."""
         with _disk():
             self._make_root()
             usage = shutil.disk_usage(self._root)

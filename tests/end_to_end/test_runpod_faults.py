@@ -115,7 +115,7 @@ def cloud(module_files: FileServer, tmp_path_factory: pytest.TempPathFactory) ->
     with pytest.MonkeyPatch.context() as patch, Emulator(config) as runpod:
         patch.setattr(limits, "SILENCE_MS", 8_000)
         patch.setattr(limits, "AMBIGUOUS_MS", 4_000)
-        patch.setattr(poll_schedule, "TOLD_FIRST_MS", 500)  # so that there are polls for faults to strike
+        patch.setattr(poll_schedule, "FIRST_WITH_EVENTS_MS", 500)  # so that there are polls for faults to strike
         environ = {
             **runpod.gateway_environ,
             "PUBLIC_URL": url,

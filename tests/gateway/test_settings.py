@@ -1,10 +1,10 @@
-"""Settings from the environment, and the SECRET_KEY that is made when there is none."""
+"""Settings from the environment, and the SECRET_KEY that is generated if none is set."""
 
 from __future__ import annotations
 
 import stat
 import sys
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,14 +25,14 @@ def test_everything_has_a_default_but_the_providers(tmp_path: Path) -> None:
     check(replace(settings, providers=("local",)))
 
 
-def test_origins_for_webhooks_are_checked_by_their_form() -> None:
+def test_the_form_of_webhook_origins_is_checked() -> None:
     good = read(Settings, {"WEBHOOK_ALLOW_ORIGINS": "http://127.0.0.1:5678, http://n8n:5678"})
     assert good.webhook_allow_origins == ("http://127.0.0.1:5678", "http://n8n:5678")
     with pytest.raises(SettingsError, match="WEBHOOK_ALLOW_ORIGINS.*'n8n:5678/webhook'"):
         read(Settings, {"WEBHOOK_ALLOW_ORIGINS": "http://me:secret@n8n:5678/webhook"})
 
 
-def test_an_own_key_that_was_copied_wrongly_is_told() -> None:
+def test_a_mistyped_key_is_reported() -> None:
     secret = keys.make_secret()
     assert read(Settings, {"X_API_KEY": secret}).x_api_key == secret
     wrong = secret[:10] + ("a" if secret[10] != "a" else "b") + secret[11:]
@@ -42,7 +42,7 @@ def test_an_own_key_that_was_copied_wrongly_is_told() -> None:
 
 
 @pytest.mark.parametrize("url", ["redis", "http://me:pass-word@h/0", "memcached://me:pass-word@h", "pass-word"])
-def test_a_wrong_storage_of_rates_is_told_without_its_password(url: str) -> None:
+def test_a_wrong_rate_limit_storage_is_reported_without_its_password(url: str) -> None:
     with pytest.raises(SettingsError, match="RATE_LIMIT_STORAGE") as caught:
         read(Settings, {"RATE_LIMIT_STORAGE": url})
     assert "pass-word" not in str(caught.value)
@@ -51,32 +51,18 @@ def test_a_wrong_storage_of_rates_is_told_without_its_password(url: str) -> None
 @pytest.mark.parametrize(("given", "nano"), [("0", 0), ("0.000001", 1_000), ("12.5", 12_500_000_000), ("", 50 * 10**9)])
 def test_a_spending_limit_is_kept_in_nano_dollars(given: str, nano: int) -> None:
     assert read(Settings, {"DAILY_SPENDING_LIMIT_USD": given}).daily_spending_limit_nano == nano
-
-
-@pytest.mark.parametrize("given", ["-1", "NaN", "Infinity", "much", "1000001"])
-def test_a_spending_limit_that_makes_no_sense_is_refused(given: str) -> None:
-    with pytest.raises(SettingsError, match="DAILY_SPENDING_LIMIT_USD"):
-        read(Settings, {"DAILY_SPENDING_LIMIT_USD": given})
-
-
-def test_settings_do_not_change() -> None:
-    with pytest.raises(FrozenInstanceError):
-        read(Settings, {}).port = 1  # type: ignore[misc]
+    for wrong in ("-1", "NaN", "Infinity", "much", "1000001"):
+        with pytest.raises(SettingsError, match="DAILY_SPENDING_LIMIT_USD"):
+            read(Settings, {"DAILY_SPENDING_LIMIT_USD": wrong})
 
 
 def test_all_mistakes_are_reported_together_by_name() -> None:
-    wrong = {
-        "PORT": "99999",
-        "THREADS": "1",
-        "X_API_KEY": "short",
-        "PUBLIC_URL": "not a url",
-        "LOG_LEVEL": "LOUD",
-        "MAX_OUTPUT_BYTES": "6000000000",
-        "JOB_TIMEOUT_SECONDS": "soon",
-    }
+    wrong = {"PORT": "99999", "THREADS": "1", "X_API_KEY": "hunter2", "PUBLIC_URL": "not a url", "LOG_LEVEL": "LOUD"}
+    wrong |= {"MAX_OUTPUT_BYTES": "6000000000", "JOB_TIMEOUT_SECONDS": "soon"}
     with pytest.raises(SettingsError) as caught:
         read(Settings, wrong)
     assert all(name in str(caught.value) for name in wrong)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_mistakes_between_settings_are_reported_together(tmp_path: Path) -> None:
@@ -94,24 +80,14 @@ def test_mistakes_between_settings_are_reported_together(tmp_path: Path) -> None
     assert "short" not in str(caught.value).replace("shorter", "")
 
 
-def test_an_empty_variable_counts_as_unset() -> None:
-    assert read(Settings, {"X_API_KEY": "", "PORT": " "}) == read(Settings, {})
-
-
-def test_a_mistake_never_shows_the_secret() -> None:
-    with pytest.raises(SettingsError) as caught:
-        read(Settings, {"X_API_KEY": "hunter2"})
-    assert "hunter2" not in str(caught.value)
-
-
-def test_addresses_follow_from_one_another() -> None:
+def test_base_urls_are_derived() -> None:
     plain = read(Settings, {"PORT": "9000"})
     assert plain.client_base == plain.worker_base == "http://127.0.0.1:9000"
     public = read(Settings, {"PUBLIC_URL": "https://v.example.com/"})
     assert public.client_base == public.worker_base == "https://v.example.com"
 
 
-def test_the_database_lies_in_the_data_folder_unless_it_is_named(tmp_path: Path) -> None:
+def test_the_database_defaults_to_the_data_folder(tmp_path: Path) -> None:
     assert read(Settings, {"DATA_DIR": str(tmp_path)}).database == f"sqlite:///{tmp_path}/reelay.db"
     assert read(Settings, {"DATABASE_URL": "sqlite:////x/y.db"}).database == "sqlite:////x/y.db"
 
@@ -127,10 +103,10 @@ def test_the_database_lies_in_the_data_folder_unless_it_is_named(tmp_path: Path)
         ("postgresql+psycopg2://user:hunter2@host/name", "not installed: psycopg2"),
     ],
 )
-def test_a_database_that_is_not_known_or_has_no_driver_is_named(
+def test_an_unknown_database_or_missing_driver_is_reported(
     monkeypatch: pytest.MonkeyPatch, url: str, reason: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, "psycopg2", None)  # whoever has it installed sees the same
+    monkeypatch.setitem(sys.modules, "psycopg2", None)  # also where it is installed
     with pytest.raises(SettingsError, match="DATABASE_URL") as caught:
         read(Settings, {"DATABASE_URL": url})
     assert reason in str(caught.value)
@@ -141,7 +117,7 @@ S3 = {"storage": "s3", "s3_bucket": "b", "s3_access_key_id": "k", "s3_secret_acc
 RUNPOD = {"providers": ("runpod",), "parts": (RunPodSettings("k", "e"),)}
 
 
-def test_s3_needs_its_bucket_and_key_and_takes_no_more_than_s3_does() -> None:
+def test_s3_needs_its_settings_and_has_limits() -> None:
     check(Settings(providers=("local",), **S3))
     week = {"max_asset_bytes": 5_000_000_001, "queue_limit_seconds": 604_800}
     with pytest.raises(SettingsError) as caught:
@@ -151,7 +127,7 @@ def test_s3_needs_its_bucket_and_key_and_takes_no_more_than_s3_does() -> None:
     check(Settings(providers=("local",), **week))
 
 
-def test_workers_elsewhere_need_an_address_of_the_gateway_unless_they_never_call_it() -> None:
+def test_remote_workers_need_a_public_url_unless_they_never_call_the_gateway() -> None:
     check(Settings(**RUNPOD, **S3, worker_events=False))
     for changes in ({}, {**S3}, {"worker_events": False}):
         with pytest.raises(SettingsError, match="PUBLIC_URL or WORKER_URL"):
@@ -159,40 +135,30 @@ def test_workers_elsewhere_need_an_address_of_the_gateway_unless_they_never_call
         check(Settings(**RUNPOD, **changes, public_url="https://api.example.com"))
 
 
-def test_a_given_secret_key_is_used_and_nothing_is_written(tmp_path: Path) -> None:
-    settings = Settings(secret_key=("a" * 32, "b" * 32), data_dir=tmp_path)
-    assert secrets_of(settings) == ("a" * 32, "b" * 32)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_made_data_folder_is_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_created_data_folder_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROVIDERS", "local")
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "new"))
     assert stat.S_IMODE(load().data_dir.stat().st_mode) == 0o700
 
 
-def test_a_made_secret_key_is_kept_and_private(tmp_path: Path) -> None:
-    settings = Settings(data_dir=tmp_path / "data")
-    (made,) = secrets_of(settings)
-    path = settings.data_dir / "secret_key"
-    assert len(made) == 64
-    assert secrets_of(settings) == (made,)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert list(settings.data_dir.iterdir()) == [path]
-
-
-def test_what_somebody_left_who_died_while_making_the_key_is_removed(tmp_path: Path) -> None:
-    (tmp_path / ".secret_key.0123456789abcdef").write_text("half a k")
+def test_a_secret_key_is_generated_privately_unless_it_is_set(tmp_path: Path) -> None:
+    given = Settings(secret_key=("a" * 32, "b" * 32), data_dir=tmp_path)
+    assert secrets_of(given) == ("a" * 32, "b" * 32)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / ".secret_key.0123456789abcdef").write_text("half a k")  # left by a process that was killed
     (made,) = secrets_of(Settings(data_dir=tmp_path))
+    path = tmp_path / "secret_key"
     assert len(made) == 64
-    assert [path.name for path in tmp_path.iterdir()] == ["secret_key"]
+    assert secrets_of(Settings(data_dir=tmp_path)) == (made,)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def make_secret(folder: str) -> tuple[str, ...]:
     return secrets_of(Settings(data_dir=Path(folder)))
 
 
-def test_ten_processes_at_once_agree_on_one_secret_key(tmp_path: Path) -> None:
+def test_ten_processes_agree_on_one_secret_key(tmp_path: Path) -> None:
     with PROCESSES.Pool(10) as pool:
         made = pool.map(make_secret, [str(tmp_path / "data")] * 40, chunksize=1)
         pool.close()

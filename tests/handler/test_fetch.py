@@ -264,7 +264,7 @@ def test_one_of_ten_that_fails_is_named_and_stops_the_others(files: FileServer, 
 
     def endless(request: Request) -> Reply:
         began.release()
-        return Reply(200, b"x" * 500, trickle_s=0.02)
+        return Reply(200, b"x" * 500, trickle_s=0.1)
 
     def gone(request: Request) -> Reply:
         for _ in range(3):
@@ -281,7 +281,7 @@ def test_one_of_ten_that_fails_is_named_and_stops_the_others(files: FileServer, 
 def test_a_stopped_attempt_asks_for_no_further_file(files: FileServer, work: Work) -> None:
     def stop(request: Request) -> Reply:
         work.stop.set(Cancelled())
-        return Reply(200, b"x" * 1000, trickle_s=0.02)
+        return Reply(200, b"x" * 1000, trickle_s=0.1)
 
     files.routes |= {f"/{i}": stop for i in range(10)}
     with pytest.raises(Cancelled):

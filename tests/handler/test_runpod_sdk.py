@@ -47,7 +47,7 @@ def test_it_takes_a_job_and_posts_its_result(caption: Job, gateway: Gateway, pla
     start()
     eventually(lambda: platform.ends)
     assert set(platform.ends[0]) == {"output"}
-    assert set(platform.ends[0]["output"]) == {"stats"}
+    assert set(platform.ends[0]["output"]) == {"outputs", "stats"}
     assert gateway.types[-1] == "completed"
     assert len(gateway.puts) == 1
 

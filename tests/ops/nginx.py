@@ -1,4 +1,4 @@
-"""Debian's nginx on loopback with the configuration that is shipped, before a real gateway; and who attacks it."""
+"""Debian's nginx on loopback with the shipped configuration, in front of a real gateway, and attackers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONFIG = ROOT / "ops/nginx.conf"
 
 
 def config(folder: Path, port: int, gateway_port: int) -> str:
-    """The shipped one, with this machine's addresses and folders and nothing else changed."""
+    """The shipped configuration with only addresses and folders replaced."""
     places = "".join(
         f"    {kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
@@ -44,7 +44,7 @@ def config(folder: Path, port: int, gateway_port: int) -> str:
 
 @contextmanager
 def fronted(folder: Path) -> Iterator[Live]:
-    """A gateway whose `port` and `origin` are nginx's; what it hands out leads through nginx too."""
+    """A gateway behind nginx: `port`, `origin` and all URLs are nginx's."""
     assert NGINX is not None
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
@@ -71,7 +71,7 @@ def up(front: Live) -> bool:
 
 
 class Stalled:
-    """`tests.ops.stalled` in a process of its own, while inside."""
+    """Runs `tests.ops.stalled` in a separate process."""
 
     def __init__(self, port: int, count: int, requests: list[bytes]) -> None:
         command = [sys.executable, "-m", "tests.ops.stalled", str(port), str(count)]
@@ -85,7 +85,7 @@ class Stalled:
         return self
 
     def count(self) -> tuple[int, int]:
-        """How many are open now, and how many have been opened in all."""
+        """The numbers of connections open now and opened in total."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
@@ -97,7 +97,7 @@ class Stalled:
 
 
 def latencies(calls: Sequence[Callable[[], object]], seconds: float, pause_s: float = 0.01) -> list[list[float]]:
-    """Make `calls` in turn for `seconds`. How long those of each kind took, sorted, in seconds."""
+    """Make `calls` alternately for `seconds`. Returns the sorted durations of each in seconds."""
     taken: list[list[float]] = [[] for _ in calls]
     ends_at = time.monotonic() + seconds
     while time.monotonic() < ends_at:

@@ -1,4 +1,4 @@
-"""compose.yaml says the same as the configuration that it mounts."""
+"""compose.yaml matches the configuration that it mounts."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def services() -> dict[str, Any]:
     return dict(yaml.safe_load((ROOT / "compose.yaml").read_text())["services"])
 
 
-def test_only_nginx_can_be_reached(services: dict[str, Any]) -> None:
+def test_only_nginx_is_published(services: dict[str, Any]) -> None:
     assert [name for name, service in services.items() if "ports" in service] == ["nginx"]
     assert "server gateway:8000;" in (ROOT / "ops/nginx.conf").read_text()
     assert services["gateway"]["environment"]["PORT"] == "8000"
 
 
-def test_the_gateway_keeps_its_data_and_has_no_rights(services: dict[str, Any]) -> None:
+def test_the_gateway_keeps_its_data_and_has_no_capabilities(services: dict[str, Any]) -> None:
     gateway = services["gateway"]
     assert gateway["volumes"] == ["data:/data"] and gateway["environment"]["DATA_DIR"] == "/data"
     assert gateway["read_only"] and gateway["cap_drop"] == ["ALL"]
@@ -31,6 +31,6 @@ def test_the_gateway_keeps_its_data_and_has_no_rights(services: dict[str, Any]) 
     assert {name.lower() for name in gateway["environment"]} <= set(Settings.__dataclass_fields__)
 
 
-def test_what_is_mounted_and_built_is_there(services: dict[str, Any]) -> None:
+def test_mounted_and_built_files_exist(services: dict[str, Any]) -> None:
     assert (ROOT / services["gateway"]["build"]["dockerfile"]).exists()
     assert services["nginx"]["volumes"] == ["./ops/nginx.conf:/etc/nginx/nginx.conf:ro"]

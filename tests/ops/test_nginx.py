@@ -1,4 +1,4 @@
-"""The shipped nginx configuration, before a real gateway."""
+"""The shipped nginx configuration in front of a real gateway."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def front(folder: Path) -> Iterator[Live]:
         yield running
 
 
-def test_nginx_finds_no_mistake_in_it(tmp_path: Path) -> None:
+def test_nginx_accepts_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "nginx.conf").write_text(config(tmp_path, 8080, 8000))
     said = subprocess.run(
         [str(NGINX), "-t", "-c", tmp_path / "nginx.conf"], capture_output=True, text=True, timeout=PATIENCE_S
@@ -45,7 +45,7 @@ def test_nginx_finds_no_mistake_in_it(tmp_path: Path) -> None:
     assert said.returncode == 0 and "[warn]" not in said.stderr, said.stderr
 
 
-def test_jobs_go_through(front: Live) -> None:
+def test_jobs_are_forwarded(front: Live) -> None:
     job = front.call("POST", "/video/caption", json=CAPTION)
     assert job.status_code == 202 and "Server" in job.headers and "/" not in job.headers["Server"]
     assert front.call("GET", job.headers["Location"]).json()["status"] == "queued"
@@ -53,7 +53,7 @@ def test_jobs_go_through(front: Live) -> None:
     assert (refused.status_code, refused.json()["code"]) == (401, "unauthorized")
 
 
-def test_a_waiting_request_is_answered_when_its_job_ends(front: Live) -> None:
+def test_a_waiting_request_returns_when_its_job_ends(front: Live) -> None:
     job, _ = front.claimed_job()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(front.call, "GET", f"/jobs/{job.id}", headers={"Prefer": "wait=60"})
@@ -63,7 +63,7 @@ def test_a_waiting_request_is_answered_when_its_job_ends(front: Live) -> None:
         assert waiting.result(30).json()["status"] == "cancelled"  # half of what it would wait
 
 
-def test_a_file_of_the_largest_size_comes_back_the_same_and_in_parts(front: Live) -> None:
+def test_a_file_of_the_maximum_size_is_stored_and_served(front: Live) -> None:
     body = b"ID3" + os.urandom(MAX_ASSET_BYTES - 3)
     url = front.call("POST", "/files", data=body).json()["url"]
     assert url.startswith(front.origin)
@@ -72,13 +72,13 @@ def test_a_file_of_the_largest_size_comes_back_the_same_and_in_parts(front: Live
     assert (part.status_code, part.content) == (206, body[1000:2000])
     assert part.headers["Content-Range"] == f"bytes 1000-1999/{len(body)}"
     assert front.call("HEAD", url, key=None).headers["Content-Length"] == str(len(body))
-    # refused by its head; to who goes on sending nginx may say 502 instead, as the gateway reads no more
+    # Refused by its header. A client that keeps sending may get 502 from nginx, because the gateway reads no further.
     head = f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: {len(body) + 1}"
     with front.half_sent(head, b"ID3") as connection:
         assert read_reply(connection, wait_closed_s=0.1).status == 413
 
 
-def test_a_worker_stores_an_output_through_it(front: Live) -> None:
+def test_a_worker_stores_an_output(front: Live) -> None:
     _, attempt = front.claimed_job()
     upload = front.services.storage.presign_put(video_key(attempt), max_bytes=9, expires_at=attempt.deadline)
     path = upload.url.partition("/files/")[2]
@@ -86,7 +86,7 @@ def test_a_worker_stores_an_output_through_it(front: Live) -> None:
     assert front.services.storage.stat(video_key(attempt)).size_bytes == 9  # type: ignore[union-attr]
 
 
-def test_without_a_key_no_byte_of_an_upload_is_taken(front: Live, folder: Path) -> None:
+def test_without_a_key_no_byte_of_an_upload_is_stored(front: Live, folder: Path) -> None:
     for head in (
         "POST /files HTTP/1.1\nContent-Length: 60000000",
         "PUT /files/x?signature=y HTTP/1.1\nContent-Length: 9",
@@ -96,19 +96,19 @@ def test_without_a_key_no_byte_of_an_upload_is_taken(front: Live, folder: Path) 
     assert [path for path in (folder / "client_body").rglob("*") if path.is_file()] == []
 
 
-def test_what_clients_say_of_themselves_is_not_passed_on(front: Live) -> None:
+def test_forwarded_headers_of_clients_are_dropped(front: Live) -> None:
     forged = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "Forwarded": "proto=https"}
     answer = front.call("GET", "/health", headers=forged)
     assert "Strict-Transport-Security" not in answer.headers
 
 
-def test_large_headers_and_bodies_end_at_nginx(front: Live) -> None:
+def test_nginx_refuses_large_headers_and_bodies(front: Live) -> None:
     assert front.call("GET", "/jobs", headers={"X-Much": "x" * 9000}).status_code == 400
     assert front.call("GET", "/jobs?x=" + "x" * 9000).status_code == 414
     assert front.call("POST", "/video/caption", data=b"x" * 1_100_000).status_code == 413
 
 
-def test_one_address_has_so_many_requests_under_way_and_no_more(front: Live) -> None:
+def test_the_concurrent_requests_of_an_address_are_limited(front: Live) -> None:
     head = f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: 1000000"
     with ExitStack() as stack:
         connections = [stack.enter_context(front.half_sent(head)) for _ in range(20)]
@@ -123,7 +123,7 @@ def test_one_address_has_so_many_requests_under_way_and_no_more(front: Live) -> 
         assert front.call("GET", "/health").status_code == 200
 
 
-def test_no_signature_is_in_the_log_of_nginx(front: Live, folder: Path) -> None:
+def test_the_log_contains_no_signature(front: Live, folder: Path) -> None:
     url = front.call("POST", "/files", data=b"ID3").json()["url"]
     signature = url.partition("signature=")[2]
     front.call("GET", url)
@@ -148,15 +148,17 @@ ATTACKS = {
 
 @pytest.fixture(scope="module")
 def aside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], object]]:
-    """A call to another nginx before another gateway, which nobody attacks."""
+    """A call to another nginx and gateway without attackers."""
     with fronted(tmp_path_factory.mktemp("aside")) as other:
         yield lambda: other.call("GET", "/health")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("attack", [*ATTACKS, "all"])
-def test_a_thousand_stalled_connections_harm_nobody(front: Live, aside: Callable[[], object], attack: str) -> None:
-    """Honest requests, each on a connection of its own, meanwhile; in turn with others to a server without attackers."""
+def test_a_thousand_stalled_connections_delay_no_other_client(
+    front: Live, aside: Callable[[], object], attack: str
+) -> None:
+    """Other requests, each on its own connection, alternate with requests to a server without attackers."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 4 * STALLED:
         pytest.skip("needs more open files")
@@ -180,5 +182,5 @@ def test_a_thousand_stalled_connections_harm_nobody(front: Live, aside: Callable
           f" p99 {p99:.3f} s, before {before:.3f} s, aside {base:.3f} s")  # fmt: skip
     assert job.status_code == 202
     assert alive > 0.8 * STALLED
-    # A machine that is that slow without an attack, or where nobody attacks, shows nothing.
+    # A machine that is as slow without an attack shows nothing.
     assert p99 < max(P99_S, 3 * before, 3 * base)

@@ -1,4 +1,4 @@
-"""The database's schema, step by step. Migrations only add, so that release N runs on the schema of N−1."""
+"""The database's schema, step by step. Migrations only add, so release N−1 still runs on the schema of N."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from alembic.config import Config
 from gateway.db.engine import make_engine
 from gateway.settings import Settings
 
-_LOCK_NUMBER = 7_302_533  # any number of our own; PostgreSQL's advisory locks are numbered
+_LOCK_NUMBER = 7_302_533  # arbitrary but fixed: PostgreSQL's advisory locks are numbered
 
 
 def migrate(settings: Settings) -> None:
     """Bring the database to this release's schema; any number of processes may call it at once."""
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Another process may hold the lock, and a big table may take, as long as they need.
+    # No time limit: another process may hold the lock for long, and migrating a large table takes time.
     engine = make_engine(settings.database, pool_size=2, statement_s=0, may_create=True)
     try:
         with _locked(settings, engine):
             if engine.dialect.name == "sqlite":
                 with engine.connect() as connection:
-                    # Kept in the file for good; processes that switch a fresh file at once get "database is locked".
+                    # Stored in the file. Processes that switch a new file at the same time get "database is locked".
                     connection.connection.cursor().execute("PRAGMA journal_mode=WAL")
             config = Config()
             config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))

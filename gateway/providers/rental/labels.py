@@ -1,4 +1,4 @@
-"""The label of a rented machine, which tells our machines from all others on the account.
+"""The label of a rented machine, which distinguishes our machines from all others on the account.
 
 `reelay:<deployment>:<uuid of the rental>:<seconds since 1970 of its intent>`. Only a label that has this form to the
 last character is ours.

@@ -43,7 +43,7 @@ class RentalWriter:
         return time.monotonic() > self._ends_at
 
     def transaction(self, do: Callable[[Transaction], Any]) -> Any:
-        """Do it in a transaction in which nobody can take the lease over."""
+        """Call `do` in a transaction during which the lease cannot be taken over."""
         with self._store.transaction() as tx:
             rental_store.must_hold(tx, self._lease, self._token)
             return do(tx)

@@ -253,10 +253,10 @@ def _not_usable(answer: Answer) -> Unavailable:
 
 def why_waiting(health: Mapping[str, Any]) -> str:
     """What a `/health` document says about jobs that no worker takes."""
-    told = health.get("workers")
-    if not isinstance(told, Mapping):
+    counts = health.get("workers")
+    if not isinstance(counts, Mapping):
         return "RunPod does not say why"
-    workers = {str(name): count for name, count in told.items() if isinstance(count, int) and count > 0}
+    workers = {str(name): count for name, count in counts.items() if isinstance(count, int) and count > 0}
     if any(workers.get(name) for name in ("running", "idle", "ready")):
         return "its workers are busy"
     if unhealthy := workers.get("unhealthy"):
@@ -284,8 +284,8 @@ def _remote(status: str, body: Mapping[str, Any]) -> Remote:
     return Remote(phase, error=ended or job_error(body.get("error")), execution_ms=execution_ms)
 
 
-def _ms(told: Any) -> int | None:
-    return told if type(told) is int and 0 <= told <= MAX_MS else None
+def _ms(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value <= MAX_MS else None
 
 
 def job_error(raw: Any) -> JobError:
@@ -300,5 +300,5 @@ def job_error(raw: Any) -> JobError:
 
 
 def _progress(output: Any) -> float:
-    told = output.get("progress") if isinstance(output, Mapping) else None
-    return float(told) if isinstance(told, int | float) and 0 <= told <= 1 else 0.0
+    value = output.get("progress") if isinstance(output, Mapping) else None
+    return float(value) if isinstance(value, int | float) and 0 <= value <= 1 else 0.0

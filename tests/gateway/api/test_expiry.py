@@ -1,4 +1,4 @@
-"""What clients see of things whose time is up."""
+"""Expired jobs, outputs and uploads as clients see them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.outputs import video_key
 DAY_MS = 24 * 3600 * 1000
 
 
-def test_a_completed_job_tells_until_when_its_video_is_there(
+def test_a_completed_job_shows_its_outputs_until_they_expire(
     api: FlaskClient, worker: Worker, clock: FixedClock
 ) -> None:
     worker.finish()
@@ -29,12 +29,12 @@ def test_a_completed_job_tells_until_when_its_video_is_there(
     response = api.get(path)
     assert response.status_code == 200
     assert response.get_json() == {
-        name: value for name, value in before.items() if name not in {"outputs", "video_url"}
+        name: value for name, value in before.items() if name not in {"video_url", "outputs"}
     }
     assert api.get("/jobs").get_json()["jobs"] == [response.get_json()]
 
 
-def test_a_job_without_a_video_tells_no_time(api: FlaskClient, job_factory: JobFactory) -> None:
+def test_a_job_without_outputs_has_no_expiry(api: FlaskClient, job_factory: JobFactory) -> None:
     for status in set(JobStatus) - {JobStatus.COMPLETED}:
         job = job_factory(status=status, started_at=1, finished_at=2, error_code="job_timeout", error_message="Long.")
         assert "expiresAt" not in api.get(f"/jobs/{job.id}").get_json()
@@ -81,7 +81,7 @@ def test_a_download_outlives_its_file(
     response.close()
 
 
-def test_an_old_upload_can_be_fetched_while_a_job_waits_and_not_afterwards(
+def test_an_expired_upload_stays_while_a_job_waits(
     api: FlaskClient, client: FlaskClient, services: Services, clock: FixedClock
 ) -> None:
     answer = api.post("/files", data=b"ID3 a song", content_type="video/mp4").get_json()
@@ -98,7 +98,7 @@ def test_an_old_upload_can_be_fetched_while_a_job_waits_and_not_afterwards(
     assert_problem(client.get(local(answer["url"]), buffered=True), 404, "not_found")
 
 
-def test_a_late_upload_of_a_superseded_attempt_is_refused_and_one_that_slipped_in_is_removed(
+def test_late_uploads_of_a_superseded_attempt_are_refused_or_removed(
     api: FlaskClient, worker: Worker, services: Services, clock: FixedClock
 ) -> None:
     late = services.store.attempt(worker.attempt_id)
@@ -120,7 +120,7 @@ def test_a_late_upload_of_a_superseded_attempt_is_refused_and_one_that_slipped_i
     assert list(services.storage.keys()) == []
 
 
-def test_a_longer_time_of_another_setting_counts_at_once(
+def test_a_longer_retention_applies_immediately(
     api: FlaskClient, app: object, worker: Worker, clock: FixedClock, wire: Wire
 ) -> None:
     worker.finish()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from gateway.db.engine import MOST_CONNECTIONS, make_engine
+from gateway.db.engine import MAX_CONNECTIONS, make_engine
 from gateway.db.store import Store
 from gateway.domain.jobs import Job
 from tests.gateway.conftest import PARAMS, START_MS, new_job
@@ -48,7 +48,7 @@ def test_ping_raises_when_the_tables_are_missing(tmp_path: Path) -> None:
 
 
 def test_more_threads_than_connections_wait_for_each_other_and_all_are_served(store: Store) -> None:
-    made = [new_job(START_MS) for _ in range(8 * MOST_CONNECTIONS)]
+    made = [new_job(START_MS) for _ in range(8 * MAX_CONNECTIONS)]
 
     def use(job: Job) -> Job | None:
         store.add_job(job, PARAMS)
@@ -59,4 +59,4 @@ def test_more_threads_than_connections_wait_for_each_other_and_all_are_served(st
 
     with ThreadPoolExecutor(len(made)) as threads:
         assert list(threads.map(use, made)) == [replace(job, waits=1) for job in made]
-    assert store._engine.pool.checkedin() <= MOST_CONNECTIONS
+    assert store._engine.pool.checkedin() <= MAX_CONNECTIONS

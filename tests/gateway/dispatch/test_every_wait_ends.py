@@ -18,7 +18,7 @@ from gateway.db.engine import make_engine
 from gateway.dispatch import attempt_writer
 from gateway.dispatch.limits import AMBIGUOUS_MS, SILENCE_MS, UNCLAIMED_MS
 from gateway.dispatch.loop import LEASE_MS
-from gateway.dispatch.poll_schedule import MOST_MS
+from gateway.dispatch.poll_schedule import MAX_MS
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import MARGIN_MS, Job, JobStatus
 from gateway.domain.transitions import MAX_TRIES
@@ -58,7 +58,7 @@ SIZE = 5
 RESULT = {"outputs": {"video": {"size_bytes": SIZE}}, "stats": {"size_bytes": SIZE, "duration_s": 2.0}}
 COMPLETED = Remote(Phase.COMPLETED, result=RESULT)
 # From one look to the next, however it is spread, and from one try to the next.
-LOOK_MS, RETRY_MS = MOST_MS + 2_000, 6_000
+LOOK_MS, RETRY_MS = MAX_MS + 2_000, 6_000
 LIMIT_MS = RUN_S * 1000 + MARGIN_MS
 TRY_MS = QUEUE_S * 1000 + LIMIT_MS + LOOK_MS + RETRY_MS
 BUG = RuntimeError("a bug")

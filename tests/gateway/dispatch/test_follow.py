@@ -55,7 +55,7 @@ def test_polled_progress_goes_on_and_never_back(
 def test_claimed_attempts_too_share_the_looks_of_a_second(
     services: Services, provider: FakeProvider, job_factory: JobFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(poll_schedule, "LOOKS_A_SECOND", 2)
+    monkeypatch.setattr(poll_schedule, "POLLS_PER_S", 2)
     provider.default["poll"] = Remote(Phase.RUNNING, progress=0.1)
     claimed = [job_factory(attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING, tries=1) for _ in range(5)]
     turn(services)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from gateway.dispatch.poll_schedule import FIRST_MS, LEAST_MS, LOOKS_A_SECOND, MOST_MS, TOLD_FIRST_MS, PollScheduler
+from gateway.dispatch.poll_schedule import FIRST_MS, FIRST_WITH_EVENTS_MS, MAX_MS, MIN_MS, POLLS_PER_S, PollScheduler
 from gateway.domain.attempts import AttemptState
 from tests.gateway.conftest import START_MS, new_attempt, new_job
 
@@ -20,8 +20,8 @@ def learnt(*lengths_ms: int) -> PollScheduler:
     return poll_scheduler
 
 
-def pause(poll_scheduler: PollScheduler, age_ms: int, *, told: bool = False) -> int:
-    return poll_scheduler.pause_ms(ATTEMPT, "img2vid", START_MS + age_ms, told=told)
+def pause(poll_scheduler: PollScheduler, age_ms: int, *, events: bool = False) -> int:
+    return poll_scheduler.pause_ms(ATTEMPT, "img2vid", START_MS + age_ms, events=events)
 
 
 def test_the_first_look_is_when_such_jobs_usually_end() -> None:
@@ -31,9 +31,9 @@ def test_the_first_look_is_when_such_jobs_usually_end() -> None:
 
 def test_once_it_should_have_ended_looks_come_soon_and_then_more_seldom() -> None:
     poll_scheduler = learnt(4_000)
-    assert pause(poll_scheduler, 4_000) == LEAST_MS
+    assert pause(poll_scheduler, 4_000) == MIN_MS
     assert pause(poll_scheduler, 20_000) == 3_000
-    assert pause(poll_scheduler, 3_600_000) == MOST_MS
+    assert pause(poll_scheduler, 3_600_000) == MAX_MS
 
 
 def test_the_providers_word_on_the_length_goes_before_when_we_saw_the_end() -> None:
@@ -44,25 +44,25 @@ def test_the_providers_word_on_the_length_goes_before_when_we_saw_the_end() -> N
 
 def test_nothing_is_known_of_another_operation_or_of_attempts_that_failed() -> None:
     poll_scheduler = learnt(50)
-    assert poll_scheduler.pause_ms(ATTEMPT, "caption", START_MS, told=False) == FIRST_MS
+    assert poll_scheduler.pause_ms(ATTEMPT, "caption", START_MS, events=False) == FIRST_MS
     failed = PollScheduler()
     failed.learn(JOB, replace(ATTEMPT, state=AttemptState.FAILED, ended_at=START_MS + 50))
     assert pause(failed, 0) == FIRST_MS
 
 
-def test_where_the_end_is_told_looks_are_only_a_safety_net() -> None:
+def test_with_events_polls_are_only_a_safety_net() -> None:
     poll_scheduler = learnt(1_000)
-    assert pause(poll_scheduler, 0, told=True) == TOLD_FIRST_MS
-    assert pause(poll_scheduler, 20_000, told=True) == 10_000
-    assert pause(poll_scheduler, 600_000, told=True) == MOST_MS
+    assert pause(poll_scheduler, 0, events=True) == FIRST_WITH_EVENTS_MS
+    assert pause(poll_scheduler, 20_000, events=True) == 10_000
+    assert pause(poll_scheduler, 600_000, events=True) == MAX_MS
 
 
 def test_five_thousand_attempts_are_looked_at_less_than_a_hundred_times_a_second_and_within_a_minute_each() -> None:
     poll_scheduler = PollScheduler()
     looks: Counter[int] = Counter()
     for _ in range(5_000):
-        looks[(START_MS + pause(poll_scheduler, 0, told=True)) // 1000] += 1
-    assert max(looks.values()) == LOOKS_A_SECOND < 100
+        looks[(START_MS + pause(poll_scheduler, 0, events=True)) // 1000] += 1
+    assert max(looks.values()) == POLLS_PER_S < 100
     assert max(looks) - START_MS // 1000 < 60
 
 

@@ -11,7 +11,7 @@ import pytest
 from gateway.dispatch import submit
 from gateway.dispatch.limits import AMBIGUOUS_MS
 from gateway.dispatch.loop import LEASE_MS
-from gateway.dispatch.poll_schedule import TOLD_FIRST_MS
+from gateway.dispatch.poll_schedule import FIRST_WITH_EVENTS_MS
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import JobStatus
 from gateway.providers.base import Accepted, Ambiguous, NoCapacity, NotYet, Phase, Refused, Remote, Unavailable
@@ -51,7 +51,7 @@ def test_an_accepted_attempt_counts_and_is_looked_at_again(
         JobStatus.QUEUED,
         1,
         None,
-        START_MS + TOLD_FIRST_MS,
+        START_MS + FIRST_WITH_EVENTS_MS,
     )
 
 

@@ -205,8 +205,8 @@ def began(row: Row, deployment: str) -> float | None:
 class Reaper:
     """One run."""
 
-    def __init__(self, vast: Vast, wish: argparse.Namespace) -> None:
-        self._vast, self._wish = vast, wish
+    def __init__(self, vast: Vast, options: argparse.Namespace) -> None:
+        self._vast, self._wish = vast, options
         self._done: set[int] = set()
         self._left: set[int] = set()
 
@@ -300,27 +300,27 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--most", type=int, default=MAX_DESTROYED, metavar="N", help=f"destroy at most N ({MAX_DESTROYED})"
     )
     parser.add_argument("--pause", type=float, default=PAUSE_S, metavar="SECONDS", help=argparse.SUPPRESS)
-    wish = parser.parse_args(argv)
-    if not re.fullmatch(r"[a-z0-9-]{1,32}", wish.deployment or ""):
+    options = parser.parse_args(argv)
+    if not re.fullmatch(r"[a-z0-9-]{1,32}", options.deployment or ""):
         parser.error("--deployment or DEPLOYMENT must name the deployment, as the gateway's DEPLOYMENT does")
     if not os.environ.get("VAST_API_KEY"):
         parser.error("VAST_API_KEY is not set")
     try:
-        wish.max_age = wish.max_age if wish.max_age is not None else float(lifetime_s) + GRACE_S
+        options.max_age = options.max_age if options.max_age is not None else float(lifetime_s) + GRACE_S
     except ValueError:
         parser.error("VAST_MAX_LIFETIME is not a number")
-    if not wish.max_age >= GRACE_S:  # nor is NaN
+    if not options.max_age >= GRACE_S:  # nor is NaN
         parser.error(f"--max-age: at least {GRACE_S}; --all takes all")
-    return wish
+    return options
 
 
 def main(argv: list[str] | None = None) -> int:
-    wish = arguments(argv)
+    options = arguments(argv)
     signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(RUN_S)
-    vast = Vast(os.environ.get("VAST_API_BASE") or BASE, os.environ["VAST_API_KEY"], wish.pause)
+    vast = Vast(os.environ.get("VAST_API_BASE") or BASE, os.environ["VAST_API_KEY"], options.pause)
     try:
-        return 0 if Reaper(vast, wish).run() else 1
+        return 0 if Reaper(vast, options).run() else 1
     except (Unclear, TooLong) as error:
         sys.stderr.write(f"Vast.ai {error}\n")
         return 2

@@ -1,4 +1,4 @@
-"""What an endpoint costs: workers are billed from their start to the end of their idle time."""
+"""What an endpoint costs. Workers are billed from their start to the end of their idle time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def head(idle_s: int) -> tuple[str, ...]:
     return ("Pool", "GPUs", "a second", f"a job of {EXAMPLE_JOB_S} s", f"its {idle_s} s idle", "both")
 
 
-def most_per_hour(pools: tuple[Pool, ...], gpus: int, workers: int, prices: Mapping[str, int] | None) -> str:
-    """All workers busy for an hour on the dearest pool."""
-    dearest = max(price_nano_per_s(pool.name, prices) or 0 for pool in pools)
-    return f"${3600 * workers * gpus * dearest / NANO:.2f}"
+def max_per_hour(pools: tuple[Pool, ...], gpus: int, workers: int, prices: Mapping[str, int] | None) -> str:
+    """The cost of an hour with all workers busy on the most expensive pool."""
+    highest = max(price_nano_per_s(pool.name, prices) or 0 for pool in pools)
+    return f"${3600 * workers * gpus * highest / NANO:.2f}"

@@ -37,7 +37,7 @@ class Plan:
 
     @property
     def lines(self) -> list[Line]:
-        """Every field that the file tells, and the variables that only the present endpoint has."""
+        """Every field that the file sets, and the variables that only the present endpoint has."""
         present = self.present or {}
         wanted = {path: value for path, value in _flat(self.wanted.body) if path != "type"}
         lines = [Line(path, value, at(present, path)) for path, value in wanted.items()]
@@ -50,7 +50,7 @@ class Plan:
 
     @property
     def patch(self) -> dict[str, Any]:
-        """The members that differ, each whole: a part of `env` or of `gpu.pools` would take the rest away."""
+        """The members that differ, each complete: a part of `env` or of `gpu.pools` would remove the other entries."""
         return {top: self.wanted.body[top] for top in dict.fromkeys(line.path.split(".")[0] for line in self.changes)}
 
 
@@ -60,7 +60,7 @@ def look(management: Management, wanted: Wanted, endpoint_id: str | None) -> Pla
 
 
 def apply(management: Management, plan: Plan) -> Plan:
-    """Make it so; the answer is how it is then, and may still differ where RunPod kept a value of its own."""
+    """Create or change the endpoint; return the plan after that, which differs where RunPod kept another value."""
     if plan.present is None:
         return Plan(plan.wanted, _create(management, plan.wanted))
     if not plan.changes:

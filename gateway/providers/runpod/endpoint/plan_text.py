@@ -45,11 +45,11 @@ def kept_text(after: Plan) -> str:
 def costs_text(wanted: Wanted, prices: Mapping[str, int] | None) -> str:
     gpus, workers = wanted.body["gpu"]["count"], wanted.body["workers"]
     rows = estimate.rows(wanted.pools, gpus, workers["idleTimeout"], prices)
-    most = estimate.most_per_hour(wanted.pools, gpus, workers["max"], prices)
+    highest = estimate.max_per_hour(wanted.pools, gpus, workers["max"], prices)
     table_of_pools = table(estimate.head(workers["idleTimeout"]), rows)
     return (
         f"What a job that comes alone costs; the start of its worker comes on top:\n\n{table_of_pools}\n\n"
-        f"All {workers['max']} workers at once: at most {most} an hour."
+        f"All {workers['max']} workers at once: at most {highest} an hour."
     )
 
 
@@ -63,8 +63,8 @@ def status_text(endpoint: Endpoint, workers: list[Mapping[str, Any]], health: Ma
     ]
     if workers:
         parts.append(table(("Worker", "Status", "GPU", "Where", "Up", "Release"), [_worker(row) for row in workers]))
-    if told := list(hints(endpoint, health)):
-        parts.append("\n".join(told))
+    if found := list(hints(endpoint, health)):
+        parts.append("\n".join(found))
     return "\n\n".join(parts)
 
 
@@ -73,7 +73,7 @@ def hints(endpoint: Endpoint, health: Mapping[str, Mapping[str, int]]) -> Iterat
     jobs, workers = health["jobs"], health["workers"]
     alive = sum(workers.get(word, 0) for word in ("running", "idle", "ready"))
     if (endpoint.get("workers") or {}).get("max") == 0:
-        yield "! Max workers is 0: no job will ever run. RunPod does so after a week without jobs; `apply` mends it."
+        yield "! Max workers is 0: no job will ever run. RunPod does so after a week without jobs; `apply` restores it."
     if workers.get("unhealthy", 0):
         yield "! Unhealthy workers crash at their start, again and again: read their log in RunPod's page."
     if jobs.get("inQueue", 0) and workers.get("throttled", 0) and not alive:

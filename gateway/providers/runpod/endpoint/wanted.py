@@ -1,4 +1,4 @@
-"""What `runpod.toml` wants, checked before anything is called."""
+"""What `runpod.toml` asks for, checked before RunPod is called."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from common.validation import mistakes
 from gateway.providers.runpod.endpoint.failures import EndpointError
 from gateway.providers.runpod.gpus import POOLS, Pool
 
-# What the gateway keeps to itself: a worker holds no key of an account, a store or a client.
+# The gateway's secrets: a worker holds no key of an account, a storage or a client.
 GATEWAYS_OWN = frozenset(
     [
         "RUNPOD_API_KEY",
@@ -29,7 +29,7 @@ GATEWAYS_OWN = frozenset(
 )
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH|COOKIE|PRIVATE|SIGNATURE", re.IGNORECASE)
 _USER_IN_URL = re.compile(r"://[^/\s]*@")
-# Without a host's port taken for a tag: registry:5000/account/name:tag@digest
+# registry:5000/account/name:tag@digest, where the host's port is not a tag
 _IMAGE = re.compile(
     r"(?P<name>[a-z0-9]+(?:[._:-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)+)"
     r"(?::(?P<tag>[\w][\w.-]{0,127}))?(?P<digest>@sha256:[0-9a-f]{64})?"
@@ -38,9 +38,11 @@ _IMAGE = re.compile(
 
 @dataclass(frozen=True)
 class Wanted:
-    """`body` is what the management API takes to create the endpoint; `pools` are in the order of preference."""
+    """The endpoint that is asked for."""
 
+    #: What the management API takes to create it.
     body: Mapping[str, Any]
+    #: In the order of preference.
     pools: tuple[Pool, ...]
 
     @property
@@ -49,7 +51,7 @@ class Wanted:
 
 
 def load(path: Path, image: str | None = None) -> Wanted:
-    """The file at `path`; `image` stands in for the one that it names. Raises EndpointError with all mistakes."""
+    """The file at `path`; `image` replaces the one that it names. Raises EndpointError with all mistakes."""
     raw = _toml(path)
     if image is not None and isinstance(raw.get("project"), dict):
         raw["project"]["base_image"] = image
@@ -78,7 +80,7 @@ def _toml(path: Path) -> dict[str, Any]:
 
 
 def is_secret(name: str, value: str) -> bool:
-    """Whether the value of a variable is better not shown."""
+    """Whether the value of a variable must not be shown."""
     return bool(_SECRET.search(name) or _USER_IN_URL.search(value))
 
 
@@ -93,7 +95,7 @@ def _wanted(file: Mapping[str, Any]) -> Wanted:
             "excludedTypes": own["excluded_gpus"],
             "count": project["gpu_count"],
             "minCudaVersion": own["min_cuda"],
-            # said, because RunPod refuses a floor beside a set that somebody chose in its page
+            # sent, because RunPod refuses a minimum beside a set that was chosen in its page
             "allowedCudaVersions": [],
         },
         "workers": {
@@ -110,8 +112,8 @@ def _wanted(file: Mapping[str, Any]) -> Wanted:
     return Wanted(body, tuple(POOLS[name] for name in own["gpu_pools"]))
 
 
-def _whole(least: int, most: int) -> Any:
-    return fields.Integer(required=True, strict=True, validate=validate.Range(least, most))
+def _whole(minimum: int, maximum: int) -> Any:
+    return fields.Integer(required=True, strict=True, validate=validate.Range(minimum, maximum))
 
 
 def _flag() -> Any:
@@ -158,7 +160,7 @@ def _check_env(env: Mapping[str, str]) -> None:
 def _check_scaling(scaling: str) -> None:
     if scaling == "REQUEST_COUNT":
         raise ValidationError(
-            "REQUEST_COUNT takes no idle time-out (RunPod refuses the two together), and ours must be kept: "
+            "REQUEST_COUNT allows no idle timeout (RunPod refuses the two together), and ours is required: "
             "write QUEUE_DELAY."
         )
     if scaling != "QUEUE_DELAY":

@@ -11,18 +11,10 @@ from tests.gateway.providers.vast_scene import Scene
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("fault", "more"),
-    [
-        ("ignored", {}),
-        ("status", {"status": 500}),
-        ("rate_limited", {}),
-        ("auth_error", {}),
-        ("lost_request", {}),
-        ("lost_reply", {}),
-        ("garbage", {"body": "{}"}),
-    ],
-)
+@pytest.mark.parametrize(("fault", "more"), [
+    ("ignored", {}), ("status", {"status": 500}), ("rate_limited", {}), ("auth_error", {}), ("lost_request", {}),
+    ("lost_reply", {}), ("garbage", {"body": "{}"}),
+])  # fmt: skip
 def test_a_destroy_is_repeated_until_there_is_proof(scene: Scene, fault: str, more: dict[str, Any]) -> None:
     scene.ready()
     scene.go_on(295)

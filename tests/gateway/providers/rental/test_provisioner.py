@@ -14,26 +14,13 @@ from tests.gateway.providers.vast_scene import Scene
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("fault", "more", "behind"),
-    [
-        ("gone", {"status": 410}, 3),
-        ("gone", {"status": 404}, 0),
-        ("gone", {"status": 400}, 0),
-        ("lost_request", {}, 3),
-        ("lost_reply", {}, 0),
-        ("lost_reply", {}, 3),
-        ("error_after", {"status": 500}, 3),
-        ("contract_in_error", {"status": 500}, 3),
-        ("late_effect", {"status": 500, "seconds": 30}, 3),
-        ("late_effect", {"status": 500, "seconds": 400}, 3),
-        ("refused", {}, 0),
-        ("rate_limited", {}, 0),
-        ("status", {"status": 503}, 0),
-        ("auth_error", {}, 0),
-        ("garbage", {"body": "<html>"}, 3),
-    ],
-)
+@pytest.mark.parametrize(("fault", "more", "behind"), [
+    ("gone", {"status": 410}, 3), ("gone", {"status": 404}, 0), ("gone", {"status": 400}, 0), ("lost_request", {}, 3),
+    ("lost_reply", {}, 0), ("lost_reply", {}, 3), ("error_after", {"status": 500}, 3),
+    ("contract_in_error", {"status": 500}, 3), ("late_effect", {"status": 500, "seconds": 30}, 3),
+    ("late_effect", {"status": 500, "seconds": 400}, 3), ("refused", {}, 0), ("rate_limited", {}, 0),
+    ("status", {"status": 503}, 0), ("auth_error", {}, 0), ("garbage", {"body": "<html>"}, 3),
+])  # fmt: skip
 def test_a_creation_that_goes_wrong(scene: Scene, fault: str, more: dict[str, Any], behind: int) -> None:
     scene.vast.configure(list_behind=behind)
     scene.vast.inject(fault, "create", times=1, **more)

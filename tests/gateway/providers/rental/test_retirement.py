@@ -44,17 +44,10 @@ def test_a_job_gets_a_machine_which_goes_when_nobody_needs_it(scene: Scene) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("fault", "more", "within_s"),
-    [
-        ("never_runs", {}, 700),
-        ("pull_fails", {"word": "exited"}, 100),
-        ("pull_fails", {"word": "offline"}, 100),
-        ("no_worker", {}, 700),
-        ("black_hole", {}, 150),
-        ("slow_boot", {"seconds": 700.0}, 700),
-    ],
-)
+@pytest.mark.parametrize(("fault", "more", "within_s"), [
+    ("never_runs", {}, 700), ("pull_fails", {"word": "exited"}, 100), ("pull_fails", {"word": "offline"}, 100),
+    ("no_worker", {}, 700), ("black_hole", {}, 150), ("slow_boot", {"seconds": 700.0}, 700),
+])  # fmt: skip
 def test_a_machine_that_does_not_come_up_makes_room_for_another(
     scene: Scene, fault: str, more: dict[str, Any], within_s: float, impatient: None
 ) -> None:
@@ -102,16 +95,11 @@ def test_a_machine_whose_encoder_does_not_work_is_given_back_and_avoided(scene: 
     assert len(scene.vast.alive()) == 1, "the next machine is not to blame"
 
 
-@pytest.mark.parametrize(
-    ("codes", "goes"),
-    [
-        (["worker_disk_full", "worker_disk_full"], True),
-        (["upload_failed", "gateway_unreachable"], True),
-        (["worker_error", None, "worker_error"], False),
-        (["worker_error"], False),
-        (["asset_invalid", "asset_invalid"], False),
-    ],
-)
+@pytest.mark.parametrize(("codes", "goes"), [
+    (["worker_disk_full", "worker_disk_full"], True), (["upload_failed", "gateway_unreachable"], True),
+    (["worker_error", None, "worker_error"], False), (["worker_error"], False),
+    (["asset_invalid", "asset_invalid"], False),
+])  # fmt: skip
 def test_a_machine_where_two_jobs_in_a_row_fail_by_its_fault_goes(
     scene: Scene, codes: list[str | None], goes: bool
 ) -> None:

@@ -65,7 +65,7 @@ def test_the_keys_of_runpodctl_are_valid() -> None:
         for pool, gpu in [("AMPERE_80", "A100"), ("ADA_80_PRO", "H100"), ("HOPPER_141", "H200"), ("BLACKWELL_180", "B200")]
     ]
     + [
-        ('"QUEUE_DELAY"', '"REQUEST_COUNT"', "reelay.scaling: REQUEST_COUNT takes no idle time-out (RunPod refuses the two together), and ours must be kept: write QUEUE_DELAY."),
+        ('"QUEUE_DELAY"', '"REQUEST_COUNT"', "reelay.scaling: REQUEST_COUNT allows no idle timeout (RunPod refuses the two together), and ours is required: write QUEUE_DELAY."),
         ('"QUEUE_DELAY"', '"SLOW"', "reelay.scaling: Must be QUEUE_DELAY."),
         (IMAGE, "acme/worker:latest", "project.base_image: The tag `latest` is kept by every host as it first saw it: pin a version."),
         (IMAGE, "acme/worker", "project.base_image: Has no tag, which means `latest`: write account/name:tag."),
@@ -169,16 +169,10 @@ def test_the_name_is_known_even_when_the_rest_is_wrong() -> None:
     assert name_in(ROOT / "runpod.toml") == "reelay"
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "secret"),
-    [
-        ("HF_TOKEN", "x", True),
-        ("aws_secret_access_key", "x", True),
-        ("DB_PASSWORD", "x", True),
-        ("MIRROR", "https://user:word@mirror.example", True),
-        ("LOG_LEVEL", "INFO", False),
-        ("FETCH_ALLOW_ORIGINS", "https://mirror.example", False),
-    ],
-)
+@pytest.mark.parametrize(("name", "value", "secret"), [
+    ("HF_TOKEN", "x", True), ("aws_secret_access_key", "x", True), ("DB_PASSWORD", "x", True),
+    ("MIRROR", "https://user:word@mirror.example", True), ("LOG_LEVEL", "INFO", False),
+    ("FETCH_ALLOW_ORIGINS", "https://mirror.example", False),
+])  # fmt: skip
 def test_what_looks_like_a_secret(name: str, value: str, secret: bool) -> None:
     assert is_secret(name, value) is secret
