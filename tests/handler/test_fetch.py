@@ -216,7 +216,11 @@ def assets(files: FileServer, *paths: str) -> list[NamedAsset]:
 
 def fetch(named: list[NamedAsset], work: Work, files: FileServer, told: list[float] | None = None) -> dict[str, Path]:
     progress = (lambda fraction: None) if told is None else told.append
-    return fetch_all(named, work, deadline_s=20, allow_origins=(files.origin,), progress=progress)
+    return fetch_all(named, work, deadline_s=PATIENCE_S, allow_origins=(files.origin,), progress=progress)
+
+
+def fetching() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "fetch"}
 
 
 def test_every_asset_has_its_file_by_its_path(files: FileServer, work: Work) -> None:
@@ -256,11 +260,11 @@ def test_at_most_four_files_come_at_a_time(files: FileServer, work: Work) -> Non
 
 
 def test_one_of_ten_that_fails_is_named_and_stops_the_others(files: FileServer, work: Work) -> None:
-    began = threading.Semaphore(0)
+    began, before = threading.Semaphore(0), fetching()
 
     def endless(request: Request) -> Reply:
         began.release()
-        return Reply(200, b"x" * 500, trickle_s=0.02)
+        return Reply(200, b"x" * 500, trickle_s=0.1)
 
     def gone(request: Request) -> Reply:
         for _ in range(3):
@@ -270,14 +274,14 @@ def test_one_of_ten_that_fails_is_named_and_stops_the_others(files: FileServer, 
     files.routes |= {f"/{i}": endless for i in range(10)} | {"/2": gone}
     with pytest.raises(AssetNotFound, match=r"^items\[2\]\.url_image: the URL answered with HTTP status 404\.$"):
         fetch(assets(files, *(f"/{i}" for i in range(10))), work, files)
-    eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "fetch"], STOP_S)
+    eventually(lambda: not fetching() - before, STOP_S)
     assert len(files.requests) == 4, "those that had not begun were not asked for"
 
 
 def test_a_stopped_attempt_asks_for_no_further_file(files: FileServer, work: Work) -> None:
     def stop(request: Request) -> Reply:
         work.stop.set(Cancelled())
-        return Reply(200, b"x" * 1000, trickle_s=0.02)
+        return Reply(200, b"x" * 1000, trickle_s=0.1)
 
     files.routes |= {f"/{i}": stop for i in range(10)}
     with pytest.raises(Cancelled):
