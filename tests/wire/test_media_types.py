@@ -16,7 +16,7 @@ MIME = re.compile(r"\b(?:video|image|audio)/[a-z0-9.+-]+|application/(?:json|x-s
 EXTENSION = re.compile(rf"\.(?:{'|'.join(known.extension for known in MEDIA_TYPES.values())})\b")
 # Not files of a job: API documents, the worker's deadline, metrics.
 NOT_FILES = re.compile(
-    r"https?://\S+|application/(?:problem\+)?json|(?:openapi|deadline|test_input)\.json|\w+\.json\(|"
+    r"https?://\S+|application/(?:problem\+)?json|(?:openapi|deadline|test_input)\.json|\w+\.json[(.]|"
     r"content_type=\"text/plain\", description=\"Prometheus"
 )
 
