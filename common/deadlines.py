@@ -14,7 +14,7 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-#: Returns after how many seconds it is to be called again, or None for never.
+#: Returns the seconds until it must be called again, or None to stop.
 Action = Callable[[], float | None]
 
 

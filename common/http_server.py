@@ -107,7 +107,7 @@ def _shutdown(connection: socket.socket, how: int) -> None:
 
 
 class _Worker(ThreadWorker):  # type: ignore[misc]
-    """gthread, except that clients that stall or keep a closed connection open delay nobody else.
+    """gthread, except that clients that stall or keep a closed connection open delay no other client.
 
     Requests from addresses that are not `expected` share STRANGERS threads of their own. While all of these are busy,
     further connections of strangers are closed unread, so strangers only compete with each other.
@@ -178,7 +178,7 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
 class Server(BaseApplication):  # type: ignore[misc]
     """Serves the app that `make_app` returns when called in the serving process. `options` are gunicorn's settings.
 
-    `tls`: serve HTTPS only, with this context's certificate. `on_stop`: called in the serving process when it is told
+    `tls`: serve HTTPS only, with this context's certificate. `on_stop`: called in the serving process when it is asked
     to stop, before it waits for requests in progress. `expected(address)`: whether requests from an address take
     precedence over those of strangers.
     """
@@ -219,19 +219,19 @@ class Server(BaseApplication):  # type: ignore[misc]
         return self._make_app()
 
     def stopping(self, app: Flask | None) -> None:
-        """Call `on_stop`; `app` is None when the process is told to stop before it has loaded the app."""
+        """Call `on_stop`; `app` is None when the process is asked to stop before it has loaded the app."""
         if app is not None:
             self._on_stop(app)
 
 
-def read_no_more(response: Response) -> Response:
+def close_if_body_unread(response: Response) -> Response:
     """Close the connection after a response that leaves part of the request's body unread. For `app.after_request`.
 
     The remainder could otherwise be taken for the next request, which a proxy may attribute to another client.
     """
     if _body_may_be_unread(response):
         response.headers["Connection"] = "close"
-        # gunicorn ignores that header and would block a thread until the rest of the body arrives.
+        # gunicorn ignores that header and would block a thread until the remainder of the body arrives.
         connection = request.environ.get("gunicorn.socket")
         if connection is not None:
             connection.request.force_close()

@@ -308,7 +308,7 @@ class _Body:
         self._late: TooSlow | None = None
 
     def begin(self, total: int | None, expect: Callable[[int], None]) -> None:
-        """Report the size where it is known. Raises TooLarge for a body that would be too large."""
+        """Report the size if it is known. Raises TooLarge for a body that would be too large."""
         if total is not None:
             if total > self._max_bytes:
                 raise TooLarge

@@ -83,12 +83,12 @@ def whole(minimum: int, maximum: int) -> fields.Integer:
 
 
 def http_url(check: Callable[[str], None] | None = None) -> fields.Url:
-    """A URL of a server, also on the local network; `check` raises ValidationError for one that is wrong."""
+    """A URL of a server, possibly on the local network; `check` raises ValidationError if it is wrong."""
     return fields.Url(require_tld=False, schemes={"http", "https"}, validate=check)
 
 
 def setting(field: fields.Field[Any], default: Any, doc: str, *, variable: str | None = None) -> Any:
-    """A field of a settings dataclass, read from `variable` (default: the class's PREFIX and the field's name).
+    """Define a field of a settings dataclass, read from `variable` (default: the class's PREFIX and the field's name).
 
     `default` is given as the environment would: text is parsed by `field` too.
     """
@@ -113,7 +113,7 @@ def environment() -> dict[str, str]:
 
 
 def read(cls: type[S], environ: Mapping[str, str] | None = None) -> S:
-    """`cls` from `environ` (default: the environment, then `.env`). Raises SettingsError naming every mistake."""
+    """Read `cls` from `environ` (default: the environment, then `.env`). Raises SettingsError naming every mistake."""
     environ = environment() if environ is None else environ
     specs = variables(cls)
     schema = Schema.from_dict({name: f.metadata["field"] for name, f in specs.items()})(unknown=EXCLUDE)

@@ -80,7 +80,7 @@ def _start(worker: Any) -> None:
 def _begin_stop(app: Flask) -> None:
     services = app.extensions["reelay"]
     services.dispatcher.request_stop()  # a new step could be cut off between a call and its record
-    services.jobs.wait_no_more()
+    services.jobs.stop_waiting()
 
 
 def _stop(server: Any, worker: Any) -> None:

@@ -52,7 +52,7 @@ def check(settings: Settings) -> None:
 
 
 def _mistakes_of_providers(settings: Settings) -> Iterator[str]:
-    """Settings are required, and checked together, for the providers in PROVIDERS alone."""
+    """Report mistakes in the settings of the providers in PROVIDERS; those of other providers do not matter."""
     if not settings.providers:
         yield "PROVIDERS: must be set, for example PROVIDERS=local."
     for name in settings.providers or ():
@@ -67,9 +67,9 @@ def _mistakes_of(registration: Registration[Any], settings: Settings) -> Iterato
     for name in registration.required:
         if not getattr(own, name):
             yield f"{variable(cls, name)}: must be set for the provider {registration.name}."
-    # with S3 and without events no worker ever calls the gateway
-    alone = settings.storage == "s3" and not settings.worker_events
-    if registration.remote and not (settings.worker_url or settings.public_url or alone):
+    # with S3 and without events, no worker calls the gateway
+    never_called = settings.storage == "s3" and not settings.worker_events
+    if registration.remote and not (settings.worker_url or settings.public_url or never_called):
         yield (
             f"PUBLIC_URL or WORKER_URL: must be set for the provider {registration.name}, whose workers run elsewhere."
         )

@@ -58,12 +58,14 @@ P = TypeVar("P")
 
 @dataclass(frozen=True)
 class Settings:
-    """The gateway's own; `.env.example` is made from these lines. Those of a provider come with its package."""
+    """The gateway's settings; `.env.example` is generated from them. Those of a provider are in its package."""
 
-    #: The settings of providers, one object of each class. A class that is missing has its defaults.
+    #: The settings of providers, one object per class. A class that is missing has its defaults.
     parts: tuple[object, ...] = dataclasses.field(default=(), kw_only=True)
     providers: tuple[str, ...] = setting(
-        CommaList(), None, "Comma list of the providers below, in the order of trial. Must be set."
+        CommaList(),
+        None,
+        "Comma-separated providers, of those below, in the order in which they are tried. Required.",
     )
     x_api_key: str | None = setting(
         fields.String(validate=[validate.Length(min=16, max=MAX_SECRET_CHARACTERS), _own_key]),
@@ -73,92 +75,98 @@ class Settings:
     secret_key: tuple[str, ...] = setting(
         CommaList(),
         "",
-        "Signs URLs and tokens; a comma list rotates, newest first. Made and kept in DATA_DIR when not set.",
+        "Signs URLs and tokens. To rotate, a comma-separated list, newest first. Default: generated, kept in DATA_DIR.",
     )
-    data_dir: Path = setting(Folder(), "data", "Folder for the database, the stored files and the made SECRET_KEY.")
+    data_dir: Path = setting(
+        Folder(), "data", "Folder for the database, the stored files and the generated SECRET_KEY."
+    )
     database_url: str | None = setting(
         fields.String(validate=_database), None, "SQLAlchemy URL of the database. Default: SQLite in DATA_DIR."
     )
     storage: str = setting(
         fields.String(validate=validate.OneOf(["local", "s3"])),
         "local",
-        "Where outputs and uploads lie: `local` (in DATA_DIR) or `s3`.",
+        "Where outputs and uploads are stored: `local` (in DATA_DIR) or `s3`.",
     )
-    s3_bucket: str | None = setting(fields.String(), None, "The bucket.")
+    s3_bucket: str | None = setting(fields.String(), None, "Name of the bucket.")
     s3_endpoint_url: str | None = setting(
-        http_url(), None, "Where S3 is, as gateway, workers and clients all reach it. Default: Amazon's of S3_REGION."
+        http_url(), None, "URL of S3 for gateway, workers and clients alike. Default: Amazon's in S3_REGION."
     )
-    s3_region: str = setting(fields.String(), "us-east-1", "The bucket's region.")
-    s3_access_key_id: str | None = setting(fields.String(), None, "Of a key that may put, get, delete and list there.")
-    s3_secret_access_key: str | None = setting(fields.String(), None, "The secret of that key.")
-    s3_prefix: str = setting(fields.String(), "", "Put before every key in the bucket, for example `reelay/`.")
+    s3_region: str = setting(fields.String(), "us-east-1", "Region of the bucket.")
+    s3_access_key_id: str | None = setting(
+        fields.String(), None, "Id of a key that may put, get, delete and list objects."
+    )
+    s3_secret_access_key: str | None = setting(fields.String(), None, "Secret of that key.")
+    s3_prefix: str = setting(fields.String(), "", "Prefix of all object keys, for example `reelay/`.")
     host: str = setting(fields.String(), "127.0.0.1", "Address to listen on.")
     port: int = setting(whole(1, 65535), 8000, "Port to listen on.")
     run_dispatcher: bool = setting(
         fields.Boolean(),
         "true",
-        "Whether the gateway moves jobs itself; if not, run `python -m gateway.dispatch`.",
+        "Whether the gateway runs a dispatcher; if not, run `python -m gateway.dispatch`.",
     )
     threads: int = setting(
-        whole(4, 256), 16, "Threads that answer requests: at most half of them wait, a quarter transfer files."
+        whole(4, 256), 16, "Threads that serve requests: at most half wait for jobs, a quarter transfer files."
     )
-    public_url: str | None = setting(http_url(), None, "How clients reach the gateway. Default: http://127.0.0.1:PORT.")
-    worker_url: str | None = setting(http_url(), None, "How workers reach the gateway. Default: PUBLIC_URL.")
+    public_url: str | None = setting(
+        http_url(), None, "URL of the gateway for clients. Default: http://127.0.0.1:PORT."
+    )
+    worker_url: str | None = setting(http_url(), None, "URL of the gateway for workers. Default: PUBLIC_URL.")
     trusted_proxy_hops: int = setting(
         whole(0, 5),
         0,
-        "How many proxies stand before the gateway, whose X-Forwarded-For and -Proto are believed. One too many, and "
-        "clients forge their address.",
+        "Number of proxies in front of the gateway, whose X-Forwarded-For and -Proto are trusted. If it is too high, "
+        "clients can forge their address.",
     )
     cors_origins: tuple[str, ...] = setting(
-        Origins(), "", "Comma list of origins (scheme://host[:port]) whose pages may call the API from a browser."
+        Origins(), "", "Comma-separated origins (scheme://host[:port]) whose pages may call the API from a browser."
     )
     worker_events: bool = setting(
         fields.Boolean(),
         "true",
-        "Whether workers report to the gateway; without it ends are found by polling, and work may run twice.",
+        "Whether workers report to the gateway. If not, ends are found by polling, and a job may run twice.",
     )
     rate_limit_per_key: int = setting(
-        whole(0, 10_000_000), 12_000, "Requests that a key may make in a minute; 0 is no limit, here and below."
+        whole(0, 10_000_000), 12_000, "Maximum requests per minute with one key; 0 means no limit, here and below."
     )
     rate_limit_per_address: int = setting(
-        whole(0, 10_000_000), 600, "Requests without a key (`/ready`, documentation) in a minute from one address."
+        whole(0, 10_000_000),
+        600,
+        "Maximum requests per minute without key (`/ready`, documentation) from one address.",
     )
     failed_keys_per_address: int = setting(
         whole(0, 10_000_000),
         30,
-        "Requests with no valid key in a minute from one address; after that it gets 429 for the rest of the minute.",
+        "Maximum requests per minute without a valid key from one address; further ones get 429.",
     )
     rate_limit_storage: str = setting(
         fields.String(validate=_rate_storage),
         "memory://",
-        "Where requests are counted: `memory://`, each process for itself, or `redis://…`, shared by several gateways.",
+        "Where requests are counted: `memory://` in each process, `redis://…` for several gateways together.",
     )
-    max_jobs_per_key: int = setting(whole(0, 10_000_000), 5000, "Unfinished jobs that a key may have.")
+    max_jobs_per_key: int = setting(whole(0, 10_000_000), 5000, "Maximum unfinished jobs of one key.")
     max_waiting_per_key: int = setting(
-        whole(0, 128), 0, "Requests of one key that may wait for jobs at once. 0: the whole half of THREADS."
+        whole(0, 128), 0, "Maximum requests of one key that wait for jobs at once. 0: half of THREADS."
     )
     daily_spending_limit_usd: Decimal = setting(
         fields.Decimal(allow_nan=False, places=6, validate=validate.Range(0, 1_000_000)),
         "50",
-        "What the attempts of one key may cost in a day (UTC) before its new jobs are refused, in dollars.",
+        "Maximum cost of one key's attempts per day (UTC), in dollars; then its new jobs are refused.",
     )
-    max_body_bytes: int = setting(whole(1000, 100_000_000), 1_000_000, "Largest JSON body of a request.")
+    max_body_bytes: int = setting(whole(1000, 100_000_000), 1_000_000, "Maximum size of a JSON body.")
     max_asset_bytes: int = setting(
-        whole(1, 10 * GB), 100_000_000, "Largest file that a job may name or that is uploaded."
+        whole(1, 10 * GB), 100_000_000, "Maximum size of a file that a job fetches or a client uploads."
     )
-    max_job_assets_bytes: int = setting(
-        whole(1, 100 * GB), GB, "How many bytes all files that one job fetches may have together."
-    )
-    max_output_bytes: int = setting(
-        whole(1, 5 * GB), GB, "How many bytes all files that one job makes may have together."
-    )
-    job_timeout_seconds: int = setting(whole(1, 86_400), 600, "Longest time that one attempt may run.")
+    max_job_assets_bytes: int = setting(whole(1, 100 * GB), GB, "Maximum total size of the files that one job fetches.")
+    max_output_bytes: int = setting(whole(1, 5 * GB), GB, "Maximum total size of the files that one job makes.")
+    job_timeout_seconds: int = setting(whole(1, 86_400), 600, "Maximum time that one attempt may run.")
     queue_limit_seconds: int = setting(
-        whole(1, 7 * 86_400), 3600, "Longest time that a job waits for a worker before it fails with `queue_timeout`."
+        whole(1, 7 * 86_400), 3600, "Maximum time that a job waits for a worker before it fails with `queue_timeout`."
     )
-    max_wait_seconds: int = setting(whole(0, 3600), 90, "Longest wait that `Prefer: wait` gets; proxies cut at 100 s.")
-    default_wait_seconds: int = setting(whole(0, 3600), 0, "Wait of requests that do not ask for one.")
+    max_wait_seconds: int = setting(
+        whole(0, 3600), 90, "Maximum wait for `Prefer: wait`; Cloudflare ends requests after 100 s."
+    )
+    default_wait_seconds: int = setting(whole(0, 3600), 0, "Wait for requests without `Prefer: wait`.")
     url_ttl_seconds: int = setting(whole(60, 7 * 86_400), 86_400, "How long the URL of a finished file is valid.")
     output_retention_seconds: int = setting(
         whole(60, 365 * DAY_S), 7 * DAY_S, "How long finished files are kept; after that their job has no `outputs`."
@@ -166,7 +174,7 @@ class Settings:
     upload_retention_seconds: int = setting(
         whole(60, 365 * DAY_S),
         DAY_S,
-        "How long an uploaded file is kept; one that an unfinished job names stays until that job has ended.",
+        "How long an uploaded file is kept; a file that a job uses is kept at least until the job has ended.",
     )
     idempotency_retention_seconds: int = setting(
         whole(60, 365 * DAY_S), DAY_S, "How long an `Idempotency-Key` is remembered."
@@ -177,10 +185,10 @@ class Settings:
     webhook_allow_origins: tuple[str, ...] = setting(
         Origins(),
         "",
-        "Comma list of non-public origins (scheme://host:port) that webhooks may go to. Keep it short.",
+        "Comma-separated non-public origins (scheme://host:port) that webhooks may be sent to.",
     )
     min_free_disk_percent: int = setting(
-        whole(0, 90), 10, "Below this share of free disk new jobs and uploads are refused with 507."
+        whole(0, 90), 10, "Minimum share of free disk space; below it, new jobs and uploads get 507."
     )
     log_level: str = setting(
         fields.String(validate=validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR"])),
@@ -189,11 +197,11 @@ class Settings:
     )
 
     def of(self, cls: type[P]) -> P:
-        """The settings of one provider, by their class."""
+        """Return the settings of one provider, by their class."""
         return next((part for part in self.parts if type(part) is cls), None) or cls()
 
     def having(self, *parts: object) -> Settings:
-        """A copy with these settings of providers in place of those of the same class."""
+        """Return a copy with these provider settings, which replace those of the same class."""
         kept = [part for part in self.parts if type(part) not in set(map(type, parts))]
         return dataclasses.replace(self, parts=(*kept, *parts))
 
@@ -219,7 +227,7 @@ class Settings:
 
 
 def mistakes(settings: Settings) -> list[str]:
-    """What is wrong with the gateway's own settings together, each of which is valid alone."""
+    """Return what is wrong with the combination of the gateway's settings, each of which is valid alone."""
     found = _mistakes_of_s3(settings) if settings.storage == "s3" else []
     found += ["SECRET_KEY: every key needs at least 32 characters." for key in settings.secret_key if len(key) < 32]
     if settings.default_wait_seconds > settings.max_wait_seconds:
@@ -235,14 +243,14 @@ def _mistakes_of_s3(settings: Settings) -> list[str]:
     needs = ("s3_bucket", "s3_access_key_id", "s3_secret_access_key")
     found = [f"{need.upper()}: must be set with STORAGE=s3." for need in needs if not getattr(settings, need)]
     if settings.max_asset_bytes > 5 * GB:
-        found.append("MAX_ASSET_BYTES: at most 5000000000 with STORAGE=s3, which takes no more in one piece.")
+        found.append("MAX_ASSET_BYTES: must be at most 5000000000, S3's limit for one upload, with STORAGE=s3.")
     if settings.queue_limit_seconds + settings.job_timeout_seconds + MARGIN_MS // 1000 > 7 * 86_400:
-        found.append("QUEUE_LIMIT_SECONDS: with JOB_TIMEOUT_SECONDS over 7 days, the longest life of a URL of S3.")
+        found.append("QUEUE_LIMIT_SECONDS: plus JOB_TIMEOUT_SECONDS over 7 days, the maximum lifetime of an S3 URL.")
     return found
 
 
 def secrets_of(settings: Settings) -> tuple[str, ...]:
-    """SECRET_KEY, newest first; made once and kept in the data folder when it is not set."""
+    """Return SECRET_KEY, newest first; if it is not set, a key that is generated once and kept in DATA_DIR."""
     if settings.secret_key:
         return settings.secret_key
     path = settings.data_dir / "secret_key"
@@ -254,8 +262,8 @@ def secrets_of(settings: Settings) -> tuple[str, ...]:
             file.write(secrets.token_hex(32))
             file.flush()
             os.fsync(file.fileno())
-        with suppress(FileExistsError, FileNotFoundError):  # another one was first, and may have tidied up already
+        with suppress(FileExistsError, FileNotFoundError):  # another process was first, and may have cleaned up already
             os.link(made, path)
-    for left in settings.data_dir.glob(".secret_key.*"):  # ours, and those of others who died before they came here
+    for left in settings.data_dir.glob(".secret_key.*"):  # ours, and those of processes that were killed
         left.unlink(missing_ok=True)
     return (path.read_text().strip(),)

@@ -29,7 +29,7 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from common import log as logs
-from common.http_server import Server, read_no_more
+from common.http_server import Server, close_if_body_unread
 from common.settings import SettingsError, read
 from ffmpeg_ops.engine import sandbox
 from handler import certificate, workdir
@@ -63,7 +63,7 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     runs = app.extensions["runs"] = runs or Runs(settings)
     app.before_request(lambda: _guard(settings, heartbeat))
-    app.after_request(read_no_more)
+    app.after_request(close_if_body_unread)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(JobError, lambda error: _problem(400, error.code, error.message))
 

@@ -32,7 +32,7 @@ class Settings:
     fetch_allow_origins: tuple[str, ...] = setting(
         Origins(),
         "",
-        "Comma list of non-public origins (scheme://host:port) that assets may come from. Keep it short.",
+        "Comma-separated non-public origins (scheme://host:port) that assets may be fetched from.",
     )
     worker_host: str = setting(fields.String(), "127.0.0.1", "HTTP worker: address to listen on.")
     worker_port: int = setting(
@@ -52,7 +52,7 @@ class Settings:
         fields.String(validate=validate.Length(min=32)), None, "HTTP worker: the X-API-Key that callers must send."
     )
     allowed_ips: tuple[str, ...] = setting(
-        Networks(), "", "HTTP worker: comma list of addresses or networks that may call. Empty: none."
+        Networks(), "", "HTTP worker: comma-separated list of addresses or networks that may call. Empty: none."
     )
     worker_tls: bool = setting(
         fields.Boolean(),

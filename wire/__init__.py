@@ -1,1 +1,1 @@
-"""What gateway and worker agree on: the job's envelope, the errors, and how a stranger's URL is called."""
+"""The protocol between gateway and worker: the job's envelope, errors, media types, the worker's identity."""

@@ -1,8 +1,8 @@
-"""What travels between gateway and worker: the worker's input, the events that it reports, the result.
+"""The messages between gateway and worker: the worker's input, its events and the result.
 
-The input is flat, `{"operation": …, <params>, "delivery": {…}}`, because that is how people type it into a provider's
-own page. Gateway and worker are deployed apart, so unknown keys of `delivery`, events and results are ignored, while an
-unknown param is an error (`worker_outdated`).
+The input is flat, `{"operation": …, <params>, "delivery": {…}}`, because people type it like that into a
+provider's web page. Gateway and worker are deployed separately, so unknown keys of `delivery`, events and results are
+ignored, while an unknown param is an error (`worker_outdated`).
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from common.validation import describe
 from wire.errors import MAX_MESSAGE, InvalidParams, JobError, job_error_from_wire
 
 VERSION = 1
-# A worker reports every second; a claim that is silent for this long is dead, and so is a gateway for its worker.
+# A worker reports every second. Without reports for this long, its claim is dead; a worker that gets no response for
+# this long gives up too.
 SILENCE_S = 30
-# Of the request or of the envelope: no operation may have a param of such a name.
+# Names that the request or the envelope uses: no operation may have a param with such a name.
 RESERVED_NAMES = frozenset({"operation", "delivery", "webhook_url", "reference", "filename", "priority", "output"})
 OUTPUT_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 EVENT_TYPES = ("started", "progress", "completed", "failed")
 DEFAULT_MAX_BYTES = 100_000_000
 DEFAULT_MAX_JOB_ASSETS_BYTES = 1_000_000_000
-# Of the facts that a job may have beside its files, as JSON.
+# Maximum size of `result`, as JSON: what a job returns besides its files.
 MAX_RESULT_BYTES = 64_000
 DEFAULT_TIMEOUT_S = 600
 
@@ -37,13 +38,13 @@ DEFAULT_TIMEOUT_S = 600
 class Limits:
     """What one attempt may use."""
 
-    #: Of one asset.
+    #: Maximum size of one asset.
     max_asset_bytes: int = DEFAULT_MAX_BYTES
-    #: Of all outputs together.
+    #: Maximum size of all outputs together.
     max_output_bytes: int = DEFAULT_MAX_BYTES
-    #: Of fetching and processing together.
+    #: Maximum time for fetching and processing together, in seconds.
     timeout_s: int = DEFAULT_TIMEOUT_S
-    #: Of all assets together.
+    #: Maximum size of all assets together.
     max_job_assets_bytes: int = DEFAULT_MAX_JOB_ASSETS_BYTES
 
 
@@ -51,11 +52,11 @@ class Limits:
 class Upload:
     """Where one output goes: a presigned PUT."""
 
-    #: Signed, and good for this file alone.
+    #: Signed, valid for this file only.
     url: str
-    #: How large the file may be.
+    #: Maximum size of the file.
     max_bytes: int
-    #: What the signature asks to be sent along.
+    #: Headers that the signature requires.
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -64,7 +65,7 @@ class EventTarget:
     """Where events go."""
 
     url: str
-    #: Bearer token of this attempt alone.
+    #: Bearer token, valid for this attempt only.
     token: str
 
 
@@ -74,14 +75,14 @@ class Delivery:
 
     job_id: str
     attempt_id: str
-    #: Milliseconds UTC after which the gateway takes nothing more.
+    #: Time after which the gateway accepts nothing, in ms UTC.
     deadline: int
     limits: Limits = Limits()
-    #: By name of the output. Empty: the outputs stay on the worker.
+    #: By output name. Empty: the outputs stay on the worker.
     uploads: Mapping[str, Upload] = field(default_factory=dict)
     #: None: nothing is reported.
     events: EventTarget | None = None
-    #: Of the client's request, for log lines.
+    #: Id of the client's request, for logs.
     request_id: str | None = None
     version: int = VERSION
 
@@ -97,7 +98,7 @@ class JobInput:
 
 @dataclass(frozen=True)
 class Event:
-    """What a worker reports. `claim_id` is the worker's own; `result` comes with completed, `error` with failed."""
+    """What a worker reports. The worker chooses `claim_id`; only `completed` has a result, only `failed` an error."""
 
     type: str
     claim_id: str
@@ -114,7 +115,7 @@ class _Wire(Schema):
 
 
 class Rfc3339(fields.Field[int]):
-    """Milliseconds inside, RFC 3339 outside."""
+    """A time: integer milliseconds in Python, RFC 3339 in JSON."""
 
     default_error_messages = {"invalid": "Not an RFC 3339 time."}
 
@@ -204,23 +205,23 @@ class StatsSchema(_Wire):
 
     duration_s = fields.Float(metadata={"description": "Length of the finished video."})
     size_bytes = fields.Integer(metadata={"description": "Size of the finished video."})
-    width = fields.Integer(metadata={"description": "Of the finished video, in pixels."})
-    height = fields.Integer(metadata={"description": "The same."})
-    frames = fields.Integer(metadata={"description": "Number of pictures in the finished video."})
-    encoder = fields.String(metadata={"description": "The encoder that made the picture; `copy` when none was needed."})
+    width = fields.Integer(metadata={"description": "Width of the finished video, in pixels."})
+    height = fields.Integer(metadata={"description": "Height of the finished video, in pixels."})
+    frames = fields.Integer(metadata={"description": "Number of frames in the finished video."})
+    encoder = fields.String(metadata={"description": "The video encoder; `copy` if the video stream was copied."})
     device = fields.String(metadata={"description": "`gpu` or `cpu`."})
-    gpu = fields.String(metadata={"description": "The worker's GPU, where the provider tells."})
-    ffmpeg_version = fields.String(metadata={"description": "The worker's FFmpeg."})
+    gpu = fields.String(metadata={"description": "The worker's GPU, if it is known."})
+    ffmpeg_version = fields.String(metadata={"description": "Version of the worker's FFmpeg."})
     warnings = fields.List(
         fields.String(),
         metadata={
-            "description": "What was not as it should be and did not stop the job: parts that could not be decoded, "
-            "letters or fonts that the worker lacks, an encoder that failed. Seldom there."
+            "description": "Problems that did not stop the job, such as parts that could not be decoded, missing "
+            "glyphs or fonts, or an encoder that failed. Usually missing."
         },
     )
-    fetch_s = fields.Float(metadata={"description": "Fetching the assets."})
-    processing_s = fields.Float(metadata={"description": "Running the operation."})
-    upload_s = fields.Float(metadata={"description": "Storing the outputs."})
+    fetch_s = fields.Float(metadata={"description": "Time for fetching the assets."})
+    processing_s = fields.Float(metadata={"description": "Time for running the operation."})
+    upload_s = fields.Float(metadata={"description": "Time for storing the outputs."})
 
 
 class OutputSchema(_Wire):
@@ -253,14 +254,14 @@ class EventSchema(_Wire):
     @post_load
     def _make(self, data: dict[str, Any], **_: Any) -> Event:
         if (data["type"] == "completed") != (data["result"] is not None):
-            raise ValidationError("`completed`, and nothing else, comes with a result.", "result")
+            raise ValidationError("Must be set for the type `completed`, and only for it.", "result")
         if (data["type"] == "failed") != (data["error"] is not None):
-            raise ValidationError("`failed`, and nothing else, comes with an error.", "error")
+            raise ValidationError("Must be set for the type `failed`, and only for it.", "error")
         return Event(**data)
 
 
 def parse_job_input(raw: object) -> JobInput:
-    """`raw`, a decoded JSON object, as JobInput. Raises InvalidParams naming every wrong field of the envelope."""
+    """Parse `raw`, a decoded JSON object. Raises InvalidParams naming every wrong field of the envelope."""
     if not isinstance(raw, Mapping):
         raise InvalidParams("The input must be a JSON object with the key `operation`.")
     try:

@@ -13,12 +13,12 @@
     │   │   ├── OutputMissing       OutputInvalid
     │   │   ├── EncoderUnavailable  SubmitUnconfirmed     ClaimTimeout
     │   │   └── ProviderUnreachable     StorageUnreachable
-    │   └── Stopped                 nobody wants the attempt any more
+    │   └── Stopped                 the attempt is no longer wanted
     │       └── Superseded          Cancelled
     └── RequestError                an HTTP request is refused: see `gateway.errors`
 
-Each class has a stable `code` for programs, a public `message` for people, and, apart from it, a `detail` that only
-the log sees. Whether a job is tried again is decided by the class, never by the text.
+Each class has a stable `code` for programs, a public `message` for people, and a `detail` for the log only. The
+class alone decides whether a job is tried again.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ CODES: dict[str, type[ReelayError]] = {}
 
 
 def storable(text: str) -> str:
-    """`text` without what JSON may bring and no database takes: halves of characters, and NUL."""
+    """Replace what JSON can contain but databases reject: lone surrogates and NUL."""
     return text.replace("\0", "?").encode(errors="replace").decode()
 
 
 class ReelayError(Exception):
-    """The root. `code` is stable, `message` is for the client, `detail` is for the log only."""
+    """The root of all errors. `code` is stable, `message` is for the client, `detail` for the log only."""
 
     code: ClassVar[str] = ""
     text: ClassVar[str] = ""
@@ -64,7 +64,7 @@ class JobError(ReelayError):
 
 
 def job_error_from_wire(code: str, message: str, retryable: bool) -> JobError:
-    """The error that a worker reported. A code of a newer worker keeps its name and is classed by `retryable`."""
+    """Return the error that a worker reported. An unknown code of a newer worker is kept and classed by `retryable`."""
     known = CODES.get(code)
     if known is not None and issubclass(known, JobError):
         return known(message)
@@ -90,42 +90,42 @@ class AssetForbidden(JobFault):
 
 class AssetNotFound(JobFault):
     code = "asset_not_found"
-    text = "The URL answered that the file is not there or may not be read."
+    text = "The server of the URL reported that the file does not exist or may not be read."
 
 
 class AssetUnavailable(JobFault):
     code = "asset_unavailable"
-    text = "The URL did not deliver the file in time."
+    text = "The file could not be downloaded in time."
 
 
 class AssetTooLarge(JobFault):
     code = "asset_too_large"
-    text = "The file behind the URL is larger than a job may fetch."
+    text = "The file at the URL is larger than allowed."
 
 
 class AssetEmpty(JobFault):
     code = "asset_empty"
-    text = "The file behind the URL is empty."
+    text = "The file at the URL is empty."
 
 
 class AssetInvalid(JobFault):
     code = "asset_invalid"
-    text = "The file behind the URL is not of the kind that the operation needs."
+    text = "The file at the URL is not of the kind that the operation needs."
 
 
 class AssetHasNoAudio(JobFault):
     code = "asset_has_no_audio"
-    text = "The file behind the URL has no audio track."
+    text = "The file at the URL has no audio track."
 
 
 class OutputTooLarge(JobFault):
     code = "output_too_large"
-    text = "The finished files would be larger than a job may make."
+    text = "The finished files would be larger than allowed."
 
 
 class JobTimeout(JobFault):
     code = "job_timeout"
-    text = "The job ran longer than it may."
+    text = "The job exceeded its time limit."
 
 
 class QueueTimeout(JobFault):
@@ -135,7 +135,7 @@ class QueueTimeout(JobFault):
 
 class BudgetExhausted(JobFault):
     code = "budget_exhausted"
-    text = "The spending limit of the API key was reached for today before the job had begun, or could be tried again."
+    text = "The API key reached its daily spending limit before the job could start, or be tried again."
 
 
 class WorkerFault(JobError):
@@ -201,31 +201,31 @@ class OutputInvalid(WorkerFault):
 
 class SubmitUnconfirmed(WorkerFault):
     code = "submit_unconfirmed"
-    text = "It could not be found out whether a worker took the job."
+    text = "It is unknown whether a worker took the job."
 
 
 class ClaimTimeout(WorkerFault):
     code = "claim_timeout"
-    text = "A worker took the job and never began it."
+    text = "A worker took the job but never started it."
 
 
 class ProviderUnreachable(WorkerFault):
     code = "provider_unreachable"
-    text = "The provider took the job and could not be asked about it any more."
+    text = "The provider took the job, but could not be reached afterwards."
 
 
 class StorageUnreachable(WorkerFault):
     code = "storage_unreachable"
-    text = "The worker reported success, but the storage could not be asked for the files."
+    text = "The worker reported success, but the storage could not be reached to check the files."
 
 
 class GatewayError(JobError):
     code = "gateway_error"
-    text = "Something went wrong on the server until the job's time was up."
+    text = "Errors on the server kept the job from ending in time."
 
 
 class Stopped(JobError):
-    """Nobody wants the attempt any more; the worker drops it within two seconds."""
+    """The attempt is no longer wanted; the worker drops it within two seconds."""
 
 
 class Superseded(Stopped):

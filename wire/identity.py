@@ -1,8 +1,8 @@
-"""How a rented worker shows who it is before any secret travels.
+"""How a rented worker proves its identity before any secret is sent.
 
-It makes a certificate at its start and answers `GET /identity?nonce=…` with a proof over that certificate's
-fingerprint, which only somebody who knows the session token can make. Whoever sits between the two shows a certificate
-of his own, and has no proof for it.
+At its start, it creates a certificate. It responds to `GET /identity?nonce=…` with a proof over the certificate's
+fingerprint, which can be computed only with the session token. A man in the middle presents a certificate of his own,
+for which he has no proof.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import re
 
-# What a nonce looks like; a worker proves nothing over anything else.
+# The form of a nonce; a worker computes no proof for anything else.
 NONCE = re.compile(r"[0-9a-f]{16,64}")
 
 
@@ -21,6 +21,6 @@ def fingerprint_of(certificate: bytes) -> str:
 
 
 def proof(session_token: str, nonce: str, fingerprint: str) -> str:
-    """HMAC-SHA256 in hexadecimal, by the session token."""
+    """The proof: HMAC-SHA256 with the session token as key, in hexadecimal."""
     message = f"reelay-worker-identity\n{nonce}\n{fingerprint}"
     return hmac.new(session_token.encode(), message.encode(), hashlib.sha256).hexdigest()

@@ -1,6 +1,6 @@
 """Every type of file that an operation can make. Nothing else knows an extension or a MIME type.
 
-A new type is one line here, and a signature in `wire/sniffing.py` where it has one of its own.
+A new type is one line here, and a signature in `wire/sniffing.py` if it has one.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ class MediaType:
     name: str
     #: `video`, `image`, `audio`, `subtitles` or `text`.
     kind: str
-    #: Of file names, without the dot.
+    #: File name extension, without the dot.
     extension: str
-    #: How the file is served.
+    #: MIME type with which the file is served.
     mime: str
     #: What `wire.sniffing` must find in the file: a name of its table.
     content: str
@@ -48,5 +48,5 @@ _BY_EXTENSION = {known.extension: known for known in MEDIA_TYPES.values()}
 
 
 def of_file_name(name: str) -> MediaType | None:
-    """The type that the extension of `name` stands for, or None."""
+    """Return the type with the extension of `name`, or None."""
     return _BY_EXTENSION.get(name.rpartition(".")[2]) if "." in name else None

@@ -1,7 +1,7 @@
-"""What a file is, told by its first bytes alone: names and MIME types are only claims.
+"""Identifies files by their first bytes: names and MIME types are only claims.
 
-The gateway asks whether an upload is media, the worker whether an output is what it was declared to be, and error
-messages say what a file is instead of what it should have been.
+The gateway checks whether an upload is media, the worker whether an output is of its declared type, and error messages
+say what a file is.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pathlib import Path
 
 from wire.media_types import MediaType
 
-# So much of a file has to be known. Subtitles may begin with a long head of styles.
+# How much of a file is examined. Subtitles may begin with a long section of styles.
 HEAD_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a file begins like."""
+    """A kind of file content."""
 
     #: Name of the format, which a MediaType refers to as its `content`.
     name: str
@@ -27,7 +27,7 @@ class Content:
     label: str
     #: Whether operations may read it: video, sound, a picture or subtitles.
     is_media: bool = True
-    #: Whether it is text of any sort.
+    #: Whether it is any kind of text.
     is_text: bool = False
 
 
@@ -97,7 +97,7 @@ _IN_RIFF = {
 _SMALL_BOXES, _BOXES = frozenset({b"ftyp", b"wide", b"free", b"skip", b"pnot"}), frozenset({b"moov", b"mdat"})
 _STILL_BRANDS = frozenset({b"heic", b"heix", b"avif", b"mif1"})
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-_HTML_CHARACTERS = 512  # a page says so early
+_HTML_CHARACTERS = 512  # a page's first tag comes early
 _HTML = re.compile(
     r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*<(?:!doctype\s+html|html|head|body|title|meta|script|style|iframe)\b",
     re.IGNORECASE | re.DOTALL,
@@ -111,13 +111,13 @@ _BEGINS_JSON = re.compile(r"\s*(?:\{\s*[\"}]|\[\s*(?:[\"\[\]{\d-]|true|false|nul
 
 
 def sniff(head: bytes) -> Content:
-    """What a file is. `head`: its first HEAD_BYTES, or all of it."""
+    """Identify a file by `head`, its first HEAD_BYTES or all of it."""
     bare = head.removeprefix(codecs.BOM_UTF8)
     return _container(head) or next((c for s, c in _SIGNATURES if bare.startswith(s)), None) or _bare(head) or UNKNOWN
 
 
 def sniff_file(path: Path) -> Content:
-    """What the file at `path` is."""
+    """Identify the file at `path`."""
     with path.open("rb") as file:
         return sniff(file.read(HEAD_BYTES))
 
@@ -128,7 +128,7 @@ def is_of(content: Content, media_type: MediaType) -> bool:
 
 
 def _container(head: bytes) -> Content | None:
-    """What says its name behind its size, with which a text may begin by chance: hence the zeros."""
+    """Recognise formats whose name follows a size. A text may begin like that by chance, hence the checks for zeros."""
     if head[4:8] in _BOXES or (head[4:8] in _SMALL_BOXES and head[0] == 0):
         return _STILL if head[8:12] in _STILL_BRANDS else MP4
     if head.startswith(b"BM") and head[6:10] == bytes(4):
@@ -139,12 +139,12 @@ def _container(head: bytes) -> Content | None:
 
 
 def _bare(head: bytes) -> Content | None:
-    """What has no signature."""
+    """Recognise formats without a signature."""
     return _frames(head) or _transport_stream(head) or _text(head)
 
 
 def _frames(head: bytes) -> Content | None:
-    """MP3 or AAC without a head: eleven bits that are set, and a layer, rate and frequency that exist."""
+    """MP3 or AAC without a header: eleven bits that are set, and a valid layer, bitrate and sample rate."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
     if head[1] & 0xF6 == 0xF0:  # ADTS
@@ -162,7 +162,7 @@ def _transport_stream(head: bytes) -> Content | None:
 
 
 def _text(head: bytes) -> Content | None:
-    """The sort of text, in what subtitles are encoded in; None where no text can be read."""
+    """The kind of text, in the encodings that subtitles use; None if it is not text."""
     encoding = next((name for bom, name in _BOMS if head.startswith(bom)), "latin-1")
     text = head.decode(encoding, "replace").replace("\r\n", "\n").replace("\r", "\n")
     begin = text.lstrip()[:1]

@@ -26,7 +26,7 @@ _PREFIX_CHARACTERS = 8
 _BODY_CHARACTERS = 40
 MAX_SECRET_CHARACTERS = 512
 MAX_RECENT = 1000
-# How long the previous secret still signs webhooks too.
+# How long webhooks are also signed with the previous secret.
 WEBHOOK_SECRET_KEPT_MS = 24 * 3600 * 1000
 
 
@@ -127,7 +127,7 @@ class Keys:
         return self._store.api_keys()
 
     def verify(self, secret: str | None) -> ApiKey | None:
-        """The key that `secret` belongs to, if both are valid."""
+        """Return the key that `secret` belongs to, if both are valid."""
         if not secret or len(secret) > MAX_SECRET_CHARACTERS or mistyped(secret):
             return None
         # Looked up by hash: what timing reveals about hashes does not help to guess a secret.

@@ -41,7 +41,7 @@ class Quotas:
         return spent
 
     def refusals(self, tx: Transaction, made: Sequence[Job]) -> dict[str, RequestError]:
-        """The new jobs that exceed a limit of their key, by id: TooManyJobs or SpendingLimit.
+        """Return the errors of the new jobs that exceed a limit of their key, by id: TooManyJobs or SpendingLimit.
 
         Call this in the transaction that creates the jobs.
         """
@@ -79,7 +79,7 @@ class Quotas:
         return refused
 
     def _refusal(self, usage: Usage, now: int, further: int) -> RequestError | None:
-        """Why there may not be one more job than the unfinished ones and `further` new ones; None if there may."""
+        """Return why there may be no job besides the unfinished ones and `further` new ones; None if there may."""
         jobs = usage.unfinished + further
         if self._max_jobs and jobs >= self._max_jobs:
             return TooManyJobs(f"The key has {jobs} unfinished jobs, which is its maximum.", retry_after_s=TOO_MANY_S)

@@ -155,7 +155,7 @@ def _counter(url: str) -> RequestCounter:
 
 
 def address_of(remote: str | None) -> str:
-    """The unit that is counted: an IPv4 address, or the /64 network that a customer with IPv6 has at least."""
+    """The unit that is counted: an IPv4 address, or a /64 network, the smallest that a customer with IPv6 gets."""
     try:
         address = ipaddress.ip_address((remote or "").partition("%")[0])
     except ValueError:

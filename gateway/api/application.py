@@ -12,7 +12,7 @@ from flask_swagger_ui import get_swaggerui_blueprint
 from ulid import ULID
 from werkzeug import Response as BaseResponse
 
-from common.http_server import read_no_more
+from common.http_server import close_if_body_unread
 from gateway.api import (
     callers,
     event_routes,
@@ -64,7 +64,7 @@ def register(app: Flask, settings: Settings) -> None:
     app.before_request(callers.check)
     app.after_request(_finish)
     app.after_request(callers.add_headers)
-    app.after_request(read_no_more)
+    app.after_request(close_if_body_unread)
     for path in ("/", "/docs"):
         app.add_url_rule(path, "root", _to_docs)
     api = problems.ProblemApi(app)

@@ -142,7 +142,7 @@ class Jobs:
         return job
 
     def wait(self, job: Job, seconds: float) -> Job:
-        """Wait until the job has finished, but not longer than `seconds` or until `wait_no_more`."""
+        """Wait until the job has finished, but not longer than `seconds` or until `stop_waiting`."""
         ends_at = time.monotonic() + seconds
         while True:
             changes = self._notifier.changes
@@ -152,7 +152,7 @@ class Jobs:
                 return job
             self._notifier.wait(changes, min(left, _LOOK_S))
 
-    def wait_no_more(self) -> None:
+    def stop_waiting(self) -> None:
         """Let all waiting requests return now, because the server stops and would cut them off."""
         self._closing = True
         self._notifier.notify()

@@ -32,7 +32,7 @@ def command(file: Path) -> None:
 
 
 def copy(database: Path, file: Path) -> None:
-    """Copy `database` as of one moment, while other processes write to it. Raises OSError and sqlite3.Error."""
+    """Make a consistent copy of `database` while other processes write to it. Raises OSError and sqlite3.Error."""
     part = file.with_name(f".{file.name}.part-{os.getpid()}")
     try:
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))

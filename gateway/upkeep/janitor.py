@@ -70,7 +70,7 @@ class Janitor:
             try:
                 yield from part()
             except Exception:
-                # The other parts still run, and this one runs again in the next round.
+                # The other parts still run; this one runs again in the next round.
                 log.exception("clean_up.part_failed", part=part.__name__.strip("_"))
         if self._removed.total():
             log.info("clean_up.finished", **self._removed)
@@ -150,5 +150,5 @@ class Janitor:
             self._removed[key.partition("/")[0]] += 1
 
     def _before(self, kept_s: int) -> int:
-        """The time at or before which something was created that has been kept for `kept_s`."""
+        """Return the time `kept_s` ago: what was created before it has been kept long enough."""
         return self._clock.now_ms() - kept_s * 1000

@@ -42,7 +42,7 @@ STOP_S = 3.0
 
 
 class Sender:
-    """Sends due webhooks. `describe` makes the document of a job."""
+    """Sends due webhooks. `describe` returns the document of a job."""
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class Sender:
 
 
 def _outcome(post: Callable[[], safe_http.PostResponse]) -> Outcome:
-    """Post, and describe the outcome in words that the client may see: none of them come from the other side."""
+    """Post, and describe the outcome in words that the client may see: none of them come from the receiver."""
     try:
         response = post()
     except safe_http.ForbiddenUrl:
@@ -161,7 +161,7 @@ def _outcome(post: Callable[[], safe_http.PostResponse]) -> Outcome:
     except SQLAlchemyError:
         raise  # our own database: this is not a try
     except Exception:
-        # Caused by an unusual URL or response. It counts as a try, so that tries come to an end.
+        # Caused by an unusual URL or response. It counts as a try, so that the tries end.
         log.warning("webhook.try_failed", exc_info=True)
         return Outcome(error="it could not be sent")
     return Outcome(response.status, retry_after=response.headers.get("Retry-After"))

@@ -43,7 +43,7 @@ class RentalSettings:
     allowed_ips: tuple[str, ...] = setting(
         Networks(),
         "",
-        "Comma list of the addresses or networks from which rented machines may be called: those of all gateways. "
+        "Comma-separated addresses or networks that may call rented machines: those of all gateways. "
         "Default: what https://api.ipify.org sees of this one.",
     )
     concurrency: int = setting(whole(1, 3), 1, "How many jobs a rented machine has at once.")
