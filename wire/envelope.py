@@ -64,6 +64,7 @@ class Upload:
 class EventTarget:
     """Where events go."""
 
+    #: URL to POST events to.
     url: str
     #: Bearer token, valid for this attempt only.
     token: str
@@ -73,10 +74,13 @@ class EventTarget:
 class Delivery:
     """The part of the input that says where to put the outputs and where to report."""
 
+    #: Id of the job, for logs.
     job_id: str
+    #: Id of the attempt, and of its run at an HTTP worker.
     attempt_id: str
     #: Time after which the gateway accepts nothing, in ms UTC.
     deadline: int
+    #: What the attempt may use.
     limits: Limits = Limits()
     #: By output name. Empty: the outputs stay on the worker.
     uploads: Mapping[str, Upload] = field(default_factory=dict)
@@ -84,26 +88,35 @@ class Delivery:
     events: EventTarget | None = None
     #: Id of the client's request, for logs.
     request_id: str | None = None
+    #: Version of the protocol.
     version: int = VERSION
 
 
 @dataclass(frozen=True)
 class JobInput:
-    """The worker's whole input. `params` holds only what the client set, not yet validated."""
+    """The worker's whole input."""
 
+    #: The operation's name.
     operation: str
+    #: What the client set, not yet validated.
     params: Mapping[str, Any]
+    #: None for a job without a gateway, such as a test run: its outputs stay on the worker.
     delivery: Delivery | None = None
 
 
 @dataclass(frozen=True)
 class Event:
-    """What a worker reports. The worker chooses `claim_id`; only `completed` has a result, only `failed` an error."""
+    """What a worker reports."""
 
+    #: One of EVENT_TYPES.
     type: str
+    #: Id that the worker chose for its claim of the attempt.
     claim_id: str
+    #: 0 to 1.
     progress: float | None = None
+    #: A ResultSchema document; with the type `completed` only.
     result: Mapping[str, Any] | None = None
+    #: Why the attempt failed; with the type `failed` only.
     error: JobError | None = None
 
 

@@ -47,10 +47,13 @@ class Attempt:
 
     #: `att_` and a ULID.
     id: str
+    #: Id of its job.
     job_id: str
     #: The provider's name.
     provider: str
+    #: Where it is in its life cycle.
     state: AttemptState
+    #: When it was committed, before its first submit.
     created_at: int
     #: When the attempt must have ended, whatever happens; its upload URL and event token expire then.
     deadline: int
@@ -60,9 +63,11 @@ class Attempt:
     remote_id: str | None = None
     #: Id that the claiming worker chose for its claim. No other claim is accepted.
     claim_id: str | None = None
+    #: When it was claimed; None while no worker has claimed it.
     claimed_at: int | None = None
     #: When the claim's worker last reported.
     heard_at: int | None = None
+    #: When it ended; None while it has not.
     ended_at: int | None = None
     #: Why it failed: an error's stable code, or a provider's, such as `no_capacity`.
     error_code: str | None = None

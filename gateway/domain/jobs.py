@@ -42,7 +42,9 @@ class Job:
     key_id: str
     #: The operation's name.
     operation: str
+    #: Its status, as clients see it.
     status: JobStatus
+    #: When its request was accepted.
     created_at: int
     #: When it was last queued: at its creation, or when an attempt failed.
     queued_at: int
@@ -58,6 +60,7 @@ class Job:
     progress: float = 0.0
     #: When a worker first began it.
     started_at: int | None = None
+    #: When it ended; None while it has not.
     finished_at: int | None = None
     #: How many attempts may have run.
     tries: int = 0
@@ -83,6 +86,7 @@ class Job:
     next_at: int | None = None
     #: The lease under which a dispatcher works on it.
     lease_token: str | None = None
+    #: When that lease expires.
     lease_expires_at: int | None = None
 
     @property

@@ -56,7 +56,7 @@ CHANGES: Mapping[Stage, frozenset[Stage]] = {
     Stage.NO_MACHINE: frozenset({Stage.DESTROYING}),
     Stage.GONE: frozenset({Stage.DESTROYING}),
 }
-# `code` of a machine that was found without a living record.
+# `code` of a machine that was found without the record of a current rental.
 ORPHAN = "orphan"
 
 
@@ -68,9 +68,11 @@ class Rental:
     id: str
     #: Name of the provider, and so of the cloud.
     provider: str
+    #: Where it is in its life cycle.
     stage: Stage
     #: Its label at the cloud, which distinguishes our machines from others; see providers/rental/labels.py.
     label: str
+    #: When its intent was committed, or an orphan was found.
     created_at: int
     #: Since when it is in `stage`.
     stage_at: int
@@ -80,6 +82,7 @@ class Rental:
     offer_id: int | None = None
     #: The cloud's id of the physical machine.
     machine_id: int | None = None
+    #: Name of its GPU; None if unknown.
     gpu: str | None = None
     #: Price in nano-dollars a second.
     nano_per_s: int = 0
@@ -91,8 +94,9 @@ class Rental:
     ready_at: int | None = None
     #: When it was gone, or known never to have existed.
     ended_at: int | None = None
-    #: Where the worker's port is reached from outside.
+    #: Public address of the worker's port; None while unknown.
     host: str | None = None
+    #: Public number of the worker's port; None while unknown.
     port: int | None = None
     #: When the cloud last reported its address.
     seen_at: int | None = None

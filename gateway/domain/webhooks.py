@@ -36,12 +36,15 @@ class WebhookState(StrEnum):
 class Webhook:
     """The webhook of a finished job. Times are in ms UTC."""
 
+    #: Id of the job whose end it reports.
     job_id: str
     #: Receiver as `host:port`; the number of concurrent tries per host is limited.
     host: str
+    #: Whether it is still to be sent, or how it ended.
     state: WebhookState
     #: Number of tries since it was last requested.
     tries: int = 0
+    #: When it was last tried.
     last_try_at: int | None = None
     #: HTTP status of the last try; None if there was no response.
     last_status_code: int | None = None
@@ -51,6 +54,7 @@ class Webhook:
     next_at: int | None = None
     #: The lease under which a sender works on it.
     lease_token: str | None = None
+    #: When that lease expires.
     lease_expires_at: int | None = None
 
     @property

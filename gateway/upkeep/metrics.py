@@ -143,7 +143,7 @@ class _GaugeCollector(Collector):
         )
         yield CounterMetricFamily(
             "reelay_orphans",
-            "Rented machines that were found without a living record, and destroyed.",
+            "Rented machines found without the record of a current rental, and destroyed.",
             orphans(self._store),
         )
         yield from self._rentals(now)
