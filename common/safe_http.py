@@ -361,19 +361,19 @@ def _resumed(http: _Session, broken: requests.Response, body: _Body, total: int 
     if broken.status_code != 200 or body.size == 0 or not _STRONG_ETAG.fullmatch(etag):
         return False
     range_headers = {"Range": f"bytes={body.size}-", "If-Range": etag}
-    with _request(http, broken.url, body.ends_at, range_headers) as rest:
-        size = _whole_size(rest, etag, body.size, total)
+    with _request(http, broken.url, body.ends_at, range_headers) as remainder:
+        size = _whole_size(remainder, etag, body.size, total)
         if size is None:
             return False
-        body.copy(rest)
+        body.copy(remainder)
         return body.size == size
 
 
-def _whole_size(rest: requests.Response, etag: str, begin: int, total: int | None) -> int | None:
-    """The total size if `rest` holds exactly the bytes of the same file from `begin` to its end, else None."""
-    content_range = _CONTENT_RANGE.fullmatch(rest.headers.get("Content-Range", ""))
-    parts = rest.headers.get("Content-Type", "").lower().startswith("multipart/byteranges")
-    if rest.status_code != 206 or rest.headers.get("ETag") != etag or content_range is None or parts:
+def _whole_size(remainder: requests.Response, etag: str, begin: int, total: int | None) -> int | None:
+    """The total size if `remainder` holds exactly the bytes of the same file from `begin` to its end, else None."""
+    content_range = _CONTENT_RANGE.fullmatch(remainder.headers.get("Content-Range", ""))
+    parts = remainder.headers.get("Content-Type", "").lower().startswith("multipart/byteranges")
+    if remainder.status_code != 206 or remainder.headers.get("ETag") != etag or content_range is None or parts:
         return None
     first, last, whole = content_range.groups()
     sizes = {size for size in (total, None if whole == "*" else int(whole)) if size is not None}

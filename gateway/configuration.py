@@ -26,7 +26,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     if wrong:
         raise SettingsError(" ".join(dict.fromkeys(wrong)))
     settings: Settings = parts[0]
-    return settings.having(*parts[1:])
+    return settings.with_parts(*parts[1:])
 
 
 def load() -> Settings:

@@ -200,7 +200,7 @@ class Settings:
         """Return the settings of one provider, by their class."""
         return next((part for part in self.parts if type(part) is cls), None) or cls()
 
-    def having(self, *parts: object) -> Settings:
+    def with_parts(self, *parts: object) -> Settings:
         """Return a copy with these provider settings, which replace those of the same class."""
         kept = [part for part in self.parts if type(part) not in set(map(type, parts))]
         return dataclasses.replace(self, parts=(*kept, *parts))

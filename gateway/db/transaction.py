@@ -208,7 +208,7 @@ class Transaction:
         free = sa.or_(leases.c.holder == holder, leases.c.expires_at <= now)
         return self.upsert(leases, {"name": name, "holder": holder, "expires_at": until}, "name", where=free)
 
-    def hold_on(self, name: str, now: int, until: int) -> int:
+    def hold_shared(self, name: str, now: int, until: int) -> int:
         """Renew the shared lease `name`. Return since when it has been held without interruption, in ms UTC."""
         if not self.hold(name, str(now), now, until):
             self.connection.execute(leases.update().where(leases.c.name == name).values(expires_at=until))

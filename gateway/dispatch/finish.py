@@ -29,10 +29,10 @@ def end_job(look: Look, error: JobError, *, charged: bool = True) -> Verdict:
     return Verdict(look.newest_attempt, change, ending=Ending(charged=charged))
 
 
-def take_back(look: Look, attempt: Attempt, error: JobError) -> Verdict:
+def withdraw(look: Look, attempt: Attempt, error: JobError) -> Verdict:
     """Cancel the attempt at its provider, and fail it with `error`."""
     look.cancel_at_provider(attempt)
-    return Verdict(attempt, failed_there(attempt, error, look.now))
+    return Verdict(attempt, fail_unless_claimed(attempt, error, look.now))
 
 
 def clean_up(look: Look, attempt: Attempt | None) -> Verdict:
@@ -47,7 +47,7 @@ def clean_up(look: Look, attempt: Attempt | None) -> Verdict:
     return Verdict(attempt, change, frees_worker=True)
 
 
-def failed_there(polled: Attempt, error: JobError, now: int) -> Change:
+def fail_unless_claimed(polled: Attempt, error: JobError, now: int) -> Change:
     """Return the change for an attempt that failed at its provider. `polled`: the attempt as it was before the poll."""
 
     def change(job: Job, attempt: Attempt) -> transitions.Pair:

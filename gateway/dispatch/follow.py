@@ -10,7 +10,7 @@ import structlog
 from gateway.dispatch import fallback, finish, limits, poll_schedule
 from gateway.dispatch.attempt_writer import Ending, on_attempt, unchanged
 from gateway.dispatch.context import Look, Verdict
-from gateway.dispatch.finish import failed_there, take_back
+from gateway.dispatch.finish import fail_unless_claimed, withdraw
 from gateway.dispatch.submit import too_long, turned_down, until_first_poll_ms
 from gateway.domain import transitions
 from gateway.domain.attempts import Attempt, AttemptState
@@ -64,7 +64,7 @@ def _poll_failed(look: Look, attempt: Attempt, error: NoCapacity | Unavailable, 
     if overdue is None and look.now > limits.must_end_by(look.job, attempt):
         overdue = ProviderUnreachable()
     if overdue is not None:
-        return take_back(look, attempt, overdue)
+        return withdraw(look, attempt, overdue)
     return Verdict(attempt, unchanged, next_in_ms=finish.LATER_MS)
 
 
@@ -78,26 +78,26 @@ def _polled(look: Look, attempt: Attempt, remote: Remote, overdue: JobError | No
     """Judge a polled attempt. One that has ended is never withdrawn: after a long outage its result still counts."""
     ended = remote.phase is Phase.COMPLETED or (remote.phase is Phase.FAILED and not isinstance(remote.error, Stopped))
     if overdue is not None and not ended:
-        return take_back(look, attempt, overdue)
+        return withdraw(look, attempt, overdue)
     now = look.now
     match remote.phase:
         case Phase.COMPLETED:
-            return _completed_there(look, attempt, remote, now)
+            return _completed(look, attempt, remote, now)
         case Phase.FAILED:
             error = remote.error or WorkerError()
             events = look.context.settings.worker_events
             if isinstance(error, JobTimeout) and attempt.claimed_at is None and events:
                 error = ClaimTimeout()
-            return Verdict(attempt, failed_there(attempt, error, now), ending=_ending(remote))
+            return Verdict(attempt, fail_unless_claimed(attempt, error, now), ending=_ending(remote))
         case Phase.GONE:
             gone = WorkerLost("The worker no longer knows the attempt.")
-            return Verdict(attempt, failed_there(attempt, gone, now))
+            return Verdict(attempt, fail_unless_claimed(attempt, gone, now))
         case Phase.WAITING if attempt.claimed_at is None and now >= look.job.queue_deadline:
-            return take_back(look, attempt, limits.queue_timeout(look.job, remote.reason))
+            return withdraw(look, attempt, limits.queue_timeout(look.job, remote.reason))
         case Phase.WAITING if _should_ask_next(look, attempt, now) and look.cancel_at_provider(attempt):
             return turned_down(look, attempt, too_long(look, attempt, remote.reason))
         case Phase.WAITING | Phase.RUNNING:
-            change = on_attempt(partial(_still_there, remote=remote, now=now))
+            change = on_attempt(partial(_unfinished, remote=remote, now=now))
             return Verdict(attempt, change, next_in_ms=_until_next_poll_ms(look, attempt))
         case _:
             assert_never(remote.phase)
@@ -109,7 +109,7 @@ def _should_ask_next(look: Look, attempt: Attempt, now: int) -> bool:
     return waits and fallback.waited_too_long(look.context.providers, attempt, now)
 
 
-def _completed_there(look: Look, attempt: Attempt, remote: Remote, now: int) -> Verdict:
+def _completed(look: Look, attempt: Attempt, remote: Remote, now: int) -> Verdict:
     result = remote.result or {"outputs": {}, "stats": {}}
     try:
         error = look.context.writer.output_error(look.job, attempt, result)
@@ -119,7 +119,7 @@ def _completed_there(look: Look, attempt: Attempt, remote: Remote, now: int) -> 
             return Verdict(attempt, unchanged, next_in_ms=finish.LATER_MS)
         error = StorageUnreachable()
     completed = on_attempt(partial(transitions.complete, result=result, now=now))
-    return Verdict(attempt, failed_there(attempt, error, now) if error else completed, ending=_ending(remote))
+    return Verdict(attempt, fail_unless_claimed(attempt, error, now) if error else completed, ending=_ending(remote))
 
 
 def _ending(remote: Remote) -> Ending:
@@ -134,7 +134,7 @@ def _until_next_poll_ms(look: Look, attempt: Attempt) -> int:
     return look.context.poll_scheduler.spread_ms(now, pause)
 
 
-def _still_there(job: Job, attempt: Attempt, remote: Remote, now: int) -> transitions.Pair:
+def _unfinished(job: Job, attempt: Attempt, remote: Remote, now: int) -> transitions.Pair:
     if remote.phase is Phase.WAITING and attempt.state is AttemptState.AMBIGUOUS and attempt.remote_id is None:
         return transitions.waits(job, attempt, remote.reason)  # unknown there: the submit stays unconfirmed
     job, attempt = transitions.accept(job, attempt, attempt.remote_id, now)

@@ -18,7 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from gateway.db.engine import brief
 from gateway.db.transaction import StaleLease
 from gateway.dispatch.context import DispatchContext, Look
-from gateway.dispatch.step import EXPECTED, break_off, step
+from gateway.dispatch.step import EXPECTED, fail_if_overdue, step
 from gateway.domain import ids
 from gateway.domain.jobs import Job
 from gateway.providers.base import Provider, Unavailable
@@ -156,7 +156,7 @@ class Dispatcher:
         self._beat_at = now
         with self._store.transaction() as tx:
             tx.hold(HEARTBEAT_LEASE, self._id, now, now + HEARTBEAT_MS)
-            since = tx.hold_on(LISTENING_LEASE, now, now + HEARTBEAT_MS)
+            since = tx.hold_shared(LISTENING_LEASE, now, now + HEARTBEAT_MS)
             free = [name for name in self._chores if name not in self._doing or self._doing[name].done()]
             # The lease of a chore that hangs is not renewed, so another gateway can take over.
             held = [name for name in free if tx.hold(name, self._id, now, now + CHORE_MS)]
@@ -192,7 +192,7 @@ class Dispatcher:
             raise
         except Exception:
             log.exception("dispatcher.step_failed")
-            break_off(look)
+            fail_if_overdue(look)
 
 
 def _reconcile(provider: Provider) -> None:

@@ -1,4 +1,4 @@
-"""When to poll an attempt next: as rarely as its end is still seen in time, however many attempts there are."""
+"""Decides when to poll an attempt next: soon enough to see its end in time, within the limit for all attempts."""
 
 from __future__ import annotations
 

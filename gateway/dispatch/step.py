@@ -50,8 +50,8 @@ def _verdict(look: Look) -> Verdict:
     return follow(look, attempt)
 
 
-def break_off(look: Look) -> None:
-    """Handle a bug in a step: the job is looked at again when its lease expires, and fails once its time is up."""
+def fail_if_overdue(look: Look) -> None:
+    """After a bug in a step: fail the job if its time is up. Otherwise it is looked at again when its lease expires."""
     attempt = look.newest_attempt
     ends_at = look.job.queue_deadline if attempt is None or attempt.ended else attempt.deadline
     if look.now <= ends_at:

@@ -125,7 +125,7 @@ def test_the_commands_migrate_a_fresh_database(app: Flask, services: Services) -
 
 @pytest.mark.parametrize(("command", "hint"), [("keys list", ""), ("vast destroy 5 --yes", " python -m gateway")])
 def test_an_unusable_database_is_reported_in_one_line(app: Flask, services: Services, command: str, hint: str) -> None:
-    settings = services.settings.having(VastSettings(api_key="key", deployment="tests"))
+    settings = services.settings.with_parts(VastSettings(api_key="key", deployment="tests"))
     app.extensions["reelay"] = replace(services, settings=settings)
     database = services.settings.data_dir / "reelay.db"
     database.write_bytes(b"no database at all, " * 100)

@@ -163,7 +163,7 @@ def local_stand(tmp_path: Path) -> Iterator[Stand]:
         work_dir=tmp_path / "work",
     )
     server, runs, stop = serve(worker)
-    settings = Settings(providers=("local",)).having(LocalSettings(f"http://127.0.0.1:{server.server_port}"))
+    settings = Settings(providers=("local",)).with_parts(LocalSettings(f"http://127.0.0.1:{server.server_port}"))
 
     def there(attempt: Attempt) -> There:
         found = runs.get(attempt.id)
@@ -190,7 +190,7 @@ def runpod() -> Iterator[Emulator]:
 def runpod_settings(emulator: Emulator, own: Mapping[str, Any] = {}, **changes: Any) -> Settings:
     """`own` are changes of RunPod's settings, `changes` of the gateway's."""
     settings = read_settings({**emulator.gateway_environ, "PUBLIC_URL": "http://127.0.0.1:1"})
-    return replace(settings, **changes).having(replace(settings.of(RunPodSettings), **own))
+    return replace(settings, **changes).with_parts(replace(settings.of(RunPodSettings), **own))
 
 
 def runpod_provider(
@@ -201,7 +201,7 @@ def runpod_provider(
 
 def runpod_provider_at(files: FileServer) -> RunPodProvider:
     """Its job API is below `/v2/ep` of `files`, which answers what no emulator would."""
-    return _provider(Settings(("runpod",)).having(RunPodSettings(endpoint_id="ep", api_base=f"{files.origin}/v2")))
+    return _provider(Settings(("runpod",)).with_parts(RunPodSettings(endpoint_id="ep", api_base=f"{files.origin}/v2")))
 
 
 def _provider(settings: Settings, clock: Clock | None = None) -> RunPodProvider:

@@ -56,7 +56,7 @@ class Scene:
         self.rows = Rentals(self.store, "vast")
 
     def another(self, **changes: Any) -> RentalProvider:
-        settings = self.settings.having(replace(self.own, **changes))
+        settings = self.settings.with_parts(replace(self.own, **changes))
         context = Context(settings, Signer((SECRET_KEY,)), self.store, self.clock)
         return cast(RentalProvider, make(context)["vast"])
 
@@ -66,7 +66,7 @@ class Scene:
 
     def change(self, *, providers: tuple[str, ...] = ("vast",), **own: Any) -> None:
         """Go on with a gateway that has other settings."""
-        self.settings = replace(self.settings, providers=providers).having(replace(self.own, **own))
+        self.settings = replace(self.settings, providers=providers).with_parts(replace(self.own, **own))
         self.provider = self.another()
 
     def wants(self, count: int = 1) -> list[Attempt]:
@@ -212,7 +212,7 @@ def rented(folder: Path, database: str, **changes: Any) -> Iterator[Scene]:
             allowed_ips=("127.0.0.1",),
         )
         store = Store(make_engine(database))
-        yield Scene(vast, settings.having(own), store, EmulatedClock(vast))
+        yield Scene(vast, settings.with_parts(own), store, EmulatedClock(vast))
         store._engine.dispose()
 
 

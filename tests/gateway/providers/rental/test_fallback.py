@@ -90,7 +90,7 @@ def chained(scene: Scene) -> Iterator[Chain]:
             providers=("runpod", "vast"),
             public_url=f"http://127.0.0.1:{port}",
             min_free_disk_percent=0,
-        ).having(replace(read(RunPodSettings, runpod.gateway_environ), queue_limit_s=30))
+        ).with_parts(replace(read(RunPodSettings, runpod.gateway_environ), queue_limit_s=30))
         settings.files_dir.mkdir(parents=True, exist_ok=True)
         app = create_app(settings)
         services = app.extensions["reelay"] = Services.wire(settings, clock=scene.clock)

@@ -32,7 +32,7 @@ def call(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Call:
     monkeypatch.setattr(vast_commands, "PAUSE_S", 0.0)
 
     def call(*words: str, typed: str | None = None, **changed: Any) -> Result:
-        app = create_app(scene.settings.having(replace(scene.own, **changed)))
+        app = create_app(scene.settings.with_parts(replace(scene.own, **changed)))
         return app.test_cli_runner().invoke(args=["vast", *words], input=typed)
 
     return call

@@ -52,7 +52,7 @@ def settings(tmp_path: Path, runpod: Management) -> Settings:
         providers=("local",),
         secret_key=("x" * 32,),
         data_dir=tmp_path / "data",
-    ).having(RunPodSettings(api_key=runpod.key, management_base=runpod.base))
+    ).with_parts(RunPodSettings(api_key=runpod.key, management_base=runpod.base))
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def call(settings: Settings, file: Path) -> Callable[..., Result]:
 
     def call(command: str, *words: str, **changed: Any) -> Result:
         own = replace(settings.of(RunPodSettings), **changed)
-        app: Flask = create_app(settings.having(own))
+        app: Flask = create_app(settings.with_parts(own))
         return app.test_cli_runner().invoke(args=["runpod", command, "--file", str(file), *words])
 
     return call
