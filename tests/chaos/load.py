@@ -224,8 +224,8 @@ class Load:
         if open_ := self._rows("SELECT id FROM attempts WHERE ended_at IS NULL"):
             report.wrong.append(f"{len(open_)} attempts never ended")
         files = {str(path.relative_to(self._data / "files")) for path in (self._data / "files").rglob("*.*")}
-        outputs = {f"outputs/{job}/{attempt}.mp4" for job, attempt in done}
-        known = {f"outputs/{job}/{attempt}.mp4" for job, attempt in self._rows("SELECT job_id, id FROM attempts")}
+        outputs = {f"outputs/{job}/{attempt}/video.mp4" for job, attempt in done}
+        known = {f"outputs/{job}/{attempt}/video.mp4" for job, attempt in self._rows("SELECT job_id, id FROM attempts")}
         if lost := outputs - files:
             report.wrong.append(f"{len(lost)} outputs are not there")
         left = files - outputs
