@@ -33,7 +33,7 @@ IDLE_S = 60.0
 HANDSHAKE_S = 10.0
 UNREAD_BODY_S = 5.0
 CHUNK_BYTES, DRAIN_CHUNKS = 65536, 16
-#: Threads that serve addresses that are not expected, and connections of theirs that may be open at once.
+#: Number of threads for addresses that are not expected, and maximum of their open connections.
 STRANGERS = 16
 
 

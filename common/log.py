@@ -58,7 +58,7 @@ def configure(level: str = "INFO", *, json: bool | None = None, stream: TextIO |
         if as_json
         else [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)]
     )
-    # Lines do not name their place in the code: finding it takes a third of the time of logging.
+    # Lines omit their location in the code: finding it takes a third of the time of logging.
     logging._srcfile = None
     handler = logging.StreamHandler(stream)
     handler.setFormatter(

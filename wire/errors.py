@@ -2,7 +2,7 @@
 
     ReelayError
     ├── JobError                    ends an attempt
-    │   ├── GatewayError            a bug of ours
+    │   ├── GatewayError            errors on the server
     │   ├── JobFault                the job's own fault: never tried again
     │   │   ├── InvalidParams       AssetForbidden    AssetNotFound    AssetUnavailable
     │   │   ├── AssetTooLarge       AssetEmpty        AssetInvalid     AssetHasNoAudio

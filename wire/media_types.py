@@ -1,4 +1,4 @@
-"""Every type of file that an operation can make. Nothing else knows an extension or a MIME type.
+"""Every type of file that an operation can make. No other module names an extension or a MIME type.
 
 A new type is one line here, and a signature in `wire/sniffing.py` if it has one.
 """

@@ -123,7 +123,7 @@ def sniff_file(path: Path) -> Content:
 
 
 def is_of(content: Content, media_type: MediaType) -> bool:
-    """Whether a file of this content may be called one of `media_type`. Any text may be plain text."""
+    """Whether a file with this content may have the type `media_type`. Plain text may be any kind of text."""
     return content.name == media_type.content or (media_type.content == _TEXT.name and content.is_text)
 
 
@@ -144,7 +144,7 @@ def _bare(head: bytes) -> Content | None:
 
 
 def _frames(head: bytes) -> Content | None:
-    """MP3 or AAC without a header: eleven bits that are set, and a valid layer, bitrate and sample rate."""
+    """Recognise MP3 and AAC frames: eleven set bits, then a valid layer, bitrate and sample rate."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
     if head[1] & 0xF6 == 0xF0:  # ADTS

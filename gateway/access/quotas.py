@@ -79,7 +79,7 @@ class Quotas:
         return refused
 
     def _refusal(self, usage: Usage, now: int, further: int) -> RequestError | None:
-        """Return why there may be no job besides the unfinished ones and `further` new ones; None if there may."""
+        """Return why the key may not have one more job after its unfinished ones and `further` new ones, or None."""
         jobs = usage.unfinished + further
         if self._max_jobs and jobs >= self._max_jobs:
             return TooManyJobs(f"The key has {jobs} unfinished jobs, which is its maximum.", retry_after_s=TOO_MANY_S)

@@ -39,7 +39,7 @@ _PREFLIGHT_S = "600"
 
 
 def register(app: Flask, trusted_proxy_hops: int) -> None:
-    """Call this before all other checks: a browser's preflight request carries no key."""
+    """Register trusted proxies, CORS and headers. Call this before adding checks: preflight requests carry no key."""
     hops = trusted_proxy_hops
     if hops:  # one too many lets clients forge their address; the Host header is never used
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=0)  # type: ignore[method-assign]
@@ -75,7 +75,7 @@ def _answer_preflight() -> Response | None:
 
 
 def _add_cors_headers(response: Response) -> Response:
-    """Never allow credentials: the page must know the key and send it as a header."""
+    """Allow configured origins, but never credentials: a page must know the key and send it as a header."""
     if not services().settings.cors_origins:
         return response
     response.vary.add("Origin")

@@ -123,16 +123,14 @@ class JobSchema(_Sparse):
     progress = fields.Float(metadata={"description": "0 to 1."})
     statusUrl = fields.String(attribute="status_url", metadata={"description": "URL of the job."})
     createdAt = Time(attribute="job.created_at", metadata={"description": "RFC 3339, UTC."})
-    startedAt = Time(attribute="job.started_at", metadata={"description": "When a worker took it first."})
+    startedAt = Time(attribute="job.started_at", metadata={"description": "When a worker first began it."})
     finishedAt = Time(attribute="job.finished_at")
     waitingFor = fields.String(
         attribute="job.waiting_for", metadata={"description": "Why a queued job has not started, where that is known."}
     )
     attempts = fields.List(
         fields.Nested(JobAttemptSchema),
-        metadata={
-            "description": "Who was asked to run it, oldest first, and why the one before did not; the last ten."
-        },
+        metadata={"description": "The last ten attempts, oldest first: the provider, and why the attempt ended."},
     )
     webhook = fields.Nested(JobWebhookSchema)
     outputs = fields.Dict(

@@ -167,5 +167,5 @@ def _same_request(known: tuple[str, str], fingerprint: str, job: Job | None) -> 
 
 
 def _fingerprint(operation: str, params: Mapping[str, Any], webhook_url: str | None) -> str:
-    """Equal for equal requests, regardless of the order of their JSON."""
+    """Return the same text for equal requests, whatever the order of keys in their JSON."""
     return hashlib.sha256(json.dumps([operation, params, webhook_url], sort_keys=True).encode()).hexdigest()

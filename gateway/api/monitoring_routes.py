@@ -46,7 +46,7 @@ def blueprint() -> Blueprint:
         @here.doc(security=[])
         @here.response(200, HealthSchema)
         def get(self) -> dict[str, str]:
-            """The process responds."""
+            """Check that the process responds."""
             return {"status": "ok"}
 
     @here.route("/ready")
@@ -56,7 +56,7 @@ def blueprint() -> Blueprint:
         @here.alt_response(503, schema=ReadySchema, description="A check failed; `checks` says which")
         @here.refuses(RateLimited)
         def get(self) -> tuple[dict[str, Any], int]:
-            """Database, storage and dispatcher work, and a provider can be reached."""
+            """Check that database, storage and dispatcher work and that a provider can be reached."""
             checks = {"database": _result(services().store.ping), "dispatcher": _result(_check_dispatcher)}
             providers = remote.results()
             checks["storage"] = providers.pop("storage", "not checked yet")

@@ -32,7 +32,7 @@ _OF_THE_FRAMEWORK = (
     errors.ValidationFailed,
 )
 RETRY_AFTER_S = 2
-# Wrong fields that are listed at most; an error in every item of a long list would fill megabytes.
+# Maximum number of wrong fields that are listed: an error in every item of a long list would fill megabytes.
 MAX_ERRORS = 100
 _RETRY = frozenset({503, 507})
 
@@ -134,7 +134,7 @@ def _storage_full(_: StorageFullError) -> Response:
 
 
 def _not_http(_: ParseException) -> Response:
-    """Chunks are parsed by the server while a view reads them."""
+    """Handle malformed chunks, which the server parses only while a view reads them."""
     return problem(errors.BadRequest("The chunked body is malformed."))
 
 

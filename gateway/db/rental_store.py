@@ -112,6 +112,7 @@ class Spending:
 
 
 def spending(store: Store, now: int) -> Spending:
+    """What the rentals of all providers cost."""
     today = now - now % DAY_MS
     recent = sa.or_(rentals.c.stage.not_in(OVER), rentals.c.ended_at >= today)
     with store.reading() as connection:
@@ -131,9 +132,9 @@ def _paid_nano(rentals: Iterable[Rental], now: int) -> float:
 
 
 def must_hold(tx: Transaction, name: str, holder: str) -> None:
-    """Raise StaleLease unless `holder` still holds the lease `name`, even if it has expired.
+    """Raise StaleLease if the lease `name` was released or taken over. One that has merely expired still counts.
 
-    The lease cannot be taken over before this transaction ends.
+    It cannot be taken over before this transaction ends.
     """
     query = sa.select(leases.c.holder).where(leases.c.name == name).with_for_update()
     if tx.connection.scalar(query) != holder:
@@ -141,7 +142,7 @@ def must_hold(tx: Transaction, name: str, holder: str) -> None:
 
 
 def release(tx: Transaction, name: str, holder: str) -> None:
-    """Release the lease `name` if `holder` still holds it, for good even if the clock is set back."""
+    """Release the lease `name` if `holder` still holds it. It stays released even if the clock is set back."""
     mine = sa.and_(leases.c.name == name, leases.c.holder == holder)
     tx.connection.execute(leases.update().where(mine).values(expires_at=0))
 

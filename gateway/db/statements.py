@@ -21,6 +21,7 @@ def save(table: Table, columns: frozenset[str], *, leased: bool = False) -> sa.U
 
 
 def due(table: Table) -> sa.ColumnElement[bool]:
+    """The condition for rows that are due and not leased."""
     free = sa.or_(table.c.lease_expires_at.is_(None), table.c.lease_expires_at <= NOW)
     return sa.and_(table.c.next_at <= NOW, free)
 
@@ -68,7 +69,7 @@ LEASE = (
     .values(lease_token=TOKEN, lease_expires_at=sa.bindparam("until"), next_at=sa.bindparam("until"))
 )
 WAITING_IDLE = sa.and_(jobs.c.status == JobStatus.QUEUED, WAITING, jobs.c.next_at > NOW, jobs.c.lease_token.is_(None))
-# Skips locked rows: the caller holds a job of its own, and two that wait for each other's would deadlock.
+# Skips locked rows: each caller has locked a job, and two callers that wait for each other's job would deadlock.
 OLDEST_WAITING = sa.select(jobs.c.id).where(WAITING_IDLE).order_by(jobs.c.id).limit(1)
 WAKE = (
     jobs.update()

@@ -130,13 +130,16 @@ class Transaction:
         return [replace(mine[job_id], **taken) for job_id in job_ids if job_id in mine]
 
     def webhook(self, job_id: str) -> Webhook | None:
+        """The job's webhook, locked until this transaction ends."""
         query = sa.select(webhooks).where(webhooks.c.job_id == job_id).with_for_update()
         row = self.connection.execute(query).mappings().first()
         return to_webhook(row) if row else None
 
     def lease_webhooks(self, job_ids: list[str], token: str, now: int, until: int) -> list[Webhook]:
-        """Lease those that are still due. Webhooks that another dispatcher is leasing are skipped, because waiting for
-        them in a different order would deadlock."""
+        """Lease the webhooks of these jobs that are still due.
+
+        Those that another dispatcher is leasing are skipped: two that wait for each other would deadlock.
+        """
         still_due = sa.and_(webhooks.c.job_id.in_(job_ids), due(webhooks))
         query = sa.select(webhooks).where(still_due).with_for_update(skip_locked=True)
         mine = [to_webhook(row) for row in self.connection.execute(query, {"now": now}).mappings()]

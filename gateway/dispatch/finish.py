@@ -1,4 +1,4 @@
-"""End what no worker ends: jobs that ran out of time, attempts that are abandoned or no longer wanted."""
+"""End jobs that are out of time, and attempts that are abandoned or no longer wanted."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def withdraw(look: Look, attempt: Attempt, error: JobError) -> Verdict:
 
 
 def clean_up(look: Look, attempt: Attempt | None) -> Verdict:
-    """Cancel what may still run of a job that has ended."""
+    """Cancel the last attempt of a job that has ended, if it may still run."""
     may_run = attempt is not None and not attempt.ended and attempt.sent_at is not None
     if attempt and may_run and not look.cancel_at_provider(attempt) and look.now < attempt.deadline:
         return Verdict(attempt, unchanged, next_in_ms=LATER_MS)

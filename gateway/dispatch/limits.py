@@ -10,13 +10,13 @@ from wire.errors import ClaimTimeout, JobError, JobTimeout, QueueTimeout, Submit
 SILENCE_MS = SILENCE_S * 1000
 # How long it may be unknown whether a submit took effect. The claim of a worker that takes it later is refused.
 AMBIGUOUS_MS = 60_000
-# How long an attempt may run at a provider without a claim: a worker that is shutting down takes jobs and never runs
-# them.
+# How long an attempt may run at a provider without a claim: a worker that is shutting down may take jobs without
+# running them.
 UNCLAIMED_MS = 60_000
 
 
 def overdue(job: Job, attempt: Attempt, now: int, *, events: bool, listening_since: int) -> JobError | None:
-    """Return why the attempt is out of time, which does not matter if it has ended at its provider; else None.
+    """Return why the attempt is out of time, or None. Callers ignore it if the attempt has ended at its provider.
 
     `events`: whether workers report. `listening_since`: since when they have been able to; earlier silence is ignored.
     """

@@ -2,8 +2,8 @@
 
 The stages: INTENT (committed before anything is sent) → CREATING (the call is being made) → BOOTING, or AMBIGUOUS
 while it is unknown whether a machine exists → PROBING (it runs, its worker has not responded) → READY, BUSY and IDLE
-→ DESTROYING (committed before the first call to end it) → GONE, on proof alone. NO_MACHINE: there never was one. A
-machine that appears although its record says that there is none is an orphan, and goes to DESTROYING.
+→ DESTROYING (committed before the first call that destroys it) → GONE, only on proof. NO_MACHINE: there never was one.
+A machine that appears although its record says that there is none is an orphan, and goes to DESTROYING.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Stage(StrEnum):
 
 
 OVER = frozenset({Stage.NO_MACHINE, Stage.GONE})
-# A machine is on its way, or may be.
+# Stages in which a machine is, or may be, on its way.
 COMING = frozenset({Stage.INTENT, Stage.CREATING, Stage.AMBIGUOUS, Stage.BOOTING, Stage.PROBING})
 USABLE = frozenset({Stage.READY, Stage.BUSY, Stage.IDLE})
 _ENDS = frozenset({Stage.DESTROYING, Stage.GONE})

@@ -20,7 +20,7 @@ Pair = tuple[Job, Attempt]
 
 
 def claim(job: Job, attempt: Attempt, claim_id: str, now: int) -> Pair:
-    """A worker claims the attempt. Repeating its own claim changes nothing; raises AttemptSuperseded for any other."""
+    """Record a worker's claim. A repetition of the same claim changes nothing; any other raises AttemptSuperseded."""
     if attempt.claim_id == claim_id and _wanted(job, attempt):
         return job, attempt
     if attempt.claim_id is not None or not _wanted(job, attempt):
@@ -31,7 +31,7 @@ def claim(job: Job, attempt: Attempt, claim_id: str, now: int) -> Pair:
 
 
 def beat(job: Job, attempt: Attempt, claim_id: str, progress: float, now: int) -> Pair:
-    """The claim's worker is alive and reports progress, which never goes back. Raises AttemptSuperseded."""
+    """Record that the claim's worker is alive, and its progress, which never goes back. Raises AttemptSuperseded."""
     _must_hold(job, attempt, claim_id)
     return replace(job, progress=max(job.progress, progress)), replace(attempt, heard_at=now)
 
@@ -45,7 +45,7 @@ def held(job: Job, attempt: Attempt, claim_id: str, end: AttemptState) -> bool:
 
 
 def accept(job: Job, attempt: Attempt, remote_id: str | None, now: int) -> Pair:
-    """The provider has accepted the attempt. An earlier claim is kept."""
+    """Record that the provider has accepted the attempt. An earlier claim is kept."""
     if attempt.state is AttemptState.CLAIMED:
         return job, replace(attempt, remote_id=remote_id)
     if attempt.state is AttemptState.SUBMITTED:
@@ -55,12 +55,12 @@ def accept(job: Job, attempt: Attempt, remote_id: str | None, now: int) -> Pair:
 
 
 def waits(job: Job, attempt: Attempt, reason: str | None) -> Pair:
-    """The provider has not begun it; `reason` says why, if that is known."""
+    """Record that the provider has not begun it, and why if that is known."""
     return (replace(job, waiting_for=reason) if job.status is JobStatus.QUEUED else job), attempt
 
 
 def runs(job: Job, attempt: Attempt, progress: float, now: int) -> Pair:
-    """The provider reports that it runs. Without events, this alone makes a job running."""
+    """Record that the provider reports it as running. Without events, this alone makes a job running."""
     if job.finished:
         return job, attempt
     attempt = replace(attempt, running_at=attempt.running_at or now)
@@ -69,21 +69,21 @@ def runs(job: Job, attempt: Attempt, progress: float, now: int) -> Pair:
 
 
 def doubt(job: Job, attempt: Attempt) -> Pair:
-    """It is unknown whether the submit took effect."""
+    """Record that it is unknown whether the submit took effect."""
     if attempt.state is not AttemptState.INTENT:
         return job, attempt
     return _counted(job, attempt), _move(attempt, AttemptState.AMBIGUOUS)
 
 
 def not_yet(job: Job, attempt: Attempt, reason: str) -> Pair:
-    """The provider definitely did not accept it: the same attempt may be submitted again."""
+    """Record that the provider definitely did not accept it: the same attempt may be submitted again."""
     if attempt.state is not AttemptState.INTENT:
         return job, attempt
     return replace(job, waits=job.waits + 1, waiting_for=reason), replace(attempt, sent_at=None)
 
 
 def complete(job: Job, attempt: Attempt, result: Mapping[str, Any], now: int) -> Pair:
-    """The attempt has made its outputs, which are stored and checked. `result` is a ResultSchema document."""
+    """Complete the attempt and its job; the outputs are stored and checked. `result` is a ResultSchema document."""
     attempt = _move(attempt, AttemptState.DONE, ended_at=now)
     stats = {**result["stats"], "provider": attempt.provider}
     outputs = {
@@ -97,7 +97,7 @@ def complete(job: Job, attempt: Attempt, result: Mapping[str, Any], now: int) ->
 
 
 def fail(job: Job, attempt: Attempt, error: JobError, now: int) -> Pair:
-    """The attempt failed. Its job fails with it, or goes back to the queue if another try may help."""
+    """Fail the attempt. Its job fails with it, or goes back to the queue if another try may help."""
     attempt = _move(attempt, AttemptState.FAILED, ended_at=now, error_code=error.code, error_message=error.message)
     if isinstance(error, JobFault) or job.tries >= MAX_TRIES:
         return _finish(job, JobStatus.FAILED, now, error_code=error.code, error_message=error.message), attempt
@@ -106,7 +106,7 @@ def fail(job: Job, attempt: Attempt, error: JobError, now: int) -> Pair:
 
 
 def turn_down(job: Job, attempt: Attempt, code: str, reason: str, now: int, next_at: int) -> Pair:
-    """The provider cannot run it and did not run it: the job goes back to the queue, and the try does not count."""
+    """End an attempt that its provider did not and cannot run: the job is queued again, and the try does not count."""
     if attempt.state is AttemptState.CLAIMED:
         return replace(job, next_at=next_at), attempt
     if attempt.running_at is not None:  # it was reported as running before
@@ -127,12 +127,12 @@ def charge(job: Job, attempt: Attempt, nano_per_s: int, execution_ms: int | None
 
 
 def give_up(job: Job, error: JobError, now: int) -> Job:
-    """The job fails, though no attempt caused the error."""
+    """Fail the job with an error that no attempt caused."""
     return _finish(job, JobStatus.FAILED, now, error_code=error.code, error_message=error.message)
 
 
 def cancel(job: Job, now: int) -> Job:
-    """The client no longer wants the job; the dispatcher cancels its attempt. Raises JobFinished."""
+    """Cancel the job for its client; the dispatcher cancels its attempt. Raises JobFinished."""
     if job.status is JobStatus.CANCELLED:
         return job
     if job.finished:
@@ -141,7 +141,7 @@ def cancel(job: Job, now: int) -> Job:
 
 
 def supersede(attempt: Attempt, now: int) -> Attempt:
-    """The attempt's job ended without it."""
+    """End an attempt whose job ended without it."""
     return attempt if attempt.ended else _move(attempt, AttemptState.SUPERSEDED, ended_at=now)
 
 

@@ -1,7 +1,7 @@
 """Files on the gateway's own disk, behind `/files/<key>?signature=…`.
 
-A signature binds method, key, expiry and, for PUT, the size. A file appears under its name whole or not at all: it is
-written under another name, flushed to the disk, and renamed.
+A signature binds method, key, expiry and, for PUT, the maximum size. A file appears under its name whole or not at
+all: it is written under another name, flushed to the disk, and renamed.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from wire.envelope import Upload
 
 _FOLDERS = ("outputs", "uploads")
 _PART = ".part-"
-# A file that is being written changes more often than this: clients that stall are cut off long before.
+# An incomplete file that has not changed for this long is a leftover: clients that stall are cut off much earlier.
 HALF_WRITTEN_MS = 3600 * 1000
 
-# Nobody removes a folder as empty that another transfer has just begun in.
+# Held while a folder is created or removed, so that no empty folder is removed that a transfer is about to use.
 _folders = threading.Lock()
 
 
@@ -68,7 +68,7 @@ class LocalStorage:
                     yield key
 
     def tidy(self) -> None:
-        """Half-written files that nobody writes any more, and empty folders."""
+        """Remove incomplete files that are no longer written, and empty folders."""
         for folder in self._places():
             for path in (folder / name for name in _names(folder) if name.startswith(_PART)):
                 with suppress(FileNotFoundError):  # it was just finished
@@ -79,21 +79,21 @@ class LocalStorage:
             _remove_if_empty(job)
 
     def _places(self) -> Iterator[Path]:
-        """The folders that files lie in: one for each attempt, and for each key that has uploaded."""
+        """The folders that contain files: one for each attempt, and one for each key that has uploaded."""
         outputs, uploads = (_folders_in(self._root / kind) for kind in _FOLDERS)
         for job in outputs:
             yield from _folders_in(job)
         yield from uploads
 
     def _remove_empty(self, folder: Path) -> None:
-        """The folder and those above it, as far as they are empty; never the two that all files lie in."""
+        """Remove the folder and its parents while they are empty, but never the two that contain all files."""
         while folder.parent != self._root and _remove_if_empty(folder):
             folder = folder.parent
 
     def path(self, key: str) -> Path:
-        """Where the file of `key` is; raises ValueError for anything that is not a key of ours.
+        """Return the path of the file `key`. Raises ValueError if that is not a storage key.
 
-        Raises FileNotFoundError where a symbolic link stands in the way: nothing of ours is one, wherever it leads.
+        Raises FileNotFoundError if a part of the path is a symbolic link, which Reelay never creates.
         """
         if not KEY.fullmatch(key):
             raise ValueError("not a storage key")
@@ -103,7 +103,7 @@ class LocalStorage:
         return path
 
     def allowed(self, method: str, key: str, signature: str) -> int | None:
-        """The size limit that `signature` grants for this very call (0 for GET); None when it grants nothing."""
+        """Return the maximum size that `signature` allows for this call (0 for GET); None if it does not allow it."""
         match self._signer.read(_purpose(key), signature):
             case [str(granted), int(expires_at), int(max_bytes)] if granted == method:
                 return max_bytes if self._clock.now_ms() < expires_at else None
@@ -134,7 +134,7 @@ class LocalStorage:
         return 100 * usage.free / usage.total
 
     def _make_root(self) -> None:
-        """Not what is above it: where DATA_DIR has gone, with its disk perhaps, nothing may be written in its place."""
+        """Create the root folder without its parents: if DATA_DIR is missing, its disk may not be mounted."""
         if not self._root.is_dir():
             self._root.mkdir(exist_ok=True)
             _sync_folder(self._root.parent)
@@ -146,7 +146,7 @@ class LocalStorage:
 
 @contextmanager
 def _disk() -> Iterator[None]:
-    """No OSError of the disk gets out."""
+    """Raise errors of the disk as StorageFullError or StorageUnavailable."""
     try:
         yield
     except OSError as error:
@@ -160,7 +160,7 @@ def _purpose(key: str) -> str:
 
 
 def _make_folder(folder: Path) -> None:
-    """Each is entered into the one above on the disk: a file that is safe in a folder that is not is lost."""
+    """Create the folder and its parents, synced to the disk: a synced file in an unsynced folder can be lost."""
     if folder.is_dir():
         return
     _make_folder(folder.parent)
@@ -185,13 +185,13 @@ def _remove_if_empty(folder: Path) -> bool:
     with _folders:
         try:
             folder.rmdir()
-        except OSError:  # it has files, or is gone already
+        except OSError:  # it contains files, or was removed already
             return False
     return True
 
 
 def _begin(folder: Path) -> tuple[int, str]:
-    """A new file in `folder`, open: its descriptor and its path."""
+    """Create and open a file in `folder`. Return its descriptor and its path."""
     while True:
         with _folders:
             try:

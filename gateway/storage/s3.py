@@ -1,7 +1,7 @@
-"""Files in a bucket of S3, or of anything that speaks its language. Workers and clients go there themselves.
+"""Files in a bucket of S3 or a compatible service, which workers and clients access directly.
 
-What S3 cannot do: a presigned PUT binds key, method, expiry and content type, but no largest size, and it may be used
-again until it expires. So every attempt has a key of its own, and what is stored is measured before it counts.
+A presigned PUT binds key, method, expiry and content type, but no maximum size, and may be used again until it expires.
+So every attempt has its own keys, and the size of a stored file is checked before the file counts.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from wire.envelope import Upload
 CONNECT_S = 5
 READ_S = 10
 TRIES = 2
-# S3 may take its time over the last byte of a large file.
+# S3 may take long to respond after the last byte of a large file.
 WRITE_S = 60
 WRITE_MS = 3600 * 1000
-# No presigned URL of S3 lives longer.
+# Maximum validity of a presigned URL.
 MAX_TTL_S = 7 * 24 * 3600
 _GONE = frozenset({"404", "NoSuchKey", "NotFound"})
 _CODE = re.compile(r"<Code>(\w+)</Code>")
@@ -36,8 +36,8 @@ _CODE = re.compile(r"<Code>(\w+)</Code>")
 class S3Storage:
     """Storage in `settings.s3_bucket`, below `settings.s3_prefix`.
 
-    Its key must be allowed to put, get, delete and list there: without the right to list, S3 answers that a file which
-    is not there is forbidden. Every method but the presigning ones raises StorageUnavailable when S3 does not do it.
+    The access key must be allowed to put, get, delete and list: without the right to list, S3 reports a missing file
+    as forbidden. All methods except the presigning ones raise StorageUnavailable if the call fails.
     """
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
@@ -54,9 +54,9 @@ class S3Storage:
                 read_timeout=READ_S,
                 retries={"total_max_attempts": TRIES, "mode": "standard"},
                 max_pool_connections=settings.threads + 16,
-                # A name of its own for every bucket is something that few but Amazon have.
+                # Few services except Amazon's have a host name for every bucket.
                 s3={"addressing_style": "path" if settings.s3_endpoint_url else "virtual"},
-                # Else a presigned PUT asks for a checksum header that workers do not send.
+                # Otherwise a presigned PUT requires a checksum header that workers do not send.
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
             ),
@@ -84,12 +84,12 @@ class S3Storage:
         return StoredFile(key, found["ContentLength"])
 
     def write(self, key: str, chunks: Iterable[bytes], size_bytes: int) -> StoredFile:
-        """As a worker's upload: in one stream of known length, held nowhere in between, tried once."""
+        """Stream the file to S3 as a worker would: with a known length, without buffering it, and without retries."""
         target = self.presign_put(key, max_bytes=size_bytes, expires_at=self._clock.now_ms() + WRITE_MS)
         with requests.Session() as http:
             http.trust_env = False
             try:
-                answer = http.put(
+                response = http.put(
                     target.url,
                     data=_Body(chunks, size_bytes),
                     headers=target.headers,
@@ -98,9 +98,9 @@ class S3Storage:
                 )
             except requests.RequestException as error:
                 raise StorageUnavailable(f"S3 could not be reached: {type(error).__name__}") from None
-        if answer.status_code != 200:
-            code = _CODE.search(answer.text)
-            raise StorageUnavailable(f"S3 answered {answer.status_code} {code[1] if code else ''}".strip())
+        if response.status_code != 200:
+            code = _CODE.search(response.text)
+            raise StorageUnavailable(f"S3 returned {response.status_code} {code[1] if code else ''}".strip())
         return StoredFile(key, size_bytes)
 
     def delete(self, key: str) -> None:
@@ -108,7 +108,7 @@ class S3Storage:
             self._s3.delete_object(**self._place(key))
 
     def keys(self) -> Iterator[str]:
-        """The keys of all files of ours; what else lies in the bucket is left out."""
+        """The keys of all our files; other objects in the bucket are skipped."""
         with _translated():
             for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix):
                 for found in page.get("Contents", ()):
@@ -117,14 +117,14 @@ class S3Storage:
                         yield key
 
     def tidy(self) -> None:
-        """Nothing: a file of which not all came does not appear in S3."""
+        """Do nothing: S3 never shows an incomplete upload."""
 
     def check(self) -> None:
         with _translated():
             self._s3.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
 
     def free_percent(self) -> float:
-        """There is always room."""
+        """Return 100: the space in S3 is unlimited."""
         return 100.0
 
     def _place(self, key: str) -> dict[str, Any]:
@@ -141,7 +141,7 @@ class S3Storage:
 
 
 class _Body:
-    """A request's body of known length."""
+    """A request body of known length."""
 
     def __init__(self, chunks: Iterable[bytes], size_bytes: int) -> None:
         self._chunks, self._size_bytes = chunks, size_bytes
@@ -155,10 +155,10 @@ class _Body:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """boto3's errors as ours. Their texts name the call and S3's code, and no secret."""
+    """Raise boto3's errors as StorageUnavailable. Their texts name the call and S3's code, but no secret."""
     try:
         yield
     except ClientError as error:
-        raise StorageUnavailable(f"S3 answered {error.response.get('Error', {}).get('Code')}") from error
+        raise StorageUnavailable(f"S3 returned {error.response.get('Error', {}).get('Code')}") from error
     except BotoCoreError as error:
         raise StorageUnavailable(f"S3 could not be reached: {type(error).__name__}") from error

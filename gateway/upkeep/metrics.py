@@ -107,7 +107,7 @@ class Metrics:
         self._video.labels(job.operation).inc(max(0, stats.get("duration_s") or 0))
 
     def webhook_tried(self, webhook: Webhook) -> None:
-        """Record a try to send a webhook, after it."""
+        """Record the outcome of a try to send a webhook."""
         self._webhooks.labels(str(webhook.state)).inc()
 
     def text(self) -> bytes:
@@ -168,14 +168,18 @@ class _GaugeCollector(Collector):
     def _rentals(self, now: int) -> Iterator[Metric]:
         spent = spending(self._store, now)
         yield GaugeMetricFamily(
-            "reelay_rentals_usd_per_hour", "What the rented machines cost.", spent.nano_per_s * 3600 / 1e9
+            "reelay_rentals_usd_per_hour",
+            "Cost of the current rentals per hour, in dollars.",
+            spent.nano_per_s * 3600 / 1e9,
         )
         yield GaugeMetricFamily(
-            "reelay_rentals_today_usd", "What rented machines have cost on this day (UTC).", spent.today_nano / 1e9
+            "reelay_rentals_today_usd", "Cost of all rentals on this day (UTC), in dollars.", spent.today_nano / 1e9
         )
         age_s = 0.0 if spent.ending_since is None else max(0, now - spent.ending_since) / 1000
         yield GaugeMetricFamily(
-            "reelay_rentals_destroying_seconds", "Since when the oldest machine is being destroyed.", age_s
+            "reelay_rentals_destroying_seconds",
+            "Time since the oldest machine in destruction began to be destroyed.",
+            age_s,
         )
 
     def describe(self) -> Iterator[Metric]:

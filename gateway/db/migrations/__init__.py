@@ -1,4 +1,4 @@
-"""The database's schema, step by step. Migrations only add, so release N−1 still runs on the schema of N."""
+"""Migrations of the database's schema. They only add, so that release N−1 still runs on the schema of release N."""
 
 from __future__ import annotations
 

@@ -339,7 +339,7 @@ def test_two_gateways_may_clean_up_at_once(
 
 
 @pytest.mark.parametrize(
-    "error", [PermissionError(1, "Operation not permitted"), StorageUnavailable("S3 answered 503")]
+    "error", [PermissionError(1, "Operation not permitted"), StorageUnavailable("S3 returned 503")]
 )
 def test_a_file_that_cannot_be_removed_does_not_keep_others(
     services: Services, rubbish: Callable[[], object], monkeypatch: pytest.MonkeyPatch, error: Exception
