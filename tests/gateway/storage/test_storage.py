@@ -259,7 +259,7 @@ def test_s3_tells_browsers_what_it_is_and_how_it_is_called(bucket: Callable[...,
     storage, key = bucket(), an_output()
     storage.write(key, [b"x"], 1)
     headers = requests.get(storage.presign_get(key, expires_at=NOW + HOUR), timeout=10).headers
-    assert headers["Content-Disposition"] == f'inline; filename="{key.split("/")[1]}.mp4"'
+    assert headers["Content-Disposition"] == f'inline; filename="{key.split("/")[1]}-video.mp4"'
     assert headers["Content-Type"] == "video/mp4"
 
 
