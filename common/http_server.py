@@ -94,7 +94,7 @@ class _SecureConnection(_Connection, ssl.SSLSocket):
 
 @contextmanager
 def _timeout_as_reset() -> Iterator[None]:
-    """Raise an error that gunicorn does not log as a fault of the server."""
+    """Raise a time-out as an error that gunicorn does not log as the server's fault."""
     try:
         yield
     except TimeoutError as error:

@@ -26,7 +26,7 @@ DATABASES = ("sqlite", "postgresql", "postgresql+psycopg", "postgresql+psycopg2"
 
 
 def _database(url: str) -> None:
-    """The URL may hold a password: no message shows it."""
+    """Check the URL. It may contain a password, so no message shows it."""
     try:
         parsed = sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError) as error:
@@ -45,7 +45,7 @@ def _own_key(secret: str) -> None:
 
 
 def _rate_storage(url: str) -> None:
-    """The URL may hold a password: no message shows it."""
+    """Check the URL. It may contain a password, so no message shows it."""
     if urlsplit(url).scheme not in {"memory", "redis", "rediss"}:
         raise ValidationError("Must be memory:// or a URL like redis://:password@host:6379/0.")
     for package in () if url.startswith("memory:") else ("limits", "redis"):

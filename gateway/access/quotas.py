@@ -18,6 +18,7 @@ from gateway.settings import Settings
 ALLOWANCE, ALLOWANCE_MS = 250, 250
 # Closer than this to a limit every new job is counted, one at a time. It covers the allowances of four gateways.
 MARGIN = 4 * ALLOWANCE
+# Retry-After if the key has too many jobs, and if only the estimated cost of its unfinished jobs reaches the limit.
 TOO_MANY_S, MAY_GET_CHEAPER_S = 10, 60
 
 

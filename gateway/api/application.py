@@ -102,7 +102,7 @@ def _finish(response: Response) -> Response:
         request.endpoint in {"monitoring.Health", "events.Events", "monitoring.Metrics"} and response.status_code < 400
     )
     (log.debug if quiet else log.info)(
-        "request.answered",
+        "request.handled",
         method=request.method,
         path=request.path,
         status=response.status_code,

@@ -85,7 +85,7 @@ def blueprint() -> Blueprint:
         @here.alt_response(304, description="Not modified, according to `If-None-Match`", success=True)
         @here.refuses(SignatureInvalid, NotFound, RangeNotSatisfiable, TransfersBusy)
         def get(self, query: dict[str, Any], key: str) -> Response:
-            """A finished file, by its signed URL. Its type is the one given in the job."""
+            """Download a finished file by its signed URL. The job shows its media type."""
             return _send(key, query["signature"])
 
         @here.arguments(SignatureSchema, location="query")

@@ -43,7 +43,7 @@ def register(app: Flask, trusted_proxy_hops: int) -> None:
     hops = trusted_proxy_hops
     if hops:  # one too many lets clients forge their address; the Host header is never used
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=0)  # type: ignore[method-assign]
-    app.before_request(_answer_preflight)
+    app.before_request(_respond_to_preflight)
     app.after_request(_add_security_headers)
     app.after_request(_add_cors_headers)
 
@@ -63,7 +63,7 @@ def _allowed_origin() -> str | None:
     return origin if origin.lower() in allowed else None
 
 
-def _answer_preflight() -> Response | None:
+def _respond_to_preflight() -> Response | None:
     asks = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
     if not asks or _allowed_origin() is None:
         return None

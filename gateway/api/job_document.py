@@ -138,12 +138,12 @@ class JobSchema(_Sparse):
         values=fields.Nested(JobOutputSchema),
         metadata={"description": "The finished files by name. Left out once they have expired."},
     )
-    video_url = fields.String(metadata={"description": "The first video among the outputs."})
+    video_url = fields.String(metadata={"description": "URL of the first video among the outputs."})
     expiresAt = Time(attribute="expires_at", metadata={"description": "When the finished files are removed."})
     result = fields.Dict(
         attribute="job.result",
         keys=fields.String(),
-        metadata={"description": "Facts that the operation determined, if it has any."},
+        metadata={"description": "What the operation returns besides files, if anything."},
     )
     stats = fields.Nested(JobStatsSchema)
     error = fields.Nested(JobErrorSchema)

@@ -35,7 +35,7 @@ def blueprint() -> Blueprint:
         @here.arguments(ListSchema, location="query")
         @here.response(200, JobListSchema)
         def get(self, query: dict[str, Any]) -> dict[str, Any]:
-            """Your jobs, newest first."""
+            """List your jobs, newest first."""
             limit = query["limit"]
             found = services().store.list_jobs(
                 g.key_id,
@@ -57,7 +57,7 @@ def blueprint() -> Blueprint:
         @here.alt_response(202, schema=JobSchema, description="The job so far", success=True)
         @here.refuses(NotFound)
         def get(self, query: dict[str, Any], job_id: str) -> Response:
-            """One job. `Prefer: wait=N` holds the response until it has ended."""
+            """Read a job. `Prefer: wait=N` holds the response until it has ended."""
             return job_response(services().jobs.get(job_id, g.key_id), wait=query.get("wait"))
 
         @here.response(200, JobSchema, description="The cancelled job")

@@ -14,7 +14,7 @@ from wire.errors import JobError, OutputInvalid, OutputMissing, OutputTooLarge
 def check_outputs(
     storage: Storage, job: Job, attempt: Attempt, result: Mapping[str, Any], max_bytes: int
 ) -> JobError | None:
-    """Return what is wrong with the outputs that `result` reports, or None: S3 enforces no size.
+    """Return what is wrong with the outputs that `result` reports, or None. S3 enforces no size, so it is checked here.
 
     Raises StorageUnavailable.
     """

@@ -20,9 +20,9 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class Context:
-    """What a provider may work with."""
+    """The dependencies of a provider."""
 
-    #: The gateway's, which hold the provider's own too.
+    #: The gateway's settings, including the provider's own.
     settings: Settings
     #: Derives secrets of workers from SECRET_KEY.
     signer: Signer
@@ -62,10 +62,10 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class Remote:
-    """What a provider reports of an attempt.
+    """The state of an attempt, as its provider reports it.
 
-    COMPLETED without a result, or FAILED without an error, as when a provider has lost the worker's answer, is a failed
-    attempt, and the job is tried again.
+    COMPLETED without a result, or FAILED without an error, means that the provider lost the worker's response. The
+    attempt counts as failed, and the job is retried.
     """
 
     phase: Phase
@@ -84,7 +84,7 @@ class Remote:
 
 
 class ProviderError(Exception):
-    """A provider did not do what it was asked; the text is for the log and for `waiting_for`."""
+    """A provider did not do what it was asked to do; the text is for the log and for `waiting_for`."""
 
     code = "provider_error"
 
@@ -93,7 +93,7 @@ class ProviderError(Exception):
 
 
 class Refused(ProviderError):
-    """The provider, or the worker there, says that the job itself is at fault."""
+    """The provider or its worker reports that the job itself is at fault."""
 
     code = "refused"
 
@@ -127,49 +127,49 @@ class Ambiguous(ProviderError):
 class Provider(Protocol):
     """Runs attempts on workers of one kind.
 
-    Every method may raise `Unavailable` (ask again later); beyond that each raises what it says and nothing else: no
-    exception of an HTTP library gets out. No call takes longer than its own time-out.
+    Every method may raise `Unavailable` (ask again later), and otherwise only what its docstring lists: exceptions of
+    HTTP libraries are translated. No call takes longer than its own time-out.
     """
 
     #: Its name in PROVIDERS.
     name: str
-    #: Longest time an attempt waits there before the next provider is asked, in seconds; None for no limit.
+    #: Maximum time that an attempt waits there before the next provider is asked, in seconds; None for no limit.
     queue_limit_s: int | None
 
     def submit(self, attempt: Attempt, job_input: Mapping[str, Any]) -> Accepted | NotYet:
-        """Hand the attempt over with the worker's input. It is recorded and not yet with any provider.
+        """Submit the attempt with the worker's input. It is recorded, and no provider has it yet.
 
-        Returns Accepted when the provider has it, NotYet when it certainly has not and asking later may help (a machine
-        boots, a worker is busy). Raises Refused for the job's own fault; NoCapacity or Unavailable when nothing runs
-        there and another provider should be asked; Ambiguous when it may run, because the answer was lost. An attempt
-        that is submitted twice must not run twice where the provider can tell.
+        Returns Accepted when the provider has it, and NotYet when it certainly does not but may take it later (a
+        machine is booting, a worker is busy). Raises Refused when the job itself is at fault; NoCapacity or Unavailable
+        when it does not run there and another provider should be asked; Ambiguous when it may run, because the response
+        was lost. Where the provider can detect it, an attempt that is submitted twice must not run twice.
         """
 
     def poll(self, attempt: Attempt) -> Remote:
-        """Return where the attempt is.
+        """Return the state of the attempt.
 
-        One without a remote id, whose submit was ambiguous, is looked for by our own id where the provider allows that;
-        otherwise it is WAITING, and the dispatcher limits for how long. Raises NoCapacity when it has not begun there
-        and never will: it then costs the job no try, and another provider is asked.
+        An attempt without a remote id, whose submit was ambiguous, is looked up by our own id where the provider allows
+        that; otherwise it is WAITING, for as long as the dispatcher permits. Raises NoCapacity when it has not started
+        there and never will: the job then loses no try, and another provider is asked.
         """
 
     def cancel(self, attempt: Attempt) -> None:
-        """Take the attempt back. One that the provider does not know is no error."""
+        """Cancel the attempt. It is no error if the provider does not know it."""
 
     def reconcile(self) -> None:
-        """Look after machines. Called every few seconds, by one thread of a process; returns within a minute."""
+        """Manage the machines. Called every few seconds by one thread of each process; returns within a minute."""
 
     def check(self) -> None:
         """Return when the provider can be reached with our settings. Raises Unavailable with the reason."""
 
     def workers(self) -> Mapping[str, int]:
-        """Count the workers or machines by the provider's own words for their states; empty where it does not know."""
+        """Return the number of workers or machines by state, in the provider's terms; empty if it is not known."""
 
     def price(self, attempt: Attempt, gpu: str | None) -> Price | None:
-        """Return what the machine that has or had the attempt costs; called outside transactions.
+        """Return the price of the machine that has or had the attempt; called outside transactions.
 
-        Where that machine is not known, the price is that of one with `gpu`, the worker's own name of its GPU. None
-        where nothing is paid.
+        For an unknown machine, return the price of one with `gpu`, the name that the worker reported. None where
+        nothing is paid.
         """
 
 
@@ -185,11 +185,11 @@ class Registration(Generic[S]):
     name: str
     #: A frozen dataclass of `setting()` fields.
     settings: type[S]
-    #: Makes the provider from settings that were checked.
+    #: Makes the provider; the settings have been checked.
     make: Callable[[Context], Provider]
     #: The fields of `settings` that must be set.
     required: tuple[str, ...] = ()
-    #: Whether its workers run on other machines, and so need a URL of the gateway.
+    #: Whether its workers run on other machines, so that the gateway needs a public URL.
     remote: bool = True
-    #: Returns mistakes that only show in several settings together, of the provider's settings and the gateway's.
+    #: Returns mistakes in combinations of settings, the provider's and the gateway's.
     check: Callable[[S, Settings], Iterable[str]] = _nothing

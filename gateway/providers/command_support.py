@@ -1,4 +1,4 @@
-"""What the providers' commands share: their settings, tables, and errors without secrets."""
+"""Helpers for the providers' commands: settings, tables, and errors without secrets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HIDDEN = "(hidden)"
 
 
 def settings_here() -> Settings:
-    """The gateway's settings; where none is set up the environment's, of which nothing is required."""
+    """The gateway's settings; without a configured gateway those of the environment, none of them required."""
     if "reelay" in current_app.extensions:
         return services().settings
     try:

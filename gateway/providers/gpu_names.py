@@ -1,10 +1,10 @@
-"""Names of GPUs, which every provider writes in its own way."""
+"""Names of GPUs, which every provider spells differently."""
 
 from __future__ import annotations
 
 import re
 
-# What the id of a GPU says beyond the name that everybody uses.
+# The parts of a GPU's id that its common name omits.
 _ASIDE = re.compile(r"NVIDIA |GeForce | Generation| Blackwell.*|[ -](80GB|SXM|PCIe|NVL).*")
 
 
@@ -14,7 +14,7 @@ def short_name(gpu: str) -> str:
 
 
 def name_key(gpu: str) -> str:
-    """What two spellings of one name have in common."""
+    """A key that is equal for all spellings of one name."""
     return " ".join(word for word in gpu.casefold().split() if word not in {"nvidia", "geforce", "rtx", "generation"})
 
 

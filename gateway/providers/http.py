@@ -18,7 +18,7 @@ from gateway.providers.pinned_tls import PinnedAdapter, WrongCertificate
 
 CONNECT_TIMEOUT_S = 3
 READ_TIMEOUT_S = 10
-# For a whole answer, however slowly it comes.
+# Time limit for a whole response.
 ANSWER_S = 15
 MAX_ANSWER_BYTES = 1_000_000
 _CONNECTIONS = 32
@@ -26,7 +26,7 @@ _CONNECTIONS = 32
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server answered."""
+    """The response of the server."""
 
     status: int
     #: Empty when it was not a JSON object.
@@ -41,9 +41,9 @@ class Answer:
 
 
 class Api:
-    """An API below `base_url`. With `keep_alive` connections are kept for the next call.
+    """An API below `base_url`. With `keep_alive`, connections are reused.
 
-    With a `fingerprint` calls are made to a server with that certificate only, whoever has signed it.
+    With a `fingerprint`, only a server with that certificate is called, and its signature is not checked.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ def never_sent(error: requests.RequestException) -> bool:
 
 
 def wrong_certificate(error: requests.RequestException) -> bool:
-    """Whether the server had another certificate than the pinned one. Nothing was sent then."""
+    """Whether the server presented another certificate than the pinned one, so that nothing was sent."""
     return isinstance(_reason(error), WrongCertificate)
 
 
@@ -109,7 +109,7 @@ def _reason(error: requests.RequestException) -> object:
 
 
 def _read(response: requests.Response, ends_at: float) -> bytes:
-    # `read1` returns what has arrived, so that a byte a second still meets the deadline
+    # `read1` returns what has arrived, so that the deadline is also checked when one byte arrives per second
     body = b""
     while chunk := response.raw.read1(MAX_ANSWER_BYTES, decode_content=False):
         body += chunk

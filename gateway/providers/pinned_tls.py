@@ -1,4 +1,4 @@
-"""HTTPS to a server that is known by its certificate alone."""
+"""HTTPS to a server that is identified by its certificate alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from common.safe_http import HttpsConnection, TimelyAdapter
 
 
 class WrongCertificate(NewConnectionError):
-    """The server has another certificate than the pinned one. Nothing was sent."""
+    """The server presented another certificate than the pinned one. Nothing was sent."""
 
 
 class _PinnedConnection(HttpsConnection):
@@ -43,7 +43,7 @@ class PinnedAdapter(TimelyAdapter):
         super().__init__(pool_connections=1)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        # without it urllib3 reads all authorities of the system at every connection, which takes 30 ms and more
+        # otherwise urllib3 loads the system's CA certificates for every connection, which takes 30 ms or more
         context = create_urllib3_context(cert_reqs=ssl.CERT_NONE)
         super().init_poolmanager(*args, assert_fingerprint=self._fingerprint, ssl_context=context, **kwargs)
         self.poolmanager.pool_classes_by_scheme = {"https": _PinnedPool}

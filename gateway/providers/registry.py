@@ -17,12 +17,12 @@ def _registrations() -> Iterator[Registration[Any]]:
             yield import_module(module.name).PROVIDER
 
 
-#: By name, in the order of the alphabet.
+#: By name, in alphabetical order.
 PROVIDERS: Mapping[str, Registration[Any]] = {
     registration.name: registration for registration in sorted(_registrations(), key=lambda found: found.name)
 }
 
 
 def make(context: Context) -> dict[str, Provider]:
-    """The providers of the setting PROVIDERS, by name, in the order of trial."""
+    """The providers of the setting PROVIDERS, by name, in the order in which they are tried."""
     return {name: PROVIDERS[name].make(context) for name in context.settings.providers}

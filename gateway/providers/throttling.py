@@ -1,4 +1,4 @@
-"""Keeps calls of a provider within its limits: a rate limiter, and a breaker for one that fails."""
+"""A rate limiter for calls to a provider, and a circuit breaker for a provider that fails."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class RateLimiter:
                 self._changed.notify()
 
     def close(self, seconds: float) -> None:
-        """Allow no call for so long: the provider said that there were too many."""
+        """Allow no call for `seconds`, because the provider has reported too many."""
         with self._changed:
             self._closed_until = max(self._closed_until, self._now() + seconds)
 
@@ -70,8 +70,8 @@ class RateLimiter:
 class Breaker:
     """Opens after `failures` failures in a row: no call is made for `open_s` seconds, then one caller tries.
 
-    Others are refused until that one has succeeded. With every try that fails the pause doubles, up to `max_s`. Safe
-    to share between threads.
+    Other callers are refused until that try has succeeded. Each failed try doubles the pause, up to `max_s`. Safe to
+    share between threads.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Breaker:
         self._lock = threading.Lock()
 
     def closed_in_s(self) -> float:
-        """Return 0 when a call may be made, else the seconds to wait. A caller that got 0 must report the outcome."""
+        """Return 0 if a call may be made, else the seconds to wait. After 0 the caller must report the outcome."""
         with self._lock:
             if self._failures < self._limit:
                 return 0.0
@@ -104,7 +104,7 @@ class Breaker:
             return was_open
 
     def failed(self) -> bool:
-        """Report a failure; return whether it opened the breaker. Calls that were under way then change nothing."""
+        """Report a failure; return whether it opened the breaker. Failures of earlier calls do not extend the pause."""
         with self._lock:
             self._failures += 1
             opened = self._failures == self._limit

@@ -33,7 +33,7 @@ def worker_secrets(signer: Signer, worker: str = "local") -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Health:
-    """What a worker reports of itself."""
+    """The health that a worker reports."""
 
     #: Attempts that it takes at once.
     slots: int
@@ -44,7 +44,7 @@ class Health:
 
 
 class Unreachable(Unavailable):
-    """The worker was not reached. `silent`: nothing came back; a refused connection is a sign of life."""
+    """The worker could not be reached. `silent` is false if it refused the connection, which shows that it is up."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(f"the worker cannot be reached: {type(error).__name__}")
@@ -62,8 +62,8 @@ class NotAllowed(Unavailable):
 class WorkerClient:
     """One worker at `base_url`, with its own session token and key.
 
-    With `tls` the worker first has to prove that the certificate it presents is its own; every call is then made to
-    that certificate and no other. A restarted worker has a new certificate, and has to prove it again.
+    With `tls`, the worker first has to prove that it owns the certificate it presents; all calls are then pinned to
+    that certificate. A restarted worker has a new certificate and has to prove it again.
     """
 
     def __init__(self, base_url: str, session_token: str, api_key: str, *, tls: bool = False) -> None:
@@ -71,7 +71,7 @@ class WorkerClient:
         self._api = None if tls else self._trusted_api()
 
     def submit(self, job_input: Mapping[str, Any]) -> Accepted | NotYet:
-        """Hand over a worker's input. Returns and raises what `Provider.submit` does."""
+        """Submit a worker's input. Returns and raises what `Provider.submit` does."""
         try:
             answer = self._call("POST", f"/video/{job_input['operation']}", job_input)
         except Unreachable:  # nothing was sent
@@ -83,7 +83,7 @@ class WorkerClient:
         return _submitted(answer)
 
     def poll(self, attempt_id: str) -> Remote:
-        """Return what the worker reports of the attempt, GONE when it does not know it. Raises Unavailable."""
+        """Return the state of the attempt, GONE when the worker does not know it. Raises Unavailable."""
         answer = self._ask("GET", f"/jobs/{attempt_id}")
         if answer.status == 404:
             return Remote(Phase.GONE)
@@ -92,13 +92,13 @@ class WorkerClient:
         return _remote(answer.body)
 
     def cancel(self, attempt_id: str) -> None:
-        """Take the attempt back; an unknown one is no error. Raises Unavailable."""
+        """Cancel the attempt; an unknown one is no error. Raises Unavailable."""
         answer = self._ask("DELETE", f"/jobs/{attempt_id}")
         if answer.status not in {200, 404}:
             raise Unavailable(f"the worker answered with status {answer.status}")
 
     def health(self) -> Health:
-        """Ask how the worker is. Raises Unreachable, NotAllowed, or Unavailable with the reason."""
+        """Call the health check. Raises Unreachable, NotAllowed, or Unavailable with the reason."""
         answer = self._ask("GET", "/health")
         if answer.status == 403 and isinstance(peer := answer.body.get("peer"), str):
             raise NotAllowed(peer)
@@ -111,7 +111,7 @@ class WorkerClient:
             raise Unavailable(f"the worker's answer is not understood: {error!r}") from error
 
     def check(self) -> None:
-        """Return when the worker is well. Raises Unavailable with the reason."""
+        """Return if the worker is healthy. Raises Unavailable with the reason."""
         self.health()
 
     def _ask(self, method: str, path: str) -> Answer:
@@ -121,7 +121,7 @@ class WorkerClient:
             raise Unreachable(error) from error
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
-        """Raises requests.RequestException for the call itself, Unavailable for what comes before it."""
+        """Raises requests.RequestException if the call fails, and Unavailable if the proof of identity does."""
         api = self._api or self._prove()
         try:
             return api.call(method, path, body)
@@ -131,13 +131,13 @@ class WorkerClient:
         return self._prove().call(method, path, body)
 
     def _prove(self) -> Api:
-        """Connect to the certificate that the worker presents now, once it has proved that it is its own."""
+        """Pin the certificate that the worker presents now, after it has proved that it owns it."""
         try:
             parts = urlsplit(self._base)
             der = presented_certificate(parts.hostname or "", parts.port or 443, CONNECT_TIMEOUT_S)
             fingerprint, nonce = fingerprint_of(der), secrets.token_hex(16)
-            stranger = Api(self._base, {}, keep_alive=False, fingerprint=fingerprint)
-            answer = stranger.call("GET", f"/identity?nonce={nonce}")
+            unverified = Api(self._base, {}, keep_alive=False, fingerprint=fingerprint)
+            answer = unverified.call("GET", f"/identity?nonce={nonce}")
         except (OSError, ValueError) as error:  # requests' errors are OSErrors
             raise Unreachable(error) from error
         given, expected = answer.body.get("proof"), proof(self._token, nonce, fingerprint)

@@ -1,1 +1,1 @@
-"""A worker on the same machine, or on one that the operator looks after."""
+"""A worker on the same machine, or on one that the operator manages."""

@@ -33,7 +33,7 @@ class LocalProvider:
         self._worker.cancel(attempt.id)
 
     def reconcile(self) -> None:
-        """The operator looks after the machine."""
+        """Do nothing: the operator manages the machine."""
 
     def check(self) -> None:
         self._worker.check()

@@ -1,1 +1,1 @@
-"""Machines rented by the hour while there is work and given back after it, whichever cloud they are of."""
+"""Machines rented by the hour while there is work, from any cloud, and given back afterwards."""

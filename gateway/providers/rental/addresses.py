@@ -18,7 +18,7 @@ from gateway.providers.rental.settings import RentalSettings
 
 log = structlog.get_logger(__name__)
 
-# Returns the caller's address as text; it learns nothing else about us.
+# Returns the caller's address as text; the request carries nothing else about us.
 ECHO = "https://api.ipify.org"
 ECHO_S = 10.0
 KEPT_MS, RETRY_MS = 3_600_000, 60_000
@@ -39,7 +39,7 @@ class Addresses:
         self._seen: str | None = None
 
     def allowed(self) -> tuple[str, ...]:
-        """Return those for a new machine, never none. Raises Unavailable: what could not be called is not rented."""
+        """Return the addresses that a new machine must allow. Raises Unavailable if none is known."""
         if self._fixed:
             return self._fixed
         with self._lock:
@@ -50,9 +50,9 @@ class Addresses:
         return known
 
     def seen(self, peer: str) -> None:
-        """Take in that a worker that has proved its identity sees this gateway as `peer`: new machines let it in too.
+        """Record that a verified worker sees this gateway as `peer`, so that new machines allow this address too.
 
-        An address that is not public is ignored: such a host hides who calls, and would let every caller in.
+        Ignore an address that is not public: that host hides its callers' addresses, so allowing it would allow all.
         """
         if self._fixed:
             return

@@ -1,6 +1,6 @@
-"""What a cloud of rented machines has to do: five calls, and what they exchange.
+"""The interface of a cloud that rents machines, and the records that it exchanges.
 
-Another cloud is one package under `clouds/` with a class that has these methods.
+To add a cloud, add a package under `clouds/` with a class that has these methods.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from typing import Protocol
 
 from gateway.providers.base import Unavailable
 
-# `code` of NotCreated where the reason matters here; otherwise it is the cloud's own word.
+# Values of `NotCreated.code` that this package acts on; all others are the cloud's own.
 NO_ANSWER = "no_answer"
 OFFER_GONE = "offer_gone"
 CANNOT_PAY = "cannot_pay"
 
 
 class Status(StrEnum):
-    """Of a machine, as far as it decides what is done with it."""
+    """The state of a machine, as far as the fleet manager acts on it."""
 
     STARTING = "starting"
     RUNNING = "running"
-    #: The cloud does not reach it. One that has run before may come back; one that has not never runs.
+    #: The cloud cannot reach it. It may come back if it has run before, and never runs otherwise.
     LOST = "lost"
-    #: It does not run and will not run again. It may still be paid for.
+    #: It does not run and will not run again. It may still be billed.
     ENDED = "ended"
 
 
 @dataclass(frozen=True)
 class Offer:
-    """A machine that can be rented and fits."""
+    """A machine that can be rented and meets the requirements."""
 
     #: The cloud's id of the offer.
     id: int
@@ -52,7 +52,7 @@ class Order:
     """What is rented: a container of the worker's image with one port that can be reached from outside."""
 
     image: str
-    #: Tells our machines from all others; see labels.py.
+    #: Distinguishes our machines from all others; see labels.py.
     label: str
     #: Variables of the worker's environment.
     environment: Mapping[str, str]
@@ -70,10 +70,10 @@ class Machine:
     status: Status
     #: The cloud's own word for the status.
     word: str
-    #: Where the worker's port is reached from outside; None while the cloud does not say.
+    #: Public address of the worker's port; None while it is unknown.
     host: str | None = None
     port: int | None = None
-    #: Dollars an hour; None where the cloud does not say.
+    #: Dollars an hour; None where the cloud does not report it.
     price: float | None = None
     #: The cloud's id of the physical machine.
     machine_id: int | None = None
@@ -82,26 +82,26 @@ class Machine:
 
 
 class InconclusiveListing(Unavailable):
-    """Nothing may be concluded from what the cloud returned, or failed to return."""
+    """The cloud's response, or the lack of one, proves nothing about the machines."""
 
 
 class NotCreated(Exception):
-    """The create call returned no machine; there may be one all the same."""
+    """The create call returned no machine, which may exist nevertheless."""
 
     def __init__(self, code: str, reason: str, *, certain: bool = False) -> None:
         super().__init__(reason)
         #: OFFER_GONE, CANNOT_PAY, NO_ANSWER or the cloud's own word.
         self.code = code
-        #: Whether the answer is clear: one complete listing without the label is then proof that there is no machine.
+        #: Whether the refusal is clear: then one complete listing without the label proves that there is no machine.
         self.certain = certain
 
 
 class Cloud(Protocol):
-    """One account. Safe to share between threads. No call is repeated on its own, and each waits its turn briefly."""
+    """One account. Safe to share between threads. No call is retried, and each waits briefly for the rate limit."""
 
     #: Name of the provider.
     name: str
-    #: Name for people, in messages.
+    #: Display name, in messages.
     title: str
 
     def search(self) -> Sequence[Offer]:
@@ -110,23 +110,23 @@ class Cloud(Protocol):
     def create(self, offer: Offer, order: Order) -> int:
         """Rent the offer and return the machine's id.
 
-        Assumes that `await_create` has just returned. The call is sent once, whatever happens. Raises NotCreated for
-        every answer that does not name the new machine.
+        Assumes that `await_create` has just returned. The call is never retried. Raises NotCreated for every
+        response that does not name the new machine.
         """
 
     def list(self) -> Sequence[Machine]:
         """Return all machines of the account. Raises InconclusiveListing unless the listing is complete."""
 
     def get(self, machine_id: int) -> Machine | None:
-        """Return the machine, or None when it certainly is gone. Host and port may be missing here.
+        """Return the machine, or None when it certainly is gone. Host and port may be missing.
 
         Raises InconclusiveListing.
         """
 
     def destroy(self, machine_id: int) -> bool:
-        """Ask for the end of the machine; return whether it is proven to be gone. Raises Unavailable.
+        """Request the destruction of the machine; return whether it is proven to be gone. Raises Unavailable.
 
-        A machine that is gone already is no error. An accepted call proves nothing.
+        It is no error if the machine is gone already. An accepted call proves nothing.
         """
 
     def await_create(self) -> None:

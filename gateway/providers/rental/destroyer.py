@@ -1,4 +1,4 @@
-"""Destroys machines, again and again until there is proof that they are gone."""
+"""Destroys machines, retrying until they are proven to be gone."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ MAX_CALLS = 5
 
 
 def destroy_doomed(writer: RentalWriter, cloud: Cloud, listed: Collection[int], *, untried: bool = False) -> None:
-    """Ask the cloud to end what is in DESTROYING; with `untried` only what it was not asked for yet.
+    """Destroy the rentals in DESTROYING; with `untried`, only those whose destruction was not requested yet.
 
-    `listed` are the ids that the listing of this round has with a label of ours.
+    `listed` are the ids of the machines with a label of ours in this round's listing.
     """
     doomed = [i for i in writer.rows.living() if i.stage is Stage.DESTROYING and i.remote_id is not None]
     doomed = [i for i in doomed if i.destroy_tries == 0 or not untried]
@@ -49,7 +49,7 @@ def _destroy(writer: RentalWriter, cloud: Cloud, rental: Rental, remote_id: int)
 
 
 def _disowned(writer: RentalWriter, cloud: Cloud, rental: Rental, remote_id: int) -> bool:
-    """Whether the id certainly is that of a machine with another label: then it is forgotten."""
+    """Whether the id belongs to a machine with another label; if so, forget the id."""
     try:
         machine = cloud.get(remote_id)
     except InconclusiveListing as error:

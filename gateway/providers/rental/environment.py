@@ -9,12 +9,12 @@ from gateway.providers.worker_client import worker_secrets
 from gateway.signing import Signer
 
 PORT = 3334
-# Without a call for so long the machine destroys itself; the fleet manager calls every few seconds.
+# The machine destroys itself after this time without a call; the fleet manager calls every few seconds.
 SILENCE_S = 420
 
 
 def environment(settings: RentalSettings, signer: Signer, rental: str, allowed: Collection[str]) -> dict[str, str]:
-    """The variables for the rental with this UUID: secrets of its own, and no other. `allowed` may call it."""
+    """The variables for the rental with this UUID, with its own secrets only. `allowed` lists callers' addresses."""
     return {
         "WORKER_MODE": "http",
         "WORKER_HOST": "0.0.0.0",  # noqa: S104  (of the container)

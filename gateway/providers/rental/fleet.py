@@ -1,9 +1,9 @@
-"""Looks after the rented machines of one cloud: one round at a time, by whichever gateway holds the lease.
+"""Manages the rented machines of one cloud in rounds, each run by the gateway that holds the lease.
 
-A round brings together the records, the cloud's listing and what the workers say. Nothing is kept in memory that
-another gateway would need. Every write checks the lease, so a gateway that was stopped in the middle and wakes late
-writes nothing; what it may still send is a creation whose intent is recorded, and a machine that comes of it is found
-by its label.
+A round reconciles the records, the cloud's listing and the health of the workers. No state that another gateway would
+need is kept in memory. Every write checks the lease, so a gateway that was suspended in the middle of a round writes
+nothing when it resumes. It may still send a create call, but the intent is recorded, and the machine is found by its
+label.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class FleetManager:
         self.lease = f"fleet:{cloud.name}"
 
     def reconcile(self) -> None:
-        """Run one round unless another gateway is in one. Raises Unavailable when the cloud gives no listing."""
+        """Run one round unless another gateway is running one. Raises Unavailable without a conclusive listing."""
         store, now = self._context.store, self._context.clock.now_ms()
         token = ids.ulid(now)
         with store.transaction() as tx:
@@ -63,7 +63,7 @@ class FleetManager:
             listed = reconciliation.match()
         except InconclusiveListing as error:
             listed, trouble = frozenset(), error
-        destroy_doomed(writer, self._cloud, listed)  # before workers are waited for
+        destroy_doomed(writer, self._cloud, listed)  # before the wait for the workers
         probe(writer, self._workers, self.addresses, blind=trouble is not None)
         retire(writer, self._settings, self._context.settings.job_timeout_seconds, blind=trouble is not None)
         destroy_doomed(writer, self._cloud, listed, untried=True)

@@ -1,7 +1,7 @@
 """The label of a rented machine, which distinguishes our machines from all others on the account.
 
-`reelay:<deployment>:<uuid of the rental>:<seconds since 1970 of its intent>`. Only a label that has this form to the
-last character is ours.
+`reelay:<deployment>:<uuid of the rental>:<seconds since 1970 of its intent>`. Only a label that matches this form
+exactly is ours.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def label(deployment: str, rental: str, epoch_s: int) -> str:
 
 
 def made_at(label: str | None, deployment: str | None) -> int | None:
-    """When the rental was intended, in seconds since 1970; None for a label that is not this deployment's."""
+    """Return when the rental was recorded, in seconds since 1970; None for a label that is not this deployment's."""
     found = _LABEL.fullmatch(label) if label is not None else None
     return int(found["epoch"]) if found and found["deployment"] == deployment else None
 

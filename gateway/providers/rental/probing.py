@@ -1,4 +1,4 @@
-"""Asks every worker for its health, which also keeps its machine alive."""
+"""Calls the health check of every worker, which also serves as the heartbeat of its machine."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from gateway.providers.worker_client import NotAllowed, Unreachable
 
 log = structlog.get_logger(__name__)
 
-# What all workers together have for their answers. One that needs longer counts as silent.
+# Time limit for all health checks together. A worker that has not responded by then counts as silent.
 ASK_S = 15.0
 
 
 def probe(writer: RentalWriter, workers: Workers, addresses: Addresses, *, blind: bool) -> None:
-    """Ask all workers at once and record what they say.
+    """Check all workers concurrently and record the outcomes.
 
-    `blind`: the cloud cannot be reached either, so silence may be the fault of our own network.
+    `blind` means that the cloud cannot be reached either, so our own network may be the reason for a silence.
     """
     asked = [i for i in writer.rows.living() if i.stage in {Stage.PROBING, *USABLE} and i.host is not None]
     if not asked:
@@ -41,7 +41,7 @@ def probe(writer: RentalWriter, workers: Workers, addresses: Addresses, *, blind
 
 
 def _ask(rental: Rental, workers: Workers, addresses: Addresses) -> Unavailable | None:
-    """Return None when its worker is well."""
+    """Return None when the worker is healthy, else the error."""
     try:
         addresses.seen(workers.of(rental).health().peer)
     except Unavailable as error:
@@ -50,7 +50,7 @@ def _ask(rental: Rental, workers: Workers, addresses: Addresses) -> Unavailable 
 
 
 def _end_not_let_in(writer: RentalWriter, addresses: Addresses, rental: Rental, error: NotAllowed) -> None:
-    """Its allow-list was set when it was rented and never changes. What it works on may still come to its end."""
+    """End a machine that refuses this gateway, once its job has ended: its allow-list cannot be changed."""
     log.error("rental.gateway_refused", provider=rental.provider, rental_id=rental.id, peer=error.peer)
     addresses.seen(error.peer)
     writer.end(rental, "not_let_in", str(error), unless_used=True)
@@ -60,7 +60,7 @@ def _record(writer: RentalWriter, rental: Rental, error: Unavailable | None, *, 
     now, silent = writer.now_ms(), isinstance(error, Unreachable) and error.silent
     if error is not None:
         log.info("rental.probe_failed", provider=rental.provider, rental_id=rental.id, reason=str(error))
-    # before its worker is up, a refusal is a sign of life
+    # while the worker is starting, a refused connection shows that the machine is up
     excused = blind or (rental.stage is Stage.PROBING and not silent)
 
     def note(i: Rental) -> Rental:

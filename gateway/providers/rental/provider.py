@@ -1,7 +1,7 @@
 """Rented machines behind the provider's protocol: attempts go to the workers on the machines that the fleet rents.
 
-The fleet rents for attempts that got NotYet. An attempt is bound to a machine in the database before its worker hears
-of it: its remote id, `<our rental>:<attempt>`, is written first, so that no answer can be lost that matters.
+The fleet rents for attempts that got NotYet. An attempt is bound to a machine in the database before it is sent to the
+worker: its remote id, `<our rental>:<attempt>`, is already known when the worker's response is lost.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from gateway.providers.rental.writer import INCONCLUSIVE
 
 log = structlog.get_logger(__name__)
 
-# How long an address is believed without asking the cloud again.
+# How long an address is used without asking the cloud again.
 ADDRESS_MS = 5_000
-# How long what the fleet manager found counts against renting, after which it has to look again.
+# How long a trouble that the fleet manager has recorded prevents renting.
 TROUBLE_MS = 60_000
-# How long the end of a machine is waited for; most are gone a few seconds after they are asked to.
+# How long to wait for a machine to be destroyed; it usually takes a few seconds.
 LEAVING_MS = 30_000
 CHECKED_S = 30.0
 RETRY_S = 2.0
@@ -45,7 +45,7 @@ _BOOTING = frozenset({Stage.BOOTING, Stage.PROBING})
 
 
 class RentalProvider:
-    """Machines of one cloud's account, looked after by all gateways of one deployment together."""
+    """Machines of one cloud's account, managed jointly by all gateways of one deployment."""
 
     def __init__(self, context: Context, settings: RentalSettings, cloud: Cloud) -> None:
         self.name = cloud.name
@@ -60,7 +60,7 @@ class RentalProvider:
     def submit(self, attempt: Attempt, job_input: Mapping[str, Any]) -> Accepted | NotYet:
         timeout_s = int(job_input["delivery"]["limits"]["timeout_s"])
         closed = self._closed()
-        coming = self._boots_for(attempt)  # before the machines are looked at: one that boots may be up by then
+        coming = self._boots_for(attempt)  # before the records are read: a booting machine may be up by then
         with self._store.transaction() as tx:
             fresh = tx.attempt(attempt.id)
             if fresh is None or fresh.state is not AttemptState.INTENT:
@@ -105,8 +105,9 @@ class RentalProvider:
         return Counter(str(rental.stage) for rental in self._rows.living())
 
     def price(self, attempt: Attempt, gpu: str | None) -> Price:
-        """A job's share of the machine that has the attempt; where none is recorded, of the last one with this GPU, or
-        of the last one at all, or of the highest price that we pay.
+        """Return a job's share of the price of the machine that has the attempt.
+
+        Where none is recorded, use the price of the last machine with this GPU, of the last machine, or the maximum.
         """
         rental = self._rows.get(rental_of(attempt.remote_id))
         nano_per_s = (rental.nano_per_s if rental is not None else 0) or self._usual(gpu)
@@ -120,16 +121,16 @@ class RentalProvider:
         return nano_per_s or round(self._settings.max_price * 1e9 / 3600)
 
     def _closed(self) -> str | None:
-        """Why no machine gets another attempt, so that all of them become idle and go."""
+        """Why no machine gets another attempt, so that all of them become idle and are given back."""
         if self._settings.max_instances == 0:
             return f"{variable(type(self._settings), 'max_instances')} is 0: nothing is rented"
         spent = self._rows.over_budget(self._settings.daily_budget, self._clock.now_ms())
         return budget_spent(self._settings) if spent else None
 
     def _bound(self, tx: Transaction, attempt: Attempt, timeout_s: int, more: bool) -> Rental | None:
-        """Return the machine that gets the attempt, after binding it in the records; None where none has room.
+        """Bind the attempt to a machine in the records and return the machine; None if none has a free slot.
 
-        Without `more` only the one that has it already: its submit may have been sent before.
+        Without `more`, only the machine that it is already bound to counts: it may have been sent there before.
         """
         now = self._clock.now_ms()
         attempts = rental_store.bound(tx, self.name)
@@ -148,7 +149,7 @@ class RentalProvider:
         ]
         if not fit:
             return None
-        # the one that has it, else the busiest: the others may become idle and go
+        # prefer the machine that has it, then the busiest, so that the others become idle and are given back
         chosen = min(fit, key=lambda i: (not i.has(attempt.remote_id), -load(i), i.id))
         if not rental_store.bind(tx, attempt.id, chosen.remote_id_of(attempt.id)):
             return None
@@ -162,7 +163,7 @@ class RentalProvider:
             rental_store.bind(tx, attempt.id, None)
 
     def _found(self, rental: Rental) -> Rental | None:
-        """The rental where it is now; None when it is gone. Address and port may change at any time."""
+        """Return the rental with its present address, which may change at any time; None when it is gone."""
         if rental.remote_id is None or self._clock.now_ms() - (rental.seen_at or 0) < ADDRESS_MS:
             return rental
         try:
@@ -172,7 +173,7 @@ class RentalProvider:
             return rental
         if machine is None:
             return None
-        if machine.host is None or machine.port is None:  # here they may be missing: then the listing knows better
+        if machine.host is None or machine.port is None:  # this call may omit them: keep those of the listing
             return rental
         return replace(rental, host=machine.host, port=machine.port)
 
@@ -182,8 +183,9 @@ class RentalProvider:
         return rental if rental is not None and rental.stage in USABLE else None
 
     def _boots_for(self, attempt: Attempt) -> bool:
-        """Whether a machine boots that has room for the attempt. One that was rented after the attempt's queue limit is
-        for others: else machines that never come up, one after the other, would keep it here.
+        """Whether a booting machine will have a free slot for the attempt.
+
+        Machines rented after the attempt's queue limit do not count, or a series of failed boots would hold it forever.
         """
         until = attempt.created_at + (self.queue_limit_s or 0) * 1000
         booting = [i for i in self._rows.living() if i.stage in _BOOTING and i.created_at <= until]
@@ -200,14 +202,14 @@ class RentalProvider:
             return NotYet(f"a machine is booting, {so_far} s so far", RETRY_S)
         busy = any(i.stage in USABLE for i in living)
         if isinstance(trouble, Unavailable) and not busy:
-            raise trouble  # whether a rental under way becomes a machine cannot be found out now
+            raise trouble  # without the cloud, a rental under way cannot be confirmed
         if any(i.stage in COMING for i in living):
             return NotYet("a machine is being rented", RETRY_S)
         if busy:
             return NotYet("all rented machines are busy", RETRY_S)
         if trouble is not None:
             raise trouble
-        if living and len(living) >= self._settings.max_instances:  # what is left is on its way out
+        if living and len(living) >= self._settings.max_instances:  # all of these are being destroyed
             why = "every place is held by a machine that is being destroyed"
             if now - max(i.stage_at for i in living) > LEAVING_MS:
                 raise NoCapacity(f"{why}, and stays")
@@ -215,7 +217,7 @@ class RentalProvider:
         return NotYet("a machine will be rented", RETRY_S)
 
     def _trouble(self) -> NoCapacity | Unavailable | None:
-        """Why nothing can be rented, if the fleet manager has found that out recently."""
+        """Why nothing can be rented, if the fleet manager has recently recorded a reason."""
         fleet = self._rows.fleet_state()
         if fleet.trouble_at is None or not 0 <= self._clock.now_ms() - fleet.trouble_at < TROUBLE_MS:
             return None

@@ -1,4 +1,4 @@
-"""Rents machines: whether one is wanted, why none can be had, and the one call that makes it."""
+"""Decides whether a machine is needed, reports why none can be rented, and makes the create call."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from gateway.providers.rental.writer import RentalWriter
 
 log = structlog.get_logger(__name__)
 
-# Rentals that came to nothing, one after the other, and the time in which so many of them are enough.
+# Renting pauses after this many failed rentals in a row within this time.
 MAX_FAILURES = 5
 FAILURES_MS = 600_000
-# How long nothing is rented after the cloud said that we cannot pay.
+# How long renting pauses after the cloud has refused a payment.
 REFUSED_MS = 300_000
 OFFERS_KEPT_MS = 60_000
 OFFER_AVOIDED_MS = 3_600_000
-# A creation that was decided on longer ago is not sent: this process was stopped in between, and others went on.
+# A create call that was decided on longer ago is not sent: this process was suspended, and another has taken over.
 DECIDED_MS = 20_000
 
 
 class Provisioner:
-    """Rents at most one machine in a round, after everything else in it."""
+    """Rents at most one machine per round, as the round's last step."""
 
     def __init__(self, context: Context, settings: RentalSettings, cloud: Cloud, addresses: Addresses) -> None:
         self._settings, self._cloud, self._addresses = settings, cloud, addresses
@@ -42,7 +42,7 @@ class Provisioner:
         self._offers: tuple[int, Sequence[Offer]] | None = None
 
     def rent(self, writer: RentalWriter) -> None:
-        """Rent one machine if waiting jobs want one more and nothing is in the way. Raises StaleLease."""
+        """Rent one machine if waiting jobs need it and nothing prevents it. Raises StaleLease."""
         if not self._wanted(writer.rows):
             return
         try:
@@ -64,7 +64,7 @@ class Provisioner:
         serving = {
             i.id for i in living if i.stage in COMING or (i.stage in USABLE and now < i.usable_until(self._timeout_s))
         }
-        # An attempt on a machine that takes no more ends there, or comes back and waits.
+        # An attempt on a machine that takes no further ones ends there, or returns to the queue: it is no demand yet.
         demand = sum(
             attempt.state is AttemptState.INTENT
             if attempt.remote_id is None
@@ -72,11 +72,11 @@ class Provisioner:
             for attempt in rows.open_attempts()
         )
         wanted = min(self._settings.max_instances, math.ceil(demand / self._settings.concurrency))
-        # one that is being destroyed may still be paid for, and keeps its place
+        # a machine that is being destroyed may still be billed, so it counts against the maximum
         return len(serving) < wanted and len(living) < self._settings.max_instances
 
     def _offer(self, rows: Rentals) -> Offer:
-        """Return the offer to rent. Raises NoCapacity, or Unavailable for what is wrong with the account."""
+        """Return the offer to rent. Raises NoCapacity, or Unavailable when something is wrong with the account."""
         now = self._clock.now_ms()
         if (failed := self._failed_in_a_row(rows, now)) >= MAX_FAILURES:
             raise NoCapacity(f"the last {failed} rented machines did not come up; nothing is rented for a while")
@@ -159,9 +159,9 @@ def budget_spent(settings: RentalSettings) -> str:
 
 
 def free(found: Sequence[Offer], rows: Rentals, now: int) -> list[Offer]:
-    """Without machines that failed recently, and offers that were taken or tried."""
+    """Return the offers without machines that failed recently and without offers that were taken or tried."""
     avoided, recent = rows.avoided(now), [*rows.living(), *rows.ended_since(now - OFFER_AVOIDED_MS)]
-    # what was never sent, or not paid for, is not the offer's fault
+    # a create call that was never sent, or could not be paid for, does not count against the offer
     blameless = {"never_sent", CANNOT_PAY}
     taken = {
         rental.offer_id

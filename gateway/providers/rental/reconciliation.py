@@ -1,4 +1,4 @@
-"""Brings the records of rented machines together with the cloud's listing."""
+"""Reconciles the records of rented machines with the cloud's listing."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from gateway.providers.rental.writer import RentalWriter
 log = structlog.get_logger(__name__)
 
 SWEEP_MS = 60_000
-# How far apart two listings must be that both count.
+# Minimum time between two listings for both to count.
 APART_MS = 60_000
-# How late a creation that was not confirmed may still take effect: no listing before that counts.
+# An unconfirmed create call may take effect this late: earlier listings prove nothing.
 LATE_MS = 30_000
-# Maximum number of machines without a record that one round ends.
+# Maximum number of machines without a record that one round destroys.
 MAX_KILLS = 5
 _PRICE_SLACK = 1.01
 
 
 class Reconciliation:
-    """One look at everything. `strangers` are the machines of others that the last one reported."""
+    """One comparison. `strangers` are the foreign machines that the previous one reported, updated in place."""
 
     def __init__(self, writer: RentalWriter, settings: RentalSettings, cloud: Cloud, strangers: set[int]) -> None:
         self._writer, self._settings, self._cloud, self._strangers = writer, settings, cloud, strangers
 
     def recover(self) -> None:
-        """Resolve what an earlier round left in the middle: it was killed, or stopped and fenced off."""
+        """Resolve rentals that an earlier round left half done, because it was killed or lost its lease."""
         now = self._writer.now_ms()
         for rental in self._writer.rows.living():
             if rental.stage is Stage.INTENT:  # CREATING is committed before the call, so this one was never made
@@ -43,10 +43,10 @@ class Reconciliation:
                 self._writer.change(rental, lambda i: move(i, Stage.AMBIGUOUS, now, code="no_answer", missing_needed=2))
 
     def match(self) -> frozenset[int]:
-        """Match the listing and the records; return the ids of the machines with a label of ours.
+        """Match the listing against the records; return the ids of the machines with a label of ours.
 
-        Lists nothing, and returns none, when no machine is recorded or wanted and the last listing is recent. Raises
-        InconclusiveListing.
+        Skips the listing and returns nothing when no machine is recorded or wanted and the last listing is recent.
+        Raises InconclusiveListing.
         """
         rows, now = self._writer.rows, self._writer.now_ms()
         looked_at = rows.fleet_state().looked_at
@@ -85,7 +85,7 @@ class Reconciliation:
         self._writer.change(rental, lambda i: move(i, Stage.BOOTING, now, remote_id=remote_id, code=None, reason=None))
 
     def _missed(self, rental: Rental, over: Stage) -> None:
-        """A complete listing lacks it. Two count only when they are far apart: a listing may lag."""
+        """Count a complete listing without the rental. A listing may lag, so two count only when they are far apart."""
         now = self._writer.now_ms()
 
         def count(i: Rental) -> Rental:
@@ -115,7 +115,7 @@ class Reconciliation:
         self._writer.change(rental, lambda i: move(i, Stage.GONE, now, code="vanished", reason=reason))
 
     def _observe(self, rental: Rental, machine: Machine) -> None:
-        """Take in what the cloud says of a machine of ours, or of another one whose id was taken for ours."""
+        """Record what the cloud reports of a machine, which may turn out not to be ours."""
         if machine.label not in {None, rental.label}:
             self._writer.disown(rental, machine)
             return
@@ -136,7 +136,7 @@ class Reconciliation:
             self._writer.change(rental, seen)
 
     def _sweep(self, unknown: Mapping[int, Machine]) -> None:
-        """End machines with our label and without a living record, at most MAX_KILLS of them."""
+        """Destroy machines that have our label but no active record, at most MAX_KILLS of them."""
         if len(unknown) > MAX_KILLS:
             log.error("rental.orphans_postponed", provider=self._cloud.name, count=len(unknown), ended_now=MAX_KILLS)
         for remote_id, machine in list(unknown.items())[:MAX_KILLS]:
@@ -147,7 +147,7 @@ class Reconciliation:
             except InconclusiveListing as error:
                 log.warning("rental.lookup_failed", provider=self._cloud.name, remote_id=remote_id, reason=str(error))
                 continue
-            if shown is not None and shown.label == machine.label:  # a listing that lags shows what is gone
+            if shown is not None and shown.label == machine.label:  # a lagging listing shows machines that are gone
                 self._end_orphan(machine)
 
     def _end_orphan(self, machine: Machine) -> None:

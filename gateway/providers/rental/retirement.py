@@ -12,9 +12,9 @@ from gateway.providers.rental.writer import RentalWriter
 from wire.errors import EncoderUnavailable, GatewayUnreachable, UploadFailed, WorkerDiskFull, WorkerError
 
 BOOT_MS = 600_000
-# How long a machine that runs may not answer at all.
+# How long a running machine may be silent.
 SILENCE_MS = 60_000
-# Errors of jobs that are the machine's fault. Two in a row are held against it.
+# Errors of jobs that are the machine's fault. Two in a row retire it.
 _OWN_FAULTS = frozenset(
     error.code for error in (EncoderUnavailable, GatewayUnreachable, UploadFailed, WorkerDiskFull, WorkerError)
 )
@@ -23,7 +23,8 @@ _OWN_FAULTS = frozenset(
 def retire(writer: RentalWriter, settings: RentalSettings, timeout_s: int, *, blind: bool) -> None:
     """End the machines that are too old, broken or not needed.
 
-    `timeout_s` is what a job may take; `blind`: the cloud cannot be reached, so a silent worker may be well.
+    `timeout_s` is the maximum duration of a job. `blind` means that the cloud cannot be reached either, so a silent
+    worker may be healthy.
     """
     now, living = writer.now_ms(), writer.rows.living()
     spent = writer.rows.over_budget(settings.daily_budget, now)
@@ -70,7 +71,10 @@ def _retire_idle(
 
 
 def _own_fault(codes: Sequence[str | None]) -> str | None:
-    """The code for which a machine with these outcomes, newest first, goes: one missing encoder is enough."""
+    """Return the error for which a machine with these outcomes, newest first, is retired, if any.
+
+    One missing encoder is enough.
+    """
     if EncoderUnavailable.code in codes:
         return EncoderUnavailable.code
     last = codes[:2]

@@ -13,7 +13,7 @@ from gateway.settings import Settings
 
 
 def _pinned(image: str) -> None:
-    """A host keeps images: its `latest` is the one that it first pulled."""
+    """Require a version, because hosts cache images: their `latest` is whatever they first pulled."""
     name, _, digest = image.partition("@")
     tag = name.rpartition("/")[2].partition(":")[2]
     if not digest and tag in {"", "latest"}:
@@ -22,7 +22,7 @@ def _pinned(image: str) -> None:
 
 @dataclass(frozen=True)
 class RentalSettings:
-    """What decides which machines are rented, for how long, and for how much. A cloud's class sets PREFIX."""
+    """Which machines are rented, for how long, and at what price. A cloud's own class sets PREFIX."""
 
     worker_image: str | None = setting(
         fields.String(validate=_pinned), None, "The worker's image, with its version: rented machines run it."
@@ -69,8 +69,8 @@ class RentalSettings:
 
 
 def mistakes(own: RentalSettings, settings: Settings) -> Iterator[str]:
-    """What is wrong with the settings together. Every cloud's check begins with these."""
-    # a job that has just begun must be able to end
+    """Return mistakes that only show in several settings together. Every cloud's check begins with these."""
+    # leave enough time for a job that has just started
     shortest = 2 * (settings.job_timeout_seconds + MARGIN_MS // 1000)
     if own.max_lifetime < shortest:
         name = variable(type(own), "max_lifetime")

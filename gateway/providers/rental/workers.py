@@ -12,7 +12,7 @@ _KEPT = 200
 
 
 class Workers:
-    """Keeps clients, so that a worker need not prove itself at every call. Safe to share between threads."""
+    """A cache of clients: a worker proves its identity once, not at every call. Safe to share between threads."""
 
     def __init__(self, signer: Signer) -> None:
         self._signer = signer
@@ -20,7 +20,7 @@ class Workers:
         self._lock = threading.Lock()
 
     def of(self, rental: Rental) -> WorkerClient:
-        """The worker at the address where the rental was seen last."""
+        """Return the client for the worker at the rental's last known address."""
         assert rental.host is not None and rental.port is not None
         key = rental.id, rental.host, rental.port
         with self._lock:

@@ -1,4 +1,4 @@
-"""Writes what one round of the fleet manager finds, as long as the round holds its lease."""
+"""Records what one round of the fleet manager finds, while the round holds its lease."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from gateway.providers.rental.cloud import Machine
 
 log = structlog.get_logger(__name__)
 
-# `trouble_code` while the cloud gives no complete listing.
+# `trouble_code` while the cloud returns no complete listing.
 INCONCLUSIVE = "inconclusive_listing"
-# A round begins no further call after this time, so that it ends within the minute that it has.
+# A round starts no call after this time, so that it ends before its lease of one minute does.
 ROUND_S = 35.0
 AVOID_MS = 3_600_000
 
@@ -39,7 +39,7 @@ class RentalWriter:
         return self._clock.now_ms()
 
     def late(self) -> bool:
-        """Whether the round has had its time."""
+        """Whether the round has used up its time."""
         return time.monotonic() > self._ends_at
 
     def transaction(self, do: Callable[[Transaction], Any]) -> Any:
@@ -53,7 +53,7 @@ class RentalWriter:
         self._log(rental, before=None)
 
     def change(self, rental: Rental, to: Callable[[Rental], Rental]) -> Rental:
-        """Write what `to` makes of the record as it is now."""
+        """Apply `to` to the current record, save the result and return it."""
 
         def write(tx: Transaction) -> Rental:
             fresh = rental_store.one_locked(tx, rental.id)
@@ -68,7 +68,7 @@ class RentalWriter:
         return changed
 
     def end(self, rental: Rental, code: str, reason: str, *, avoid: bool = False, unless_used: bool = False) -> None:
-        """Commit that it is to be destroyed; with `unless_used` not if it has got a job in the meantime."""
+        """Mark the rental for destruction; with `unless_used`, only if it has no job."""
 
         def write(tx: Transaction) -> Rental | None:
             fresh = rental_store.one_locked(tx, rental.id)
@@ -87,25 +87,25 @@ class RentalWriter:
         return any(rental.has(attempt.remote_id) for attempt in rental_store.bound(tx, self._provider))
 
     def avoid(self, rental: Rental, reason: str) -> None:
-        """Rent its physical machine no more for a while."""
+        """Exclude its physical machine from renting for a while."""
         machine_id, until = rental.machine_id, self.now_ms() + AVOID_MS
         if machine_id is not None:
             self.transaction(lambda tx: rental_store.avoid(tx, self._provider, machine_id, until, reason))
 
     def disown(self, rental: Rental, machine: Machine) -> None:
-        """Forget the id of a machine that turned out to have another label: such a machine is never touched."""
+        """Forget the id of a machine that has another label; such a machine is never touched."""
         now, stage = self.now_ms(), Stage.AMBIGUOUS if rental.stage is Stage.BOOTING else Stage.GONE
         log.error("rental.disowned", provider=self._provider, rental_id=rental.id, remote_id=machine.id)
         why = {"remote_id": None, "code": "not_ours", "reason": "its id is that of a machine with another label"}
         self.change(rental, lambda i: move(i, stage, now, **why) if i.stage is rental.stage else i)
 
     def note(self, code: str | None, reason: str | None) -> None:
-        """Record why nothing can be rented; None when nothing is in the way."""
+        """Record why nothing can be rented; None clears it."""
         at = self.now_ms() if code else None
         self._save(replace(self.rows.fleet_state(), trouble_code=code, trouble=reason, trouble_at=at))
 
     def listed(self) -> None:
-        """Record that a complete listing has come. Troubles other than its absence stay, and grow old."""
+        """Record a complete listing. Clears the trouble INCONCLUSIVE; any other remains until it expires."""
         state = replace(self.rows.fleet_state(), looked_at=self.now_ms())
         if state.trouble_code == INCONCLUSIVE:
             state = replace(state, trouble_code=None, trouble=None, trouble_at=None)

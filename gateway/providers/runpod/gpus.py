@@ -1,4 +1,4 @@
-"""RunPod's GPU pools: which GPUs are in them, what a second costs, and whether they can encode."""
+"""RunPod's GPU pools: their GPUs, prices per second, and whether they can encode."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from marshmallow import ValidationError, fields
 from gateway.providers.gpu_names import name_key, short_name
 
 NANO = 1_000_000_000
-_MAX_NANO_PER_S = NANO  # more than a dollar a second is a typing error
+_MAX_NANO_PER_S = NANO  # more than a dollar a second is a typo
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Pool:
         return ", ".join(dict.fromkeys(map(short_name, self.gpus)))
 
 
-# Prices: https://docs.runpod.io/serverless/pricing. NVENC: NVIDIA builds no encoder into its data centre compute GPUs.
+# Prices: https://docs.runpod.io/serverless/pricing. NVENC: NVIDIA's data centre compute GPUs have no encoder.
 POOLS: Mapping[str, Pool] = {
     pool.name: pool
     for pool in (
@@ -78,7 +78,7 @@ def price_nano_per_s(gpu_or_pool: str, prices: Mapping[str, int] | None = None) 
 
 
 def dollars(nano: int) -> str:
-    """`310_000` → `$0.00031`, `2_790_000_000` → `$2.79`: no digit is lost, and there are at least two."""
+    """`310_000` → `$0.00031`, `2_790_000_000` → `$2.79`: all digits, and at least two."""
     whole, _, part = f"{Decimal(nano) / NANO:.9f}".partition(".")
     return f"${whole}.{part.rstrip('0'):0<2}"
 

@@ -1,8 +1,8 @@
 """RunPod Serverless: a queue in front of workers that start and stop with the work.
 
-Jobs are submitted by `/run` and followed by `/status`; `/runsync` is never used, because a cut connection would strand
-a billed job whose id is lost. RunPod knows attempts by its own ids only: one whose submit was ambiguous shows only when
-its worker claims it.
+Jobs are submitted with `/run` and polled with `/status`. `/runsync` is never used: if the connection broke, the id of a
+billed job would be lost. RunPod knows attempts by its own ids only, so an attempt whose submit was ambiguous is found
+only when its worker claims it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from wire.errors import Cancelled, InvalidParams, JobError, JobTimeout, WorkerEr
 
 log = structlog.get_logger(__name__)
 
-# Every status that RunPod has for a job.
+# All states of a job at RunPod.
 PHASES: Mapping[str, Phase] = {
     "IN_QUEUE": Phase.WAITING,
     "IN_PROGRESS": Phase.RUNNING,
@@ -52,24 +52,24 @@ PHASES: Mapping[str, Phase] = {
     "TIMED_OUT": Phase.FAILED,
 }
 _TIMES = ("executionTime", "delayTime")
-# RunPod's ids are UUIDs with an ending. Anything else might not fit into a path or the database.
+# RunPod's ids are UUIDs with a suffix. Other values might be unsafe in a path or too long for the database.
 _ID = re.compile(r"[A-Za-z0-9][\w.:-]{0,199}", re.ASCII)
-# No job is kept there for longer, so none can have taken longer.
+# RunPod keeps no job for longer, so none can have taken longer.
 MAX_MS = 7 * 86_400_000
 MAX_BODY_BYTES = 10_000_000
-# How long a job waits there before its client learns why, and how long `/health` is believed.
+# How long a job waits there before its client is given a reason, and how long `/health` is cached.
 QUIET_S = 10
 HEALTH_KEPT_S = 5.0
-# How long a call waits for its turn, and how long no call is made after a 429 that does not say.
+# How long a call waits for the rate limiter, and how long calls pause after a 429 without Retry-After.
 TURN_S = 2.0
 PAUSE_S = 5.0
 MAX_PAUSE_S = 60.0
 
 
 def rate_limiters() -> dict[str, RateLimiter]:
-    """The published limits: calls in so many seconds, calls at once. `/health` has none; we spare it.
+    """The published limits: calls per window, window in seconds, calls at once. That of `/health` is our own.
 
-    The dispatcher's poll scheduler spreads the calls of `/status`; here they are only kept below the limit.
+    The dispatcher's poll scheduler spreads the calls of `/status`; this only keeps them below the limit.
     """
     return {
         "run": RateLimiter(1000, 10, 200),
@@ -122,7 +122,7 @@ class RunPodProvider:
             return Remote(Phase.WAITING)
         answer = self._ask("status", "GET", f"/status/{quote(attempt.remote_id, safe='')}")
         if answer.status == 404:
-            # a worker may still do what RunPod has forgotten: its claim, or its silence, decides
+            # a worker may still run a job that RunPod has forgotten: rely on its claim and its events
             return Remote(Phase.GONE) if attempt.claimed_at is None else Remote(Phase.RUNNING)
         if answer.status != 200:
             raise _not_usable(answer)
@@ -130,10 +130,10 @@ class RunPodProvider:
         if not isinstance(status, str):
             raise Unavailable("RunPod's answer is not understood")
         if status == "IN_QUEUE":
-            # one that lost its worker is queued again there: the silence of its claim decides
+            # RunPod requeues a job that lost its worker: rely on its claim and its events
             return self._waiting(attempt) if attempt.claimed_at is None else Remote(Phase.RUNNING)
         if status not in PHASES:
-            self.cancel(attempt)  # what it does there is not known: it must not go on
+            self.cancel(attempt)  # its state there is unknown: it must not keep running
             return Remote(
                 Phase.FAILED, error=WorkerError(f"RunPod reported an unknown state of the job: {status:.40}.")
             )
@@ -144,7 +144,7 @@ class RunPodProvider:
 
     def cancel(self, attempt: Attempt) -> None:
         if attempt.remote_id is None:
-            return  # the worker learns it when it claims
+            return  # its worker gets a 409 when it claims the attempt
         answer = self._ask("cancel", "POST", f"/cancel/{quote(attempt.remote_id, safe='')}")
         if answer.status not in {200, 400, 404}:  # 400: it has ended
             raise _not_usable(answer)
@@ -163,14 +163,14 @@ class RunPodProvider:
         return {str(state): count for state, count in known if isinstance(count, int)}
 
     def price(self, attempt: Attempt, gpu: str | None) -> Price:
-        """For an unknown GPU, that of the last known one; before that, of the most expensive one with NVENC."""
+        """Return the price of the GPU; for an unknown one, the last known price or the highest of a GPU with NVENC."""
         known = price_nano_per_s(gpu, self._prices) if gpu else None
         if known is not None:
             self._last_price = known
         return Price(self._last_price, self._idle_s)
 
     def _policy(self, attempt: Attempt, job_input: Mapping[str, Any]) -> dict[str, int]:
-        """Times in ms: how long the worker may run, uploading included, and how long RunPod keeps the job at all."""
+        """RunPod's limits in ms: the time for a run, upload included, and the time until the job is discarded."""
         execution = int(job_input["delivery"]["limits"]["timeout_s"]) * 1000 + MARGIN_MS
         ttl = max(0, attempt.deadline - self._clock.now_ms())
         return {"executionTimeout": execution, "ttl": min(MAX_MS, ttl + MARGIN_MS)}
@@ -180,14 +180,14 @@ class RunPodProvider:
         return Remote(Phase.WAITING, reason=self._why_waiting() if waited_s > QUIET_S else None)
 
     def _why_waiting(self) -> str:
-        """What `/health` says about a queue that does not move."""
+        """Why the queue does not move, according to `/health`."""
         try:
             return why_waiting(self._known_health())
         except Unavailable as error:
             return str(error)
 
     def _known_health(self) -> Mapping[str, Any]:
-        """What `/health` says, or said last. One thread asks; the others go on. Raises Unavailable."""
+        """Return the `/health` document. One thread refreshes it; others use the cached one. Raises Unavailable."""
         if time.monotonic() - self._health_at > HEALTH_KEPT_S and self._health_lock.acquire(blocking=False):
             try:
                 self._health = self._ask("health", "GET", "/health").body
@@ -201,7 +201,7 @@ class RunPodProvider:
         return self._health
 
     def _ask(self, kind: str, method: str, path: str) -> Answer:
-        """A call that may be made again. Raises Unavailable."""
+        """Make a call that may be repeated. Raises Unavailable."""
         try:
             answer = self._call(kind, method, path)
         except RateLimited as error:
@@ -239,7 +239,7 @@ class RunPodProvider:
 
 
 def _not_usable(answer: Answer) -> Unavailable:
-    """For an answer that no job of ours can have caused: the account or the endpoint is wrong."""
+    """The error for a response that no job can have caused, because the account or the endpoint is wrong."""
     match answer.status:
         case 401 | 403:
             return Unavailable("RunPod does not let this gateway in: look at RUNPOD_API_KEY")
@@ -247,12 +247,12 @@ def _not_usable(answer: Answer) -> Unavailable:
             return Unavailable("the RunPod account has no credit left")
         case 404:
             return Unavailable("RunPod has no such endpoint: look at RUNPOD_ENDPOINT_ID")
-    said = answer.body.get("error") or answer.body.get("title") or answer.body.get("detail") or ""
-    return Unavailable(f"RunPod answered with status {answer.status}: {said!s:.200}".rstrip(": "))
+    reason = answer.body.get("error") or answer.body.get("title") or answer.body.get("detail") or ""
+    return Unavailable(f"RunPod answered with status {answer.status}: {reason!s:.200}".rstrip(": "))
 
 
 def why_waiting(health: Mapping[str, Any]) -> str:
-    """What a `/health` document says about jobs that no worker takes."""
+    """Why no worker takes a job, according to a `/health` document."""
     counts = health.get("workers")
     if not isinstance(counts, Mapping):
         return "RunPod does not say why"
@@ -289,7 +289,7 @@ def _ms(value: Any) -> int | None:
 
 
 def job_error(raw: Any) -> JobError:
-    """The error of a failed job: the worker's own JSON, the SDK's, or RunPod's words."""
+    """The error of a failed job: the worker's own JSON, the SDK's, or RunPod's text."""
     if isinstance(raw, str) and "timed out after" in raw:
         return WorkerLost(f"RunPod lost the worker: {raw[:200]}.")
     try:

@@ -117,5 +117,5 @@ def test_the_log_carries_the_request_id_and_no_secret(api: FlaskClient, api_key:
     finally:
         structlog.reset_defaults()
     assert {line["request_id"] for line in capture.entries} == {"order-1"}
-    assert {"job.created", "request.answered"} <= {line["event"] for line in capture.entries}
+    assert {"job.created", "request.handled"} <= {line["event"] for line in capture.entries}
     assert api_key not in str(capture.entries)

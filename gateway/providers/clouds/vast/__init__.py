@@ -1,1 +1,1 @@
-"""The cloud Vast.ai: machines of strangers."""
+"""The cloud Vast.ai, whose machines belong to third parties."""

@@ -1,8 +1,8 @@
-"""Vast.ai as a cloud of rented machines: its API, and what its answers mean here.
+"""Vast.ai as a cloud of rented machines: its API, and how its responses are interpreted.
 
-Answers are read with distrust: a 404 may mean a wrong key, a 200 may hold a refusal, a refusal may hold the id of a
-machine that now exists, and a listing counts only when it is complete. How errors, instances and listings are read is
-shared with the reaper, which has to run as a single file.
+Responses are not taken at face value: a 404 may mean a wrong key, a 200 may contain a refusal, a refusal may contain
+the id of a machine that now exists, and a listing counts only if it is complete. The code that interprets errors,
+instances and listings is shared with the reaper, which has to run as a single file.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from gateway.providers.throttling import RateLimited, RateLimiter
 
 log = structlog.get_logger(__name__)
 
-# Minimum seconds between the beginnings of two calls of a kind: what is published (4.5, 2, 1, 3) and a little more,
-# since one call is longer on its way than the next. Searches are counted by the minute.
+# Minimum seconds between the starts of two calls of a kind: the published limits (4.5, 2, 1, 3) plus a margin, since
+# calls take different times to arrive. Searches are limited per minute.
 SPACING_S = {"create": 4.8, "show": 2.3, "list": 1.3, "destroy": 3.3, "account": 2.0}
 SEARCHES_A_MINUTE = 10
-# How long a call waits for its turn, and how long its kind pauses after a 429 that does not say.
+# How long a call waits for the rate limiter, and how long calls of its kind pause after a 429.
 TURN_S = 10.0
 PAUSE_S = 10.0
 SEARCH_PAUSE_S = 300.0  # searches have a quota per day
-# Longer values of the environment are cut or refused.
+# Longer values of environment variables are truncated or refused.
 MAX_VALUE_CHARACTERS = 256
 _STATUS: Mapping[str, Status] = {
     "running": Status.RUNNING,
@@ -62,7 +62,7 @@ class VastCloud:
 
     def __init__(self, settings: VastSettings) -> None:
         self._settings = settings
-        # A kept connection that was closed at the other end would leave the create call in doubt.
+        # A reused connection that the server has closed would make the create call ambiguous.
         self._api = Api(settings.api_base, {"Authorization": f"Bearer {settings.api_key}"}, keep_alive=False)
         self._limiters = {kind: RateLimiter(1, spacing_s, 1) for kind, spacing_s in SPACING_S.items()}
         self._limiters["search"] = RateLimiter(SEARCHES_A_MINUTE, 60, 1)
@@ -90,7 +90,7 @@ class VastCloud:
         if answer.status == 200 and answer.body.get("success") is True and remote_id is not None:
             return remote_id
         code = _code(answer)
-        # an id in an error may be that of any machine, and says that there may be one
+        # an id in an error may belong to any machine, so a new machine may exist
         raise NotCreated(code, _described(answer), certain=code == OFFER_GONE and remote_id is None)
 
     def list(self) -> Sequence[Machine]:
@@ -144,7 +144,7 @@ class VastCloud:
         return answer
 
     def _await_turn(self, kind: str) -> None:
-        """Calls of a kind begin as far apart as Vast.ai asks for; how long one takes does not matter."""
+        """Wait until a call of this kind may start. Only the starts are spaced; calls may overlap."""
         try:
             with self._limiters[kind].call(TURN_S):
                 pass
@@ -203,7 +203,7 @@ def _address(row: Row) -> tuple[str | None, int | None]:
 
 
 def _code(answer: Answer) -> str:
-    """The reason of a refused creation, which some answers have at the head of their message only."""
+    """Return the error code of a refused create call; some responses have it only in their message."""
     words = reap.words(answer.body)
     if known := next((code for word, code in _CODES.items() if word in words), None):
         return known

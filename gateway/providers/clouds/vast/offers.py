@@ -1,6 +1,6 @@
 """Decides which of Vast.ai's offers are rented, and in which order.
 
-Vast.ai does not always apply the filters that it is given, so every offer is checked again here.
+Vast.ai does not always apply all filters, so every offer is checked again here.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ DISK_GB = 10
 MAX_OFFERS = 64  # more are never returned
 MIN_RELIABILITY = 0.97
 MIN_INET_MBIT_S = 200
-# 530.41.03, which NVENC asks for as Debian 13's FFmpeg uses it.
+# 530.41.03, the minimum for NVENC in Debian 13's FFmpeg.
 MIN_DRIVER = 530_041_003
-# GPUs with NVENC, by Vast.ai's names, and the generation of their encoder. NVIDIA builds none into A100, H100 and their
-# like; what is not listed is not rented.
+# GPUs with NVENC, by the generation of their encoder and Vast.ai's name. The A100, the H100 and similar GPUs have none;
+# GPUs that are not listed are not rented.
 NVENC: Mapping[int, re.Pattern[str]] = {
     7: re.compile(r"RTX [23]0\d\d( ?S| ?Ti| Super)*|RTX A\d{4}|(Tesla )?T4|A10|A16|A40"),
     8: re.compile(r"RTX 40\d\d( ?S| ?D| ?Ti| Super)*|RTX \d{4} ?Ada|L4|L40S?"),
@@ -42,7 +42,7 @@ def query(settings: VastSettings) -> dict[str, Any]:
         "verified": {"eq": True},
         "num_gpus": {"eq": 1},
         "cpu_arch": {"eq": "amd64"},
-        "compute_cap": {"gte": 750},  # cheap GPUs without NVENC must not fill the answer
+        "compute_cap": {"gte": 750},  # otherwise cheap GPUs without NVENC could fill the result
         "reliability2": {"gte": MIN_RELIABILITY},
         "inet_up": {"gte": MIN_INET_MBIT_S},
         "inet_down": {"gte": MIN_INET_MBIT_S},
@@ -56,7 +56,7 @@ def query(settings: VastSettings) -> dict[str, Any]:
 
 
 def wide_query() -> dict[str, Any]:
-    """The body of a search for the cheapest machines of all, whether they fit or not."""
+    """The body of a search for the cheapest machines, whether they fit or not."""
     return {"type": "ondemand", "limit": MAX_OFFERS, "allocated_storage": DISK_GB, "order": [["dph_total", "asc"]]}
 
 
@@ -103,7 +103,7 @@ def _gpu(row: Row) -> str:
 
 
 def _number(row: Row, name: str) -> float:
-    """A number that fits no limit for what is missing or is not a number."""
+    """Return the field as a number, or -1, which meets no minimum, if it is missing or not a number."""
     value = row.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return -1.0
@@ -111,7 +111,7 @@ def _number(row: Row, name: str) -> float:
 
 
 def _driver(row: Row) -> int:
-    """`535.86.05`, or the integer 535086005, which comes under either name."""
+    """Return the driver version as an integer: `535.86.05` → 535086005. Either field may have either form."""
     for name in ("driver_vers", "driver_version"):
         value = row.get(name)
         if type(value) is int:

@@ -1,15 +1,15 @@
-"""Destroys rented machines that nothing else has destroyed: for a cron job on another machine than the gateway's.
+"""Destroys rented machines that were left behind. Run it as a cron job on a machine other than the gateway's.
 
     VAST_API_KEY=… python -m gateway.providers.clouds.vast.reap --deployment NAME
     VAST_API_KEY=… python reap.py --deployment NAME        # this file alone, copied anywhere
 
-It needs nothing but requests, and of the gateway nothing at all, not even that it runs. It destroys machines whose
-label has the form `reelay:NAME:<uuid>:<seconds since 1970>` and which are older than any may become, or with --all
-every one with such a label; no other label is ever touched. It concludes nothing from an incomplete listing, looks at
-each machine again before it destroys it, and asks until Vast.ai itself says that the machine is gone.
+It needs only requests, and no running gateway. It destroys the machines that have a label of the form
+`reelay:NAME:<uuid>:<seconds since 1970>` and exceed the maximum age, or with --all every machine with such a label. It
+never touches a machine with another label. It ignores incomplete listings, checks each machine again before destroying
+it, and repeats the call until Vast.ai confirms that the machine is gone.
 
-It prints nothing when there is nothing to do. Exit status: 0 nothing is left that should go; 1 something is (with
---dry-run: it would be destroyed); 2 Vast.ai could not be asked, or the call was wrong.
+It prints nothing if there is nothing to do. Exit status: 0 if no machine is left that should be destroyed; 1 if one is
+(with --dry-run: if one would be destroyed); 2 if Vast.ai cannot be reached or the arguments are wrong.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from typing import Any, NoReturn, TypeVar
 
 import requests
 
-# The rule of rental/labels.py, which a test holds this to: nothing of ours is imported here. The gateway imports from
-# here how Vast.ai's answers are read.
+# The pattern of rental/labels.py, repeated because this file imports no package of ours; a test compares the two. The
+# gateway imports the functions below that interpret Vast.ai's responses.
 LABEL = re.compile(
     r"reelay:(?P<deployment>[a-z0-9-]{1,32})"
     r":(?P<rental>[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
@@ -35,20 +35,20 @@ LABEL = re.compile(
 )
 BASE = "https://console.vast.ai"
 LIFETIME_S = 6 * 3600
-# The gateway and the machine itself have the first turn.
+# Time for the gateway, or the machine itself, to destroy the machine first.
 GRACE_S = 900
 MAX_DESTROYED = 10
-# Between two calls: Vast.ai asks for 3 s between two destroys, and less between others.
+# Pause between two calls: Vast.ai requires 3 s between destroy calls, and less between others.
 PAUSE_S = 3.1
 TRIES = 5
-# How long an error is waited out: so many pauses, times the number of the try.
+# Pause after an error, in PAUSE_S and multiplied by the number of tries so far.
 BACKOFF_PAUSES = 3
 TIMEOUT_S = 15
-# Shorter than the time to cron's next run.
+# Maximum duration of a run, shorter than cron's interval.
 RUN_S = 1500
-# By so much this machine's clock and Vast.ai's may differ.
+# Maximum difference between this machine's clock and Vast.ai's.
 SKEW_S = 300
-# More pages than an account of ours can fill: a listing that does not end is not believed.
+# More pages than our account can fill; a longer listing is rejected as endless.
 PAGE, MAX_PAGES = 25, 40
 GONE = ("no_such_instance", "not_found")
 
@@ -57,18 +57,18 @@ Result = TypeVar("Result")
 
 
 class Unclear(Exception):
-    """Vast.ai does not say what there is, or does not do what it is asked. The text continues a sentence."""
+    """Vast.ai's response is inconclusive, or it refused the call. The text completes the sentence `Vast.ai …`."""
 
 
 class LockedOut(Unclear):
-    """The key is wrong: asking again does not help."""
+    """The key is wrong, so retrying does not help."""
 
 
 class TooLong(Exception):
-    """The run has had its time."""
+    """The run has exceeded RUN_S."""
 
 
-# ---- what an answer means
+# ---- interpreting responses
 
 
 def listing(page: Callable[[Mapping[str, object]], tuple[int, Row]]) -> list[Row]:
@@ -110,7 +110,7 @@ def locked_out(status: int, body: Row) -> bool:
 
 
 def words(body: Row) -> list[object]:
-    """Vast.ai's word for an error, and the words of its message: some answers have it only there."""
+    """Return Vast.ai's error code and the words of its message, where some responses have the code instead."""
     return [body.get("error"), *str(body.get("msg") or body.get("detail") or "").split()]
 
 
@@ -122,12 +122,12 @@ def described(status: int, body: Row) -> str:
 
 
 class Vast:
-    """One account. Every call waits its turn and is repeated where that may help."""
+    """One account. Calls are spaced by a pause, and retried where that may help."""
 
     def __init__(self, base: str, key: str, pause_s: float) -> None:
         self._base, self._pause_s = base.rstrip("/"), pause_s
         self._http = requests.Session()
-        self._http.trust_env = False  # no .netrc instead of the key
+        self._http.trust_env = False  # otherwise a .netrc could replace the key
         self._http.headers["Authorization"] = f"Bearer {key}"
         self._next_at = 0.0
         self.skew_s = 0.0
@@ -142,7 +142,7 @@ class Vast:
         return self._retry(lambda: shown(*self._call("GET", path), instance_id))
 
     def destroy(self, instance_id: int) -> None:
-        """Ask for its end; only `show` proves it. Raises Unclear."""
+        """Request its destruction; only `show` proves it. Raises Unclear."""
 
         def ask() -> None:
             status, body = self._call("DELETE", f"/api/v0/instances/{instance_id}/")
@@ -192,7 +192,7 @@ class Vast:
 
 
 def began(row: Row, deployment: str) -> float | None:
-    """When the machine was made, in seconds since 1970; None for one that is not this deployment's."""
+    """Return when the machine was created, in seconds since 1970; None if it is not this deployment's."""
     label = row.get("label")
     found = LABEL.fullmatch(label) if isinstance(label, str) else None
     if found is None or found["deployment"] != deployment:
@@ -206,15 +206,15 @@ class Reaper:
     """One run."""
 
     def __init__(self, vast: Vast, options: argparse.Namespace) -> None:
-        self._vast, self._wish = vast, options
+        self._vast, self._options = vast, options
         self._done: set[int] = set()
         self._left: set[int] = set()
 
     def run(self) -> bool:
-        """Destroy what should go; return whether all of it is gone. Raises Unclear."""
+        """Destroy the machines that are due; return whether all are gone. Raises Unclear."""
         for looks in range(TRIES):
             doomed = self._doomed(self._vast.instances())
-            if self._wish.dry_run:
+            if self._options.dry_run:
                 for row, age_s in doomed:
                     report(f"{named(row, age_s)} would be destroyed")
                 return not doomed
@@ -226,20 +226,21 @@ class Reaper:
         return False
 
     def _doomed(self, rows: list[Row]) -> list[tuple[Row, float]]:
-        """Those that should go and were not tried yet, with their ages in seconds, the oldest first."""
-        if not self._wish.all and abs(self._vast.skew_s) > SKEW_S:
+        """Return the machines that are due and were not tried yet, with their ages in seconds, oldest first."""
+        if not self._options.all and abs(self._vast.skew_s) > SKEW_S:
             raise Unclear(
                 f"has a clock that differs from this machine's by {self._vast.skew_s:.0f} s; ages are not known"
             )
         now, tried = time.time(), self._done | self._left
-        ours = [(row, now - at) for row in rows if (at := began(row, self._wish.deployment)) is not None]
-        due = [one for one in ours if (self._wish.all or one[1] > self._wish.max_age) and one[0]["id"] not in tried]
+        ours = [(row, now - at) for row in rows if (at := began(row, self._options.deployment)) is not None]
+        untried = [one for one in ours if one[0]["id"] not in tried]
+        due = [one for one in untried if self._options.all or one[1] > self._options.max_age]
         return sorted(due, key=lambda one: -one[1])
 
     def _end(self, row: Row, age_s: float) -> None:
         instance_id = row["id"]
-        if len(self._done) + len(self._left) >= self._wish.most:
-            report(f"{named(row, age_s)} is left: only {self._wish.most} are destroyed in a run (--most)")
+        if len(self._done) + len(self._left) >= self._options.most:
+            report(f"{named(row, age_s)} is left: only {self._options.most} are destroyed in a run (--most)")
             self._left.add(instance_id)
             return
         try:
@@ -258,7 +259,7 @@ class Reaper:
         for tries in range(TRIES):
             shown = self._vast.show(instance_id)
             if shown is None:
-                if tries:  # else a listing that lags showed it
+                if tries:  # otherwise a lagging listing contained it
                     report(f"{name} is destroyed")
                 return True
             if shown.get("label") != row["label"]:

@@ -20,7 +20,7 @@ def _make(context: Context) -> RentalProvider:
 def _check(own: VastSettings, settings: Settings) -> Iterator[str]:
     yield from mistakes(own, settings)
     if len(",".join(own.allowed_ips)) > MAX_VALUE_CHARACTERS:
-        yield f"VAST_ALLOWED_IPS: at most {MAX_VALUE_CHARACTERS} characters, which Vast.ai takes."
+        yield f"VAST_ALLOWED_IPS: at most {MAX_VALUE_CHARACTERS} characters, the maximum that Vast.ai accepts."
 
 
 PROVIDER = Registration("vast", VastSettings, _make, required=("api_key", "worker_image", "deployment"), check=_check)

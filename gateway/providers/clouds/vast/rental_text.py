@@ -12,12 +12,12 @@ from gateway.providers.rental import labels
 from gateway.providers.rental.cloud import Machine, Offer
 
 SHOWN = 10
-# What a machine that is rented for one job alone is paid for, besides its idle time.
+# Duration of the boot and the job in the example, besides the idle time.
 BOOT_S, JOB_S = 120, 10
 
 
 def offers_text(found: Sequence[Offer], avoided: int, unfit: Sequence[str | None], settings: VastSettings) -> str:
-    """The best offers, and of the cheapest machines at Vast.ai why each would not be rented (`unfit`)."""
+    """The best offers, and the reasons (`unfit`) why the cheapest machines at Vast.ai would not be rented."""
     parts = []
     if found:
         rows = [(str(o.id), o.gpu, _price(o.price_nano / 1e9), str(o.machine_id)) for o in found[:SHOWN]]
@@ -25,7 +25,7 @@ def offers_text(found: Sequence[Offer], avoided: int, unfit: Sequence[str | None
         parts.append(table(("Offer", "GPU", "Dollars an hour", "Machine"), rows))
         parts.append(
             f"The first would be rented now (VAST_OFFER_ORDER={settings.offer_order}, {len(found)} fit). "
-            f"A job of {JOB_S} s that comes alone, with a boot of {BOOT_S} s and "
+            f"A single job of {JOB_S} s, with a boot of {BOOT_S} s and "
             f"{settings.idle_timeout} s idle, costs "
             f"${first.price_nano / 1e9 / 3600 * alone_s:.4f}."
         )
@@ -35,7 +35,7 @@ def offers_text(found: Sequence[Offer], avoided: int, unfit: Sequence[str | None
         parts.append(f"{counted(avoided, 'machine')} that would fit are rented, or failed within the last hour.")
     if reasons := Counter(filter(None, unfit)):
         lines = [(str(count), reason) for reason, count in reasons.most_common()]
-        text = f"Of the {len(unfit)} cheapest machines {sum(reasons.values())} do not fit, for the first of these"
+        text = f"Of the {len(unfit)} cheapest machines {sum(reasons.values())} do not fit, each for the first of these"
         parts.append(f"{text} reasons:\n{table(('', ''), lines).lstrip()}")
     return "\n\n".join(parts)
 
@@ -50,7 +50,7 @@ def obstacles(credit: float, fleet: FleetState | None, settings: VastSettings) -
 
 
 def rentals_text(listed: Sequence[Machine], known: Sequence[Rental] | None, settings: VastSettings, now: int) -> str:
-    """All machines that are listed, ours first, and the records without one; `known` is None without a database."""
+    """All listed machines, ours first, and the records without a machine; `known` is None without a database."""
     records = {record.remote_id: record for record in known or ()}
     rows, cost = [], 0.0
     for machine in sorted(listed, key=lambda m: (not labels.ours(m.label, settings.deployment), m.id)):

@@ -27,7 +27,7 @@ from gateway.wiring import services
 
 Answer = TypeVar("Answer")
 
-# A destroy that was accepted may have done nothing.
+# An accepted destroy call may have had no effect.
 TRIES, PAUSE_S = 5, 3.0
 LOOKS = 3
 # `code` of a machine that was ended by hand.
@@ -46,9 +46,9 @@ def vast_offers() -> None:
     settings = _settings()
     cloud = VastCloud(settings)
     with shown_errors(Unavailable, [settings.api_key]):
-        credit = _patiently(cloud.credit)
-        fitting = _patiently(cloud.search)
-        cheapest = _patiently(lambda: cloud.offer_rows(offers.wide_query()))
+        credit = _retried(cloud.credit)
+        fitting = _retried(cloud.search)
+        cheapest = _retried(lambda: cloud.offer_rows(offers.wide_query()))
     rows = _rows()
     found = free(fitting, rows, SystemClock().now_ms()) if rows else fitting
     unfit = [offers.unfit(row, settings) for row in cheapest]
@@ -61,10 +61,10 @@ def vast_offers() -> None:
 
 @vast.command("rentals")
 def vast_rentals() -> None:
-    """Show the machines at Vast.ai beside what the gateway knows of them."""
+    """Show the machines at Vast.ai next to the gateway's records of them."""
     settings = _settings(deployment=True)
     with shown_errors(Unavailable, [settings.api_key]):
-        listed = _patiently(VastCloud(settings).list)
+        listed = _retried(VastCloud(settings).list)
     _show(listed, _rows(), settings)
 
 
@@ -79,7 +79,7 @@ def vast_destroy(rental: str | None, all_: bool, yes: bool) -> None:
     settings = _settings(deployment=True)
     rows, cloud = _rows(), VastCloud(settings)
     with shown_errors(Unavailable, [settings.api_key]):
-        listed = _patiently(cloud.list)
+        listed = _retried(cloud.list)
         if all_:
             chosen = [machine for machine in listed if labels.ours(machine.label, settings.deployment)]
         else:
@@ -100,7 +100,7 @@ def _settings(*, deployment: bool = False) -> VastSettings:
     if not settings.api_key:
         raise click.ClickException("VAST_API_KEY is not set.")
     if deployment and not settings.deployment:
-        raise click.ClickException("DEPLOYMENT is not set: without it our machines cannot be told from others.")
+        raise click.ClickException("DEPLOYMENT is not set: without it our machines cannot be identified.")
     return settings
 
 
@@ -131,7 +131,7 @@ def _named(name: str, listed: Sequence[Machine], rows: Rentals | None, settings:
 
 
 def _destroyed(cloud: VastCloud, machine: Machine, rows: Rentals | None) -> bool:
-    """Destroy it, first in the records so that it gets no more jobs; return whether it is proven to be gone."""
+    """Destroy the machine, after its record, so that it gets no jobs; return whether it is proven to be gone."""
     record = next((one for one in rows.living() if one.remote_id == machine.id), None) if rows else None
     if record:
         _record(record, Stage.DESTROYING)
@@ -153,7 +153,7 @@ def _destroyed(cloud: VastCloud, machine: Machine, rows: Rentals | None) -> bool
 
 
 def _record(record: Rental, stage: Stage) -> None:
-    """A running gateway may have changed the record since; it accepts this change at any time."""
+    """Change the record's stage, if its present stage allows it: a running gateway may have changed it meanwhile."""
     here = services()
     with here.store.transaction() as tx:
         fresh = rental_store.one_locked(tx, record.id)
@@ -162,8 +162,8 @@ def _record(record: Rental, stage: Stage) -> None:
             rental_store.save(tx, move(fresh, stage, here.clock.now_ms(), **why))
 
 
-def _patiently(ask: Callable[[], Answer]) -> Answer:
-    """Ask again: when a gateway calls with the same key at the same moment Vast.ai refuses one of the two."""
+def _retried(ask: Callable[[], Answer]) -> Answer:
+    """Retry a call: Vast.ai refuses one of two simultaneous calls with the same key, such as a gateway's."""
     for _ in range(LOOKS - 1):
         try:
             return ask()

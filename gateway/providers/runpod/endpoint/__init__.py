@@ -1,1 +1,1 @@
-"""The RunPod endpoint as code: what `runpod.toml` wants, what is there, and the way from one to the other."""
+"""The RunPod endpoint as code: `runpod.toml`, the present endpoint, and the changes from one to the other."""

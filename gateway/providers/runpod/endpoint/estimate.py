@@ -10,7 +10,7 @@ EXAMPLE_JOB_S = 10
 
 
 def rows(pools: tuple[Pool, ...], gpus: int, idle_s: int, prices: Mapping[str, int] | None) -> list[tuple[str, ...]]:
-    """Of each pool: name, GPUs, a second, a job of 10 s, its idle tail, both."""
+    """For each pool: name, GPUs, and the cost of a second, a job of 10 s, its idle time, and both."""
     lines: list[tuple[str, ...]] = []
     for pool in pools:
         second = gpus * (price_nano_per_s(pool.name, prices) or 0)

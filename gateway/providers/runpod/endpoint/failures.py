@@ -1,11 +1,11 @@
-"""What can go wrong on the way to the wanted endpoint."""
+"""Errors of the commands that manage the endpoint."""
 
 from __future__ import annotations
 
 
 class EndpointError(Exception):
-    """The message is for the operator and holds no secret."""
+    """An error whose message is for the operator and contains no secret."""
 
 
 class AnswerLost(EndpointError):
-    """The call may have had its effect."""
+    """The response was lost; the call may have had its effect."""

@@ -1,4 +1,4 @@
-"""How an endpoint is shown to people: the words of RunPod's form, values in units, and why each is what it is."""
+"""The fields of RunPod's form: their labels, units, and the reason for each value."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from gateway.providers.runpod.endpoint.wanted import is_secret
 class Field:
     """A field of the form."""
 
-    #: As RunPod's page calls it.
+    #: Its name on RunPod's page.
     label: str
-    #: Why the value is what it is.
+    #: The reason for the value.
     why: str
-    #: In which the value is shown.
+    #: Unit in which the value is shown.
     unit: str = ""
-    #: How many of the management API's units make one of these.
+    #: How many of the management API's units make one `unit`.
     per: int = 1
 
 
@@ -73,7 +73,7 @@ def label(path: str) -> str:
 
 
 def shown(path: str, value: Any) -> str:
-    """A value in the form's units; of a variable that looks like a secret only that it is there."""
+    """A value in the form's units; HIDDEN for a variable that looks like a secret."""
     if value is None:
         return "—"
     if path.startswith("env."):

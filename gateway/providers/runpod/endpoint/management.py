@@ -30,7 +30,7 @@ class Management:
         self._jobs = Api(settings.api_base, headers, keep_alive=False)
 
     def find(self, name: str, endpoint_id: str | None = None) -> Endpoint | None:
-        """The endpoint with that id, or without one that of that name. Two of the same name are an error."""
+        """Find the endpoint by its id, or without one by its name. Two of the same name are an error."""
         if endpoint_id:
             return self._by_id(endpoint_id)
         found = [endpoint for endpoint in self._all() if plain(str(endpoint.get("name"))) == plain(name)]
@@ -43,7 +43,7 @@ class Management:
         return found[0] if found else None
 
     def create(self, body: Mapping[str, Any]) -> Endpoint:
-        """Sent once, whatever happens. Raises AnswerLost when the endpoint may have been created."""
+        """Create an endpoint; never retried. Raises AnswerLost when it may have been created."""
         answer = _call(self._api, "POST", "/serverless", body)
         if answer.status < 300:
             return _endpoint(answer)
@@ -52,17 +52,17 @@ class Management:
         raise EndpointError(_problem(answer))
 
     def change(self, endpoint_id: str, body: Mapping[str, Any]) -> Endpoint:
-        """The endpoint as it is after the change. Sending the same again does no harm."""
-        return _endpoint(_well(_call(self._api, "PATCH", f"/serverless/{quote(endpoint_id, safe='')}", body)))
+        """Change the endpoint and return it. The call is idempotent."""
+        return _endpoint(_successful(_call(self._api, "PATCH", f"/serverless/{quote(endpoint_id, safe='')}", body)))
 
     def workers(self, endpoint_id: str) -> list[Mapping[str, Any]]:
-        """Those that are there now: `id`, `status`, `gpuTypeId`, `dataCenterId`, `uptimeSeconds`, `isStale`."""
-        answer = _well(_call(self._api, "GET", f"/serverless/{quote(endpoint_id, safe='')}/workers"))
+        """List the present workers: `id`, `status`, `gpuTypeId`, `dataCenterId`, `uptimeSeconds`, `isStale`."""
+        answer = _successful(_call(self._api, "GET", f"/serverless/{quote(endpoint_id, safe='')}/workers"))
         return _objects(answer, "workers")
 
     def health(self, endpoint_id: str) -> Mapping[str, Mapping[str, int]]:
-        """The job API's own counts: `jobs` and `workers`, each a word → number."""
-        answer = _well(_call(self._jobs, "GET", f"/{quote(endpoint_id, safe='')}/health"))
+        """The job API's own counts: `jobs` and `workers`, each state → number."""
+        answer = _successful(_call(self._jobs, "GET", f"/{quote(endpoint_id, safe='')}/health"))
         counts = {part: answer.body.get(part) for part in ("jobs", "workers")}
         if not all(isinstance(part, dict) and set(map(type, part.values())) <= {int} for part in counts.values()):
             raise EndpointError("RunPod's answer about the queue is not understood.")
@@ -74,14 +74,14 @@ class Management:
             raise EndpointError(
                 f"RUNPOD_ENDPOINT_ID={endpoint_id} is no endpoint of this account. Unset it to look for the name."
             )
-        return _endpoint(_well(answer))
+        return _endpoint(_successful(answer))
 
     def _all(self) -> list[Endpoint]:
-        return _objects(_well(_call(self._api, "GET", "/serverless")), "endpoints")
+        return _objects(_successful(_call(self._api, "GET", "/serverless")), "endpoints")
 
 
 def plain(name: str) -> str:
-    """RunPod's page has shown endpoints with FlashBoot under their name and this ending."""
+    """Remove the suffix that RunPod's page has shown in the names of endpoints with FlashBoot."""
     return name.removesuffix(" -fb")
 
 
@@ -94,7 +94,7 @@ def _call(api: Api, method: str, path: str, body: Mapping[str, Any] | None = Non
         raise AnswerLost(f"RunPod's answer was lost: {type(error).__name__}.") from error
 
 
-def _well(answer: Answer) -> Answer:
+def _successful(answer: Answer) -> Answer:
     if answer.status >= 300:
         raise EndpointError(_problem(answer))
     return answer
@@ -114,11 +114,11 @@ def _objects(answer: Answer, name: str) -> list[Mapping[str, Any]]:
 
 
 def _problem(answer: Answer) -> str:
-    """An RFC 9457 problem in one line, with what to do where we know it."""
-    said = answer.body
-    parts = [str(said[key]) for key in ("title", "detail") if said.get(key)]
-    if isinstance(said.get("errors"), list):
-        parts += [str(error) for error in said["errors"]]
+    """An RFC 9457 problem in one line, with advice for known errors."""
+    body = answer.body
+    parts = [str(body[key]) for key in ("title", "detail") if body.get(key)]
+    if isinstance(body.get("errors"), list):
+        parts += [str(error) for error in body["errors"]]
     advice = {401: "Is RUNPOD_API_KEY right?", 403: "The key RUNPOD_API_KEY lacks the permission for endpoints."}
     if answer.status == 429:
         advice[429] = f"Try again in {answer.retry_after_s or 60:g} s."

@@ -1,4 +1,4 @@
-"""From the present endpoint to the wanted one."""
+"""Plans the changes from the present endpoint to the wanted one, and applies them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from gateway.providers.runpod.endpoint.management import Endpoint, Management, p
 from gateway.providers.runpod.endpoint.wanted import Wanted
 
 ABSENT = None
-# Lists whose order means nothing.
+# Lists whose order does not matter.
 _SETS = frozenset({"gpu.pools", "gpu.excludedTypes", "gpu.allowedCudaVersions"})
 
 
 @dataclass(frozen=True)
 class Line:
-    """One field, by its path in the management API; ABSENT where a side does not have it."""
+    """One field, by its path in the management API, with its two values; ABSENT where it has none."""
 
     path: str
     wanted: Any
@@ -55,12 +55,12 @@ class Plan:
 
 
 def look(management: Management, wanted: Wanted, endpoint_id: str | None) -> Plan:
-    """Raises EndpointError, also when what is there cannot be changed into what is wanted."""
+    """Compare the endpoint with the wanted one. Raises EndpointError, also if it cannot be changed into that."""
     return Plan(wanted, _changeable(management.find(wanted.name, endpoint_id)))
 
 
 def apply(management: Management, plan: Plan) -> Plan:
-    """Create or change the endpoint; return the plan after that, which differs where RunPod kept another value."""
+    """Create or change the endpoint; return the new plan, whose `changes` are the values that RunPod did not accept."""
     if plan.present is None:
         return Plan(plan.wanted, _create(management, plan.wanted))
     if not plan.changes:
@@ -72,7 +72,7 @@ def _create(management: Management, wanted: Wanted) -> Endpoint:
     try:
         return management.create(wanted.body)
     except AnswerLost as lost:
-        # Sent again it might become a second endpoint.
+        # A second call might create a second endpoint.
         try:
             found = _changeable(management.find(wanted.name))
         except EndpointError as error:
@@ -106,7 +106,7 @@ def _flat(body: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]
 
 
 def at(endpoint: Mapping[str, Any], path: str) -> Any:
-    """The value at `path`, like `workers.max`, of an endpoint or of what makes one; ABSENT where there is none."""
+    """The value at `path`, like `workers.max`, of an endpoint or of a create call's body; ABSENT if there is none."""
     top, _, rest = path.partition(".")
     value = endpoint.get(top, ABSENT)
     return value if not rest else value.get(rest, ABSENT) if isinstance(value, Mapping) else ABSENT

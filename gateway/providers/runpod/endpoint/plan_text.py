@@ -14,7 +14,7 @@ from gateway.providers.runpod.endpoint.wanted import Wanted
 
 
 def plan_text(plan: Plan) -> str:
-    """The table of wanted and present, and how many fields `apply` would change."""
+    """The table of wanted and present values, and how many fields `apply` would change."""
     rows = [(label(line.path), *_sides(line), _mark(plan, line)) for line in plan.lines]
     head = ("Field", "Wanted", "Present", "")
     if plan.present is None:
@@ -30,14 +30,14 @@ def applied_text(before: Plan, after: Plan) -> str:
     assert after.present is not None
     title = _title(after.wanted.name, after.present)
     if before.present is None:
-        return f"{title} is created. Tell the gateway: RUNPOD_ENDPOINT_ID={after.present['id']}"
+        return f"{title} was created. Set for the gateway: RUNPOD_ENDPOINT_ID={after.present['id']}"
     if before.changes:
         return f"{title}: {counted(len(before.changes), 'field')} changed."
     return f"{title} is as wanted; nothing was changed."
 
 
 def kept_text(after: Plan) -> str:
-    """The fields for which RunPod answered with another value than the one that was sent."""
+    """The fields for which RunPod returned a different value from the one that was sent."""
     rows = [(label(line.path), *_sides(line)) for line in after.changes]
     return f"RunPod kept other values:\n{table(('Field', 'Sent', 'Kept'), rows)}"
 
@@ -48,13 +48,13 @@ def costs_text(wanted: Wanted, prices: Mapping[str, int] | None) -> str:
     highest = estimate.max_per_hour(wanted.pools, gpus, workers["max"], prices)
     table_of_pools = table(estimate.head(workers["idleTimeout"]), rows)
     return (
-        f"What a job that comes alone costs; the start of its worker comes on top:\n\n{table_of_pools}\n\n"
+        f"The cost of a single job, without the start of its worker:\n\n{table_of_pools}\n\n"
         f"All {workers['max']} workers at once: at most {highest} an hour."
     )
 
 
 def status_text(endpoint: Endpoint, workers: list[Mapping[str, Any]], health: Mapping[str, Mapping[str, int]]) -> str:
-    """Workers, queue, and what is wrong with them in plain words."""
+    """The workers and the queue, with hints about problems."""
     limits = endpoint.get("workers") or {}
     parts = [
         f"{_title(str(endpoint.get('name')), endpoint)}: {limits.get('min', '?')} to {limits.get('max', '?')} workers, "

@@ -1,4 +1,4 @@
-"""What `runpod.toml` asks for, checked before RunPod is called."""
+"""The endpoint that `runpod.toml` describes, checked before RunPod is called."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ _IMAGE = re.compile(
 
 @dataclass(frozen=True)
 class Wanted:
-    """The endpoint that is asked for."""
+    """The wanted endpoint."""
 
-    #: What the management API takes to create it.
+    #: The request body that creates it in the management API.
     body: Mapping[str, Any]
     #: In the order of preference.
     pools: tuple[Pool, ...]
@@ -168,7 +168,7 @@ def _check_scaling(scaling: str) -> None:
 
 
 class ProjectSchema(Schema):
-    """[project]: of `runpodctl`'s keys those that an endpoint has too."""
+    """[project]: the keys of `runpodctl` that also apply to an endpoint."""
 
     class Meta:
         unknown = EXCLUDE
@@ -185,7 +185,7 @@ class ProjectSchema(Schema):
 
 
 class EndpointSchema(Schema):
-    """[endpoint], as `runpodctl` has it."""
+    """[endpoint], as `runpodctl` defines it."""
 
     class Meta:
         unknown = EXCLUDE
@@ -227,7 +227,7 @@ class ReelaySchema(Schema):
 
 
 class FileSchema(Schema):
-    """`runpod.toml`; what else `runpodctl` reads is its own business."""
+    """`runpod.toml`; other keys of `runpodctl` are ignored."""
 
     class Meta:
         unknown = EXCLUDE

@@ -94,7 +94,7 @@ def test_apply_creates_once_and_then_changes_nothing(call: Call, runpod: Managem
     first, second = call("apply"), call("apply")
     assert first.exit_code == second.exit_code == 0, first.output + second.output
     (key,) = runpod.endpoints
-    assert f"Endpoint reelay ({key}) is created. Tell the gateway: RUNPOD_ENDPOINT_ID={key}\n" in first.stdout
+    assert f"Endpoint reelay ({key}) was created. Set for the gateway: RUNPOD_ENDPOINT_ID={key}\n" in first.stdout
     assert f"Endpoint reelay ({key}) is as wanted; nothing was changed.\n" in second.stdout
     assert runpod.writes() == [("POST", "/v2/serverless", dict(load(file).body))]
 
@@ -144,7 +144,7 @@ def test_what_runpod_did_not_take_is_told(call: Call, runpod: Management) -> Non
     runpod.max_workers = 5
     result = call("apply")
     assert result.exit_code == 1
-    assert "is created. Tell the gateway: RUNPOD_ENDPOINT_ID=" in result.stdout
+    assert "was created. Set for the gateway: RUNPOD_ENDPOINT_ID=" in result.stdout
     assert result.stderr.splitlines() == [
         "Error: RunPod kept other values:",
         "Field        Sent  Kept",
