@@ -245,7 +245,7 @@ class OutputSchema(_Wire):
 
 
 def _small(result: Mapping[str, Any]) -> None:
-    if (size := len(json.dumps(result, ensure_ascii=False))) > MAX_RESULT_BYTES:
+    if (size := len(json.dumps(result, ensure_ascii=False).encode("utf-8", "surrogatepass"))) > MAX_RESULT_BYTES:
         raise ValidationError(f"Must not be larger than {MAX_RESULT_BYTES} bytes as JSON, it has {size}.")
 
 
