@@ -1,6 +1,6 @@
-"""The worker's settings, all from the environment. Those of the HTTP worker alone say so.
+"""The worker's settings, all from the environment. A prefix marks those that apply to the HTTP worker only.
 
-The supervisor reads its own itself, so that no mistake in any setting ends it (`supervisor.py`).
+The supervisor reads its settings itself, so that no mistake in any setting stops it (`supervisor.py`).
 """
 
 from __future__ import annotations

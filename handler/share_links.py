@@ -33,7 +33,7 @@ _HINTS = {
 
 
 def explain(url: str) -> str:
-    """The error message for a URL that returned a page, with a hint for known services. Repeats nothing of the URL."""
+    """The error message for a URL that returned a page, with a hint for known services. Contains no part of the URL."""
     host = (urlsplit(url).hostname or "").rstrip(".")
     hint = next((_HINTS[name] for name in _with_parents(host) if name in _HINTS), None)
     return f"{NOT_A_FILE} {hint}" if hint else NOT_A_FILE

@@ -35,8 +35,8 @@ def offers_text(found: Sequence[Offer], avoided: int, unfit: Sequence[str | None
         parts.append(f"{counted(avoided, 'machine')} that would fit are rented, or failed within the last hour.")
     if reasons := Counter(filter(None, unfit)):
         lines = [(str(count), reason) for reason, count in reasons.most_common()]
-        text = f"Of the {len(unfit)} cheapest machines {sum(reasons.values())} do not fit, each for the first of these"
-        parts.append(f"{text} reasons:\n{table(('', ''), lines).lstrip()}")
+        text = f"{sum(reasons.values())} of the {len(unfit)} cheapest machines do not fit; the first reason for each"
+        parts.append(f"{text}:\n{table(('', ''), lines).lstrip()}")
     return "\n\n".join(parts)
 
 
