@@ -74,7 +74,7 @@ def test_sigterm_ends_an_idle_worker_at_once(platform: Platform, start: Start) -
     worker.terminate()
     assert worker.wait(PATIENCE_S) == 0
     assert worker.alive_in_group() == []
-    assert worker.said("worker.stopped")
+    eventually(lambda: worker.said("worker.stopped"))
     assert not worker.said("Traceback")
 
 
@@ -157,7 +157,7 @@ def test_an_unexpected_error_is_posted_without_its_traceback(
         "message": "The worker failed unexpectedly.",
         "retryable": True,
     }
-    assert worker.said("FileExistsError")
+    eventually(lambda: worker.said("FileExistsError"))
 
 
 def test_a_worker_on_which_no_encoder_works_asks_to_be_replaced(
@@ -168,7 +168,7 @@ def test_a_worker_on_which_no_encoder_works_asks_to_be_replaced(
     eventually(lambda: platform.ends)
     assert platform.ends[0]["stopPod"] is True
     assert _error(platform.ends[0])["code"] == "encoder_unavailable"
-    assert worker.said("worker.encoder_missing")
+    eventually(lambda: worker.said("worker.encoder_missing"))
 
 
 def test_a_worker_without_ffmpeg_is_unfit_and_takes_no_job(platform: Platform, start: Start, tmp_path: Path) -> None:
