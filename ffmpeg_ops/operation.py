@@ -155,8 +155,8 @@ class Operation:
     def run(self, work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> dict[str, Any]:
         """Do the work: write every declared output, and return figures of StatsSchema.
 
-        `params` are loaded; `assets` maps the path of each asset to its file. A small JSON object under `result` becomes
-        the job's result. Raises `wire.errors.JobError`; any other exception is a bug.
+        `params` are loaded; `assets` maps the path of each asset to its file. A small JSON object under `result`
+        becomes the job's result. Raises `wire.errors.JobError`; any other exception is a bug.
         """
         return self.load().run(work, params, assets)  # type: ignore[no-any-return]
 
