@@ -1,8 +1,8 @@
 """The operations compared with the FFmpeg pipelines that are usually recommended for the same task, both on the CPU.
 
-Theirs, with libx264 `-preset veryfast -crf 23`: captions with the `subtitles` filter, the moving shot with `scale`
-to 6720×3840 and `zoompan`, sound with a new encode of video and audio. The photographs are mirrored copies of the sample at
-its own resolution, so that they are as sharp as real photographs. Ratios are theirs ÷ ours.
+Theirs, with libx264 `-preset veryfast -crf 23`: captions with the `subtitles` filter, the moving shot with `scale` to
+6720×3840 and `zoompan`, sound with a new encode of video and audio. The photographs are mirrored copies of the sample
+at its own resolution, so that they are as sharp as real photographs. Ratios are theirs ÷ ours.
 """
 
 from __future__ import annotations
