@@ -62,12 +62,12 @@ class Settings:
     worker_silence_seconds: int = setting(
         fields.Integer(validate=validate.Range(min=1)),
         420,
-        "Rented worker: its machine is destroyed after so long without a call from the gateway.",
+        "Rented worker: seconds without a call from the gateway after which its machine is destroyed.",
     )
     worker_lifetime_seconds: int = setting(
         fields.Integer(validate=validate.Range(min=1)),
         86_400,
-        "Rented worker: its machine is destroyed so long after its first start, whatever it does.",
+        "Rented worker: seconds after its first start at which its machine is destroyed, even during a job.",
     )
     worker_state_dir: Path = setting(
         Folder(),

@@ -169,12 +169,12 @@ def runpod_example() -> str:
     alone, together = jobs * (job_s + idle_s), jobs * job_s + idle_s
     return (
         f"A hundred jobs of {job_s} s on `{pool.name}` ({dollars(pool.price)} a second):\n\n"
-        "| How they come | Billed | Cost |\n|---|---|---|\n"
-        f"| each alone, more than {idle_s} s after the last | {jobs} × ({job_s} + {idle_s}) s = {alone} s "
+        "| Jobs | Billed | Cost |\n|---|---|---|\n"
+        f"| each more than {idle_s} s after the previous one | {jobs} × ({job_s} + {idle_s}) s = {alone} s "
         f"| {dollars(alone * pool.price)} |\n"
         f"| one after the other | {jobs} × {job_s} + {idle_s} s = {together} s | {dollars(together * pool.price)} |\n\n"
-        f"That is {alone / together:.0f} times the price for the same videos, and of a job alone "
-        f"{100 * idle_s / (idle_s + job_s):.0f} % is idle time.\n"
+        f"That is {alone / together:.0f} times the price for the same videos; "
+        f"{100 * idle_s / (idle_s + job_s):.0f} % of the price of a single job is idle time.\n"
     )
 
 

@@ -108,7 +108,7 @@ class WorkerClient:
             slots = answer.body["slots"]
             return Health(int(slots["total"]), int(slots["busy"]), str(answer.body["peer"]))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise Unavailable(f"the worker's answer is not understood: {error!r}") from error
+            raise Unavailable(f"the worker returned an invalid response: {error!r}") from error
 
     def check(self) -> None:
         """Return if the worker is healthy. Raises Unavailable with the reason."""
@@ -179,7 +179,7 @@ def _remote(body: Mapping[str, Any]) -> Remote:
         if status in {"failed", "cancelled"}:
             return Remote(Phase.FAILED, error=_error(body["error"]))
     except (KeyError, TypeError, ValueError, OverflowError, ValidationError) as error:
-        raise Unavailable(f"the worker's answer is not understood: {error!r}") from error
+        raise Unavailable(f"the worker returned an invalid response: {error!r}") from error
     raise Unavailable(f"the worker reports an unknown status {status!r}")
 
 

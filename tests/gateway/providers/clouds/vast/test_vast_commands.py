@@ -124,7 +124,7 @@ def test_a_key_is_all_that_offers_needs(flask: Call, scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("environ", "told"),
     [
-        ({}, "Vast.ai does not let this gateway in: look at VAST_API_KEY"),
+        ({}, "Vast.ai refuses this gateway's key: check VAST_API_KEY"),
         ({"VAST_API_KEY": ""}, "VAST_API_KEY is not set."),
         ({"VAST_API_BASE": "http://127.0.0.1:9"}, "Vast.ai cannot be reached: ConnectionError"),
     ],
