@@ -135,7 +135,7 @@ class Stack:
     def wait_ready(self) -> None:
         """Wait until database, dispatcher and worker are ready. Raises StackError with the failed checks."""
         ends_at = time.monotonic() + START_S
-        checks: object = "the gateway does not answer"
+        checks: object = "the gateway does not respond"
         while time.monotonic() < ends_at:
             self.check()
             try:

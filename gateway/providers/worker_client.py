@@ -163,7 +163,7 @@ def _submitted(answer: Answer) -> Accepted | NotYet:
         case 400, WorkerOutdated.code:
             raise Unavailable(_reason(answer))
         case ((404 | 405 | 413 | 415), _):
-            raise Unavailable(f"the worker does not take such a job: {_reason(answer)}")
+            raise Unavailable(f"the worker rejects the request: {_reason(answer)}")
         case 400, InvalidParams.code:
             raise Refused(InvalidParams(_reason(answer)))
     raise Ambiguous(f"the worker answered with status {answer.status}")

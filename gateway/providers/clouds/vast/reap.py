@@ -295,7 +295,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     oldest = f"default: VAST_MAX_LIFETIME ({LIFETIME_S}) plus {GRACE_S}"
     parser.add_argument("--deployment", default=os.environ.get("DEPLOYMENT"), help="default: DEPLOYMENT")
     parser.add_argument("--max-age", type=float, metavar="SECONDS", help=f"destroy older ones; {oldest}")
-    parser.add_argument("--all", action="store_true", help="destroy every machine of the deployment, whatever it does")
+    parser.add_argument("--all", action="store_true", help="destroy every machine of the deployment, even during a job")
     parser.add_argument("--dry-run", action="store_true", help="print what would be destroyed, and destroy nothing")
     parser.add_argument(
         "--most", type=int, default=MAX_DESTROYED, metavar="N", help=f"destroy at most N ({MAX_DESTROYED})"

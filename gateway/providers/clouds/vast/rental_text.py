@@ -91,7 +91,7 @@ def _hints(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
     if any(row[1] in {"stopped", "exited", "offline"} for row in ours):
         yield "! A stopped machine is billed for its disk until it is destroyed."
     if any(row[1] == "not listed" and row[2] == Stage.AMBIGUOUS for row in ours):
-        yield "! It is not known whether an ambiguous one exists: the gateway looks for its label."
+        yield "! An ambiguous machine may or may not exist: the gateway looks for its label."
 
 
 def _hours(ms: float) -> str:
