@@ -28,9 +28,7 @@ class Field:
 FORM: Mapping[str, Field] = {
     "image": Field("Container Image", "One version, never `latest`: hosts cache the `latest` that they pulled first."),
     "name": Field("Endpoint Name", "`plan` and `apply` find the endpoint by it; two of the same name are an error."),
-    "type": Field(
-        "Endpoint Type", "Jobs wait in RunPod's queue. A load balancer has none, and the type is fixed."
-    ),
+    "type": Field("Endpoint Type", "Jobs wait in RunPod's queue. A load balancer has none, and the type is fixed."),
     "gpu.pools": Field(
         "GPU Configuration",
         "Cheapest first, since most of the cost is idle time; and several, so that jobs still run when one is out "
