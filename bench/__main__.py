@@ -21,8 +21,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=bench.__doc__)
     parser.add_argument("name", choices=names)
     parser.add_argument("--json", action="store_true", help="one flat object of figures on standard output, no table")
-    parser.add_argument("--jobs", type=int, help="of chaos: that many jobs under random kills")
-    parser.add_argument("--rentals", type=int, help="of chaos: so many runs of a rented machine's life")
+    parser.add_argument("--jobs", type=int, help="for chaos: the number of jobs under random kills")
+    parser.add_argument("--rentals", type=int, help="for chaos: the number of random runs with a rented machine")
     chosen = parser.parse_args()
     given = {"jobs": chosen.jobs, "rentals": chosen.rentals}
     options = {name: value for name, value in given.items() if value is not None}

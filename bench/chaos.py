@@ -1,12 +1,12 @@
-"""Deaths of gateway, dispatcher and workers: all pairs of steps, or with --jobs that many jobs under random kills.
+"""Kills gateway, dispatcher and workers at all pairs of steps, or with --jobs at random while that many jobs run.
 
-Every run is one job's life by way of a stand-in for RunPod with real workers, and ends with one accepted result or is
-counted as broken. With --jobs the workers only pretend to encode.
+Every run follows one job through a stand-in for RunPod with real workers. A run without exactly one accepted result
+counts as broken. With --jobs, the workers do not really encode.
 
-With --rentals every run is one job's life on a machine that is rented from a stand-in for Vast.ai, which lies: all
-deaths at one step, then so many runs drawn from all steps with all lies, all steps where the gateway sleeps past its
-lease or is gone for ever, and all pairs of steps. Broken is a run that leaves a machine, touches a stranger's, rents
-twice or loses the job.
+With --rentals, every run follows one job on a machine rented from a stand-in for Vast.ai that returns false responses.
+It covers one death at every step, then that many random runs: every step with every false response, every step at
+which the gateway sleeps past its lease or never comes back, and all pairs of steps. A run is broken if it leaves a
+machine behind, touches a foreign one, rents twice or loses the job.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _pairs(folder: Path) -> list[Figure]:
         print(table("two deaths", pairs), file=sys.stderr)
     broken = sum(bool(outcome.wrong) for outcome in [*singles, *pairs])
     return [
-        Figure("chaos.points", len(points), "", "", "steps before and after which a process may be killed"),
+        Figure("chaos.points", len(points), "", "", "steps before and after which a process is killed"),
         Figure("chaos.runs", len(singles) + len(pairs), "", "", "runs with one death and with two"),
         Figure("chaos.broken", broken, "", "0", "runs that did not keep every promise"),
     ]

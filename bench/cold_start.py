@@ -29,7 +29,7 @@ def measure() -> list[Figure]:
 
 
 def first_take_s() -> float:
-    """Seconds from the start of `python -m handler` to its first job-take, at a server on loopback without work."""
+    """Seconds from the start of `python -m handler` to its first job-take, from a server on loopback without jobs."""
     asked = threading.Event()
 
     class Platform(BaseHTTPRequestHandler):
@@ -71,6 +71,6 @@ def first_take_s() -> float:
                 raise TimeoutError(f"no job-take within {LIMIT_S} s")
             return time.perf_counter() - started
         finally:
-            os.killpg(worker.pid, signal.SIGKILL)  # with the child that pings
+            os.killpg(worker.pid, signal.SIGKILL)  # together with its child, which sends the pings
             worker.wait()
             server.shutdown()

@@ -1,4 +1,4 @@
-"""The figures that a bench returns, and how times are measured."""
+"""The figures that a benchmark returns, and the measurement of durations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RUNS = 5
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured number and its target (empty: none)."""
+    """One measured number and its target, empty without one."""
 
     name: str
     value: float
@@ -23,7 +23,7 @@ class Figure:
 
 
 def side_by_side(what: str, theirs: Callable[[], object], ours: Callable[[], object]) -> tuple[float, float]:
-    """Medians of RUNS runs in seconds, taken alternately, so that a slow minute of the machine affects both."""
+    """Return the median durations in seconds of RUNS runs each, alternating so that a slow phase affects both."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(RUNS):
         for task, taken in zip((theirs, ours), times, strict=True):

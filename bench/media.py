@@ -1,8 +1,8 @@
 """The operations compared with the FFmpeg pipelines that are usually recommended for the same task, both on the CPU.
 
-Theirs, with libx264 `-preset veryfast -crf 23`: captions by the `subtitles` filter, the moving shot by `scale` to
-6720×3840 and `zoompan`, sound by encoding video and audio again. The photographs are mirrored copies of the sample at
-its own resolution, so that they are as sharp as photographs are. Ratios are theirs ÷ ours.
+Theirs, with libx264 `-preset veryfast -crf 23`: captions with the `subtitles` filter, the moving shot with `scale` to
+6720×3840 and `zoompan`, sound with a new encode of video and audio. The photographs are mirrored copies of the sample
+at its own resolution, so that they are as sharp as real photographs. Ratios are theirs ÷ ours.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SAMPLES = Path(__file__).parent.parent / "samples"
 SIZE, COUNT = (1920, 1080), 120
 X264 = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "23"]
 ZOOMPAN = "scale=6720:3840:flags=lanczos,zoompan=z='min(1+0.324*on/120,1.324)':d=120:s=1920x1080:fps=24,format=nv12"
-# That zoompan moves towards the top left corner.
+# This zoompan expression moves towards the top left corner.
 THEIR_MOVE = Move(focus=(0.0, 0.0))
 
 
@@ -176,7 +176,7 @@ def _operation(name: str, params: dict[str, Any], assets: dict[str, Path]) -> Ca
 
 @contextmanager
 def _ran(name: str, params: dict[str, Any], assets: dict[str, Path]) -> Iterator[Path]:
-    """The output of an operation that ran in a private directory, as on a worker."""
+    """Run an operation in a private directory, as on a worker; the context variable is its output."""
     operation = OPERATIONS[name]
     with tempfile.TemporaryDirectory() as directory:
         work = Work(Path(directory), Limits(max_output_bytes=1_000_000_000))

@@ -1,7 +1,7 @@
-"""How soon the end of a job at RunPod is seen, and with how many calls, compared with a plain loop over `/status`.
+"""How soon the end of a RunPod job is noticed, and with how many calls, compared with a simple loop over `/status`.
 
-The stand-in for RunPod takes 150 ms for every call and runs four real workers; eight clients have a job each, a hundred
-in all. A job is complete when its output is stored. Theirs: a loop that submits the same job and polls every 2 s.
+The stand-in for RunPod takes 150 ms for every call and runs four real workers. Eight clients run one job at a time, a
+hundred in all. A job is complete when its output is stored. Theirs: a loop that submits the job and polls every 2 s.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ TIMEOUT_S = 120
 
 def measure() -> list[Figure]:
     with _Photo() as photo, tempfile.TemporaryDirectory(prefix="reelay-bench-") as folder:
-        told, _ = _gateway(Path(folder) / "told", photo, events=True)
+        pushed, _ = _gateway(Path(folder) / "pushed", photo, events=True)
         looped, their_calls = _loop(Path(folder) / "loop", photo)
-        untold, our_calls = _gateway(Path(folder) / "untold", photo, events=False)
+        polled, our_calls = _gateway(Path(folder) / "polled", photo, events=False)
         submits = _submits(Path(folder) / "submits")
     loop_ms = statistics.median(looped)
     return [
-        _seen("runpod.seen_ms_p50", statistics.median(told), "< 150", "from the worker's completion to the client's"),
-        _seen("runpod.seen_ms_p95", _p95(told), "", "the same, 95th percentile"),
+        _seen("runpod.seen_ms_p50", statistics.median(pushed), "< 150", "from the worker's completion to the client's"),
+        _seen("runpod.seen_ms_p95", _p95(pushed), "", "the same, 95th percentile"),
         _seen("runpod.loop_ms_p50", loop_ms, "", "the same with the loop"),
-        _seen("runpod.untold_ms_p50", statistics.median(untold), "≤ the loop's", "the same of ours, events off"),
-        Figure("runpod.seen_ratio", _round(loop_ms / statistics.median(told)), "×", "", "the loop's ÷ ours"),
+        _seen("runpod.untold_ms_p50", statistics.median(polled), "≤ the loop's", "the same of ours, events off"),
+        Figure("runpod.seen_ratio", _round(loop_ms / statistics.median(pushed)), "×", "", "the loop's ÷ ours"),
         Figure("runpod.calls_ratio", _round(their_calls / our_calls), "×", "≥ 2", "calls to RunPod a job, events off"),
         Figure("runpod.submits_per_s", _round(submits), "1/s", "≥ 50", "from the first request to the last `/run`"),
         *cold_start.measure(),
@@ -53,7 +53,7 @@ def measure() -> list[Figure]:
 
 
 class _Photo(AbstractContextManager[str]):
-    """Serve the sample photograph; return its URL."""
+    """A server for the sample photograph; the context variable is its URL."""
 
     def __enter__(self) -> str:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Samples)
@@ -79,7 +79,7 @@ def _endpoint(*origins: str, **config: Any) -> Emulator:
 
 
 def _gateway(folder: Path, photo: str, *, events: bool) -> tuple[list[float], float]:
-    """Milliseconds until the end of each job was seen, and calls to RunPod per job."""
+    """Milliseconds until the end of each job was noticed, and calls to RunPod per job."""
     port = free_port()
     with _endpoint(f"http://127.0.0.1:{port}", photo.rpartition("/")[0]) as runpod:
         _warm(runpod)
@@ -139,7 +139,7 @@ def _hundred(what: str, follow: Callable[[], float], runpod: Emulator) -> tuple[
 
 
 def _submits(folder: Path) -> float:
-    """Jobs per second that arrive over HTTP and leave through `/run`, without workers."""
+    """Jobs per second from the HTTP request to `/run`, without workers."""
     with _endpoint("http://127.0.0.1", min_workers=0, max_workers=0, max_queued=SUBMITS) as runpod:
         environ = {**runpod.gateway_environ, "THREADS": "32"}
         with Stack(folder / "data", folder / "logs", environ=environ) as stack, ThreadPoolExecutor(16) as pool:
@@ -163,7 +163,7 @@ def _warm(runpod: Emulator) -> None:
         if time.monotonic() > ends_at:
             raise RuntimeError("the workers did not start")
         time.sleep(0.1)
-    time.sleep(3)  # the warm-up of the workers
+    time.sleep(3)  # until the workers have warmed up
 
 
 def _seen(name: str, ms: float, aim: str, meaning: str) -> Figure:

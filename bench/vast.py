@@ -1,9 +1,9 @@
-"""What is paid for rented machines, and how long jobs take on them, compared with one machine for each job.
+"""The machine time paid for jobs on rented machines, and their duration, compared with one machine for each job.
 
-30 jobs of 10 s, three at a time, at a stand-in for Vast.ai with its spacing of calls, a boot of 20 s, and workers that
-speak as real ones do and wait instead of encoding. It runs in real time, so that latencies keep their weight; instead
-all runs go on at once. Ours: a gateway that may rent three machines. Theirs: the way of Vast.ai's documentation, for
-each job search, create, poll until it runs, poll the job, destroy, by three threads that share one key and our client.
+30 jobs of 10 s, three at a time, on a stand-in for Vast.ai with its rate limits, a boot of 20 s, and workers that speak
+the real protocol and wait instead of encoding. Runs are in real time, so that latencies keep their weight, and
+concurrent. Ours: a gateway that may rent three machines. Theirs: the sequence in Vast.ai's documentation (search,
+create, poll the machine, poll the job, destroy) for each job, in three threads that share one key and our client.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ Answer = TypeVar("Answer")
 JOBS, AT_ONCE = 30, 3
 BOOT_S, JOB_S = 20, 10
 IDLE_S = 300
-LOOK_S, POLL_S = 3.0, 1.0  # at Vast.ai, at the worker
+LOOK_S, POLL_S = 3.0, 1.0  # polling intervals: at Vast.ai, at the worker
 TIMEOUT_S = 480
 PARAMS = {"url_image": "http://example.com/photo.jpg", "duration": 1}
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one run took."""
+    """The measurements of one run."""
 
-    #: Machine-seconds that were paid until the last job was done.
+    #: Billed machine-seconds until the last job was done.
     paid_s: float
-    #: Machine-seconds that were paid after that.
+    #: Billed machine-seconds after that.
     idle_s: float
     #: Seconds until the last job was done.
     wall_s: float
@@ -119,7 +119,7 @@ def _theirs(folder: Path) -> Run:
 
 
 class _Loop:
-    """The documented way: a machine for every job."""
+    """The documented sequence: a machine for every job."""
 
     def __init__(self, vast: Emulator) -> None:
         self._settings = VastSettings(
@@ -144,7 +144,7 @@ class _Loop:
             pass
 
     def _create(self, rental: str) -> int:
-        with self._lock:  # two that took the same offer would both pay for the second try
+        with self._lock:  # two threads must not take the same offer
             offer = self._cloud.search()[0]
             self._cloud.await_create()
             variables = environment(self._settings, self._signer, rental, ("127.0.0.1",))
@@ -161,7 +161,7 @@ class _Loop:
 
 
 def _asked(ask: Callable[[], Answer]) -> Answer | None:
-    """The answer, or None when the call should be repeated."""
+    """Return the result of `ask`, or None when the call should be repeated."""
     try:
         return ask()
     except Unavailable:

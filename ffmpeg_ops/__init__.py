@@ -1,1 +1,1 @@
-"""The operations: what Reelay does to media. This package knows files only: no HTTP, no job, no provider."""
+"""The media operations of Reelay. This package handles files only; it knows no HTTP, jobs or providers."""

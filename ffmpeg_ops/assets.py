@@ -1,7 +1,7 @@
 """Assets: the params that name files by URL, and how they are found at any depth of a schema.
 
-A schema is walked once, when its operation is imported. What the walk cannot follow is refused there, so that no file
-that a client names is silently never fetched.
+A schema is walked once, when its operation is imported. An asset that the walk cannot reach is an error then, because
+the worker would never fetch its file.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class NamedAsset:
 def kinds(schema: Schema) -> dict[str, str]:
     """Every asset of `schema`: path, with `[]` for the items of a list, → kind.
 
-    Raises TypeError for an asset where `named` would not find it, and for a name that promises one falsely.
+    Raises TypeError for an asset that `named` would not find, and for another field whose name begins with PREFIX.
     """
     return dict(_of_schema(schema, "", ()))
 
@@ -77,7 +77,7 @@ def kinds(schema: Schema) -> dict[str, str]:
 def named(schema: Schema, params: Mapping[str, Any]) -> list[NamedAsset]:
     """The assets that `params`, loaded by `schema`, name, in the order of the schema.
 
-    Raises ValidationError when they are more than MAX_ASSETS.
+    Raises ValidationError when there are more than MAX_ASSETS.
     """
     found = list(_in_schema(schema, params, ""))
     if len(found) > MAX_ASSETS:
@@ -110,7 +110,7 @@ def _of_field(field: fields.Field[Any], path: str, above: tuple[type[Schema], ..
 
 
 def _holds_assets(part: object, seen: set[object]) -> bool:
-    """Whether an Asset is anywhere in `part`: a field, a schema, or what a container keeps its fields in."""
+    """Whether an Asset is anywhere in `part`: a field, a schema, or a collection of fields."""
     if isinstance(part, Asset):
         return True
     if isinstance(part, fields.Nested):

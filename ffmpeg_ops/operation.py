@@ -1,8 +1,8 @@
-"""What an operation is, and the table of existing ones.
+"""Defines what an operation is, and the table of all operations.
 
-An operation is a package next to this module: its `__init__` holds the documentation and the params schema, light
-enough for a gateway without FFmpeg; its module `run` does the work and is imported by workers only. Operations are not
-listed by hand: `OPERATIONS` finds every package that has an `OPERATION`.
+An operation is a package next to this module. Its `__init__` holds the documentation and the params schema, and can be
+imported by a gateway without FFmpeg; its module `run` does the work and is imported by workers only. `OPERATIONS` finds
+every package that has an `OPERATION`.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ class StopSignal:
 
 @dataclass(frozen=True)
 class Work:
-    """Where and within which limits an operation runs."""
+    """The context of one run of an operation: its directory, limits and callbacks."""
 
     #: Private to the attempt, and removed after it.
     directory: Path
-    #: What the attempt may use.
+    #: The limits of the attempt.
     limits: Limits = Limits()
-    #: Checked at least twice a second by whatever takes long.
+    #: Must be checked at least twice a second by long-running work.
     stop: StopSignal = field(default_factory=StopSignal)
     #: Takes a fraction of 0 to 1.
     progress: Callable[[float], None] = lambda fraction: None
@@ -80,7 +80,7 @@ class Work:
 
 
 def output_file(name: str, media_type: MediaType) -> str:
-    """What an output is called in the directory of its attempt, where it must not meet an operation's own files."""
+    """The file name of an output in the attempt's directory; the prefix avoids clashes with other files there."""
     return f"output-{name}.{media_type.extension}"
 
 
@@ -91,13 +91,13 @@ class Weight(StrEnum):
     LIGHT = "light"
     #: Needs a GPU, or the time that an encode takes without one.
     GPU = "gpu"
-    #: Whether a copy will do is known only after probing.
+    #: Only probing shows whether a copy is enough.
     LIGHT_FIRST = "light_first"
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation. Raises TypeError where the machinery could not do what it declares."""
+    """One operation. Raises TypeError for an invalid declaration."""
 
     #: As in `POST /video/<name>`.
     name: str
@@ -109,7 +109,7 @@ class Operation:
     outputs: Callable[[Mapping[str, Any]], Outputs]
     #: What kind of worker it needs.
     weight: Weight
-    #: Params for its documentation; the first has no more than is needed.
+    #: Params for its documentation; the first has only the required ones.
     examples: tuple[Mapping[str, Any], ...]
 
     def __post_init__(self) -> None:
@@ -143,7 +143,7 @@ class Operation:
         return named(self.params(), params)
 
     def declared(self, params: Mapping[str, Any]) -> Outputs:
-        """`outputs` of loaded params. Raises TypeError for a declaration that cannot be kept."""
+        """`outputs` of loaded params. Raises TypeError for an invalid name or media type."""
         declared = self.outputs(params)
         for name, media_type in declared.items():
             if not OUTPUT_NAME.fullmatch(name):
@@ -155,18 +155,18 @@ class Operation:
     def run(self, work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> dict[str, Any]:
         """Do the work: write every declared output, and return figures of StatsSchema.
 
-        `params` are loaded, `assets` holds the fetched files by path. What is returned under `result`, a small JSON
-        object, becomes the job's result. Raises `wire.errors.JobError` and nothing else on purpose.
+        `params` are loaded; `assets` maps the path of each asset to its file. A small JSON object under `result`
+        becomes the job's result. Raises `wire.errors.JobError`; any other exception is a bug.
         """
         return self.load().run(work, params, assets)  # type: ignore[no-any-return]
 
     def load(self) -> ModuleType:
-        """The module that does the work, with all that it imports. Takes up to a second the first time."""
+        """Import the module that does the work. Takes up to a second the first time."""
         return importlib.import_module(f"{self.package}.run")
 
 
 class _Found(Mapping[str, Operation]):
-    """The packages next to this module, found at the first use, because they import this module themselves."""
+    """The packages next to this module, imported at the first use because they import this module."""
 
     @cached_property
     def _table(self) -> dict[str, Operation]:

@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 # The SDK's progress_update(job, progress).
 ProgressUpdate = Callable[[dict[str, Any], Mapping[str, float]], object]
 
-# Late enough for the first job-take to be sent before the warm-up takes the CPU.
+# Delay of the warm-up, so that the first job-take is sent before the warm-up uses the CPU.
 WARM_UP_AFTER_S = 0.1
 # The SDK starts a job within a tenth of a second after taking it.
 JOB_START_S = 0.25
@@ -39,7 +39,7 @@ JOB_START_S = 0.25
 async def handle(
     job: dict[str, Any], settings: Settings, progress_update: ProgressUpdate | None = None
 ) -> dict[str, Any]:
-    """Run one job of RunPod; return its result, or `{"error": "<JSON: code, message, retryable>"}`.
+    """Run one RunPod job; return its result, or `{"error": "<JSON: code, message, retryable>"}`.
 
     The work runs on a thread, so that a cancellation by the SDK reaches it at once. Raises CancelledError only.
     """
@@ -60,7 +60,7 @@ async def handle(
         if not work.cancelled():
             work.exception()  # marks it as retrieved, or asyncio logs it
         raise
-    except Exception as error:  # the SDK would send its traceback to RunPod
+    except Exception as error:  # otherwise the SDK would send its traceback to RunPod
         log.exception("job.failed_unexpectedly")
         output = _failed(WorkerError(detail=repr(error)))
     relay.close()
@@ -99,7 +99,7 @@ class Worker:
     def before_take(self, concurrency: int) -> int:
         """The SDK's `concurrency_modifier`, called before each job-take. Keeps one job at a time.
 
-        By the first call the SDK has set its signal handlers and forked its child, before which no thread may start.
+        Threads and signal handlers are set up at the first call: by then the SDK has forked its child and set its own.
         """
         if not self._ready:
             self._ready = True
@@ -117,7 +117,7 @@ class Worker:
     async def _end(self) -> None:
         """Cancel the SDK's tasks as soon as the last job has ended and its output is sent.
 
-        The SDK itself waits up to 90 s for its long polls, and never runs a job that it gets meanwhile.
+        The SDK itself would wait up to 90 s for its long polls, and never run a job that it receives meanwhile.
         """
         await asyncio.sleep(JOB_START_S)
         while self._jobs:

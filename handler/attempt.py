@@ -1,4 +1,4 @@
-"""One attempt from claim to report: the one code path behind both faces of the worker."""
+"""Runs one attempt, from the claim to the report, for both the RunPod and the HTTP worker."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-# Of the way to the end: fetching, then the operation itself; the rest is the upload.
+# Progress after the fetch and after the operation; the remainder is the upload.
 FETCHED, PROCESSED = 0.05, 0.95
-# How long work may take to notice that it is stopped before its thread is left behind.
+# How long a stopped task may take to end before its thread is abandoned.
 STOP_GRACE_S = 1.0
-# Figures, paths, a few warnings and the operation's result; far below what RunPod (20 MB) and a gateway take.
+# For stats, paths, a few warnings and the operation's result; far below the limits of RunPod (20 MB) and the gateway.
 MAX_ANSWER_BYTES = 500_000
-# After the attempt's own time, to bring the output away; just less than the gateway waits.
+# Time for the upload, beyond the attempt's time limit; slightly less than the gateway allows.
 UPLOAD_S = 110.0
 
 
@@ -56,9 +56,9 @@ def run_attempt(
     stop: StopSignal | None = None,
     on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> dict[str, Any]:
-    """Do what `raw_input`, a worker's input as decoded JSON, asks. Returns a ResultSchema document.
+    """Run the job in `raw_input`, a worker's input as decoded JSON. Returns a ResultSchema document.
 
-    Raises JobError and nothing else; it has been reported to the gateway by then if the input names one.
+    Raises only JobError; by then it has been reported to the gateway, if the input names one.
     """
     stop = stop or StopSignal()
     try:
@@ -130,9 +130,9 @@ def _run(
 
 
 def _figures(made: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What an operation returned, as stats and as `{"result": …}` if there is one.
+    """Split what an operation returned into stats and `{"result": …}`, empty without a result.
 
-    Raises WorkerError for a figure that nothing documents, and for a result that is too large.
+    Raises WorkerError for stats that StatsSchema does not declare, and for an invalid or too large result.
     """
     stats = {name: value for name, value in made.items() if name != "result"}
     if unknown := sorted(set(stats) - set(StatsSchema().fields)):
@@ -149,7 +149,7 @@ def _figures(made: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _sendable(result: dict[str, Any], max_bytes: int = MAX_ANSWER_BYTES) -> dict[str, Any]:
-    """`result`, if it can be sent. What cannot would never arrive, and look like a worker that was lost."""
+    """Return `result` if it can be sent; otherwise raise WorkerError, or the worker would appear to be lost."""
     try:
         size = len(json.dumps(result, ensure_ascii=False, allow_nan=False).encode())
     except (TypeError, ValueError) as error:
@@ -160,10 +160,10 @@ def _sendable(result: dict[str, Any], max_bytes: int = MAX_ANSWER_BYTES) -> dict
 
 
 def validated(job_input: JobInput) -> tuple[Operation, dict[str, Any]]:
-    """The operation and its params.
+    """Return the operation and its validated params.
 
-    Raises WorkerOutdated for what this release does not know, and InvalidParams for what somebody typed wrong. With a
-    delivery, a gateway has checked the params already: what is refused here is newer than this worker.
+    Raises WorkerOutdated for operations and params that this release does not know, and InvalidParams for wrong values.
+    With a delivery, wrong values raise WorkerOutdated too: a newer gateway has accepted them.
     """
     delivery = job_input.delivery
     operation = OPERATIONS.get(job_input.operation)
@@ -207,7 +207,7 @@ def _timed(task: Callable[[], T], stop: StopSignal) -> tuple[T, float]:
 def _interruptible(task: Callable[[], T], stop: StopSignal) -> T:
     """Run `task` on a thread of its own, so that a blocked connect or a large decode cannot delay a stop.
 
-    What is left behind ends by its own time-outs.
+    An abandoned task ends by its own time-outs.
     """
     outcome: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
     context = structlog.contextvars.get_contextvars()
@@ -239,9 +239,9 @@ def _interruptible(task: Callable[[], T], stop: StopSignal) -> T:
 
 @contextmanager
 def _time_limit(seconds: float, stop: StopSignal, reason: JobError) -> Iterator[None]:
-    """Stops the attempt with `reason` after `seconds`.
+    """Stop the attempt with `reason` after `seconds`.
 
-    The delivery's deadline is the gateway's to hold: this machine's clock may be wrong.
+    The gateway enforces the delivery's deadline, because this machine's clock may be wrong.
     """
     timer = threading.Timer(seconds, lambda: stop.set(reason))
     timer.daemon = True
@@ -256,13 +256,13 @@ def _report_result(reporter: Reporter, result: dict[str, Any]) -> None:
     try:
         reporter.completed(result)
     except GatewayUnreachable as error:
-        # The output is stored; whoever polls the provider still finds the result.
+        # The output is stored, and the provider also returns the result when it is polled.
         log.warning("attempt.result_not_reported", detail=error.detail)
 
 
 def _report_failure(reporter: Reporter, failure: JobError) -> None:
     if isinstance(failure, Stopped):
-        return  # who stopped it knows
+        return  # the gateway or the caller that stopped it knows
     try:
         reporter.failed(failure)
     except JobError as error:

@@ -27,7 +27,7 @@ class Certificate:
 
 
 def make() -> Certificate:
-    """A new key and its self-signed certificate. The key is on disk, in a private folder, only while it is loaded."""
+    """Create a key and a self-signed certificate. The key is on disk, in a private folder, only while it is loaded."""
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = _signed(key)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

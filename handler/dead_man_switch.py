@@ -1,6 +1,6 @@
-"""Decides when a rented machine has to go: no heartbeat for too long, or its lifetime is over.
+"""Decides when a rented machine must be destroyed: without a heartbeat for too long, or at the end of its lifetime.
 
-Imports the standard library only, as `supervisor.py` demands.
+Imports only the standard library; see `supervisor.py`.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ log = logging.getLogger(__name__)
 
 
 def boot_seconds() -> float:
-    """Seconds since the machine booted, time asleep included. Setting the clock does not change them."""
+    """Seconds since the machine booted, including suspended time. Setting the clock does not affect them."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Deadline:
     """The end of the machine's lifetime on two clocks, wall and boot. The first one to reach it counts.
 
-    Written to `path` at the first start, so that a restart does not extend it; where the disk refuses that, again at
-    every check. An unreadable file counts as over, because the age of the machine is then unknown.
+    Written to `path` at the first start, so that a restart does not extend it; a failed write is retried at every
+    check. With an unreadable file the lifetime counts as over, because the age of the machine is then unknown.
     """
 
     def __init__(self, path: Path, lifetime_s: float, wall: Callable[[], float], boot: Callable[[], float]) -> None:
@@ -46,12 +46,12 @@ class Deadline:
         return self._wall() >= self._at["wall"] or self._boot() >= self._at["boot"]
 
     def bring_forward(self) -> None:
-        """Make it over from now on, after a restart too."""
+        """Let the lifetime end now, and remain over after a restart."""
         self._at, self._written = {"wall": self._wall(), "boot": self._boot()}, False
         self.write()
 
     def write(self) -> None:
-        """Write it unless it is written already."""
+        """Write the file unless it has been written."""
         if self._written:
             return
         draft = self._path.with_suffix(".new")
@@ -85,11 +85,11 @@ class Switch:
         self._heard_at = boot()
 
     def heartbeat(self) -> None:
-        """Note that the gateway has called."""
+        """Record a call from the gateway."""
         self._heard_at = self._boot()
 
     def reason(self) -> str | None:
-        """Why the machine has to go; None while it may stay."""
+        """Why the machine must be destroyed; None while it may run."""
         self._deadline.write()
         if self._deadline.over():
             return "its lifetime is over"

@@ -34,7 +34,7 @@ class Reporter(Protocol):
         """Claim the attempt. Raises Superseded when another worker holds it or it has ended, or GatewayUnreachable."""
 
     def encoding(self) -> None:
-        """From now on a silent gateway does not end the attempt: the work is worth finishing."""
+        """Mark the start of the expensive work: from now on a silent gateway does not end the attempt."""
 
     def completed(self, result: Mapping[str, Any]) -> None:
         """Report the result, a ResultSchema document. Raises Superseded or GatewayUnreachable."""
@@ -63,7 +63,7 @@ class Silent:
 
 
 class Events:
-    """Reports over HTTP. A 409 for progress sets `stop`: the attempt belongs to this worker no longer."""
+    """Reports over HTTP. A 409 for progress sets `stop`, because this worker no longer owns the attempt."""
 
     def __init__(self, delivery: Delivery, stop: StopSignal) -> None:
         assert delivery.events is not None
@@ -78,8 +78,8 @@ class Events:
         self._thread: threading.Thread | None = None
 
     def claim(self) -> None:
-        self._insist(Event("started", self._claim_id), SILENCE_S, self._stop.wait)
-        context = contextvars.copy_context()  # the ids in its log lines
+        self._send_until_accepted(Event("started", self._claim_id), SILENCE_S, self._stop.wait)
+        context = contextvars.copy_context()  # so that log lines contain the ids
         self._thread = threading.Thread(target=context.run, args=(self._beat,), daemon=True)
         self._thread.start()
 
@@ -89,20 +89,20 @@ class Events:
     def completed(self, result: Mapping[str, Any]) -> None:
         self._end()
         event = Event("completed", self._claim_id, progress=1.0, result=result)
-        self._insist(event, FINAL_TRIES_S, self._stop.wait)
+        self._send_until_accepted(event, FINAL_TRIES_S, self._stop.wait)
 
     def failed(self, error: JobError) -> None:
         self._end()
-        # One try only during a shutdown, and after having waited for a silent gateway. Not interrupted by `stop`, which
-        # may be set because of this very failure.
+        # One try only during a shutdown, or if the gateway has been silent already. Not interrupted by `stop`, which
+        # this failure may have set.
         seconds = 0.0 if isinstance(error, GatewayUnreachable | WorkerLost) else FINAL_TRIES_S
-        self._insist(Event("failed", self._claim_id, error=error), seconds, time.sleep)
+        self._send_until_accepted(Event("failed", self._claim_id, error=error), seconds, time.sleep)
 
     def close(self) -> None:
         self._closed.set()
 
     def _end(self) -> None:
-        """Stop the progress, which must not arrive after the end."""
+        """Stop reporting progress, which must not arrive after the end."""
         self.close()
         if self._thread is not None:
             self._thread.join()
@@ -119,8 +119,8 @@ class Events:
     def _silent_for(self) -> float:
         return time.monotonic() - self._answered_at
 
-    def _insist(self, event: Event, seconds: float, pause: Callable[[float], None]) -> None:
-        """Send until the gateway accepts, for at most `seconds`. Raises Superseded or GatewayUnreachable."""
+    def _send_until_accepted(self, event: Event, seconds: float, pause: Callable[[float], None]) -> None:
+        """Send, with retries for `seconds`, until the gateway accepts. Raises Superseded or GatewayUnreachable."""
         ends_at = time.monotonic() + seconds
         while True:
             try:

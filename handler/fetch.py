@@ -35,9 +35,9 @@ from wire.sniffing import HTML, sniff_file
 log = structlog.get_logger(__name__)
 
 AT_ONCE = 4
-# Before each next try, unless the server says how long to wait.
+# Pauses before the retries, unless the server states how long to wait.
 PAUSES_S: tuple[float, ...] = (1, 2)
-# A server that says it is busy (the gateway, when too many files are on their way) gets more time.
+# Longer pauses for a server that is busy, such as a gateway with too many transfers.
 PAUSES_BUSY_S: tuple[float, ...] = (1, 2, 4, 8, 15, 15, 15)
 _BUSY = frozenset({429, 503})
 _MAX_RETRY_AFTER_S = 30.0
@@ -51,10 +51,10 @@ def fetch_all(
     allow_origins: Collection[str],
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> dict[str, Path]:
-    """The files of `assets` by path, at most AT_ONCE at a time and equal URLs once, within `deadline_s` seconds.
+    """Fetch `assets` within `deadline_s` seconds, AT_ONCE at a time and equal URLs once; return the files by path.
 
     `progress` takes a fraction of 0 to 1. The first failure stops the other downloads and is raised: a JobError whose
-    message begins with the asset's path. Never repeats a URL, which may hold a password.
+    message begins with the asset's path. No message contains a URL, which may contain a password.
     """
     first_path: dict[str, str] = {}
     for asset in assets:
@@ -67,7 +67,7 @@ def fetch_all(
 
 
 class _Pool:
-    """The downloads of one attempt and what they share: threads, the limit of all bytes, progress."""
+    """The downloads of one attempt, with their shared threads, size limit and progress."""
 
     def __init__(self, work: Work, number: int, progress: Callable[[float], None]) -> None:
         self.limits, self.stop = work.limits, work.stop
@@ -78,7 +78,7 @@ class _Pool:
         self._sizes: dict[str, int] = {}
 
     def run(self, downloads: Sequence[_Download]) -> None:
-        """Run them all. Raises the first error, and waits for no other download then: they end by themselves."""
+        """Run all downloads. Raises the first error without waiting for the others, which then stop by themselves."""
         waiting: queue.SimpleQueue[_Download] = queue.SimpleQueue()
         ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         for download in downloads:
@@ -107,19 +107,19 @@ class _Pool:
                     del error  # its traceback holds this frame: a cycle that would keep connections open
 
     def check(self) -> None:
-        """Raises when the attempt is to stop, or another download has failed."""
+        """Raise if the attempt was stopped or another download has failed."""
         self.stop.check()
         if self._failed:
             raise Superseded
 
     def expect(self, path: str, size: int) -> None:
-        """The asset `path` has `size` bytes. Raises AssetTooLarge when all known ones have more than a job may."""
+        """Record that asset `path` has `size` bytes. Raises AssetTooLarge when the sum exceeds the job's limit."""
         with self._lock:
             self._sizes[path] = size
             self._check(path, sum(self._sizes.values()))
 
     def received(self, path: str, size: int) -> None:
-        """So many bytes of the asset `path` have come. Raises AssetTooLarge like `expect`."""
+        """Record that `size` bytes of asset `path` have arrived. Raises AssetTooLarge like `expect`."""
         with self._lock:
             self._received[path] = size
             self._check(path, sum(self._received.values()))
@@ -127,7 +127,7 @@ class _Pool:
         self._progress(fraction)
 
     def done(self, path: str, size: int) -> None:
-        """The asset `path` is there, with `size` bytes."""
+        """Record that asset `path` is complete, with `size` bytes."""
         with self._lock:
             self._sizes[path] = size
         self.received(path, size)
@@ -138,7 +138,7 @@ class _Pool:
             raise AssetTooLarge(f"{path}: the job's files are larger than {limit} bytes together.")
 
     def _fraction(self) -> float:
-        """By bytes where every size is known, otherwise each asset counts the same."""
+        """Progress by bytes if every size is known, otherwise with equal weight for each asset."""
         if len(self._sizes) == self._number:
             return sum(self._received.values()) / max(1, sum(self._sizes.values()))
         shares = (self._received.get(path, 0) / max(1, size) for path, size in self._sizes.items())
@@ -146,7 +146,7 @@ class _Pool:
 
 
 class _Download:
-    """One file on its way."""
+    """The download of one file."""
 
     def __init__(
         self, url: str, path: str, file: Path, pool: _Pool, ends_at: float, allow_origins: Collection[str]
@@ -155,8 +155,10 @@ class _Download:
         self._pool, self._ends_at, self._allow_origins = pool, ends_at, allow_origins
 
     def run(self) -> None:
-        """Fetch the file. Server errors and broken connections are tried again from the first byte on; what comes too
-        slowly is not. Raises a JobError whose message names the param."""
+        """Fetch the file. Raises a JobError whose message names the param.
+
+        Server errors and broken connections are retried from the first byte; downloads that are too slow are not.
+        """
         for failed in itertools.count():
             self._pool.check()
             try:
@@ -223,9 +225,9 @@ class _Counted:
 
 
 def _pause_s(cause: BaseException | None, failed: int) -> float | None:
-    """How long to wait after so many failures before; None to give up."""
+    """How long to wait after `failed` earlier failures; None to give up."""
     if isinstance(cause, safe_http.TooSlow):
-        return None  # it would be as slow again, on a machine that is paid by the second
+        return None  # it would be as slow again, on a machine that is billed by the second
     response = cause.response if isinstance(cause, requests.HTTPError) else None
     busy = response is not None and response.status_code in _BUSY
     pauses = PAUSES_BUSY_S if busy else PAUSES_S

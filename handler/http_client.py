@@ -1,4 +1,4 @@
-"""HTTP calls to the gateway and its storage, and what may be logged of their failures."""
+"""HTTP sessions for calls to the gateway and its storage, and errors in a form that may be logged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def session() -> requests.Session:
 def error_classes(error: BaseException) -> str:
     """The classes of `error` and its causes: `ConnectionError < MaxRetryError < … < ConnectionRefusedError`.
 
-    Without their messages, which repeat the URL, and that may hold a password or a signature.
+    Messages are left out, because they contain the URL, which may contain a password or a signature.
     """
     names = []
     cause: BaseException | None = error

@@ -6,9 +6,9 @@
     GET    /health              slots, and the caller's address as seen here
     GET    /identity?nonce=…    with WORKER_TLS: the proof that the certificate is this worker's (wire/identity.py)
 
-Every call but the last needs the session token, the worker's own key and an allowed address; a setting that is not set
-matches no caller. Each authorized call is a heartbeat for the supervisor. Connections from other addresses are served
-too, so that a gateway whose address has changed learns of it, but by a few threads of their own.
+Every call but the last requires the session token, the worker's own key and an allowed address; an unset setting
+matches no caller. Each authorized call is a heartbeat for the supervisor. Connections from other addresses are
+accepted, so that a gateway whose address has changed gets an explanation, but a few separate threads serve them.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def create_app(
         job_input = parse_job_input(raw)
         if job_input.operation != operation:
             return _problem(400, "invalid_params", f"The input is for {job_input.operation}, the URL for {operation}.")
-        validated(job_input)  # refuse what this worker cannot run before it is claimed
+        validated(job_input)  # before the claim, refuse what this worker cannot run
         attempt_id = job_input.delivery.attempt_id if job_input.delivery else uuid.uuid4().hex
         try:
             run = runs.submit(attempt_id, raw)
@@ -120,7 +120,7 @@ def _unknown_attempt() -> Response:
 
 
 def _guard(settings: Settings, heartbeat: Callable[[], object]) -> Response | None:
-    """Authorize the call: token, key and address must all match. A setting that is not set matches nothing."""
+    """Authorize the call: token, key and address must all match. An unset setting matches nothing."""
     if request.endpoint == _IDENTITY and request.method == "GET":
         return None  # the caller needs the proof before it can trust us with its token
     if not _same(settings.session_token, request.headers.get("X-Session-Token")):
@@ -194,11 +194,11 @@ def _beat(fd: int) -> None:
     try:
         os.write(fd, b".")
     except OSError:
-        pass  # full: heartbeats enough are pending; closed: _exit_with_supervisor ends this process
+        pass  # full: enough heartbeats are pending; closed: _exit_with_supervisor ends this process
 
 
 def _exit_with_supervisor(fd: int) -> None:
-    """Kill this process when the supervisor ends, because nothing else would end the machine."""
+    """Kill this process when the supervisor ends: without its supervisor, the machine would never be destroyed."""
     poll = select.poll()
     poll.register(fd, 0)  # errors only: a pipe without a reader is one
     poll.poll()

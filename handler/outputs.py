@@ -1,4 +1,4 @@
-"""The files that an operation made: checked against what it declared, then stored."""
+"""Checks the files that an operation made against its declaration, and stores them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 
 def check(work: Work) -> dict[str, int]:
-    """The size in bytes of every declared output.
+    """Check every declared output and return its size in bytes.
 
     Raises OutputMissing, OutputInvalid or OutputTooLarge, before anything is stored.
     """
@@ -37,7 +37,7 @@ def check(work: Work) -> dict[str, int]:
 
 
 def store(work: Work, job_input: JobInput, folder: Path) -> dict[str, dict[str, Any]]:
-    """Upload the outputs; those of an input without uploads move to `folder`. Returns the path of each that moved."""
+    """Upload the outputs, or move them to `folder` if the input names no uploads. Returns the new path of each."""
     delivery = job_input.delivery
     if delivery and delivery.uploads:
         for name, media_type in work.outputs.items():
@@ -50,7 +50,7 @@ def store(work: Work, job_input: JobInput, folder: Path) -> dict[str, dict[str, 
 
 
 def mismatch(declared: Outputs, uploads: Mapping[str, Any]) -> list[str]:
-    """Names of outputs that gateway and worker do not agree on."""
+    """Names of outputs that only one of gateway and worker expects."""
     return sorted(set(declared) ^ set(uploads)) if uploads else []
 
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 
 PERIOD_S = 2.0
-# RunPod takes progress that arrives after the end for the job's new state, and the job never ends (runpod-python #250).
-# So none is sent near the end, and the end waits until what was sent has arrived.
+# Progress that arrives after the end overwrites the job's state at RunPod, and the job never ends (runpod-python #250).
+# So no progress is sent near the end, and the result waits until all progress has arrived.
 UNTIL = 0.9
 SETTLE_S = 8.0  # the SDK makes three tries within five seconds
 
@@ -34,7 +34,7 @@ class ProgressRelay:
             self._next_at = now + PERIOD_S
             others = set(threading.enumerate())
             self._send({"progress": round(fraction, 4)})
-            # May include another thread that started just now; those of a job end with it.
+            # May include an unrelated thread that has just started; threads of a job end with it.
             self._sending = {t for t in self._sending if t.is_alive()} | (set(threading.enumerate()) - others)
 
     def close(self) -> None:
@@ -43,7 +43,7 @@ class ProgressRelay:
             self._closed = True
 
     def settle(self) -> None:
-        """Wait until all progress has arrived or was given up, at most SETTLE_S."""
+        """Wait, at most SETTLE_S, until all progress has arrived or failed."""
         ends_at = time.monotonic() + SETTLE_S
         for thread in self._sending:
             thread.join(max(0.0, ends_at - time.monotonic()))

@@ -32,7 +32,7 @@ class Run:
     result: Mapping[str, Any] | None = None
     #: the error as on the wire once failed or cancelled
     error: Mapping[str, Any] | None = None
-    #: the thread that runs it, None at the end
+    #: the thread that runs it, None once it has ended
     thread: threading.Thread | None = None
 
     def document(self) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class Busy(Exception):
 
 
 class Runs:
-    """Runs at most `worker_concurrency` attempts at once, none twice; remembers the last KEPT_ENDS that ended."""
+    """Runs at most `worker_concurrency` attempts at once, none twice; keeps the last KEPT_ENDS that ended."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -79,7 +79,7 @@ class Runs:
         return len(self._running())
 
     def shut_down(self) -> None:
-        """Stop all attempts, and wait until they have reported it, so that the gateway tries them again at once."""
+        """Stop all attempts and wait until they have reported it, so that the gateway retries them at once."""
         running = self._running()
         for run in running:
             run.stop.set(WorkerLost("The worker was shut down."))

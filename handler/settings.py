@@ -1,6 +1,6 @@
-"""The worker's settings, all from the environment. Those of the HTTP worker alone say so.
+"""The worker's settings, all from the environment. A prefix marks those that apply to the HTTP worker only.
 
-The supervisor reads its own itself, so that no mistake in any setting ends it (`supervisor.py`).
+The supervisor reads its settings itself, so that no mistake in any setting stops it (`supervisor.py`).
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ class Settings:
     worker_silence_seconds: int = setting(
         fields.Integer(validate=validate.Range(min=1)),
         420,
-        "Rented worker: its machine is destroyed after so long without a call from the gateway.",
+        "Rented worker: seconds without a call from the gateway after which its machine is destroyed.",
     )
     worker_lifetime_seconds: int = setting(
         fields.Integer(validate=validate.Range(min=1)),
         86_400,
-        "Rented worker: its machine is destroyed so long after its first start, whatever it does.",
+        "Rented worker: seconds after its first start at which its machine is destroyed, even during a job.",
     )
     worker_state_dir: Path = setting(
         Folder(),

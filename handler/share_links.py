@@ -19,7 +19,7 @@ _HINTS = {
     **dict.fromkeys(("drive.google.com", "docs.google.com", "drive.usercontent.google.com"), _DRIVE),
     "dropbox.com": "A direct link to a file on Dropbox has dl=1 where the copied one has dl=0.",
     **dict.fromkeys(("onedrive.live.com", "1drv.ms", "sharepoint.com"), _ONEDRIVE),
-    "github.com": "A direct link to a file on GitHub is that of its Raw button.",
+    "github.com": "A direct link to a file on GitHub is the one behind its Raw button.",
     **dict.fromkeys(("wetransfer.com", "we.tl"), _NONE.format("WeTransfer")),
     **dict.fromkeys(("photos.google.com", "photos.app.goo.gl"), _NONE.format("Google Photos")),
     "icloud.com": _NONE.format("iCloud"),
@@ -33,7 +33,7 @@ _HINTS = {
 
 
 def explain(url: str) -> str:
-    """The error message for a URL that returned a page, with a hint for known services. Repeats nothing of the URL."""
+    """The error message for a URL that returned a page, with a hint for known services. Contains no part of the URL."""
     host = (urlsplit(url).hostname or "").rstrip(".")
     hint = next((_HINTS[name] for name in _with_parents(host) if name in _HINTS), None)
     return f"{NOT_A_FILE} {hint}" if hint else NOT_A_FILE

@@ -1,12 +1,12 @@
 """`python -m handler.supervisor`: keeps the HTTP worker of a rented machine running, and holds its dead-man switch.
 
-The machine goes when no call from the gateway was let in for WORKER_SILENCE_SECONDS, or WORKER_LIFETIME_SECONDS after
-its first start. The supervisor then kills the worker and asks Vast.ai to destroy the machine, again and again: an
-accepted call is no proof, and a container that exits may be restarted and billed. Only SIGTERM, which the host sends,
-ends this process.
+The machine is destroyed after WORKER_SILENCE_SECONDS without an authorized call from the gateway, or
+WORKER_LIFETIME_SECONDS after its first start. The supervisor then kills the worker and calls Vast.ai to destroy the
+machine. It repeats the call for ever, because an accepted call is no proof, and a container that exits may be restarted
+and billed. Only SIGTERM from the host ends this process.
 
-It must survive whatever the worker does. So it uses nothing but the standard library and requests, touches no job, and
-starts with any settings, however wrong, and on a full disk.
+It must survive whatever the worker does. It therefore uses only the standard library and requests, handles no job data,
+and starts with any settings, however wrong, and on a full disk.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ RESTART_S, MAX_RESTART_S, STEADY_S = 1.0, 30.0, 60.0
 class Config:
     """The supervisor's settings, described in `handler/settings.py`."""
 
-    #: without a heartbeat for so long, the machine goes
+    #: maximum time without a heartbeat; then the machine is destroyed
     silence_s: float
-    #: so long after its first start, the machine goes
+    #: time after its first start at which the machine is destroyed
     lifetime_s: float
     #: the file of the deadline
     state: Path
@@ -108,7 +108,7 @@ class Worker:
             self._start()
 
     def _start(self) -> None:
-        # The worker handles files of strangers, so it does not get this container's key.
+        # The worker handles untrusted files, so it does not get this container's key.
         environ = {name: value for name, value in os.environ.items() if name != "CONTAINER_API_KEY"}
         command = [sys.executable, "-m", "handler.http_worker", "--heartbeat-fd", str(self._fd)]
         self._started_at = boot_seconds()
@@ -119,7 +119,7 @@ class Worker:
             self._start_at = boot_seconds() + MAX_RESTART_S
 
     def stop(self) -> None:
-        """Ask the worker to end its attempts, then kill what is left after STOP_S."""
+        """Terminate the worker, which ends its attempts, and kill it after STOP_S."""
         if self._process is not None:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -149,7 +149,7 @@ class Supervisor:
         self._stopping = False
 
     def run(self) -> str | None:
-        """Return why the machine has to go, or None when the host stops it. The worker is dead by then."""
+        """Return why the machine must be destroyed, or None when the host stops it. The worker is dead by then."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         try:
@@ -173,13 +173,13 @@ class Supervisor:
 
 
 def destroy(config: Config) -> None:
-    """Ask for the destruction of this machine. Never returns, because only the machine's end proves it."""
+    """Request the destruction of this machine. Never returns: the only proof is that the machine ends."""
     pause_s, max_pause_s = config.retry_s, MAX_RETRY_FACTOR * config.retry_s
     while True:
         try:
             with _time_limit(CALL_S):
                 status = _call(config)
-        except Exception as error:  # the machine has to go in any case
+        except Exception as error:  # keep trying, whatever went wrong
             log.error("destroy.failed", {"error": type(error).__name__})
         else:
             log.warning("destroy.requested", {"status": status})
@@ -205,7 +205,7 @@ def _call(config: Config) -> int:
 
 @contextlib.contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in a block that takes longer. The timeouts of requests restart with every byte."""
+    """Raise TimeoutError in a block that takes longer: the time-outs of requests restart with every byte."""
 
     def expired(number: int, frame: object) -> None:
         raise TimeoutError
@@ -220,14 +220,14 @@ def _time_limit(seconds: float) -> Iterator[None]:
 
 
 def main() -> None:
-    sandbox.hide()  # the key in this environment ends the machine
+    sandbox.hide()  # the environment holds the key that destroys the machine
     logging.basicConfig(stream=sys.stderr, level=logging.INFO)
     logging.getLogger().handlers[0].setFormatter(_JsonFormatter())
     logging.getLogger("urllib3").setLevel(logging.WARNING)
     config = Config.of(os.environ)
     try:
         reason = Supervisor(config).run()
-    except Exception:  # without its supervisor the machine would never go
+    except Exception:  # without its supervisor the machine would never be destroyed
         log.exception("supervisor.failed")
         reason = "the supervisor has failed"
     if reason is None:
@@ -240,7 +240,7 @@ def main() -> None:
 
 
 class _JsonFormatter(logging.Formatter):
-    """Lines like those of the worker. `log.info("event", {…})` adds fields."""
+    """Formats lines like the worker's. `log.info("event", {…})` adds fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {"event": record.getMessage(), "level": record.levelname.lower()}

@@ -1,4 +1,4 @@
-"""Puts an output where the delivery says: one presigned PUT, tried a few times."""
+"""Uploads an output with a presigned PUT request, retried a few times."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wire.errors import OutputTooLarge, StorageFull, Superseded, UploadFailed, W
 
 log = structlog.get_logger(__name__)
 
-# Before each next try. Patient, because behind an upload lies a finished encode.
+# Pauses before the retries. Long, because a failed upload wastes a finished encode.
 PAUSES_S: tuple[float, ...] = (1, 2, 4, 8, 15, 15, 15, 15, 15)
 # A full disk seldom empties within a minute.
 PAUSES_FULL_S: tuple[float, ...] = (1, 2)
@@ -54,17 +54,17 @@ def _put(path: Path, size: int, target: Upload, mime: str, stop: StopSignal) -> 
             target.url, data=_Body(path, size, stop), headers=headers, timeout=TIMEOUT_S, allow_redirects=False
         )
     except requests.RequestException as error:
-        stop.check()  # what broke the connection may have been ourselves
+        stop.check()  # a stop of the attempt also breaks the connection
         raise _TryAgain(UploadFailed(detail=http_client.error_classes(error))) from error
-    status, said = response.status_code, response.text[:300]
+    status, text = response.status_code, response.text[:300]
     if status == 409:
         raise Superseded
     if status == 507:
-        raise _TryAgain(StorageFull(detail=said))
+        raise _TryAgain(StorageFull(detail=text))
     if status >= 500 or status in {408, 425, 429}:
-        raise _TryAgain(UploadFailed(detail=f"status {status}: {said}"))
+        raise _TryAgain(UploadFailed(detail=f"status {status}: {text}"))
     if status >= 300:
-        raise UploadFailed(detail=f"status {status}: {said}")
+        raise UploadFailed(detail=f"status {status}: {text}")
     log.info("upload.done", size_bytes=size)
 
 

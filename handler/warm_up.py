@@ -15,7 +15,7 @@ from wire.errors import JobError
 
 log = structlog.get_logger(__name__)
 
-# The SDK imports them for its command line, which a worker does not use.
+# The SDK imports these for its command line, which a worker does not use.
 _LAZY = ("paramiko", "tomlkit")
 
 
@@ -23,7 +23,7 @@ class _LazyModule(ModuleType):
     """Imports the module of its name on first use."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # the import system inspects the module; that is no use of it
+        if name.startswith("__"):  # the import system inspects the module, which must not load it
             raise AttributeError(name)
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]
@@ -34,7 +34,7 @@ def skip_imports() -> None:
     """Cut the import time of runpod to a third. Call before importing it."""
     for name in _LAZY:
         sys.modules.setdefault(name, _LazyModule(name))
-    # The SDK's debugger looks up the CPU at import, which takes a second and serves nothing here.
+    # The SDK's debugger looks up the CPU at import, which takes a second and is not needed here.
     cpuinfo = ModuleType("cpuinfo")
     cpuinfo.get_cpu_info = lambda: {"brand_raw": "unknown"}  # type: ignore[attr-defined]
     sys.modules.setdefault("cpuinfo", cpuinfo)

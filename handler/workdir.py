@@ -1,4 +1,4 @@
-"""The private directory of an attempt: removed at its end, or after a crash by the next worker."""
+"""The private directory of an attempt, removed at its end, or by the next worker after a crash."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LOCK = ".lock"
 
 @contextmanager
 def private_directory(root: Path) -> Iterator[Path]:
-    """An empty directory that no other user may enter. A lock on a file in it shows that its owner is alive."""
+    """Create an empty directory for this user only. A lock on a file in it shows that its owner is alive."""
     root.mkdir(parents=True, exist_ok=True)
     with _locked(root / _LOCK):
         directory = Path(tempfile.mkdtemp(prefix="attempt-", dir=root))
@@ -32,7 +32,7 @@ def private_directory(root: Path) -> Iterator[Path]:
 
 
 def sweep(root: Path) -> int:
-    """Remove the directories whose owners died. Returns how many there were."""
+    """Remove the directories whose owners died; return how many."""
     root.mkdir(parents=True, exist_ok=True)
     removed = 0
     with _locked(root / _LOCK):

@@ -10,12 +10,12 @@ from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
 TIMEOUT_S = 30
-# The gateway may close a kept connection just as it is used again; repeating a read is harmless.
+# The gateway may close an idle connection just as it is reused; repeating a read is harmless.
 _AGAIN = Retry(total=2, connect=0, redirect=0, status=0, allowed_methods={"GET"})
 
 
 class ApiError(Exception):
-    """The gateway refused a request; the text is the gateway's."""
+    """The gateway refused a request; the message comes from the gateway."""
 
 
 class Client:

@@ -29,7 +29,7 @@ from handler.settings import Settings as WorkerSettings
 from wire import errors
 
 ROOT = Path(__file__).parent.parent
-# Small example files hosted by MDN, which a worker anywhere can fetch.
+# Small example files hosted by MDN, which any worker can fetch.
 PUBLIC = {
     "video": "https://mdn.github.io/shared-assets/videos/flower.mp4",
     "image": "https://mdn.github.io/shared-assets/images/examples/balloon.jpg",
@@ -68,13 +68,13 @@ def env_example() -> str:
 
 
 def settings() -> dict[str, type[Any]]:
-    """All classes of settings, by whose they are."""
+    """All classes of settings, by their owner."""
     of_providers = {f"provider {name}": provider.settings for name, provider in PROVIDERS.items()}
     return {"gateway": GatewaySettings, **of_providers, "worker": WorkerSettings}
 
 
 def test_input(operation: Operation) -> dict[str, Any]:
-    """Input that a worker anywhere can run: the first example for whose files there are public ones."""
+    """Input that any worker can run: the first example for whose files PUBLIC has replacements."""
     example = next(
         e for e in operation.examples if all(k in PUBLIC for n, k in operation.asset_kinds.items() if n in e)
     )
@@ -163,18 +163,18 @@ def runpod_costs() -> str:
 
 
 def runpod_example() -> str:
-    """A hundred jobs, each alone and all in one go, on the pool that is tried first."""
+    """The cost of a hundred jobs, separate and consecutive, on the preferred pool."""
     wanted = _runpod()
     pool, idle_s, job_s, jobs = wanted.pools[0], wanted.body["workers"]["idleTimeout"], estimate.EXAMPLE_JOB_S, 100
     alone, together = jobs * (job_s + idle_s), jobs * job_s + idle_s
     return (
         f"A hundred jobs of {job_s} s on `{pool.name}` ({dollars(pool.price)} a second):\n\n"
-        "| How they come | Billed | Cost |\n|---|---|---|\n"
-        f"| each alone, more than {idle_s} s after the last | {jobs} × ({job_s} + {idle_s}) s = {alone} s "
+        "| Jobs | Billed | Cost |\n|---|---|---|\n"
+        f"| each more than {idle_s} s after the previous one | {jobs} × ({job_s} + {idle_s}) s = {alone} s "
         f"| {dollars(alone * pool.price)} |\n"
         f"| one after the other | {jobs} × {job_s} + {idle_s} s = {together} s | {dollars(together * pool.price)} |\n\n"
-        f"That is {alone / together:.0f} times the price for the same videos, and of a job alone "
-        f"{100 * idle_s / (idle_s + job_s):.0f} % is idle time.\n"
+        f"That is {alone / together:.0f} times the price for the same videos; "
+        f"{100 * idle_s / (idle_s + job_s):.0f} % of the price of a single job is idle time.\n"
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/licences.md"
-# Packages whose licences oblige those who change or link them, each with the reason why we may use it.
+# Copyleft packages, each with the reason why we may use it.
 COPYLEFT = {
     "certifi": "MPL-2.0: covers its own files, which are distributed unchanged",
     "paramiko": "LGPL-2.1: a dependency of runpod, imported unchanged and replaceable in the image",
@@ -24,7 +24,7 @@ FREE = frozenset(
     {"0BSD", "Apache", "BSD", "CC0", "CMU", "ISC", "MIT", "PSF", "Python Software Foundation", "Unlicense", "Zlib"}
 )
 _COPYLEFT = re.compile(r"GPL|MPL|EPL|EUPL|CDDL|CC-BY-SA|OSL|SSPL|BUSL|Mozilla|copyleft|General Public", re.IGNORECASE)
-# For systems and interpreters other than those of the images, so never installed there.
+# Packages for other systems and interpreters, which are never installed in the images.
 _ELSEWHERE = re.compile(r"sys_platform == '(win32|emscripten)'|platform_python_implementation != 'CPython'")
 
 
@@ -77,10 +77,10 @@ def packages() -> list[Package]:
 
 
 def licence_of(meta: metadata.PackageMetadata) -> str:
-    """From the newer field, the older one, or the classifiers; `unknown` when none of them states it."""
+    """The licence from the newer field, the older one or the classifiers; `unknown` if none states it."""
     classifiers = [c.rpartition(" :: ")[2] for c in meta.get_all("Classifier") or [] if c.startswith("License ::")]
     newer, older = (meta[field].strip() if field in meta else "" for field in ("License-Expression", "License"))
-    # some packages put the whole text into the older one
+    # some packages put the whole licence text into the older field
     short = older if older and len(older) < 60 and "\n" not in older and older != "Dual License" else ""
     return newer or short or " OR ".join(classifiers) or "unknown"
 

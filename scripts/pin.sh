@@ -1,6 +1,6 @@
 #!/bin/sh
-# Pins all requirements: one resolution for everything, of which gateway and worker get their parts.
-# Each file serves every Python from 3.11 on. The files of the images also hold the hashes of their packages.
+# Pins all requirements in one resolution, from which gateway and worker get their parts.
+# Each file is valid for Python 3.11 and newer. Those for the images also contain the hashes of the packages.
 set -eu
 cd "$(dirname "$0")/.."
 pin() {

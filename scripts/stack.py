@@ -65,8 +65,8 @@ def free_port() -> int:
 class Stack:
     """A context manager: inside, the gateway runs at `url` and jobs run on the worker; afterwards both are stopped.
 
-    The processes see `environ` and what is set here, but no other setting of this process and no `.env`; the worker
-    sees none of the gateway's secrets.
+    The processes get `environ` and the settings below, but no other setting of this process and no `.env`; the worker
+    gets none of the gateway's secrets.
     """
 
     #: The gateway's DATA_DIR.
@@ -79,9 +79,9 @@ class Stack:
     worker_port: int = field(default_factory=free_port)
     #: The API key of the gateway.
     api_key: str = field(default_factory=lambda: secrets.token_urlsafe(32))
-    #: Settings of both. There is no worker where its PROVIDERS do not include `local`.
+    #: Settings of both. Without `local` in PROVIDERS no worker is started.
     environ: Mapping[str, str] = field(default_factory=dict)
-    #: Where the processes import the product from.
+    #: The checkout that the processes import.
     root: Path = ROOT
 
     def __post_init__(self) -> None:
@@ -133,9 +133,9 @@ class Stack:
         self._start("worker", "handler.http_worker", environ)
 
     def wait_ready(self) -> None:
-        """Wait until database, dispatcher and worker are ready. Raises StackError with the reason why not."""
+        """Wait until database, dispatcher and worker are ready. Raises StackError with the failed checks."""
         ends_at = time.monotonic() + START_S
-        checks: object = "the gateway does not answer"
+        checks: object = "the gateway does not respond"
         while time.monotonic() < ends_at:
             self.check()
             try:

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs the tests of RunPod's SDK with its newest release, pre-releases included, which users get before our pin moves.
-# That release has a virtual environment of its own, on top of .venv. Skipped where PyPI cannot be reached; with CI set,
-# that is a failure.
+# Runs the tests of RunPod's SDK with its newest release, including pre-releases, to find problems before we update it.
+# The release is installed in a separate virtual environment on top of .venv. Skipped if PyPI cannot be reached; with CI
+# set, that is a failure.
 set -eu
 cd "$(dirname "$0")/.."
 

@@ -1,7 +1,7 @@
 """One gateway on two cores: requests per second compared with a bare route, memory, and 5,000 jobs in flight.
 
 The gateway runs as in production, with its dispatcher and with SQLite syncing every commit. Its provider is the
-stand-in for RunPod, which takes 150 ms for every call; the workers only pretend to work.
+stand-in for RunPod, which takes 150 ms for every call; the workers do no real work.
 """
 
 from __future__ import annotations

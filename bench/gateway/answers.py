@@ -1,4 +1,4 @@
-"""Requests per second, their latency, and the memory they leave behind."""
+"""Requests per second, their latency, and the memory in use after them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A cheap client: `python -m bench.gateway.client` reads a Load as JSON from standard input and prints a Report.
+"""A lightweight HTTP client: `python -m bench.gateway.client` reads a Load from standard input and prints a Report.
 
-One thread keeps all connections and has one request under way on each, so that next to no time is taken from the server
-whose machine it shares.
+One thread handles all connections, with one request under way on each, so that the client takes little CPU time from
+the server on the same machine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STALLED_S = 60
 
 @dataclass(frozen=True)
 class Load:
-    """`requests`, repeated until `count` were sent or `seconds` have passed."""
+    """`requests`, repeated in turn until `count` requests were sent or `seconds` have passed."""
 
     port: int
     requests: tuple[str, ...]
@@ -32,7 +32,7 @@ class Load:
 
 @dataclass
 class Report:
-    """The responses within `seconds`: how long each took, and the Locations that they named."""
+    """The responses received in `seconds`: the latency of each, and their Location headers."""
 
     seconds: float = 0.0
     took_ms: list[float] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Report:
 
 
 def request(method: str, path: str, headers: Mapping[str, str], body: str = "") -> str:
-    """One request in bytes."""
+    """Return one HTTP/1.1 request as text."""
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", *(f"{name}: {value}" for name, value in headers.items())]
     if body:
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]

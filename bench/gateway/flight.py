@@ -1,4 +1,4 @@
-"""Thousands of jobs in flight at RunPod: how often the gateway polls, and how soon it sees the end of a job."""
+"""Thousands of jobs in flight at RunPod: how often the gateway polls, and how soon it notices the end of a job."""
 
 from __future__ import annotations
 
@@ -29,22 +29,24 @@ CONTENT = b"....ftyp"
 
 @dataclass(frozen=True)
 class Seen:
-    """The highest rate of polls in any WINDOW_S, and the seconds until each end was seen."""
+    """The highest rate of polls in any WINDOW_S, and the delay in seconds until each end was noticed."""
 
     polls_per_s: float
     seconds: list[float]
 
 
 def measure(folder: Path, sizes: Sizes) -> list[Figure]:
-    untold = fly(folder / "untold", sizes, events=False)
-    told = fly(folder / "told", sizes, events=True)
+    polled = fly(folder / "polled", sizes, events=False)
+    pushed = fly(folder / "pushed", sizes, events=True)
     jobs = f"{sizes.in_flight} jobs in flight"
     return [
-        Figure("gateway.polls_per_s", rounded(untold.polls_per_s), "1/s", "≤ 100", f"{jobs}, events off: `/status`"),
-        Figure("gateway.seen_s", rounded(max(untold.seconds)), "s", "≤ 60", "the same: longest until an end was seen"),
-        Figure("gateway.told_polls_per_s", rounded(told.polls_per_s), "1/s", "≤ 100", f"{jobs}, events on: `/status`"),
+        Figure("gateway.polls_per_s", rounded(polled.polls_per_s), "1/s", "≤ 100", f"{jobs}, events off: `/status`"),
+        Figure("gateway.seen_s", rounded(max(polled.seconds)), "s", "≤ 60", "the same: longest until an end was seen"),
         Figure(
-            "gateway.told_seen_s", rounded(max(told.seconds)), "s", "≤ 1", "the same: longest until an end was seen"
+            "gateway.told_polls_per_s", rounded(pushed.polls_per_s), "1/s", "≤ 100", f"{jobs}, events on: `/status`"
+        ),
+        Figure(
+            "gateway.told_seen_s", rounded(max(pushed.seconds)), "s", "≤ 1", "the same: longest until an end was seen"
         ),
     ]
 
@@ -86,7 +88,7 @@ def fly(folder: Path, sizes: Sizes, *, events: bool) -> Seen:
 
 
 class _Workers:
-    """Threads that each take a job, claim it, wait, upload a few bytes and report them as a worker does."""
+    """Threads that act as workers: take a job, claim it, wait, upload a few bytes and report the result."""
 
     def __init__(self, queue: Queue, folder: Path) -> None:
         self._queue, self._output = queue, folder / "output.mp4"

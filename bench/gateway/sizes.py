@@ -1,4 +1,4 @@
-"""Sizes of this bench, and what its parts share."""
+"""The sizes of this benchmark, and helpers for its parts."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from scripts.stack import Stack
 from tests.emulators.runpod import Config, Emulator
 
 CORES = 2
-# Requests, jobs and spending are counted as usual, but no bench reaches these limits.
+# Requests and jobs are counted as in production, but no benchmark reaches these limits.
 LIMITS = {"RATE_LIMIT_PER_KEY": "10000000", "MAX_JOBS_PER_KEY": "10000000"}
 JOB = json.dumps({"url_image": "https://example.com/photo.jpg"})
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """`requests`: those after which memory is looked at. `ending_s`: how long jobs end while `in_flight` were there."""
+    """`requests`: after how many memory is measured. `ending_s`: how long jobs end while `in_flight` are waiting."""
 
     runs: int = RUNS
     seconds: float = 4.0
@@ -36,7 +36,7 @@ class Sizes:
 
 @contextmanager
 def gateway(folder: Path, **environ: str) -> Iterator[tuple[Stack, Emulator]]:
-    """A gateway on CORES cores, and its endpoint, without workers and with room for all jobs and requests."""
+    """A gateway on CORES cores, and its endpoint, without workers and with limits that are never reached."""
     with Emulator(Config(max_workers=0, max_queued=10_000_000)) as runpod:
         stack = Stack(folder / "data", folder / "logs", environ={**runpod.gateway_environ, **LIMITS, **environ})
         with on_few_cores():
@@ -59,7 +59,7 @@ def on_few_cores() -> Iterator[None]:
 
 
 def post(stack: Stack) -> str:
-    """The request for a job, in bytes."""
+    """The request that submits a job."""
     return request("POST", "/video/img2vid", {"X-API-Key": stack.api_key}, JOB)
 
 

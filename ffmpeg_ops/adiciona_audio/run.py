@@ -1,4 +1,4 @@
-"""How sound is put on a video: decide how long everything is, copy what can be copied, run FFmpeg once."""
+"""Adds the sound: determine the lengths, decide which streams can be copied, and run FFmpeg once."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from wire.errors import EncodeFailed, InvalidParams, OutputTooLarge
 log = structlog.get_logger(__name__)
 
 _SLACK_FRAMES = 1  # a cut may fall on either side of a frame
-_HEADER_ERROR_S = 0.1  # how far a header's length may be from the truth
-_COPY_SHORT_S = 0.015  # how much too early a copied sound may end
-_SOUND_ERROR_S = 0.0205  # how much too long or too short the sound may be: 20 ms, and what headers round
+_HEADER_ERROR_S = 0.1  # maximum error of a length in a header
+_COPY_SHORT_S = 0.015  # how much earlier than the output a copied sound may end
+_SOUND_ERROR_S = 0.0205  # maximum error of the length of the sound: 20 ms, plus the rounding of headers
 
 
 @dataclass(frozen=True)
 class Plan:
     """One way to make the output."""
 
-    #: What it is made of.
+    #: The source files.
     sources: Sources
     #: Length of the output in seconds.
     length_s: float
@@ -87,7 +87,7 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
 
 
 def _make(work: Work, params: Mapping[str, Any], sources: Sources) -> dict[str, Any]:
-    """Make the output. Raises UnsteadySound where the sound did not come out as planned."""
+    """Make the output. Raises UnsteadySound when the sound has the wrong length."""
     length_s, sound_end_s = _lengths(sources, params, work)
     copied = _copied_video(sources, length_s, params.get("encoding", {}), work)
     copies_sound = _can_copy_sound(sources, params, length_s, sound_end_s, work)
@@ -103,7 +103,7 @@ def _make(work: Work, params: Mapping[str, Any], sources: Sources) -> dict[str, 
 
 
 def _lengths(sources: Sources, params: Mapping[str, Any], work: Work) -> tuple[float, float | None]:
-    """The length of the output, and when the new sound ends in it: None where that need not be measured."""
+    """The length of the output, and the time at which the new sound ends; None if it need not be measured."""
     start_s, wanted = params["start"], params["length"]
     length_s, sound_end_s = sources.video_s, None
     if not params["loop"] and (wanted != "video" or params["fade_out"]):
@@ -146,7 +146,7 @@ def _can_copy_sound(
         in_mov = "mov" in info.formats  # ADTS has no header; FFmpeg guesses
         sound_end_s = stream.duration_s if in_mov else None
         if sound_end_s is None or abs(sound_end_s - length_s) < _HEADER_ERROR_S:
-            # The length of a movie's only track, unlike the track's own, leaves out the encoder's delay.
+            # With a single track, the length of the movie excludes the encoder's delay; that of the track includes it.
             exact = in_mov and not info.video and info.duration_s and stream.duration_s
             sound_end_s = min(info.duration_s or 0, stream.duration_s or 0) if exact else sources.sound_s(work)
     return sound_end_s >= length_s - _COPY_SHORT_S
@@ -210,6 +210,6 @@ def _encode(work: Work, plan: Plan, encoding: Encoding) -> dict[str, Any]:
 
 
 def _require(frames: int, expected: int | None) -> None:
-    """Raise AssetInvalid when less than `inspect.MIN_COMPLETE` of the expected frames came out."""
+    """Raise AssetInvalid when less than `inspect.MIN_COMPLETE` of the expected frames were written."""
     if expected is not None and frames + _SLACK_FRAMES < inspect.MIN_COMPLETE * expected:
         raise output.damaged(frames, expected)

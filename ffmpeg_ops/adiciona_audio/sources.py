@@ -1,4 +1,4 @@
-"""The two files of a job: what was probed of them, and FFmpeg's options that read them in step."""
+"""The two source files of a job: their probed properties, and FFmpeg's options that read them in sync."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wire.errors import AssetInvalid
 
 T = TypeVar("T")
 
-# Since FFmpeg 6 the timestamps of these count from the first stream that is used.
+# Since FFmpeg 6, timestamps of these formats count from the first stream that is used.
 _COUNTED_FROM_USED_STREAMS = frozenset({"mpegts", "mpeg", "ogg"})
 
 
@@ -27,13 +27,13 @@ class Sources:
 
     #: The video file.
     video: Path
-    #: What was probed of the video file.
+    #: The probed properties of the video file.
     info: inspect.MediaInfo
     #: Its video stream.
     stream: inspect.VideoStream
     #: The file with the new sound.
     audio: Path
-    #: What was probed of that file.
+    #: The probed properties of that file.
     audio_info: inspect.MediaInfo
     #: The new sound; its `start_s` counts from the start of the file.
     sound: inspect.AudioStream
@@ -41,7 +41,7 @@ class Sources:
     original: inspect.AudioStream | None
     #: Length of the video stream in seconds.
     video_s: float
-    #: Whether the sounds were decoded to files first: then `audio` is such a file.
+    #: Whether the sounds were decoded to files first; if so, `audio` is such a file.
     predecoded: bool = False
     #: The file that `original` was decoded to.
     original_file: Path | None = None
@@ -50,7 +50,7 @@ class Sources:
 
     @classmethod
     def probe(cls, video: Path, audio: Path, work: Work, *, mixed: bool) -> Sources:
-        """Probe both files at the same time: starting ffprobe takes as long as all the copying."""
+        """Probe both files concurrently: starting ffprobe takes as long as copying the streams."""
         with ThreadPoolExecutor(2) as pool:
             first = _submit(pool, lambda: inspect.video_asset(video, "url_video", work))
             second = _submit(pool, lambda: inspect.audio_asset(audio, "url_audio", work))
@@ -77,7 +77,7 @@ class Sources:
 
     @property
     def header_frames(self) -> int | None:
-        """How many frames the header counts. AVI does not count: it includes empty packets."""
+        """The number of frames in the header; None where it is unreliable: that of AVI includes empty packets."""
         return self.stream.frames if "mov" in self.info.formats else None
 
     def is_extended_by(self, length_s: float) -> bool:
@@ -91,8 +91,8 @@ class Sources:
     def sound_s(self, work: Work) -> float:
         """The decoded length of the new sound.
 
-        Raises AssetInvalid when nothing of it can be decoded, and UnsteadySound, also for damaged ADTS, of which not
-        even all packets can be copied.
+        Raises AssetInvalid when none of it can be decoded, and UnsteadySound, also for damaged ADTS, whose packets
+        cannot all be copied.
         """
         seconds, whole = measure.length_s(self.audio, self.sound, work)
         if not seconds:
@@ -113,8 +113,8 @@ class Sources:
     def inputs(self, sound_end_s: float | None = None, *, decoded: bool = False) -> list[str]:
         """FFmpeg's options for all inputs, with the limits for a video that is to be `decoded` or only copied.
 
-        Of the new sound only packets before `sound_end_s` are read. The output begins with the first video frame,
-        whatever else the video file begins with.
+        Only packets of the new sound before `sound_end_s` are read. The output begins with the first video frame, even
+        if another stream of the video file begins earlier.
         """
         heard_s = [self.original.start_s] if self.original and not self.original_file else []
         offset = _offset(_time_zero_s(self.info, [self.stream.start_s, *heard_s]) - self.stream.start_s)

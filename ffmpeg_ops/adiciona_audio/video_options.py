@@ -59,7 +59,7 @@ def packets(path: Path, stream: VideoStream, work: Work) -> list[Packet]:
 def copyable(info: MediaInfo, video: VideoStream, shorter: bool) -> bool:
     """Whether MP4 can carry the packets and, for a `shorter` output, whether they can be cut.
 
-    AVI stores when packets are decoded, not when they are shown: it is copied whole and without B-frames only.
+    AVI stores decoding times, not display times: it can only be copied whole and without B-frames.
     """
     return video.codec in output.VIDEO_IN_MP4 and not (_is_avi(info) and (shorter or video.reordered))
 
@@ -93,8 +93,8 @@ def copy(video: VideoStream, upto: Cut | None = None) -> list[str]:
 
 def encode(encoder: Encoder, info: MediaInfo, video: VideoStream, video_s: float, length_s: float) -> list[str]:
     """Options that encode the stream, cut or with its last frame held to last `length_s` instead of `video_s`."""
-    # AVI's timestamps are guesses, but its rate is constant. Elsewhere no setpts: behind it FFmpeg 7 forgets the frame
-    # rate, and with it how long the last frame lasts.
+    # AVI's timestamps are guesses, but its rate is constant. No setpts for other formats: after it, FFmpeg 7 does not
+    # know the frame rate, and so not how long the last frame lasts.
     on_time = [f"setpts=PTS-STARTPTS,fps={video.frame_rate}"] if _is_avi(info) else []
     filters = [*on_time, *to_even(video), *to_yuv420p(video)]
     if length_s > video_s:
@@ -108,7 +108,7 @@ def cut(packets: Sequence[Packet], end_s: float) -> Cut | None:
     """The shortest run of packets that holds every frame shown before `end_s`; None when that is all of them.
 
     With B-frames the run also holds frames shown after the end, because others are decoded from them. `copy` moves
-    those to the very end, one tick each: they are not seen, no frame is missing, and the length is right.
+    those to the very end, one tick each: they are not visible, no frame is missing, and the length is correct.
     """
     first = next((i for i, packet in enumerate(packets) if packet.key), 0)  # FFmpeg copies from a key frame on
     packets = packets[first:]

@@ -1,4 +1,4 @@
-"""How captions are burned in: our own ASS script over the decoded video, encoded once."""
+"""Burns in the captions: the cues become an ASS script, which FFmpeg draws on the video in one encode."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def filters(stream: inspect.VideoStream) -> list[str]:
 
 
 def command(video: Path, info: inspect.MediaInfo, stream: inspect.VideoStream, encoder: Encoder) -> list[str]:
-    """FFmpeg's arguments. The filters contain no text of the client: the script has a fixed name in the directory."""
+    """FFmpeg's arguments. The filters contain no text from the client, because the script has a fixed name."""
     # The source's own time base, so that frames at a variable rate keep their exact timestamps.
     clock = ["-enc_time_base:v", str(stream.time_base)] if stream.time_base else []
     return [
@@ -63,7 +63,7 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
     )
     encoded = made.encoded
     output.require_written(encoded.frames, work)
-    # Where every frame that the header counts was written, its length is right; otherwise the output is probed.
+    # If all frames in the header were written, the header's length is right; otherwise the output is probed.
     whole = encoded.frames == stream.frames and not encoded.errors
     size = (even(stream.width), even(stream.height))
     known = output.made(size, encoded.frames, length_s) if whole else None

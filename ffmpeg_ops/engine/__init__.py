@@ -1,7 +1,7 @@
-"""The machinery of the operations. Nothing here knows a particular operation.
+"""Code shared by the operations. Nothing here depends on a particular operation.
 
 Modules: process (the only one that starts processes), sandbox (what such a process may not do), ffmpeg (its limits,
-progress and error texts), inspect (ffprobe), encoders (which encoder works here), encoding (the param `encoding`),
+progress and error texts), inspect (ffprobe), encoders (finds a working encoder), encoding (the param `encoding`),
 params (fields that params share), bitrate (how a video fits into a number of bytes), pixels (filters that make 8-bit
 4:2:0 SDR of any video), output (the finished file) and mp4 (its header). Packages: stills, subtitles and mixing.
 """

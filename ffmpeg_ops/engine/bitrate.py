@@ -1,4 +1,4 @@
-"""How a video is made to fit into a number of bytes: the bit rate left for the video stream."""
+"""Calculates the bit rate at which a video fits into a number of bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which encoders work on this machine, and how an encode gets through with one of them.
+"""Finds encoders that work on this machine, and encodes with the first one that succeeds.
 
 Only an encode shows whether an encoder works: FFmpeg lists h264_nvenc on machines without a GPU. Each codec has a
 ladder, the GPU's encoder first; an encode that fails on one rung is repeated on the next.
@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 
 class NoEncoder(EncoderUnavailable):
-    """Not even H.264 can be encoded on this machine: the machine is broken, not the job."""
+    """Not even H.264 can be encoded on this machine, so the machine is at fault."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Encoder:
     levels: tuple[int, ...]
     #: The quality option.
     scale: str = "-crf"
-    #: The options that get `max_rate`.
+    #: The options that are set to `max_rate`.
     cap: tuple[str, ...] = ("-maxrate", "-bufsize")
     #: One of QUALITIES.
     quality: str = "standard"
@@ -133,7 +133,7 @@ def encode(
         rates = [max(bitrate.MIN_RATE, int(rate * share)) for share in _TIGHTER]
 
     def run(encoder: Encoder) -> ffmpeg.Encoded:
-        work.output("video").unlink(missing_ok=True)  # what an earlier try left
+        work.output("video").unlink(missing_ok=True)  # leftovers of an earlier try
         return ffmpeg.encode(command(encoder), work, length_s=length_s, feed=feed() if feed else None)
 
     failed: list[tuple[str, EncodeFailed]] = []
@@ -165,8 +165,8 @@ def limited(work: Work, max_bytes: int) -> Work:
 def works(encoder: Encoder) -> bool:
     """Whether an encode of a few small frames with the options of a real job succeeds.
 
-    A GPU without a free session counts as working. The sandbox is disabled for good where the GPU works only without
-    it: the GPU is paid for.
+    A GPU without a free session counts as working. If the GPU works only without the sandbox, the sandbox is disabled
+    for good, because the GPU is paid for.
     """
     if _works(encoder):
         return True
@@ -218,7 +218,7 @@ def _usable(encoder: Encoder) -> bool:
 
 
 def _forget(encoder: Encoder) -> None:
-    """Have the next job probe an encoder that failed one."""
+    """Make the next job probe this encoder again."""
     with _lock:
         _probed.pop(encoder.name, None)
 
@@ -226,7 +226,7 @@ def _forget(encoder: Encoder) -> None:
 def _fitted(
     encoder: Encoder, run: Callable[[Encoder], ffmpeg.Encoded], work: Work, rates: Sequence[int]
 ) -> ffmpeg.Encoded:
-    """Run with the first of `rates` whose output fits; from the second on in the lowest quality."""
+    """Run with the first of `rates` whose output fits; from the second on with the lowest quality."""
     if not rates:
         return _retried(encoder, run, work)
     for rate in rates:
@@ -264,7 +264,7 @@ def _monotonic(work: Work) -> Work:
 
 
 def _encoder_failure(detail: str | None) -> str | None:
-    """Why the encoder failed; None when something else did."""
+    """Why the encoder failed; None if the failure has another cause."""
     return _reason(detail) if ffmpeg.ENCODER_FAILED.search(detail or "") else None
 
 

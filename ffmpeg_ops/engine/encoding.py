@@ -1,6 +1,6 @@
 """The param `encoding`, which every operation has: codec, quality and maximum size.
 
-Light enough for a gateway without FFmpeg; `encoders` knows what the values mean for each encoder.
+Can be imported by a gateway without FFmpeg; `encoders` maps the values to options of each encoder.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is known of FFmpeg: the limits on its inputs and outputs, its progress, and what its error texts mean."""
+"""Runs FFmpeg: limits on its inputs and outputs, progress, and the interpretation of its error messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a media file really is: ffprobe's JSON as a frozen MediaInfo."""
+"""Probes media files: ffprobe's JSON as a frozen MediaInfo."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class VideoStream:
     height: int
     #: Average frames a second, 0 when unknown.
     frame_rate: Fraction
-    #: How many frames the header counts, None when it does not.
+    #: Number of frames in the header, None when it has none.
     frames: int | None
     #: Length in seconds, None when unknown.
     duration_s: float | None
@@ -125,13 +125,13 @@ def probe(path: Path, work: Work) -> MediaInfo:
 
 
 def video_asset(path: Path, name: str, work: Work) -> tuple[MediaInfo, VideoStream]:
-    """The file of param `name` as a video. Raises AssetInvalid, which says what it is instead, or AssetTooLarge."""
+    """Probe the file of param `name` as a video. Raises AssetInvalid, with what it is instead, or AssetTooLarge."""
     info = _asset(path, name, "a video", work)
     if info.video is None:
         kind = "audio only" if info.audio else sniff_file(path).label
         raise AssetInvalid(f"{name}: the file has no video stream; it is {kind}.")
     video = info.video
-    if video.pixel_format in {"", "unknown"}:  # not even one frame of its first seconds
+    if video.pixel_format in {"", "unknown"}:  # ffprobe could not decode a single frame
         raise AssetInvalid(f"{name}: the video cannot be decoded.")
     if video.duration_s is None:  # Matroska states the length of the longest stream, a live recording none
         video = replace(video, duration_s=_measured_s(path, name, info, video.index, work))
@@ -149,7 +149,7 @@ def require_size(stream: VideoStream, name: str) -> None:
 
 
 def audio_asset(path: Path, name: str, work: Work) -> tuple[MediaInfo, AudioStream]:
-    """The file of param `name` as sound. Raises AssetInvalid or AssetHasNoAudio."""
+    """Probe the file of param `name` as sound. Raises AssetInvalid or AssetHasNoAudio."""
     info = _asset(path, name, "an audio file", work)
     if info.audio is None:
         raise AssetHasNoAudio(f"{name}: the file has no audio track.")

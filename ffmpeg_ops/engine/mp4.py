@@ -1,4 +1,4 @@
-"""Reading the header of a finished MP4. Starting ffprobe would take as long as copying half a minute of video."""
+"""Reads the header of a finished MP4, because ffprobe would take as long as copying half a minute of video."""
 
 from __future__ import annotations
 

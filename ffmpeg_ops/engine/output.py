@@ -38,7 +38,7 @@ def keep_audio(info: inspect.MediaInfo) -> list[str]:
 
 
 def sound_bytes(source: Path, info: inspect.MediaInfo, length_s: float, work: Work) -> int:
-    """How large the sound kept by `keep_audio` is."""
+    """The size of the sound that `keep_audio` keeps."""
     if info.audio is None:
         return 0
     if _is_played(info.audio):
@@ -57,7 +57,7 @@ def _is_played(audio: inspect.AudioStream) -> bool:
 
 
 def length_s(info: inspect.MediaInfo, video: inspect.VideoStream) -> float:
-    """The length of the video stream by the best source there is. Raises AssetInvalid when there is none."""
+    """The length of the video stream from the best available source. Raises AssetInvalid when there is none."""
     seconds = video.duration_s or info.duration_s
     if seconds is None and video.frames and video.frame_rate:
         seconds = float(video.frames / video.frame_rate)
@@ -67,7 +67,7 @@ def length_s(info: inspect.MediaInfo, video: inspect.VideoStream) -> float:
 
 
 def require_frames(made: int, source: Path, stream: inspect.VideoStream, length_s: float, work: Work) -> None:
-    """Raise AssetInvalid when less than `MIN_COMPLETE` of the source's frames came out: it is damaged or cut off."""
+    """Raise AssetInvalid when fewer than `MIN_COMPLETE` of the source's frames were written: it is damaged."""
     if stream.frames and made >= inspect.MIN_COMPLETE * stream.frames:
         return
     # A header counts frames that an edit list hides, packets may be fields or frames that are never shown, and the
@@ -80,7 +80,7 @@ def require_frames(made: int, source: Path, stream: inspect.VideoStream, length_
 
 
 def damaged(frames: int, wanted: int) -> AssetInvalid:
-    """The error for a source of which too much is missing, as it would be at another try."""
+    """The error for a source with too many missing frames; a retry would not help."""
     return AssetInvalid(f"The video is damaged or cut off: only {frames} of about {wanted} frames could be read.")
 
 

@@ -1,4 +1,4 @@
-"""Fields that the operations' params have in common. Light enough for a gateway without FFmpeg."""
+"""Fields shared by the operations' params. Can be imported by a gateway without FFmpeg."""
 
 from __future__ import annotations
 

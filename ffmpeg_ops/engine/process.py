@@ -1,9 +1,9 @@
 """The only module that starts processes for a job: argv lists, confined, bounded in time and output, killed as a group.
 
 A command runs in a process group of its own and in the attempt's private directory. The whole group is killed when the
-work is told to stop, when the command's time is over, and by the kernel when this process dies. The command has no
-network, and of the disk it sees the system's files, its directory and the inputs it names (see `sandbox.py`). What it
-prints on standard error goes to the log and never to a client.
+work is stopped, when the command's time is over, and by the kernel when this process dies. The command has no network,
+and can access only the system's files, its directory and the inputs it names (see `sandbox.py`). Its standard error
+goes to the log and never to a client.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Ended:
     status: int
     #: The last lines of standard error.
     tail: str
-    #: What `feed` raised, if it did: the command took that for the end of its input.
+    #: The exception that `feed` raised, if any; to the command it was the end of its input.
     feed_error: Exception | None = None
 
 
@@ -154,7 +154,7 @@ def _limited(command: list[str], *, file_bytes: int, cpu_s: int) -> list[str]:
 
 @contextmanager
 def _started(command: list[str], directory: Path, stdin: int) -> Iterator[subprocess.Popen[bytes]]:
-    """The started command. When the block ends, however it ends, the whole group is dead."""
+    """Start the command, and kill the whole group at the end of the block."""
     process, parent = _spawn(command, directory, stdin)
     try:
         yield process
@@ -170,7 +170,7 @@ def _spawn(command: list[str], directory: Path, stdin: int) -> tuple[subprocess.
     """Start the command, confined, on a thread that ends with it.
 
     The thread is needed because the command inherits the thread's confinement, which cannot be undone, and because the
-    kernel's "die with the parent" means the thread that started the command.
+    kernel's parent-death signal is tied to the thread that started the command.
     """
     outcome: queue.SimpleQueue[subprocess.Popen[bytes] | BaseException] = queue.SimpleQueue()
 
@@ -200,7 +200,7 @@ def _spawn(command: list[str], directory: Path, stdin: int) -> tuple[subprocess.
 
 
 def _readable(command: Sequence[str]) -> Iterator[Path]:
-    """What a command may read besides its directory and the system: its inputs, and itself where it lies elsewhere."""
+    """What a command may read besides its directory and the system: its inputs, and its own program elsewhere."""
     for option, value in pairwise(command):
         paths: list[Path] = []
         if option == "-i" and Path(value).is_absolute():

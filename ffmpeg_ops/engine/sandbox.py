@@ -1,11 +1,11 @@
 """Restrictions, enforced by the kernel, on processes that handle untrusted files. Needs no privilege and no library.
 
 `confine` restricts the calling thread, and every process that it starts from then on, permanently:
-- Landlock (Linux 5.13, in Docker's default profile): of the disk only the system's programs and libraries, a directory
-  and the given files; nothing of other processes, not even /proc/<pid>/environ.
+- Landlock (Linux 5.13, allowed by Docker's default profile): access only to the system's programs and libraries, one
+  directory and the given files; none to other processes, not even to /proc/<pid>/environ.
 - seccomp (everywhere): no connections and no sockets to make them, so no network; no access to other processes' memory.
-What a kernel lacks is left out; `available` lists what it has. A GPU needs more than FFmpeg does: CUDA does not start
-when one of these things is refused. `encoders.works` disables the sandbox where that happens, and logs it.
+A mechanism that the kernel lacks is skipped; `available` lists the others. CUDA needs more access than FFmpeg does and
+may not start inside the sandbox. `encoders.works` then disables the sandbox and logs it.
 
 `hide` protects a process's own memory and environment from other processes of its user, even without Landlock.
 """
@@ -42,7 +42,7 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"
 _GPU = "/dev/nvidiactl"
 _OF_GPU = ("/dev/nvidia*", "/proc", "/dev/shm")  # noqa: S108
 
-# Per architecture: the kernel's number of it, then the system calls seccomp, (socket, socketpair), and those refused:
+# Per architecture: its number in the kernel, then the system calls seccomp, (socket, socketpair), and those refused:
 # connect, io_uring_setup (which can connect as well), ptrace, process_vm_readv, process_vm_writev.
 _MACHINES = {
     "x86_64": (0xC000003E, 317, (41, 53), (42, 425, 101, 310, 311)),
@@ -64,16 +64,16 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def hide() -> None:
     """Make /proc/<pid>/environ, mem and fd of this process and its forks readable by root only.
 
-    Otherwise the environment that a process was started with stays readable there, whatever the process deletes.
+    Otherwise the initial environment of a process stays readable there, even if the process deletes variables.
     """
     if _ON_LINUX:
         _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def confine(directory: Path, readable: Iterable[Path] = ()) -> None:
-    """Confine this thread and what it starts: it may read and write below `directory`, and read `readable`.
+    """Confine this thread and its processes to reading and writing below `directory` and reading `readable`.
 
-    This cannot be undone: call it on a thread made for that. Raises OSError when a restriction that the kernel has
+    This cannot be undone, so call it on a dedicated thread. Raises OSError when a restriction that the kernel supports
     cannot be applied.
     """
     if not _ON_LINUX or _disabled:

@@ -1,4 +1,4 @@
-"""How a still becomes a shot: frames are rendered here and piped into one encode."""
+"""Renders the frames of the shot and pipes them into one encode."""
 
 from __future__ import annotations
 

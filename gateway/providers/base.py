@@ -44,9 +44,9 @@ class NotYet:
 
     #: Why, for the log and for `waiting_for` of the job.
     reason: str
-    #: Seconds after which asking again makes sense.
+    #: Seconds until the next try.
     retry_in_s: float
-    #: Whether a machine is on its way for this attempt, so that it may wait beyond the provider's queue limit.
+    #: Whether a machine is booting for this attempt, so that it may wait beyond the provider's queue limit.
     coming: bool = False
 
 

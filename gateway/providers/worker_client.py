@@ -108,7 +108,7 @@ class WorkerClient:
             slots = answer.body["slots"]
             return Health(int(slots["total"]), int(slots["busy"]), str(answer.body["peer"]))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise Unavailable(f"the worker's answer is not understood: {error!r}") from error
+            raise Unavailable(f"the worker returned an invalid response: {error!r}") from error
 
     def check(self) -> None:
         """Return if the worker is healthy. Raises Unavailable with the reason."""
@@ -163,7 +163,7 @@ def _submitted(answer: Answer) -> Accepted | NotYet:
         case 400, WorkerOutdated.code:
             raise Unavailable(_reason(answer))
         case ((404 | 405 | 413 | 415), _):
-            raise Unavailable(f"the worker does not take such a job: {_reason(answer)}")
+            raise Unavailable(f"the worker rejects the request: {_reason(answer)}")
         case 400, InvalidParams.code:
             raise Refused(InvalidParams(_reason(answer)))
     raise Ambiguous(f"the worker answered with status {answer.status}")
@@ -179,7 +179,7 @@ def _remote(body: Mapping[str, Any]) -> Remote:
         if status in {"failed", "cancelled"}:
             return Remote(Phase.FAILED, error=_error(body["error"]))
     except (KeyError, TypeError, ValueError, OverflowError, ValidationError) as error:
-        raise Unavailable(f"the worker's answer is not understood: {error!r}") from error
+        raise Unavailable(f"the worker returned an invalid response: {error!r}") from error
     raise Unavailable(f"the worker reports an unknown status {status!r}")
 
 

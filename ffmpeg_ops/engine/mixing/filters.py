@@ -21,9 +21,9 @@ _ENCODER_DELAY_S = 0.06
 
 
 def samples(length_s: float) -> int:
-    """How many samples fill `length_s`; a packet of AAC of which less than 2 ms would be heard is left out.
+    """The number of samples in `length_s`, without a last AAC packet of which less than 2 ms would be heard.
 
-    Decoders may play the last packet to its end: without it the sound is at most 20 ms too long.
+    Decoders may play the last packet to its end, so keeping it could make the sound 20 ms too long.
     """
     exact = round(length_s * RATE)
     return exact - exact % FRAME if 0 < exact % FRAME < 96 < exact - exact % FRAME else exact
@@ -35,12 +35,12 @@ def fit(count: int) -> str:
 
 
 def without_timestamps(stream: AudioStream) -> str:
-    """Like `on_time`, but every sample follows the one before, whatever the timestamps say."""
+    """Like `on_time`, but join all samples without gaps, ignoring the timestamps."""
     return f"aresample={RATE},aformat=sample_fmts=flt,{_stereo(stream)}"
 
 
 def from_its_start(stream: AudioStream) -> str:
-    """Begin with the first sample, whatever time the container gives it: often the encoder's delay.
+    """Begin with the first sample, ignoring its timestamp, which is often the encoder's delay.
 
     A sound that really begins later than its file, in a video, is preceded by silence.
     """
@@ -66,7 +66,7 @@ def loop(length_s: float) -> str:
 
 def duck(quieter: str, louder: str, count: int) -> list[str]:
     """Graph parts that lower the sound labelled `quieter` while `louder` is heard, for `count` samples."""
-    # FFmpeg 7 drops what this filter still holds of one input when the other ends: here neither ends before the cut
+    # FFmpeg 7 drops buffered samples of one input when the other ends, so both are made endless and cut afterwards
     endless = [f"[{louder}]asplit[{louder}][key]", "[key]apad[key]", f"[{quieter}]apad[{quieter}]"]
     return [*endless, f"[{quieter}][key]{_DUCKING},atrim=end_sample={count}[{quieter}]"]
 

@@ -1,4 +1,4 @@
-"""Facts about a sound that no header states reliably: its true length and its loudness."""
+"""Measures properties of a sound that no header states reliably: its true length and its loudness."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _INTEGRATED = re.compile(r"lavfi\.r128\.I=(-?[\d.]+)")
 
 
 class UnsteadySound(Exception):
-    """A sound changes its sample rate or its channels midway: FFmpeg rebuilds its filters, and they lose count."""
+    """A sound changes its sample rate or channels midway, so FFmpeg resets its filters, which then count wrongly."""
 
 
 def length_s(path: Path, stream: AudioStream, work: Work) -> tuple[float, bool]:

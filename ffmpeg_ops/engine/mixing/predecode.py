@@ -18,8 +18,8 @@ _HEADER_BYTES = 1_000_000
 def decode(path: Path, stream: AudioStream, name: str, max_s: float, work: Work) -> tuple[Path, int]:
     """Decode up to `max_s` of a sound to a file `name` in the work directory; return it and its decode errors.
 
-    FFmpeg rebuilds its filters where a sound changes. Here that does no harm, because nothing is counted and samples
-    are written as they come. What cannot be decoded is left out, so what follows comes a little earlier.
+    FFmpeg resets its filters where a sound changes. That is harmless here, because no filter counts samples. Parts that
+    cannot be decoded are left out, so later parts play slightly earlier.
     """
     made = work.directory / name
     size = round(max_s * _BYTES_PER_S)

@@ -1,4 +1,4 @@
-"""Where the camera is in every frame: boxes over the image, in fractional pixels."""
+"""The camera's position in every frame: boxes over the image, in fractional pixels."""
 
 from __future__ import annotations
 

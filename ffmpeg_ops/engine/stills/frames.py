@@ -1,12 +1,12 @@
-"""Rendering a shot to raw frames: planes are made once, then every frame is cut from them at sub-pixel positions.
+"""Renders a shot to raw frames: planes are made once, then every frame is cut from them at sub-pixel positions.
 
 Planes are Y, Cb and Cr of BT.709 in limited range. A frame is yuv420p with MPEG-2 and H.264's default chroma siting:
 horizontally on the even luma columns, vertically between two rows.
 
 OpenCV's `resize` is five times as fast as its `warpAffine` with the same cubic kernel, because it processes rows and
 columns separately, but it takes whole pixels only. Its sampling points are `start + (i + 0.5) · n / m − 0.5` for n
-source pixels resized to m. By making a few pixels more than are shown, and choosing n, m and how many to skip, they
-come within a hundredth of a pixel of where they should be. Where no choice is that good, `warpAffine` is used.
+source pixels resized to m. By making a few more pixels than are shown, and choosing n, m and the number of pixels to
+skip, the error is kept within a hundredth of a pixel. Where that is impossible, `warpAffine` is used.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Plane = NDArray[Any]  # of uint8; OpenCV's stubs are not precise
 # runs through several sources, each made from the one before with Lanczos, at most _LEVEL times smaller.
 FINEST = 1.06
 _LEVEL = 1.16
-# At most how many pixels are made besides those shown, and how far a sample may be off, in source pixels.
+# Maximum number of pixels made besides those shown, and maximum error of a sample, in source pixels.
 _SLACK = 128
 _TOLERANCE = 0.015
 _LEFT_SITED = -0.25
@@ -86,7 +86,7 @@ def render(image: Image.Image, boxes: list[Box], frame: tuple[int, int]) -> Iter
 
 
 class _Camera:
-    """Renders frames, each from the source that suits it; safe to share between threads."""
+    """Renders frames, each from the most suitable source; safe to share between threads."""
 
     def __init__(self, image: Image.Image, boxes: list[Box], frame: tuple[int, int]) -> None:
         self._size = frame
@@ -106,7 +106,7 @@ class _Camera:
         return b"".join(plane.tobytes() for plane in planes)
 
     def _luma(self, box: Box) -> _Source:
-        """The smallest source that still has FINEST pixels for each pixel of the frame; the largest, when none has."""
+        """The smallest source with at least FINEST pixels for each pixel of the frame; if none, the largest."""
         for source in reversed(self._lumas):
             if _step(box, self._size) * source.size[0] / self._image_size[0] >= FINEST * 0.999:
                 return source

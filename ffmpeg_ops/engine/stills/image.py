@@ -1,4 +1,4 @@
-"""Loading the image of a shot: within limits, upright, opaque, sRGB, and no larger than the shot can show."""
+"""Loads the image of a shot: within limits, upright, opaque, sRGB, and no larger than the shot needs."""
 
 from __future__ import annotations
 

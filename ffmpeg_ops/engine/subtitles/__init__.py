@@ -1,1 +1,1 @@
-"""Captions: subtitles or spoken words become cues, cues become lines, and lines become an ASS script for libass."""
+"""Captions: subtitles or spoken words are parsed into cues, broken into lines and written as an ASS script."""

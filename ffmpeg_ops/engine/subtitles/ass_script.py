@@ -1,4 +1,4 @@
-"""Writing cues as an ASS script. Of the client's input only text and times get in, never a command or a style."""
+"""Writes cues as an ASS script, which takes only text and times from the client's input, no commands or styles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all kinds of subtitles become: plain text with the times at which it is shown and spoken."""
+"""The common form of all subtitles: plain text with the times at which it is shown and spoken."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Installed fonts: which of them has a glyph for a character, and how wide text becomes.
 
-libass would look for a font by itself when a glyph is missing, and draw a box when it finds none. Instead the script
-names a font for every run of characters and leaves out, with a warning, what no font can draw.
+libass would choose a font itself when a glyph is missing, and draw a box if it finds none. Instead, the script names a
+font for every run of characters, and omits characters that no font has, with a warning.
 """
 
 from __future__ import annotations
@@ -76,10 +76,10 @@ def installed() -> tuple[Face, ...]:
 
 
 class Fonts:
-    """The fonts for one job: the requested family, and others for what it lacks.
+    """The fonts for one job: the requested family, and fallbacks for the glyphs it lacks.
 
-    `family` is the main one, `missing` collects what no font can draw. Without any `faces` libass chooses, and widths
-    are guesses.
+    `family` is the main one; `missing` collects the characters that no font has. Without any `faces`, libass chooses
+    the font, and widths are guesses.
     """
 
     def __init__(self, faces: Sequence[Face], family: str, *, bold: bool, sample: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Breaking text into lines, evenly, never inside a word and never too wide, and long cues into shorter ones."""
+"""Breaks text into even lines that fit the width, and long cues into shorter ones."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _NOT_AT_END = "（［｛〔〈《「『【〖〘([{“‘￥$"
 _MAY_BREAK = re.compile(
     rf"(?<=[{_HAN}\uff00-\uffef\u3000-\u303f])(?=\S)|(?<=\S)(?=[{_HAN}\U00020000-\U0003ffff])|\u200b"
 )
-# Thai, Lao, Khmer, Burmese: no spaces, and words that only a dictionary knows. A vowel that opens a syllable may open a
-# line; lines are broken there only when nothing else fits.
+# Thai, Lao, Khmer, Burmese: words are not separated, and finding them takes a dictionary. A line may begin with a vowel
+# that begins a syllable; lines are broken there only when nothing else fits.
 _NO_SPACES = re.compile(
     rf"[{_HAN}\u3000-\u303f\uff00-\uffef\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\U00020000-\U0003ffff]"
 )
@@ -32,7 +32,7 @@ _LEADS = "\u0e40-\u0e44\u0ec0-\u0ec4"
 _OPENS_SYLLABLE = re.compile(rf"(?<=.{{2}})(?<![{_LEADS}])(?=[{_LEADS}])|(?<=[-/])(?=.)")
 _WANTS_LETTER = re.compile(rf"(?:[{_LEADS}]|[\u0e31\u0e47\u0eb1\u0ebb][\u0e48-\u0e4b\u0ec8-\u0ecb]?)$")
 _FOLLOWS = frozenset("\u0e2f\u0e30\u0e32\u0e33\u0e45\u0e46\u0eaf\u0eb0\u0eb2\u0eb3\u0ebd\u0ec6")
-_SILENT = "\u0e4c"  # the letter below it belongs to the word before
+_SILENT = "\u0e4c"  # the letter that carries it belongs to the previous word
 
 Measure = Callable[[str], float]
 

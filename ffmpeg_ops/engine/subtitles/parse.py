@@ -1,4 +1,4 @@
-"""Parsing SRT, WebVTT and ASS, as found in the wild, into cues."""
+"""Parses SRT, WebVTT and ASS, as found in the wild, into cues."""
 
 from __future__ import annotations
 

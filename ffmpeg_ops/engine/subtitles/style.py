@@ -1,4 +1,4 @@
-"""How captions look: the param `style`, named presets, and both resolved to pixels for one frame size."""
+"""The look of captions: the param `style`, the presets, and their resolution to pixels for one frame size."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def look(params: Mapping[str, Any] | None, width: int, height: int) -> Look:
     """Resolve `params`, loaded by StyleParams, for a frame size."""
     given = dict(params or {})
     style = {**_COMMON, **PRESETS[given.get("preset", "classic")], **given}
-    # A share of a tall frame's height would leave room for two words a line: there the width counts.
+    # In a tall frame a share of the height would leave room for only two words a line, so the width limits the size.
     size = style["size"] * (height if "size" in given else min(height, 1.13 * width))
     box = {"on": _BOX, "off": None}.get(style["box"], style["box"])
     margin_y = round(style["margin_y"] * height)

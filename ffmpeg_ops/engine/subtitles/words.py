@@ -1,4 +1,4 @@
-"""Grouping spoken words into readable cues: by pauses, by sentences and by length."""
+"""Groups spoken words into readable cues, by pauses, sentences and length."""
 
 from __future__ import annotations
 

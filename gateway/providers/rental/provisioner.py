@@ -64,7 +64,7 @@ class Provisioner:
         serving = {
             i.id for i in living if i.stage in COMING or (i.stage in USABLE and now < i.usable_until(self._timeout_s))
         }
-        # An attempt on a machine that takes no further ones ends there, or returns to the queue: it is no demand yet.
+        # An attempt on a machine that takes no further ones ends there, or counts again when it returns to the queue.
         demand = sum(
             attempt.state is AttemptState.INTENT
             if attempt.remote_id is None

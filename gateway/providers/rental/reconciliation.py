@@ -110,7 +110,7 @@ class Reconciliation:
         if machine is not None:
             self._observe(rental, machine)
             return
-        now, reason = self._writer.now_ms(), f"{self._cloud.title} took it away"
+        now, reason = self._writer.now_ms(), f"{self._cloud.title} no longer has it"
         self._writer.avoid(rental, reason)
         self._writer.change(rental, lambda i: move(i, Stage.GONE, now, code="vanished", reason=reason))
 
@@ -157,7 +157,7 @@ class Reconciliation:
         )
         why: dict[str, Any] = {
             "code": ORPHAN,
-            "reason": "it was found without a living record",
+            "reason": "it has no active record",
             "remote_id": machine.id,
         }
         ended = [i for i in self._writer.rows.labelled(label) if i.remote_id in {None, machine.id} and i.stage in OVER]

@@ -42,7 +42,7 @@ def retire(writer: RentalWriter, settings: RentalSettings, timeout_s: int, *, bl
             code = "worker_lost" if rental.stage in USABLE else "black_hole"
             writer.end(rental, code, f"its worker has not answered for {silent_ms // 1000} s", avoid=True)
         elif fault is not None:
-            writer.end(rental, fault, "jobs fail there by its own fault", avoid=True)
+            writer.end(rental, fault, "jobs fail there because of the machine", avoid=True)
         elif rental.stage is Stage.IDLE:
             _retire_idle(writer, settings, timeout_s, rental, spent=spent)
         elif rental.stage in USABLE:
@@ -67,7 +67,7 @@ def _retire_idle(
     elif spent:
         writer.end(rental, "budget", "the day's budget is spent", unless_used=True)
     elif now >= rental.usable_until(timeout_s):
-        writer.end(rental, "lifetime", "it is too old to begin a job", unless_used=True)
+        writer.end(rental, "lifetime", "it is too old to start a job", unless_used=True)
 
 
 def _own_fault(codes: Sequence[str | None]) -> str | None:

@@ -44,9 +44,9 @@ class RentalSettings:
         Networks(),
         "",
         "Comma-separated addresses or networks that may call rented machines: those of all gateways. "
-        "Default: what https://api.ipify.org sees of this one.",
+        "Default: this gateway's address as https://api.ipify.org sees it.",
     )
-    concurrency: int = setting(whole(1, 3), 1, "How many jobs a rented machine has at once.")
+    concurrency: int = setting(whole(1, 3), 1, "Maximum number of jobs on a rented machine at once.")
     queue_limit_s: int = setting(
         whole(10, 86_400),
         300,
@@ -56,12 +56,12 @@ class RentalSettings:
         whole(10, 3600), 300, "Seconds without a job after which a rented machine is given back."
     )
     max_lifetime: int = setting(
-        whole(900, 7 * 86_400), 6 * 3600, "Seconds after which a rented machine is given back whatever it does."
+        whole(900, 7 * 86_400), 6 * 3600, "Seconds after which a rented machine is given back, even during a job."
     )
     daily_budget: float = setting(
         fields.Float(validate=validate.Range(0.01, 10_000)),
         10.0,
-        "Dollars that rented machines may cost on one day (UTC); then nothing more is rented, and idle machines go.",
+        "Maximum dollars for rented machines per day (UTC); beyond it none is rented and idle ones are given back.",
     )
     min_credit: float = setting(
         fields.Float(validate=validate.Range(0, 10_000)), 1.0, "Dollars on the account below which nothing is rented."

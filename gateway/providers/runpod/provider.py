@@ -105,7 +105,7 @@ class RunPodProvider:
         try:
             answer = self._call("run", "POST", "/run", body)
         except RateLimited as error:
-            return NotYet("RunPod takes no more calls at the moment", error.retry_in_s)
+            return NotYet("the rate limit of RunPod is reached", error.retry_in_s)
         except requests.RequestException as error:
             if never_sent(error):
                 raise Unavailable(f"RunPod cannot be reached: {type(error).__name__}") from error
@@ -128,7 +128,7 @@ class RunPodProvider:
             raise _not_usable(answer)
         status = answer.body.get("status")
         if not isinstance(status, str):
-            raise Unavailable("RunPod's answer is not understood")
+            raise Unavailable("RunPod returned an invalid response")
         if status == "IN_QUEUE":
             # RunPod requeues a job that lost its worker: rely on its claim and its events
             return self._waiting(attempt) if attempt.claimed_at is None else Remote(Phase.RUNNING)
@@ -205,7 +205,7 @@ class RunPodProvider:
         try:
             answer = self._call(kind, method, path)
         except RateLimited as error:
-            raise Unavailable("RunPod takes no more calls at the moment") from error
+            raise Unavailable("the rate limit of RunPod is reached") from error
         except requests.RequestException as error:
             raise Unavailable(f"RunPod cannot be reached: {type(error).__name__}") from error
         if answer.status >= 500:
@@ -215,7 +215,7 @@ class RunPodProvider:
     def _call(self, kind: str, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
         """Raises Unavailable while the breaker is open, RateLimited, or requests.RequestException."""
         if (pause := self._breaker.closed_in_s()) > 0:
-            raise Unavailable("RunPod keeps failing and is left alone for a while", pause)
+            raise Unavailable("RunPod keeps failing; calls to it are paused", pause)
         with self._limiters[kind].call(TURN_S):
             try:
                 answer = self._api.call(method, path, body)
@@ -242,11 +242,11 @@ def _not_usable(answer: Answer) -> Unavailable:
     """The error for a response that no job can have caused, because the account or the endpoint is wrong."""
     match answer.status:
         case 401 | 403:
-            return Unavailable("RunPod does not let this gateway in: look at RUNPOD_API_KEY")
+            return Unavailable("RunPod refuses this gateway's key: check RUNPOD_API_KEY")
         case 402:
             return Unavailable("the RunPod account has no credit left")
         case 404:
-            return Unavailable("RunPod has no such endpoint: look at RUNPOD_ENDPOINT_ID")
+            return Unavailable("RunPod has no such endpoint: check RUNPOD_ENDPOINT_ID")
     reason = answer.body.get("error") or answer.body.get("title") or answer.body.get("detail") or ""
     return Unavailable(f"RunPod answered with status {answer.status}: {reason!s:.200}".rstrip(": "))
 

@@ -43,5 +43,5 @@ class RunPodSettings:
         Prices(), None, "RunPod's prices in dollars per second where they changed: ADA_24=0.00031, …"
     )
     idle_timeout_s: int = setting(
-        whole(1, 3600), 300, "Idle timeout of the endpoint, in which its worker is paid for after its last job."
+        whole(1, 3600), 300, "Idle timeout of the endpoint, for which its worker is billed after its last job."
     )

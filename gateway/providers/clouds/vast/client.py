@@ -149,7 +149,7 @@ class VastCloud:
             with self._limiters[kind].call(TURN_S):
                 pass
         except RateLimited as error:
-            raise Unavailable("Vast.ai takes no more calls at the moment", error.retry_in_s) from error
+            raise Unavailable("the rate limit of Vast.ai is reached", error.retry_in_s) from error
 
     def _pause_after(self, answer: Answer, kind: str) -> None:
         if answer.status == 429:
@@ -216,5 +216,5 @@ def _described(answer: Answer) -> str:
 
 def _refuse(answer: Answer) -> NoReturn:
     if reap.locked_out(answer.status, answer.body):
-        raise Unavailable("Vast.ai does not let this gateway in: look at VAST_API_KEY")
+        raise Unavailable("Vast.ai refuses this gateway's key: check VAST_API_KEY")
     raise Unavailable(f"Vast.ai failed: {_described(answer)}")

@@ -181,7 +181,7 @@ class Vast:
             body = None
         body = body if isinstance(body, dict) else {}
         if locked_out(answer.status_code, body):
-            raise LockedOut(f"does not let us in: {described(answer.status_code, body)}; look at VAST_API_KEY")
+            raise LockedOut(f"refuses the key: {described(answer.status_code, body)}; check VAST_API_KEY")
         return answer.status_code, body
 
     def _compare_clocks(self, date: str | None) -> None:
@@ -222,7 +222,7 @@ class Reaper:
                 return not self._left
             for row, age_s in doomed:
                 self._end(row, age_s)
-        report("new machines came as fast as they were destroyed: is a gateway running?")
+        report("new machines keep appearing: is a gateway running?")
         return False
 
     def _doomed(self, rows: list[Row]) -> list[tuple[Row, float]]:
@@ -295,7 +295,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     oldest = f"default: VAST_MAX_LIFETIME ({LIFETIME_S}) plus {GRACE_S}"
     parser.add_argument("--deployment", default=os.environ.get("DEPLOYMENT"), help="default: DEPLOYMENT")
     parser.add_argument("--max-age", type=float, metavar="SECONDS", help=f"destroy older ones; {oldest}")
-    parser.add_argument("--all", action="store_true", help="destroy every machine of the deployment, whatever it does")
+    parser.add_argument("--all", action="store_true", help="destroy every machine of the deployment, even during a job")
     parser.add_argument("--dry-run", action="store_true", help="print what would be destroyed, and destroy nothing")
     parser.add_argument(
         "--most", type=int, default=MAX_DESTROYED, metavar="N", help=f"destroy at most N ({MAX_DESTROYED})"
@@ -311,7 +311,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     except ValueError:
         parser.error("VAST_MAX_LIFETIME is not a number")
     if not options.max_age >= GRACE_S:  # nor is NaN
-        parser.error(f"--max-age: at least {GRACE_S}; --all takes all")
+        parser.error(f"--max-age: at least {GRACE_S}; --all destroys all")
     return options
 
 
@@ -330,7 +330,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _too_long(*_: object) -> NoReturn:
-    raise TooLong(f"was not done with after {RUN_S} s")
+    raise TooLong(f"took more than {RUN_S} s")
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ def offers_text(found: Sequence[Offer], avoided: int, unfit: Sequence[str | None
         parts.append(f"{counted(avoided, 'machine')} that would fit are rented, or failed within the last hour.")
     if reasons := Counter(filter(None, unfit)):
         lines = [(str(count), reason) for reason, count in reasons.most_common()]
-        text = f"Of the {len(unfit)} cheapest machines {sum(reasons.values())} do not fit, each for the first of these"
-        parts.append(f"{text} reasons:\n{table(('', ''), lines).lstrip()}")
+        text = f"{sum(reasons.values())} of the {len(unfit)} cheapest machines do not fit; the first reason for each"
+        parts.append(f"{text}:\n{table(('', ''), lines).lstrip()}")
     return "\n\n".join(parts)
 
 
@@ -91,7 +91,7 @@ def _hints(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
     if any(row[1] in {"stopped", "exited", "offline"} for row in ours):
         yield "! A stopped machine is billed for its disk until it is destroyed."
     if any(row[1] == "not listed" and row[2] == Stage.AMBIGUOUS for row in ours):
-        yield "! It is not known whether an ambiguous one exists: the gateway looks for its label."
+        yield "! An ambiguous machine may or may not exist: the gateway looks for its label."
 
 
 def _hours(ms: float) -> str:

@@ -89,10 +89,10 @@ def vast_destroy(rental: str | None, all_: bool, yes: bool) -> None:
             return
         _show(chosen, rows, settings)
         if not yes:
-            click.confirm(f"Destroy {counted(len(chosen), 'machine')}? Jobs there begin again elsewhere", abort=True)
+            click.confirm(f"Destroy {counted(len(chosen), 'machine')}? Their jobs start again elsewhere", abort=True)
         left = [machine.id for machine in chosen if not _destroyed(cloud, machine, rows)]
     if left:
-        raise click.ClickException(f"Not gone yet: {', '.join(map(str, left))}. They are paid for until they are.")
+        raise click.ClickException(f"Not gone yet: {', '.join(map(str, left))}. They are billed until they are gone.")
 
 
 def _settings(*, deployment: bool = False) -> VastSettings:

@@ -26,26 +26,26 @@ class Field:
 
 # By path in the management API, in the order of the form.
 FORM: Mapping[str, Field] = {
-    "image": Field("Container Image", "One version, never `latest`: a host keeps the `latest` that it first saw."),
+    "image": Field("Container Image", "One version, never `latest`: hosts cache the `latest` that they pulled first."),
     "name": Field("Endpoint Name", "`plan` and `apply` find the endpoint by it; two of the same name are an error."),
-    "type": Field("Endpoint Type", "RunPod is the queue. A load balancer has none and cannot be changed into one."),
+    "type": Field("Endpoint Type", "Jobs wait in RunPod's queue. A load balancer has none, and the type is fixed."),
     "gpu.pools": Field(
         "GPU Configuration",
-        "Cheapest first, since most of what is paid is idle time; and several, so that one without stock does not stop "
-        "jobs. The table below lists their GPUs. All have NVENC.",
+        "Cheapest first, since most of the cost is idle time; and several, so that jobs still run when one is out "
+        "of stock. The table below lists their GPUs. All have NVENC.",
     ),
     "workers.min": Field(
-        "Active Workers", "Nights without jobs cost nothing. 1 removes the cold start, and costs all day."
+        "Active Workers", "With 0, time without jobs costs nothing. 1 removes the cold start but is billed all day."
     ),
-    "workers.max": Field("Max Workers", "The maximum of jobs at once, which also bounds what an hour can cost."),
+    "workers.max": Field("Max Workers", "The maximum number of jobs at once, which also limits the cost of an hour."),
     "gpu.count": Field("GPUs per Worker", "FFmpeg uses one."),
     "workers.idleTimeout": Field(
         "Idle Timeout", "The next job within it finds a warm worker. It is billed: see below.", unit="s"
     ),
     "timeout": Field(
         "Execution Timeout",
-        "`JOB_TIMEOUT_SECONDS` (600) and two minutes for the upload. The gateway's jobs bring their own; this one is "
-        "for jobs that were typed into RunPod's page.",
+        "`JOB_TIMEOUT_SECONDS` (600) and two minutes for the upload. The gateway's jobs set their own; this one is "
+        "for jobs that are submitted on RunPod's page.",
         unit="s",
         per=1000,
     ),
@@ -56,12 +56,12 @@ FORM: Mapping[str, Field] = {
         "Auto Scaling Type", "The other type, request count, allows no idle timeout: RunPod refuses the two together."
     ),
     "scaling.queueDelay": Field(
-        "Queue Delay", "A job that waits longer starts one more worker, and with it one more idle tail.", unit="s"
+        "Queue Delay", "A job that waits longer starts another worker, which adds its own idle time.", unit="s"
     ),
     "gpu.excludedTypes": Field("GPU Types switched off", "Every GPU of these pools can encode."),
     "gpu.minCudaVersion": Field(
         "Lowest CUDA Version",
-        "NVENC as Debian 13's FFmpeg asks for it needs driver 530, which came with CUDA 12.1. In the form: tick this "
+        "NVENC in Debian 13's FFmpeg needs driver 530, which came with CUDA 12.1. In the form: tick this "
         "one and all that are newer.",
     ),
     "gpu.allowedCudaVersions": Field("Other CUDA limits", "The minimum is enough; a fixed set makes machines scarce."),

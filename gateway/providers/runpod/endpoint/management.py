@@ -65,7 +65,7 @@ class Management:
         answer = _successful(_call(self._jobs, "GET", f"/{quote(endpoint_id, safe='')}/health"))
         counts = {part: answer.body.get(part) for part in ("jobs", "workers")}
         if not all(isinstance(part, dict) and set(map(type, part.values())) <= {int} for part in counts.values()):
-            raise EndpointError("RunPod's answer about the queue is not understood.")
+            raise EndpointError("RunPod returned an invalid response about the queue.")
         return counts  # type: ignore[return-value]
 
     def _by_id(self, endpoint_id: str) -> Endpoint:
@@ -102,14 +102,14 @@ def _successful(answer: Answer) -> Answer:
 
 def _endpoint(answer: Answer) -> Endpoint:
     if not isinstance(answer.body.get("id"), str) or not isinstance(answer.body.get("env") or {}, dict):
-        raise AnswerLost(f"RunPod's answer is not understood (status {answer.status}).")
+        raise AnswerLost(f"RunPod returned an invalid response (status {answer.status}).")
     return answer.body
 
 
 def _objects(answer: Answer, name: str) -> list[Mapping[str, Any]]:
     rows = answer.body.get(name)
     if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("id"), str) for row in rows):
-        raise EndpointError(f"RunPod's answer is not understood: it has no {name}.")
+        raise EndpointError(f"RunPod returned an invalid response: it has no {name}.")
     return rows
 
 

@@ -76,7 +76,7 @@ def _toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise EndpointError(f"{path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise EndpointError(f"{path} is no TOML: {error}.") from error
+        raise EndpointError(f"{path} is not valid TOML: {error}.") from error
 
 
 def is_secret(name: str, value: str) -> bool:
@@ -124,19 +124,19 @@ def _check_image(image: str) -> None:
     parts = _IMAGE.fullmatch(image)
     if parts is None:
         raise ValidationError(
-            f"{image!r} cannot be pulled: write account/name:tag, in small letters, with your own account."
+            f"{image!r} cannot be pulled: write account/name:tag, in lower case, with your own account."
         )
     if parts["digest"]:
         return
     if not parts["tag"]:
         raise ValidationError("Has no tag, which means `latest`: write account/name:tag.")
     if parts["tag"] == "latest":
-        raise ValidationError("The tag `latest` is kept by every host as it first saw it: pin a version.")
+        raise ValidationError("Hosts cache the tag `latest` that they pulled first: pin a version.")
 
 
 def _check_pools(pools: Sequence[str]) -> None:
     known = [pool for pool in POOLS if POOLS[pool].nvenc]
-    wrong = [f"{name} is no pool that we know; known: {', '.join(known)}." for name in pools if name not in POOLS]
+    wrong = [f"{name} is not a known pool; known: {', '.join(known)}." for name in pools if name not in POOLS]
     wrong += [
         f"{name} ({POOLS[name].shown}) has no NVENC: it would encode on the CPU, at several times the price."
         for name in pools
@@ -177,7 +177,7 @@ class ProjectSchema(Schema):
     gpu_count = _whole(1, 8)
     container_disk_size_gb = _whole(5, 1000)
     env_vars = fields.Dict(
-        keys=fields.String(validate=validate.Regexp(r"[A-Za-z_]\w*\Z", error="Is no name of a variable.")),
+        keys=fields.String(validate=validate.Regexp(r"[A-Za-z_]\w*\Z", error="Is not the name of a variable.")),
         values=fields.String(),
         load_default=dict,
         validate=_check_env,

@@ -193,7 +193,7 @@ def test_a_key_that_is_wrong_gets_a_404_which_proves_nothing(
     assert run() == 2
     assert vast.calls["list"] == calls + 1  # asking again does not help
     told = capsys.readouterr()
-    assert "look at VAST_API_KEY" in told.err
+    assert "check VAST_API_KEY" in told.err
     assert "wrong-key-of-somebody" not in told.out + told.err
 
 
@@ -271,7 +271,7 @@ def test_a_run_that_takes_too_long_ends(
     monkeypatch.setattr(reap, "RUN_S", 1)
     vast.inject("slow", "list", seconds=10, times=None)
     assert run() == 2
-    assert "was not done with after 1 s" in capsys.readouterr().err
+    assert "took more than 1 s" in capsys.readouterr().err
 
 
 # ---- by itself

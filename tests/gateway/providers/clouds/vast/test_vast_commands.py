@@ -124,7 +124,7 @@ def test_a_key_is_all_that_offers_needs(flask: Call, scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("environ", "told"),
     [
-        ({}, "Vast.ai does not let this gateway in: look at VAST_API_KEY"),
+        ({}, "Vast.ai refuses this gateway's key: check VAST_API_KEY"),
         ({"VAST_API_KEY": ""}, "VAST_API_KEY is not set."),
         ({"VAST_API_BASE": "http://127.0.0.1:9"}, "Vast.ai cannot be reached: ConnectionError"),
     ],
@@ -194,7 +194,7 @@ def test_destroy_asks_first(scene: Scene, call: Call) -> None:
     for typed in ("n\n", ""):
         result = call("destroy", str(record.remote_id), typed=typed)
         assert result.exit_code == 1
-        assert "Destroy 1 machine? Jobs there begin again elsewhere" in result.stdout
+        assert "Destroy 1 machine? Their jobs start again elsewhere" in result.stdout
     assert len(scene.vast.alive()) == 1
     assert calls_that_write(scene) == 1
     result = call("destroy", str(record.remote_id), typed="y\n")
@@ -252,7 +252,7 @@ def test_what_cannot_be_proven_is_told_and_the_pool_goes_on(scene: Scene, call: 
     scene.vast.inject("ignored", "destroy", times=vast_commands.TRIES)
     result = call("destroy", record.id, "--yes")
     assert result.exit_code == 1
-    assert f"Error: Not gone yet: {record.remote_id}. They are paid for until they are." in result.stderr
+    assert f"Error: Not gone yet: {record.remote_id}. They are billed until they are gone." in result.stderr
     assert scene.stages() == [Stage.DESTROYING]
     scene.go_on(70)
     assert scene.vast.alive() == []

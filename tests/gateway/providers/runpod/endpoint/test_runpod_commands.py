@@ -279,7 +279,7 @@ def test_garbage_is_told(call: Call, runpod: Management, body: Any) -> None:
     runpod.faults.append(Fault("GET", instead=(200, body, {})))
     result = call("apply")
     assert result.exit_code == 1
-    assert result.stderr == "Error: RunPod's answer is not understood: it has no endpoints.\n"
+    assert result.stderr == "Error: RunPod returned an invalid response: it has no endpoints.\n"
     assert runpod.writes() == []
 
 
@@ -366,7 +366,7 @@ def test_status_of_a_queue_that_answers_garbage(call: Call, applied: str, files:
     files.routes[f"/v2/{applied}/health"] = Reply(200, body)
     result = call("status", api_base=files.url("/v2"))
     assert result.exit_code == 1
-    assert result.stderr == "Error: RunPod's answer about the queue is not understood.\n"
+    assert result.stderr == "Error: RunPod returned an invalid response about the queue.\n"
 
 
 @pytest.mark.parametrize(

@@ -67,10 +67,10 @@ def test_the_keys_of_runpodctl_are_valid() -> None:
     + [
         ('"QUEUE_DELAY"', '"REQUEST_COUNT"', "reelay.scaling: REQUEST_COUNT allows no idle timeout (RunPod refuses the two together), and ours is required: write QUEUE_DELAY."),
         ('"QUEUE_DELAY"', '"SLOW"', "reelay.scaling: Must be QUEUE_DELAY."),
-        (IMAGE, "acme/worker:latest", "project.base_image: The tag `latest` is kept by every host as it first saw it: pin a version."),
+        (IMAGE, "acme/worker:latest", "project.base_image: Hosts cache the tag `latest` that they pulled first: pin a version."),
         (IMAGE, "acme/worker", "project.base_image: Has no tag, which means `latest`: write account/name:tag."),
         (IMAGE, "registry.acme.example:5000/acme/worker", "project.base_image: Has no tag, which means `latest`: write account/name:tag."),
-        (IMAGE, "Acme/worker:1", "project.base_image: 'Acme/worker:1' cannot be pulled: write account/name:tag, in small letters, with your own account."),
+        (IMAGE, "Acme/worker:1", "project.base_image: 'Acme/worker:1' cannot be pulled: write account/name:tag, in lower case, with your own account."),
         ("max_workers = 10", "max_workers = 0", "endpoint.max_workers: Must be greater than or equal to 1 and less than or equal to 1000."),
         ("max_workers = 10", 'max_workers = "10"', "endpoint.max_workers: Not a valid integer."),
         ("max_workers = 10\n", "", "endpoint.max_workers: Missing data for required field."),
@@ -82,7 +82,7 @@ def test_the_keys_of_runpodctl_are_valid() -> None:
         ("idle_timeout_s = 300", "idle_timout_s = 300\nidle_timeout_s = 300", "reelay.idle_timout_s: Unknown field."),
         ('"AMPERE_24", "ADA_24"', '"ADA_24", "ADA_24"', "reelay.gpu_pools: Names a pool twice."),
         ('["AMPERE_16", "AMPERE_24", "ADA_24"]', "[]", "reelay.gpu_pools: Shorter than minimum length 1."),
-        ('"AMPERE_16", "AMPERE_24", "ADA_24"', '"ADA_25"', "reelay.gpu_pools: ADA_25 is no pool that we know; known: AMPERE_16, AMPERE_24, ADA_24, AMPERE_48, ADA_48_PRO, BLACKWELL_96."),
+        ('"AMPERE_16", "AMPERE_24", "ADA_24"', '"ADA_25"', "reelay.gpu_pools: ADA_25 is not a known pool; known: AMPERE_16, AMPERE_24, ADA_24, AMPERE_48, ADA_48_PRO, BLACKWELL_96."),
         ("excluded_gpus = []", 'excluded_gpus = ["RTX 5090"]', "reelay.excluded_gpus: 'RTX 5090' is in none of the pools; in them are: NVIDIA GeForce RTX 3090, "),
         ('min_cuda = "12.1"', 'min_cuda = "12"', "reelay.min_cuda: Must be like 12.1."),
         ("queue_delay_s = 4", "queue_delay_s = 0.1", "reelay.queue_delay_s: Must be greater than or equal to 0.5 and less than or equal to 3600."),
@@ -90,7 +90,7 @@ def test_the_keys_of_runpodctl_are_valid() -> None:
         ('LOG_LEVEL = "INFO"', 'RUNPOD_API_KEY = "rpa_x"', "project.env_vars: RUNPOD_API_KEY is the gateway's own: a worker must not hold it."),
         ('LOG_LEVEL = "INFO"', 'NVIDIA_DRIVER_CAPABILITIES = "compute, utility"', "project.env_vars: NVIDIA_DRIVER_CAPABILITIES needs `video`: without it NVENC does not load."),
         ('LOG_LEVEL = "INFO"', "LOG_LEVEL = 3", "project.env_vars.LOG_LEVEL.value: Not a valid string."),
-        ('LOG_LEVEL = "INFO"', '"a b" = "x"', "project.env_vars.a b.key: Is no name of a variable."),
+        ('LOG_LEVEL = "INFO"', '"a b" = "x"', "project.env_vars.a b.key: Is not the name of a variable."),
         ('name = "reelay"', 'name = ""', "name: Length must be between 1 and 100."),
     ],
 )  # fmt: skip
@@ -148,9 +148,9 @@ def test_some_gpus_can_be_left_out_but_not_all(file: Path, edit: Edit) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("name = ", "is no TOML: Invalid value"),
-        (b"\xff", "is no TOML: "),
-        ("a = " + "[" * 9_999, "is no TOML: "),
+        ("name = ", "is not valid TOML: Invalid value"),
+        (b"\xff", "is not valid TOML: "),
+        ("a = " + "[" * 9_999, "is not valid TOML: "),
         ("project = 3", "project: Invalid"),
     ],
 )
