@@ -67,7 +67,7 @@ def test_the_cloud_demo_falls_back_to_vast_and_leaves_no_machine() -> None:
         assert re.search(rf"demo-output/{operation}\.mp4: .*, \$0\.\d{{6}} and at most \$0\.\d{{6}} idle", demo.stdout)
     [refused] = re.findall(r"RunPod refused (\d+) times", demo.stdout)
     assert int(refused) >= 1
-    assert re.search(r"\b[12] were rented, paid for \d+ s in all, and none is left\.", demo.stdout)
+    assert re.search(r"\b[12] were rented and paid for \d+ s in all; none is left\.", demo.stdout)
     for port in re.findall(r"http://127\.0\.0\.1:(\d+)", demo.stdout):
         assert not listens(int(port))
 
