@@ -121,11 +121,11 @@ def encode(
     """Run FFmpeg with the arguments that `command` returns for an encoder, on the first rung that succeeds.
 
     While the GPU has no free session, it is retried for some seconds. `feed` makes standard input anew for every try;
-    progress never goes back. With `encoding.max_bytes` the output is at most that large; `sound_bytes`, called only
-    then, returns how many of them the sound takes. Raises like `ffmpeg.encode`, OutputTooLarge for a video that cannot
-    be made to fit, and EncoderUnavailable without any encoder.
+    progress never goes back, and reaches 1 only with a success. With `encoding.max_bytes` the output is at most that
+    large; `sound_bytes`, called only then, returns how many of them the sound takes. Raises like `ffmpeg.encode`,
+    OutputTooLarge for a video that cannot be made to fit, and EncoderUnavailable without any encoder.
     """
-    work = _monotonic(work)
+    whole, work = work, _monotonic(work)
     rates: list[int] = []
     if encoding.max_bytes is not None:
         work = limited(work, encoding.max_bytes)
@@ -140,6 +140,7 @@ def encode(
     for rung in _rungs(encoding.codec):
         try:
             encoded = _fitted(replace(rung, quality=encoding.quality), run, work, rates)
+            whole.progress(1.0)
             return Made(rung, encoded, tuple(f"{why}; used {rung.name}" for why, _ in failed))
         except EncodeFailed as error:
             why = _encoder_failure(error.detail)
@@ -251,13 +252,17 @@ def _retried(encoder: Encoder, run: Callable[[Encoder], ffmpeg.Encoded], work: W
     return run(encoder)
 
 
+# The progress of an encode that may still be rejected.
+_ALMOST = 0.99
+
+
 def _monotonic(work: Work) -> Work:
-    """`work` whose progress never goes back, however often an encode starts again."""
+    """`work` whose progress never goes back, however often an encode starts again, and stays below 1."""
     furthest = 0.0
 
     def progress(fraction: float) -> None:
         nonlocal furthest
-        furthest = max(furthest, fraction)
+        furthest = max(furthest, min(fraction, _ALMOST))
         work.progress(furthest)
 
     return replace(work, progress=progress)

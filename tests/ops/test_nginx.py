@@ -22,7 +22,8 @@ from tests.servers import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.skipif(NGINX is None, reason="needs nginx")
 
-P99_S = 0.2
+# An attacker that does harm holds a place for 10 s and more; a busy machine alone delays by less than this.
+P99_S = 3.0
 STALLED = 1000
 
 
