@@ -126,6 +126,11 @@ class Operation:
             raise TypeError(f"{self.name}: {error}") from error
 
     @cached_property
+    def _schema(self) -> Schema:
+        """Created once, because creating it takes longer than using it."""
+        return self.params()
+
+    @cached_property
     def doc(self) -> str:
         return (importlib.import_module(self.package).__doc__ or "").strip()
 
@@ -136,11 +141,11 @@ class Operation:
     @cached_property
     def asset_kinds(self) -> Mapping[str, str]:
         """Path of an asset, with `[]` for the items of a list, → kind."""
-        return kinds(self.params())
+        return kinds(self._schema)
 
     def named_assets(self, params: Mapping[str, Any]) -> list[NamedAsset]:
         """The assets that loaded params name. Raises ValidationError when they are too many."""
-        return named(self.params(), params)
+        return named(self._schema, params)
 
     def declared(self, params: Mapping[str, Any]) -> Outputs:
         """`outputs` of loaded params. Raises TypeError for an invalid name or media type."""

@@ -13,6 +13,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from gateway.db.records import ApiKey, Usage
 from gateway.db.rows import read_api_keys, read_attempt, read_job, read_usage, to_job, to_webhook
 from gateway.db.statements import (
+    INSERT_JOBS,
+    INSERT_PARAMS,
     LEASE,
     LEASED_JOB,
     LOCKED_JOB,
@@ -22,7 +24,7 @@ from gateway.db.statements import (
     due,
     save,
 )
-from gateway.db.tables import DAY_MS, api_keys, attempts, idempotency, job_params, jobs, leases, spending, webhooks
+from gateway.db.tables import DAY_MS, api_keys, attempts, idempotency, jobs, leases, spending, webhooks
 from gateway.domain import ids
 from gateway.domain import webhooks as hooks
 from gateway.domain.attempts import Attempt
@@ -235,6 +237,6 @@ def insert_jobs(tx: Transaction, made: list[tuple[Job, Mapping[str, Any], Refuse
         refused |= refuse(tx, [job for job, _, asked in made if asked == refuse])
     taken = [(job, params) for job, params, _ in made if job.id not in refused]
     if taken:
-        tx.connection.execute(jobs.insert(), [dict(vars(job)) for job, _ in taken])
-        tx.connection.execute(job_params.insert(), [{"job_id": job.id, "params": params} for job, params in taken])
+        tx.connection.execute(INSERT_JOBS, [dict(vars(job)) for job, _ in taken])
+        tx.connection.execute(INSERT_PARAMS, [{"job_id": job.id, "params": params} for job, params in taken])
     return [refused.get(job.id) for job, _, _ in made]
