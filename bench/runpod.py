@@ -96,7 +96,7 @@ def _gateway(folder: Path, photo: str, *, events: bool) -> tuple[list[float], fl
                 seen_at = time.time()
                 if job.json()["status"] != "completed":
                     raise RuntimeError(job.text)
-                (stored,) = (folder / "data" / "files" / "outputs" / job.json()["jobId"]).glob("*.mp4")
+                (stored,) = (folder / "data" / "files" / "outputs" / job.json()["jobId"]).glob("*/*.mp4")
                 return _since(stored, seen_at)
 
             return _hundred(f"gateway, events {'on' if events else 'off'}", follow, runpod)
