@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
-from marshmallow import EXCLUDE, INCLUDE, Schema, ValidationError, fields, post_load, validate
+from marshmallow import EXCLUDE, INCLUDE, Schema, ValidationError, fields, post_load, validate, validates_schema
 
 from common.clock import from_rfc3339, to_rfc3339
 from common.validation import describe
@@ -32,6 +32,7 @@ DEFAULT_MAX_JOB_ASSETS_BYTES = 1_000_000_000
 # Maximum size of `result`, as JSON: what a job returns besides its files.
 MAX_RESULT_BYTES = 64_000
 DEFAULT_TIMEOUT_S = 600
+_POSITIVE = validate.Range(min=1)
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,16 @@ class Event:
 
 
 class _Wire(Schema):
-    """Unknown keys are ignored: the other side may be newer."""
+    """Ignores unknown keys, because the other side may be newer. Loading returns what `made` makes of the fields."""
 
     class Meta:
         unknown = EXCLUDE
+
+    made: ClassVar[Callable[..., Any]] = dict
+
+    @post_load
+    def _make(self, data: dict[str, Any], **_: Any) -> Any:
+        return self.made(**data)
 
 
 class Rfc3339(fields.Field[int]):
@@ -147,36 +154,28 @@ def _output_name() -> fields.String:
 
 
 class LimitsSchema(_Wire):
-    max_asset_bytes = fields.Integer(validate=validate.Range(min=1), load_default=DEFAULT_MAX_BYTES)
-    max_output_bytes = fields.Integer(validate=validate.Range(min=1), load_default=DEFAULT_MAX_BYTES)
-    timeout_s = fields.Integer(validate=validate.Range(min=1), load_default=DEFAULT_TIMEOUT_S)
-    max_job_assets_bytes = fields.Integer(validate=validate.Range(min=1), load_default=DEFAULT_MAX_JOB_ASSETS_BYTES)
-
-    @post_load
-    def _make(self, data: dict[str, Any], **_: Any) -> Limits:
-        return Limits(**data)
+    made = Limits
+    max_asset_bytes = fields.Integer(validate=_POSITIVE, load_default=DEFAULT_MAX_BYTES)
+    max_output_bytes = fields.Integer(validate=_POSITIVE, load_default=DEFAULT_MAX_BYTES)
+    timeout_s = fields.Integer(validate=_POSITIVE, load_default=DEFAULT_TIMEOUT_S)
+    max_job_assets_bytes = fields.Integer(validate=_POSITIVE, load_default=DEFAULT_MAX_JOB_ASSETS_BYTES)
 
 
 class UploadSchema(_Wire):
+    made = Upload
     url = fields.Url(required=True, require_tld=False, schemes={"http", "https"})
-    max_bytes = fields.Integer(required=True, validate=validate.Range(min=1))
+    max_bytes = fields.Integer(required=True, validate=_POSITIVE)
     headers = fields.Dict(keys=fields.String(), values=fields.String(), load_default=dict)
-
-    @post_load
-    def _make(self, data: dict[str, Any], **_: Any) -> Upload:
-        return Upload(**data)
 
 
 class EventTargetSchema(_Wire):
+    made = EventTarget
     url = fields.Url(required=True, require_tld=False, schemes={"http", "https"})
     token = fields.String(required=True)
 
-    @post_load
-    def _make(self, data: dict[str, Any], **_: Any) -> EventTarget:
-        return EventTarget(**data)
-
 
 class DeliverySchema(_Wire):
+    made = Delivery
     version = fields.Integer(load_default=VERSION)
     job_id = fields.String(required=True)
     attempt_id = fields.String(required=True, validate=validate.Regexp(r"^[A-Za-z0-9_-]{1,64}\Z"))
@@ -185,10 +184,6 @@ class DeliverySchema(_Wire):
     uploads = fields.Dict(keys=_output_name(), values=fields.Nested(UploadSchema), load_default=dict)
     events = fields.Nested(EventTargetSchema, load_default=None)
     request_id = fields.String(load_default=None)
-
-    @post_load
-    def _make(self, data: dict[str, Any], **_: Any) -> Delivery:
-        return Delivery(**data)
 
 
 class JobInputSchema(Schema):
@@ -204,13 +199,10 @@ class JobInputSchema(Schema):
 
 
 class ErrorSchema(_Wire):
+    made = staticmethod(job_error_from_wire)
     code = fields.String(required=True, validate=validate.Regexp(r"^[a-z][a-z0-9_]{0,63}\Z"))
     message = fields.String(required=True, validate=validate.Length(max=MAX_MESSAGE))
     retryable = fields.Boolean(required=True)
-
-    @post_load
-    def _make(self, data: dict[str, Any], **_: Any) -> JobError:
-        return job_error_from_wire(**data)
 
 
 class StatsSchema(_Wire):
@@ -240,7 +232,7 @@ class StatsSchema(_Wire):
 class OutputSchema(_Wire):
     """A file that a worker made."""
 
-    size_bytes = fields.Integer(required=True, validate=validate.Range(min=1))
+    size_bytes = fields.Integer(required=True, validate=_POSITIVE)
     path = fields.String()
 
 
@@ -258,19 +250,18 @@ class ResultSchema(_Wire):
 
 
 class EventSchema(_Wire):
+    made = Event
     type = fields.String(required=True, validate=validate.OneOf(EVENT_TYPES))
     claim_id = fields.String(required=True, validate=validate.Length(min=8, max=64))
     progress = fields.Float(validate=validate.Range(min=0, max=1), load_default=None)
     result = fields.Nested(ResultSchema, load_default=None)
     error = fields.Nested(ErrorSchema, load_default=None)
 
-    @post_load
-    def _make(self, data: dict[str, Any], **_: Any) -> Event:
-        if (data["type"] == "completed") != (data["result"] is not None):
-            raise ValidationError("Must be set for the type `completed`, and only for it.", "result")
-        if (data["type"] == "failed") != (data["error"] is not None):
-            raise ValidationError("Must be set for the type `failed`, and only for it.", "error")
-        return Event(**data)
+    @validates_schema
+    def _matches_type(self, data: dict[str, Any], **_: Any) -> None:
+        for name, needed_by in (("result", "completed"), ("error", "failed")):
+            if (data["type"] == needed_by) != (data[name] is not None):
+                raise ValidationError(f"Must be set for the type `{needed_by}`, and only for it.", name)
 
 
 def parse_job_input(raw: object) -> JobInput:
