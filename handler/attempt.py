@@ -19,7 +19,7 @@ from marshmallow import ValidationError
 from common.validation import describe, too_complex
 from ffmpeg_ops.operation import OPERATIONS, Operation, StopSignal, Work
 from handler import outputs
-from handler.events import Events, Reporter, Silent
+from handler.events import Events, Reporter
 from handler.fetch import fetch_all
 from handler.settings import Settings
 from handler.workdir import private_directory
@@ -75,7 +75,7 @@ def _claimed(
     job_input: JobInput, settings: Settings, stop: StopSignal, on_progress: Callable[[float], None]
 ) -> dict[str, Any]:
     delivery = job_input.delivery
-    reporter: Reporter = Events(delivery, stop) if delivery and delivery.events else Silent()
+    reporter = Events(delivery, stop) if delivery and delivery.events else Reporter()
 
     def progress(fraction: float) -> None:
         reporter.progress = max(reporter.progress, fraction)

@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import requests
 import structlog
@@ -24,11 +24,11 @@ FINAL_TRIES_S = 300.0
 TIMEOUT_S = (5, 10)
 
 
-class Reporter(Protocol):
-    """Reports an attempt while it runs."""
+class Reporter:
+    """Reports an attempt while it runs. This class reports nothing, for attempts without `delivery.events`."""
 
-    #: 0 to 1; set by the attempt, read by the reporter
-    progress: float
+    #: 0 to 1; set by the attempt, read by the reporter.
+    progress = 0.0
 
     def claim(self) -> None:
         """Claim the attempt. Raises Superseded when another worker holds it or it has ended, or GatewayUnreachable."""
@@ -46,28 +46,11 @@ class Reporter(Protocol):
         """Stop reporting without waiting for a pending report."""
 
 
-class Silent:
-    """The reporter of an attempt without `delivery.events`."""
-
-    progress = 0.0
-
-    def claim(self) -> None: ...
-
-    def encoding(self) -> None: ...
-
-    def completed(self, result: Mapping[str, Any]) -> None: ...
-
-    def failed(self, error: JobError) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class Events:
+class Events(Reporter):
     """Reports over HTTP. A 409 for progress sets `stop`, because this worker no longer owns the attempt."""
 
     def __init__(self, delivery: Delivery, stop: StopSignal) -> None:
         assert delivery.events is not None
-        self.progress = 0.0
         self._target = delivery.events
         self._http = http_client.session()
         self._claim_id = f"claim_{secrets.token_hex(16)}"

@@ -13,6 +13,7 @@ from werkzeug.exceptions import ClientDisconnected
 from werkzeug.wsgi import ClosingIterator
 
 from common.clock import to_rfc3339
+from gateway.access.thread_limits import held
 from gateway.api.blueprint import Blueprint
 from gateway.domain import ids
 from gateway.domain.jobs import MARGIN_MS
@@ -124,7 +125,7 @@ def _send(key: str, signature: str) -> Response:
     if _local().allowed("GET", key, signature) is None:
         raise SignatureInvalid
     _bind_ids(key)
-    if not here.thread_limits.transfers.take():
+    if not here.thread_limits.transfers.acquire(blocking=False):
         raise TransfersBusy
     try:
         mime = mime_of(key)
@@ -137,7 +138,7 @@ def _send(key: str, signature: str) -> Response:
             max_age=0,
         )
     except BaseException as error:
-        here.thread_limits.transfers.give_back()
+        here.thread_limits.transfers.release()
         if isinstance(error, FileNotFoundError | ValueError):
             raise NotFound("The file does not exist or was removed.") from error
         if isinstance(error, OSError):
@@ -145,7 +146,7 @@ def _send(key: str, signature: str) -> Response:
         raise
     # Hold the thread until the last byte was sent or the client left. `call_on_close` is not called for responses that
     # are passed through.
-    response.response = ClosingIterator(response.response, here.thread_limits.transfers.give_back)  # type: ignore[arg-type]
+    response.response = ClosingIterator(response.response, here.thread_limits.transfers.release)  # type: ignore[arg-type]
     response.cache_control.private = True  # a caching proxy would serve files after their URL has expired
     return response
 
@@ -199,8 +200,8 @@ def _store(key: str, max_bytes: int, check: Callable[[], None] = lambda: None, *
     if length == 0:
         raise BadRequest("The body is empty.")
     request.max_content_length = length + 1  # instead of the limit for JSON; a body of exactly the limit is refused
-    with here.thread_limits.transfers.held() as held:
-        if not held:
+    with held(here.thread_limits.transfers) as taken:
+        if not taken:
             raise TransfersBusy
         try:
             chunks = _body(length, check)

@@ -437,11 +437,11 @@ def test_without_a_free_transfer_thread_responses_have_retry_after(
     api: FlaskClient, client: FlaskClient, worker: Worker, services: Services
 ) -> None:
     url = local(upload(api).get_json()["url"])
-    while services.thread_limits.transfers.take():
+    while services.thread_limits.transfers.acquire(blocking=False):
         pass
     for response in (upload(api), worker.put(), fetch(client, url)):
         assert_problem(response, 503, "transfers_busy")
         assert int(response.headers["Retry-After"]) >= 1
-    services.thread_limits.transfers.give_back()
+    services.thread_limits.transfers.release()
     assert worker.put().status_code == 201
     assert fetch(client, url).status_code == 200
