@@ -229,7 +229,8 @@ def close_if_body_unread(response: Response) -> Response:
 
     The remainder could otherwise be taken for the next request, which a proxy may attribute to another client.
     """
-    if _body_may_be_unread(response):
+    has_body = request.content_length or "Transfer-Encoding" in request.headers
+    if has_body and (response.status_code >= 400 or request.method not in {"POST", "PUT"}):
         response.headers["Connection"] = "close"
         # gunicorn ignores that header and would block a thread until the remainder of the body arrives.
         connection = request.environ.get("gunicorn.socket")
@@ -239,8 +240,3 @@ def close_if_body_unread(response: Response) -> Response:
             with suppress(OSError):
                 _shutdown(connection, socket.SHUT_RD)
     return response
-
-
-def _body_may_be_unread(response: Response) -> bool:
-    has_body = request.content_length or "Transfer-Encoding" in request.headers
-    return bool(has_body) and (response.status_code >= 400 or request.method not in {"POST", "PUT"})

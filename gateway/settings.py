@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import sqlalchemy as sa
 from marshmallow import ValidationError, fields, validate
 
-from common.settings import CommaList, Folder, Origins, http_url, setting, whole
+from common.settings import CommaList, Folder, Origins, http_url, log_level, setting, whole
 from gateway.access.keys import MAX_SECRET_CHARACTERS, mistyped
 from gateway.domain.jobs import MARGIN_MS
 
@@ -190,11 +190,7 @@ class Settings:
     min_free_disk_percent: int = setting(
         whole(0, 90), 10, "Minimum share of free disk space; below it, new jobs and uploads get 507."
     )
-    log_level: str = setting(
-        fields.String(validate=validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR"])),
-        "INFO",
-        "Minimum level that is logged.",
-    )
+    log_level: str = log_level()
 
     def of(self, cls: type[P]) -> P:
         """Return the settings of one provider, by their class."""

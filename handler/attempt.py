@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextvars
 import errno
 import json
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote_plus
 
@@ -114,7 +114,16 @@ def _run(
 
         work = Work(directory, limits, stop, on_operation, operation.declared(params))
         with _time_limit(limits.timeout_s, stop, JobTimeout()):
-            assets, fetch_s = _timed(lambda: _fetch(operation, params, work, settings, progress), stop)
+            assets, fetch_s = _timed(
+                lambda: fetch_all(
+                    operation.named_assets(params),
+                    work,
+                    deadline_s=limits.timeout_s / 2,
+                    allow_origins=settings.fetch_allow_origins,
+                    progress=lambda fraction: progress(FETCHED * fraction),
+                ),
+                stop,
+            )
             progress(FETCHED)
             reporter.encoding()
             made, processing_s = _timed(lambda: operation.run(work, params, assets), stop)
@@ -183,22 +192,6 @@ def validated(job_input: JobInput) -> tuple[Operation, dict[str, Any]]:
     return operation, params
 
 
-def _fetch(
-    operation: Operation,
-    params: Mapping[str, Any],
-    work: Work,
-    settings: Settings,
-    progress: Callable[[float], None],
-) -> dict[str, Path]:
-    return fetch_all(
-        operation.named_assets(params),
-        work,
-        deadline_s=work.limits.timeout_s / 2,
-        allow_origins=settings.fetch_allow_origins,
-        progress=lambda fraction: progress(FETCHED * fraction),
-    )
-
-
 def _timed(task: Callable[[], T], stop: StopSignal) -> tuple[T, float]:
     started = time.monotonic()
     return _interruptible(task, stop), round(time.monotonic() - started, 3)
@@ -209,32 +202,24 @@ def _interruptible(task: Callable[[], T], stop: StopSignal) -> T:
 
     An abandoned task ends by its own time-outs.
     """
-    outcome: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
-    context = structlog.contextvars.get_contextvars()
+    outcome: Future[T] = Future()
 
     def target() -> None:
-        with structlog.contextvars.bound_contextvars(**context):
-            try:
-                outcome.put((task(), None))
-            except BaseException as error:
-                outcome.put((None, error))
-
-    threading.Thread(target=target, daemon=True).start()
-    grace_ends_at: float | None = None
-    while True:
         try:
-            value, error = outcome.get(timeout=0.1)
-        except queue.Empty:
-            if stop.reason is None:
-                continue
+            outcome.set_result(task())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    context = contextvars.copy_context()  # so that log lines contain the ids
+    threading.Thread(target=context.run, args=(target,), daemon=True).start()
+    grace_ends_at: float | None = None
+    while not wait([outcome], timeout=0.1).done:
+        if stop.reason is not None:
             grace_ends_at = grace_ends_at or time.monotonic() + STOP_GRACE_S
             if time.monotonic() > grace_ends_at:
                 log.warning("attempt.left_thread_behind")
-                stop.check()
-            continue
-        if error is not None:
-            raise error
-        return value  # type: ignore[return-value]
+                raise stop.reason
+    return outcome.result()
 
 
 @contextmanager

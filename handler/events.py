@@ -95,12 +95,10 @@ class Events(Reporter):
             try:
                 self._send(Event("progress", self._claim_id, progress=round(self.progress, 4)))
             except JobError as error:
-                if isinstance(error, Superseded) or (self._silent_for() > SILENCE_S and not self._encoding):
+                silent = time.monotonic() - self._answered_at > SILENCE_S
+                if isinstance(error, Superseded) or (silent and not self._encoding):
                     self._stop.set(error)
                     return
-
-    def _silent_for(self) -> float:
-        return time.monotonic() - self._answered_at
 
     def _send_until_accepted(self, event: Event, seconds: float, pause: Callable[[float], None]) -> None:
         """Send, with retries for `seconds`, until the gateway accepts. Raises Superseded or GatewayUnreachable."""

@@ -134,15 +134,15 @@ class _Wire(Schema):
         return self.made(**data)
 
 
-class Rfc3339(fields.Field[int]):
+class Rfc3339(fields.String):
     """A time: integer milliseconds in Python, RFC 3339 in JSON."""
 
     default_error_messages = {"invalid": "Not an RFC 3339 time."}
 
-    def _serialize(self, value: int | None, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
         return None if value is None else to_rfc3339(value)
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:  # type: ignore[override]
         try:
             return from_rfc3339(value)
         except (TypeError, ValueError) as error:

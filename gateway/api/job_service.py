@@ -19,7 +19,7 @@ from gateway.dispatch.notifier import ChangeNotifier
 from gateway.domain import ids, jobs, transitions, webhooks
 from gateway.domain.attempts import Attempt
 from gateway.domain.jobs import Job
-from gateway.domain.outputs import declared
+from gateway.domain.outputs import Output
 from gateway.errors import IdempotencyMismatch, JobNotFinished, NotFound, NoWebhook, StorageLow
 from gateway.settings import Settings
 from gateway.storage import Storage
@@ -73,7 +73,7 @@ class Jobs:
             timeout_s=self._settings.job_timeout_seconds,
             queue_limit_s=self._settings.queue_limit_seconds,
             webhook_url=webhook_url,
-            outputs=declared(outputs),
+            outputs={name: Output(media_type.name) for name, media_type in outputs.items()},
             request_id=structlog.contextvars.get_contextvars().get("request_id"),
             next_at=now,
         )

@@ -58,7 +58,8 @@ class Written:
 
     @property
     def attempt_ended(self) -> bool:
-        return self.attempt is not None and self.attempt.ended and not _ended(self.attempt_before)
+        before = self.attempt_before
+        return self.attempt is not None and self.attempt.ended and not (before and before.ended)
 
     @property
     def job_ended(self) -> bool:
@@ -115,7 +116,7 @@ class AttemptWriter:
             if written.attempt is not None:
                 tx.save_attempt(written.attempt)
             tx.save_job(self._released(written.job, next_in_ms) if lease_token else written.job, lease_token)
-            if frees_worker or (written.attempt_ended and _was_taken(fresh)):
+            if frees_worker or (written.attempt_ended and fresh and fresh.state is not AttemptState.INTENT):
                 tx.wake_oldest_waiting(self._clock.now_ms())
             return written
 
@@ -186,15 +187,7 @@ def _charge(tx: Transaction, written: Written, price: Price, ending: Ending | No
         return written  # no machine worked on it
     job, attempt = transitions.charge(job, attempt, price.nano_per_s, execution_ms)
     if job.stats is not None:
-        job = replace(job, stats={**job.stats, "idle_cost_usd": usd(price.idle_nano)})
+        job = replace(job, stats={**job.stats, "idle_cost_usd": usd(price.nano_per_s * price.idle_s)})
     if attempt.cost_nano:
         tx.spend(job.key_id, attempt.cost_nano, attempt.ended_at or 0)
     return replace(written, job=job, attempt=attempt)
-
-
-def _ended(attempt: Attempt | None) -> bool:
-    return attempt is not None and attempt.ended
-
-
-def _was_taken(attempt: Attempt | None) -> bool:
-    return attempt is not None and attempt.state is not AttemptState.INTENT

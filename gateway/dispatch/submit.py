@@ -53,7 +53,7 @@ def turned_down(look: Look, attempt: Attempt, error: ProviderError) -> Verdict:
     log.warning("attempt.turned_down", provider=attempt.provider, code=error.code, reason=str(error))
     now = look.now
     next_at = now
-    if fallback.is_last(look.context.providers, attempt):
+    if attempt.provider == list(look.context.providers)[-1]:
         known_s = error.retry_in_s if isinstance(error, Unavailable) else None
         # Counted from the creation of the attempt: one that has already waited long moves on at once.
         pause = max(0, _backoff_ms(1000, look.job.waits, MAX_BACKOFF_MS) - (now - attempt.created_at))

@@ -14,10 +14,6 @@ class Price:
     #: Seconds for which it is billed after its last job.
     idle_s: int = 0
 
-    @property
-    def idle_nano(self) -> int:
-        return self.nano_per_s * self.idle_s
-
 
 def usd(nano: int) -> float:
     return round(nano / 1e9, 6)

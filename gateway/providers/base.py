@@ -173,10 +173,6 @@ class Provider(Protocol):
         """
 
 
-def _nothing(own: Any, settings: Settings) -> tuple[str, ...]:
-    return ()
-
-
 @dataclass(frozen=True)
 class Registration(Generic[S]):
     """What a provider's package declares, as `PROVIDER` in its module `registration`."""
@@ -192,4 +188,4 @@ class Registration(Generic[S]):
     #: Whether its workers run on other machines, so that the gateway needs a public URL.
     remote: bool = True
     #: Returns mistakes in combinations of settings, the provider's and the gateway's.
-    check: Callable[[S, Settings], Iterable[str]] = _nothing
+    check: Callable[[S, Settings], Iterable[str]] = lambda own, settings: ()

@@ -17,7 +17,7 @@ from gateway.providers.http import CONNECT_TIMEOUT_S, Answer, Api, never_sent, w
 from gateway.providers.pinned_tls import presented_certificate
 from gateway.signing import Signer
 from wire.envelope import ErrorSchema, ResultSchema
-from wire.errors import InvalidParams, JobError, WorkerOutdated
+from wire.errors import InvalidParams, WorkerOutdated
 from wire.identity import fingerprint_of, proof
 
 _RETRY_S = 2.0
@@ -110,10 +110,6 @@ class WorkerClient:
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise Unavailable(f"the worker returned an invalid response: {error!r}") from error
 
-    def check(self) -> None:
-        """Return if the worker is healthy. Raises Unavailable with the reason."""
-        self.health()
-
     def _ask(self, method: str, path: str) -> Answer:
         try:
             return self._call(method, path)
@@ -177,7 +173,7 @@ def _remote(body: Mapping[str, Any]) -> Remote:
         if status == "completed":
             return Remote(Phase.COMPLETED, result=ResultSchema().load(body["result"]))
         if status in {"failed", "cancelled"}:
-            return Remote(Phase.FAILED, error=_error(body["error"]))
+            return Remote(Phase.FAILED, error=ErrorSchema().load(body["error"]))
     except (KeyError, TypeError, ValueError, OverflowError, ValidationError) as error:
         raise Unavailable(f"the worker returned an invalid response: {error!r}") from error
     raise Unavailable(f"the worker reports an unknown status {status!r}")
@@ -188,11 +184,6 @@ def _progress(raw: Any) -> float:
     if not 0 <= progress <= 1:
         raise ValueError(f"progress {progress}")
     return progress
-
-
-def _error(raw: Mapping[str, Any]) -> JobError:
-    error: JobError = ErrorSchema().load(raw)
-    return error
 
 
 def _reason(answer: Answer) -> str:

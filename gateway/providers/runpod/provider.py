@@ -176,15 +176,12 @@ class RunPodProvider:
         return {"executionTimeout": execution, "ttl": min(MAX_MS, ttl + MARGIN_MS)}
 
     def _waiting(self, attempt: Attempt) -> Remote:
-        waited_s = (self._clock.now_ms() - (attempt.sent_at or attempt.created_at)) / 1000
-        return Remote(Phase.WAITING, reason=self._why_waiting() if waited_s > QUIET_S else None)
-
-    def _why_waiting(self) -> str:
-        """Why the queue does not move, according to `/health`."""
+        if self._clock.now_ms() - (attempt.sent_at or attempt.created_at) <= QUIET_S * 1000:
+            return Remote(Phase.WAITING)
         try:
-            return why_waiting(self._known_health())
+            return Remote(Phase.WAITING, reason=why_waiting(self._known_health()))
         except Unavailable as error:
-            return str(error)
+            return Remote(Phase.WAITING, reason=str(error))
 
     def _known_health(self) -> Mapping[str, Any]:
         """Return the `/health` document. One thread refreshes it; others use the cached one. Raises Unavailable."""

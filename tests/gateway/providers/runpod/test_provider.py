@@ -16,6 +16,7 @@ from common.settings import SettingsError, read
 from gateway.configuration import check
 from gateway.domain.attempts import Attempt
 from gateway.domain.jobs import MARGIN_MS
+from gateway.domain.prices import Price
 from gateway.providers import http
 from gateway.providers.base import Accepted, Ambiguous, NotYet, Phase, Refused, Unavailable
 from gateway.providers.runpod.provider import RunPodProvider, job_error, why_waiting
@@ -378,7 +379,7 @@ def test_a_price_is_that_of_the_gpu_else_of_the_last_one(runpod: Emulator) -> No
     assert provider.price(attempt_named(), "NVIDIA L4").nano_per_s == 190_000
     assert provider.price(attempt_named(), "a GPU of tomorrow").nano_per_s == 190_000
     assert provider.price(attempt_named(), "NVIDIA GeForce RTX 4090").nano_per_s == 999
-    assert provider.price(attempt_named(), None).idle_nano == 999 * 300
+    assert provider.price(attempt_named(), None) == Price(999, idle_s=300)
     assert provider.price(attempt_named(), "NVIDIA RTX A4000").nano_per_s == 0, "a price of nothing is one"
 
 
