@@ -42,9 +42,9 @@ T = TypeVar("T")
 
 # Progress after the fetch and after the operation; the remainder is the upload.
 FETCHED, PROCESSED = 0.05, 0.95
-# How long a stopped task may take to end before its thread is abandoned.
+# How long a stopped task may take to end; then its thread is abandoned.
 STOP_GRACE_S = 1.0
-# For stats, paths, a few warnings and the operation's result; far below the limits of RunPod (20 MB) and the gateway.
+# Maximum size of the result with stats and warnings, far below the limits of RunPod (20 MB) and of the gateway.
 MAX_ANSWER_BYTES = 500_000
 # Time for the upload, beyond the attempt's time limit; slightly less than the gateway allows.
 UPLOAD_S = 110.0
@@ -149,7 +149,7 @@ def _figures(made: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     if made.get("result") is None:
         return stats, {}
     if not isinstance(made["result"], dict):
-        raise WorkerError("The operation returned a result that is no object.")
+        raise WorkerError("The operation returned a result that is not an object.")
     facts = {"result": made["result"]}
     _sendable(made["result"], MAX_RESULT_BYTES)
     if too_complex({"result": facts}):  # as the event that carries it
@@ -158,7 +158,7 @@ def _figures(made: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _sendable(result: dict[str, Any], max_bytes: int = MAX_ANSWER_BYTES) -> dict[str, Any]:
-    """Return `result` if it can be sent; otherwise raise WorkerError, or the worker would appear to be lost."""
+    """Return `result` if it can be sent. Raises WorkerError otherwise; the worker would appear to be lost."""
     try:
         size = len(json.dumps(result, ensure_ascii=False, allow_nan=False).encode())
     except (TypeError, ValueError) as error:
@@ -217,7 +217,7 @@ def _interruptible(task: Callable[[], T], stop: StopSignal) -> T:
         if stop.reason is not None:
             grace_ends_at = grace_ends_at or time.monotonic() + STOP_GRACE_S
             if time.monotonic() > grace_ends_at:
-                log.warning("attempt.left_thread_behind")
+                log.warning("attempt.thread_abandoned")
                 raise stop.reason
     return outcome.result()
 
@@ -241,13 +241,13 @@ def _report_result(reporter: Reporter, result: dict[str, Any]) -> None:
     try:
         reporter.completed(result)
     except GatewayUnreachable as error:
-        # The output is stored, and the provider also returns the result when it is polled.
+        # Nothing is lost: the outputs are stored, and the gateway finds the result when it polls the provider.
         log.warning("attempt.result_not_reported", detail=error.detail)
 
 
 def _report_failure(reporter: Reporter, failure: JobError) -> None:
     if isinstance(failure, Stopped):
-        return  # the gateway or the caller that stopped it knows
+        return  # whoever stopped the attempt knows
     try:
         reporter.failed(failure)
     except JobError as error:

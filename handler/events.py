@@ -34,7 +34,7 @@ class Reporter:
         """Claim the attempt. Raises Superseded when another worker holds it or it has ended, or GatewayUnreachable."""
 
     def encoding(self) -> None:
-        """Mark the start of the expensive work: from now on a silent gateway does not end the attempt."""
+        """Mark the start of the expensive work. From now on the attempt goes on when the gateway does not respond."""
 
     def completed(self, result: Mapping[str, Any]) -> None:
         """Report the result, a ResultSchema document. Raises Superseded or GatewayUnreachable."""
@@ -76,8 +76,8 @@ class Events(Reporter):
 
     def failed(self, error: JobError) -> None:
         self._end()
-        # One try only during a shutdown, or if the gateway has been silent already. Not interrupted by `stop`, which
-        # this failure may have set.
+        # One try only, during a shutdown or when the gateway has not been responding. `stop` does not interrupt it,
+        # because this failure may have set it.
         seconds = 0.0 if isinstance(error, GatewayUnreachable | WorkerLost) else FINAL_TRIES_S
         self._send_until_accepted(Event("failed", self._claim_id, error=error), seconds, time.sleep)
 

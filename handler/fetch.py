@@ -146,8 +146,6 @@ class _Pool:
 
 
 class _Download:
-    """The download of one file."""
-
     def __init__(
         self, url: str, path: str, file: Path, pool: _Pool, ends_at: float, allow_origins: Collection[str]
     ) -> None:
@@ -227,7 +225,7 @@ class _Counted:
 def _pause_s(cause: BaseException | None, failed: int) -> float | None:
     """How long to wait after `failed` earlier failures; None to give up."""
     if isinstance(cause, safe_http.TooSlow):
-        return None  # it would be as slow again, on a machine that is billed by the second
+        return None  # another try would be as slow, on a machine that is billed by the second
     response = cause.response if isinstance(cause, requests.HTTPError) else None
     busy = response is not None and response.status_code in _BUSY
     pauses = PAUSES_BUSY_S if busy else PAUSES_S
@@ -239,7 +237,7 @@ def _pause_s(cause: BaseException | None, failed: int) -> float | None:
 
 def _status_error(name: str, error: requests.HTTPError) -> JobError:
     status = error.response.status_code
-    message = f"{name}: the URL answered with HTTP status {status}."
+    message = f"{name}: the server returned HTTP status {status}."
     if status >= 500 or status in {408, 425, 429}:
         return AssetUnavailable(message)
     return AssetNotFound(message)

@@ -47,7 +47,7 @@ class Settings:
     worker_tls: bool = setting(
         fields.Boolean(),
         "false",
-        "HTTP worker: serve HTTPS with a certificate made at start, proven to be its own. For rented machines.",
+        "HTTP worker: serve HTTPS with a certificate of its own, made at start. For rented machines.",
     )
     worker_silence_seconds: int = setting(
         fields.Integer(validate=validate.Range(min=1)),

@@ -20,8 +20,8 @@ from common.validation import describe
 from wire.errors import MAX_MESSAGE, InvalidParams, JobError, job_error_from_wire
 
 VERSION = 1
-# A worker reports every second. Without reports for this long, its claim is dead. A worker that gets no response for
-# this long stops too, unless it is already encoding.
+# A worker reports every second. After this long without a report, the gateway gives it up; after this long without a
+# response, the worker gives up too, unless it is already encoding.
 SILENCE_S = 30
 # Names that the request or the envelope uses: no operation may have a param with such a name.
 RESERVED_NAMES = frozenset({"operation", "delivery", "webhook_url", "reference", "filename", "priority", "output"})

@@ -1,8 +1,8 @@
 """Limits of requests per minute: of a key, of an address without a key, and of an address with invalid keys.
 
-Requests are counted per calendar minute, in this process or, for several gateways, in Redis through `limits`, the
-library under Flask-Limiter. Its in-memory storage is not used: threads that begin a window together pass twice the
-limit, and it scans all names every 10 ms, which a single client with many IPv6 addresses makes expensive.
+Requests are counted per calendar minute, in this process or, for several gateways, in Redis with the library `limits`.
+The library's in-memory storage is not used: it lets twice the limit pass when a window begins, and scans all names
+every 10 ms, which a single client with many IPv6 addresses makes expensive.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Limits for requests that hold a thread for long, so that `/health` and short requests always find a free one."""
+"""Limits for requests that hold a thread for long, so that `/health` and short requests always get one."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def _waited(job: Job, seconds: int) -> Job:
     try:
         return services().jobs.wait(job, seconds)
     except SQLAlchemyError as error:
-        # The job is stored: after an error the client would send it again.
+        # The job is stored. After an error response the client would create it again.
         log.warning("wait.aborted", job_id=job.id, error=repr(error))
         return job
 

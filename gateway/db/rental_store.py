@@ -120,9 +120,9 @@ def _paid_nano(rentals: Iterable[Rental], now: int) -> float:
 
 
 def must_hold(tx: Transaction, name: str, holder: str) -> None:
-    """Raise StaleLease if the lease `name` was released or taken over. One that has merely expired still counts.
+    """Raise StaleLease if the lease `name` was released or taken over. An expired lease is still held until then.
 
-    It cannot be taken over before this transaction ends.
+    Nothing else can take it over before this transaction ends.
     """
     query = sa.select(leases.c.holder).where(leases.c.name == name).with_for_update()
     if tx.connection.scalar(query) != holder:

@@ -1,4 +1,4 @@
-"""The dependencies of the dispatcher's steps, and `Look`: one look at a leased job."""
+"""The dependencies of the dispatcher's steps; `Look`, the context of one step; and `Verdict`, its outcome."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class DispatchContext:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of a look."""
+    """The outcome of one step."""
 
     #: The attempt it is about; None for a job without one.
     attempt: Attempt | None
     #: What to write.
     change: Change
-    #: Delay until the next look, in ms. None: the change sets it, and may end the attempt.
+    #: Delay until the next step, in ms. None: the change sets it, and may end the attempt.
     next_in_ms: float | None = None
     #: Whether a worker may now be free for the job that has waited longest.
     frees_worker: bool = False
@@ -59,7 +59,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Look:
-    """One look at a job that this process has leased. It ends with one verdict; writing it releases the lease."""
+    """The context of one step for a job that this process has leased. Writing its verdict releases the lease."""
 
     context: DispatchContext
     #: The job as it was when leased.

@@ -11,7 +11,7 @@ from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import Job
 from wire.errors import JobError, Stopped, WorkerLost
 
-# Delay until the next look: if the provider cannot be reached, and if the attempt is claimed.
+# Delay until the next step: if the provider cannot be reached, and if the attempt is claimed.
 LATER_MS = 5_000
 POLL_CLAIMED_MS = 10_000
 

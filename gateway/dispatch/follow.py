@@ -54,7 +54,6 @@ def _poll(look: Look, attempt: Attempt) -> Remote:
 
 
 def _poll_failed(look: Look, attempt: Attempt, error: NoCapacity | Unavailable, overdue: JobError | None) -> Verdict:
-    """Judge an attempt whose poll failed."""
     if overdue is None and attempt.claimed_at is None:
         if isinstance(error, NoCapacity):
             return turned_down(look, attempt, error)
@@ -75,7 +74,7 @@ def _may_be_abandoned(look: Look, attempt: Attempt) -> bool:
 
 
 def _polled(look: Look, attempt: Attempt, remote: Remote, overdue: JobError | None) -> Verdict:
-    """Judge a polled attempt. One that has ended is never withdrawn: after a long outage its result still counts."""
+    """Judge a polled attempt. One that has ended is not withdrawn: its result counts even after a long outage."""
     ended = remote.phase is Phase.COMPLETED or (remote.phase is Phase.FAILED and not isinstance(remote.error, Stopped))
     if overdue is not None and not ended:
         return withdraw(look, attempt, overdue)

@@ -51,7 +51,7 @@ def _verdict(look: Look) -> Verdict:
 
 
 def fail_if_overdue(look: Look) -> None:
-    """After a bug in a step: fail the job if its time is up. Otherwise it is looked at again when its lease expires."""
+    """After a bug in a step, fail the job if its time is up. Otherwise the step is repeated when the lease expires."""
     attempt = look.newest_attempt
     ends_at = look.job.queue_deadline if attempt is None or attempt.ended else attempt.deadline
     if look.now <= ends_at:

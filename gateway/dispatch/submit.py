@@ -55,7 +55,7 @@ def turned_down(look: Look, attempt: Attempt, error: ProviderError) -> Verdict:
     next_at = now
     if attempt.provider == list(look.context.providers)[-1]:
         known_s = error.retry_in_s if isinstance(error, Unavailable) else None
-        # Counted from the creation of the attempt: one that has already waited long moves on at once.
+        # Less the time that the attempt has already waited.
         pause = max(0, _backoff_ms(1000, look.job.waits, MAX_BACKOFF_MS) - (now - attempt.created_at))
         next_at += round(pause if known_s is None else known_s * 1000 * random.uniform(1.0, 1.2))
     return Verdict(attempt, on_attempt(lambda j, a: transitions.turn_down(j, a, error.code, str(error), now, next_at)))
@@ -109,5 +109,4 @@ def accepted_late(look: Look, attempt: Attempt) -> None:
 
 
 def _backoff_ms(first_ms: float, waits: int, max_ms: float) -> float:
-    """Exponential backoff with jitter."""
     return min(max_ms, first_ms * 1.5 ** min(waits, 20)) * random.uniform(0.8, 1.2)

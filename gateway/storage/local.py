@@ -27,7 +27,7 @@ _PART = ".part-"
 # An incomplete file that has not changed for this long is a leftover: clients that stall are cut off much earlier.
 HALF_WRITTEN_MS = 3600 * 1000
 
-# Held while a folder is created or removed, so that no empty folder is removed that a transfer is about to use.
+# Held while a folder is created or removed: an empty folder may be one that a transfer is about to use.
 _folders = threading.Lock()
 
 

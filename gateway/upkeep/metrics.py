@@ -1,7 +1,7 @@
 """Prometheus metrics: counters of this process, and gauges read from the database at every scrape.
 
-Gateways that share a database each count the ends that they record: the sum over all of them is the total. Gauges and
-`reelay_orphans_total` are the same everywhere.
+Gateways that share a database count the ends that they record themselves; the total is the sum over all gateways. The
+gauges and `reelay_orphans_total` are the same at each.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def test_a_job_waits_until_the_worker_is_up(
     eventually(lambda: answers(stack))
     api = client(stack)
     job = api.submit("img2vid", img2vid(sample_files))
-    until(api, job, lambda now: now.get("waitingFor") == "the worker is not up")
+    until(api, job, lambda now: now.get("waitingFor") == "the worker is not running")
     stack.start_worker()
     assert ended(api, job)["status"] == "completed"
 

@@ -502,7 +502,7 @@ def test_no_number_of_strangers_keeps_the_gateway_waiting(settings: Settings, tm
                 stalled.sendall(b"\x16")
         for _ in range(3):
             assert _responds_in_time(served.client)
-        eventually(lambda: sum(map(_hung_up, idle)) >= 200 - 2 * http_server.STRANGERS)
+        eventually(lambda: sum(map(_hung_up, idle)) >= 200 - 2 * http_server.UNEXPECTED)
 
 
 def _secured(connection: socket.socket) -> ssl.SSLSocket:

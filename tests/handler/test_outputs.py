@@ -154,4 +154,4 @@ def test_too_many_assets_are_refused_before_any_is_fetched(collage: Job, setting
 def test_an_asset_deep_in_the_params_is_named_by_its_path(collage: Job, settings: Settings, files: FileServer) -> None:
     scenes = [{"url_image": files.url("/picture")}, {"url_image": files.url("/gone")}]
     error = failure(collage(scenes=scenes), settings)
-    assert error.message == "scenes[1].url_image: the URL answered with HTTP status 404."
+    assert error.message == "scenes[1].url_image: the server returned HTTP status 404."

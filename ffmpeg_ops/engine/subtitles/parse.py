@@ -28,8 +28,8 @@ _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codec
 _MASK = str.maketrans("\\{}<", "\ue000\ue001\ue002\ue005")
 _UNMASK = str.maketrans("\ue000\ue001\ue002\ue005", "\\{}<", "\ue006")
 _OURS = re.compile(r"[\ue000-\ue006]")
-# No pattern may look past the next bracket of its kind, or a file of nothing but brackets would take quadratic time.
-# The parser's own patterns do, so brackets that are left open are removed before it runs.
+# No pattern may look past the next bracket of its kind, or a file of brackets alone would take quadratic time. The
+# parser's own patterns do, so unclosed brackets are removed before it runs.
 _ASS_TAG = re.compile(r"\{\\[^{}\n]*\}")  # not in any SRT standard, but players accept it
 _TAG = re.compile(r"</?(?:[a-zA-Z][a-zA-Z0-9.]*|(?:font|span|lang|c|v)[ .\t][^<>\n]*)[ \t]*/?>")
 _LEFT_OPEN = re.compile(r"\{(?=[^{}\n]*(?:[{\n]|\Z))")

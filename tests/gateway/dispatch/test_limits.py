@@ -20,14 +20,14 @@ def test_waiting_ends_at_the_queue_limit_with_the_last_reason(
     services: Services, provider: FakeProvider, job_factory: JobFactory, clock: FixedClock
 ) -> None:
     job = job_factory(queue_limit_s=20)
-    provider.default["submit"] = NotYet("the worker is not up", 2.0)
+    provider.default["submit"] = NotYet("the worker is not running", 2.0)
     while not job_of(services, job).finished:
         turn(services)
         if not job_of(services, job).finished:
             until_due(services, clock, job)
     after = job_of(services, job)
     assert (after.status, after.error_code, after.tries, after.next_at) == (JobStatus.FAILED, "queue_timeout", 0, None)
-    assert "the worker is not up" in (after.error_message or "")
+    assert "the worker is not running" in (after.error_message or "")
     assert "20 s" in (after.error_message or "")
     assert states(services, job) == [AttemptState.SUPERSEDED]
     assert 20_000 <= clock.now_ms() - START_MS <= 30_000

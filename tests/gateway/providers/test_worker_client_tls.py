@@ -250,7 +250,7 @@ def test_without_tls_no_proof_is_asked_for(settings: WorkerSettings) -> None:
 def test_who_relays_the_proof_under_a_certificate_of_his_own_learns_nothing(worker: Worker) -> None:
     with Stranger(relay_to(worker.port)) as between:
         for call in every_call(client_of(between.url)):
-            with pytest.raises(Unavailable, match="has not proved"):
+            with pytest.raises(Unavailable, match="did not prove"):
                 call()
         between.assert_learnt_nothing()
         assert len({path for path, _ in between.heard}) == 4
@@ -263,7 +263,7 @@ def test_who_takes_the_place_of_a_pinned_worker_learns_nothing(settings: WorkerS
         client.check()
     with Worker(settings) as moved, Stranger(relay_to(moved.port), port=worker.port) as between:
         for call in every_call(client):
-            with pytest.raises(Unavailable, match="has not proved"):
+            with pytest.raises(Unavailable, match="did not prove"):
                 call()
         between.assert_learnt_nothing()
         assert moved.beats == 0
@@ -290,7 +290,7 @@ def test_a_proof_is_good_for_one_nonce_one_certificate_and_one_token(
 ) -> None:
     true = worker.certificate.fingerprint
     with knowing(lambda nonce, own: wrong(nonce, own, true)) as stranger:
-        with pytest.raises(Unavailable, match="has not proved"):
+        with pytest.raises(Unavailable, match="did not prove"):
             client_of(stranger.url).check()
         stranger.assert_learnt_nothing()
 

@@ -294,7 +294,7 @@ def test_a_health_that_hangs_holds_up_one_look_and_no_other(
     asking = threading.Thread(target=provider.poll, args=(attempt,))
     asking.start()
     assert hanging.wait(30)
-    assert provider.poll(attempt).reason == "RunPod is being asked why"
+    assert provider.poll(attempt).reason == "RunPod has not given a reason yet"
     assert not go_on.is_set() and asking.is_alive()
     go_on.set()
     asking.join()
@@ -325,7 +325,7 @@ def test_the_cause_is_named(workers: dict[str, Any], cause: str) -> None:
 
 @pytest.mark.parametrize("health", [{}, {"workers": None}, {"workers": [1]}])
 def test_a_health_that_tells_nothing_is_no_crash(health: dict[str, Any]) -> None:
-    assert why_waiting(health) == "RunPod does not say why"
+    assert why_waiting(health) == "RunPod gives no reason"
 
 
 def test_an_endpoint_that_keeps_failing_is_left_alone_and_tried_again(
