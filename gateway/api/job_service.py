@@ -14,7 +14,7 @@ from common.clock import Clock
 from gateway.access.quotas import Quotas
 from gateway.db.store import Store
 from gateway.db.transaction import StaleLease
-from gateway.dispatch.attempt_writer import AttemptWriter
+from gateway.dispatch.attempt_writer import AttemptWriter, Update
 from gateway.dispatch.notifier import ChangeNotifier
 from gateway.domain import ids, jobs, transitions, webhooks
 from gateway.domain.attempts import Attempt
@@ -119,7 +119,7 @@ class Jobs:
             return transitions.cancel(job, self._clock.now_ms()), attempt
 
         try:
-            job = self._writer.write(change, job_id, attempt).job
+            job = self._writer.write(job_id, Update(attempt, change, ending=None)).job
         except StaleLease:
             raise NotFound("There is no such job.") from None
         self._notifier.notify()
