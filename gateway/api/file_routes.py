@@ -199,7 +199,8 @@ def _store(key: str, max_bytes: int, check: Callable[[], None] = lambda: None, *
         if not taken:
             raise TransfersBusy
         chunks = _body(length, check)
-        return here.storage.write(key, _media(chunks) if sniffed else chunks, length).size_bytes
+        here.storage.write(key, _media(chunks) if sniffed else chunks, length)
+    return length
 
 
 def _media(chunks: Iterator[bytes]) -> Iterator[bytes]:

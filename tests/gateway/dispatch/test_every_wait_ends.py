@@ -221,7 +221,7 @@ def make(
                     fake.default[method] = answer
         services = wire(chain, **wait.settings)
         if wait.storage is not None:
-            monkeypatch.setattr(services.storage, "stat", _raising(wait.storage))
+            monkeypatch.setattr(services.storage, "size", _raising(wait.storage))
         return services
 
     yield wired
@@ -343,7 +343,7 @@ def test_an_outage_of_the_storage_costs_no_finished_work(
     attempt = services.store.attempt(job.attempt_id or "")
     assert attempt is not None
     with monkeypatch.context() as patch:
-        patch.setattr(services.storage, "stat", _raising(StorageUnavailable("no answer")))
+        patch.setattr(services.storage, "size", _raising(StorageUnavailable("no answer")))
         for _ in range(4 * SILENCE_MS // 5_000):  # the worker has gone, and what it made is there
             services.dispatcher.tick()
             services.dispatcher.settle()
@@ -359,7 +359,7 @@ def test_a_worker_that_repeats_its_report_to_a_gateway_without_storage_is_not_si
     provider.default["poll"] = RUNNING
     services.dispatcher.tick()
     job = job_factory(attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING, tries=1, timeout_s=RUN_S)
-    monkeypatch.setattr(services.storage, "stat", _raising(StorageUnavailable("no answer")))
+    monkeypatch.setattr(services.storage, "size", _raising(StorageUnavailable("no answer")))
     for _ in range(2 * SILENCE_MS // 5_000):
         with pytest.raises(StorageUnavailable):
             services.reports.take(job.attempt_id or "", Event("completed", CLAIM, result=RESULT))
@@ -431,7 +431,7 @@ def test_with_answers_at_random_every_job_still_ends(
         fake.default |= _answers(rng)
     services = wire(chain, worker_events=events)
     monkeypatch.setattr(
-        services.storage, "stat", lambda key: _raising(rng.choice([StorageUnavailable("no"), BUG]))(key)
+        services.storage, "size", lambda key: _raising(rng.choice([StorageUnavailable("no"), BUG]))(key)
         if rng.random() < 0.8 else None,
     )  # fmt: skip
     job = job_factory(queue_limit_s=QUEUE_S, timeout_s=RUN_S)

@@ -9,7 +9,7 @@ from gateway.dispatch.limits import UNCLAIMED_MS
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import JobStatus
 from gateway.providers.base import NoCapacity, Phase, Remote, Unavailable
-from gateway.storage import StorageUnavailable, StoredFile
+from gateway.storage import StorageUnavailable
 from gateway.wiring import Services
 from tests.gateway.conftest import START_MS, FakeProvider, FixedClock, JobFactory, Wire
 from tests.gateway.dispatch.support import (
@@ -146,7 +146,7 @@ def test_a_completed_poll_without_the_whole_output_is_tried_again(
     assert job_of(services, job).status is JobStatus.QUEUED
 
 
-def unreachable(key: str) -> StoredFile:
+def unreachable(key: str) -> int:
     raise StorageUnavailable("S3 could not be reached")
 
 
@@ -163,7 +163,7 @@ def test_a_storage_that_cannot_be_asked_is_asked_again(
     put_output(attempts_of(services, job)[0].id, BODY)
     provider.default["poll"] = COMPLETED
     with monkeypatch.context() as patch:
-        patch.setattr(services.storage, "stat", unreachable)
+        patch.setattr(services.storage, "size", unreachable)
         clock.advance(60_000)
         turn(services)
         after = job_of(services, job)
