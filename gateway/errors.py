@@ -28,10 +28,8 @@ class RequestError(ReelayError):
         super().__init_subclass__(code=code)
         cls.status = status
 
-    def __init__(
-        self, message: str | None = None, *, detail: str | None = None, retry_after_s: int | None = None
-    ) -> None:
-        super().__init__(message, detail=detail)
+    def __init__(self, message: str | None = None, *, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
         self.retry_after_s = retry_after_s or self.retry_after_s
 
 

@@ -19,7 +19,6 @@ from common.clock import from_rfc3339, to_rfc3339
 from common.validation import describe
 from wire.errors import MAX_MESSAGE, InvalidParams, JobError, job_error_from_wire
 
-VERSION = 1
 # A worker reports every second. After this long without a report, the gateway gives it up; after this long without a
 # response, the worker gives up too, unless it is already encoding.
 SILENCE_S = 30
@@ -89,8 +88,6 @@ class Delivery:
     events: EventTarget | None = None
     #: Id of the client's request, for logs.
     request_id: str | None = None
-    #: Version of the protocol.
-    version: int = VERSION
 
 
 @dataclass(frozen=True)
@@ -176,7 +173,6 @@ class EventTargetSchema(_Wire):
 
 class DeliverySchema(_Wire):
     made = Delivery
-    version = fields.Integer(load_default=VERSION)
     job_id = fields.String(required=True)
     attempt_id = fields.String(required=True, validate=validate.Regexp(r"^[A-Za-z0-9_-]{1,64}\Z"))
     deadline = Rfc3339(required=True)

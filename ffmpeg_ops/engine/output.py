@@ -107,7 +107,7 @@ def require_written(frames: int, work: Work) -> None:
 def made(size: tuple[int, int], frames: int, duration_s: float) -> inspect.MediaInfo:
     """The output as known from the encode, for `stats`."""
     rate = Fraction(frames) / Fraction(duration_s)
-    video = inspect.VideoStream(0, "", *size, rate, frames, duration_s, "yuv420p", 0)
+    video = inspect.VideoStream(0, "", *size, rate, frames, duration_s, "yuv420p")
     return inspect.MediaInfo("mp4", duration_s, 0, video, None)
 
 

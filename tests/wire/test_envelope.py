@@ -12,7 +12,6 @@ from common.validation import describe
 from wire.envelope import (
     DEFAULT_MAX_BYTES,
     DEFAULT_TIMEOUT_S,
-    VERSION,
     Delivery,
     Event,
     EventSchema,
@@ -33,7 +32,6 @@ ERROR = {"code": "asset_invalid", "message": "no", "retryable": False}
 
 def delivery(**changes: Any) -> dict[str, Any]:
     full: dict[str, Any] = {
-        "version": 1,
         "job_id": "job_1",
         "attempt_id": "att_1",
         "deadline": "2023-11-14T22:13:20.123Z",
@@ -81,7 +79,6 @@ def test_a_delivery_without_the_optional_parts_has_the_defaults() -> None:
     least = {"job_id": "j", "attempt_id": "a", "deadline": "2023-11-14T22:13:20.123Z"}
     got = parse_job_input({"operation": "caption", "delivery": least}).delivery
     assert got == Delivery("j", "a", DEADLINE_MS, Limits(DEFAULT_MAX_BYTES, DEFAULT_MAX_BYTES, DEFAULT_TIMEOUT_S))
-    assert got.version == VERSION
 
 
 @pytest.mark.parametrize("level", [None, "limits", "events"])
@@ -89,11 +86,6 @@ def test_unknown_keys_of_a_newer_gateway_are_ignored_at_every_level(level: str |
     raw = delivery()
     (raw if level is None else raw[level])["from_the_future"] = {"deep": 1}
     assert parse_job_input({"operation": "caption", "delivery": raw}) == parse()
-
-
-def test_a_newer_version_number_is_read_all_the_same() -> None:
-    got = parse(version=99).delivery
-    assert got is not None and got.version == 99
 
 
 def test_the_caller_s_input_is_left_as_it_was() -> None:
@@ -176,7 +168,6 @@ ENVELOPES = st.fixed_dictionaries(
         | st.fixed_dictionaries(
             {"job_id": st.text(), "attempt_id": st.just("att_1") | JSON, "deadline": TIMES | JSON},
             optional={
-                "version": JSON,
                 "limits": JSON | st.fixed_dictionaries({"timeout_s": JSON, "max_asset_bytes": JSON}),
                 "uploads": JSON
                 | st.fixed_dictionaries(
