@@ -71,8 +71,8 @@ def run(
     """Run `command`; `on_output` and `on_error` get its lines, each on a thread of its own, and `feed` is its input.
 
     No file that it writes grows past `file_bytes`. `check` is called many times a second, and ends the command with
-    what it raises. Raises the reason of `work.stop`, JobTimeout after `timeout_s` or
-    as much CPU time on every core, and WorkerError when the command is not installed.
+    what it raises. Raises the reason of `work.stop`, JobTimeout after `timeout_s` or as much CPU time on every core,
+    and WorkerError when the command is not installed.
     """
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     feed_errors: list[Exception] = []
