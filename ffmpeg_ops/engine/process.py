@@ -42,6 +42,8 @@ _LINE_BYTES = 64_000
 _TAIL_LINES = 40
 _POLL_S = 0.1
 
+_preloaded: Path | None = None
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -128,6 +130,12 @@ def output_outside_job(command: Sequence[str], *, timeout_s: float = SHORT_TIMEO
         return output_of(command, Work(Path(directory)), timeout_s=timeout_s).decode()
 
 
+def preload(library: Path | None) -> None:
+    """Make FFmpeg processes that are started later, and no others, load this shared library before their own."""
+    global _preloaded
+    _preloaded = library
+
+
 @cache
 def find(name: str) -> str | None:
     """The path of an installed program."""
@@ -184,7 +192,7 @@ def _spawn(command: list[str], directory: Path, stdin: int) -> tuple[subprocess.
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
-                env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(directory), "LC_ALL": "C.UTF-8"},
+                env=_environment(command, directory),
             )
         except BaseException as error:
             outcome.put(error)
@@ -199,8 +207,17 @@ def _spawn(command: list[str], directory: Path, stdin: int) -> tuple[subprocess.
     return process, thread
 
 
+def _environment(command: Sequence[str], directory: Path) -> dict[str, str]:
+    environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(directory), "LC_ALL": "C.UTF-8"}
+    if _preloaded and ("--", "ffmpeg") in pairwise(["--", *command]):
+        environment["LD_PRELOAD"] = str(_preloaded)
+    return environment
+
+
 def _readable(command: Sequence[str]) -> Iterator[Path]:
-    """What a command may read besides its directory and the system: its inputs, and its own program elsewhere."""
+    """What a command may read besides its directory and the system: its inputs, and its own code elsewhere."""
+    if _preloaded and _preloaded.exists():
+        yield _preloaded
     for option, value in pairwise(command):
         paths: list[Path] = []
         if option == "-i" and Path(value).is_absolute():
