@@ -128,7 +128,7 @@ def _run(
             progress(FETCHED)
             reporter.encoding()
             made, processing_s = _timed(lambda: operation.run(work, params, assets), stop)
-            stats, facts = _figures(made)
+            stats, facts = _stats_and_result(made)
             sizes = outputs.check(work)
         gpu = {"gpu": unquote_plus(settings.runpod_gpu_name)} if settings.runpod_gpu_name else {}
         left_s = limits.timeout_s + UPLOAD_S - (time.monotonic() - began_at)
@@ -139,14 +139,14 @@ def _run(
     return _sendable(ResultSchema().dump({"outputs": files, "stats": {**stats, **gpu, **times}, **facts}))
 
 
-def _figures(made: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _stats_and_result(made: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split what an operation returned into stats and `{"result": …}`, empty without a result.
 
     Raises WorkerError for stats that StatsSchema does not declare, and for an invalid or too large result.
     """
     stats = {name: value for name, value in made.items() if name != "result"}
     if unknown := sorted(set(stats) - set(StatsSchema().fields)):
-        raise WorkerError(f"The operation returned figures that are not declared: {', '.join(unknown)}.")
+        raise WorkerError(f"The operation returned stats that are not declared: {', '.join(unknown)}.")
     if made.get("result") is None:
         return stats, {}
     if not isinstance(made["result"], dict):
@@ -165,7 +165,7 @@ def _sendable(result: dict[str, Any], max_bytes: int = MAX_ANSWER_BYTES) -> dict
     except (TypeError, ValueError) as error:
         raise WorkerError("The worker made a result that cannot be sent.", detail=repr(error)) from error
     if size > max_bytes:
-        raise WorkerError(f"The result of the operation is too large: {size} bytes, {max_bytes} are allowed.")
+        raise WorkerError(f"The result of the operation is too large: {size} bytes; at most {max_bytes} are allowed.")
     return result
 
 
@@ -258,7 +258,7 @@ def _report_failure(reporter: Reporter, failure: JobError) -> None:
 def _unexpected(error: Exception) -> JobError:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return WorkerDiskFull()
-    log.exception("attempt.unexpected")
+    log.exception("attempt.failed_unexpectedly")
     return WorkerError(detail=repr(error))
 
 

@@ -38,7 +38,7 @@ class Deadline:
         except OSError:
             self._written = False
         except (ValueError, TypeError, LookupError, RecursionError):
-            log.error("deadline.unreadable")
+            log.error("deadline.read_failed")
             self.bring_forward()
         self.write()
 

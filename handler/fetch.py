@@ -167,7 +167,7 @@ class _Download:
                 if pause is None or time.monotonic() + pause > self._ends_at:
                     raise
                 log.warning(
-                    "fetch.failed", param=self._path, tries=failed + 1, reason=error.message, detail=error.detail
+                    "asset.fetch_failed", param=self._path, tries=failed + 1, reason=error.message, detail=error.detail
                 )
             self._pool.stop.wait(pause)
 
@@ -207,7 +207,7 @@ class _Download:
         if sniff_file(self._file) == HTML:
             raise AssetInvalid(f"{name}: {share_links.explain(self._url)}")
         self._pool.done(name, done.size_bytes)
-        log.info("fetch.done", param=name, size_bytes=done.size_bytes, content_type=done.content_type)
+        log.info("asset.fetched", param=name, size_bytes=done.size_bytes, content_type=done.content_type)
 
 
 class _Counted:

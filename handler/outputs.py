@@ -32,7 +32,7 @@ def check(work: Work) -> dict[str, int]:
     total, limit = sum(sizes.values()), work.limits.max_output_bytes
     if total > limit:
         what = "The video has" if len(sizes) == 1 else "The outputs together have"
-        raise OutputTooLarge(f"{what} {total} bytes, {limit} are allowed.")
+        raise OutputTooLarge(f"{what} {total} bytes; at most {limit} are allowed.")
     return sizes
 
 

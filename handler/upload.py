@@ -28,13 +28,13 @@ def upload(path: Path, target: Upload, mime: str, stop: StopSignal) -> None:
     """Send the file with PUT. Raises OutputTooLarge, Superseded, StorageFull, or UploadFailed when no try succeeds."""
     size = path.stat().st_size
     if size > target.max_bytes:
-        raise OutputTooLarge(f"The file has {size} bytes, {target.max_bytes} are allowed.")
+        raise OutputTooLarge(f"The file has {size} bytes; at most {target.max_bytes} are allowed.")
     for failed in itertools.count():
         error = _put(path, size, target, mime, stop)
         if error is None:
             return
         pauses = PAUSES_FULL_S if isinstance(error, StorageFull) else PAUSES_S
-        log.warning("upload.failed", tries=failed + 1, reason=error.code, detail=error.detail)
+        log.warning("output.upload_failed", tries=failed + 1, reason=error.code, detail=error.detail)
         if failed >= len(pauses):
             raise error
         stop.wait(pauses[failed])
@@ -59,7 +59,7 @@ def _put(path: Path, size: int, target: Upload, mime: str, stop: StopSignal) -> 
         return UploadFailed(detail=f"status {status}: {text}")
     if status >= 300:
         raise UploadFailed(detail=f"status {status}: {text}")
-    log.info("upload.done", size_bytes=size)
+    log.info("output.uploaded", size_bytes=size)
     return None
 
 

@@ -191,7 +191,7 @@ def _store(key: str, max_bytes: int, check: Callable[[], None] = lambda: None, *
     if length is None:
         raise LengthRequired
     if length > max_bytes:
-        raise PayloadTooLarge(f"The file has {length} bytes, {max_bytes} are allowed.")
+        raise PayloadTooLarge(f"The file has {length} bytes; at most {max_bytes} are allowed.")
     if length == 0:
         raise BadRequest("The body is empty.")
     request.max_content_length = length + 1  # instead of the limit for JSON; a body of exactly the limit is refused

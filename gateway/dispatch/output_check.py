@@ -31,7 +31,7 @@ def check_outputs(
             return _missing(name, f"{stored} bytes are stored, the worker made {size}")
         total += size
     if total > max_bytes:
-        return OutputTooLarge(f"The outputs together have {total} bytes, {max_bytes} are allowed.")
+        return OutputTooLarge(f"The outputs together have {total} bytes; at most {max_bytes} are allowed.")
     return None
 
 
