@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ffmpeg_ops.engine import encoders, ffmpeg, process, sandbox
+from ffmpeg_ops.engine import ffmpeg, probe, process, sandbox
 from tests.emulators import nvenc as stand_in
 from tests.emulators.nvenc import debian13
 
@@ -64,4 +64,4 @@ def _forget_machine() -> None:
     """Drop what was found out about the programs on PATH."""
     for found in (process.find, ffmpeg.version, ffmpeg.is_from, ffmpeg.has_filter):
         found.cache_clear()
-    encoders._probed.clear()
+    probe._probed.clear()
