@@ -46,7 +46,8 @@ class Metrics:
         what = "Attempts that have ended; code is empty for those that succeeded."
         self._attempts = self._counter("reelay_attempts_ended", what, "provider", "state", "code")
         self._cost = self._counter("reelay_cost_usd", "What attempts have cost, in dollars.", "provider")
-        self._encodes = self._counter("reelay_encodes", "Completed jobs by video encoder.", "encoder", "device")
+        what = "Completed jobs by video encoder."
+        self._encodes = self._counter("reelay_encodes", what, "provider", "encoder", "device")
         self._bytes = self._histogram("reelay_output_bytes", "Size of all files of a finished job.", "operation", BYTES)
         self._webhooks = self._counter(
             "reelay_webhook_tries",
@@ -81,7 +82,7 @@ class Metrics:
         self._queue.labels(job.operation).observe(max(0, job.started_at - job.created_at) / 1000)
         self._run.labels(job.operation).observe(max(0, job.finished_at - job.started_at) / 1000)
         if "encoder" in stats:
-            self._encodes.labels(stats["encoder"], stats.get("device", "")).inc()
+            self._encodes.labels(stats.get("provider", ""), stats["encoder"], stats.get("device", "")).inc()
         self._bytes.labels(job.operation).observe(sum(output.size_bytes or 0 for output in job.outputs.values()))
         self._video.labels(job.operation).inc(max(0, stats.get("duration_s") or 0))
 
