@@ -163,7 +163,7 @@ def knowing(
 
 def every_call(client: WorkerClient) -> list[Callable[[], object]]:
     given = job_input(attempt_named())
-    return [lambda: client.submit(given), lambda: client.poll("a"), lambda: client.cancel("a"), client.check]
+    return [lambda: client.submit(given), lambda: client.poll("a"), lambda: client.cancel("a"), client.health]
 
 
 # ---- the true worker
@@ -191,8 +191,8 @@ def test_the_proof_is_asked_for_once_and_with_another_nonce_each_time(
     monkeypatch.setattr(provider_http.Api, "call", recorded)
     for _ in range(3):
         client = client_of(worker.url)
-        client.check()
-        client.check()
+        client.health()
+        client.health()
     proofs = [path for path in asked if path.startswith("/identity")]
     nonces = {parse_qs(urlsplit(path).query)["nonce"][0] for path in proofs}
     assert len(asked) == 9 and len(proofs) == len(nonces) == 3
@@ -202,11 +202,11 @@ def test_the_proof_is_asked_for_once_and_with_another_nonce_each_time(
 def test_a_worker_that_started_anew_is_asked_for_its_proof_again(settings: WorkerSettings) -> None:
     with Worker(settings) as first:
         client = client_of(first.url)
-        client.check()
+        client.health()
     with Worker(settings, port=first.port) as second:
         assert second.certificate.fingerprint != first.certificate.fingerprint
         assert client.submit(job_input(attempt_named())).__class__ is Accepted
-        client.check()
+        client.health()
         assert second.beats == 2
 
 
@@ -261,7 +261,7 @@ def test_who_relays_the_proof_under_a_certificate_of_his_own_learns_nothing(work
 def test_who_takes_the_place_of_a_pinned_worker_learns_nothing(settings: WorkerSettings) -> None:
     with Worker(settings) as worker:
         client = client_of(worker.url)
-        client.check()
+        client.health()
     with Worker(settings) as moved, Stranger(relay_to(moved.port), port=worker.port) as between:
         for call in every_call(client):
             with pytest.raises(Unavailable, match="did not prove"):
@@ -292,7 +292,7 @@ def test_a_proof_is_good_for_one_nonce_one_certificate_and_one_token(
     true = worker.certificate.fingerprint
     with knowing(lambda nonce, own: wrong(nonce, own, true)) as stranger:
         with pytest.raises(Unavailable, match="did not prove"):
-            client_of(stranger.url).check()
+            client_of(stranger.url).health()
         stranger.assert_learnt_nothing()
 
 
@@ -305,7 +305,7 @@ def test_who_has_no_proof_gets_no_job(answer: tuple[int, bytes] | None) -> None:
         except Unavailable:
             pass
         with pytest.raises(Unavailable):
-            client.check()
+            client.health()
         stranger.assert_learnt_nothing()
 
 
@@ -336,7 +336,7 @@ def test_a_handshake_that_never_ends_has_its_time_and_nothing_was_sent(
     monkeypatch.setattr(worker_client, "CONNECT_TIMEOUT_S", 0.3)
     monkeypatch.setattr(provider_http, "CONNECT_TIMEOUT_S", 0.3)
     pinned = client_of(worker.url)
-    pinned.check()
+    pinned.health()
     worker.stop()
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", worker.port)))
