@@ -69,6 +69,16 @@ def _codecs(path: Path) -> list[str]:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S).stdout.split()
 
 
+def test_the_bytes_fetched_are_those_of_the_assets_equal_urls_once(
+    caption: Job, adiciona_audio: Job, files: FileServer, settings: Settings
+) -> None:
+    sizes = {path: len(reply.body or b"") for path, reply in files.routes.items()}
+    stats = run_attempt(caption(), settings)["stats"]
+    assert stats["fetched_bytes"] == sizes["/video.mp4"] + sizes["/captions.srt"]
+    stats = run_attempt(adiciona_audio(url_audio=files.url("/video.mp4")), settings)["stats"]
+    assert stats["fetched_bytes"] == sizes["/video.mp4"]
+
+
 def test_the_stats_are_complete_and_reported(each: Job, gateway: Gateway, settings: Settings) -> None:
     settings = replace(settings, runpod_gpu_name="NVIDIA+GeForce+RTX+4090")
     result = run_attempt(each(delivery=gateway.delivery()), settings)

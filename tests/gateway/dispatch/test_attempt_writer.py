@@ -6,10 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from gateway.db import rental_store
+from gateway.db.rental_store import Rentals
 from gateway.dispatch import loop
+from gateway.domain import ids
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import JobStatus
-from gateway.domain.prices import Price
+from gateway.domain.prices import Price, TrafficPrice
+from gateway.domain.rentals import Rental, Stage
 from gateway.providers.base import Phase, Remote, Unavailable
 from gateway.wiring import Services
 from tests.gateway.conftest import CLAIM, FakeProvider, FixedClock, JobFactory, Wire, on_every_database
@@ -38,6 +42,45 @@ def test_a_completed_attempt_costs_what_its_machine_costs(
     assert after.cost_nano == attempts_of(services, job)[0].cost_nano == round(seconds * 1_000_000)
     assert after.stats is not None
     assert after.stats["idle_cost_usd"] == 0.3
+
+
+@on_every_database
+@pytest.mark.parametrize("fetched", [300_000_000, None])
+def test_traffic_is_part_of_the_cost_and_counted_for_the_rental(
+    services: Services, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory, put_output: PutOutput,
+    fetched: int | None,
+) -> None:  # fmt: skip
+    rental = Rental(ids.new("rent", clock.now_ms()), "vast", Stage.BUSY, "label", 0, 0, 0, sent_at=clock.now_ms())
+    other = replace(rental, id=ids.new("rent", clock.now_ms()))
+    job = job_factory(attempt=AttemptState.CLAIMED)
+    (attempt,) = attempts_of(services, job)
+    with services.store.transaction() as tx:
+        rental_store.insert(tx, rental)
+        rental_store.insert(tx, other)
+        tx.save_attempt(replace(attempt, remote_id=rental.remote_id_of(attempt.id)))
+    put_output(attempt.id, BODY)
+    provider.default["price"] = Price(0, traffic=TrafficPrice(down=10_000_000, up=10**9), pull_nano=5)
+    assert COMPLETED.result is not None
+    stats = {**COMPLETED.result["stats"], **({} if fetched is None else {"fetched_bytes": fetched})}
+    provider.default["poll"] = replace(COMPLETED, result={**COMPLETED.result, "stats": stats})
+    turn(services)
+    traffic = 3_000_000 + len(BODY) if fetched else 1_000_000 + 50_000_000  # of a usual job
+    assert job_of(services, job).cost_nano == attempts_of(services, job)[0].cost_nano == traffic + 5
+    now = clock.now_ms()
+    assert {r.id: r.today_nano(now) for r in Rentals(services.store, "vast").living()} == {
+        rental.id: traffic,
+        other.id: 0,
+    }
+
+
+def test_a_failed_attempt_counts_as_usual_traffic(
+    services: Services, provider: FakeProvider, job_factory: JobFactory
+) -> None:
+    provider.default["price"] = Price(0, traffic=TrafficPrice(down=10**9, up=10**9))
+    job = job_factory(attempt=AttemptState.CLAIMED)
+    provider.default["poll"] = Remote(Phase.FAILED, error=EncodeFailed())
+    turn(services)
+    assert attempts_of(services, job)[0].cost_nano == 150_000_000
 
 
 def test_a_provider_that_never_began_costs_nothing_of_what_a_free_one_did(
