@@ -18,8 +18,8 @@ from pathlib import Path
 from bench.figures import Figure
 from tests.chaos import rentals as rental
 from tests.chaos.load import Load
-from tests.chaos.matrix import matrix, table
-from tests.chaos.rental import What
+from tests.chaos.matrix import matrix
+from tests.chaos.runs import Run, What, pairs, table
 
 SEED = 5
 
@@ -34,14 +34,14 @@ def measure(jobs: int | None = None, rentals: int | None = None) -> list[Figure]
 def _pairs(folder: Path) -> list[Figure]:
     with matrix(folder, seed=SEED) as chaos:
         points = chaos.points(chaos.clean())
-        singles = chaos.singles(points)
-        print(table("one death", singles), file=sys.stderr)
-        pairs = chaos.pairs(singles)
-        print(table("two deaths", pairs), file=sys.stderr)
-    broken = sum(bool(outcome.wrong) for outcome in [*singles, *pairs])
+        once = chaos.faulty(Run((point,)) for point in points)
+        print(table("one death", once), file=sys.stderr)
+        twice = chaos.faulty(pairs(once))
+        print(table("two deaths", twice), file=sys.stderr)
+    broken = sum(bool(outcome.wrong) for outcome in [*once, *twice])
     return [
         Figure("chaos.points", len(points), "", "", "steps before and after which a process is killed"),
-        Figure("chaos.runs", len(singles) + len(pairs), "", "", "runs with one death and with two"),
+        Figure("chaos.runs", len(once) + len(twice), "", "", "runs with one death and with two"),
         Figure("chaos.broken", broken, "", "0", "runs that did not keep every promise"),
     ]
 
@@ -50,15 +50,17 @@ def _rentals(folder: Path, count: int) -> list[Figure]:
     with rental.rentals(folder, seed=SEED) as chaos:
         points = rental.points(chaos.clean(), again=True)
         once = chaos.all(rental.singles(points))
-        print(rental.table("one death", once), file=sys.stderr)
+        print(table("one death", once), file=sys.stderr)
         elsewhere = rental.singles(points, What.SLEEPS) + rental.singles(points, What.IS_GONE)
-        runs = rental.lies(points) + elsewhere + rental.pairs(once)
-        rest = chaos.all(chaos.some(runs, count))
-        print(rental.table(f"of {len(runs)} others", rest), file=sys.stderr)
-    broken = sum(bool(outcome.wrong) for outcome in [*once, *rest])
+        runs = rental.lies(points) + elsewhere + pairs(once, rental.READS)
+        others = chaos.all(chaos.some(runs, count))
+        print(table(f"{len(others)} of {len(runs)} others", others), file=sys.stderr)
+    broken = sum(bool(outcome.wrong) for outcome in [*once, *others])
     return [
         Figure("chaos.rental_points", len(points), "", "", "steps before and after which the gateway may die"),
-        Figure("chaos.rental_runs", len(once) + len(rest), "", "", f"runs, of {len(once) + len(runs)} that there are"),
+        Figure(
+            "chaos.rental_runs", len(once) + len(others), "", "", f"runs, of {len(once) + len(runs)} that there are"
+        ),
         Figure("chaos.rental_broken", broken, "", "0", "runs that left a machine or did not keep another promise"),
     ]
 

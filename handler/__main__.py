@@ -16,9 +16,9 @@ import structlog
 from common import log as logs
 from common.settings import SettingsError, read
 from ffmpeg_ops.engine import ffmpeg, sandbox
-from ffmpeg_ops.engine.encoders import NoEncoder
+from ffmpeg_ops.engine.probe import NoEncoder
 from ffmpeg_ops.operation import StopSignal
-from handler import workdir
+from handler import hide_foreign_gpus, workdir
 from handler.attempt import run_attempt
 from handler.runpod_progress import ProgressRelay
 from handler.settings import Settings
@@ -133,6 +133,7 @@ def main() -> None:
     except SettingsError as error:
         sys.exit(f"Wrong settings: {error}")
     logs.configure(settings.log_level)
+    hide_foreign_gpus.configure(settings)
     workdir.sweep(settings.work_dir)
     _configure_sdk()
     skip_imports()

@@ -32,7 +32,7 @@ from common import log as logs
 from common.http_server import Server, close_if_body_unread
 from common.settings import SettingsError, read
 from ffmpeg_ops.engine import sandbox
-from handler import certificate, workdir
+from handler import certificate, hide_foreign_gpus, workdir
 from handler.attempt import validated
 from handler.runs import Busy, Runs
 from handler.settings import Settings
@@ -168,6 +168,7 @@ def main() -> None:
     except SettingsError as error:
         sys.exit(f"Wrong settings: {error}")
     logs.configure(settings.log_level)
+    hide_foreign_gpus.configure(settings)
     tls = certificate.make() if settings.worker_tls else None
     Server(
         lambda: _serving_app(settings, tls.fingerprint if tls else None, heartbeat_fd),

@@ -28,6 +28,11 @@ class Settings:
         "Folder for the private directories of attempts.",
     )
     output_dir: Path = setting(Folder(), "output", "Folder for outputs of jobs without a delivery (runs by hand).")
+    nvenc_hide_foreign_gpus: bool = setting(
+        fields.Boolean(),
+        "false",
+        "Hide the host's other GPUs from FFmpeg, a workaround for NVIDIA's drivers 570 to 609. In the image only.",
+    )
     runpod_gpu_name: str | None = setting(fields.String(), None, "Set by RunPod: the name of the worker's GPU.")
     fetch_allow_origins: tuple[str, ...] = setting(
         Origins(),

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the other targets need: FFmpeg with fonts, and the virtual environment .venv.
-# With CI set, also the servers without which some tests are skipped: PostgreSQL, Redis, nginx, Prometheus, and Node.js
-# for an S3 server on loopback.
+# With CI set, also gcc, headers and the servers without which some tests are skipped: PostgreSQL, Redis, nginx,
+# Prometheus, and Node.js for an S3 server on loopback.
 # Safe to run again at any time; does nothing when everything is installed.
 set -eu
 cd "$(dirname "$0")/.."
@@ -68,13 +68,18 @@ if [ "$(cat .venv/.complete 2>/dev/null || true)" != "$stamp" ]; then
     printf '%s' "$stamp" >.venv/.complete
 fi
 
-# Servers that only tests need. Those tests are skipped where a server is missing, but not in CI.
+# What only tests need. Those tests are skipped where it is missing, but not in CI.
 if [ -n "${CI:-}" ]; then
     ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || install_debian "PostgreSQL is missing" postgresql
     command -v redis-server >/dev/null || install_debian "Redis is missing" redis-server
     command -v npm >/dev/null || install_debian "Node.js is missing" nodejs npm
     command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || install_debian "nginx is missing" nginx
     command -v promtool >/dev/null || install_debian "promtool is missing" prometheus
+    command -v gcc >/dev/null || install_debian "gcc is missing" gcc libc6-dev
+    ls /usr/include/ffnvcodec /usr/include/x264.h /usr/include/x265.h /usr/include/aom >/dev/null 2>&1 ||
+        install_debian "headers for the stand-in of NVENC are missing" libffmpeg-nvenc-dev libx264-dev libx265-dev libaom-dev
+    .venv/bin/python -m tests.emulators.nvenc.debian13 >"$log" 2>&1 ||
+        echo "setup: continuing without Debian 13's FFmpeg; tests of it are skipped: $(tail -n 1 "$log")" >&2
     if ! cmp -s tests/s3/package-lock.json tests/s3/node_modules/.installed; then
         echo "setup: installing the S3 server of the tests"
         npm ci --prefix tests/s3 --no-audit --no-fund --ignore-scripts >"$log" 2>&1 || {

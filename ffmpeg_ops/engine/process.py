@@ -42,6 +42,8 @@ _LINE_BYTES = 64_000
 _TAIL_LINES = 40
 _POLL_S = 0.1
 
+_preloaded: Path | None = None
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -64,11 +66,13 @@ def run(
     on_output: Callable[[str], object],
     on_error: Callable[[str], object] = lambda line: None,
     feed: Iterable[bytes] | None = None,
+    check: Callable[[], object] = lambda: None,
 ) -> Ended:
     """Run `command`; `on_output` and `on_error` get its lines, each on a thread of its own, and `feed` is its input.
 
-    No file that it writes grows past `file_bytes`. Raises the reason of `work.stop`, JobTimeout after `timeout_s` or
-    as much CPU time on every core, and WorkerError when the command is not installed.
+    No file that it writes grows past `file_bytes`. `check` is called many times a second, and ends the command with
+    what it raises. Raises the reason of `work.stop`, JobTimeout after `timeout_s` or as much CPU time on every core,
+    and WorkerError when the command is not installed.
     """
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     feed_errors: list[Exception] = []
@@ -82,7 +86,7 @@ def run(
         threads = [_read(process.stdout, on_output), _read(process.stderr, on_error_line)]
         if feed is not None:
             threads.append(_write(process.stdin, feed, feed_errors))
-        status = _wait(process, work, timeout_s)
+        status = _wait(process, work, timeout_s, check)
         for thread in threads:
             thread.join()
     return Ended(status, "\n".join(tail), next(iter(feed_errors), None))
@@ -126,6 +130,12 @@ def output_outside_job(command: Sequence[str], *, timeout_s: float = SHORT_TIMEO
     """Like `output_of`, in a temporary directory, for commands that belong to no job."""
     with tempfile.TemporaryDirectory() as directory:
         return output_of(command, Work(Path(directory)), timeout_s=timeout_s).decode()
+
+
+def preload(library: Path | None) -> None:
+    """Make FFmpeg processes that are started later, and no others, load this shared library before their own."""
+    global _preloaded
+    _preloaded = library
 
 
 @cache
@@ -184,7 +194,7 @@ def _spawn(command: list[str], directory: Path, stdin: int) -> tuple[subprocess.
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
-                env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(directory), "LC_ALL": "C.UTF-8"},
+                env=_environment(command, directory),
             )
         except BaseException as error:
             outcome.put(error)
@@ -199,8 +209,17 @@ def _spawn(command: list[str], directory: Path, stdin: int) -> tuple[subprocess.
     return process, thread
 
 
+def _environment(command: Sequence[str], directory: Path) -> dict[str, str]:
+    environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(directory), "LC_ALL": "C.UTF-8"}
+    if _preloaded and ("--", "ffmpeg") in pairwise(["--", *command]):
+        environment["LD_PRELOAD"] = str(_preloaded)
+    return environment
+
+
 def _readable(command: Sequence[str]) -> Iterator[Path]:
-    """What a command may read besides its directory and the system: its inputs, and its own program elsewhere."""
+    """What a command may read besides its directory and the system: its inputs, and its own code elsewhere."""
+    if _preloaded and _preloaded.exists():
+        yield _preloaded
     for option, value in pairwise(command):
         paths: list[Path] = []
         if option == "-i" and Path(value).is_absolute():
@@ -211,11 +230,12 @@ def _readable(command: Sequence[str]) -> Iterator[Path]:
         yield from (path for path in paths if path.exists())
 
 
-def _wait(process: subprocess.Popen[bytes], work: Work, timeout_s: float) -> int:
+def _wait(process: subprocess.Popen[bytes], work: Work, timeout_s: float, check: Callable[[], object]) -> int:
     ends_at = time.monotonic() + timeout_s
     waiter = _in_thread(process.wait)  # wait(timeout) may oversleep by 50 ms, as long as a short job takes
     while waiter.is_alive():
         work.stop.check()
+        check()
         if time.monotonic() > ends_at:
             raise JobTimeout
         waiter.join(_POLL_S)

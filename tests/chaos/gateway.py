@@ -2,7 +2,7 @@
 
 Every line on standard input, a JSON object of environment variables, starts a gateway, with ROLE=dispatcher a dispatcher
 alone, with CLOCK a gateway on a stand-in's clock (`stepped.py`). The response is the id of a process, and of its group,
-that restarts it whenever it was killed, as systemd does; not with ONCE.
+that restarts it whenever it was killed, as systemd does, but not with ONCE.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class _Quiet(WSGIRequestHandler):
 
 def serve(environ: Mapping[str, str]) -> None:
     """Run a gateway like `python -m gateway`, in this process and with a simpler HTTP server."""
-    for (module, name), value in TIMES.items():
+    for (module, name), value in (stepped.AT_ONCE if "CLOCK" in environ else TIMES).items():
         assert hasattr(module, name), name
         setattr(module, name, value)
     for name in {"SILENCE_MS", "AMBIGUOUS_MS"} & environ.keys():
@@ -75,12 +75,17 @@ def serve(environ: Mapping[str, str]) -> None:
     log.configure("INFO")
     prepare(settings)
     app = create_app(settings)
-    parts: Services = app.extensions["reelay"]
+    services: Services = app.extensions["reelay"]
     if environ.get("ROLE") == "dispatcher":
-        parts.dispatcher.run()
+        services.dispatcher.run()
     server = make_server("127.0.0.1", settings.port, app, threaded=True, request_handler=_Quiet)
-    if settings.run_dispatcher:
-        parts.dispatcher.start()
+    if "CLOCK" in environ:
+        clock = stepped.SharedClock(Path(environ["CLOCK"]))
+        services = app.extensions["reelay"] = Services.wire(settings, clock=clock)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        stepped.obey(services.dispatcher, environ["ORDERS"])
+    elif settings.run_dispatcher:
+        services.dispatcher.start()
     server.serve_forever(0.05)
 
 
@@ -100,7 +105,7 @@ def _supervise(environ: Mapping[str, str]) -> None:
         if os.waitstatus_to_exitcode(status) not in {steps.KILLED, -signal.SIGKILL} or "ONCE" in environ:
             os._exit(1)
     steps.die_with_parent()
-    (stepped.serve if "CLOCK" in environ else serve)(environ)
+    serve(environ)
 
 
 def _warm_up() -> None:

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import os
 import random
-import sqlite3
 import threading
 import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import requests
-
 from handler import workdir
 from scripts.stack import free_port
 from tests.chaos.gateway import Zygote
-from tests.chaos.scene import FINISHED, KEY
-from tests.chaos.scenery import counting, media, running_in
+from tests.chaos.scenery import (
+    FINISHED,
+    assets,
+    encodes,
+    endpoint,
+    insist,
+    params,
+    rows,
+    running_in,
+    settings,
+    waiting_at,
+)
 from tests.chaos.worker import Workers
-from tests.emulators.runpod import Config, Emulator
-from tests.servers import FileServer, Reply
 
 # Each client has one job in flight: polling thousands of waiting ones would slow down those that run.
 CLIENTS, WORKERS = 24, 6
@@ -63,37 +67,14 @@ class Load:
         self._home, self._data, port = home, home / "data", free_port()
         self._url = f"http://127.0.0.1:{port}"
         self._random = random.Random(seed)
-        self._files, self._zygote, self._workers = FileServer(), Zygote(), Workers()
-        for name, body in media(home).items():
-            self._files.routes[f"/{name}"] = Reply(body=body)
-        encodes = home / "encodes"
-        self._encodes = encodes
-        self._runpod = Emulator(
-            Config(
-                min_workers=WORKERS,
-                max_workers=WORKERS,
-                cold_start_s=0,
-                latency_ms=10,
-                lost_after_s=5,
-                crash_pause_s=0.1,
-                command=self._workers.command,
-                env={
-                    "FETCH_ALLOW_ORIGINS": self._files.origin,
-                    "PATH": f"{counting(home)}:{os.environ['PATH']}",
-                    "WORK_DIR": str(home / "work"),
-                    **({"PRETEND": str(encodes)} if pretend else {}),
-                },
-            )
-        )
+        self._files, self._zygote, self._workers = assets(home), Zygote(), Workers()
+        env = {"PRETEND": str(home / "encodes")} if pretend else {}
+        self._runpod = endpoint(home, self._files, self._workers, WORKERS, env)
         self._environ = {
             **self._runpod.gateway_environ,
+            **settings(port, self._data),
             "RATE_LIMIT_PER_KEY": "0",
             "MAX_JOBS_PER_KEY": "0",
-            "PUBLIC_URL": self._url,
-            "PORT": str(port),
-            "DATA_DIR": str(self._data),
-            "X_API_KEY": KEY,
-            "MIN_FREE_DISK_PERCENT": "1",
             "THREADS": "64",
             "RUN_DISPATCHER": "false",
         }
@@ -107,7 +88,7 @@ class Load:
                 killer.start()
             try:
                 with ThreadPoolExecutor(CLIENTS) as clients:
-                    ids, ends = zip(*clients.map(lambda _: self._live(), range(jobs)), strict=True)
+                    ids, ends = zip(*clients.map(lambda _: self._job(), range(jobs)), strict=True)
             finally:
                 over.set()
                 for killer in killers:
@@ -126,52 +107,24 @@ class Load:
             for role in ("gateway", "dispatcher"):
                 environ = {**self._environ, "ROLE": role, "LOG": str(self._home / f"{role}.log")}
                 groups[role] = self._zygote.start(environ)
-                self._insist("GET", "/health")
+                insist("GET", f"{self._url}/health")
             yield groups
         finally:
             self._zygote.close()
             self._workers.close()
             self._files.close()
 
-    def _live(self) -> tuple[str, str]:
-        """Submit a job and follow it; return its id, and how it ended."""
-        job_id = self._submit()
-        return job_id, self._end(job_id)
-
-    def _submit(self) -> str:
-        params = {"url_video": self._files.url("/video.mp4"), "url_audio": self._files.url("/audio.m4a")}
+    def _job(self) -> tuple[str, str]:
+        """Submit a job and follow it; return its id, and how it ended: `completed` only if its output can be fetched."""
         headers = {"Idempotency-Key": str(uuid.uuid4())}
-        return str(self._insist("POST", "/video/adicionaAudio", json=params, headers=headers).json()["jobId"])
-
-    def _end(self, job_id: str) -> str:
-        """How the job ended; `completed` only if its output can be fetched."""
-        ends_at = time.monotonic() + 300
-        while True:
-            job = self._insist("GET", f"/jobs/{job_id}", headers={"Prefer": "wait=5"}).json()
-            if job["status"] in FINISHED or time.monotonic() > ends_at:
-                break
+        job = insist("POST", f"{self._url}/video/adicionaAudio", json=params(self._files), headers=headers).json()
+        job_id, ends_at = str(job["jobId"]), time.monotonic() + 300
+        while job["status"] not in FINISHED and time.monotonic() < ends_at:
+            job = insist("GET", f"{self._url}/jobs/{job_id}", headers={"Prefer": "wait=5"}).json()
         if job["status"] == "completed":
-            output = self._insist("GET", job["video_url"].removeprefix(self._url)).content
-            return "completed" if len(output) == job["stats"]["size_bytes"] else "completed with another output"
-        code = job.get("error", {}).get("code", "")
-        return f"{job['status']} {code}".strip()
-
-    def _insist(
-        self, method: str, path: str, headers: Mapping[str, str] | None = None, **more: Any
-    ) -> requests.Response:
-        headers = {"X-API-Key": KEY, **(headers or {})}
-        ends_at = time.monotonic() + 60
-        while True:
-            try:
-                answer = requests.request(method, self._url + path, headers=headers, timeout=10, **more)
-                if answer.status_code < 300:
-                    return answer
-                if answer.status_code < 500:
-                    raise AssertionError(f"{method} {path}: {answer.status_code} {answer.text}")
-            except requests.RequestException:
-                pass
-            assert time.monotonic() < ends_at, f"{method} {path}: no response"
-            time.sleep(0.05)
+            output = insist("GET", job["video_url"]).content
+            return job_id, "completed" if len(output) == job["stats"]["size_bytes"] else "completed with another output"
+        return job_id, f"{job['status']} {job.get('error', {}).get('code', '')}".strip()
 
     def _kill(self, kind: str, groups: Mapping[str, int], over: threading.Event, report: Report) -> None:
         chance = random.Random(self._random.random())
@@ -186,15 +139,11 @@ class Load:
 
     def _until_quiet(self, report: Report) -> None:
         ends_at = time.monotonic() + 60
-        while self._rows("SELECT id FROM jobs WHERE next_at IS NOT NULL") or self._at_runpod():
+        while self._rows("SELECT id FROM jobs WHERE next_at IS NOT NULL") or waiting_at(self._runpod):
             if time.monotonic() > ends_at:
-                report.wrong.append(f"work goes on after all jobs have ended: {self._at_runpod()} at RunPod")
+                report.wrong.append(f"work goes on after all jobs have ended: {waiting_at(self._runpod)} at RunPod")
                 return
             time.sleep(0.1)
-
-    def _at_runpod(self) -> int:
-        counts = self._runpod.queue.counts()
-        return counts["inQueue"] + counts["inProgress"]
 
     def _look(self, report: Report, ids: Iterable[str]) -> None:
         stored = self._rows("SELECT id, status, tries, error_code FROM jobs")
@@ -208,8 +157,7 @@ class Load:
         if odd := {end for end in report.ends if end not in {"completed", *(f"failed {code}" for code in UNLUCKY)}}:
             report.wrong.append(f"clients saw {odd}")
         self._look_at_attempts(report)
-        if self._encodes.exists():
-            report.encodes = len(self._encodes.read_text().splitlines())
+        report.encodes = encodes(self._home)
         if report.encodes > report.jobs + report.kills["worker"]:
             report.wrong.append(f"{report.encodes} encodes")
         workdir.sweep(self._home / "work")
@@ -234,5 +182,4 @@ class Load:
             report.wrong.append(f"unknown files: {sorted(unknown)[:3]}")
 
     def _rows(self, query: str) -> list[Any]:
-        with closing(sqlite3.connect(self._data / "reelay.db", timeout=10)) as connection:
-            return connection.execute(query).fetchall()
+        return rows(self._data, query)

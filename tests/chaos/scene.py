@@ -5,17 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-import requests
 import standardwebhooks
 
 from gateway.access.keys import webhook_secrets
@@ -23,147 +18,110 @@ from gateway.domain.attempts import Attempt, AttemptState
 from gateway.signing import Signer
 from scripts.stack import free_port
 from tests.chaos.gateway import Zygote
-from tests.chaos.scenery import counting, leave_old_things, media, opened, running_in
-from tests.chaos.steps import Book, Plan, Point
+from tests.chaos.runs import Broken, Outcome, Stage
+from tests.chaos.scenery import (
+    FINISHED,
+    assets,
+    encodes,
+    endpoint,
+    insist,
+    leave_old_things,
+    opened,
+    params,
+    rows,
+    running_in,
+    settings,
+    waiting_at,
+)
+from tests.chaos.steps import Point
 from tests.chaos.worker import Workers
-from tests.emulators.runpod import Config, Emulator
 from tests.outputs import video_key
-from tests.servers import FileServer, Reply, Request
+from tests.servers import Reply, Request
 
-KEY = "a-key-of-the-tests-alone"
 # Far longer than a run takes.
 PATIENCE_S = 60.0
 WORKERS = 2
 HOOK = "/hook"
-FINISHED = {"completed", "failed", "cancelled"}
 # The contents of a gateway's data folder beside files.
 _DATA = {"reelay.db", "reelay.db-wal", "reelay.db-shm", ".migrate.lock", "secret_key", "files/uploads"}
 Fault = Mapping[str, Any]
+# Faults at RunPod, and of the webhook's receiver, that cost a job no try.
+FAULTS: Mapping[str, Fault] = {
+    "reply of run lost": {"kind": "lost_reply", "on": "run"},
+    "reply of hand-over lost": {"kind": "lost_reply", "on": "hand-over"},
+    "502 on status": {"kind": "status", "on": "status", "status": 502, "times": 3},
+    "garbage on status": {"kind": "garbage", "on": "status", "times": 2},
+    "run slow": {"kind": "slow", "on": "run", "seconds": 0.5},
+    "job-done slow": {"kind": "slow", "on": "job-done", "seconds": 0.5},
+    "reply of webhook lost": {"kind": "lost_reply", "on": "webhook"},
+    "503 on webhook": {"kind": "status", "on": "webhook", "status": 503},
+}
 
 
-class Broken(AssertionError):
-    """A promise was broken."""
+def wait(check: Callable[[], bool], otherwise: str) -> None:
+    """Wait until `check` holds. Raises Broken after PATIENCE_S."""
+    ends_at = time.monotonic() + PATIENCE_S
+    while not check():
+        if time.monotonic() > ends_at:
+            raise Broken(otherwise)
+        time.sleep(0.1)  # many scenes wait at once, and polling costs CPU
 
 
-@dataclass
-class Outcome:
-    """What one run did."""
-
-    #: where processes were to be killed, in this order
-    deaths: tuple[Point, ...]
-    #: the faults that were injected
-    faults: tuple[Fault, ...]
-    #: the steps and deaths that took place
-    plan: Plan = field(default_factory=Plan)
-    #: the promises that were broken
-    wrong: list[str] = field(default_factory=list)
-    #: encodes that were started
-    encodes: int = 0
-    #: requests that the webhook's receiver got
-    webhooks: int = 0
-    #: how long the run took
-    seconds: float = 0.0
-
-    @property
-    def reached(self) -> bool:
-        """Whether every planned death took place."""
-        return len(self.plan.died) == len(self.deaths)
-
-    def __str__(self) -> str:
-        deaths = ", then ".join(map(str, self.deaths)) or "no death"
-        faults = ", ".join(f"{fault['kind']} on {fault['on']}" for fault in self.faults) or "no fault"
-        return f"{deaths}, {faults}: {'; '.join(self.wrong) or 'well'} ({self.seconds:.1f} s)"
-
-
-class Scene:
+class Scene(Stage):
     """An endpoint at RunPod with warm workers, a file server of assets, and a gateway for each run."""
 
     def __init__(self, home: Path, gateways: Zygote, workers: Workers) -> None:
-        self.home, self._gateways, self._workers = home, gateways, workers
-        self._book = Book(home)
-        self._runs = 0
+        home.mkdir()
+        super().__init__(home)
+        self._gateways, self._workers = gateways, workers
 
     def __enter__(self) -> Scene:
-        self._files, self.receiver = FileServer(), Receiver()
-        self._files.routes[HOOK] = self.receiver
-        for name, body in media(self.home).items():
-            self._files.routes[f"/{name}"] = Reply(body=body)
-        self.encodes = self.home / "encodes"
-        env = {
-            "FETCH_ALLOW_ORIGINS": self._files.origin,
-            "PATH": f"{counting(self.home)}:{os.environ['PATH']}",
-            "WORK_DIR": str(self.home / "work"),
-            "CHAOS": str(self.home),
-        }
-        self.runpod = Emulator(
-            Config(
-                min_workers=WORKERS,
-                max_workers=WORKERS,
-                cold_start_s=0,
-                latency_ms=0,
-                lost_after_s=5,
-                crash_pause_s=0.1,
-                command=self._workers.command,
-                env=env,
-            )
-        )
+        self.files, self.receiver = assets(self.home), Receiver()
+        self.files.routes[HOOK] = self.receiver
+        self.runpod = endpoint(self.home, self.files, self._workers, WORKERS, {"CHAOS": str(self.home)})
         self.runpod.__enter__()
-        self.past = self.home / "past"
         self.first_start = self._make_past()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.runpod.stop()
-        self._files.close()
+        self.files.close()
 
     def _make_past(self) -> list[Point]:
         """Start a gateway once to make the data folder that runs begin with; return the points of that start."""
         self._wait_for_workers()
         life = _Life(self, self.home / "first-start", fresh=True)
-        self._book.open()
+        self.book.open()
         gateway = self._gateways.start(life.environ)
-        life.insist("GET", "/health")
+        insist("GET", f"{life.url}/health")
         self._gateways.kill(gateway)
-        points = self._book.close().points()
+        points = self.book.close().points()
         leave_old_things(life.data)
         life.data.rename(self.past)
         return points
 
-    def run(self, deaths: Iterable[Point] = (), faults: Iterable[Fault] = ()) -> Outcome:
+    def _carry_out(self, outcome: Outcome, home: Path) -> None:
         """Run one job from submit to output, and wait until everything is cleaned up."""
-        outcome = Outcome(tuple(deaths), tuple(faults))
         self._wait_for_workers()
-        self.encodes.unlink(missing_ok=True)
-        self.receiver.begin([fault for fault in outcome.faults if fault["on"] == "webhook"])
-        for fault in outcome.faults:
-            if fault["on"] != "webhook":
-                self.runpod.inject(**fault)
-        self._runs += 1
-        fresh = bool(outcome.deaths) and outcome.deaths[0].name in {point.name for point in self.first_start}
-        life = _Life(self, self.home / f"run-{self._runs}", fresh=fresh)
-        began = time.monotonic()
-        self._book.open(*outcome.deaths)
-        gateway = self._gateways.start(life.environ)
-        try:
-            life.live()
-            outcome.wrong = life.wrong()
-        except Exception as error:
-            outcome.wrong.append(f"{type(error).__name__}: {error}")
-        finally:
-            outcome.plan = self._book.close()
-            self._gateways.kill(gateway)
-            self.runpod.faults.clear()
-        outcome.encodes, outcome.webhooks = self._encodes(), len(self.receiver.requests)
+        (self.home / "encodes").unlink(missing_ok=True)
+        fault = FAULTS[outcome.run.fault] if outcome.run.fault else None
+        at_webhook = fault is not None and fault["on"] == "webhook"
+        self.receiver.begin(fault if at_webhook else None)
+        if fault and not at_webhook:
+            self.runpod.inject(**fault)
+        points = outcome.run.points
+        fresh = bool(points) and points[0].name in {point.name for point in self.first_start}
+        life = _Life(self, home, fresh=fresh)
+        with self._planned(outcome):
+            gateway = self._gateways.start(life.environ)
+            try:
+                life.live()
+                outcome.wrong += life.wrong()
+            finally:
+                self._gateways.kill(gateway)
+                self.runpod.faults.clear()
+        outcome.counts.update(encodes=encodes(self.home), webhooks=len(self.receiver.requests))
         outcome.wrong += self._left(outcome)
-        outcome.seconds = time.monotonic() - began
-        if not outcome.wrong:
-            shutil.rmtree(life.home)
-        return outcome
-
-    def _encodes(self) -> int:
-        return len(self.encodes.read_text().splitlines()) if self.encodes.exists() else 0
 
     def _left(self, outcome: Outcome) -> list[str]:
         """Leftovers at the endpoint and in the workers' folders, and encodes too many."""
@@ -171,83 +129,67 @@ class Scene:
         began = {process for process, _, step in outcome.plan.steps if "start ffmpeg " in step}
         # A worker that was killed after it had started FFmpeg leaves its work to be done again.
         limit = 1 + sum(process in began for process, _ in outcome.plan.died)
-        if not 1 <= outcome.encodes <= limit:
-            wrong.append(f"{outcome.encodes} encodes, at most {limit} were needed")
+        if not 1 <= outcome.counts["encodes"] <= limit:
+            wrong.append(f"{outcome.counts['encodes']} encodes, at most {limit} were needed")
         try:
-            self._wait(lambda: not running_in(self.home), "FFmpeg is still running")
-            self._wait(lambda: not self._work_left(), "private directories are left")
+            wait(lambda: not running_in(self.home), "FFmpeg is still running")
+            wait(lambda: not self._work_left(), "private directories are left")
             self._wait_for_workers()
         except Broken as error:
             wrong.append(f"{error}: {self._work_left()} {running_in(self.home)}")
-        counts = self.runpod.queue.counts()
-        if counts["inQueue"] or counts["inProgress"]:
-            wrong.append(f"left at RunPod: {counts}")
+        if waiting_at(self.runpod):
+            wrong.append(f"left at RunPod: {self.runpod.queue.counts()}")
             self.runpod.queue.purge()
         return wrong
 
     def _wait_for_workers(self) -> None:
         """Wait for idle workers, because the steps of a starting worker belong to no job."""
-        self._wait(lambda: self.runpod.fleet.counts()["idle"] >= WORKERS, "the workers do not start")
+        wait(lambda: self.runpod.fleet.counts()["idle"] >= WORKERS, "the workers do not start")
 
     def _work_left(self) -> list[str]:
         return [path.name for path in (self.home / "work").glob("attempt-*")]
-
-    @staticmethod
-    def _wait(check: Callable[[], bool], otherwise: str) -> None:
-        ends_at = time.monotonic() + PATIENCE_S
-        while not check():
-            if time.monotonic() > ends_at:
-                raise Broken(otherwise)
-            time.sleep(0.1)  # many scenes wait at once, and polling costs CPU
 
 
 class _Life:
     """One job at a gateway that may be down at any moment."""
 
     def __init__(self, scene: Scene, home: Path, *, fresh: bool) -> None:
-        self.home, self.data, port = home, home / "data", free_port()
-        self._scene, self._url = scene, f"http://127.0.0.1:{port}"
+        self.data, port = home / "data", free_port()
+        self._scene, self.url = scene, f"http://127.0.0.1:{port}"
         self._ends_at = time.monotonic() + PATIENCE_S
         self._ids: set[str] = set()
         self._job: dict[str, Any] = {}
-        urls = {"url_video": "/video.mp4", "url_audio": "/audio.m4a", "webhook_url": HOOK}
-        self._params = {name: scene._files.url(path) for name, path in urls.items()}
         if fresh:
             self.data.mkdir(parents=True)
         else:
             shutil.copytree(scene.past, self.data)
         self.environ = {
             **scene.runpod.gateway_environ,
-            "PUBLIC_URL": self._url,
-            "PORT": str(port),
-            "DATA_DIR": str(self.data),
-            "X_API_KEY": KEY,
-            "MIN_FREE_DISK_PERCENT": "1",
-            "WEBHOOK_ALLOW_ORIGINS": scene._files.origin,
+            **settings(port, self.data),
+            "WEBHOOK_ALLOW_ORIGINS": scene.files.origin,
             "CHAOS": str(scene.home),
             "LOG": str(home / "gateway.log"),
         }
 
     def live(self) -> None:
         """Submit until the job is acknowledged, follow it to its end, fetch the output, wait until all is quiet."""
-        headers = {"Idempotency-Key": str(uuid.uuid4())}
-        answer = self.insist("POST", "/video/adicionaAudio", json=self._params, headers=headers)
-        self._job = answer.json()
-        path = f"/jobs/{self._job['jobId']}"
+        url, headers = f"{self.url}/video/adicionaAudio", {"Idempotency-Key": str(uuid.uuid4())}
+        body = {**params(self._scene.files), "webhook_url": self._scene.files.url(HOOK)}
+        self._job = insist("POST", url, json=body, headers=headers).json()
         while self._job.get("status") not in FINISHED:
-            self._job = self.insist("GET", path, headers={"Prefer": "wait=5"}).json()
+            self._job = insist("GET", f"{self.url}/jobs/{self._job['jobId']}", headers={"Prefer": "wait=5"}).json()
             if time.monotonic() > self._ends_at:
                 raise Broken(f"the job never ended: {self._job} {self._attempts()}")
-        again = self.insist("POST", "/video/adicionaAudio", json=self._params, headers=headers).json()
+        again = insist("POST", url, json=body, headers=headers).json()
         self._ids = {self._job["jobId"], again["jobId"]}
         if self._job["status"] != "completed":
             raise Broken(f"the job is {self._job['status']}: {self._job.get('error')} {self._attempts()}")
-        output = self.insist("GET", self._job["video_url"].removeprefix(self._url)).content
+        output = insist("GET", self._job["video_url"]).content
         if len(output) != self._job["stats"]["size_bytes"] or output[4:8] != b"ftyp":
             raise Broken(f"the output has {len(output)} bytes and begins {output[:8]!r}")
-        Scene._wait(self._quiet, "work goes on after the job's end")
+        wait(self._quiet, "work goes on after the job's end")
         try:
-            Scene._wait(lambda: not self._left(), "something is left")
+            wait(lambda: not self._left(), "something is left")
         except Broken as error:
             raise Broken(f"{error}: {self._left()}") from None
 
@@ -269,8 +211,8 @@ class _Life:
         # not rglob, which fails on files removed meanwhile
         below = (Path(folder, name) for folder, *names in os.walk(self.data) for name in itertools.chain(*names))
         found = {str(path.relative_to(self.data)) for path in below if path not in known}
-        rows = {table: self._count(table) for table in ("jobs", "idempotency", "webhooks")}
-        return sorted(found) + [f"{count} {table}" for table, count in rows.items() if count != 1]
+        counts = {table: self._count(table) for table in ("jobs", "idempotency", "webhooks")}
+        return sorted(found) + [f"{count} {table}" for table, count in counts.items() if count != 1]
 
     def _webhook_secret(self) -> str:
         """The secret that `keys webhook-secret` prints."""
@@ -279,36 +221,16 @@ class _Life:
             [key] = store.api_keys()
         return webhook_secrets(signer, key.id, key, 0)[0]
 
-    def insist(
-        self, method: str, path: str, headers: Mapping[str, str] | None = None, **more: Any
-    ) -> requests.Response:
-        """Call until the gateway is up and responds."""
-        headers = {"X-API-Key": KEY, **(headers or {})}
-        while True:
-            try:
-                answer = requests.request(method, self._url + path, headers=headers, timeout=10, **more)
-                if answer.status_code < 300:
-                    return answer
-                if answer.status_code < 500 or time.monotonic() > self._ends_at:
-                    raise Broken(f"{method} {path}: {answer.status_code} {answer.text}")
-            except requests.RequestException as error:
-                if time.monotonic() > self._ends_at:
-                    raise Broken(f"{method} {path}: {error}") from error
-            time.sleep(0.05)
-
     def _quiet(self) -> bool:
-        counts = self._scene.runpod.queue.counts()
-        if counts["inQueue"] or counts["inProgress"]:
-            return False
-        return self._count("jobs WHERE next_at > 0") + self._count("webhooks WHERE next_at > 0") == 0
+        due = self._count("jobs WHERE next_at > 0") + self._count("webhooks WHERE next_at > 0")
+        return due + waiting_at(self._scene.runpod) == 0
 
     def _attempts(self) -> list[Attempt]:
         with opened(self.data) as store:
             return store.attempts(self._job["jobId"])
 
-    def _count(self, rows: str) -> int:
-        with closing(sqlite3.connect(self.data / "reelay.db", timeout=10)) as connection:
-            return int(connection.execute(f"SELECT count(*) FROM {rows}").fetchone()[0])
+    def _count(self, of: str) -> int:
+        return int(rows(self.data, f"SELECT count(*) FROM {of}")[0][0])
 
 
 class Receiver:
@@ -316,16 +238,16 @@ class Receiver:
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
-        self._faults: list[Fault] = []
+        self._fault: Fault | None = None
 
-    def begin(self, faults: list[Fault]) -> None:
-        self.requests, self._faults = [], faults
+    def begin(self, fault: Fault | None) -> None:
+        self.requests, self._fault = [], fault
 
     def __call__(self, request: Request) -> Reply:
         self.requests.append(request)
-        if not self._faults:
+        fault, self._fault = self._fault, None
+        if fault is None:
             return Reply()
-        fault = self._faults.pop()
         return Reply(drop=True) if fault["kind"] == "lost_reply" else Reply(fault["status"])
 
     def wrong(self, job_id: str, secret: str) -> list[str]:
@@ -334,12 +256,12 @@ class Receiver:
         for request in self.requests:
             headers = {name.lower(): value for name, value in request.headers.items()}
             try:
-                told = standardwebhooks.Webhook(secret).verify(request.body, headers)
+                event = standardwebhooks.Webhook(secret).verify(request.body, headers)
             except standardwebhooks.WebhookVerificationError as error:
                 wrong.append(f"a webhook with a wrong signature: {error}")
                 continue
-            if (told["type"], told["data"]["jobId"]) != ("job.completed", job_id):
-                wrong.append(f"a webhook of {told['type']} for {told['data']['jobId']}")
+            if (event["type"], event["data"]["jobId"]) != ("job.completed", job_id):
+                wrong.append(f"a webhook of {event['type']} for {event['data']['jobId']}")
         ids = {request.headers["webhook-id"] for request in self.requests}
         if len(ids) != 1:
             wrong.append(f"{len(ids)} webhooks")

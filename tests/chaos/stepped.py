@@ -1,6 +1,6 @@
-"""A gateway on a stand-in's clock that works on its jobs only when it is told to.
+"""A gateway on a stand-in's clock that works on its jobs only on demand.
 
-So a run has no pauses, however long its leases are, and takes the same course every time.
+So a run has no pauses, however long its leases are, and does the same every time.
 """
 
 from __future__ import annotations
@@ -11,22 +11,14 @@ import os
 import select
 import signal
 import socket
-import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 from sqlalchemy.exc import OperationalError
-from werkzeug.serving import WSGIRequestHandler, make_server
 
-from common import log
-from gateway import create_app
-from gateway.__main__ import prepare
-from gateway.configuration import read_settings
 from gateway.dispatch.loop import Dispatcher
 from gateway.providers import http, worker_client
 from gateway.providers.clouds.vast import client
-from gateway.wiring import Services
 from tests.chaos import steps
 
 # Time stands still while a gateway works, so no call may wait for its turn or for long for a response.
@@ -59,30 +51,14 @@ class SharedClock:
         self._memory[:8] = ms.to_bytes(8, "little")
 
 
-class _Quiet(WSGIRequestHandler):
-    def log_request(self, *args: object) -> None: ...
-
-
-def serve(environ: Mapping[str, str]) -> None:
-    """Run a gateway in this process that does one round for every byte from the socket ORDERS, and returns a byte."""
-    for (module, name), value in AT_ONCE.items():
-        assert hasattr(module, name), name
-        setattr(module, name, value)
-    if "CHAOS" in environ:
-        steps.install("gateway", Path(environ["CHAOS"]))
-    settings = read_settings(environ)
-    log.configure("INFO")
-    prepare(settings)
-    app = create_app(settings)
-    services = app.extensions["reelay"] = Services.wire(settings, clock=SharedClock(Path(environ["CLOCK"])))
-    server = make_server("127.0.0.1", settings.port, app, threaded=True, request_handler=_Quiet)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+def obey(dispatcher: Dispatcher, orders_path: str) -> None:
+    """Do one round for every byte from the socket, and return a byte; end this process when the socket is closed."""
     with socket.socket(socket.AF_UNIX) as orders:
-        orders.connect(environ["ORDERS"])
+        orders.connect(orders_path)
         orders.sendall(b".")
         while orders.recv(1):
             try:
-                _round(services.dispatcher)
+                _round(dispatcher)
                 orders.sendall(b".")
             except OperationalError:  # as the dispatcher's loop does
                 orders.sendall(b"!")
@@ -98,7 +74,7 @@ def _round(dispatcher: Dispatcher) -> None:
 
 
 class Gateway:
-    """Gives the orders to a gateway, which is up again when `tick` returns even if it was killed meanwhile."""
+    """Orders rounds from a gateway, which may be killed in one of them and restarted."""
 
     def __init__(self, orders: Path) -> None:
         self._server = socket.socket(socket.AF_UNIX)
@@ -138,11 +114,11 @@ class Gateway:
     def _answer(self) -> bool:
         assert self._connection is not None
         try:
-            told = self._connection.recv(1)
+            answer = self._connection.recv(1)
         except ConnectionError:
-            told = b""
-        self.up = bool(told)
-        return told == b"."
+            answer = b""
+        self.up = bool(answer)
+        return answer == b"."
 
     def close(self) -> None:
         if self._connection is not None:

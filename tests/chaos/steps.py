@@ -2,7 +2,7 @@
 
 Instead of dying the process may be stopped for long, like a machine that its host pauses.
 
-Hooks in the libraries find the steps, no list does: commits of the database, HTTP requests, files and folders created,
+Hooks in the libraries find the steps, not a list: commits of the database, HTTP requests, files and folders created,
 renamed and removed, processes started. The name of a step says what it is and where in our code it is done, so that the
 same step has the same name in every run.
 """
@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from requests.adapters import HTTPAdapter
 
 ROOT = Path(__file__).parents[2]
 KILLED = 137
@@ -141,38 +143,32 @@ def install(role: str, folder: Path) -> None:
         if os.getpid() == owner:
             book.step(f"{role} {when} {what}{site and ' in '}{site}")
 
-    def around(holder: Any, name: str, what: Callable[..., str | None], *, anywhere: bool = False) -> None:
+    def around(holder: Any, name: str, what: Callable[..., str | None]) -> None:
         original = getattr(holder, name)
 
         @functools.wraps(original)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            site, told = _site(), what(*args, **kwargs)
-            if told is None or not (site or anywhere):
+            site, step = _site(), what(*args, **kwargs)
+            if step is None or not site:
                 return original(*args, **kwargs)
-            reach("before", told, site)
+            reach("before", step, site)
             answer = original(*args, **kwargs)
-            reach("after", told, site)
+            reach("after", step, site)
             return answer
 
         setattr(holder, name, wrapper)
 
     for name in ("replace", "rename", "link", "symlink", "unlink", "remove", "mkdir", "rmdir"):
-        around(os, name, functools.partial(_told, name))
+        around(os, name, lambda *_, step=name, **__: step)
     around(os, "open", lambda path, flags, *_, **__: "create" if flags & os.O_CREAT else None)
     around(subprocess.Popen, "__init__", lambda _, command, *__, **___: f"start {_program(command)}")
-    _hook_requests(around)
+    around(HTTPAdapter, "send", lambda _, request, *__, **___: _called(request.method, request.url))
     if role == "worker":
         _hook_aiohttp(reach)
     else:
         from sqlalchemy.engine.default import DefaultDialect
 
-        around(DefaultDialect, "do_commit", functools.partial(_told, "commit"))
-
-
-def _hook_requests(around: Callable[..., None]) -> None:
-    from requests.adapters import HTTPAdapter
-
-    around(HTTPAdapter, "send", lambda _, request, *__, **___: _called(request.method, request.url))
+        around(DefaultDialect, "do_commit", lambda *_: "commit")
 
 
 def _hook_aiohttp(reach: Callable[[str, str, str], None]) -> None:
@@ -182,17 +178,13 @@ def _hook_aiohttp(reach: Callable[[str, str, str], None]) -> None:
     original = aiohttp.ClientSession._request
 
     async def request(self: Any, method: str, url: Any, **kwargs: Any) -> Any:
-        told = _called(method, str(url))
-        reach("before", told, "")
+        step = _called(method, str(url))
+        reach("before", step, "")
         answer = await original(self, method, url, **kwargs)
-        reach("after", told, "")
+        reach("after", step, "")
         return answer
 
     aiohttp.ClientSession._request = request  # type: ignore[assignment]
-
-
-def _told(what: str, *_: Any, **__: Any) -> str:
-    return what
 
 
 def _called(method: str | None, url: str | None) -> str:

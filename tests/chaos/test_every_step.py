@@ -12,7 +12,8 @@ from gateway.settings import Settings
 from gateway.signing import Signer
 from gateway.storage.local import LocalStorage
 from tests.chaos import steps
-from tests.chaos.matrix import matrix, table
+from tests.chaos.matrix import matrix
+from tests.chaos.runs import Run, pairs, table
 from tests.chaos.steps import Book, Point
 
 KEY = "uploads/key_01JABCDEFGHJKMNPQRSTVWXYZ0/01JABCDEFGHJKMNPQRSTVWXYZ0"
@@ -30,13 +31,13 @@ def test_a_death_at_any_step_loses_nothing(tmp_path: Path) -> None:
         points = chaos.points(clean)
         print(f"\n{len(points)} points: {sum('gateway' in point.name for point in points)} of the gateway")
         print(table("no death", clean))
-        singles = chaos.singles(points)
-        print(table("one death", singles))
-        pairs = chaos.pairs(singles, PAIRS)
-        print(table("two deaths", pairs))
+        once = chaos.faulty(Run((point,)) for point in points)
+        print(table("one death", once))
+        twice = chaos.faulty(chaos.some(pairs(once), PAIRS))
+        print(table("two deaths", twice))
     assert len(points) > 90, "the hooks find less than there is"
-    assert [str(outcome) for outcome in [*clean, *singles, *pairs] if outcome.wrong] == []
-    assert sum(outcome.reached for outcome in singles) >= REACHED * len(singles)
+    assert [str(outcome) for outcome in [*clean, *once, *twice] if outcome.wrong] == []
+    assert sum(outcome.reached for outcome in once) >= REACHED * len(once)
 
 
 def _store_a_file(folder: Path) -> None:

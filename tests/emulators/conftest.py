@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +17,23 @@ from tests.emulators.runpod import Config, Emulator
 TIMEOUT_S = 20.0
 INPUT = {"operation": "img2vid", "url_image": "http://127.0.0.1/photo.jpg"}
 
-MakeEmulator = Callable[..., Emulator]
-
 
 class Caller:
     """Calls the job API."""
 
     def __init__(self, emulator: Emulator, session: requests.Session) -> None:
-        self.base, self._session = emulator.endpoint_url, session
-        self._session.headers["Authorization"] = f"Bearer {emulator.config.api_key}"
+        self._base, self._session = emulator.endpoint_url, session
+        self._headers = {"Authorization": f"Bearer {emulator.config.api_key}"}
 
     def get(self, path: str) -> requests.Response:
-        return self._session.get(f"{self.base}/{path}", timeout=TIMEOUT_S)
+        return self._session.get(f"{self._base}/{path}", headers=self._headers, timeout=TIMEOUT_S)
 
     def post(self, path: str, body: Any = None) -> requests.Response:
-        return self._session.post(f"{self.base}/{path}", json=body, timeout=TIMEOUT_S)
+        return self._session.post(f"{self._base}/{path}", json=body, headers=self._headers, timeout=TIMEOUT_S)
 
-    def run(self, **more: Any) -> str:
+    def run(self, job_input: dict[str, Any] = INPUT) -> str:
         """The id of a new job."""
-        answer = self.post("run", {"input": INPUT, **more})
+        answer = self.post("run", {"input": job_input})
         assert answer.status_code == 200, answer.text
         assert answer.json() == {"id": answer.json()["id"], "status": "IN_QUEUE"}
         return str(answer.json()["id"])
@@ -54,27 +51,19 @@ class PlayedWorker:
     """Calls the worker API like the SDK."""
 
     def __init__(self, emulator: Emulator, session: requests.Session, worker_id: str = "played") -> None:
-        self.base, self.id, self._session = emulator.endpoint_url, worker_id, session
-        self._session.headers["Authorization"] = emulator.config.worker_key
+        self._base, self._id, self._session = emulator.endpoint_url, worker_id, session
+        self._headers = {"Authorization": emulator.config.worker_key}
 
-    def get(self, path: str, **query: Any) -> requests.Response:
-        return self._session.get(f"{self.base}/{path}/{self.id}", params={"gpu": "none", **query}, timeout=TIMEOUT_S)
-
-    def take(self) -> dict[str, Any] | None:
-        answer = self.get("job-take", job_in_progress=0)
+    def take(self, timeout_s: float = TIMEOUT_S) -> dict[str, Any] | None:
+        url = f"{self._base}/job-take/{self._id}?gpu=none&job_in_progress=0"
+        answer = self._session.get(url, headers=self._headers, timeout=timeout_s)
         assert answer.status_code in {200, 204}, answer.text
         return answer.json() if answer.status_code == 200 else None
 
-    def post(self, path: str, job_id: str, body: Any) -> requests.Response:
-        return self._session.post(
-            f"{self.base}/{path}/{self.id}/{job_id}?gpu=none&isStream=false",
-            data=json.dumps(body),
-            headers={"Content-Type": "application/x-www-form-urlencoded"},
-            timeout=TIMEOUT_S,
-        )
-
-    def done(self, job_id: str, **result: Any) -> requests.Response:
-        return self.post("job-done", job_id, result)
+    def done(self, job_id: str, **result: Any) -> None:
+        url = f"{self._base}/job-done/{self._id}/{job_id}?gpu=none&isStream=false"
+        headers = {**self._headers, "Content-Type": "application/x-www-form-urlencoded"}
+        assert self._session.post(url, data=json.dumps(result), headers=headers, timeout=TIMEOUT_S).ok
 
 
 def processes(group: int) -> list[tuple[int, str]]:
@@ -92,44 +81,26 @@ def processes(group: int) -> list[tuple[int, str]]:
 
 
 @pytest.fixture
-def make_emulator() -> Iterator[MakeEmulator]:
-    """Starts endpoints, by default without latency and without workers."""
-    with ExitStack() as stack:
-
-        def make(**fields: Any) -> Emulator:
-            config = Config(**{"latency_ms": 0, "cold_start_s": 0, "max_workers": 0, "long_poll_s": 0.2, **fields})
-            return stack.enter_context(Emulator(config))
-
-        yield make
+def session() -> Iterator[requests.Session]:
+    with requests.Session() as session:
+        yield session
 
 
 @pytest.fixture
-def emulator(make_emulator: MakeEmulator) -> Emulator:
-    return make_emulator()
+def emulator() -> Iterator[Emulator]:
+    """An endpoint without latency and without workers."""
+    with Emulator(Config(latency_ms=0, cold_start_s=0, max_workers=0, long_poll_s=0.2)) as emulator:
+        yield emulator
 
 
 @pytest.fixture
-def call() -> Iterator[Callable[[Emulator], Caller]]:
-    with ExitStack() as stack:
-        yield lambda emulator: Caller(emulator, stack.enter_context(requests.Session()))
+def caller(emulator: Emulator, session: requests.Session) -> Caller:
+    return Caller(emulator, session)
 
 
 @pytest.fixture
-def play() -> Iterator[Callable[..., PlayedWorker]]:
-    with ExitStack() as stack:
-        yield lambda emulator, worker_id="played": PlayedWorker(
-            emulator, stack.enter_context(requests.Session()), worker_id
-        )
-
-
-@pytest.fixture
-def caller(emulator: Emulator, call: Callable[[Emulator], Caller]) -> Caller:
-    return call(emulator)
-
-
-@pytest.fixture
-def worker(emulator: Emulator, play: Callable[..., PlayedWorker]) -> PlayedWorker:
-    return play(emulator)
+def worker(emulator: Emulator, session: requests.Session) -> PlayedWorker:
+    return PlayedWorker(emulator, session)
 
 
 # ---- Vast.ai
@@ -148,7 +119,6 @@ WORKER_ENV = {
     "WORKER_LIFETIME_SECONDS": "7200",
     "WORKER_SILENCE_SECONDS": "420",
 }
-MakeVast = Callable[..., vast_ai.Emulator]
 
 
 class Renter:
@@ -156,10 +126,9 @@ class Renter:
 
     def __init__(self, emulator: vast_ai.Emulator, session: requests.Session) -> None:
         self.emulator, self._session = emulator, session
-        self._session.headers["Authorization"] = f"Bearer {emulator.config.api_key}"
 
     def ask(self, method: str, path: str, body: Any = None, key: str | None = None, **query: Any) -> requests.Response:
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        headers = {"Authorization": f"Bearer {key or self.emulator.config.api_key}"}
         url = f"{self.emulator.url}/api/{path}"
         return self._session.request(method, url, json=body, params=query, headers=headers, timeout=TIMEOUT_S)
 
@@ -202,45 +171,26 @@ class Renter:
     def destroy(self, instance_id: int, key: str | None = None) -> requests.Response:
         return self.ask("DELETE", f"v0/instances/{instance_id}/", key=key)
 
-    def account(self) -> requests.Response:
-        return self.ask("GET", "v0/users/current/")
-
-    def worker(
-        self, instance_id: int, path: str = "/health", method: str = "GET", patience_s: float = TIMEOUT_S, **more: Any
-    ) -> requests.Response:
-        """Call the instance's worker at its current address, whatever its certificate."""
-        told = self.show(instance_id)
-        assert told and told["ports"]
-        tls = self.emulator.account.instances[instance_id].env["WORKER_TLS"] == "true"
-        base = f"{'https' if tls else 'http'}://{told['public_ipaddr'].strip()}:{told['ports']['3334/tcp'][-1]['HostPort']}"
+    def healthy(self, instance_id: int) -> bool:
+        """Whether the instance's worker responds at its current address, whatever its certificate."""
+        shown = self.show(instance_id)
+        assert shown and shown["ports"]
+        url = f"https://{shown['public_ipaddr'].strip()}:{shown['ports']['3334/tcp'][-1]['HostPort']}/health"
         headers = {"X-Session-Token": TOKEN, "X-API-Key": KEY}
         with warnings.catch_warnings(action="ignore"):
-            return requests.request(method, base + path, headers=headers, verify=False, timeout=patience_s, **more)
+            try:
+                return requests.get(url, headers=headers, verify=False, timeout=TIMEOUT_S).ok
+            except requests.ConnectionError:  # the port is mapped before the worker listens
+                return False
 
 
 @pytest.fixture
-def make_vast() -> Iterator[MakeVast]:
-    """Starts accounts, by default with a stopped clock, without rate limits, and with pretended workers."""
-    with ExitStack() as stack:
-
-        def make(offers: list[dict[str, Any]] | None = None, **fields: Any) -> vast_ai.Emulator:
-            config = vast_ai.Config(**{"pretend": True, "speed": 0, "spacing": {}, **fields})
-            return stack.enter_context(vast_ai.Emulator(config, offers))
-
-        yield make
+def vast() -> Iterator[vast_ai.Emulator]:
+    """An account with a stopped clock, without rate limits, and with pretended workers."""
+    with vast_ai.Emulator(vast_ai.Config(pretend=True, speed=0, spacing={})) as vast:
+        yield vast
 
 
 @pytest.fixture
-def vast(make_vast: MakeVast) -> vast_ai.Emulator:
-    return make_vast()
-
-
-@pytest.fixture
-def rent() -> Iterator[Callable[[vast_ai.Emulator], Renter]]:
-    with ExitStack() as stack:
-        yield lambda emulator: Renter(emulator, stack.enter_context(requests.Session()))
-
-
-@pytest.fixture
-def renter(vast: vast_ai.Emulator, rent: Callable[[vast_ai.Emulator], Renter]) -> Renter:
-    return rent(vast)
+def renter(vast: vast_ai.Emulator, session: requests.Session) -> Renter:
+    return Renter(vast, session)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.emulators.conftest import Caller, MakeEmulator, PlayedWorker, processes
+from tests.emulators.conftest import Caller, PlayedWorker, processes
 from tests.emulators.runpod import Emulator
 from tests.handler.support import alive, ffmpegs
 from tests.servers import PATIENCE_S, STOP_S, FileServer, Reply, eventually
-
-Call = Callable[[Emulator], Caller]
 
 
 @pytest.fixture
@@ -24,14 +22,10 @@ def media(files: FileServer, samples: Path) -> FileServer:
 
 
 @pytest.fixture
-def start(make_emulator: MakeEmulator, media: FileServer) -> Callable[..., Emulator]:
-    """An endpoint with real workers that are not waited for longer than they take."""
-
-    def make(**fields: Any) -> Emulator:
-        env = {"FETCH_ALLOW_ORIGINS": media.origin}
-        return make_emulator(**{"max_workers": 1, "long_poll_s": 20, "queue_delay_s": 0, "env": env, **fields})
-
-    return make
+def running(emulator: Emulator, media: FileServer) -> Emulator:
+    """The endpoint with real workers that are not waited for longer than they take."""
+    emulator.configure(max_workers=1, long_poll_s=20, queue_delay_s=0, env={"FETCH_ALLOW_ORIGINS": media.origin})
+    return emulator
 
 
 def adiciona_audio(media: FileServer) -> dict[str, Any]:
@@ -101,12 +95,9 @@ def test_the_sdks_client_raises_for_a_wrong_key(emulator: Emulator, endpoint: An
 
 
 @pytest.mark.slow
-def test_the_sdks_worker_does_a_job_and_leaves_when_idle(
-    start: Callable[..., Emulator], media: FileServer, call: Call
-) -> None:
-    emulator = start(idle_timeout_s=0.5)
-    caller = call(emulator)
-    job_id = caller.run(input=adiciona_audio(media))
+def test_the_sdks_worker_does_a_job_and_leaves_when_idle(running: Emulator, media: FileServer, caller: Caller) -> None:
+    running.configure(idle_timeout_s=0.5)
+    job_id = caller.run(adiciona_audio(media))
     eventually(lambda: caller.status(job_id)["status"] in {"COMPLETED", "FAILED"})
     ended = caller.status(job_id)
     assert ended["status"] == "COMPLETED", ended
@@ -114,27 +105,26 @@ def test_the_sdks_worker_does_a_job_and_leaves_when_idle(
     assert Path(ended["output"]["outputs"]["video"]["path"]).stat().st_size == ended["output"]["stats"]["size_bytes"]
     assert 0 < ended["executionTime"] <= ended["executionTime"] + ended["delayTime"] < PATIENCE_S * 1000
     eventually(lambda: caller.health()["workers"]["idle"] == 1)
-    [worker] = emulator.fleet.all()
+    [worker] = running.fleet.all()
     assert worker.process and worker.guard
     group = worker.guard.pid
-    eventually(lambda: emulator.fleet.all() == [])
+    eventually(lambda: running.fleet.all() == [])
     assert worker.process.returncode == 0
     assert processes(group) == []
     # long polls, not questions at once: a job, the wait for the next one, and the leave
-    assert emulator.calls["job-take"] <= 3
-    assert emulator.calls["ping"] >= 1
+    assert running.calls["job-take"] <= 3
+    assert running.calls["ping"] >= 1
 
 
 @pytest.mark.slow
 def test_a_killed_worker_s_job_runs_once_more_and_then_fails(
-    start: Callable[..., Emulator], media: FileServer, call: Call
+    running: Emulator, media: FileServer, caller: Caller
 ) -> None:
-    emulator = start(max_workers=2)
-    caller = call(emulator)
-    job_id = caller.run(input=endless(media))
-    ffmpeg = encoding(emulator)
-    kill = emulator.inject("kill", "hand-over")
-    emulator.fleet.kill(caller.status(job_id)["workerId"])
+    running.configure(max_workers=2)
+    job_id = caller.run(endless(media))
+    ffmpeg = encoding(running)
+    kill = running.inject("kill", "hand-over")
+    running.fleet.kill(caller.status(job_id)["workerId"])
     eventually(lambda: caller.status(job_id)["retries"] == 1)
     eventually(lambda: not alive(ffmpeg), STOP_S)
     eventually(lambda: caller.status(job_id)["status"] == "FAILED")
@@ -144,16 +134,12 @@ def test_a_killed_worker_s_job_runs_once_more_and_then_fails(
 
 
 @pytest.mark.slow
-def test_a_worker_that_must_leave_finishes_its_job(
-    start: Callable[..., Emulator], media: FileServer, call: Call
-) -> None:
-    emulator = start()
-    caller = call(emulator)
-    job_id = caller.run(input={**endless(media), "duration": 2, "frame_rate": 24})
-    encoding(emulator)
-    emulator.configure(max_workers=0)
-    second = caller.run(input=adiciona_audio(media))
+def test_a_worker_that_must_leave_finishes_its_job(running: Emulator, media: FileServer, caller: Caller) -> None:
+    job_id = caller.run({**endless(media), "duration": 2, "frame_rate": 24})
+    encoding(running)
+    running.configure(max_workers=0)
+    second = caller.run(adiciona_audio(media))
     eventually(lambda: caller.status(job_id)["status"] == "COMPLETED")
-    eventually(lambda: emulator.fleet.all() == [])
+    eventually(lambda: running.fleet.all() == [])
     assert caller.status(second)["status"] == "IN_QUEUE"
     assert caller.status(job_id)["retries"] == 0

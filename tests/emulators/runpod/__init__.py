@@ -5,7 +5,7 @@
         emulator.inject("status", "run", status=429, times=3)  # see faults.py
         emulator.calls["status"]
 
-`python -m tests.emulators.runpod` runs it by hand.
+`python -m tests.emulators runpod` runs it by hand.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ import dataclasses
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from flask import Blueprint, Flask
+from flask import Flask
 
 from tests.emulators.runpod.calls import Calls
 from tests.emulators.runpod.config import Config
@@ -34,12 +33,9 @@ __all__ = ["Config", "Emulator", "Fault"]
 
 
 class Emulator:
-    """One endpoint. Serves `url` inside `with`; stops with all its workers at the end.
+    """One endpoint. Serves `url` inside `with`; stops with all its workers at the end."""
 
-    `blueprints` are served too: the management API, for example.
-    """
-
-    def __init__(self, config: Config | None = None, blueprints: Iterable[Blueprint] = ()) -> None:
+    def __init__(self, config: Config | None = None) -> None:
         self.config = config or Config()
         self.home = self.config.home or Path(tempfile.mkdtemp(prefix="runpod-"))
         self.faults = Faults()
@@ -49,8 +45,6 @@ class Emulator:
         app = Flask(__name__)
         app.register_blueprint(job_api(self._config, self.queue, self.fleet, self._calls))
         app.register_blueprint(worker_api(self._config, self.queue, self.fleet, self._calls))
-        for blueprint in blueprints:
-            app.register_blueprint(blueprint)
         self._server = Server((self.config.host, self.config.port), app)
 
     def __enter__(self) -> Emulator:

@@ -6,9 +6,8 @@ import functools
 import hmac
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, make_response, request
@@ -33,39 +32,6 @@ class Problem(Exception):
         return response
 
 
-class Limits:
-    """Limits calls in a sliding window and concurrent calls, for each kind of call."""
-
-    def __init__(self, config: Callable[[], Config], now: Callable[[], float] = time.monotonic) -> None:
-        self._config, self._now, self._lock = config, now, threading.Lock()
-        self._recent: dict[str, deque[float]] = {}
-        self._running: Counter[str] = Counter()
-
-    @contextmanager
-    def slot(self, call: str) -> Iterator[None]:
-        """Hold a slot of the kind of call. Raises Problem when there is none."""
-        with self._lock:
-            self._admit(call)
-            self._running[call] += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._running[call] -= 1
-
-    def _admit(self, call: str) -> None:
-        in_window, at_once = self._config().limits.get(call, (None, None))
-        recent, now = self._recent.setdefault(call, deque()), self._now()
-        while recent and now - recent[0] >= WINDOW_S:
-            recent.popleft()
-        if at_once is not None and self._running[call] >= at_once:
-            raise Problem(429, f"{call}: more than {at_once} calls at once")
-        if in_window is not None:
-            if len(recent) >= in_window:
-                raise Problem(429, f"{call}: more than {in_window} calls in {WINDOW_S:g} s")
-            recent.append(now)
-
-
 class Calls:
     """`@calls.call("run")` makes a view a call of that kind. The view gets the fault that struck, or None.
 
@@ -73,9 +39,10 @@ class Calls:
     """
 
     def __init__(self, config: Callable[[], Config], faults: Faults) -> None:
-        self.faults, self.limits = faults, Limits(config)
+        self.faults = faults
         self._config, self._lock = config, threading.Lock()
         self._counts: Counter[str] = Counter()
+        self._recent: defaultdict[str, deque[float]] = defaultdict(deque)
 
     def counts(self) -> Counter[str]:
         with self._lock:
@@ -90,22 +57,30 @@ class Calls:
             @functools.wraps(view)
             def wrapper(**path: str) -> Response:
                 name = kind if isinstance(kind, str) else kind()
-                with self._lock:
-                    self._counts[name] += 1
-                config = self._config()
-                one_way_s = (config.latency_ms if name in JOB_CALLS else config.worker_latency_ms) / 2000
+                one_way_s = self._config().latency_ms / 2000 if name in JOB_CALLS else 0
                 try:
-                    with self.limits.slot(name):
-                        time.sleep(one_way_s)
-                        response = self._struck(self.faults.strike(name), view, path)
-                        time.sleep(one_way_s)
+                    self._admit(name)
                 except Problem as error:
                     return error.response()
+                time.sleep(one_way_s)
+                response = self._struck(self.faults.strike(name), view, path)
+                time.sleep(one_way_s)
                 return response
 
             return wrapper
 
         return decorate
+
+    def _admit(self, name: str) -> None:
+        """Count the call. Raises Problem when it is over the limit of its kind."""
+        with self._lock:
+            self._counts[name] += 1
+            recent, limit, now = self._recent[name], self._config().limits.get(name), time.monotonic()
+            while recent and now - recent[0] >= WINDOW_S:
+                recent.popleft()
+            if limit is not None and len(recent) >= limit:
+                raise Problem(429, f"{name}: more than {limit} calls in {WINDOW_S:g} s")
+            recent.append(now)
 
     def _struck(self, fault: Fault | None, view: Callable[..., Any], path: dict[str, str]) -> Response:
         kind = fault.kind if fault else None

@@ -9,15 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 WINDOW_S = 10.0
-# calls per ten seconds, concurrent calls
-LIMITS: Mapping[str, tuple[int, int | None]] = MappingProxyType(
-    {
-        "run": (1000, 200),
-        "status": (2000, 400),
-        "cancel": (100, 20),
-        "purge-queue": (2, None),
-    }
-)
+# calls per ten seconds
+LIMITS: Mapping[str, int] = MappingProxyType({"run": 1000, "status": 2000, "cancel": 100, "purge-queue": 2})
 
 
 @dataclass(frozen=True)
@@ -32,18 +25,15 @@ class Config:
 
     min_workers: int = 0
     max_workers: int = 2
-    throttled: int = 0  # how many of max_workers find no machine
     idle_timeout_s: float = 300.0
     queue_delay_s: float = 4.0
     cold_start_s: float = 3.0  # until the worker's process starts
-    stop_grace_s: float = 60.0  # from SIGTERM to SIGKILL
     crash_pause_s: float = 10.0  # until a worker that ended before its first job is started again
     command: tuple[str, ...] = (sys.executable, "-m", "handler")
     env: Mapping[str, str] = field(default_factory=dict)
     home: Path | None = None  # logs, work and outputs of the workers; None: a temporary folder
 
     latency_ms: float = 150.0
-    worker_latency_ms: float = 0.0
     long_poll_s: float = 25.0
     ping_interval_s: int = 1  # the SDK knows whole seconds only
     lost_after_s: float = 15.0  # a job that no ping names for so long is lost; a worker without any call is killed
@@ -56,4 +46,4 @@ class Config:
     max_result_bytes: int = 20_000_000
     max_queued: int = 50  # and at least max_queued_per_worker × max_workers
     max_queued_per_worker: int = 500
-    limits: Mapping[str, tuple[int, int | None]] = field(default_factory=lambda: LIMITS)
+    limits: Mapping[str, int] = field(default_factory=lambda: LIMITS)

@@ -87,10 +87,6 @@ class FaultList(Generic[Kind]):
         with self._lock:
             self._faults.clear()
 
-    def all(self) -> list[Kind]:
-        with self._lock:
-            return list(self._faults)
-
     def strike(self, call: str) -> Kind | None:
         with self._lock:
             return next((fault for fault in self._faults if fault.strikes(call)), None)

@@ -33,7 +33,6 @@ class Worker:
     guard: subprocess.Popen[bytes] | None = None
     ready: bool = False
     leaving: bool = False
-    left_at: float = 0.0
     idle_since: float = 0.0
     heard_at: float = 0.0
 
@@ -123,7 +122,7 @@ class Fleet:
             "initializing": 0 if self._crashes else starting,
             "ready": ready - running,
             "running": running,
-            "throttled": self._config().throttled,
+            "throttled": 0,
             "unhealthy": resting + (starting if self._crashes else 0),
         }
 
@@ -136,16 +135,11 @@ class Fleet:
             for worker in self.all():
                 if worker.process and worker.process.poll() is not None:
                     self._ended(worker)
-                elif self._overdue(worker, now):
+                elif worker.ready and not worker.leaving and now - worker.heard_at > self._config().lost_after_s:
                     worker.kill()
                 elif not worker.process and worker.begins_at is not None and now >= worker.begins_at:
                     self._begin(worker)
             self._scale(now)
-
-    def _overdue(self, worker: Worker, now: float) -> bool:
-        if worker.leaving:
-            return now - worker.left_at > self._config().stop_grace_s
-        return worker.ready and now - worker.heard_at > self._config().lost_after_s
 
     def _scale(self, now: float) -> None:
         config = self._config()
@@ -157,13 +151,12 @@ class Fleet:
                 worker.idle_since = now
             waiting_s = self._queue.waiting_s()
             overdue = sum(waited > config.queue_delay_s for waited in waiting_s)
-            room = max(0, config.max_workers - config.throttled)
             needed = len(busy) + max(overdue, 1 if waiting_s and not live else 0)
-            for _ in range(min(max(needed, config.min_workers), room) - len(live) - len(self._resting)):
+            for _ in range(min(max(needed, config.min_workers), config.max_workers) - len(live) - len(self._resting)):
                 worker = Worker(secrets.token_hex(7), begins_at=now + config.cold_start_s)
                 self._workers[worker.id] = worker
             idle_first = sorted(live, key=lambda worker: worker in busy)
-            for worker in idle_first[: max(0, len(live) - room)]:
+            for worker in idle_first[: max(0, len(live) - config.max_workers)]:
                 self._drain(worker)
             idle = [worker for worker in live if worker.ready and now - worker.idle_since > config.idle_timeout_s]
             for worker in idle[: max(0, len(live) - config.min_workers)]:
@@ -200,7 +193,7 @@ class Fleet:
         """Give the worker no more jobs, end its long polls, and send SIGTERM, so that it ends after its current job."""
         if worker.leaving:
             return
-        worker.leaving, worker.left_at = True, time.monotonic()
+        worker.leaving = True
         if worker.process:
             worker.process.terminate()
         else:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import select
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from io import BytesIO
 from typing import Any
-from urllib.parse import unquote
 
-from werkzeug.test import run_wsgi_app
+from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from tests.emulators.runpod.calls import HANG_UP
 
@@ -35,45 +33,19 @@ class _Handler(BaseHTTPRequestHandler):
         if self._hung_up:
             self.close_connection = True
             return
-        content = b"".join(chunks)
-        code, _, reason = status.partition(" ")
-        self.send_response(int(code), reason)
+        self.send_response(int(status[:3]))
         for name, value in headers:
-            if name.lower() != "content-length":
-                self.send_header(name, value)
-        if int(code) != 204:
-            self.send_header("Content-Length", str(len(content)))
+            self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(content)
+        self.wfile.write(b"".join(chunks))
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer
 
     def _environ(self, body: bytes) -> dict[str, Any]:
-        path, _, query = self.path.partition("?")
-        environ: dict[str, Any] = {
-            "REQUEST_METHOD": self.command,
-            "SCRIPT_NAME": "",
-            "PATH_INFO": unquote(path, "latin-1"),
-            "QUERY_STRING": query,
-            "SERVER_NAME": self.server.server_address[0],
-            "SERVER_PORT": str(self.server.server_address[1]),
-            "SERVER_PROTOCOL": self.request_version,
-            "REMOTE_ADDR": self.client_address[0],
-            "CONTENT_TYPE": self.headers.get("Content-Type", ""),
-            "CONTENT_LENGTH": str(len(body)),
-            "wsgi.version": (1, 0),
-            "wsgi.url_scheme": "http",
-            "wsgi.input": BytesIO(body),
-            "wsgi.errors": sys.stderr,
-            "wsgi.multithread": True,
-            "wsgi.multiprocess": False,
-            "wsgi.run_once": False,
-            CONNECTED: self._connected,
-            HANG_UP: lambda: setattr(self, "_hung_up", True),
-        }
-        for name, value in self.headers.items():
-            environ[f"HTTP_{name.upper().replace('-', '_')}"] = value
-        return environ
+        headers = list(self.headers.items())
+        environ = EnvironBuilder(self.path, method=self.command, headers=headers, data=body).get_environ()
+        hang_up = functools.partial(setattr, self, "_hung_up", True)
+        return environ | {"REMOTE_ADDR": self.client_address[0], CONNECTED: self._connected, HANG_UP: hang_up}
 
     def _connected(self) -> bool:
         """Called while a request is served: anything readable now means that the caller has hung up."""

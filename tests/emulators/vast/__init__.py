@@ -10,7 +10,7 @@
         vast.advance(300)                                # its clock, in seconds; `vast.clock.speed = 20` makes it run
         vast.alive(), vast.bill(), vast.calls["create"], vast.log, vast.touched_strangers(), vast.unfit
 
-`python -m tests.emulators.vast` runs it by hand.
+`python -m tests.emulators vast` runs it by hand.
 """
 
 from __future__ import annotations

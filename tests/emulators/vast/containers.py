@@ -32,7 +32,7 @@ from tests.emulators.runpod.server import Server
 from tests.emulators.vast.clock import Clock
 from tests.emulators.vast.config import Config
 from wire.envelope import JobInput, parse_job_input
-from wire.errors import JobError, Stopped, Superseded
+from wire.errors import EncoderUnavailable, JobError, Stopped, Superseded
 from wire.media_types import MP4
 
 VIDEO = b"\0\0\0\x18ftypisom" + bytes(12)
@@ -52,7 +52,7 @@ class Hardware:
     """What a pretended worker knows of its machine."""
 
     gpu: str
-    #: Whether NVENC refuses, so that its jobs are encoded by the CPU.
+    #: Whether NVENC refuses: its jobs are encoded by the CPU, or fail where the GPU is required.
     refuses: bool
     #: Bills (bytes to the machine, bytes from it).
     transfer: Callable[[int, int], None]
@@ -268,6 +268,8 @@ class _Pretended(Runs):
             reporter.claim()
             self._hardware.transfer(fetched, 0)
             reporter.encoding()
+            if self._hardware.refuses and delivery and delivery.gpu_encoder == "require":
+                raise EncoderUnavailable(detail=REFUSAL)
             self._clock.wait(job_s, stop.check)
             if delivery and delivery.uploads:
                 with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
@@ -288,7 +290,7 @@ class _Pretended(Runs):
     def _encoder(self) -> dict[str, Any]:
         """The part of the stats that says what encoded."""
         if self._hardware.refuses:
-            return {"encoder": "libx264", "device": "cpu", "warnings": [f"h264_nvenc: {REFUSAL}"]}
+            return {"encoder": "libx264", "device": "cpu", "gpu": self._hardware.gpu, "gpu_failure": REFUSAL}
         return {"encoder": "h264_nvenc", "device": "gpu", "gpu": self._hardware.gpu}
 
 

@@ -11,6 +11,7 @@ import pytest
 from ffmpeg_ops.engine import ffmpeg, process
 from ffmpeg_ops.operation import Work
 from tests.ffmpeg_ops.media import Media
+from tests.native import compile_library, needs_gcc
 from tests.servers import PATIENCE_S, STOP_S, eventually
 from wire.envelope import Limits
 from wire.errors import Cancelled, EncodeFailed, JobTimeout, WorkerError
@@ -63,6 +64,35 @@ def test_a_command_returns_what_it_prints(work: Work) -> None:
 def test_only_the_path_of_the_environment_reaches_the_process(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNPOD_API_KEY", "secret")
     assert b"secret" not in process.output_of(["env"], work)
+
+
+LOADED = r"""
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdio.h>
+__attribute__((constructor)) static void note(void) {
+    FILE *file = fopen("loaded-into", "a");
+    fprintf(file, "%s\n", program_invocation_short_name);
+    fclose(file);
+}
+"""
+
+
+@needs_gcc
+def test_a_preloaded_library_reaches_ffmpeg_and_no_other_program(
+    work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The launchers of FFmpeg's process, setpriv and prlimit, which it then replaces, load it too."""
+    monkeypatch.setattr(process, "_preloaded", None)
+    source, loaded_into = tmp_path / "loaded.c", work.directory / "loaded-into"
+    source.write_text(LOADED)
+    process.preload(compile_library(source, tmp_path / "loaded.so"))
+    process.output_of(["ffprobe", "-version"], work)
+    assert b"LD_PRELOAD" not in process.output_of(["env"], work)
+    assert "LD_PRELOAD" not in os.environ and not loaded_into.exists()
+    process.output_of(["ffmpeg", "-version"], work)
+    programs = loaded_into.read_text().split()
+    assert programs[-1] == "ffmpeg" and set(programs) <= {"setpriv", "prlimit", "ffmpeg"}
 
 
 # --- stopping --------------------------------------------------------------------------------------------------------
