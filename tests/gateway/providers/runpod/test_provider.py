@@ -353,12 +353,6 @@ def test_an_endpoint_that_keeps_failing_is_left_alone_and_tried_again(
     accepted(provider)
 
 
-def test_a_refused_connection_ran_nowhere(runpod: Emulator, provider: RunPodProvider) -> None:
-    runpod.stop()
-    with pytest.raises(Unavailable, match="cannot be reached"):
-        submit(provider)
-
-
 def test_the_management_host_is_no_job_base() -> None:
     for url in ("https://api.runpod.io/v2", "https://rest.runpod.io/v1", "https://API.RunPod.io:443/v2"):
         with pytest.raises(SettingsError, match=r"RUNPOD_API_BASE: Is RunPod's management API; jobs go to .*\.ai/v2"):
