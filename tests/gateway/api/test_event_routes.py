@@ -49,19 +49,14 @@ def test_a_fault_of_the_job_fails_it_with_code_and_message(api: FlaskClient, wor
     assert (job["status"], job["error"]) == ("failed", {"code": code, "message": ERROR["message"]})
 
 
+# One of each kind; all rules are in `tests/wire/test_envelope.py`.
 WRONG: list[dict[str, Any]] = [
-    *({"type": type_} for type_ in ("paused", None, "Started", ["started"], "completed", "failed")),
-    *({"claim_id": claim_id} for claim_id in (None, "short", "x" * 65, 12345678)),
-    *({"type": "progress", "progress": value} for value in (-0.1, 1.1, "half", True, float("nan"), float("inf"))),
-    *({"type": "completed", "result": result} for result in ({}, [])),
-    {"type": "completed", "result": {"outputs": {"video": {"size_bytes": 5}}, "stats": {"size_bytes": "many"}}},
-    {"type": "completed", "result": {"outputs": {}, "stats": {"duration_s": float("nan")}}},
+    *({"type": type_} for type_ in ("paused", None, "completed", "failed")),
+    {"claim_id": "short"},
+    *({"type": "progress", "progress": value} for value in (1.1, float("nan"))),
+    {"type": "completed", "result": []},
     {"type": "started", "result": {"outputs": {}, "stats": {}}},
-    {"type": "failed", "error": "broken"},
     {"type": "failed", "error": {"code": "Not A Code", "message": "", "retryable": True}},
-    {"type": "failed", "error": {"code": "worker_error", "message": "x" * 2001, "retryable": True}},
-    {"type": "failed", "error": {"code": "worker_error", "retryable": True}},
-    {"type": "progress", "error": ERROR},
 ]
 
 
@@ -87,18 +82,3 @@ def test_a_body_that_is_not_an_event_is_refused(worker: Worker, body: bytes) -> 
 
 def test_a_huge_event_is_refused(worker: Worker) -> None:
     assert_problem(worker.report("started", more="x" * 1_000_000), 413, "payload_too_large")
-
-
-def test_unknown_fields_of_a_newer_worker_are_ignored(api: FlaskClient, worker: Worker) -> None:
-    assert worker.report("started", gpu="H100").status_code == 200
-    worker.put()
-    stats = {"size_bytes": len(VIDEO), "watts": 300}
-    assert (
-        worker.report(
-            "completed",
-            result={"outputs": {"video": {"size_bytes": len(VIDEO), "more": 1}}, "stats": stats, "more": 1},
-            extra=None,
-        ).status_code
-        == 200
-    )
-    assert "watts" not in job_of(api, worker)["stats"]

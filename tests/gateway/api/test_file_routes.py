@@ -318,7 +318,7 @@ def upload(api: FlaskClient, body: bytes = VIDEO, **kwargs: Any) -> TestResponse
 
 @pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "text/plain", "", "video/mp4", "odd;;"])
 def test_an_upload_gets_a_url_whatever_its_media_type(
-    api: FlaskClient, client: FlaskClient, stranger: FlaskClient, content_type: str
+    api: FlaskClient, client: FlaskClient, other_client: FlaskClient, content_type: str
 ) -> None:
     response = upload(api, content_type=content_type)
     answer = response.get_json()
@@ -326,7 +326,7 @@ def test_an_upload_gets_a_url_whatever_its_media_type(
     assert (answer["size_bytes"], answer["expiresAt"]) == (SIZE, "2023-11-15T22:13:20.000Z")
     assert fetch(client, local(answer["url"])).data == VIDEO
     assert api.post("/video/caption", json={**CAPTION, "url_video": answer["url"]}).status_code == 202
-    urls = {answer["url"], upload(api).get_json()["url"], upload(stranger).get_json()["url"]}
+    urls = {answer["url"], upload(api).get_json()["url"], upload(other_client).get_json()["url"]}
     assert (len(urls), len({url.split("/")[-2] for url in urls})) == (3, 2)
 
 

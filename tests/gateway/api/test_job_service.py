@@ -101,13 +101,7 @@ def test_cancel_or_complete_wins_but_never_both(services: Gateway) -> None:
         assert errors == [AttemptSuperseded if after.status is JobStatus.CANCELLED else JobFinished]
 
 
-def test_wait_answers_at_once_for_a_finished_job(services: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services.jobs._notifier, "wait", lambda since, seconds: pytest.fail("it waits"))
-    job = services.add_job(status=JobStatus.FAILED, next_at=None)
-    assert services.jobs.wait(job, 30) == job
-
-
-def test_wait_answers_the_job_so_far_when_the_time_is_up(services: Gateway) -> None:
+def test_wait_returns_the_job_so_far_when_the_time_is_up(services: Gateway) -> None:
     job = services.add_job()
     assert services.jobs.wait(job, 0) == job
     assert services.jobs.wait(job, 0.05) == job

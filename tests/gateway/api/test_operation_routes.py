@@ -267,7 +267,7 @@ def test_another_key_gives_another_job(api: FlaskClient) -> None:
 
 
 def test_a_request_with_the_same_key_gives_the_same_job(
-    api: FlaskClient, services: Gateway, stranger: FlaskClient
+    api: FlaskClient, services: Gateway, other_client: FlaskClient
 ) -> None:
     first = repeated(api, "order-1")
     for key, body in (("order-1", dict(reversed(CAPTION.items()))), ('"order-1"', CAPTION)):
@@ -276,7 +276,7 @@ def test_a_request_with_the_same_key_gives_the_same_job(
     other = {**CAPTION, "url_srt": "https://example.com/other.srt"}
     assert_problem(repeated(api, "order-1", other), 422, "idempotency_mismatch")
     assert count(services, "jobs") == 1
-    assert repeated(stranger, "order-1").get_json()["jobId"] != first.get_json()["jobId"]
+    assert repeated(other_client, "order-1").get_json()["jobId"] != first.get_json()["jobId"]
     assert repeated(api, "x" * 255).get_json() == repeated(api, '"' + "x" * 255 + '"').get_json()
 
 

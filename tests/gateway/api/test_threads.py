@@ -183,7 +183,7 @@ def test_a_chunked_body_is_read_up_to_a_megabyte(server: Live, stack: ExitStack)
     assert (reply.status, reply.closed) == (413, True)
 
 
-def test_clients_that_do_not_hang_up_delay_nobody(server: Live, stack: ExitStack) -> None:
+def test_clients_that_keep_connections_open_delay_no_other(server: Live, stack: ExitStack) -> None:
     began = time.monotonic()
     head = "GET /health HTTP/1.1\nConnection: close"
     many = [stack.enter_context(server.half_sent(head, b"")) for _ in range(2 * int(QUICK_S))]
@@ -226,7 +226,7 @@ def test_health_responds_while_all_other_threads_are_held(
 
 
 def hold_readers(server: Live, stack: ExitStack, url: str) -> list[socket.socket]:
-    """Hold all transfer threads by downloads that nobody reads."""
+    """Hold all transfer threads by downloads whose clients do not read."""
     path = url.removeprefix(server.origin)
     readers: list[socket.socket] = []
 

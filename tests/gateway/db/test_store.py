@@ -62,8 +62,7 @@ def test_a_job_without_stats_has_none(store: Store) -> None:
 def test_an_attempt_comes_back_as_it_was_stored(store: Store) -> None:
     (job,) = add(store, new_job(NOW))
     attempt = new_attempt(job, NOW, AttemptState.CLAIMED, error_message="é")
-    with store.transaction() as tx:
-        tx.add_attempt(attempt)
+    store.together(lambda tx: tx.add_attempt(attempt))
     assert store.attempt(attempt.id) == attempt
 
 
@@ -214,15 +213,13 @@ def test_the_job_that_has_waited_longest_is_woken(store: Store) -> None:
         new_job(NOW + 1, waits=5, next_at=NOW + 9_000),
     ]
     add(store, *others, oldest)
-    with store.transaction() as tx:
-        tx.wake_oldest_waiting(NOW)
+    store.together(lambda tx: tx.wake_oldest_waiting(NOW))
     assert store.job(oldest.id).next_at == NOW
     assert [store.job(job.id) for job in others] == others
 
 
 def test_waking_without_a_waiting_job_is_no_error(store: Store) -> None:
-    with store.transaction() as tx:
-        tx.wake_oldest_waiting(NOW)
+    store.together(lambda tx: tx.wake_oldest_waiting(NOW))
 
 
 @pytest.mark.parametrize(
@@ -280,10 +277,8 @@ def test_the_end_of_a_job_with_a_url_makes_its_webhook(store: Store, status: Job
 def test_saving_an_ended_job_again_leaves_its_webhook_alone(store: Store) -> None:
     (job,) = owe(store, "a")
     sent = replace(store.webhooks([job.id])[job.id], state=WebhookState.SUCCEEDED, tries=1, next_at=None)
-    with store.transaction() as tx:
-        tx.save_webhook(sent)
-    with store.transaction() as tx:
-        tx.save_job(replace(job, status=JobStatus.CANCELLED, finished_at=NOW, next_at=NOW + 1))
+    store.together(lambda tx: tx.save_webhook(sent))
+    store.together(lambda tx: tx.save_job(replace(job, status=JobStatus.CANCELLED, finished_at=NOW, next_at=NOW + 1)))
     assert store.webhooks([job.id]) == {job.id: sent}
 
 
@@ -313,8 +308,7 @@ def test_a_leased_webhook_is_leased_again_only_after_its_lease(store: Store) -> 
     (second,) = lease_webhooks(store, "two", now=UNTIL, until=UNTIL + 1)
     with pytest.raises(StaleLease), store.transaction() as tx:
         tx.save_webhook(replace(first, tries=1), lease_token="one")
-    with store.transaction() as tx:
-        tx.save_webhook(replace(second, tries=1, lease_token=None), lease_token="two")
+    store.together(lambda tx: tx.save_webhook(replace(second, tries=1, lease_token=None), lease_token="two"))
     assert store.webhooks([first.job_id])[first.job_id].tries == 1
 
 
@@ -410,8 +404,7 @@ def test_jobs_are_found_by_their_ids(store: Store) -> None:
 def test_only_jobs_that_ended_long_ago_are_deleted(store: Store) -> None:
     old, late = add(store, ended(NOW), ended(NOW, finished_at=NOW + 1))
     kept = [late, *add(store, ended(NOW, next_at=NOW), new_job(NOW), ended(NOW + 1))]
-    with store.transaction() as tx:
-        tx.add_attempt(new_attempt(old, NOW, AttemptState.FAILED))
+    store.together(lambda tx: tx.add_attempt(new_attempt(old, NOW, AttemptState.FAILED)))
     assert delete_jobs(store, NOW) == 1
     assert (store.job(old.id), store.attempts(old.id)) == (None, [])
     assert [store.job(job.id) for job in kept] == kept
@@ -469,15 +462,14 @@ def test_params_of_jobs_that_are_not_over_are_found_by_what_is_in_them(store: St
 
 def test_old_idempotency_keys_are_found_and_deleted_unless_renewed(store: Store) -> None:
     def claim(key: str, now: int, after: int = 0) -> None:
-        with store.transaction() as tx:
-            tx.claim_idempotency_key("key_a", key, "f", f"job_{now}", now=now, after=after)
+        store.together(lambda tx: tx.claim_idempotency_key("key_a", key, "f", f"job_{now}", now=now, after=after))
 
     for number, key in enumerate(["a", "b", "c"]):
         claim(key, NOW + number)
     old = store.old_idempotency_keys(NOW + 1, 100)
     assert sorted(old) == [("key_a", "a"), ("key_a", "b")]
     assert len(store.old_idempotency_keys(NOW + 1, 1)) == 1
-    claim("b", NOW + 5, after=NOW + 1)
+    claim(store, "key_a", "b", "f", "job_2", now=NOW + 5, after=NOW + 1)
     with store.transaction() as tx:
         assert tx.delete_idempotency_keys(old, NOW + 1) == 1
     assert sorted(store.old_idempotency_keys(NOW + 9, 100)) == [("key_a", "b"), ("key_a", "c")]

@@ -191,7 +191,7 @@ def test_not_yet_does_not_count_and_may_be_sent_again() -> None:
 
 
 @pytest.mark.parametrize("state", [state for state in AttemptState if state is not AttemptState.INTENT])
-def test_not_yet_does_not_undo_what_has_happened_since(state: AttemptState) -> None:
+def test_not_yet_undoes_no_newer_change(state: AttemptState) -> None:
     before = pair(state)
     assert transitions.not_yet(*before, "busy") == before
 
@@ -240,7 +240,7 @@ def test_an_attempt_that_was_ended_otherwise_is_not_the_holders_any_more() -> No
         transitions.held(*transitions.fail(*pair(AttemptState.CLAIMED), WorkerLost(), NOW), CLAIM, AttemptState.DONE)
 
 
-def test_a_job_that_nobody_saw_running_has_a_start_all_the_same() -> None:
+def test_a_job_that_was_never_seen_running_has_a_start() -> None:
     assert transitions.complete(*pair(AttemptState.SUBMITTED), RESULT, NOW)[0].started_at == NOW
 
 

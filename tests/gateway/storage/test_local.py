@@ -1,4 +1,4 @@
-"""Files on the gateway's disk: who may, where they land, and that they are whole."""
+"""Files on the gateway's disk: signatures, paths, and that only whole files are seen."""
 
 from __future__ import annotations
 
