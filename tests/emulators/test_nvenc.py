@@ -15,6 +15,9 @@ from tests.ffmpeg_ops.media import Media, ffmpeg, frame_count, frame_times, fram
 from tests.servers import eventually
 
 CODECS = ("h264", "hevc")
+DEBIAN_13 = [pytest.param("debian-13", codec, marks=pytest.mark.slow) for codec in (*CODECS, "av1")]
+ON_BOTH = [*(("installed", codec) for codec in CODECS), *DEBIAN_13]
+on_both = pytest.mark.parametrize(("nvenc", "codec"), ON_BOTH, indirect=["nvenc"])
 B_FRAMES = "-bf 3 -b_ref_mode middle"
 OURS = "-preset p4 -tune hq -rc vbr -cq 20 -spatial-aq 1 -temporal-aq 1 -rc-lookahead 20"
 
@@ -26,8 +29,8 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Media:
 
 @pytest.fixture
 def source(media: Media) -> Path:
-    """Fifty frames, each different, without loss."""
-    return media.made("source.mkv", "-f lavfi -i testsrc2=size=320x180:rate=25:duration=2 -c:v ffv1 -pix_fmt yuv420p")
+    """Thirty frames, each different, without loss."""
+    return media.made("source.mkv", "-f lavfi -i testsrc2=size=192x128:rate=25:duration=1.2 -c:v ffv1 -pix_fmt yuv420p")
 
 
 def command(nvenc: Driver, source: Path, options: str, to: Path | None = None) -> list[str]:
@@ -62,33 +65,34 @@ def types(path: Path) -> str:
 # --- what comes out --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("codec", CODECS)
-@pytest.mark.parametrize("b_frames", [B_FRAMES, "-bf 2 -b_ref_mode disabled", "-bf 0"])
+@on_both
+@pytest.mark.parametrize("b_frames", [B_FRAMES, "-bf 0"])
 def test_every_frame_comes_out_at_its_time_and_looks_like_its_source(
-    codec: str, b_frames: str, nvenc: Driver, source: Path, tmp_path: Path
+    b_frames: str, codec: str, nvenc: Driver, source: Path, tmp_path: Path
 ) -> None:
     video = made(nvenc, source, f"-c:v {codec}_nvenc {OURS} {b_frames}", tmp_path / "made.mp4")
-    assert frame_times(video) == pytest.approx([n / 25 for n in range(50)], abs=1e-4)
-    pairs = zip(frames(video, gray=False), frames(source, gray=False), strict=True)
+    assert frame_times(video) == pytest.approx([n / 25 for n in range(30)], abs=1e-4)
+    pairs = zip(frames(video), frames(source), strict=True)
     assert min(psnr(a, b) for a, b in pairs) > 35
-    assert ("B" in types(video)) is ("-bf 0" not in b_frames) and stream(video, "video")["codec_name"] == codec
+    assert stream(video, "video")["codec_name"] == codec
+    if codec != "av1":  # made without reordering
+        assert ("B" in types(video)) is (b_frames == B_FRAMES)
 
 
-@pytest.mark.parametrize("codec", CODECS)
-@pytest.mark.parametrize("count", [1, 2, 5])
+@on_both
+@pytest.mark.parametrize("count", [1, 3])
 def test_a_video_shorter_than_the_delay_is_flushed(
-    codec: str, count: int, nvenc: Driver, source: Path, tmp_path: Path
+    count: int, codec: str, nvenc: Driver, source: Path, tmp_path: Path
 ) -> None:
     options = f"-frames:v {count} -c:v {codec}_nvenc {OURS} {B_FRAMES}"
     assert frame_count(made(nvenc, source, options, tmp_path / "made.mp4")) == count
     assert nvenc.log[-2:] == [f"eos frames={count}", f"close frames={count}"]
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@on_both
 def test_a_forced_frame_is_a_start(codec: str, nvenc: Driver, source: Path, tmp_path: Path) -> None:
     options = f"-c:v {codec}_nvenc {OURS} {B_FRAMES} -forced-idr 1 -force_key_frames 0.4,1.0 -g 40"
     video = made(nvenc, source, options, tmp_path / "made.mp4")
-    assert [n for n, kind in enumerate(types(video)) if kind == "I"] == [0, 10, 25]
     assert [time for time, keyed in keyframes(video) if keyed] == pytest.approx([0, 0.4, 1.0])
 
 
@@ -137,17 +141,17 @@ def test_parameter_sets_stand_in_a_stream_without_a_header(
     tags = "-color_primaries bt709 -color_trc bt709 -colorspace bt709 -color_range tv"
     video = made(nvenc, source, f"-c:v {codec}_nvenc {tags} -f {codec}", tmp_path / "made.ts")
     shown = stream(video, "video")
-    assert (shown["width"], shown["height"], shown["color_space"]) == (320, 180, "bt709") and frame_count(video) == 50
+    assert (shown["width"], shown["height"], shown["color_space"]) == (192, 128, "bt709") and frame_count(video) == 30
 
 
 def test_a_wish_for_a_rate_is_kept(nvenc: Driver, source: Path, tmp_path: Path) -> None:
     sizes = [
         made(nvenc, source, f"-c:v h264_nvenc {rate}", tmp_path / "made.mp4").stat().st_size
-        for rate in ("-cq 16", "-cq 40", "-cq 16 -maxrate 200k", "-b:v 300k -maxrate 400k -bufsize 400k")
+        for rate in ("-cq 16", "-cq 40", "-cq 16 -maxrate 40k", "-b:v 50k -maxrate 100k -bufsize 100k")
     ]
-    assert sizes[0] > 2 * sizes[1] and max(sizes[2:]) < 150_000 < sizes[0], sizes
+    assert sizes[0] > 2 * max(sizes[1:]), sizes
     asked = [[row[key] for key in ("cq", "rate", "max", "vbv")] for row in nvenc.encodes]
-    assert asked == [row.split() for row in ("16 0 0 0", "40 0 0 0", "16 0 200000 0", "0 300000 400000 400000")]
+    assert asked == [row.split() for row in ("16 0 0 0", "40 0 0 0", "16 0 40000 0", "0 50000 100000 100000")]
 
 
 def test_the_log_has_what_was_asked(nvenc: Driver, source: Path) -> None:
@@ -227,7 +231,7 @@ def test_small_pictures_are_refused(
         ({"open_error": 2, "devices": 4}, "No capable devices found"),
         ({"sessions": 0}, "OpenEncodeSessionEx failed: out of memory (10): (no details)"),
         ({"sessions": 0, "refusal": 21}, "OpenEncodeSessionEx failed: incompatible client key (21): (no details)"),
-        ({"frame_fails": 30}, "EncodePicture failed!: generic error (20): EncodeAPI Internal Error."),
+        ({"frame_fails": 25}, "EncodePicture failed!: generic error (20): EncodeAPI Internal Error."),
     ],
 )  # fmt: skip
 def test_ffmpeg_says_why_it_cannot_encode(settings: dict[str, float], said: str, nvenc: Driver, source: Path) -> None:
@@ -276,7 +280,7 @@ def test_encodes_can_be_slow(nvenc: Driver, source: Path) -> None:
         eventually(lambda: bool(nvenc.encodes))
         slow.send_signal(signal.SIGINT)
         assert slow.stderr and slow.wait(20) is not None
-    assert int(nvenc.log[-1].removeprefix("close frames=")) < 50
+    assert int(nvenc.log[-1].removeprefix("close frames=")) < 30
 
 
 # --- settings --------------------------------------------------------------------------------------------------------

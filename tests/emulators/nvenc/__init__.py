@@ -12,7 +12,7 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -48,16 +48,24 @@ def build(folder: Path, options: Sequence[str] = ()) -> Path:
     return folder
 
 
-class Driver:
-    """A machine with GPUs for one test. Programs find it with `bin` first on PATH."""
+def installed(library_folder: Path) -> dict[str, str]:
+    """Shell commands, by program, that run what is on PATH with the libraries in a folder."""
+    return {"ffmpeg": f"env LD_LIBRARY_PATH={library_folder} {shutil.which('ffmpeg')}"}
 
-    def __init__(self, folder: Path, libraries: Path, ffmpeg: str) -> None:
+
+class Driver:
+    """A machine with GPUs for one test. Programs find it with `bin` first on PATH.
+
+    `programs` returns shell commands for a folder of libraries, as `installed` does; `libraries` were built for them.
+    """
+
+    def __init__(self, folder: Path, libraries: Path, programs: Callable[[Path], dict[str, str]] = installed) -> None:
         self.bin, self._lib = folder / "bin", folder / "lib"
         self.bin.mkdir(parents=True)
         shutil.copytree(libraries, self._lib)
-        wrapper = self.bin / "ffmpeg"
-        wrapper.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH={self._lib} exec {ffmpeg} "$@"\n')
-        wrapper.chmod(0o755)
+        for name, command in programs(self._lib).items():
+            (self.bin / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+            (self.bin / name).chmod(0o755)
         self._log = _SharedMemory(_LOG_BYTES)
         self._settings: dict[str, int | float | str] = {
             "tag": f"nvenc-{os.getpid()}-{self._log.id}",

@@ -15,11 +15,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="a folder that does not exist yet")
     parser.add_argument("settings", nargs="*", help=f"NAME=VALUE, see settings.h: {', '.join(sorted(SETTINGS))}")
     given = parser.parse_args()
-    ffmpeg = shutil.which("ffmpeg")
-    if lacking := missing() or (None if ffmpeg else "ffmpeg"):
+    if lacking := missing() or (None if shutil.which("ffmpeg") else "ffmpeg"):
         parser.exit(1, f"{lacking} is missing; with CI set, scripts/setup.sh installs what is needed\n")
     with tempfile.TemporaryDirectory() as libraries:
-        driver = Driver(given.folder.resolve(), build(Path(libraries)), str(ffmpeg))
+        driver = Driver(given.folder.resolve(), build(Path(libraries)))
     driver.set(log=-1, **dict(setting.split("=", 1) for setting in given.settings))
     print(f"export PATH={driver.bin}:$PATH")
 

@@ -79,7 +79,7 @@ static void *open_x265(const struct codec_config *config)
         hevc->with->logLevel = X265_LOG_NONE;
         hevc->with->frameNumThreads = 1;
         hevc->with->bEnableWavefront = 0;
-        hevc->with->numaPools = "none";
+        hevc->api->param_parse(hevc->with, "pools", "none"); /* the field has one type in x265 3, another in 4 */
         set_stream(hevc->with, config);
         set_structure(hevc->with, config);
         set_rate(hevc->with, config);

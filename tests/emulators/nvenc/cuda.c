@@ -60,6 +60,12 @@ int cuInit(unsigned flags)
     return settings()->devices ? CUDA_SUCCESS : CUDA_ERROR_NO_DEVICE;
 }
 
+int cuDriverGetVersion(int *version)
+{
+    *version = 12080;
+    return CUDA_SUCCESS;
+}
+
 int cuDeviceGetCount(int *count)
 {
     *count = settings()->devices;
@@ -128,14 +134,15 @@ int cuCtxDestroy_v2(void *context)
     return CUDA_SUCCESS;
 }
 
-/* FFmpeg's loader insists on all of these. */
+/* FFmpeg's loader insists on all of these: on those of SDK 11.1 and of 12.1. */
 #define REFUSED(name) \
     int name(void) \
     { \
         return CUDA_ERROR_NOT_SUPPORTED; \
     }
 
-REFUSED(cuArray3DCreate_v2) REFUSED(cuArrayDestroy) REFUSED(cuCtxGetDevice) REFUSED(cuCtxSetLimit)
+REFUSED(cuArray3DCreate_v2) REFUSED(cuArrayCreate_v2) REFUSED(cuArrayDestroy)
+REFUSED(cuCtxGetCurrent) REFUSED(cuCtxGetDevice) REFUSED(cuCtxSetLimit)
 REFUSED(cuDevicePrimaryCtxGetState) REFUSED(cuDevicePrimaryCtxRelease) REFUSED(cuDevicePrimaryCtxReset)
 REFUSED(cuDevicePrimaryCtxRetain) REFUSED(cuDevicePrimaryCtxSetFlags)
 REFUSED(cuEventCreate) REFUSED(cuEventDestroy_v2) REFUSED(cuEventQuery) REFUSED(cuEventRecord)
@@ -150,4 +157,4 @@ REFUSED(cuMemcpyDtoDAsync_v2) REFUSED(cuMemcpyDtoD_v2) REFUSED(cuMemcpyDtoHAsync
 REFUSED(cuMemcpyHtoDAsync_v2) REFUSED(cuMemcpyHtoD_v2) REFUSED(cuMemsetD8Async)
 REFUSED(cuModuleGetFunction) REFUSED(cuModuleGetGlobal) REFUSED(cuModuleLoadData) REFUSED(cuModuleUnload)
 REFUSED(cuStreamAddCallback) REFUSED(cuStreamCreate) REFUSED(cuStreamDestroy_v2) REFUSED(cuStreamQuery)
-REFUSED(cuStreamSynchronize) REFUSED(cuTexObjectCreate) REFUSED(cuTexObjectDestroy)
+REFUSED(cuStreamSynchronize) REFUSED(cuStreamWaitEvent) REFUSED(cuTexObjectCreate) REFUSED(cuTexObjectDestroy)

@@ -17,7 +17,16 @@ from gateway.domain.transitions import MAX_TRIES, Pair
 from gateway.errors import AttemptSuperseded, JobFinished
 from tests.gateway.conftest import CLAIM, START_MS, new_attempt, new_job
 from tests.outputs import stored_video
-from wire.errors import Cancelled, EncodeFailed, InvalidParams, QueueTimeout, ReelayError, WorkerFault, WorkerLost
+from wire.errors import (
+    Cancelled,
+    EncodeFailed,
+    EncoderUnavailable,
+    InvalidParams,
+    QueueTimeout,
+    ReelayError,
+    WorkerFault,
+    WorkerLost,
+)
 
 NOW = START_MS + 5_000
 LATER = NOW + 60_000
@@ -226,6 +235,19 @@ def test_a_workers_fault_is_tried_again_after_a_pause(tries: int, pause: int) ->
 def test_a_retry_sits_out_its_pause_even_if_the_job_waited_before() -> None:
     job, _ = transitions.fail(*pair(AttemptState.AMBIGUOUS, waits=3), WorkerLost(), NOW)
     assert job.waits == 0  # what makes `wake_oldest_waiting` pass it by
+
+
+def test_two_machines_without_an_encoder_use_up_no_try() -> None:
+    job, attempt = pair(AttemptState.CLAIMED, tries=1)
+    tries = []
+    for _ in range(5):
+        job, _ = transitions.fail(job, attempt, EncoderUnavailable(), NOW)
+        tries.append((job.tries, job.encoder_refusals, job.finished))
+        job = replace(job, tries=job.tries + 1) if not job.finished else job
+        if job.finished:
+            break
+    assert tries == [(0, 1, False), (0, 2, False), (1, 2, False), (2, 2, False), (3, 2, True)]
+    assert job.error_code == "encoder_unavailable"
 
 
 @pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.RUNNING])
