@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ffmpeg_ops.engine import encoders
+from ffmpeg_ops.engine import probe
 from tests.ffmpeg_ops.adiciona_audio.listen import add, length_s
 from tests.ffmpeg_ops.media import (
     Media,
@@ -67,7 +67,7 @@ def test_a_video_without_sound_gets_that_of_any_file(sound: str, hz: float, medi
 @pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
 def test_a_codec_that_mp4_cannot_hold_is_encoded(codec: str, media: Media, work: VideoWork) -> None:
     stats = add(work, media.webm(codec), media.tone(0.4))
-    assert stats["encoder"] == encoders.best().name
+    assert stats["encoder"] == probe.best().name
     assert stream(work.video, "video")["codec_name"] == "h264"
     assert frame_count(work.video) == 25
     assert length_s(work.video) == pytest.approx(1.0, abs=0.05)

@@ -9,7 +9,7 @@ import pytest
 from marshmallow import ValidationError
 from PIL import Image
 
-from ffmpeg_ops.engine import encoders
+from ffmpeg_ops.engine import probe
 from ffmpeg_ops.img2vid import Img2VidParams, parse_size
 from ffmpeg_ops.img2vid.run import exact_rate, frame_count
 from ffmpeg_ops.operation import OPERATIONS, Work
@@ -102,7 +102,7 @@ def test_the_number_of_frames_is_exact(
     assert video["r_frame_rate"] == exact
     assert abs(float(video["duration"]) - duration) <= 1 / rate + 0.001
     assert (stats["width"], stats["height"]) == SIZE
-    assert (stats["encoder"], stats["size_bytes"]) == (encoders.best().name, work.video.stat().st_size)
+    assert (stats["encoder"], stats["size_bytes"]) == (probe.best().name, work.video.stat().st_size)
     assert work.shares == sorted(work.shares) and work.shares[-1] == 1.0
 
 
