@@ -45,7 +45,7 @@ def test_an_attempt_claims_uploads_its_output_and_reports_its_result(each: Job, 
     assert put.body[4:8] == b"ftyp"
     assert set(result) == {"outputs", "stats"} and result["outputs"] == {"video": {"size_bytes": size}}
     assert (result["stats"]["size_bytes"], result["stats"]["gpu"]) == (size, "NVIDIA GeForce RTX 4090")
-    assert set(result["stats"]) == set(StatsSchema().fields) - {"warnings"}
+    assert set(result["stats"]) == set(StatsSchema().fields) - {"warnings", "gpu_failure"}
     assert all(value is not None for value in result["stats"].values())
     assert gateway.events[-1]["result"] == json.loads(json.dumps(result))
 

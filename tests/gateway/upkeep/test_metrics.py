@@ -64,7 +64,7 @@ def test_a_job_that_completes_by_events(services: Gateway) -> None:
     assert value(services, "reelay_provisioning_seconds_sum", provider="fake") == 4
     assert value(services, "reelay_attempts_ended_total", provider="fake", state="done", code="") == 1
     assert value(services, "reelay_cost_usd_total", provider="fake") == pytest.approx(0.002)
-    assert value(services, "reelay_encodes_total", encoder="libx264", device="cpu") == 1
+    assert value(services, "reelay_encodes_total", provider="fake", encoder="libx264", device="cpu") == 1
     assert value(services, "reelay_output_bytes_sum", **about) == 5
     assert value(services, "reelay_video_seconds_total", **about) == 2.5
 
