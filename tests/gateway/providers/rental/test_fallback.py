@@ -129,26 +129,6 @@ def test_what_is_counted_is_what_vast_bills(chain: Chain) -> None:
     assert spent == pytest.approx(bill["dollars"], rel=0.01)
 
 
-@pytest.mark.parametrize("gpu_encoder", ["prefer", "require"])
-def test_a_machine_whose_nvenc_refuses_is_given_back_and_avoided(scene: Scene, gpu_encoder: str) -> None:
-    first, second = offer(1, dph_total=0.1), offer(2, dph_total=0.2)
-    scene.vast.account.offers[:] = [first, second]
-    scene.vast.configure(refusing_machines=[first["machine_id"]])
-    scene.settings = replace(scene.settings, gpu_encoder=gpu_encoder)
-    with chained(scene) as chain:
-        chain.runpod.inject("status", on="run", times=100, status=402)
-        job = chain.job()
-        stats = chain.completed(job).stats or {}
-        assert (stats["device"], "unsupported device" in stats["gpu_failure"]) == ("cpu", True), (
-            "it is the only machine"
-        )
-        assert (("vast", "encoder_unavailable") in chain.tried(job)) is (gpu_encoder == "require")
-        scene.round(chain.services.providers["vast"])  # type: ignore[arg-type]
-        stats = chain.completed(chain.job()).stats or {}
-        assert (stats["device"], "gpu_failure" in stats) == ("gpu", False)
-    assert {rental.offer_id: rental.code for rental in scene.all()} == {1: "encoder_unavailable", 2: None}
-
-
 def test_when_runpod_is_down_and_when_it_is_back(chain: Chain) -> None:
     down = chain.runpod.inject(kind="status", on="*", status=401, times=100)
     jobs = [chain.job() for _ in range(9)]

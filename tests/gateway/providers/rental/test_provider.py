@@ -153,6 +153,18 @@ def test_a_price_is_that_of_the_machine(scene: Scene) -> None:
     assert scene.another(concurrency=2).price(on_the_first, None).nano_per_s == 50_000, "its share"
 
 
+@pytest.mark.parametrize(("refuses", "device"), [(False, "gpu"), (True, "cpu")])
+def test_a_worker_says_whether_its_gpu_encoded(scene: Scene, refuses: bool, device: str) -> None:
+    machine = offer(7)
+    scene.vast.account.offers[:] = [machine]
+    scene.vast.configure(refusing_machines=[machine["machine_id"]] if refuses else [])
+    attempt = scene.busy()
+    scene.go_on(10)
+    result = scene.provider.poll(scene.fresh(attempt)).result
+    assert result is not None
+    assert (result["stats"]["device"], "gpu_failure" in result["stats"]) == (device, refuses)
+
+
 def test_the_first_attempt_on_a_machine_bears_the_pull_of_the_image(scene: Scene) -> None:
     scene.vast.account.offers[:] = [offer(7, inet_down_cost=0.02, inet_up_cost=0.01)]
     scene.change(image_gb=0.5)
