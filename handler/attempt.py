@@ -125,6 +125,7 @@ def _run(
                 ),
                 stop,
             )
+            fetched_bytes = sum(path.stat().st_size for path in set(assets.values()))
             progress(FETCHED)
             reporter.encoding()
             made, processing_s = _timed(lambda: operation.run(work, params, assets), stop)
@@ -134,9 +135,9 @@ def _run(
         left_s = limits.timeout_s + UPLOAD_S - (time.monotonic() - began_at)
         with _time_limit(left_s, stop, UploadFailed(detail="it took too long")):
             stored, upload_s = _timed(lambda: outputs.store(work, job_input, settings.output_dir), stop)
-    times = {"fetch_s": fetch_s, "processing_s": processing_s, "upload_s": upload_s}
+    transfer = {"fetched_bytes": fetched_bytes, "fetch_s": fetch_s, "processing_s": processing_s, "upload_s": upload_s}
     files = {name: {"size_bytes": sizes[name], **where} for name, where in stored.items()}
-    return _sendable(ResultSchema().dump({"outputs": files, "stats": {**stats, **gpu, **times}, **facts}))
+    return _sendable(ResultSchema().dump({"outputs": files, "stats": {**stats, **gpu, **transfer}, **facts}))
 
 
 def _stats_and_result(made: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
