@@ -240,7 +240,7 @@ def test_a_time_that_is_none_costs_nothing(files: FileServer, told: Any) -> None
 
 def test_a_result_that_expired_is_gone(runpod: Emulator, provider: RunPodProvider) -> None:
     attempt = accepted(provider)
-    runpod.expire(attempt.remote_id or "")
+    runpod.inject("expired", "status")
     assert provider.poll(attempt).phase is Phase.GONE
     assert provider.poll(replace(attempt, claimed_at=1)).phase is Phase.RUNNING, "its claim tells more"
 
