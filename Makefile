@@ -79,4 +79,4 @@ push:  ## Build and push the images of a clean checkout (IMAGE, ENGINE)
 	$(ENGINE) push $(IMAGE)-worker:$(TAG)
 
 clean:  ## Remove everything that the other targets made
-	rm -rf .venv .venv-sdk-next demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-sdk-next .cache demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -20,7 +20,7 @@ import pysubs2
 from PIL import Image
 
 from bench.figures import Figure, rounded, side_by_side
-from ffmpeg_ops.engine import encoders
+from ffmpeg_ops.engine import probe
 from ffmpeg_ops.engine.stills import frames
 from ffmpeg_ops.engine.stills.camera import Move
 from ffmpeg_ops.img2vid.run import shot
@@ -36,7 +36,7 @@ THEIR_MOVE = Move(focus=(0.0, 0.0))
 
 
 def measure() -> list[Figure]:
-    encoders.best()  # probed once, as in a running worker
+    probe.best()  # probed once, as in a running worker
     with tempfile.TemporaryDirectory(prefix="reelay-bench-") as name:
         folder = Path(name)
         return [*_img2vid(folder), *_caption(folder), *_audio(folder)]

@@ -69,6 +69,8 @@ class Work:
     stop: StopSignal = field(default_factory=StopSignal)
     #: Takes a fraction of 0 to 1.
     progress: Callable[[float], None] = lambda fraction: None
+    #: Whether the job fails where the GPU does not encode; otherwise the CPU does.
+    requires_gpu: bool = False
     #: The files that the operation has declared.
     outputs: Outputs = field(default_factory=lambda: VIDEO)
 

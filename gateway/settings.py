@@ -19,6 +19,7 @@ from marshmallow import ValidationError, fields, validate
 from common.settings import CommaList, Folder, Origins, http_url, setting, whole
 from gateway.access.keys import MAX_SECRET_CHARACTERS, mistyped
 from gateway.domain.jobs import MARGIN_MS
+from wire.envelope import GPU_ENCODER
 
 GB = 1_000_000_000
 DAY_S = 86_400
@@ -159,6 +160,12 @@ class Settings:
     )
     max_job_assets_bytes: int = setting(whole(1, 100 * GB), GB, "Maximum total size of the files that one job fetches.")
     max_output_bytes: int = setting(whole(1, 5 * GB), GB, "Maximum total size of the files that one job makes.")
+    gpu_encoder: str = setting(
+        fields.String(validate=validate.OneOf(GPU_ENCODER)),
+        "prefer",
+        "Where a GPU should encode and does not: `prefer` has the CPU do it and gives a rented machine back, `require` "
+        "tries up to two other machines first, which do not count as tries.",
+    )
     job_timeout_seconds: int = setting(whole(1, 86_400), 600, "Maximum time that one attempt may run.")
     queue_limit_seconds: int = setting(
         whole(1, 7 * 86_400), 3600, "Maximum time that a job waits for a worker before it fails with `queue_timeout`."

@@ -16,7 +16,7 @@ import structlog
 from common import log as logs
 from common.settings import SettingsError, read
 from ffmpeg_ops.engine import ffmpeg, sandbox
-from ffmpeg_ops.engine.encoders import NoEncoder
+from ffmpeg_ops.engine.probe import NoEncoder
 from ffmpeg_ops.operation import StopSignal
 from handler import hide_foreign_gpus, workdir
 from handler.attempt import run_attempt

@@ -112,7 +112,8 @@ def _run(
         def on_operation(fraction: float) -> None:
             progress(FETCHED + (PROCESSED - FETCHED) * fraction)
 
-        work = Work(directory, limits, stop, on_operation, operation.declared(params))
+        requires_gpu = job_input.delivery is not None and job_input.delivery.gpu_encoder == "require"
+        work = Work(directory, limits, stop, on_operation, requires_gpu, operation.declared(params))
         with _time_limit(limits.timeout_s, stop, JobTimeout()):
             assets, fetch_s = _timed(lambda: _fetch(operation, params, work, settings, progress), stop)
             progress(FETCHED)

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from ffmpeg_ops.engine import encoders, sandbox
+from ffmpeg_ops.engine import probe, sandbox
 from ffmpeg_ops.operation import OPERATIONS
 from wire.errors import JobError
 
@@ -44,7 +44,7 @@ def warm_up() -> None:
     """Find a working encoder and load the operations' libraries before the first job needs them. Never raises."""
     log.info("sandbox.checked", available=sandbox.available())
     try:
-        encoders.best()
+        probe.best()
     except JobError as error:
         log.error("worker.encoder_missing", reason=error.message, detail=error.detail)
     for operation in OPERATIONS.values():

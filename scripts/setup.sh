@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the other targets need: FFmpeg with fonts, and the virtual environment .venv.
-# With CI set, also gcc and the servers without which some tests are skipped: PostgreSQL, Redis, nginx, Prometheus, and
-# Node.js for an S3 server on loopback.
+# With CI set, also gcc, headers and the servers without which some tests are skipped: PostgreSQL, Redis, nginx,
+# Prometheus, and Node.js for an S3 server on loopback.
 # Safe to run again at any time; does nothing when everything is installed.
 set -eu
 cd "$(dirname "$0")/.."
@@ -76,6 +76,10 @@ if [ -n "${CI:-}" ]; then
     command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || install_debian "nginx is missing" nginx
     command -v promtool >/dev/null || install_debian "promtool is missing" prometheus
     command -v gcc >/dev/null || install_debian "gcc is missing" gcc libc6-dev
+    ls /usr/include/ffnvcodec /usr/include/x264.h /usr/include/x265.h /usr/include/aom >/dev/null 2>&1 ||
+        install_debian "headers for the stand-in of NVENC are missing" libffmpeg-nvenc-dev libx264-dev libx265-dev libaom-dev
+    .venv/bin/python -m tests.emulators.nvenc.debian13 >"$log" 2>&1 ||
+        echo "setup: continuing without Debian 13's FFmpeg; tests of it are skipped: $(tail -n 1 "$log")" >&2
     if ! cmp -s tests/s3/package-lock.json tests/s3/node_modules/.installed; then
         echo "setup: installing the S3 server of the tests"
         npm ci --prefix tests/s3 --no-audit --no-fund --ignore-scripts >"$log" 2>&1 || {

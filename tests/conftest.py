@@ -15,7 +15,10 @@ import structlog
 from hypothesis import settings
 
 from common import log
+from tests.nvenc import nvenc, nvenc_libraries
 from tests.servers import FileServer, file_server
+
+__all__ = ["nvenc", "nvenc_libraries"]  # fixtures
 
 # The same examples every time in CI, new ones at every run elsewhere.
 settings.register_profile("judged", derandomize=True, deadline=None)

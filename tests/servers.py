@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import select
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import BaseRequestHandler
 
 import requests
 
@@ -44,7 +48,10 @@ Route = Reply | Callable[[Request], Reply]
 class Loopback:
     """An HTTP server on `port`, or on a free one, until it is closed."""
 
-    def __init__(self, handler: type[BaseHTTPRequestHandler], port: int = 0) -> None:
+    scheme = "http"
+
+    def __init__(self, handler: type[BaseRequestHandler], port: int = 0) -> None:
+        self.closing = threading.Event()
         self._http = ThreadingHTTPServer(("127.0.0.1", port), handler)
         self._http.daemon_threads = True
         self._http.block_on_close = False
@@ -55,7 +62,15 @@ class Loopback:
     def port(self) -> int:
         return int(self._http.server_address[1])
 
+    @property
+    def origin(self) -> str:
+        return f"{self.scheme}://127.0.0.1:{self.port}"
+
+    def url(self, path: str) -> str:
+        return f"{self.origin}{path}"
+
     def close(self) -> None:
+        self.closing.set()
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
@@ -112,19 +127,51 @@ class FileServer(Loopback):
 
             def log_message(self, format: str, *args: object) -> None: ...
 
-        self.closing = threading.Event()
         super().__init__(Handler, port)
 
-    @property
-    def origin(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
-    def url(self, path: str) -> str:
-        return f"{self.origin}{path}"
+class RawServer(Loopback):
+    """Sends each connection the next of `responses`, the last one repeatedly, byte for byte, and closes it.
 
-    def close(self) -> None:
-        self.closing.set()
-        super().close()
+    With `pause_s` the headers come at once and the body, or headers without an end, in single bytes. `hold` keeps the
+    connection open after the last byte. `left` is set when the client hangs up first.
+    """
+
+    def __init__(
+        self, *responses: bytes, pause_s: float = 0.0, hold: bool = False, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self.left = threading.Event()
+        self.scheme = "https" if tls else "http"
+        waiting, server = list(responses), self
+
+        class Handler(BaseRequestHandler):
+            def handle(self) -> None:
+                response = waiting.pop(0) if len(waiting) > 1 else waiting[0]
+                try:
+                    with tls.wrap_socket(self.request, server_side=True) if tls else self.request as peer:
+                        peer.recv(65536)
+                        server._send(peer, response, pause_s)
+                        if hold:
+                            server._wait(peer, PATIENCE_S)
+                except OSError:
+                    server.left.set()
+
+        super().__init__(Handler)
+
+    def _send(self, peer: socket.socket, response: bytes, pause_s: float) -> None:
+        head, end, body = response.partition(b"\r\n\r\n")
+        at_once, trickled = (head + end, body) if end else (b"", head)
+        peer.sendall(at_once if pause_s else response)
+        for i in range(max(1, len(trickled)) if pause_s else 0):
+            peer.sendall(trickled[i : i + 1])
+            self._wait(peer, pause_s)
+
+    def _wait(self, peer: socket.socket, seconds: float) -> None:
+        """Raises ConnectionError once the client has hung up or the server is closed."""
+        ends_at = time.monotonic() + seconds
+        while (left_s := ends_at - time.monotonic()) > 0:
+            if self.closing.is_set() or (select.select([peer], [], [], min(0.05, left_s))[0] and not peer.recv(65536)):
+                raise ConnectionError
 
 
 @contextmanager

@@ -31,6 +31,8 @@ DEFAULT_MAX_BYTES = 100_000_000
 DEFAULT_MAX_JOB_ASSETS_BYTES = 1_000_000_000
 # Maximum size of `result`, as JSON: what a job returns besides its files.
 MAX_RESULT_BYTES = 64_000
+# Where a GPU should encode and does not: `prefer` the CPU to a failed attempt, or `require` the GPU.
+GPU_ENCODER = ("prefer", "require")
 DEFAULT_TIMEOUT_S = 600
 
 
@@ -86,6 +88,8 @@ class Delivery:
     uploads: Mapping[str, Upload] = field(default_factory=dict)
     #: None: nothing is reported.
     events: EventTarget | None = None
+    #: One of GPU_ENCODER: what happens where a GPU should encode and does not.
+    gpu_encoder: str = "prefer"
     #: Id of the client's request, for logs.
     request_id: str | None = None
     #: Version of the protocol.
@@ -184,6 +188,7 @@ class DeliverySchema(_Wire):
     limits = fields.Nested(LimitsSchema, load_default=Limits())
     uploads = fields.Dict(keys=_output_name(), values=fields.Nested(UploadSchema), load_default=dict)
     events = fields.Nested(EventTargetSchema, load_default=None)
+    gpu_encoder = fields.String(load_default="prefer", validate=validate.OneOf(GPU_ENCODER))
     request_id = fields.String(load_default=None)
 
     @post_load
@@ -224,6 +229,9 @@ class StatsSchema(_Wire):
     encoder = fields.String(metadata={"description": "The video encoder; `copy` if the video stream was copied."})
     device = fields.String(metadata={"description": "`gpu` or `cpu`."})
     gpu = fields.String(metadata={"description": "The worker's GPU, if it is known."})
+    gpu_failure = fields.String(
+        metadata={"description": "Why the worker's GPU did not encode, if it should have. Usually missing."}
+    )
     ffmpeg_version = fields.String(metadata={"description": "Version of the worker's FFmpeg."})
     warnings = fields.List(
         fields.String(),

@@ -12,7 +12,7 @@ import structlog
 from ffmpeg_ops.adiciona_audio import video_options
 from ffmpeg_ops.adiciona_audio.sound_graph import Sounds, graph
 from ffmpeg_ops.adiciona_audio.sources import Sources
-from ffmpeg_ops.engine import bitrate, encoders, ffmpeg, inspect, mp4, output
+from ffmpeg_ops.engine import bitrate, ffmpeg, inspect, ladder, mp4, output
 from ffmpeg_ops.engine.encoding import Encoding
 from ffmpeg_ops.engine.mixing import filters, measure
 from ffmpeg_ops.engine.mixing.measure import UnsteadySound
@@ -166,7 +166,7 @@ def _graph(sources: Sources, params: Mapping[str, Any], length_s: float, sound_e
 def _copy(work: Work, plan: Plan, options: list[str], frames: int | None, max_bytes: int | None) -> dict[str, Any]:
     """Copy the video. Raises OutputTooLarge also past `max_bytes`; with that limit, progress waits for success."""
     sources = plan.sources
-    trial = replace(encoders.limited(work, max_bytes), progress=lambda share: None) if max_bytes else work
+    trial = replace(ladder.limited(work, max_bytes), progress=lambda share: None) if max_bytes else work
     encoded = ffmpeg.encode(plan.command(options, decoded=False), trial, length_s=plan.length_s)
     work.progress(1.0)
     shown = plan.made_video(work, encoded)
@@ -176,7 +176,7 @@ def _copy(work: Work, plan: Plan, options: list[str], frames: int | None, max_by
         raise output.damaged(0, shown.packets)
     stream = replace(sources.stream, frames=shown.packets, duration_s=plan.length_s)
     errors = sources.errors + encoded.errors
-    return output.stats(work, "copy", "cpu", replace(sources.info, video=stream), errors=errors)
+    return output.stats(work, output.COPY, replace(sources.info, video=stream), errors=errors)
 
 
 def _encode(work: Work, plan: Plan, encoding: Encoding) -> dict[str, Any]:
@@ -189,13 +189,14 @@ def _encode(work: Work, plan: Plan, encoding: Encoding) -> dict[str, Any]:
     expected = None  # where the whole video is shown, `require_frames` knows how many frames there should be
     if shorter:
         expected = sum(packet.shown_s < shown_s for packet in sources.packets_before(shown_s, work))
-    made = encoders.encode(
+    made = ladder.encode(
         lambda encoder: plan.command(
             video_options.encode(encoder, sources.info, stream, video_s, shown_s), decoded=True
         ),
         work,
         encoding,
         length_s=length_s,
+        megapixels=stream.megapixels(shown_s),
         sound_bytes=lambda: plan.sound_bytes(work),
     )
     shown = plan.made_video(work, made.encoded)
@@ -206,7 +207,7 @@ def _encode(work: Work, plan: Plan, encoding: Encoding) -> dict[str, Any]:
         held = round((shown_s - video_s) * stream.frame_rate)  # copies of the last frame
         output.require_frames(made.encoded.frames - held, sources.video, stream, video_s, work)
     errors = sources.errors + made.encoded.errors
-    return output.stats(work, made.encoder.name, made.encoder.device, warnings=made.warnings, errors=errors)
+    return output.stats(work, made.stats, warnings=made.warnings, errors=errors)
 
 
 def _require(frames: int, expected: int | None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ffmpeg_ops.engine import encoders, ffmpeg, inspect, output
+from ffmpeg_ops.engine import ffmpeg, inspect, ladder, output
 from ffmpeg_ops.engine.encoders import Encoder
 from ffmpeg_ops.engine.encoding import Encoding
 from ffmpeg_ops.engine.pixels import even, to_even, to_yuv420p
@@ -54,11 +54,12 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
     style = look(params.get("style"), *shown_size(stream))
     warnings = _write_script(work, cues, style)
     length_s = output.length_s(info, stream)
-    made = encoders.encode(
+    made = ladder.encode(
         lambda encoder: command(video, info, stream, encoder),
         work,
         Encoding.of(params),
         length_s=length_s,
+        megapixels=stream.megapixels(length_s),
         sound_bytes=lambda: output.sound_bytes(video, info, length_s, work),
     )
     encoded = made.encoded
@@ -68,7 +69,7 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
     size = (even(stream.width), even(stream.height))
     known = output.made(size, encoded.frames, length_s) if whole else None
     warnings += made.warnings
-    stats = output.stats(work, made.encoder.name, made.encoder.device, known, warnings=warnings, errors=encoded.errors)
+    stats = output.stats(work, made.stats, known, warnings=warnings, errors=encoded.errors)
     output.require_frames(stats["frames"] or 0, video, stream, length_s, work)
     return stats
 

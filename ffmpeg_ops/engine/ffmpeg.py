@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import signal
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -46,6 +48,18 @@ _NOT_DECODED = re.compile(
     r"Error while decoding stream|Error submitting packet to decoder|Cannot determine format of input"
 )
 _RESTARTED = "[warning] Queue input is backward in time"
+# Some encoders' timestamps are wrong in some releases of FFmpeg; the muxer then guesses others.
+_GUESSED_TIME = re.compile(r"Invalid DTS: .* replacing by guess")
+WRONG_TIMES = "it gave frames wrong times"
+
+
+class Stopped(EncodeFailed):
+    """The encode made no progress, died by a signal, or got wrong timestamps."""
+
+    def __init__(self, reason: str, tail: str) -> None:
+        super().__init__(detail=f"{reason}\n{tail}")
+        #: In plain words.
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -68,14 +82,17 @@ def encode(
     length_s: float,
     feed: Iterable[bytes] | None = None,
     made: Path | None = None,
+    stall_s: float = math.inf,
 ) -> Encoded:
     """Run `ffmpeg` with `arguments`, reporting progress as a share of `length_s` seconds of output.
 
     `feed` is written to standard input; `made` is the file that comes out, by default `work.output("video")`. Raises
     the reason of `work.stop`, JobTimeout after `work.limits.timeout_s`, OutputTooLarge, WorkerDiskFull, AssetInvalid
-    where an input cannot be decoded, or EncodeFailed with the end of standard error as its detail.
+    where an input cannot be decoded, Stopped after `stall_s` without progress, at a signal, and for wrong timestamps,
+    or EncodeFailed with the end of standard error as its detail.
     """
-    report = _Report(work, length_s)
+    made = made or work.output("video")
+    report = _Report(work, length_s, made, stall_s)
     max_bytes = work.limits.max_output_bytes
     ended = process.run(
         [*_ENCODE, *arguments],
@@ -84,11 +101,14 @@ def encode(
         file_bytes=max_bytes + 1,  # so that a file that is too large differs from one that just fits
         on_output=report.progress,
         on_error=report.error,
-        feed=feed,
+        feed=report.noted(feed) if feed else None,
+        check=report.check,
     )
-    _raise_failure(ended, report.errors, made or work.output("video"), max_bytes)
+    _raise_failure(ended, report.errors, made, max_bytes)
     if ended.feed_error:
         raise EncodeFailed(detail=f"feed: {ended.feed_error!r}") from ended.feed_error
+    if report.guessed:
+        raise Stopped(WRONG_TIMES, ended.tail)
     work.progress(1.0)
     return Encoded(report.errors, report.frames, report.restarted)
 
@@ -96,24 +116,46 @@ def encode(
 class _Report:
     """What a running encode reports: progress on one thread, errors on another."""
 
-    def __init__(self, work: Work, length_s: float) -> None:
+    def __init__(self, work: Work, length_s: float, made: Path, stall_s: float) -> None:
         self.errors = self.frames = 0
-        self.restarted = False
+        self.restarted = self.guessed = False
         self._work, self._length_s, self._furthest = work, length_s, 0.0
+        self._made, self._written_at = made, 0
+        self._stall_s, self._moved_at = stall_s, time.monotonic()
 
     def progress(self, line: str) -> None:
         key, _, value = line.partition("=")
         if not value.strip().isdigit():
             return
         if key == "frame":
+            if int(value) > self.frames:
+                self._moved_at = time.monotonic()
             self.frames = int(value)
         elif key == "out_time_us":
             self._furthest = max(self._furthest, min(1.0, int(value) / 1_000_000 / self._length_s))
             self._work.progress(self._furthest)
 
+    def noted(self, feed: Iterable[bytes]) -> Iterator[bytes]:
+        """`feed`, whose pieces count as progress: to wait for it is no stall of the encoder."""
+        for piece in feed:
+            self._moved_at = time.monotonic()
+            yield piece
+
+    def check(self) -> None:
+        """Raise Stopped when nothing has moved for too long."""
+        if self._stall_s == math.inf:
+            return
+        # The file changes without other progress while its tables move to its start.
+        written_at = self._made.stat().st_mtime_ns if self._made.exists() else 0
+        if written_at != self._written_at:
+            self._written_at, self._moved_at = written_at, time.monotonic()
+        if time.monotonic() - self._moved_at > self._stall_s:
+            raise Stopped(f"it made no progress for {self._stall_s:g} s", "")
+
     def error(self, line: str) -> None:
         self.errors += is_decode_error(line)
         self.restarted |= _RESTARTED in line
+        self.guessed |= _GUESSED_TIME.search(line) is not None
 
 
 def is_decode_error(line: str) -> bool:
@@ -175,7 +217,7 @@ def _raise_failure(ended: process.Ended, errors: int, made: Path, max_bytes: int
     if status > 0:
         raise _failure(text, errors)
     if status != 0:
-        raise EncodeFailed(detail=text)
+        raise Stopped(f"FFmpeg was killed by signal {-status}", text)
     if size == 0:
         raise EncodeFailed(detail="FFmpeg succeeded and wrote nothing")
 

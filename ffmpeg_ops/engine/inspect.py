@@ -60,6 +60,10 @@ class VideoStream:
     #: Whether it has B-frames: packets are stored in another order than frames are shown.
     reordered: bool = False
 
+    def megapixels(self, seconds: float) -> float:
+        """What all frames of the first `seconds` have together, in millions of pixels."""
+        return self.width * self.height * float(self.frame_rate) * seconds / 1e6
+
 
 @dataclass(frozen=True)
 class AudioStream:

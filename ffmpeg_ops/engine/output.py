@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ _PLAYED_AUDIO = frozenset({"aac", "mp3"})
 # AAC describes other layouts, such as AC-3's and DTS's 5.1(side), in a way that not every player understands.
 _PLAYED_LAYOUTS = "mono|stereo|3.0|4.0|5.0|5.1|7.1"
 _SLACK = 2  # frames, for rounding in headers and edit lists
+COPY = {"encoder": "copy", "device": "cpu"}
 VIDEO_IN_MP4 = frozenset({"h264", "hevc", "av1"})  # codecs that current players support
 
 
@@ -113,8 +114,7 @@ def made(size: tuple[int, int], frames: int, duration_s: float) -> inspect.Media
 
 def stats(
     work: Work,
-    encoder: str,
-    device: str,
+    encoder: Mapping[str, str],
     info: inspect.MediaInfo | None = None,
     *,
     warnings: Iterable[str] = (),
@@ -122,7 +122,8 @@ def stats(
 ) -> dict[str, Any]:
     """The stats of the finished file, which is probed where `info` is not given.
 
-    `warnings` and the number of decode `errors` of the sources are part of them where there are any.
+    `encoder` holds those that name it. `warnings` and the number of decode `errors` of the sources are part of them
+    where there are any.
     """
     try:
         info = info or inspect.probe(work.output("video"), work)
@@ -137,8 +138,7 @@ def stats(
         "width": info.video.width,
         "height": info.video.height,
         "frames": info.video.frames,
-        "encoder": encoder,
-        "device": device,
+        **encoder,
         "ffmpeg_version": ffmpeg.version(),
         **({"warnings": found} if found else {}),
     }

@@ -66,11 +66,13 @@ def run(
     on_output: Callable[[str], object],
     on_error: Callable[[str], object] = lambda line: None,
     feed: Iterable[bytes] | None = None,
+    check: Callable[[], object] = lambda: None,
 ) -> Ended:
     """Run `command`; `on_output` and `on_error` get its lines, each on a thread of its own, and `feed` is its input.
 
-    No file that it writes grows past `file_bytes`. Raises the reason of `work.stop`, JobTimeout after `timeout_s` or
-    as much CPU time on every core, and WorkerError when the command is not installed.
+    No file that it writes grows past `file_bytes`. `check` is called many times a second, and ends the command with
+    what it raises. Raises the reason of `work.stop`, JobTimeout after `timeout_s` or as much CPU time on every core,
+    and WorkerError when the command is not installed.
     """
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     feed_errors: list[Exception] = []
@@ -84,7 +86,7 @@ def run(
         threads = [_read(process.stdout, on_output), _read(process.stderr, on_error_line)]
         if feed is not None:
             threads.append(_write(process.stdin, feed, feed_errors))
-        status = _wait(process, work, timeout_s)
+        status = _wait(process, work, timeout_s, check)
         for thread in threads:
             thread.join()
     return Ended(status, "\n".join(tail), next(iter(feed_errors), None))
@@ -228,11 +230,12 @@ def _readable(command: Sequence[str]) -> Iterator[Path]:
         yield from (path for path in paths if path.exists())
 
 
-def _wait(process: subprocess.Popen[bytes], work: Work, timeout_s: float) -> int:
+def _wait(process: subprocess.Popen[bytes], work: Work, timeout_s: float, check: Callable[[], object]) -> int:
     ends_at = time.monotonic() + timeout_s
     waiter = _in_thread(process.wait)  # wait(timeout) may oversleep by 50 ms, as long as a short job takes
     while waiter.is_alive():
         work.stop.check()
+        check()
         if time.monotonic() > ends_at:
             raise JobTimeout
         waiter.join(_POLL_S)

@@ -5,7 +5,7 @@
   directory and the given files; none to other processes, not even to /proc/<pid>/environ.
 - seccomp (everywhere): no connections and no sockets to make them, so no network; no access to other processes' memory.
 A mechanism that the kernel lacks is skipped; `available` lists the others. CUDA needs more access than FFmpeg does and
-may not start inside the sandbox. `encoders.works` then disables the sandbox and logs it.
+may not start inside the sandbox. `probe.works` then disables the sandbox and logs it.
 
 `hide` protects a process's own memory and environment from other processes of its user, even without Landlock.
 """

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from ffmpeg_ops.engine import encoders, ffmpeg, output
+from ffmpeg_ops.engine import ffmpeg, ladder, output
 from ffmpeg_ops.engine.encoders import Encoder
 from ffmpeg_ops.engine.encoding import Encoding
 from ffmpeg_ops.engine.stills import frames, image
@@ -51,16 +51,17 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
     focus = (params["focus_x"], params["focus_y"])
     move = Move(params["motion"], params["amount"], focus, params["easing"])
     picture, boxes = shot(assets["url_image"], "url_image", move, size, count, params["fit"], params["background"])
-    made = encoders.encode(
+    made = ladder.encode(
         lambda encoder: command(size, rate, count, encoder),
         work,
         Encoding.of(params),
         length_s=float(count / rate),
+        megapixels=size[0] * size[1] * count / 1e6,
         feed=lambda: frames.render(picture, boxes, size),
     )
     output.require_written(count, work)
     info = output.made(size, count, float(count / rate))
-    return output.stats(work, made.encoder.name, made.encoder.device, info, warnings=made.warnings)
+    return output.stats(work, made.stats, info, warnings=made.warnings)
 
 
 def shot(

@@ -15,6 +15,7 @@ from gateway.db.transaction import StaleLease, Transaction
 from gateway.domain import ids
 from gateway.domain.attempts import ENDED, Attempt, AttemptState
 from gateway.domain.rentals import ORPHAN, OVER, FleetState, Rental, Stage, rental_of
+from wire.errors import EncoderUnavailable
 
 
 class Rentals:
@@ -69,11 +70,14 @@ class Rentals:
     def outcomes(self, since: int) -> dict[str, list[str | None]]:
         """Error codes of ended attempts that were created at `since` or later, by rental, newest first.
 
-        None stands for an attempt that ended without an error.
+        None stands for an attempt that ended without an error. One whose GPU failed counts as `encoder_unavailable`,
+        even if the CPU has done its work.
         """
         recent = sa.and_(attempts.c.id >= ids.first("att", since), attempts.c.provider == self._provider)
         ended = sa.and_(recent, attempts.c.state.in_(ENDED), attempts.c.remote_id.is_not(None))
-        query = sa.select(attempts.c.remote_id, attempts.c.error_code).where(ended)
+        refused = attempts.c.gpu_failure.is_not(None)
+        code = sa.case((refused, EncoderUnavailable.code), else_=attempts.c.error_code)
+        query = sa.select(attempts.c.remote_id, code).where(ended)
         found: dict[str, list[str | None]] = {}
         with self._store.reading() as connection:
             for remote_id, code in connection.execute(query.order_by(attempts.c.ended_at.desc(), attempts.c.id.desc())):

@@ -63,6 +63,7 @@ jobs = Table(
     Column("started_at", sa.BigInteger),
     Column("finished_at", sa.BigInteger),
     Column("tries", sa.Integer, nullable=False),
+    Column("encoder_refusals", sa.Integer, nullable=False),
     Column("waits", sa.Integer, nullable=False),
     Column("waiting_for", ForeignText),
     Column("attempt_id", ID_TYPE),
@@ -108,6 +109,7 @@ attempts = Table(
     Column("ended_at", sa.BigInteger),
     Column("error_code", sa.String(64)),
     Column("error_message", ForeignText),
+    Column("gpu_failure", ForeignText),
     Column("running_at", sa.BigInteger),
     Column("cost_nano", sa.BigInteger),
 )

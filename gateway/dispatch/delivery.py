@@ -8,6 +8,7 @@ from typing import Any
 from gateway.dispatch.context import DispatchContext
 from gateway.domain.attempts import Attempt
 from gateway.domain.jobs import Job
+from gateway.domain.transitions import MAX_ENCODER_REFUSALS
 from wire.envelope import Delivery, DeliverySchema, EventTarget, Limits
 
 EVENTS_PURPOSE = "events"
@@ -36,5 +37,6 @@ def job_input(context: DispatchContext, job: Job, attempt: Attempt, params: Mapp
         },
         request_id=job.request_id,
         events=events,
+        gpu_encoder="prefer" if job.encoder_refusals >= MAX_ENCODER_REFUSALS else settings.gpu_encoder,
     )
     return {"operation": job.operation, **params, "delivery": _DELIVERY.dump(delivery)}

@@ -73,6 +73,8 @@ class Attempt:
     error_code: str | None = None
     #: Why it failed, as a message for people.
     error_message: str | None = None
+    #: Why its machine's GPU did not encode, as the worker of a completed attempt reported it.
+    gpu_failure: str | None = None
     #: When the provider first reported that it runs.
     running_at: int | None = None
     #: Its cost in nano-dollars; None while it runs, and if it cost nothing.

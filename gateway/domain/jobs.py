@@ -64,6 +64,8 @@ class Job:
     finished_at: int | None = None
     #: How many attempts may have run.
     tries: int = 0
+    #: How many attempts have ended because their machine had no encoder; these are not in `tries`.
+    encoder_refusals: int = 0
     #: Number of submits since it last ran that no worker took; the pauses grow with it.
     waits: int = 0
     #: Why it has not started, for people.

@@ -10,9 +10,11 @@ from typing import Any
 from gateway.domain.attempts import ATTEMPT_CHANGES, Attempt, AttemptState, IllegalChange
 from gateway.domain.jobs import JOB_CHANGES, Job, JobStatus
 from gateway.errors import AttemptSuperseded, JobFinished
-from wire.errors import JobError, JobFault, WorkerLost
+from wire.errors import EncoderUnavailable, JobError, JobFault, WorkerLost
 
 MAX_TRIES = 3
+# Attempts that may end without an encoder before they count as tries, and before the CPU may encode.
+MAX_ENCODER_REFUSALS = 2
 RETRY_AFTER_MS = (1_000, 5_000)
 
 
@@ -84,7 +86,7 @@ def not_yet(job: Job, attempt: Attempt, reason: str) -> Pair:
 
 def complete(job: Job, attempt: Attempt, result: Mapping[str, Any], now: int) -> Pair:
     """Complete the attempt and its job; the outputs are stored and checked. `result` is a ResultSchema document."""
-    attempt = _move(attempt, AttemptState.DONE, ended_at=now)
+    attempt = _move(attempt, AttemptState.DONE, ended_at=now, gpu_failure=result["stats"].get("gpu_failure"))
     stats = {**result["stats"], "provider": attempt.provider}
     outputs = {
         name: replace(output, key=attempt.output_key(name, output), size_bytes=result["outputs"][name]["size_bytes"])
@@ -99,9 +101,11 @@ def complete(job: Job, attempt: Attempt, result: Mapping[str, Any], now: int) ->
 def fail(job: Job, attempt: Attempt, error: JobError, now: int) -> Pair:
     """Fail the attempt. Its job fails with it, or goes back to the queue if another try may help."""
     attempt = _move(attempt, AttemptState.FAILED, ended_at=now, error_code=error.code, error_message=error.message)
+    if isinstance(error, EncoderUnavailable) and job.encoder_refusals < MAX_ENCODER_REFUSALS:
+        job = replace(job, tries=max(0, job.tries - 1), encoder_refusals=job.encoder_refusals + 1)
     if isinstance(error, JobFault) or job.tries >= MAX_TRIES:
         return _finish(job, JobStatus.FAILED, now, error_code=error.code, error_message=error.message), attempt
-    pause_ms = RETRY_AFTER_MS[min(job.tries, len(RETRY_AFTER_MS)) - 1] * random.uniform(0.8, 1.2)
+    pause_ms = RETRY_AFTER_MS[min(max(1, job.tries), len(RETRY_AFTER_MS)) - 1] * random.uniform(0.8, 1.2)
     return _requeue(job, now, now + round(pause_ms), error.message), attempt
 
 

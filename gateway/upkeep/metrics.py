@@ -63,7 +63,7 @@ class Metrics:
         )
         self._cost = Counter("reelay_cost_usd", "What attempts have cost, in dollars.", ["provider"], registry=registry)
         self._encodes = Counter(
-            "reelay_encodes", "Completed jobs by video encoder.", ["encoder", "device"], registry=registry
+            "reelay_encodes", "Completed jobs by video encoder.", ["provider", "encoder", "device"], registry=registry
         )
         self._bytes = Histogram(
             "reelay_output_bytes",
@@ -102,7 +102,7 @@ class Metrics:
         self._queue.labels(job.operation).observe(max(0, job.started_at - job.created_at) / 1000)
         self._run.labels(job.operation).observe(max(0, job.finished_at - job.started_at) / 1000)
         if "encoder" in stats:
-            self._encodes.labels(stats["encoder"], stats.get("device", "")).inc()
+            self._encodes.labels(stats.get("provider", ""), stats["encoder"], stats.get("device", "")).inc()
         self._bytes.labels(job.operation).observe(sum(output.size_bytes or 0 for output in job.outputs.values()))
         self._video.labels(job.operation).inc(max(0, stats.get("duration_s") or 0))
 

@@ -20,11 +20,11 @@ from gunicorn.workers.gthread import PollableMethodQueue, TConn, ThreadWorker
 
 from common import http_server
 
-CLIENTS = "strangers share threads of their own"
+CLIENTS = "connections of other addresses have their own threads"
 STALLED = "a client that stalls is cut off"
-HANG_UP = "a client that does not hang up delays nobody"
-UNREAD = "a body that nobody reads ends the connection after one response"
-STOP = "the app is told to stop before its requests are waited for"
+HANG_UP = "a client that does not hang up delays no other"
+UNREAD = "an unread body ends the connection after one response"
+STOP = "the app gets its signal to stop before its requests are waited for"
 KILLED = "the address is free soon after the master is killed"
 SECRETS = "no secret in a malformed request reaches the log"
 HOOKS: list[tuple[type, str, list[str], str]] = [

@@ -29,11 +29,16 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
 
 @dataclass
 class Net:
-    """`inside` must not be called; `outside` is an allowed origin. `dialled`: all addresses in order."""
+    """`inside` must not be called; `outside` is an allowed origin, and serves PUBLIC where `serves_public` is set.
+
+    `dialled`: all addresses in order. `answers`: the addresses to which flips.example resolves, one after the other.
+    """
 
     inside: FileServer
     outside: FileServer
     dialled: list[Any] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
+    serves_public: bool = False
 
     def wrong(self) -> list[Any]:
         """Dialled addresses other than public ones and `outside`."""
@@ -62,10 +67,13 @@ def net(servers: tuple[FileServer, FileServer], monkeypatch: pytest.MonkeyPatch)
             return ask(host, port, *rest, **more, flags=socket.AI_NUMERICHOST)
         except (OSError, UnicodeError):
             name = host.decode() if isinstance(host, bytes) else host
-            return ask(PUBLIC if name.rstrip(".").endswith(".public.example") else "127.0.0.1", port, *rest, **more)
+            address = PUBLIC if name.rstrip(".").endswith(".public.example") else "127.0.0.1"
+            return ask(net.answers.pop(0) if name == "flips.example" else address, port, *rest, **more)
 
     def connect(self: socket.socket, address: Any) -> None:
         net.dialled.append(address)
+        if address[0] == PUBLIC and net.serves_public:
+            address = ("127.0.0.1", net.outside.port)
         if address[0] != "127.0.0.1":
             raise ConnectionRefusedError
         dial(self, address)
@@ -106,6 +114,34 @@ def test_no_private_address_is_called(url: str, way: Way, net: Net) -> None:
         way(net, url.replace("{}", str(net.inside.port)))
     assert net.wrong() == []
     assert net.inside.requests == []
+
+
+# --- names that change their address ---------------------------------------------------------------------------------
+
+FLIPPING: dict[str, tuple[Way, str, int]] = {  # how many requests lead to the name
+    "direct": (direct, "/whole", 1),
+    "posted": (posted, "/whole", 1),
+    "redirected to itself": (direct, "/again", 2),
+    "resumed": (direct, "/broken", 2),
+}
+
+
+@pytest.mark.parametrize("second", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "::ffff:10.0.0.1"])
+@pytest.mark.parametrize("how", FLIPPING)
+def test_a_name_is_resolved_once_per_request_and_refused_once_it_is_private(how: str, second: str, net: Net) -> None:
+    way, path, requests_made = FLIPPING[how]
+    net.serves_public, net.answers = True, [PUBLIC, second]
+    net.outside.routes |= {
+        "/whole": Reply(200, b"there"),
+        "/again": Reply(302, headers={"Location": "http://flips.example/whole"}),
+        "/broken": Reply(200, b"th", {"ETag": '"1"'}, content_length=5),
+    }
+    if requests_made == 1:
+        way(net, f"http://flips.example{path}")
+        assert net.answers == [second]
+    with pytest.raises(ForbiddenUrl, match="public"):
+        way(net, f"http://flips.example{path}")
+    assert (net.answers, net.wrong(), net.inside.requests) == ([], [], [])
 
 
 # --- chains of redirects ---------------------------------------------------------------------------------------------

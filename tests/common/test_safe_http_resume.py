@@ -15,26 +15,13 @@ import requests
 
 from common import deadlines, safe_http
 from common.safe_http import Downloaded, TooLarge, TooSlow, Trickles, download
-from tests.servers import FileServer, Reply, Request, file_server
+from tests.common.conftest import StartRaw
+from tests.servers import FileServer, Reply, Request
 
 BODY = bytes(range(256)) * 1000
 OTHER = BODY[::-1]
 ETAG = '"v1-abc"'
 BROKEN_AT = 100_000
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FileServer]:
-    with file_server() as server:
-        yield server
-
-
-@pytest.fixture
-def files(server: FileServer) -> FileServer:
-    """Shared by all tests, because closing a server takes longer than most of them."""
-    server.routes.clear()
-    server.requests.clear()
-    return server
 
 
 def get(url: str, *, max_bytes: int = 1_000_000, deadline_s: float = 60) -> tuple[Downloaded, bytes]:
@@ -158,59 +145,25 @@ def test_a_partial_response_is_not_resumed(files: FileServer) -> None:
     assert len(files.requests) == 1
 
 
-@contextmanager
-def answering(*answers: bytes, pause_s: float = 0.0, hold: bool = False) -> Iterator[str]:
-    """The URL of a server that gives each connection the next answer, byte by byte where there is a pause.
-
-    `hold`: the last connection stays open until the test is over.
-    """
-    closing = threading.Event()
-
-    def serve(listener: socket.socket) -> None:
-        for answer in answers:
-            peer, _ = listener.accept()
-            with peer:
-                peer.recv(65536)
-                head, end, body = answer.partition(b"\r\n\r\n")
-                try:
-                    peer.sendall(head + end)
-                    for i in range(0, len(body), 1 if pause_s else len(body)):
-                        peer.sendall(body[i : i + 1] if pause_s else body)
-                        if closing.wait(pause_s):
-                            return
-                except OSError:
-                    pass  # the caller had heard enough
-                if hold and answer is answers[-1]:
-                    closing.wait()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=serve, args=(listener,), daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/x"
-        closing.set()
-
-
 HEAD = b'HTTP/1.1 200 OK\r\nConnection: close\r\nETag: "a"\r\nTransfer-Encoding: chunked\r\n\r\n'
+HALF = HEAD + b"5\r\nhello\r\n5\r\n"
 PART = b'HTTP/1.1 206 Partial\r\nConnection: close\r\nETag: "a"\r\nContent-Range: bytes %s\r\n\r\n%s'
 
 
-def test_the_size_may_come_with_the_remainder() -> None:
-    with answering(HEAD + b"5\r\nhello\r\n5\r\n", PART % (b"5-9/10", b"world")) as url:
-        assert get(url)[1] == b"helloworld"
+def test_the_size_may_come_with_the_remainder_which_counts_towards_the_limit(raw: StartRaw) -> None:
+    for max_bytes in (10, 9):
+        url = raw(HALF, PART % (b"5-9/10", b"world")).origin
+        if max_bytes == 10:
+            assert get(url, max_bytes=max_bytes)[1] == b"helloworld"
+            continue
+        with pytest.raises(TooLarge):
+            get(url, max_bytes=max_bytes)
 
 
-@pytest.mark.parametrize("told", [b"5-9/*", b"5-9/11", b"5-10/11", b"5-8/9"])
-def test_an_unknown_or_wrong_size_is_an_error(told: bytes) -> None:
-    with (
-        answering(HEAD + b"5\r\nhello\r\n5\r\n", PART % (told, b"world")) as url,
-        pytest.raises(requests.ConnectionError),
-    ):
-        get(url)
-
-
-def test_the_remainder_counts_towards_the_limit() -> None:
-    with answering(HEAD + b"5\r\nhello\r\n5\r\n", PART % (b"5-9/10", b"world")) as url, pytest.raises(TooLarge):
-        get(url, max_bytes=9)
+@pytest.mark.parametrize("stated", [b"5-9/*", b"5-9/11", b"5-10/11", b"5-8/9"])
+def test_an_unknown_or_wrong_size_is_an_error(stated: bytes, raw: StartRaw) -> None:
+    with pytest.raises(requests.ConnectionError):
+        get(raw(HALF, PART % (stated, b"world")).origin)
 
 
 class Windows:
@@ -242,8 +195,11 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> Windows:
     return windows
 
 
-def test_the_remainder_has_the_deadline_of_the_download(windows: Windows, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_remainder_has_the_deadline_of_the_download(
+    windows: Windows, monkeypatch: pytest.MonkeyPatch, raw: StartRaw
+) -> None:
     now_s = 100.0
+    url = raw(HALF, PART % (b"5-104/105", b"x" * 10), hold=True).origin
     monkeypatch.setattr(safe_http, "time", SimpleNamespace(monotonic=lambda: now_s))
 
     def check() -> None:
@@ -252,12 +208,8 @@ def test_the_remainder_has_the_deadline_of_the_download(windows: Windows, monkey
         if len(windows.lengths_s) == 2:
             windows.end()
 
-    def get() -> None:
-        download(url, io.BytesIO(), max_bytes=1000, deadline_s=20, allow_origins=(url.removesuffix("/x"),), check=check)
-
-    answers = (HEAD + b"5\r\nhello\r\n5\r\n", PART % (b"5-104/105", b"x" * 10))
-    with answering(*answers, hold=True) as url, pytest.raises(TooSlow) as caught:
-        get()
+    with pytest.raises(TooSlow) as caught:
+        download(url, io.BytesIO(), max_bytes=1000, deadline_s=20, allow_origins=(url,), check=check)
     assert type(caught.value) is TooSlow
     assert windows.lengths_s == [20, 20 - 12, None]
 
@@ -301,15 +253,15 @@ TRICKLED = {
 
 
 @pytest.mark.parametrize("answer", TRICKLED.values(), ids=list(TRICKLED))
-def test_a_trickling_server_is_given_up_before_the_deadline(answer: bytes, fast_pace: None) -> None:
-    with answering(answer, pause_s=0.02) as url, pytest.raises(Trickles):
-        get(url, deadline_s=3600)
+def test_a_trickling_server_is_given_up_before_the_deadline(answer: bytes, fast_pace: None, raw: StartRaw) -> None:
+    with pytest.raises(Trickles):
+        get(raw(answer, pause_s=0.02).origin, deadline_s=3600)
 
 
-def test_a_server_that_stops_in_the_middle_is_given_up(fast_pace: None) -> None:
+def test_a_server_that_stops_in_the_middle_is_given_up(fast_pace: None, raw: StartRaw) -> None:
     answer = b'HTTP/1.1 200 OK\r\nETag: "a"\r\nContent-Length: 99\r\n\r\nhalf'
-    with answering(answer, b"", pause_s=30) as url, pytest.raises(Trickles):
-        get(url, deadline_s=3600)
+    with pytest.raises(Trickles):
+        get(raw(answer, pause_s=30).origin, deadline_s=3600)
 
 
 def test_a_small_file_may_be_slow(files: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ffmpeg_ops.adiciona_audio import video_options
-from ffmpeg_ops.engine import encoders, ffmpeg, inspect, output, process
+from ffmpeg_ops.engine import ffmpeg, inspect, output, probe, process
 from ffmpeg_ops.operation import Work
 from tests.ffmpeg_ops.media import Media, cut_off, frames, run, stream
 from wire.envelope import Limits
@@ -106,7 +106,7 @@ def test_every_command_has_its_limits(
         "img2vid": {"url_image": samples / "photo.jpg"},
         "adicionaAudio": {"url_video": video, "url_audio": media.tone(0.5, "mp3")},
     }
-    encoders.best()  # its probe uses a source of its own
+    probe.best()  # its probe uses a source of its own
     started.clear()
     run(name, work, params, **sources[name])
     assert started

@@ -1,4 +1,4 @@
-"""What every operation must be, whoever adds it."""
+"""What every operation must be. `tests/end_to_end/test_collage.py` adds a package and sees it become an operation."""
 
 from __future__ import annotations
 
@@ -101,76 +101,6 @@ def test_the_description_is_importable_without_what_the_work_needs(operation: Op
 def test_every_package_beside_the_module_is_an_operation() -> None:
     packages = {path.parent.name for path in Path(ffmpeg_ops.__file__).parent.glob("*/__init__.py")} - {"engine"}
     assert packages == {operation.package.rpartition(".")[2] for operation in OPERATIONS.values()}
-
-
-# --- a fourth operation ----------------------------------------------------------------------------------------------
-
-FOURTH_INIT = '''
-"""Turns a video upside down.
-
-What was above is below.
-"""
-from marshmallow import Schema, fields
-from ffmpeg_ops.assets import Asset
-from ffmpeg_ops.operation import Operation, Weight
-from wire.media_types import PNG
-
-class FlipParams(Schema):
-    url_video = Asset("video", required=True, metadata={"description": "URL of the video."})
-    sideways = fields.Boolean(load_default=False, metadata={"description": "Mirrors it, too."})
-
-OPERATION = Operation(
-    "flip", __name__, FlipParams, lambda params: {"poster": PNG}, Weight.LIGHT,
-    ({"url_video": "https://example.com/video.mp4"},),
-)
-'''
-FOURTH_RUN = """
-def run(work, params, assets):
-    work.output("poster").write_bytes(b"flipped" if params["sideways"] else b"")
-    return {"encoder": "none"}
-"""
-FOURTH_TEST = """
-import json, pathlib, sys
-import ffmpeg_ops
-ffmpeg_ops.__path__.append(sys.argv[1])
-from ffmpeg_ops.operation import OPERATIONS, Work
-from gateway import create_app
-from gateway.settings import Settings
-from common.settings import read
-
-app = create_app(read(Settings, {"PROVIDERS": "local", "DATA_DIR": sys.argv[2]}))
-flip = OPERATIONS["flip"]
-work = Work(pathlib.Path(sys.argv[2]), outputs=flip.declared({}))
-stats = flip.run(work, {"sideways": True}, {})
-page = app.test_client().get("/openapi.json").get_json()
-routes = [str(rule) for rule in app.url_map.iter_rules() if "POST" in rule.methods]
-print(json.dumps({"names": list(OPERATIONS), "routes": routes, "page": page, "made": work.output("poster").read_text(), "stats": stats}))
-"""
-
-
-@pytest.fixture(scope="module")
-def with_a_fourth(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a process sees that finds one more folder beside the others."""
-    folder = tmp_path_factory.mktemp("fourth")
-    (folder / "flip").mkdir()
-    (folder / "flip" / "__init__.py").write_text(FOURTH_INIT)
-    (folder / "flip" / "run.py").write_text(FOURTH_RUN)
-    data = tmp_path_factory.mktemp("data")
-    command = [sys.executable, "-c", FOURTH_TEST, str(folder), str(data)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return seen
-
-
-def test_one_new_folder_is_a_fourth_operation(with_a_fourth: dict[str, Any]) -> None:
-    assert set(with_a_fourth["names"]) == {*OPERATIONS, "flip"} > {"caption", "img2vid", "adicionaAudio"}
-    assert (with_a_fourth["made"], with_a_fourth["stats"]) == ("flipped", {"encoder": "none"})
-    assert {f"/video/{name}" for name in with_a_fourth["names"]} <= set(with_a_fourth["routes"])
-    page = with_a_fourth["page"]
-    assert {f"/video/{name}" for name in with_a_fourth["names"]} <= set(page["paths"])
-    assert page["paths"]["/video/flip"]["post"]["summary"] == "Turns a video upside down."
-    assert page["components"]["schemas"]["FlipParams"]["properties"]["sideways"]["description"] == "Mirrors it, too."
 
 
 # --- the parts -------------------------------------------------------------------------------------------------------

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
-import sqlite3
 import threading
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy.pool import Pool
 
 from gateway import create_app
 from gateway.db.migrations import migrate
 from gateway.db.records import ApiKey
 from gateway.db.store import Store
-from gateway.dispatch import submit
 from gateway.domain import ids
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import Job, JobStatus
@@ -32,12 +29,19 @@ from gateway.domain.prices import Price
 from gateway.providers.base import Accepted, NotYet, Phase, Provider, Remote
 from gateway.settings import Settings
 from gateway.wiring import Services
+from tests.gateway.connections import holders, no_thread_takes_two_connections  # noqa: F401
 from tests.outputs import video_key
 from tests.postgres import Postgres, postgres_server
+from wire.envelope import Event
 
 START_MS = 1_700_000_000_000
 SECRET_KEY = "tests-secret-key-0123456789abcdef"
 CLAIM = "claim-of-worker-1"
+BODY = b"a finished video"
+RESULT = {
+    "outputs": {"video": {"size_bytes": len(BODY)}},
+    "stats": {"size_bytes": len(BODY), "duration_s": 2.0},
+}
 PARAMS = {"url_video": "https://example.com/v.mp4", "url_srt": "https://example.com/s.srt"}
 
 # Makes processes from one that has no threads and has imported what they need.
@@ -128,14 +132,8 @@ class FakeProvider:
         return answer
 
 
-class JobFactory(Protocol):
-    def __call__(
-        self, *, attempt: AttemptState | None = None, params: Mapping[str, Any] | None = None, **changes: Any
-    ) -> Job: ...
-
-
-class Wire(Protocol):
-    def __call__(self, provider: Mapping[str, Provider] | None = None, **changes: Any) -> Services: ...
+JobFactory = Callable[..., Job]
+Wire = Callable[..., "Gateway"]
 
 
 @dataclass(frozen=True)
@@ -183,6 +181,80 @@ def new_attempt(job: Job, now: int, state: AttemptState = AttemptState.INTENT, *
     return replace(attempt, **changes)
 
 
+@dataclass(frozen=True)
+class Gateway(Services):
+    """A gateway whose dispatcher takes one round when a test asks for it."""
+
+    @property
+    def provider(self) -> FakeProvider:
+        """The first provider."""
+        return next(iter(self.providers.values()))  # type: ignore[return-value]
+
+    def turn(self) -> int:
+        """Take one round and all its steps. Returns the number of jobs that were due."""
+        started = self.dispatcher.tick()
+        self.dispatcher.settle()
+        return started
+
+    def until_due(self, job: Job) -> int:
+        """Let the time pass until the job is due again. Returns that time in milliseconds."""
+        pause = max(0, self.job(job).next_at - self.clock.now_ms())  # type: ignore[operator]
+        self.clock.advance(pause)  # type: ignore[attr-defined]
+        return pause
+
+    def follow(self, job: Job, rounds: int) -> None:
+        """Take `rounds` rounds, each when the job is due."""
+        for _ in range(rounds):
+            self.until_due(job)
+            assert self.turn() == 1
+
+    def job(self, job: Job) -> Job:
+        """The job as it is stored now."""
+        return self.store.job(job.id)  # type: ignore[return-value]
+
+    def attempt(self, job: Job) -> Attempt:
+        """The newest attempt of the job."""
+        return self.store.attempts(job.id)[-1]
+
+    def states(self, job: Job) -> list[AttemptState]:
+        """The states of the job's attempts, the oldest first."""
+        return [attempt.state for attempt in self.store.attempts(job.id)]
+
+    def add_job(
+        self, *, attempt: AttemptState | None = None, params: Mapping[str, Any] = PARAMS, **changes: Any
+    ) -> Job:
+        """Store a job, with an attempt in the state `attempt` if given; `changes` override any field of the job."""
+        job = new_job(self.clock.now_ms(), **changes)
+        record = new_attempt(job, self.clock.now_ms(), attempt) if attempt else None
+        if record is not None and "attempt_id" not in changes:
+            job = replace(job, attempt_id=record.id)
+        with self.store.transaction() as tx:
+            tx.add_job(job, params)
+            if record is not None:
+                tx.add_attempt(record)
+        return job
+
+    def report(self, attempt_id: str | None, type_: str, claim_id: str = CLAIM, **event: Any) -> None:
+        """Report an event, as the worker does that has the attempt."""
+        self.reports.take(attempt_id, Event(type_, claim_id, **event))  # type: ignore[arg-type]
+
+    def put_output(self, attempt_id: str | None, body: bytes = BODY) -> None:
+        """Store the video of an attempt, as a worker's upload does."""
+        self.storage.write(video_key(self.store.attempt(attempt_id)), [body], len(body))  # type: ignore[arg-type]
+
+
+def together(count: int, work: Callable[[int], Any]) -> list[Any]:
+    """Call `work(0)` … `work(count - 1)` on as many threads at the same moment. Returns what they return."""
+    barrier = threading.Barrier(count)
+
+    def one(number: int) -> Any:
+        barrier.wait()
+        return work(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(one, range(count)))
+
+
 @pytest.fixture
 def clock() -> FixedClock:
     return FixedClock()
@@ -213,45 +285,6 @@ def migrated_postgres(postgres: Postgres, tmp_path_factory: pytest.TempPathFacto
 
 # Marks tests that must pass on every database; others run on SQLite alone.
 on_every_database = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
-
-
-class Holders:
-    """Which thread has which connections of a pool; `greedy` are those that had one when they took another."""
-
-    def __init__(self) -> None:
-        self._holders: dict[int, tuple[int, int]] = {}
-        self._lock = threading.Lock()
-        self.greedy: list[str] = []
-
-    def takes(self, connection: Any, record: Any, _: Any) -> None:
-        holder = threading.get_ident(), id(record._ConnectionRecord__pool)
-        with self._lock:
-            others = [held for held, its in self._holders.items() if its == holder and held != id(record)]
-            if others and isinstance(connection, sqlite3.Connection):
-                self.greedy.append("".join(traceback.format_stack()))
-            self._holders[id(record)] = holder
-
-    def gives(self, _: Any, record: Any) -> None:
-        with self._lock:
-            self._holders.pop(id(record), None)
-
-
-@pytest.fixture(scope="session")
-def holders() -> Iterator[Holders]:
-    holders = Holders()
-    sa.event.listen(Pool, "checkout", holders.takes)
-    sa.event.listen(Pool, "checkin", holders.gives)
-    yield holders
-    sa.event.remove(Pool, "checkout", holders.takes)
-    sa.event.remove(Pool, "checkin", holders.gives)
-
-
-@pytest.fixture(autouse=True)
-def no_thread_takes_two_connections(holders: Holders) -> Iterator[None]:
-    """Threads that each have one of SQLite's few and wait for another would wait for each other."""
-    yield
-    greedy, holders.greedy = holders.greedy, []
-    assert greedy == []
 
 
 @pytest.fixture
@@ -285,12 +318,6 @@ def settings(tmp_path: Path, database: str) -> Settings:
 
 
 @pytest.fixture
-def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses are as long as they are meant to be."""
-    monkeypatch.setattr(submit.random, "uniform", lambda low, high: 1.0)
-
-
-@pytest.fixture
 def provider() -> FakeProvider:
     return FakeProvider()
 
@@ -298,11 +325,11 @@ def provider() -> FakeProvider:
 @pytest.fixture
 def wire(settings: Settings, clock: FixedClock, provider: FakeProvider) -> Iterator[Wire]:
     """Wires a gateway on the test's database, as another process of it would; `changes` are of the settings."""
-    made: list[Services] = []
+    made: list[Gateway] = []
 
-    def make(chain: Mapping[str, Provider] | None = None, **changes: Any) -> Services:
+    def make(chain: Mapping[str, Provider] | None = None, **changes: Any) -> Gateway:
         chain = {provider.name: provider} if chain is None else chain
-        made.append(Services.wire(replace(settings, **changes), clock=clock, provider=chain))
+        made.append(Gateway.wire(replace(settings, **changes), clock=clock, provider=chain))
         return made[-1]
 
     yield make
@@ -312,17 +339,17 @@ def wire(settings: Settings, clock: FixedClock, provider: FakeProvider) -> Itera
 
 
 @pytest.fixture
-def services(wire: Wire) -> Services:
+def services(wire: Wire) -> Gateway:
     return wire()
 
 
 @pytest.fixture
-def store(services: Services) -> Store:
+def store(services: Gateway) -> Store:
     return services.store
 
 
 @pytest.fixture
-def key(services: Services) -> Key:
+def key(services: Gateway) -> Key:
     return Key(*services.keys.create("tests", ("jobs", "metrics")))
 
 
@@ -333,26 +360,14 @@ def api_key(key: Key) -> str:
 
 
 @pytest.fixture
-def job_factory(services: Services, key: Key, clock: FixedClock) -> JobFactory:
-    """Stores a job, with an attempt in the state `attempt` if given; `changes` override any field of the job."""
+def job_factory(services: Gateway, key: Key) -> JobFactory:
+    """`Gateway.add_job` for jobs of the client with `api_key`."""
 
-    def make(*, attempt: AttemptState | None = None, params: Mapping[str, Any] | None = None, **changes: Any) -> Job:
-        now = clock.now_ms()
-        job = new_job(now, **{"key_id": key.record.id, **changes})
-        record = new_attempt(job, now, attempt) if attempt else None
-        if record is not None and "attempt_id" not in changes:
-            job = replace(job, attempt_id=record.id)
-        with services.store.transaction() as tx:
-            tx.add_job(job, PARAMS if params is None else params)
-            if record is not None:
-                tx.add_attempt(record)
-        return job
-
-    return make
+    return partial(services.add_job, key_id=key.record.id)
 
 
 @pytest.fixture
-def app(settings: Settings, services: Services) -> Flask:
+def app(settings: Settings, services: Gateway) -> Flask:
     """The gateway's application, with the parts of `services` in it."""
     app = create_app(settings)
     app.extensions["reelay"] = services
@@ -364,15 +379,3 @@ def app(settings: Settings, services: Services) -> Flask:
 def client(app: Flask) -> FlaskClient:
     """Sends no key of its own accord."""
     return app.test_client()
-
-
-@pytest.fixture
-def put_output(services: Services) -> Callable[[str, bytes], None]:
-    """Stores bytes as the output of an attempt, as a worker's upload does."""
-
-    def put(attempt_id: str, body: bytes) -> None:
-        attempt = services.store.attempt(attempt_id)
-        assert attempt is not None
-        services.storage.write(video_key(attempt), [body], len(body))
-
-    return put

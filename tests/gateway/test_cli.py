@@ -11,23 +11,20 @@ from flask import Flask
 
 from gateway.providers.clouds.vast.settings import VastSettings
 from gateway.providers.worker_client import worker_secrets
-from gateway.wiring import Services
-from tests.gateway.conftest import FixedClock
+from tests.gateway.conftest import Gateway
 
 
 def run(app: Flask, *words: str) -> Result:
     return app.test_cli_runner().invoke(args=list(words))
 
 
-def test_keys_are_listed_with_their_spending_and_without_secrets(
-    app: Flask, services: Services, clock: FixedClock
-) -> None:
+def test_keys_are_listed_with_their_spending_and_without_secrets(app: Flask, services: Gateway) -> None:
     record, secret = services.keys.create("n8n")
     other, _ = services.keys.create("old one")
     services.keys.revoke(other.id)
     with services.store.transaction() as tx:
-        tx.spend(record.id, 1_500_000_000, clock.now_ms())
-        tx.spend(other.id, 7_000_000_000, clock.now_ms() - 86_400_000)
+        tx.spend(record.id, 1_500_000_000, services.clock.now_ms())
+        tx.spend(other.id, 7_000_000_000, services.clock.now_ms() - 86_400_000)
     lines = run(app, "keys", "list").stdout.splitlines()
     assert [line.split()[0] for line in lines] == [record.id, other.id]
     assert "valid" in lines[0]
@@ -36,7 +33,7 @@ def test_keys_are_listed_with_their_spending_and_without_secrets(
     assert secret not in "".join(lines)
 
 
-def test_a_revoked_key_is_refused(app: Flask, services: Services) -> None:
+def test_a_revoked_key_is_refused(app: Flask, services: Gateway) -> None:
     record, secret = services.keys.create("n8n")
     result = run(app, "keys", "revoke", record.id)
     assert (result.exit_code, result.output) == (0, f"{record.id} is revoked.\n")
@@ -46,7 +43,7 @@ def test_a_revoked_key_is_refused(app: Flask, services: Services) -> None:
     assert f"The key {record.id} is revoked." in result.stderr
 
 
-def test_a_created_key_is_printed_alone_and_has_its_scopes(app: Flask, services: Services) -> None:
+def test_a_created_key_is_printed_alone_and_has_its_scopes(app: Flask, services: Gateway) -> None:
     for words, scopes in (
         ((), "jobs"),
         (("--scope", "metrics"), "metrics"),
@@ -61,7 +58,7 @@ def test_a_created_key_is_printed_alone_and_has_its_scopes(app: Flask, services:
     assert len(services.keys.list()) == 3
 
 
-def test_a_rotated_key_has_two_secrets_until_the_grace_ends(app: Flask, services: Services, clock: FixedClock) -> None:
+def test_a_rotated_key_has_two_secrets_until_the_grace_ends(app: Flask, services: Gateway) -> None:
     record, old = services.keys.create("n8n")
     result = run(app, "keys", "rotate", record.id, "--grace-hours", "0.5")
     new = result.stdout.strip()
@@ -70,13 +67,13 @@ def test_a_rotated_key_has_two_secrets_until_the_grace_ends(app: Flask, services
     listed = run(app, "keys", "list").stdout
     assert "valid, the previous secret until 2023-11-14T22:43:20.000Z" in listed
     assert old not in listed and new not in listed
-    clock.advance(1_800_000)
+    services.clock.advance(1_800_000)
     assert [bool(services.keys.verify(secret)) for secret in (old, new)] == [False, True]
     assert "before" not in run(app, "keys", "list").stdout
 
 
 @pytest.mark.parametrize("command", ["revoke", "rotate"])
-def test_a_key_that_cannot_be_changed_says_why(app: Flask, services: Services, command: str) -> None:
+def test_a_key_that_cannot_be_changed_says_why(app: Flask, services: Gateway, command: str) -> None:
     services.keys.adopt("a key of the operator's own")
     (own,) = services.keys.list()
     result = run(app, "keys", command, own.id)
@@ -95,7 +92,7 @@ def test_a_missing_argument_is_named(app: Flask, words: tuple[str, ...], missing
     assert f"Missing argument {missing}" in result.output
 
 
-def test_the_webhook_secret_is_printed_alone_until_it_is_rotated(app: Flask, services: Services) -> None:
+def test_the_webhook_secret_is_printed_alone_until_it_is_rotated(app: Flask, services: Gateway) -> None:
     record, _ = services.keys.create("n8n")
     first, again = (run(app, "keys", "webhook-secret", record.id) for _ in range(2))
     assert (first.exit_code, first.stdout, first.stderr) == (0, again.stdout, "")
@@ -109,13 +106,13 @@ def test_the_webhook_secret_is_printed_alone_until_it_is_rotated(app: Flask, ser
         assert (unknown.exit_code, "There is no key key_x" in unknown.output) == (1, True)
 
 
-def test_the_worker_s_secrets_are_printed_as_environment_variables(app: Flask, services: Services) -> None:
+def test_the_worker_s_secrets_are_printed_as_environment_variables(app: Flask, services: Gateway) -> None:
     result = run(app, "worker-env")
     assert result.exit_code == 0, result.output
     assert dict(line.split("=") for line in result.stdout.split()) == worker_secrets(services.signer)
 
 
-def test_the_commands_migrate_a_fresh_database(app: Flask, services: Services) -> None:
+def test_the_commands_migrate_a_fresh_database(app: Flask, services: Gateway) -> None:
     services.store._engine.dispose()
     for path in services.settings.data_dir.glob("reelay.db*"):
         path.unlink()
@@ -124,7 +121,7 @@ def test_the_commands_migrate_a_fresh_database(app: Flask, services: Services) -
 
 
 @pytest.mark.parametrize(("command", "hint"), [("keys list", ""), ("vast destroy 5 --yes", " python -m gateway")])
-def test_an_unusable_database_is_reported_in_one_line(app: Flask, services: Services, command: str, hint: str) -> None:
+def test_an_unusable_database_is_reported_in_one_line(app: Flask, services: Gateway, command: str, hint: str) -> None:
     settings = services.settings.with_parts(VastSettings(api_key="key", deployment="tests"))
     app.extensions["reelay"] = replace(services, settings=settings)
     database = services.settings.data_dir / "reelay.db"

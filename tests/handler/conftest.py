@@ -6,19 +6,17 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from handler import attempt, events, fetch, upload
 from handler.settings import Settings
-from tests.handler.support import Gateway
+from tests.handler.support import Gateway, Job
 from tests.servers import PATIENCE_S, FileServer, Reply
 
 TOKEN, KEY = "t" * 32, "k" * 32
+LONG = {"duration": 60, "frame_rate": 60}
 SRT = "1\n00:00:00,100 --> 00:00:00,900\nOlá\n"
-
-Job = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(autouse=True)
@@ -94,30 +92,19 @@ def settings(tmp_path: Path, files: FileServer) -> Settings:
 
 
 @pytest.fixture
-def caption(files: FileServer) -> Job:
-    """The input of a caption job, other params by name."""
-
-    def make(**more: Any) -> dict[str, Any]:
-        urls = {"url_video": files.url("/video.mp4"), "url_srt": files.url("/captions.srt")}
-        return {"operation": "caption", **urls, **more}
-
-    return make
+def caption(files: FileServer, gateway: Gateway, settings: Settings) -> Job:
+    return Job(
+        "caption", {"url_video": files.url("/video.mp4"), "url_srt": files.url("/captions.srt")}, gateway, settings
+    )
 
 
 @pytest.fixture
-def img2vid(files: FileServer) -> Job:
-    """The input of a short img2vid job; with duration=60, frame_rate=60 it encodes for a minute."""
-
-    def make(**more: Any) -> dict[str, Any]:
-        return {"operation": "img2vid", "url_image": files.url("/image.png"), "duration": 0.2, **more}
-
-    return make
+def img2vid(files: FileServer, gateway: Gateway, settings: Settings) -> Job:
+    """A short job; with **LONG it encodes for a minute."""
+    return Job("img2vid", {"url_image": files.url("/image.png"), "duration": 0.2}, gateway, settings)
 
 
 @pytest.fixture
-def adiciona_audio(files: FileServer) -> Job:
-    def make(**more: Any) -> dict[str, Any]:
-        urls = {"url_video": files.url("/video.mp4"), "url_audio": files.url("/sound.wav")}
-        return {"operation": "adicionaAudio", **urls, **more}
-
-    return make
+def adiciona_audio(files: FileServer, gateway: Gateway, settings: Settings) -> Job:
+    params = {"url_video": files.url("/video.mp4"), "url_audio": files.url("/sound.wav")}
+    return Job("adicionaAudio", params, gateway, settings)

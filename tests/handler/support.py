@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -101,6 +100,11 @@ class Attempt:
         self._thread.join(seconds)
         assert not self.running, f"still running after {seconds} s"
 
+    @property
+    def failure(self) -> JobError:
+        assert self.error is not None, self.result
+        return self.error
+
     def _run(self) -> None:
         try:
             self.result = run_attempt(self.raw, self.settings, self.stop, self.progress.append)
@@ -108,13 +112,37 @@ class Attempt:
             self.error = error
 
 
-def failure(raw: object, settings: Settings) -> JobError:
-    """The error that the attempt ends with."""
-    try:
-        result = run_attempt(raw, settings)
-    except JobError as error:
-        return error
-    raise AssertionError(f"it ended well: {result}")
+@dataclass
+class Job:
+    """Makes the input of one operation from params by name, and runs it as an attempt that reports to `gateway`."""
+
+    operation: str
+    params: dict[str, Any]
+    gateway: Gateway
+    settings: Settings
+
+    def __call__(self, **more: Any) -> dict[str, Any]:
+        """The input, without a delivery unless one is given."""
+        return {"operation": self.operation, **self.params, **more}
+
+    def start(self, **more: Any) -> Attempt:
+        """A running attempt, with a delivery by `gateway` unless another or none is given."""
+        return Attempt(self(**{"delivery": self.gateway.delivery(), **more}), self.settings).start()
+
+    def ended(self, **more: Any) -> Attempt:
+        attempt = self.start(**more)
+        attempt.join()
+        return attempt
+
+    def result(self, **more: Any) -> dict[str, Any]:
+        """The result of an attempt that must succeed."""
+        attempt = self.ended(**more)
+        assert attempt.result is not None, attempt.error
+        return attempt.result
+
+    def error(self, **more: Any) -> JobError:
+        """The error of an attempt that must fail."""
+        return self.ended(**more).failure
 
 
 def ffmpegs(parent: int | None = None) -> list[int]:
@@ -140,30 +168,6 @@ def _processes() -> Iterator[tuple[int, str, int]]:
 
 
 @contextmanager
-def raw_server(answer: bytes) -> Iterator[str]:
-    """The origin of a server that sends `answer` to every request and closes the connection."""
-
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            self.request.recv(65536)
-            try:
-                self.request.sendall(answer)
-            except OSError:
-                pass  # the client has closed the connection
-
-    class Server(socketserver.ThreadingTCPServer):
-        daemon_threads = True
-        block_on_close = False
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
-
-
-@contextmanager
 def deaf_server() -> Iterator[str]:
     """The origin of a server that never accepts: its queue is full, so connecting blocks."""
     with socket.socket() as listener:
@@ -178,10 +182,3 @@ def deaf_server() -> Iterator[str]:
         yield f"http://127.0.0.1:{address[1]}"
         for one in waiting:
             one.close()
-
-
-def free_port() -> int:
-    """A port without a listener."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])

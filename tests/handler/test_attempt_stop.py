@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 
 from handler import attempt as job
 from handler import events
-from handler.settings import Settings
-from tests.handler.conftest import Job
-from tests.handler.support import FOREVER_S, Attempt, Gateway, alive, deaf_server, ffmpegs
+from tests.handler.conftest import LONG
+from tests.handler.support import FOREVER_S, Attempt, Gateway, Job, alive, deaf_server, ffmpegs
 from tests.servers import STOP_S, FileServer, Reply, eventually
 from wire.errors import Cancelled, WorkerLost
 
@@ -22,72 +22,61 @@ IN_PRODUCTION = (job.STOP_GRACE_S, events.PERIOD_S)
 
 
 @pytest.fixture
-def connecting(caption: Job, gateway: Gateway, settings: Settings) -> Iterator[Begin]:
+def connecting(img2vid: Job) -> Iterator[Begin]:
     with deaf_server() as origin:
-        allowing = replace(settings, fetch_allow_origins=(*settings.fetch_allow_origins, origin))
-        raw = caption(url_video=f"{origin}/x", delivery=gateway.delivery())
-        yield lambda: _once(lambda: list(settings.work_dir.glob("attempt-*/asset-1")), raw, allowing)
+        img2vid.settings = replace(img2vid.settings, fetch_allow_origins=(origin,))
+        found = partial(img2vid.settings.work_dir.glob, "attempt-*/asset-1")
+        yield lambda: _once(lambda: list(found()), img2vid, url_image=f"{origin}/x")
 
 
 @pytest.fixture(params=["headers", "trickle", "stall"])
-def fetching(
-    request: pytest.FixtureRequest, caption: Job, gateway: Gateway, settings: Settings, files: FileServer
-) -> Begin:
+def fetching(request: pytest.FixtureRequest, img2vid: Job, files: FileServer) -> Begin:
     files.routes["/endless"] = {
         "headers": Reply(pause_s=FOREVER_S),
         "trickle": Reply(body=b"x" * 10_000, trickle_s=0.1),
         "stall": Reply(body=b"xx", trickle_s=FOREVER_S),
     }[request.param]
-    raw = caption(url_video=files.url("/endless"), delivery=gateway.delivery())
-    return lambda: _once(lambda: files.requests, raw, settings)
+    return lambda: _once(lambda: files.requests, img2vid, url_image=files.url("/endless"))
 
 
-@pytest.fixture
-def retrying(caption: Job, gateway: Gateway, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Begin:
-    """An upload that pauses before its next try."""
+@pytest.fixture(params=["retrying", "uploading"])
+def storing(request: pytest.FixtureRequest, img2vid: Job, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> Begin:
+    """An upload that pauses before its next try, or does not end."""
     monkeypatch.setattr("handler.upload.PAUSES_S", (FOREVER_S,))
-    gateway.on_put = lambda request: Reply(503)
-    return lambda: _once(lambda: gateway.puts, caption(delivery=gateway.delivery()), settings)
+    gateway.on_put = lambda put: Reply(503) if request.param == "retrying" else Reply(pause_s=FOREVER_S)
+    return lambda: _once(lambda: gateway.puts, img2vid)
 
 
 @pytest.fixture
-def uploading(caption: Job, gateway: Gateway, settings: Settings) -> Begin:
-    gateway.on_put = lambda request: Reply(pause_s=FOREVER_S)
-    return lambda: _once(lambda: gateway.puts, caption(delivery=gateway.delivery()), settings)
+def encoding(img2vid: Job) -> Begin:
+    found = partial(img2vid.settings.work_dir.glob, "attempt-*/output-video.mp4")
+    return lambda: _once(lambda: list(found()), img2vid, **LONG)
 
 
-@pytest.fixture
-def encoding(img2vid: Job, gateway: Gateway, settings: Settings) -> Begin:
-    raw = img2vid(duration=60, frame_rate=60, delivery=gateway.delivery())
-    return lambda: _once(lambda: list(settings.work_dir.glob("attempt-*/output-video.mp4")), raw, settings)
-
-
-def _once(reached: Callable[[], object], raw: dict[str, Any], settings: Settings) -> Attempt:
-    """Start the attempt; return it once it has reached its stage."""
-    attempt = Attempt(raw, settings).start()
+def _once(reached: Callable[[], object], job: Job, **params: Any) -> Attempt:
+    """Start an attempt that would take a minute; return it once it has reached its stage."""
+    attempt = job.start(**params)
     eventually(reached)
     return attempt
 
 
-@pytest.fixture(params=["connecting", "encoding", "uploading", "retrying"])
-def stage(request: pytest.FixtureRequest) -> Begin:
-    """Starts an attempt that is in the middle of a stage, and would stay there for a minute."""
-    begin: Begin = request.getfixturevalue(request.param)
-    return begin
-
-
 @pytest.mark.parametrize("by", ["409", "signal"])
-def test_every_stage_stops(stage: Begin, gateway: Gateway, settings: Settings, by: str) -> None:
-    _stops(stage(), gateway, settings, by)
+class TestEveryStageStops:
+    def test_connecting(self, connecting: Begin, gateway: Gateway, by: str) -> None:
+        _stops(connecting(), gateway, by)
+
+    def test_fetching(self, fetching: Begin, gateway: Gateway, by: str) -> None:
+        _stops(fetching(), gateway, by)
+
+    def test_encoding(self, encoding: Begin, gateway: Gateway, by: str) -> None:
+        _stops(encoding(), gateway, by)
+
+    def test_storing(self, storing: Begin, gateway: Gateway, by: str) -> None:
+        _stops(storing(), gateway, by)
 
 
-@pytest.mark.parametrize("by", ["409", "signal"])
-def test_a_fetch_stops(fetching: Begin, gateway: Gateway, settings: Settings, by: str) -> None:
-    _stops(fetching(), gateway, settings, by)
-
-
-def _stops(attempt: Attempt, gateway: Gateway, settings: Settings, by: str) -> None:
-    pids = ffmpegs()
+def _stops(attempt: Attempt, gateway: Gateway, by: str) -> None:
+    pids, settings = ffmpegs(), attempt.settings
     if by == "409":
         gateway.on_event = lambda event: Reply(409)
     else:
@@ -95,8 +84,7 @@ def _stops(attempt: Attempt, gateway: Gateway, settings: Settings, by: str) -> N
         attempt.stop.set(WorkerLost())  # only the first reason counts
     attempt.join(STOP_S)
     assert not any(alive(pid) for pid in pids), "FFmpeg is dead before the attempt ends"
-    assert attempt.error is not None
-    assert attempt.error.code == ("superseded" if by == "409" else "cancelled")
+    assert attempt.failure.code == ("superseded" if by == "409" else "cancelled")
     assert gateway.milestones == ["started"]
     assert list(settings.work_dir.glob("attempt-*")) == []
     assert not settings.output_dir.exists()
@@ -106,26 +94,18 @@ def test_a_stop_takes_two_seconds_in_production_at_most() -> None:
     assert sum(IN_PRODUCTION) <= 2
 
 
-def test_a_409_to_the_upload_means_superseded(caption: Job, gateway: Gateway, settings: Settings) -> None:
+def test_a_409_to_the_upload_means_superseded(img2vid: Job, gateway: Gateway) -> None:
     gateway.on_put = lambda request: Reply(409)
-    attempt = Attempt(caption(delivery=gateway.delivery()), settings).start()
-    attempt.join()
-    assert attempt.error is not None
-    assert attempt.error.code == "superseded"
-    assert len(gateway.puts) == 1
-    assert gateway.of_type("failed") == []
+    assert img2vid.error().code == "superseded"
+    assert (len(gateway.puts), gateway.milestones) == (1, ["started"])
 
 
-def test_a_stop_before_the_start_does_nothing(
-    caption: Job, gateway: Gateway, settings: Settings, files: FileServer
-) -> None:
-    attempt = Attempt(caption(delivery=gateway.delivery()), settings)
+def test_a_stop_before_the_start_does_nothing(img2vid: Job, gateway: Gateway) -> None:
+    attempt = Attempt(img2vid(delivery=gateway.delivery()), img2vid.settings)
     attempt.stop.set(Cancelled())
     attempt.start().join(STOP_S)
-    assert attempt.error is not None
-    assert attempt.error.code == "cancelled"
-    assert gateway.puts == []
-    assert ffmpegs() == []
+    assert attempt.failure.code == "cancelled"
+    assert (gateway.puts, ffmpegs()) == ([], [])
 
 
 def test_a_worker_that_shuts_down_reports_it(encoding: Begin, gateway: Gateway) -> None:

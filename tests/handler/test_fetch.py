@@ -1,11 +1,13 @@
-"""`handler.fetch`: what is tried again, what a page is called, what many files share; nothing of a URL is told."""
+"""`handler.fetch`: what is tried again, how a page is named, what many files share; no message contains a URL."""
 
 from __future__ import annotations
 
 import io
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,8 +17,7 @@ from ffmpeg_ops.assets import NamedAsset
 from ffmpeg_ops.operation import Work
 from handler import share_links
 from handler.fetch import AT_ONCE, fetch_all
-from tests.handler.support import raw_server
-from tests.servers import PATIENCE_S, STOP_S, FileServer, Reply, Request, eventually
+from tests.servers import PATIENCE_S, STOP_S, FileServer, Loopback, RawServer, Reply, Request, eventually
 from wire.envelope import Limits
 from wire.errors import AssetInvalid, AssetNotFound, AssetTooLarge, AssetUnavailable, Cancelled, JobError
 
@@ -24,21 +25,22 @@ OLD, NEW = b"old" * 10_000, b"new" * 20_000
 PAGE = b"<!DOCTYPE html><html><body>Sign in to go on</body></html>"
 
 
-def fetched(url: str, folder: Path, *origins: str) -> bytes:
-    """The file behind `url` as the asset url_video."""
-    asset = NamedAsset("url_video", "video", url)
-    return fetch_all([asset], Work(folder), deadline_s=20, allow_origins=origins)["url_video"].read_bytes()
+@pytest.fixture
+def work(tmp_path: Path) -> Work:
+    return Work(tmp_path, Limits(max_asset_bytes=1000, max_job_assets_bytes=2500))
+
+
+def fetch(named: list[NamedAsset], work: Work, server: Loopback | None = None, **more: Any) -> dict[str, Path]:
+    """The files of assets from `server`."""
+    origins = [server.origin] if server else []
+    return fetch_all(named, work, deadline_s=PATIENCE_S, allow_origins=origins, **more)
 
 
 @pytest.fixture
 def got(files: FileServer, tmp_path: Path) -> Callable[[], bytes]:
-    """Fetches `/x` of `files`, by a URL with secrets."""
-
-    def fetch_it() -> bytes:
-        url = files.url("/x?token=s3cret#fragm3nt")
-        return fetched(url, tmp_path, files.origin)
-
-    return fetch_it
+    """Fetches `/x` of `files` as url_video, by a URL with secrets."""
+    asset = NamedAsset("url_video", "video", files.url("/x?token=s3cret#fragm3nt"))
+    return lambda: fetch([asset], Work(tmp_path), files)["url_video"].read_bytes()
 
 
 def in_turn(*replies: Reply) -> Callable[[Request], Reply]:
@@ -166,8 +168,8 @@ def test_no_secret_of_a_url_is_logged_or_reported(
     reply: Reply, files: FileServer, got: Callable[[], bytes], logged: io.StringIO
 ) -> None:
     files.routes["/x"] = reply
-    told = _ended(got)
-    assert not [secret for secret in SECRETS if secret in told + logged.getvalue()]
+    message = _message(got)
+    assert not [secret for secret in SECRETS if secret in message + logged.getvalue()]
 
 
 @pytest.mark.parametrize(
@@ -184,16 +186,13 @@ def test_no_secret_of_a_url_is_logged_or_reported(
     ],
 )
 def test_no_secret_of_a_refused_url_is_logged_or_reported(url: str, tmp_path: Path, logged: io.StringIO) -> None:
-    def refused() -> bytes:
-        return fetched(url, tmp_path)
-
-    told = _ended(refused)
-    assert told.startswith("url_video: ")
-    assert not [secret for secret in SECRETS if secret in told + logged.getvalue()]
+    message = _message(lambda: fetch([NamedAsset("url_video", "video", url)], Work(tmp_path)))
+    assert message.startswith("url_video: ")
+    assert not [secret for secret in SECRETS if secret in message + logged.getvalue()]
 
 
-def _ended(call: Callable[[], bytes]) -> str:
-    """What a client is told, and what is logged with it."""
+def _message(call: Callable[[], object]) -> str:
+    """The message and the detail of the error that a call ends with, if any."""
     try:
         call()
     except JobError as error:
@@ -203,40 +202,27 @@ def _ended(call: Callable[[], bytes]) -> str:
 
 # ---- many files
 
-
-@pytest.fixture
-def work(tmp_path: Path) -> Work:
-    return Work(tmp_path, Limits(max_asset_bytes=1000, max_job_assets_bytes=2500))
+WITHOUT_LENGTH = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + b"x" * 6000
 
 
-def assets(files: FileServer, *paths: str) -> list[NamedAsset]:
+def assets(files: Loopback, *paths: str) -> list[NamedAsset]:
     """One asset a path, in a list: `items[0].url_image` and so on."""
     return [NamedAsset(f"items[{i}].url_image", "image", files.url(path)) for i, path in enumerate(paths)]
-
-
-def fetch(named: list[NamedAsset], work: Work, files: FileServer, told: list[float] | None = None) -> dict[str, Path]:
-    progress = (lambda fraction: None) if told is None else told.append
-    return fetch_all(named, work, deadline_s=PATIENCE_S, allow_origins=(files.origin,), progress=progress)
 
 
 def fetching() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name == "fetch"}
 
 
-def test_every_asset_has_its_file_by_its_path(files: FileServer, work: Work) -> None:
-    files.routes |= {f"/{i}": Reply(200, b"%d" % i * 10) for i in range(10)}
-    fetched = fetch(assets(files, *(f"/{i}" for i in range(10))), work, files)
-    assert {path: file.read_bytes() for path, file in fetched.items()} == {
-        f"items[{i}].url_image": b"%d" % i * 10 for i in range(10)
-    }
+TEN = tuple(f"/{i}" for i in range(10))
 
 
-def test_equal_urls_are_fetched_once_whatever_they_are_to_be(files: FileServer, work: Work) -> None:
-    files.routes["/same"] = Reply(200, b"x" * 1000)
-    named = [*assets(files, *["/same"] * 4), NamedAsset("url_audio", "audio", files.url("/same"))]
-    fetched = fetch(named, work, files)
-    assert len(fetched) == 5 and len(set(fetched.values())) == 1
-    assert len(files.requests) == 1
+def test_every_asset_has_its_file_by_its_path_and_equal_urls_are_fetched_once(files: FileServer, work: Work) -> None:
+    files.routes |= {path: Reply(200, path.encode() * 10) for path in TEN}
+    named = [*assets(files, *TEN), NamedAsset("url_audio", "audio", files.url("/3"))]
+    wanted = {f"items[{i}].url_image": path.encode() * 10 for i, path in enumerate(TEN)} | {"url_audio": b"/3" * 10}
+    assert {path: file.read_bytes() for path, file in fetch(named, work, files).items()} == wanted
+    assert len(files.requests) == 10
 
 
 def test_at_most_four_files_come_at_a_time(files: FileServer, work: Work) -> None:
@@ -254,8 +240,8 @@ def test_at_most_four_files_come_at_a_time(files: FileServer, work: Work) -> Non
             busy -= 1
         return Reply(200, b"x")
 
-    files.routes |= {f"/{i}": slow for i in range(12)}
-    fetch(assets(files, *(f"/{i}" for i in range(12))), work, files)
+    files.routes |= dict.fromkeys(TEN[:8], slow)
+    fetch(assets(files, *TEN[:8]), work, files)
     assert most == AT_ONCE == 4
 
 
@@ -271,9 +257,9 @@ def test_one_of_ten_that_fails_is_named_and_stops_the_others(files: FileServer, 
             assert began.acquire(timeout=PATIENCE_S)
         return Reply(404)
 
-    files.routes |= {f"/{i}": endless for i in range(10)} | {"/2": gone}
+    files.routes |= dict.fromkeys(TEN, endless) | {"/2": gone}
     with pytest.raises(AssetNotFound, match=r"^items\[2\]\.url_image: the URL answered with HTTP status 404\.$"):
-        fetch(assets(files, *(f"/{i}" for i in range(10))), work, files)
+        fetch(assets(files, *TEN), work, files)
     eventually(lambda: not fetching() - before, STOP_S)
     assert len(files.requests) == 4, "those that had not begun were not asked for"
 
@@ -283,9 +269,9 @@ def test_a_stopped_attempt_asks_for_no_further_file(files: FileServer, work: Wor
         work.stop.set(Cancelled())
         return Reply(200, b"x" * 1000, trickle_s=0.1)
 
-    files.routes |= {f"/{i}": stop for i in range(10)}
+    files.routes |= dict.fromkeys(TEN, stop)
     with pytest.raises(Cancelled):
-        fetch(assets(files, *(f"/{i}" for i in range(10))), work, files)
+        fetch(assets(files, *TEN), work, files)
     assert len(files.requests) <= AT_ONCE
 
 
@@ -296,11 +282,10 @@ def test_files_may_be_so_large_together_and_no_larger(files: FileServer, work: W
         fetch(assets(files, "/0", "/1", "/2"), work, files)
 
 
-def test_a_file_without_a_length_counts_by_its_received_bytes(files: FileServer, tmp_path: Path) -> None:
+def test_a_file_without_a_length_counts_by_its_received_bytes(tmp_path: Path) -> None:
     work = Work(tmp_path, Limits(max_asset_bytes=10_000, max_job_assets_bytes=5000))
-    answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + b"x" * 6000
-    with raw_server(answer) as origin, pytest.raises(AssetTooLarge, match="together"):
-        fetch_all([NamedAsset("url_image", "image", origin)], work, deadline_s=20, allow_origins=(origin,))
+    with closing(RawServer(WITHOUT_LENGTH)) as server, pytest.raises(AssetTooLarge, match="together"):
+        fetch(assets(server, "/"), work, server)
 
 
 def test_a_retry_does_not_count_twice(files: FileServer, work: Work) -> None:
@@ -309,16 +294,11 @@ def test_a_retry_does_not_count_twice(files: FileServer, work: Work) -> None:
     assert len(fetch(assets(files, "/0", "/1"), work, files)) == 2
 
 
-def test_progress_counts_bytes_where_all_sizes_are_known(files: FileServer, tmp_path: Path) -> None:
+def test_progress_counts_bytes_where_all_sizes_are_known_and_files_where_not(files: FileServer, tmp_path: Path) -> None:
     files.routes |= {"/large": Reply(200, b"x" * 900_000), "/small": Reply(200, b"x" * 100_000)}
-    told: list[float] = []
-    fetch(assets(files, "/large", "/small"), Work(tmp_path), files, told)
-    assert told[-1] == 1.0 and all(0 <= fraction <= 1 for fraction in told)
-
-
-def test_progress_counts_files_where_a_size_is_not_known(tmp_path: Path) -> None:
-    told: list[float] = []
-    with raw_server(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + b"x" * 6000) as origin:
-        named = [NamedAsset(f"items[{i}].url_image", "image", f"{origin}/{i}") for i in range(2)]
-        fetch_all(named, Work(tmp_path), deadline_s=20, allow_origins=(origin,), progress=told.append)
-    assert max(told) == 1.0 and 0.0 in told
+    with closing(RawServer(WITHOUT_LENGTH)) as unsized:
+        for server, paths in ((files, ("/large", "/small")), (unsized, ("/0", "/1"))):
+            reported: list[float] = []
+            fetch(assets(server, *paths), Work(tmp_path), server, progress=reported.append)
+            assert max(reported) == 1.0 and min(reported) >= 0
+            assert reported[-1] == 1.0 if server is files else 0.0 in reported

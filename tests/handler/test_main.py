@@ -24,9 +24,8 @@ from handler.__main__ import handle
 from handler.attempt import validated
 from handler.settings import Settings
 from tests.conftest import ROOT
-from tests.handler.conftest import Job
 from tests.handler.platform import environment
-from tests.handler.support import FOREVER_S, Gateway, alive, ffmpegs
+from tests.handler.support import FOREVER_S, Gateway, Job, alive, ffmpegs
 from tests.servers import STOP_S, FileServer, Reply, eventually
 from wire.envelope import parse_job_input
 

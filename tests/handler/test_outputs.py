@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,13 @@ from PIL import Image
 
 from ffmpeg_ops.operation import OPERATIONS
 from handler import upload
-from handler.attempt import run_attempt
 from handler.settings import Settings
 from tests.collage import OPERATION
-from tests.handler.support import Gateway, failure
+from tests.handler.support import Gateway, Job
 from tests.servers import FileServer, Reply, Request
 
 OUTPUTS = ("sheet", "poster", "report")
 MIME = {"sheet": "image/png", "poster": "image/jpeg", "report": "application/json"}
-
-Job = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(autouse=True)
@@ -31,16 +27,11 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def collage(files: FileServer) -> Job:
-    """The input of a collage job, other params by name."""
+def collage(files: FileServer, gateway: Gateway, settings: Settings) -> Job:
     picture = io.BytesIO()
     Image.new("RGB", (64, 48), "teal").save(picture, "PNG")
     files.routes["/picture"] = Reply(body=picture.getvalue())
-
-    def make(**more: Any) -> dict[str, Any]:
-        return {"operation": "collage", "scenes": [{"url_image": files.url("/picture")}] * 2, **more}
-
-    return make
+    return Job("collage", {"scenes": [{"url_image": files.url("/picture")}] * 2}, gateway, settings)
 
 
 @pytest.fixture
@@ -53,32 +44,26 @@ def delivery(gateway: Gateway) -> dict[str, Any]:
     )
 
 
-def puts(gateway: Gateway) -> list[str]:
-    return [request.path.rpartition("/")[2] for request in gateway.puts]
+def puts(gateway: Gateway) -> dict[str, Request]:
+    return {request.path.rpartition("/")[2]: request for request in gateway.puts}
 
 
-def test_every_output_is_put_with_its_type(
-    collage: Job, delivery: dict[str, Any], gateway: Gateway, settings: Settings
-) -> None:
-    result = run_attempt(collage(delivery=delivery), settings)
-    sent = {request.path.rpartition("/")[2]: request for request in gateway.puts}
+def test_every_output_is_put_with_its_type(collage: Job, delivery: dict[str, Any], gateway: Gateway) -> None:
+    result = collage.result(delivery=delivery)
+    sent = puts(gateway)
     assert {name: request.headers["Content-Type"] for name, request in sent.items()} == MIME
     assert {name: {"size_bytes": len(request.body)} for name, request in sent.items()} == result["outputs"]
     assert result["result"]["files"] == 1
     assert gateway.events[-1]["result"] == result
 
 
-def test_without_uploads_every_output_stays_here_under_its_own_name(collage: Job, settings: Settings) -> None:
-    result = run_attempt(collage(), settings)
-    paths = {name: Path(output["path"]) for name, output in result["outputs"].items()}
-    assert {path.parent for path in paths.values()} == {settings.output_dir}
-    assert {name: path.name.rpartition("-")[2] for name, path in paths.items()} == {
-        "sheet": "sheet.png",
-        "poster": "poster.jpg",
-        "report": "report.json",
-    }
-    assert all(path.name.startswith("collage-attempt-") for path in paths.values())
-    assert {path.stat().st_size for path in paths.values()} == {o["size_bytes"] for o in result["outputs"].values()}
+def test_without_uploads_every_output_stays_here_under_its_own_name(collage: Job) -> None:
+    outputs = collage.result(delivery=None)["outputs"]
+    for name, end in (("sheet", "sheet.png"), ("poster", "poster.jpg"), ("report", "report.json")):
+        path = Path(outputs[name]["path"])
+        assert path.name.startswith("collage-attempt-") and path.name.endswith(f"-{end}")
+        assert path.parent == collage.settings.output_dir
+        assert path.stat().st_size == outputs[name]["size_bytes"]
 
 
 @pytest.mark.parametrize(
@@ -96,62 +81,54 @@ def test_without_uploads_every_output_stays_here_under_its_own_name(collage: Job
     ],
 )
 def test_what_an_operation_gets_wrong_is_a_failure_and_nothing_is_put(
-    collage: Job, delivery: dict[str, Any], gateway: Gateway, settings: Settings, fault: str, code: str, says: str
+    collage: Job, delivery: dict[str, Any], gateway: Gateway, fault: str, code: str, says: str
 ) -> None:
-    error = failure(collage(fault=fault, delivery=delivery), settings)
+    error = collage.error(fault=fault, delivery=delivery)
     assert (error.code, error.retryable) == (code, True)
     assert says in error.message
     assert gateway.puts == []
     assert gateway.of_type("failed")[0]["error"] == error.to_wire()
 
 
-def test_the_limit_is_of_all_outputs_together(
-    collage: Job, delivery: dict[str, Any], gateway: Gateway, settings: Settings
-) -> None:
-    sizes = [output["size_bytes"] for output in run_attempt(collage(), settings)["outputs"].values()]
+def test_the_limit_applies_to_all_outputs_together(collage: Job, delivery: dict[str, Any], gateway: Gateway) -> None:
+    sizes = [output["size_bytes"] for output in collage.result(delivery=None)["outputs"].values()]
     delivery["limits"]["max_output_bytes"] = sum(sizes) - 1
     assert max(sizes) < sum(sizes) - 1
-    error = failure(collage(delivery=delivery), settings)
+    error = collage.error(delivery=delivery)
     assert (error.code, error.retryable) == ("output_too_large", False)
     assert gateway.puts == []
     delivery["limits"]["max_output_bytes"] = sum(sizes)
-    assert set(run_attempt(collage(delivery=delivery), settings)["outputs"]) == set(OUTPUTS)
+    assert set(collage.result(delivery=delivery)["outputs"]) == set(OUTPUTS)
 
 
 def test_one_upload_of_three_that_fails_is_the_attempt_s_failure(
-    collage: Job, delivery: dict[str, Any], gateway: Gateway, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    collage: Job, delivery: dict[str, Any], gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upload, "PAUSES_S", ())
-
-    def refuse_the_poster(request: Request) -> Reply:
-        return Reply(503 if request.path == "/put/poster" else 200)
-
-    gateway.on_put = refuse_the_poster
-    error = failure(collage(delivery=delivery), settings)
+    gateway.on_put = lambda request: Reply(503 if request.path == "/put/poster" else 200)
+    error = collage.error(delivery=delivery)
     assert (error.code, error.retryable) == ("upload_failed", True)
-    assert puts(gateway) == ["sheet", "poster"], "the one before is the gateway's to remove, the one after is not sent"
+    assert list(puts(gateway)) == ["sheet", "poster"], "the one before is the gateway's to remove, the next is not sent"
 
 
 @pytest.mark.parametrize("uploads", [("sheet", "poster"), (*OUTPUTS, "film")])
 def test_another_set_of_uploads_means_an_outdated_worker(
-    collage: Job, delivery: dict[str, Any], gateway: Gateway, settings: Settings, files: FileServer, uploads: tuple[str]
+    collage: Job, delivery: dict[str, Any], gateway: Gateway, files: FileServer, uploads: tuple[str]
 ) -> None:
     delivery["uploads"] = {name: {"url": gateway.server.url("/put/x"), "max_bytes": 1} for name in uploads}
-    error = failure(collage(delivery=delivery), settings)
-    assert error.code == "worker_outdated"
+    assert collage.error(delivery=delivery).code == "worker_outdated"
     assert files.requests == gateway.puts == []
 
 
-def test_too_many_assets_are_refused_before_any_is_fetched(collage: Job, settings: Settings, files: FileServer) -> None:
-    error = failure(collage(url_texts=[files.url("/x")] * 99), settings)
-    assert (error.code, error.message) == (
-        "invalid_params",
-        "url_texts: At most 100 files may be named in all, 101 are.",
-    )
-    assert files.requests == []
+def test_too_many_assets_are_refused_before_any_is_fetched(collage: Job, files: FileServer) -> None:
+    error = collage.error(url_texts=[files.url("/x")] * 99, delivery=None)
+    assert error.message == "url_texts: At most 100 files may be named in all, 101 are."
+    assert (error.code, files.requests) == ("invalid_params", [])
 
 
-def test_an_asset_deep_in_the_params_is_named_by_its_path(collage: Job, settings: Settings, files: FileServer) -> None:
+def test_an_asset_deep_in_the_params_is_named_by_its_path(collage: Job, files: FileServer) -> None:
     scenes = [{"url_image": files.url("/picture")}, {"url_image": files.url("/gone")}]
-    error = failure(collage(scenes=scenes), settings)
-    assert error.message == "scenes[1].url_image: the URL answered with HTTP status 404."
+    assert (
+        collage.error(scenes=scenes, delivery=None).message
+        == "scenes[1].url_image: the URL answered with HTTP status 404."
+    )

@@ -15,9 +15,8 @@ import pytest
 
 from handler import runpod_progress
 from handler.settings import Settings
-from tests.handler.conftest import Job
 from tests.handler.platform import Platform, Worker, running
-from tests.handler.support import Gateway, alive, ffmpegs
+from tests.handler.support import Gateway, Job, alive, ffmpegs
 from tests.servers import PATIENCE_S, STOP_S, FileServer, Reply, eventually
 
 pytestmark = pytest.mark.slow

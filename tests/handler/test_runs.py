@@ -13,8 +13,7 @@ from ffmpeg_ops.operation import StopSignal
 from handler import runs
 from handler.runs import Busy, Runs
 from handler.settings import Settings
-from tests.handler.conftest import Job
-from tests.handler.support import FOREVER_S, Gateway
+from tests.handler.support import FOREVER_S, Gateway, Job
 from tests.servers import PATIENCE_S, FileServer, Reply, eventually
 from wire.errors import Cancelled, EncodeFailed, JobError
 

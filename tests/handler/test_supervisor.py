@@ -23,9 +23,9 @@ from gateway.providers.worker_client import WorkerClient
 from handler import runs, supervisor
 from handler.settings import Settings
 from handler.supervisor import Config
+from scripts.stack import free_port
 from tests.conftest import ROOT
-from tests.handler.conftest import Job
-from tests.handler.support import FOREVER_S, Gateway, alive, free_port
+from tests.handler.support import FOREVER_S, Gateway, Job, alive
 from tests.servers import PATIENCE_S, STOP_S, FileServer, Reply, Request, eventually, file_server
 
 TOKEN, KEY, CONTAINER_KEY = "t" * 64, "k" * 64, "key-of-this-container-alone"

@@ -48,6 +48,14 @@ def test_named_make_targets_and_modules_exist(page: Path) -> None:
     assert [m for m in modules if not _module_exists(m)] == []
 
 
+def test_the_first_hour_has_twelve_complete_items() -> None:
+    """Each has a command, what should be seen, and what to do otherwise."""
+    items = re.split(r"^## (\d+)\. ", (ROOT / "docs/first-hour.md").read_text(), flags=re.MULTILINE)[1:]
+    assert [int(number) for number in items[::2]] == list(range(1, 13))
+    parts = ("```sh\n", "- **Should be seen:** ", "- **Otherwise:** ")
+    assert [item.splitlines()[0] for item in items[1::2] if any(part not in item for part in parts)] == []
+
+
 def test_every_field_of_the_endpoint_is_explained_in_terms_of_the_form() -> None:
     body = load(ROOT / "runpod.toml", image="acme/worker:1").body
     paths = {line.path for line in Plan(Wanted({**body, "env": {}}, ()), None).lines}

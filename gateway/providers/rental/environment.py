@@ -22,6 +22,7 @@ def environment(settings: RentalSettings, signer: Signer, rental: str, allowed: 
         "WORKER_TLS": "true",
         "ALLOWED_IPS": ",".join(allowed),
         "WORKER_CONCURRENCY": str(settings.concurrency),
+        "NVENC_HIDE_FOREIGN_GPUS": str(settings.nvenc_hide_foreign_gpus),
         "WORKER_LIFETIME_SECONDS": str(settings.max_lifetime),
         "WORKER_SILENCE_SECONDS": str(SILENCE_S),
         **worker_secrets(signer, rental),

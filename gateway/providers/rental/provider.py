@@ -144,6 +144,7 @@ class RentalProvider:
             if (more or rental.has(attempt.remote_id))
             and rental.host is not None
             and rental.silent_since is None
+            and (rental.code is None or rental.has(attempt.remote_id))  # a code: it is given back after its jobs
             and load(rental) < self._settings.concurrency
             and now < rental.usable_until(timeout_s)
         ]

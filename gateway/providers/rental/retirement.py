@@ -41,6 +41,8 @@ def retire(writer: RentalWriter, settings: RentalSettings, timeout_s: int, *, bl
         elif silent_ms >= SILENCE_MS:
             code = "worker_lost" if rental.stage in USABLE else "black_hole"
             writer.end(rental, code, f"its worker has not answered for {silent_ms // 1000} s", avoid=True)
+        elif fault == EncoderUnavailable.code:
+            writer.drain(rental, fault, "its GPU does not encode")
         elif fault is not None:
             writer.end(rental, fault, "jobs fail there because of the machine", avoid=True)
         elif rental.stage is Stage.IDLE:

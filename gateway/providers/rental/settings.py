@@ -47,6 +47,11 @@ class RentalSettings:
         "Default: this gateway's address as https://api.ipify.org sees it.",
     )
     concurrency: int = setting(whole(1, 3), 1, "Maximum number of jobs on a rented machine at once.")
+    nvenc_hide_foreign_gpus: bool = setting(
+        fields.Boolean(),
+        "false",
+        "Value of NVENC_HIDE_FOREIGN_GPUS on rented machines: a workaround for NVIDIA's drivers 570 to 609.",
+    )
     queue_limit_s: int = setting(
         whole(10, 86_400),
         300,

@@ -83,6 +83,20 @@ class RentalWriter:
         if ending := self.transaction(write):
             self._log(ending, before=rental.stage)
 
+    def drain(self, rental: Rental, code: str, reason: str) -> None:
+        """Give the rental no more jobs, avoid its machine, and destroy it once it has no job."""
+
+        def write(tx: Transaction) -> None:
+            fresh = rental_store.one_locked(tx, rental.id)
+            if fresh.stage is not Stage.DESTROYING and fresh.stage not in OVER:
+                rental_store.save(tx, replace(fresh, code=code, reason=reason))
+
+        if rental.code != code:
+            self.avoid(rental, reason)
+            self.transaction(write)
+            log.info("rental.draining", provider=self._provider, rental_id=rental.id, code=code, reason=reason)
+        self.end(rental, code, reason, unless_used=True)
+
     def has_job(self, tx: Transaction, rental: Rental) -> bool:
         return any(rental.has(attempt.remote_id) for attempt in rental_store.bound(tx, self._provider))
 

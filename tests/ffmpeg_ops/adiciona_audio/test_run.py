@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ffmpeg_ops.engine import encoders
+from ffmpeg_ops.engine import probe
 from ffmpeg_ops.operation import Work
 from tests.ffmpeg_ops.adiciona_audio.listen import add, length_s
 from tests.ffmpeg_ops.media import Media, frame_count, frames, packets_md5, run, samples_of, stream, streams
@@ -66,7 +66,7 @@ def test_the_samples_go_together(samples: Path, work: Work) -> None:
 @pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
 def test_a_codec_that_mp4_cannot_hold_is_encoded(codec: str, media: Media, work: Work) -> None:
     stats = add(work, media.webm(codec), media.tone(0.4))
-    assert stats["encoder"] == encoders.best().name
+    assert stats["encoder"] == probe.best().name
     assert stream(work.output("video"), "video")["codec_name"] == "h264"
     assert frame_count(work.output("video")) == 25
     assert length_s(work.output("video")) == pytest.approx(1.0, abs=0.05)

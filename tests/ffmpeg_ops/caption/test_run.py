@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ffmpeg_ops.caption.run import SCRIPT, _write_script
-from ffmpeg_ops.engine import encoders
+from ffmpeg_ops.engine import probe
 from ffmpeg_ops.engine.subtitles.parse import parse_file
 from ffmpeg_ops.engine.subtitles.style import look
 from ffmpeg_ops.operation import Work
@@ -83,7 +83,7 @@ def test_captions_are_shown_at_their_times_and_never_else(
 def test_the_samples_are_captioned_in_the_lower_part(name: str, samples: Path, media: Media, work: Work) -> None:
     scaled = "-vf scale=320:180 -c:v libx264 -preset veryfast -crf 16 -c:a copy"
     small = media.made("small.mp4", f"-i {samples / 'video.mp4'} {scaled}")
-    plain = media.made("plain.mp4", f"-i {small.name} {' '.join(encoders.best().arguments)} -an")
+    plain = media.made("plain.mp4", f"-i {small.name} {' '.join(probe.best().arguments)} -an")
     changed = drawn(caption(work, small, (samples / name).read_bytes()), frames(plain))
     assert len(changed) == 132
     for i, frame in enumerate(changed):
@@ -160,7 +160,7 @@ def test_the_stats_are_those_of_the_file_and_metadata_is_left_out(media: Media, 
     stats = run_on(work, media.made("private.mp4", f"-i {plain.name} -c copy -metadata title=secret"))
     assert (stats["width"], stats["height"], stats["frames"], stats["duration_s"]) == (160, 90, 25, 1.0)
     assert stats["size_bytes"] == work.output("video").stat().st_size
-    assert (stats["encoder"], stats["device"]) == (encoders.best().name, encoders.best().device)
+    assert (stats["encoder"], stats["device"]) == (probe.best().name, probe.best().device)
     assert b"secret" not in work.output("video").read_bytes()
 
 

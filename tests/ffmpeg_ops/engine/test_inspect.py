@@ -162,6 +162,6 @@ def test_what_ffprobe_prints_is_in_the_detail_only(fake: Path, work: Work) -> No
 
 
 def test_a_killed_ffprobe_is_the_worker_s_fault(media: Media, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_wait", lambda process, work, timeout_s: -9)
+    monkeypatch.setattr(process, "_wait", lambda process, work, timeout_s, check: -9)
     with pytest.raises(WorkerError):
         inspect.probe(media.video(), work)

@@ -10,7 +10,7 @@ import pytest
 from marshmallow import ValidationError
 from PIL import Image
 
-from ffmpeg_ops.engine import encoders
+from ffmpeg_ops.engine import probe
 from ffmpeg_ops.img2vid import Img2VidParams, parse_size
 from ffmpeg_ops.img2vid.run import exact_rate, frame_count
 from ffmpeg_ops.operation import OPERATIONS, Work
@@ -106,7 +106,7 @@ def test_the_video_has_exactly_so_many_frames(
     assert video["r_frame_rate"] == exact
     assert abs(float(video["duration"]) - duration) <= 1 / rate + 0.001
     assert (stats["width"], stats["height"]) == SIZE
-    assert (stats["encoder"], stats["size_bytes"]) == (encoders.best().name, work.output("video").stat().st_size)
+    assert (stats["encoder"], stats["size_bytes"]) == (probe.best().name, work.output("video").stat().st_size)
     assert seen == sorted(seen) and seen[-1] == 1.0
 
 

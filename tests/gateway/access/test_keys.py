@@ -15,14 +15,13 @@ from gateway.access.keys import FROM_ENVIRONMENT, SCOPES, Keys, make_secret, may
 from gateway.db.store import Store
 from gateway.db.transaction import Transaction
 from gateway.settings import Settings
-from gateway.wiring import Services
-from tests.gateway.conftest import START_MS, FixedClock, Wire, on_every_database
+from tests.gateway.conftest import START_MS, FixedClock, Gateway, Wire, on_every_database
 
 OWN = "a key of the operator's own"
 
 
 @pytest.fixture
-def keys(services: Services) -> Keys:
+def keys(services: Gateway) -> Keys:
     return services.keys
 
 
@@ -39,12 +38,12 @@ def test_only_the_secret_itself_opens(keys: Keys) -> None:
         assert keys.verify(guess) is None
 
 
-def test_a_revoked_key_is_refused_and_stays_listed(keys: Keys, clock: FixedClock) -> None:
+def test_a_revoked_key_is_refused_and_stays_listed(services: Gateway, keys: Keys) -> None:
     record, secret = keys.create("n8n")
     other, other_secret = keys.create("other")
-    clock.advance(5)
+    services.clock.advance(5)
     assert keys.revoke(record.id) == replace(record, revoked_at=START_MS + 5)
-    clock.advance(5)
+    services.clock.advance(5)
     assert keys.revoke(record.id) == replace(record, revoked_at=START_MS + 5)
     assert keys.verify(secret) is None
     assert keys.verify(other_secret) == other
@@ -103,11 +102,11 @@ def test_two_gateways_that_start_at_once_adopt_one_key(
 
 @on_every_database
 def test_a_key_that_another_process_revoked_in_between_stays_as_it_is(
-    keys: Keys, store: Store, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
+    services: Gateway, keys: Keys, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record, _ = keys.create("n8n")
     between(store, monkeypatch, lambda: Keys(store, FixedClock()).revoke(record.id))
-    clock.advance(5)
+    services.clock.advance(5)
     revoked = replace(record, revoked_at=START_MS)
     assert keys.revoke(record.id) == revoked
     assert keys.list() == [revoked]
@@ -124,14 +123,14 @@ def test_the_environment_may_name_a_created_key(keys: Keys) -> None:
     assert keys.verify(OWN) is None
 
 
-def test_both_secrets_are_valid_until_the_grace_ends(keys: Keys, clock: FixedClock) -> None:
+def test_both_secrets_are_valid_until_the_grace_ends(services: Gateway, keys: Keys) -> None:
     record, old = keys.create("n8n")
     rotated, new = keys.rotate(record.id, 1000) or (None, "")
     assert rotated and (rotated.id, rotated.scopes, rotated.created_at) == (record.id, "jobs", START_MS)
     assert old != new and rotated.prefix == new[:8]
-    clock.advance(999)
+    services.clock.advance(999)
     assert keys.verify(old) == keys.verify(new) == rotated
-    clock.advance(1)
+    services.clock.advance(1)
     assert keys.verify(old) is None
     assert keys.verify(new) == rotated
 
@@ -144,7 +143,7 @@ def test_no_more_than_two_secrets_are_valid(keys: Keys) -> None:
     assert [bool(keys.verify(secret)) for secret in (third, fourth)] == [False, True], "without grace"
 
 
-def test_a_revoked_key_has_no_valid_secret_and_gets_no_new_one(keys: Keys, clock: FixedClock) -> None:
+def test_a_revoked_key_has_no_valid_secret_and_gets_no_new_one(services: Gateway, keys: Keys) -> None:
     record, old = keys.create("n8n")
     _, new = keys.rotate(record.id, 60_000) or (None, "")
     revoked = keys.revoke(record.id)
@@ -152,17 +151,17 @@ def test_a_revoked_key_has_no_valid_secret_and_gets_no_new_one(keys: Keys, clock
     assert keys.rotate("key_x", 60_000) is None
     assert [keys.verify(secret) for secret in (old, new)] == [None, None]
     assert keys.list() == [revoked]
-    clock.advance(-3_600_000)
+    services.clock.advance(-3_600_000)
     assert keys.verify(old) is None, "a clock that is set back restores nothing"
 
 
-def test_the_environment_may_name_the_previous_secret_of_another_key(keys: Keys, clock: FixedClock) -> None:
+def test_the_environment_may_name_the_previous_secret_of_another_key(services: Gateway, keys: Keys) -> None:
     record, old = keys.create("n8n")
     keys.rotate(record.id, 1000)
     keys.adopt(old)
     found = keys.verify(old)
     assert found and (found.source, found.scopes) == (FROM_ENVIRONMENT, "jobs,metrics,admin")
-    clock.advance(1000)
+    services.clock.advance(1000)
     assert keys.verify(old) == found
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from decimal import Decimal
@@ -18,10 +16,8 @@ from gateway.domain.attempts import AttemptState
 from gateway.domain.jobs import Job, JobStatus
 from gateway.domain.prices import Price
 from gateway.errors import RequestError, SpendingLimit, TooManyJobs
-from gateway.wiring import Services
-from tests.gateway.conftest import CLAIM, FakeProvider, FixedClock, Wire, on_every_database
+from tests.gateway.conftest import FakeProvider, Gateway, Wire, on_every_database, together
 from tests.servers import eventually
-from wire.envelope import Event
 from wire.errors import AssetNotFound, EncodeFailed
 
 PARAMS = {"url_image": "https://example.com/i.jpg"}
@@ -36,38 +32,40 @@ def provider(provider: FakeProvider) -> FakeProvider:
     return provider
 
 
-def create(services: Services, key_id: str, idempotency_key: str | None = None) -> Job:
+def create(services: Gateway, key_id: str, idempotency_key: str | None = None) -> Job:
     return services.jobs.create(key_id, "img2vid", PARAMS, VIDEO, idempotency_key)
 
 
-def refused(services: Services, key_id: str) -> RequestError:
+def refused(services: Gateway, key_id: str) -> RequestError:
     with pytest.raises(RequestError) as caught:
         create(services, key_id)
     return caught.value
 
 
-def key_of(services: Services, name: str = "n8n") -> str:
+def key_of(services: Gateway, name: str = "n8n") -> str:
     return services.keys.create(name)[0].id
 
 
-def limited(wire: Wire, jobs: int = 0, usd: str = "0") -> Services:
+def limited(wire: Wire, jobs: int = 0, usd: str = "0") -> Gateway:
     return wire(max_jobs_per_key=jobs, daily_spending_limit_usd=Decimal(usd))
 
 
-def submit(services: Services) -> None:
-    services.dispatcher.tick()
-    services.dispatcher.settle()
+def run(services: Gateway, job: Job, seconds: int, error: Exception | None = None) -> None:
+    """A worker has the job for `seconds`, which cost as many dollars, and then it fails."""
+    attempt_id = services.attempt(job).id
+    services.report(attempt_id, "started")
+    services.clock.advance(seconds * 1000)
+    services.report(attempt_id, "failed", error=error or AssetNotFound())
 
 
-def run(services: Services, clock: FixedClock, job: Job, seconds: int, error: Exception | None = None) -> None:
-    """A worker has the job for so long, and then it fails."""
-    attempt_id = (services.store.job(job.id) or job).attempt_id or ""
-    services.reports.take(attempt_id, Event("started", CLAIM))
-    clock.advance(seconds * 1000)
-    services.reports.take(attempt_id, Event("failed", CLAIM, error=error or AssetNotFound()))  # type: ignore[arg-type]
+def create_and_run(services: Gateway, key_id: str, seconds: int, error: Exception | None = None) -> Job:
+    job = create(services, key_id)
+    services.turn()
+    run(services, job, seconds, error)
+    return job
 
 
-def statements(services: Services) -> list[str]:
+def statements(services: Gateway) -> list[str]:
     """The SQL statements from now on."""
     seen: list[str] = []
     engine = services.store._engine
@@ -75,27 +73,23 @@ def statements(services: Services) -> list[str]:
     return seen
 
 
-def all_at_once(do: Callable[[], object], threads: int = 50) -> list[object]:
-    """What `do` returns or raises in that many threads at once."""
-    barrier = threading.Barrier(threads)
+def create_at_once(gateways: list[Gateway], key_id: str, threads: int = 50) -> list[Job | RequestError]:
+    """The job or the error that each of that many threads gets."""
 
-    def one(_: int) -> object:
-        barrier.wait()
+    def one(number: int) -> Job | RequestError:
         try:
-            return do()
+            return create(gateways[number % len(gateways)], key_id)
         except RequestError as error:
             return error
 
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(one, range(threads)))
+    return together(threads, one)
 
 
 @on_every_database
 def test_fifty_threads_create_no_more_jobs_than_allowed(wire: Wire) -> None:
     services, other = limited(wire, jobs=20), limited(wire, jobs=20)
     key_id = key_of(services)
-    turns = iter([services, other] * 25)
-    answers = all_at_once(lambda: create(next(turns), key_id))
+    answers = create_at_once([services, other], key_id)
     assert [type(answer) for answer in answers].count(Job) == 20
     assert [type(answer) for answer in answers].count(TooManyJobs) == 30
     with services.store.transaction() as tx:
@@ -120,7 +114,7 @@ def test_jobs_in_one_commit_are_counted_together_and_limited_per_key(wire: Wire)
     assert (len(inserts), len(counts)) == (1, 4 + 2), "two counts for each key, and two by this test"
 
 
-def test_a_key_far_from_its_limits_is_rarely_counted(wire: Wire, clock: FixedClock) -> None:
+def test_a_key_far_from_its_limits_is_rarely_counted(wire: Wire) -> None:
     services = limited(wire, jobs=MARGIN + 300, usd="50")
     key_id = key_of(services)
     seen = statements(services)
@@ -131,18 +125,18 @@ def test_a_key_far_from_its_limits_is_rarely_counted(wire: Wire, clock: FixedClo
     for _ in range(100):
         create(services, key_id)
     assert counts() == 1
-    clock.advance(ALLOWANCE_MS)
+    services.clock.advance(ALLOWANCE_MS)
     for _ in range(199):
         create(services, key_id)
     assert counts() == 2
-    clock.advance(ALLOWANCE_MS)
+    services.clock.advance(ALLOWANCE_MS)
     create(services, key_id)
     create(services, key_id)
     assert counts() > 3, "near the limit each one is counted"
 
 
 @on_every_database
-def test_every_ended_job_makes_room(wire: Wire, clock: FixedClock) -> None:
+def test_every_ended_job_makes_room(wire: Wire) -> None:
     services = limited(wire, jobs=2)
     key_id = key_of(services)
     one, two = create(services, key_id), create(services, key_id)
@@ -150,9 +144,9 @@ def test_every_ended_job_makes_room(wire: Wire, clock: FixedClock) -> None:
     assert (error.code, error.retry_after_s) == ("too_many_jobs", 10)
     services.jobs.cancel(one.id, key_id)
     create(services, key_id)
-    submit(services)
+    services.turn()
     assert refused(services, key_id).code == "too_many_jobs"
-    run(services, clock, two, 1)
+    run(services, two, 1)
     create(services, key_id)
 
 
@@ -168,77 +162,71 @@ def test_a_repeated_request_needs_no_quota_and_a_refused_one_leaves_no_idempoten
 
 
 @on_every_database
-def test_a_key_that_has_spent_its_day_gets_402_until_midnight(wire: Wire, clock: FixedClock) -> None:
+def test_a_key_that_has_spent_its_day_gets_402_until_midnight(wire: Wire) -> None:
     services = limited(wire, usd="3")
     key_id, other = key_of(services), key_of(services, "other")
     for _ in range(3):
-        job = create(services, key_id)
-        submit(services)
-        run(services, clock, job, 1)
-    assert services.store.usage(key_id, clock.now_ms()) == Usage(0, 3 * DOLLAR, DOLLAR)
+        create_and_run(services, key_id, 1)
+    assert services.store.usage(key_id, services.clock.now_ms()) == Usage(0, 3 * DOLLAR, DOLLAR)
     error = refused(services, key_id)
-    left_ms = DAY_MS - clock.now_ms() % DAY_MS
+    left_ms = DAY_MS - services.clock.now_ms() % DAY_MS
     assert (error.code, error.retry_after_s) == ("spending_limit", left_ms // 1000 + 1)
     create(services, other)
-    clock.advance(left_ms - 1)
+    services.clock.advance(left_ms - 1)
     assert refused(services, key_id).code == "spending_limit"
-    clock.advance(1)
+    services.clock.advance(1)
     create(services, key_id)
 
 
 @on_every_database
-def test_unfinished_jobs_count_with_the_mean_cost(wire: Wire, clock: FixedClock) -> None:
+def test_unfinished_jobs_count_with_the_mean_cost(wire: Wire) -> None:
     services = limited(wire, usd="10")
     key_id = key_of(services)
     for _ in range(2):
-        job = create(services, key_id)
-        submit(services)
-        run(services, clock, job, 1)
-    answers = all_at_once(lambda: create(services, key_id))
+        job = create_and_run(services, key_id, 1)
+    answers = create_at_once([services], key_id)
     made = [answer for answer in answers if isinstance(answer, Job)]
     assert len(made) == 8, "two dollars are spent, and each of these is expected to take one"
     assert {answer.code for answer in answers if isinstance(answer, RequestError)} == {"spending_limit"}
     assert refused(services, key_id).retry_after_s == 60
-    submit(services)
-    before = services.store.spent_today(key_id, clock.now_ms())
+    services.turn()
+    before = services.store.spent_today(key_id, services.clock.now_ms())
     for job in made:
-        run(services, clock, job, 1)
+        run(services, job, 1)
     # They all run at the same time: what each costs depends on its claim.
-    assert before == 2 * DOLLAR and services.store.spent_today(key_id, clock.now_ms()) == 10 * DOLLAR
+    assert before == 2 * DOLLAR and services.store.spent_today(key_id, services.clock.now_ms()) == 10 * DOLLAR
     assert isinstance(refused(services, key_id), SpendingLimit)
 
 
 @on_every_database
-def test_the_mean_of_the_last_day_counts_on_the_next(wire: Wire, clock: FixedClock) -> None:
+def test_the_mean_of_the_last_day_counts_on_the_next(wire: Wire) -> None:
     services = limited(wire, usd="4")
     key_id = key_of(services)
     with services.store.transaction() as tx:
         for _ in range(3):
-            tx.spend(key_id, 2 * DOLLAR, clock.now_ms())
-        tx.spend(key_id, 100 * DOLLAR, clock.now_ms() - DAY_MS)
-    clock.advance(DAY_MS)
-    assert services.store.usage(key_id, clock.now_ms()) == Usage(0, 0, 2 * DOLLAR)
+            tx.spend(key_id, 2 * DOLLAR, services.clock.now_ms())
+        tx.spend(key_id, 100 * DOLLAR, services.clock.now_ms() - DAY_MS)
+    services.clock.advance(DAY_MS)
+    assert services.store.usage(key_id, services.clock.now_ms()) == Usage(0, 0, 2 * DOLLAR)
     create(services, key_id)
     create(services, key_id)
     assert refused(services, key_id).code == "spending_limit"
 
 
 @on_every_database
-def test_waiting_jobs_fail_once_the_daily_limit_is_reached(
-    wire: Wire, clock: FixedClock, provider: FakeProvider
-) -> None:
+def test_waiting_jobs_fail_once_the_daily_limit_is_reached(wire: Wire) -> None:
     services = limited(wire, usd="1")
     key_id, other = key_of(services), key_of(services, "other")
     first, *waiting = (create(services, key_id) for _ in range(4))
     with services.store.transaction() as tx:
         for job in waiting:
-            tx.save_job(replace(job, next_at=clock.now_ms() + 5_000))
-    submit(services)
-    run(services, clock, first, 1)
+            tx.save_job(replace(job, next_at=services.clock.now_ms() + 5_000))
+    services.turn()
+    run(services, first, 1)
     theirs = create(services, other)
-    clock.advance(4_000)
-    submit(services)
-    assert {attempt.job_id for attempt in provider.called("submit")} == {first.id, theirs.id}
+    services.clock.advance(4_000)
+    services.turn()
+    assert {attempt.job_id for attempt in services.provider.called("submit")} == {first.id, theirs.id}
     ended = services.store.jobs_by_id([job.id for job in waiting]).values()
     assert {(job.status, job.error_code, job.attempt_id) for job in ended} == {
         (JobStatus.FAILED, "budget_exhausted", None)
@@ -246,62 +234,53 @@ def test_waiting_jobs_fail_once_the_daily_limit_is_reached(
 
 
 @on_every_database
-def test_no_further_attempt_is_made_once_the_daily_limit_is_reached(
-    wire: Wire, clock: FixedClock, provider: FakeProvider
-) -> None:
+def test_no_further_attempt_is_made_once_the_daily_limit_is_reached(wire: Wire) -> None:
     services = limited(wire, usd="1")
-    job = create(services, key_of(services))
-    submit(services)
-    run(services, clock, job, 1, EncodeFailed())
-    clock.advance(10_000)
-    submit(services)
+    job = create_and_run(services, key_of(services), 1, EncodeFailed())
+    services.clock.advance(10_000)
+    services.turn()
     ended = services.store.job(job.id)
     assert ended and (ended.status, ended.error_code, ended.cost_nano) == (JobStatus.FAILED, "budget_exhausted", DOLLAR)
-    assert len(provider.called("submit")) == 1
+    assert len(services.provider.called("submit")) == 1
     (attempt,) = services.store.attempts(job.id)
     assert attempt.error_code == "encode_failed"
 
 
-def test_an_end_that_is_reported_twice_is_charged_once(wire: Wire, clock: FixedClock) -> None:
+def test_an_end_that_is_reported_twice_is_charged_once(wire: Wire) -> None:
     services = limited(wire)
     key_id = key_of(services)
-    job = create(services, key_id)
-    submit(services)
-    run(services, clock, job, 2)
-    attempt_id = (services.store.job(job.id) or job).attempt_id or ""
-    services.reports.take(attempt_id, Event("failed", CLAIM, error=AssetNotFound()))
-    assert services.store.usage(key_id, clock.now_ms()) == Usage(0, 2 * DOLLAR, 2 * DOLLAR)
+    job = create_and_run(services, key_id, 2)
+    services.report(services.attempt(job).id, "failed", error=AssetNotFound())
+    assert services.store.usage(key_id, services.clock.now_ms()) == Usage(0, 2 * DOLLAR, 2 * DOLLAR)
 
 
-def test_a_cancelled_attempt_is_charged(wire: Wire, clock: FixedClock) -> None:
+def test_a_cancelled_attempt_is_charged(wire: Wire) -> None:
     services = limited(wire, usd="1")
     key_id = key_of(services)
     job = create(services, key_id)
-    submit(services)
-    services.reports.take((services.store.job(job.id) or job).attempt_id or "", Event("started", CLAIM))
-    clock.advance(3_000)
+    services.turn()
+    services.report(services.attempt(job).id, "started")
+    services.clock.advance(3_000)
     services.jobs.cancel(job.id, key_id)
-    submit(services)
+    services.turn()
     (attempt,) = services.store.attempts(job.id)
     assert (attempt.state, attempt.cost_nano) == (AttemptState.SUPERSEDED, 3 * DOLLAR)
     assert refused(services, key_id).code == "spending_limit"
 
 
-def test_zero_is_no_limit_and_own_machines_cost_nothing(wire: Wire, clock: FixedClock, provider: FakeProvider) -> None:
-    provider.default["price"] = None
+def test_zero_is_no_limit_and_own_machines_cost_nothing(wire: Wire) -> None:
     services = limited(wire)
+    services.provider.default["price"] = None
     key_id = key_of(services)
-    job = create(services, key_id)
-    submit(services)
-    run(services, clock, job, 3600)
-    assert services.store.spent_by_key(clock.now_ms()) == {}
+    create_and_run(services, key_id, 3600)
+    assert services.store.spent_by_key(services.clock.now_ms()) == {}
     with services.store.transaction() as tx:
-        tx.spend(key_id, 10**15, clock.now_ms())
-    assert all(isinstance(answer, Job) for answer in all_at_once(lambda: create(services, key_id), threads=10))
+        tx.spend(key_id, 10**15, services.clock.now_ms())
+    assert all(isinstance(answer, Job) for answer in create_at_once([services], key_id, 10))
 
 
 @on_every_database
-def test_unfinished_jobs_are_counted_by_their_index(services: Services, database: str) -> None:
+def test_unfinished_jobs_are_counted_by_their_index(services: Gateway, database: str) -> None:
     if database.startswith("postgresql"):
         pytest.skip("PostgreSQL chooses its plans by statistics")
     query = "EXPLAIN QUERY PLAN SELECT count(*) FROM jobs WHERE key_id = 'k' AND finished_at IS NULL"

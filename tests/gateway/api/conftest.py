@@ -104,8 +104,7 @@ def new_worker(
 
     def make() -> Worker:
         job = api.post("/video/caption", json=CAPTION).get_json()
-        services.dispatcher.tick()
-        services.dispatcher.settle()
+        services.turn()
         delivery = provider.inputs[-1]["delivery"]
         assert delivery["job_id"] == job["jobId"]
         return Worker(client, job["jobId"], delivery)

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from gateway.wiring import Services
 from tests.gateway.api.conftest import VIDEO, Worker, assert_problem
-from tests.gateway.conftest import CLAIM, FixedClock
+from tests.gateway.conftest import CLAIM, Gateway
 
 OTHER = "claim-of-worker-2"
 ERROR = {"code": "asset_not_found", "message": "The URL answered 404.", "retryable": False}
@@ -41,7 +40,7 @@ def test_a_worker_reports_claim_progress_and_end(api: FlaskClient, worker: Worke
     assert job_of(api, worker)["status"] == "completed"
 
 
-def test_completed_without_an_output_is_not_a_success(api: FlaskClient, worker: Worker, services: Services) -> None:
+def test_completed_without_an_output_is_not_a_success(api: FlaskClient, worker: Worker, services: Gateway) -> None:
     worker.report("started")
     assert worker.complete().status_code == 200
     assert job_of(api, worker)["status"] == "queued"
@@ -57,27 +56,23 @@ def test_a_fault_of_the_job_fails_it_with_code_and_message(api: FlaskClient, wor
     assert (job["status"], job["error"]) == ("failed", {"code": code, "message": ERROR["message"]})
 
 
-def test_an_older_attempt_is_superseded(
-    api: FlaskClient, worker: Worker, services: Services, clock: FixedClock, provider: Any
-) -> None:
+def test_an_older_attempt_is_superseded(api: FlaskClient, worker: Worker, services: Gateway) -> None:
     worker.report("started")
     worker.report("failed", error=LOST)
-    clock.advance(60_000)
-    services.dispatcher.tick()
-    services.dispatcher.settle()
-    assert provider.inputs[-1]["delivery"]["attempt_id"] != worker.attempt_id
+    services.clock.advance(60_000)
+    services.turn()
+    assert services.provider.inputs[-1]["delivery"]["attempt_id"] != worker.attempt_id
     for type_ in ("started", "progress"):
         assert_problem(worker.report(type_, **EVENTS[type_]), 409, "attempt_superseded")
     assert_problem(worker.put(), 409, "attempt_superseded")
 
 
-def test_events_keep_a_claim_alive(api: FlaskClient, worker: Worker, services: Services, clock: FixedClock) -> None:
+def test_events_keep_a_claim_alive(api: FlaskClient, worker: Worker, services: Gateway) -> None:
     worker.report("started")
     for _ in range(4):
-        clock.advance(20_000)
+        services.clock.advance(20_000)
         worker.report("progress", progress=0.1)
-        services.dispatcher.tick()
-        services.dispatcher.settle()
+        services.turn()
     assert job_of(api, worker)["status"] == "running"
 
 
@@ -136,7 +131,7 @@ def test_unknown_fields_of_a_newer_worker_are_ignored(api: FlaskClient, worker: 
     assert "watts" not in job_of(api, worker)["stats"]
 
 
-def test_a_removed_attempt_is_superseded(worker: Worker, services: Services) -> None:
+def test_a_removed_attempt_is_superseded(worker: Worker, services: Gateway) -> None:
     with services.store._engine.begin() as connection:
         connection.exec_driver_sql("DELETE FROM attempts")
         connection.exec_driver_sql("DELETE FROM jobs")

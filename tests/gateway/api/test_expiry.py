@@ -7,9 +7,8 @@ from flask.testing import FlaskClient
 from common.clock import to_rfc3339
 from gateway.domain.attempts import AttemptState
 from gateway.domain.jobs import JobStatus
-from gateway.wiring import Services
 from tests.gateway.api.conftest import CAPTION, VIDEO, Worker, assert_problem, local
-from tests.gateway.conftest import FixedClock, JobFactory, Wire
+from tests.gateway.conftest import FixedClock, Gateway, JobFactory, Wire
 from tests.gateway.upkeep.test_janitor import clean
 from tests.outputs import video_key
 
@@ -17,15 +16,15 @@ DAY_MS = 24 * 3600 * 1000
 
 
 def test_a_completed_job_shows_its_outputs_until_they_expire(
-    api: FlaskClient, worker: Worker, clock: FixedClock
+    services: Gateway, api: FlaskClient, worker: Worker
 ) -> None:
     worker.finish()
     path = f"/jobs/{worker.job_id}"
     before = api.get(path).get_json()
-    assert before["expiresAt"] == to_rfc3339(clock.now_ms() + 7 * DAY_MS)
-    clock.advance(7 * DAY_MS - 1)
+    assert before["expiresAt"] == to_rfc3339(services.clock.now_ms() + 7 * DAY_MS)
+    services.clock.advance(7 * DAY_MS - 1)
     assert "video_url" in api.get(path).get_json()
-    clock.advance(1)
+    services.clock.advance(1)
     response = api.get(path)
     assert response.status_code == 200
     assert response.get_json() == {
@@ -41,24 +40,22 @@ def test_a_job_without_outputs_has_no_expiry(api: FlaskClient, job_factory: JobF
 
 
 def test_an_expired_video_is_not_found(
-    api: FlaskClient, client: FlaskClient, worker: Worker, services: Services, clock: FixedClock
+    api: FlaskClient, client: FlaskClient, worker: Worker, services: Gateway
 ) -> None:
     worker.finish()
-    clock.advance(7 * DAY_MS - 1)
+    services.clock.advance(7 * DAY_MS - 1)
     url = local(api.get(f"/jobs/{worker.job_id}").get_json()["video_url"])
     assert client.get(url, buffered=True).data == VIDEO
-    clock.advance(1)
+    services.clock.advance(1)
     clean(services)
     assert_problem(client.get(url, buffered=True), 404, "not_found")
     assert_problem(client.get(url, headers={"Range": "bytes=5-"}, buffered=True), 404, "not_found")
     assert services.thread_limits.transfers.take()
 
 
-def test_a_job_that_was_removed_is_not_found(
-    api: FlaskClient, worker: Worker, services: Services, clock: FixedClock
-) -> None:
+def test_a_job_that_was_removed_is_not_found(api: FlaskClient, worker: Worker, services: Gateway) -> None:
     worker.finish()
-    clock.advance(30 * DAY_MS)
+    services.clock.advance(30 * DAY_MS)
     clean(services)
     path = f"/jobs/{worker.job_id}"
     for response in (api.get(path), api.get(f"{path}?wait=5"), api.delete(path)):
@@ -68,49 +65,41 @@ def test_a_job_that_was_removed_is_not_found(
     assert_problem(worker.put(), 403, "signature_invalid")
 
 
-def test_a_download_outlives_its_file(
-    api: FlaskClient, client: FlaskClient, worker: Worker, services: Services, clock: FixedClock
-) -> None:
+def test_a_download_outlives_its_file(api: FlaskClient, client: FlaskClient, worker: Worker, services: Gateway) -> None:
     worker.finish()
-    clock.advance(7 * DAY_MS - 1)
+    services.clock.advance(7 * DAY_MS - 1)
     response = client.get(local(api.get(f"/jobs/{worker.job_id}").get_json()["video_url"]), buffered=False)
-    clock.advance(1)
+    services.clock.advance(1)
     clean(services)
     assert list(services.storage.keys()) == []
     assert response.data == VIDEO
     response.close()
 
 
-def test_an_expired_upload_stays_while_a_job_waits(
-    api: FlaskClient, client: FlaskClient, services: Services, clock: FixedClock
-) -> None:
+def test_an_expired_upload_stays_while_a_job_waits(api: FlaskClient, client: FlaskClient, services: Gateway) -> None:
     answer = api.post("/files", data=b"ID3 a song", content_type="video/mp4").get_json()
-    assert answer["expiresAt"] == to_rfc3339(clock.now_ms() + DAY_MS)
-    clock.advance(DAY_MS - 1)
+    assert answer["expiresAt"] == to_rfc3339(services.clock.now_ms() + DAY_MS)
+    services.clock.advance(DAY_MS - 1)
     job = api.post("/video/caption", json={**CAPTION, "url_video": answer["url"]}).get_json()
-    clock.advance(3600 * 1000 - 1)
+    services.clock.advance(3600 * 1000 - 1)
     clean(services)
     assert client.get(local(answer["url"]), buffered=True).data == b"ID3 a song"
     api.delete(f"/jobs/{job['jobId']}")
-    services.dispatcher.tick()
-    services.dispatcher.settle()
+    services.turn()
     clean(services)
     assert_problem(client.get(local(answer["url"]), buffered=True), 404, "not_found")
 
 
 def test_late_uploads_of_a_superseded_attempt_are_refused_or_removed(
-    api: FlaskClient, worker: Worker, services: Services, clock: FixedClock
+    api: FlaskClient, worker: Worker, services: Gateway
 ) -> None:
     late = services.store.attempt(worker.attempt_id)
-    assert late is not None
     assert worker.report("started").status_code == 200
-    clock.advance(31_000)
-    services.dispatcher.tick()
-    services.dispatcher.settle()
+    services.clock.advance(31_000)
+    services.turn()
     assert services.store.attempt(late.id).state is AttemptState.FAILED  # type: ignore[union-attr]
-    clock.advance(5_000)
-    services.dispatcher.tick()
-    services.dispatcher.settle()
+    services.clock.advance(5_000)
+    services.turn()
     assert services.store.job(worker.job_id).attempt_id != late.id  # type: ignore[union-attr]
     for response in (worker.put(), worker.report("progress", progress=0.5), worker.complete()):
         assert_problem(response, 409, "attempt_superseded")

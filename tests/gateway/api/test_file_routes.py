@@ -22,9 +22,8 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from gateway.domain import ids
-from gateway.wiring import Services
 from tests.gateway.api.conftest import CAPTION, VIDEO, Worker, assert_problem, local
-from tests.gateway.conftest import START_MS, FixedClock, Wire
+from tests.gateway.conftest import START_MS, Gateway, Wire
 
 SIZE = len(VIDEO)
 DAY_MS = 24 * 3600 * 1000
@@ -36,12 +35,12 @@ def fetch(client: FlaskClient, url: str, method: str = "GET", **headers: str) ->
     return client.open(url, method=method, headers=named, buffered=True)
 
 
-def stored(services: Services) -> list[Path]:
+def stored(services: Gateway) -> list[Path]:
     """All files, including unfinished ones."""
     return [path for path in services.settings.files_dir.rglob("*") if path.is_file()]
 
 
-def signed(services: Services, method: str, key: str, *, size: int = 0, expires_in_ms: int = 60_000) -> str:
+def signed(services: Gateway, method: str, key: str, *, size: int = 0, expires_in_ms: int = 60_000) -> str:
     expires_at = services.clock.now_ms() + expires_in_ms
     if method == "PUT":
         return local(services.storage.presign_put(key, max_bytes=size, expires_at=expires_at).url)
@@ -59,7 +58,7 @@ def video(api: FlaskClient, worker: Worker) -> str:
 
 
 def test_an_output_may_be_stored_again_until_its_job_has_ended(
-    api: FlaskClient, client: FlaskClient, worker: Worker, services: Services
+    api: FlaskClient, client: FlaskClient, worker: Worker, services: Gateway
 ) -> None:
     assert worker.put(b"first try").status_code == 201
     worker.finish()
@@ -74,7 +73,7 @@ def test_a_signature_is_for_one_method(client: FlaskClient, worker: Worker, vide
     assert_problem(client.put(video, data=b"x"), 403, "signature_invalid")
 
 
-def test_nothing_can_be_added_to_a_signed_url(client: FlaskClient, video: str, services: Services) -> None:
+def test_nothing_can_be_added_to_a_signed_url(client: FlaskClient, video: str, services: Gateway) -> None:
     """Method, key, expiry and size are part of the signature."""
     path, _, signature = video.partition("?signature=")
     content, _, mac = signature.rpartition(".")
@@ -89,16 +88,16 @@ def test_nothing_can_be_added_to_a_signed_url(client: FlaskClient, video: str, s
         assert_problem(fetch(client, f"{path}?{query}"), 403, "signature_invalid")
 
 
-def test_a_video_url_expires(client: FlaskClient, video: str, services: Services, clock: FixedClock) -> None:
-    clock.advance(services.settings.url_ttl_seconds * 1000 - 1)
+def test_a_video_url_expires(client: FlaskClient, video: str, services: Gateway) -> None:
+    services.clock.advance(services.settings.url_ttl_seconds * 1000 - 1)
     assert fetch(client, video).status_code == 200
-    clock.advance(1)
+    services.clock.advance(1)
     assert_problem(fetch(client, video), 403, "signature_invalid")
 
 
 @pytest.mark.parametrize("length", ["x", "-5", "1.5", "", "0", "chunked", f"{SIZE + 1}"])
 def test_a_missing_invalid_or_wrong_length_is_refused(
-    api: FlaskClient, worker: Worker, services: Services, length: str
+    api: FlaskClient, worker: Worker, services: Gateway, length: str
 ) -> None:
     more: dict[str, Any] = {"environ_overrides": {"CONTENT_LENGTH": length}}
     if length == "chunked":
@@ -111,7 +110,7 @@ def test_a_missing_invalid_or_wrong_length_is_refused(
     assert worker.put().status_code == 201, "no thread is held"
 
 
-def test_the_signed_size_is_the_limit(client: FlaskClient, worker: Worker, services: Services) -> None:
+def test_the_signed_size_is_the_limit(client: FlaskClient, worker: Worker, services: Gateway) -> None:
     key = worker.upload.partition("?")[0].removeprefix("/files/")
     url = signed(services, "PUT", key, size=SIZE)
     assert_problem(client.put(url, data=VIDEO + b"x"), 413, "payload_too_large")
@@ -119,15 +118,12 @@ def test_the_signed_size_is_the_limit(client: FlaskClient, worker: Worker, servi
     assert client.put(url, data=VIDEO).status_code == 201
 
 
-def test_a_superseded_or_cancelled_attempt_stores_nothing(
-    api: FlaskClient, worker: Worker, services: Services, clock: FixedClock
-) -> None:
+def test_a_superseded_or_cancelled_attempt_stores_nothing(api: FlaskClient, worker: Worker, services: Gateway) -> None:
     worker.report("started")
     worker.report("failed", error={"code": "worker_error", "message": "?", "retryable": True})
     assert_problem(worker.put(), 409, "attempt_superseded")
-    clock.advance(60_000)
-    services.dispatcher.tick()
-    services.dispatcher.settle()
+    services.clock.advance(60_000)
+    services.turn()
     assert_problem(worker.put(), 409, "attempt_superseded")
     api.delete(f"/jobs/{worker.job_id}")
     assert_problem(worker.put(), 409, "attempt_superseded")
@@ -135,7 +131,7 @@ def test_a_superseded_or_cancelled_attempt_stores_nothing(
 
 
 def test_an_upload_whose_attempt_ends_meanwhile_stores_nothing(
-    api: FlaskClient, worker: Worker, services: Services
+    api: FlaskClient, worker: Worker, services: Gateway
 ) -> None:
     class Body(BytesIO):
         """The job is cancelled before the last chunk arrives."""
@@ -150,7 +146,7 @@ def test_an_upload_whose_attempt_ends_meanwhile_stores_nothing(
 
 
 def test_an_upload_that_ends_late_does_not_replace_the_finished_video(
-    api: FlaskClient, worker: Worker, services: Services
+    api: FlaskClient, worker: Worker, services: Gateway
 ) -> None:
     class Body(BytesIO):
         """The same worker has completed another upload meanwhile."""
@@ -165,7 +161,7 @@ def test_an_upload_that_ends_late_does_not_replace_the_finished_video(
     assert [path.read_bytes() for path in stored(services)] == [VIDEO]
 
 
-def test_half_a_body_changes_nothing(worker: Worker, services: Services) -> None:
+def test_half_a_body_changes_nothing(worker: Worker, services: Gateway) -> None:
     stream = BytesIO(VIDEO[: SIZE // 2])
     response = worker.client.put(worker.upload, input_stream=stream, environ_overrides={"CONTENT_LENGTH": str(SIZE)})
     assert_problem(response, 400, "bad_request")
@@ -177,7 +173,7 @@ def test_half_a_body_changes_nothing(worker: Worker, services: Services) -> None
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_reported_and_leaves_nothing(
-    worker: Worker, services: Services, monkeypatch: pytest.MonkeyPatch, number: int
+    worker: Worker, services: Gateway, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def full(handle: int) -> None:
         raise OSError(number, os.strerror(number))
@@ -192,7 +188,7 @@ def test_a_full_disk_is_reported_and_leaves_nothing(
 
 
 def test_with_little_free_disk_only_outputs_are_accepted(
-    api: FlaskClient, worker: Worker, services: Services, monkeypatch: pytest.MonkeyPatch
+    api: FlaskClient, worker: Worker, services: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(services.storage, "free_percent", lambda: -0.1)
     assert worker.put().status_code == 201
@@ -258,7 +254,7 @@ def test_other_ranges_are_ignored_or_refused(client: FlaskClient, video: str) ->
         assert fetch(client, video, Range=asked).status_code in {200, 416}
 
 
-def test_no_kind_of_download_keeps_a_thread(client: FlaskClient, video: str, services: Services) -> None:
+def test_no_kind_of_download_keeps_a_thread(client: FlaskClient, video: str, services: Gateway) -> None:
     etag = fetch(client, video).headers["ETag"]
     for _ in range(services.settings.threads):
         fetch(client, video)
@@ -302,7 +298,7 @@ SPELLINGS += ["x" * 6000, "a/" * 3000]
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT"])
 def test_no_path_leads_out_of_the_storage(
-    client: FlaskClient, api: FlaskClient, services: Services, method: str
+    client: FlaskClient, api: FlaskClient, services: Gateway, method: str
 ) -> None:
     (services.settings.data_dir / "secret_key").write_text("not for clients")
     for spelling in SPELLINGS:
@@ -314,7 +310,7 @@ def test_no_path_leads_out_of_the_storage(
 
 
 @pytest.mark.parametrize("key", ["../reelay.db", "reelay.db", "outputs/x.mp4", "../../etc/passwd", "outputs/a\x00.mp4"])
-def test_a_valid_signature_opens_only_storage_keys(client: FlaskClient, services: Services, key: str) -> None:
+def test_a_valid_signature_opens_only_storage_keys(client: FlaskClient, services: Gateway, key: str) -> None:
     """The gateway never creates such a signature; the path is checked nevertheless."""
     signature = services.signer.sign(f"file:{key}", ["GET", services.clock.now_ms() + 1000, 0])
     response = client.get(f"/files/{quote(key)}?signature={signature}", buffered=True)
@@ -323,7 +319,7 @@ def test_a_valid_signature_opens_only_storage_keys(client: FlaskClient, services
 
 @pytest.mark.parametrize("depth", range(4), ids=["file", "folder of the attempt", "of the job", "of outputs"])
 def test_symbolic_links_in_the_storage_are_not_followed(
-    client: FlaskClient, worker: Worker, services: Services, tmp_path: Path, depth: int
+    client: FlaskClient, worker: Worker, services: Gateway, tmp_path: Path, depth: int
 ) -> None:
     """The target of a link is neither sent, nor replaced, nor listed, nor removed."""
     key = worker.upload.partition("?")[0].removeprefix("/files/")
@@ -396,7 +392,7 @@ NOT_MEDIA = [
 ]
 
 
-def test_files_other_than_media_are_refused_by_content(api: FlaskClient, services: Services) -> None:
+def test_files_other_than_media_are_refused_by_content(api: FlaskClient, services: Gateway) -> None:
     for body in NOT_MEDIA:
         for content_type in ("video/mp4", ""):
             assert_problem(upload(api, body, content_type=content_type), 415, "file_not_media")
@@ -405,16 +401,16 @@ def test_files_other_than_media_are_refused_by_content(api: FlaskClient, service
 
 
 def test_the_url_of_an_upload_is_valid_for_the_longest_job(
-    api: FlaskClient, client: FlaskClient, clock: FixedClock
+    services: Gateway, api: FlaskClient, client: FlaskClient
 ) -> None:
     url = local(upload(api).get_json()["url"])
-    clock.advance(DAY_MS + 3 * (3600 + 600 + 120) * 1000 - 1)
+    services.clock.advance(DAY_MS + 3 * (3600 + 600 + 120) * 1000 - 1)
     assert fetch(client, url).status_code == 200
-    clock.advance(1)
+    services.clock.advance(1)
     assert_problem(fetch(client, url), 403, "signature_invalid")
 
 
-def test_the_url_of_an_upload_accepts_no_other_file(api: FlaskClient, client: FlaskClient, services: Services) -> None:
+def test_the_url_of_an_upload_accepts_no_other_file(api: FlaskClient, client: FlaskClient, services: Gateway) -> None:
     url = local(upload(api).get_json()["url"])
     assert_problem(client.put(url, data=b"x"), 403, "signature_invalid")
     key = f"uploads/{ids.new('key', START_MS)}/{ids.ulid(START_MS)}"
@@ -434,7 +430,7 @@ def test_uploads_are_limited_to_the_maximum_size(api: FlaskClient, app: Flask, w
 
 
 def test_without_a_free_transfer_thread_responses_have_retry_after(
-    api: FlaskClient, client: FlaskClient, worker: Worker, services: Services
+    api: FlaskClient, client: FlaskClient, worker: Worker, services: Gateway
 ) -> None:
     url = local(upload(api).get_json()["url"])
     while services.thread_limits.transfers.take():

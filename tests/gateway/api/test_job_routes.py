@@ -15,7 +15,7 @@ from gateway.domain.attempts import AttemptState
 from gateway.domain.jobs import JobStatus
 from gateway.wiring import Services
 from tests.gateway.api.conftest import CAPTION, Worker, assert_problem
-from tests.gateway.conftest import FixedClock, JobFactory, Wire
+from tests.gateway.conftest import Gateway, JobFactory, Wire
 
 ENDED = [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED]
 
@@ -76,27 +76,27 @@ def test_the_response_fits_the_status(api: FlaskClient, job_factory: JobFactory,
     ],
 )
 def test_retry_after_fits_the_age_and_progress_of_the_job(
+    services: Gateway,
     api: FlaskClient,
     job_factory: JobFactory,
-    clock: FixedClock,
     age_s: int,
     progress: float,
     started: bool,
     retry_after_s: int,
 ) -> None:
-    now = clock.now_ms()
+    now = services.clock.now_ms()
     status = JobStatus.RUNNING if started else JobStatus.QUEUED
     job = job_factory(status=status, progress=progress, started_at=now if started else None)
-    clock.advance(age_s * 1000)
+    services.clock.advance(age_s * 1000)
     response = api.get(f"/jobs/{job.id}")
     assert response.headers["Retry-After"] == str(retry_after_s)
     assert {"video_url", "expiresAt"}.isdisjoint(response.get_json())
 
 
-def test_the_url_of_a_video_is_signed_anew_at_every_read(api: FlaskClient, worker: Worker, clock: FixedClock) -> None:
+def test_the_url_of_a_video_is_signed_anew_at_every_read(services: Gateway, api: FlaskClient, worker: Worker) -> None:
     worker.finish()
     first = api.get(f"/jobs/{worker.job_id}").get_json()["video_url"]
-    clock.advance(1000)
+    services.clock.advance(1000)
     assert api.get(f"/jobs/{worker.job_id}").get_json()["video_url"] != first
 
 
@@ -123,7 +123,7 @@ def test_a_wait_ends_when_the_job_does(api: FlaskClient, worker: Worker, job_fac
     assert (ended.status_code, "Preference-Applied" in ended.headers) == (200, False)
 
 
-def test_a_wait_is_capped(api: FlaskClient, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wait_is_capped(api: FlaskClient, services: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     waited = []
     monkeypatch.setattr(services.jobs, "wait", lambda job, seconds: waited.append(seconds) or job)
     for asked in ("91", "3600", "99999999999999999999"):
@@ -138,7 +138,7 @@ IGNORED += ["await=1", "handling=lenient", ",,;", "x" * 5000]
 
 
 def test_a_preference_is_applied_or_ignored(
-    api: FlaskClient, job_factory: JobFactory, services: Services, monkeypatch: pytest.MonkeyPatch
+    api: FlaskClient, job_factory: JobFactory, services: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(services.jobs, "wait", lambda job, seconds: job)
     path = f"/jobs/{job_factory().id}"
@@ -171,7 +171,7 @@ def test_a_default_wait_applies(api: FlaskClient, app: Flask, wire: Wire) -> Non
 
 
 def test_without_a_free_waiting_thread_the_response_is_immediate(
-    api: FlaskClient, services: Services, job_factory: JobFactory
+    api: FlaskClient, services: Gateway, job_factory: JobFactory
 ) -> None:
     while services.thread_limits.waiting.take():
         pass
@@ -189,7 +189,7 @@ def test_a_wait_gives_its_thread_back(api: FlaskClient, patient: Services, job_f
 
 
 def test_a_database_error_while_waiting_still_returns_the_stored_job(
-    api: FlaskClient, services: Services, monkeypatch: pytest.MonkeyPatch
+    api: FlaskClient, services: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(job_id: str) -> None:
         raise OperationalError("SELECT", {}, Exception("disk I/O error"))
@@ -266,6 +266,5 @@ def test_a_job_that_has_ended_cannot_be_cancelled(api: FlaskClient, job_factory:
 
 def test_cancelling_cancels_the_attempt(api: FlaskClient, worker: Worker, services: Services, provider) -> None:  # type: ignore[no-untyped-def]
     api.delete(f"/jobs/{worker.job_id}")
-    services.dispatcher.tick()
-    services.dispatcher.settle()
+    services.turn()
     assert [attempt.id for attempt in provider.called("cancel")] == [worker.attempt_id]

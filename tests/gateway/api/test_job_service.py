@@ -13,32 +13,22 @@ from gateway.api import job_service
 from gateway.domain.attempts import AttemptState
 from gateway.domain.jobs import Job, JobStatus
 from gateway.errors import AttemptSuperseded, IdempotencyMismatch, JobFinished, NotFound
-from gateway.wiring import Services
-from tests.gateway.conftest import CLAIM, START_MS, FixedClock, JobFactory, Wire, on_every_database
-from wire.envelope import Event
+from tests.gateway.conftest import RESULT, START_MS, Gateway, JobFactory, Wire, on_every_database, together
 
-BODY = b"a finished video"
-RESULT = {"outputs": {"video": {"size_bytes": len(BODY)}}, "stats": {"size_bytes": len(BODY)}}
 PARAMS = {"url_image": "https://example.com/i.jpg", "duration": 5}
 DAY_MS = 24 * 3600 * 1000
-PutOutput = Callable[[str, bytes], None]
 
 
-def create(services: Services, key_id: str = "key_a", idempotency_key: str | None = None, **params: object) -> Job:
+def create(services: Gateway, key_id: str = "key_a", idempotency_key: str | None = None, **params: object) -> Job:
     return services.jobs.create(key_id, "img2vid", params or PARAMS, VIDEO, idempotency_key)
 
 
-def on_event(services: Services, job: Job, type_: str, claim: str = CLAIM, **more: object) -> None:
-    assert job.attempt_id is not None
-    services.reports.take(job.attempt_id, Event(type_, claim, **more))  # type: ignore[arg-type]
-
-
-def count_jobs(services: Services, key_id: str = "key_a") -> int:
+def count_jobs(services: Gateway, key_id: str = "key_a") -> int:
     return len(services.store.list_jobs(key_id, status=None, operation=None, before=None, limit=1000))
 
 
 @on_every_database
-def test_a_created_job_is_committed_queued_and_due(services: Services, wire: Wire) -> None:
+def test_a_created_job_is_committed_queued_and_due(services: Gateway, wire: Wire) -> None:
     job = create(services)
     assert wire().store.job(job.id) == job
     assert (job.status, job.created_at, job.next_at) == (JobStatus.QUEUED, START_MS, START_MS)
@@ -51,7 +41,7 @@ def test_limits_of_a_job_are_those_at_its_creation(wire: Wire) -> None:
     assert (create(services).timeout_s, create(services).queue_limit_s) == (7, 9)
 
 
-def test_a_job_is_visible_to_its_own_key_only(services: Services) -> None:
+def test_a_job_is_visible_to_its_own_key_only(services: Gateway) -> None:
     job = create(services)
     assert services.jobs.get(job.id, "key_a") == job
     for job_id, key_id in ((job.id, "key_b"), ("job_x", "key_a")):
@@ -66,20 +56,13 @@ def test_a_job_is_visible_to_its_own_key_only(services: Services) -> None:
 
 
 @on_every_database
-def test_fifty_requests_with_one_key_make_one_job(services: Services, wire: Wire) -> None:
+def test_fifty_requests_with_one_key_make_one_job(services: Gateway, wire: Wire) -> None:
     gateways = [services, wire()]
-    barrier = threading.Barrier(50)
-
-    def one(number: int) -> Job:
-        barrier.wait()
-        return create(gateways[number % 2], idempotency_key="k")
-
-    with ThreadPoolExecutor(50) as pool:
-        made = list(pool.map(one, range(50)))
+    made = together(50, lambda number: create(gateways[number % 2], idempotency_key="k"))
     assert (len({job.id for job in made}), count_jobs(services)) == (1, 1)
 
 
-def test_a_different_request_with_the_same_key_is_refused(services: Services) -> None:
+def test_a_different_request_with_the_same_key_is_refused(services: Gateway) -> None:
     job = create(services, idempotency_key="k", a=[1, 2], b={"c": 2, "d": 3})
     assert create(services, idempotency_key="k", b={"d": 3, "c": 2}, a=[1, 2]) == job
     with pytest.raises(IdempotencyMismatch):
@@ -92,15 +75,15 @@ def test_a_different_request_with_the_same_key_is_refused(services: Services) ->
 
 
 @pytest.mark.parametrize(("after_ms", "same"), [(DAY_MS - 1, True), (DAY_MS, False)])
-def test_a_key_is_kept_for_a_day(services: Services, clock: FixedClock, after_ms: int, same: bool) -> None:
+def test_a_key_is_kept_for_a_day(services: Gateway, after_ms: int, same: bool) -> None:
     first = create(services, idempotency_key="k")
-    clock.advance(after_ms)
+    services.clock.advance(after_ms)
     again = create(services, idempotency_key="k")
     assert (again.id == first.id) is same
     assert create(services, idempotency_key="k").id == again.id
 
 
-def test_a_repeated_request_returns_the_current_job(services: Services) -> None:
+def test_a_repeated_request_returns_the_current_job(services: Gateway) -> None:
     job = create(services, idempotency_key="k")
     services.jobs.cancel(job.id, "key_a")
     assert create(services, idempotency_key="k").status is JobStatus.CANCELLED
@@ -109,48 +92,44 @@ def test_a_repeated_request_returns_the_current_job(services: Services) -> None:
 # Cancelling and waiting
 
 
-def test_cancel_twice_is_no_error_and_after_the_end_it_is(services: Services, job_factory: JobFactory) -> None:
-    job = job_factory()
+def test_cancel_twice_is_no_error_and_after_the_end_it_is(services: Gateway) -> None:
+    job = services.add_job()
     first = services.jobs.cancel(job.id, job.key_id)
     assert services.jobs.cancel(job.id, job.key_id) == first
-    done = job_factory(status=JobStatus.COMPLETED, next_at=None)
+    done = services.add_job(status=JobStatus.COMPLETED, next_at=None)
     with pytest.raises(JobFinished):
         services.jobs.cancel(done.id, done.key_id)
 
 
 @on_every_database
-def test_cancel_or_complete_wins_but_never_both(
-    services: Services, job_factory: JobFactory, put_output: PutOutput
-) -> None:
+def test_cancel_or_complete_wins_but_never_both(services: Gateway) -> None:
     for _ in range(10):
-        job = job_factory(attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING)
-        put_output(job.attempt_id or "", BODY)
+        job = services.add_job(attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING)
+        services.put_output(job.attempt_id)
         with ThreadPoolExecutor(2) as pool:
             ends = [
                 pool.submit(services.jobs.cancel, job.id, job.key_id),
-                pool.submit(on_event, services, job, "completed", result=RESULT),
+                pool.submit(services.report, job.attempt_id, "completed", result=RESULT),
             ]
         errors = [type(end.exception()) for end in ends if end.exception()]
         after = services.jobs.get(job.id, job.key_id)
         assert errors == [AttemptSuperseded if after.status is JobStatus.CANCELLED else JobFinished]
 
 
-def test_wait_answers_at_once_for_a_finished_job(
-    services: Services, job_factory: JobFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wait_answers_at_once_for_a_finished_job(services: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(services.jobs._notifier, "wait", lambda since, seconds: pytest.fail("it waits"))
-    job = job_factory(status=JobStatus.FAILED, next_at=None)
+    job = services.add_job(status=JobStatus.FAILED, next_at=None)
     assert services.jobs.wait(job, 30) == job
 
 
-def test_wait_answers_the_job_so_far_when_the_time_is_up(services: Services, job_factory: JobFactory) -> None:
-    job = job_factory()
+def test_wait_answers_the_job_so_far_when_the_time_is_up(services: Gateway) -> None:
+    job = services.add_job()
     assert services.jobs.wait(job, 0) == job
     assert services.jobs.wait(job, 0.05) == job
 
 
 @pytest.fixture
-def waited_while(services: Services, monkeypatch: pytest.MonkeyPatch) -> Callable[[Job, Callable[[], object]], Job]:
+def waited_while(services: Gateway, monkeypatch: pytest.MonkeyPatch) -> Callable[[Job, Callable[[], object]], Job]:
     """What a waiter gets when something happens while it really waits."""
     waits, wait = threading.Event(), services.jobs._notifier.wait
 
@@ -170,13 +149,12 @@ def waited_while(services: Services, monkeypatch: pytest.MonkeyPatch) -> Callabl
 
 
 def test_wait_is_woken_by_the_end(
-    services: Services, job_factory: JobFactory, put_output: PutOutput,
-    waited_while: Callable[[Job, Callable[[], object]], Job], monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    services: Gateway, waited_while: Callable[[Job, Callable[[], object]], Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(job_service, "_LOOK_S", 3600)  # it does not see the end by itself
-    job = job_factory(attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING)
-    put_output(job.attempt_id or "", BODY)
-    after = waited_while(job, lambda: on_event(services, job, "completed", result=RESULT))
+    job = services.add_job(attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING)
+    services.put_output(job.attempt_id)
+    after = waited_while(job, lambda: services.report(job.attempt_id, "completed", result=RESULT))
     assert after.status is JobStatus.COMPLETED
 
 

@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 from gateway.wiring import Services
 from tests.gateway.api.conftest import CAPTION, Worker, assert_problem
 from tests.gateway.api.test_operation_routes import INVALID_URLS, refused_field
-from tests.gateway.conftest import FixedClock, Wire
+from tests.gateway.conftest import Gateway, Wire
 from tests.servers import FileServer, Reply
 
 HOOK = {**CAPTION, "webhook_url": "https://example.com/hook"}
@@ -19,11 +19,6 @@ HOOK = {**CAPTION, "webhook_url": "https://example.com/hook"}
 @pytest.fixture
 def services(wire: Wire, files: FileServer) -> Services:
     return wire(webhook_allow_origins=(files.origin,))
-
-
-def turn(services: Services) -> None:
-    services.dispatcher.tick()
-    services.dispatcher.settle()
 
 
 def post(api: FlaskClient, **changes: Any) -> dict[str, Any]:
@@ -45,19 +40,18 @@ def test_a_job_shows_its_webhook_url_without_secrets(api: FlaskClient) -> None:
     assert "hunter2" not in api.get("/jobs").get_data(as_text=True)
 
 
-def test_the_url_is_no_param(api: FlaskClient, services: Services) -> None:
+def test_the_url_is_no_param(api: FlaskClient, services: Gateway) -> None:
     job = services.store.job(post(api)["jobId"])
-    assert job is not None
     assert (services.store.params(job.id), job.webhook_url) == (CAPTION, HOOK["webhook_url"])
 
 
-def test_an_invalid_url_is_refused(api: FlaskClient, services: Services) -> None:
+def test_an_invalid_url_is_refused(api: FlaskClient, services: Gateway) -> None:
     for url in [*INVALID_URLS, "https://example.com:99999/", f"https://example.com/{'x' * 4096}"]:
         refused_field(api, "caption", {**CAPTION, "webhook_url": url}, "webhook_url")
     assert api.get("/jobs").get_json()["jobs"] == []
 
 
-def test_a_host_of_any_length_does_not_keep_a_job_from_ending(api: FlaskClient, services: Services) -> None:
+def test_a_host_of_any_length_does_not_keep_a_job_from_ending(api: FlaskClient, services: Gateway) -> None:
     job = post(api, webhook_url=f"https://{'.'.join(['x' * 50] * 40)}.example.com/")
     assert api.delete(f"/jobs/{job['jobId']}").get_json()["status"] == "cancelled"
     assert len(services.store.webhooks([job["jobId"]])[job["jobId"]].host) == 255
@@ -72,13 +66,11 @@ def test_another_url_is_another_request(api: FlaskClient, other: dict[str, Any])
     assert_problem(api.post("/video/caption", json=other, headers=headers), 422, "idempotency_mismatch")
 
 
-def test_the_outcome_of_a_try_is_in_the_job(
-    api: FlaskClient, services: Services, files: FileServer, clock: FixedClock
-) -> None:
+def test_the_outcome_of_a_try_is_in_the_job(api: FlaskClient, services: Gateway, files: FileServer) -> None:
     files.routes["/hook"] = Reply(500)
     job = post(api, webhook_url=files.url("/hook"))
     api.delete(f"/jobs/{job['jobId']}")
-    turn(services)
+    services.turn()
     log = log_of(api, job["jobId"])
     assert log == {
         "url": files.url("/hook"),
@@ -103,21 +95,21 @@ def headers_of(files: FileServer, number: int) -> dict[str, str]:
 
 
 def test_a_replay_sends_the_webhook_again_with_the_same_id(
-    api: FlaskClient, services: Services, files: FileServer, clock: FixedClock
+    api: FlaskClient, services: Gateway, files: FileServer
 ) -> None:
     answers = iter([Reply(410), Reply(500)])
     files.routes["/hook"] = lambda _: next(answers)
     job_id = post(api, webhook_url=files.url("/hook"))["jobId"]
     api.delete(f"/jobs/{job_id}")
-    turn(services)
+    services.turn()
     assert log_of(api, job_id)["status"] == "failed"
-    clock.advance(3_600_000)
+    services.clock.advance(3_600_000)
     response = api.post(f"/jobs/{job_id}/webhook")
     assert response.status_code == 202
     assert response.get_json()["webhook"] == {**log_of(api, job_id), "status": "pending", "tries": 0}
     assert response.get_json()["webhook"]["nextTryAt"] == "2023-11-14T23:13:20.000Z"
-    turn(services)
-    turn(services)
+    services.turn()
+    services.turn()
     assert len(files.requests) == 2
     assert headers_of(files, 0)["webhook-id"] == headers_of(files, 1)["webhook-id"]
     assert headers_of(files, 0)["webhook-timestamp"] != headers_of(files, 1)["webhook-timestamp"]
@@ -126,7 +118,7 @@ def test_a_replay_sends_the_webhook_again_with_the_same_id(
 
 
 def test_only_the_webhook_of_an_own_ended_job_can_be_replayed(
-    api: FlaskClient, stranger: FlaskClient, services: Services, worker: Worker
+    api: FlaskClient, stranger: FlaskClient, services: Gateway, worker: Worker
 ) -> None:
     worker.finish()
     assert_problem(api.post(f"/jobs/{worker.job_id}/webhook"), 409, "no_webhook")

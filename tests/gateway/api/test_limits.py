@@ -18,9 +18,8 @@ from gateway import create_app
 from gateway.access.keys import SCOPES, make_secret
 from gateway.api.callers import SCOPE_OF, needs_key
 from gateway.settings import Settings
-from gateway.wiring import Services
 from tests.gateway.api.conftest import CAPTION, Worker, assert_problem
-from tests.gateway.conftest import FixedClock, Key, Wire
+from tests.gateway.conftest import Gateway, Key, Wire
 
 Limited = Callable[..., FlaskClient]
 JOB = "job_01HF7YAT00M3XH5S9QHW1K2YB4"
@@ -60,7 +59,7 @@ def calls(app: Flask) -> Iterator[tuple[str, str, str]]:
 # --- scopes -----------------------------------------------------------------------------------------------------------
 
 
-def test_every_route_needs_its_scope(app: Flask, client: FlaskClient, services: Services) -> None:
+def test_every_route_needs_its_scope(app: Flask, client: FlaskClient, services: Gateway) -> None:
     # Repeated here on purpose: a new route needs `admin` until it is named in both places.
     wanted = {"/metrics": "metrics", "/jobs": "jobs", "/video": "jobs", "/files": "jobs"}
     secrets = {scope: services.keys.create(scope, (scope,))[1] for scope in SCOPES}
@@ -77,7 +76,7 @@ def test_every_route_needs_its_scope(app: Flask, client: FlaskClient, services: 
     assert seen == {"jobs", "metrics"}
 
 
-def test_a_new_route_needs_admin(app: Flask, client: FlaskClient, services: Services) -> None:
+def test_a_new_route_needs_admin(app: Flask, client: FlaskClient, services: Gateway) -> None:
     app.add_url_rule("/new", "new.New", lambda: "secret")
     assert "new" not in SCOPE_OF
     for scopes, status in ((("jobs", "metrics"), 403), (("admin",), 200)):
@@ -85,7 +84,7 @@ def test_a_new_route_needs_admin(app: Flask, client: FlaskClient, services: Serv
         assert client.get("/new", headers={"X-API-Key": secret}).status_code == status
 
 
-def test_the_refusal_names_the_scope_and_reads_no_body(client: FlaskClient, services: Services) -> None:
+def test_the_refusal_names_the_scope_and_reads_no_body(client: FlaskClient, services: Gateway) -> None:
     secret = services.keys.create("prometheus", ("metrics",))[1]
     response = client.post("/video/caption", data=b"{broken", headers={"X-API-Key": secret})
     assert "`jobs`" in assert_problem(response, 403, "missing_scope")["title"]
@@ -97,7 +96,7 @@ def test_the_refusal_names_the_scope_and_reads_no_body(client: FlaskClient, serv
 
 
 def test_another_key_s_job_is_not_found_on_any_route(
-    app: Flask, api: FlaskClient, stranger: FlaskClient, services: Services, worker: Worker
+    app: Flask, api: FlaskClient, stranger: FlaskClient, services: Gateway, worker: Worker
 ) -> None:
     worker.finish()
     tried = []
@@ -126,9 +125,7 @@ def test_keys_share_no_idempotency_key(api: FlaskClient, stranger: FlaskClient) 
     assert_problem(stranger.post("/video/img2vid", json=other, headers=same), 422, "idempotency_mismatch")
 
 
-def test_a_rotated_key_keeps_its_jobs_and_idempotency_keys(
-    client: FlaskClient, services: Services, key: Key, clock: FixedClock
-) -> None:
+def test_a_rotated_key_keeps_its_jobs_and_idempotency_keys(client: FlaskClient, services: Gateway, key: Key) -> None:
     headers = {"X-API-Key": key.secret, "Idempotency-Key": "order 7"}
     job = client.post("/video/caption", json=CAPTION, headers=headers).get_json()
     _, new = services.keys.rotate(key.record.id, 1000) or (None, "")
@@ -136,14 +133,14 @@ def test_a_rotated_key_keeps_its_jobs_and_idempotency_keys(
         assert get(client, f"/jobs/{job['jobId']}", key=secret).status_code == 202
         again = client.post("/video/caption", json=CAPTION, headers={**headers, "X-API-Key": secret})
         assert again.get_json()["jobId"] == job["jobId"]
-    clock.advance(1000)
+    services.clock.advance(1000)
     assert_problem(get(client, key=key.secret), 401, "unauthorized")
 
 
 # --- failed keys --------------------------------------------------------------------------------------------------------
 
 
-def test_a_mistyped_key_is_reported_as_such(client: FlaskClient, services: Services, key: Key) -> None:
+def test_a_mistyped_key_is_reported_as_such(client: FlaskClient, services: Gateway, key: Key) -> None:
     typed = key.secret[:20] + ("x" if key.secret[20] != "x" else "y") + key.secret[21:]
     assert "mistyped" in assert_problem(get(client, key=typed), 401, "unauthorized")["title"]
     for secret in (make_secret(), "x" * 49):
@@ -151,12 +148,12 @@ def test_a_mistyped_key_is_reported_as_such(client: FlaskClient, services: Servi
 
 
 def test_failed_keys_are_limited_per_address(
-    limited: Limited, app: Flask, key: Key, clock: FixedClock, services: Services, monkeypatch: pytest.MonkeyPatch
+    limited: Limited, app: Flask, key: Key, services: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = limited(failed_keys_per_address=5)
     scraper = services.keys.create("prometheus", ("metrics",))[1]
     assert statuses(client, 8, key=scraper) == [403] * 8, "a missing scope is no failed key"
-    clock.advance(60_000)
+    services.clock.advance(60_000)
     assert statuses(client, 8, key=make_secret()) == [401] * 5 + [429] * 3
     assert_problem(get(client), 429, "rate_limited")
     with monkeypatch.context() as patch:
@@ -164,7 +161,7 @@ def test_failed_keys_are_limited_per_address(
         assert get(client, key=key.secret).status_code == 429, "valid keys are not looked up either"
     assert get(client, key=key.secret, at=THERE).status_code == 200
     assert get(client, "/health").status_code == 200
-    clock.advance(60_000)
+    services.clock.advance(60_000)
     assert get(client, key=key.secret).status_code == 200
 
 
@@ -228,7 +225,7 @@ def test_workers_are_not_rate_limited(limited: Limited, worker: Worker, app: Fla
 # --- rates of a key ---------------------------------------------------------------------------------------------------
 
 
-def test_a_key_sees_its_remaining_requests_and_when_to_retry(limited: Limited, key: Key, clock: FixedClock) -> None:
+def test_a_key_sees_its_remaining_requests_and_when_to_retry(services: Gateway, limited: Limited, key: Key) -> None:
     client = limited(rate_limit_per_key=2)
     left = [dict(get(client, key=key.secret).headers) for _ in range(2)]
     assert [(h["RateLimit-Limit"], h["RateLimit-Remaining"]) for h in left] == [("2", "1"), ("2", "0")]
@@ -237,12 +234,12 @@ def test_a_key_sees_its_remaining_requests_and_when_to_retry(limited: Limited, k
     reset_s = response.headers["RateLimit-Reset"]
     assert (response.headers["Retry-After"], response.headers["RateLimit-Remaining"]) == (reset_s, "0")
     assert 0 < int(reset_s) <= 60
-    clock.advance(int(reset_s) * 1000)
+    services.clock.advance(int(reset_s) * 1000)
     assert get(client, key=key.secret).status_code == 200
 
 
 def test_every_route_counts_towards_the_limit_of_its_key_alone(
-    limited: Limited, app: Flask, key: Key, services: Services
+    limited: Limited, app: Flask, key: Key, services: Gateway
 ) -> None:
     client = limited(rate_limit_per_key=1)
     get(client, key=key.secret)
@@ -251,7 +248,7 @@ def test_every_route_counts_towards_the_limit_of_its_key_alone(
     assert get(client, key=services.keys.create("other")[1]).status_code == 200
 
 
-def test_both_secrets_of_a_key_share_one_limit(limited: Limited, key: Key, services: Services) -> None:
+def test_both_secrets_of_a_key_share_one_limit(limited: Limited, key: Key, services: Gateway) -> None:
     client = limited(rate_limit_per_key=2)
     _, new = services.keys.rotate(key.record.id, 1000) or (None, "")
     answers = [get(client, key=secret).status_code for secret in (key.secret, new, new, key.secret)]

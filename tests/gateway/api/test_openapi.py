@@ -13,9 +13,8 @@ from flask.testing import FlaskClient
 
 from ffmpeg_ops.operation import OPERATIONS
 from gateway.webhooks import message
-from gateway.wiring import Services
 from tests.gateway.api.conftest import CAPTION, Worker, local
-from tests.gateway.conftest import JobFactory
+from tests.gateway.conftest import Gateway, JobFactory
 
 METHODS = {"get", "put", "post", "delete", "head", "options", "patch", "trace"}
 UNDOCUMENTED = {"/", "/docs", "/docs/", "/docs/{path}", "/openapi.json"}
@@ -160,12 +159,11 @@ def check(spec: dict[str, Any], path: str, method: str, seen: set[int]) -> None:
 
 
 def test_documents_have_only_documented_fields(
-    spec: dict[str, Any], api: FlaskClient, worker: Worker, services: Services
+    spec: dict[str, Any], api: FlaskClient, worker: Worker, services: Gateway
 ) -> None:
     job = api.post("/video/caption", json={**CAPTION, "webhook_url": "http://127.0.0.1:1/"}).get_json()
     api.delete(f"/jobs/{job['jobId']}")
-    services.dispatcher.tick()
-    services.dispatcher.settle()
+    services.turn()
     log = api.get(f"/jobs/{job['jobId']}").get_json()["webhook"]
     assert set(log) == set(spec["components"]["schemas"]["JobWebhook"]["properties"]) - {"lastStatusCode"}
     worker.finish()
@@ -202,7 +200,7 @@ def test_the_documentation_serves_only_its_own_files(client: FlaskClient) -> Non
         assert response.status_code in {401, 404, 308}, path
 
 
-def test_the_webhook_is_sent_as_documented(spec: dict[str, Any], services: Services, job_factory: JobFactory) -> None:
+def test_the_webhook_is_sent_as_documented(spec: dict[str, Any], services: Gateway, job_factory: JobFactory) -> None:
     [described] = [item["post"] for item in spec["webhooks"].values()]
     job = job_factory(webhook_url="https://example.com/hook")
     job = services.jobs.cancel(job.id, job.key_id)

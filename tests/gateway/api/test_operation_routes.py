@@ -15,9 +15,8 @@ from marshmallow import fields
 from ffmpeg_ops.operation import OPERATIONS
 from gateway.db.store import Store
 from gateway.domain.jobs import JobStatus
-from gateway.wiring import Services
 from tests.gateway.api.conftest import CAPTION, VIDEO, Worker, assert_problem
-from tests.gateway.conftest import FixedClock
+from tests.gateway.conftest import Gateway
 
 IMAGE = {"url_image": "https://example.com/photo.jpg"}
 SOUND = {"url_video": "https://example.com/v.mp4", "url_audio": "https://example.com/a.mp3"}
@@ -37,7 +36,7 @@ def raw(api: FlaskClient, data: bytes | str, content_type: str = "application/js
     return api.post("/video/caption", data=data, content_type=content_type)
 
 
-def count(services: Services, table: str) -> int:
+def count(services: Gateway, table: str) -> int:
     with services.store._engine.connect() as connection:
         return int(connection.scalar(sa.text(f"SELECT count(*) FROM {table}")) or 0)
 
@@ -86,7 +85,7 @@ ACCEPTED += [
 
 
 @pytest.mark.parametrize(("operation", "body"), ACCEPTED)
-def test_local_hosts_and_limits_are_accepted(api: FlaskClient, services: Services, operation: str, body: Any) -> None:
+def test_local_hosts_and_limits_are_accepted(api: FlaskClient, services: Gateway, operation: str, body: Any) -> None:
     response = api.post(f"/video/{operation}", json=body)
     assert response.status_code == 202
     assert services.store.params(response.get_json()["jobId"]) == body, "without defaults"
@@ -101,10 +100,10 @@ def test_a_job_has_one_shape_in_post_get_and_list(api: FlaskClient, worker: Work
         assert posted == listed
 
 
-def test_a_finished_job_has_url_and_stats(api: FlaskClient, worker: Worker, clock: FixedClock) -> None:
-    clock.advance(2000)
+def test_a_finished_job_has_url_and_stats(services: Gateway, api: FlaskClient, worker: Worker) -> None:
+    services.clock.advance(2000)
     worker.report("started")
-    clock.advance(3000)
+    services.clock.advance(3000)
     worker.finish()
     job = api.get(f"/jobs/{worker.job_id}").get_json()
     assert (job["status"], job["progress"]) == ("completed", 1.0)
@@ -231,7 +230,7 @@ def test_a_body_over_one_megabyte_is_refused(api: FlaskClient) -> None:
     assert_problem(raw(api, body), 413, "payload_too_large")
 
 
-def test_the_last_of_duplicate_keys_counts(api: FlaskClient, services: Services) -> None:
+def test_the_last_of_duplicate_keys_counts(api: FlaskClient, services: Gateway) -> None:
     body = '{"url_image": "https://example.com/a.jpg", "duration": 0, "duration": 3}'
     response = api.post("/video/img2vid", data=body, content_type="application/json")
     params = services.store.params(response.get_json()["jobId"])
@@ -239,7 +238,7 @@ def test_the_last_of_duplicate_keys_counts(api: FlaskClient, services: Services)
 
 
 def test_with_little_free_disk_only_repeated_requests_are_accepted(
-    api: FlaskClient, services: Services, monkeypatch: pytest.MonkeyPatch
+    api: FlaskClient, services: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = repeated(api, "order-1")
     monkeypatch.setattr(services.storage, "free_percent", lambda: -0.1)
@@ -250,7 +249,7 @@ def test_with_little_free_disk_only_repeated_requests_are_accepted(
     assert (count(services, "idempotency"), count(services, "jobs")) == (1, 1)
 
 
-def test_with_a_broken_database_no_job_is_accepted(api: FlaskClient, services: Services) -> None:
+def test_with_a_broken_database_no_job_is_accepted(api: FlaskClient, services: Gateway) -> None:
     with services.store._engine.begin() as connection:
         connection.execute(sa.text("ALTER TABLE jobs RENAME TO jobs_gone"))
     response = api.post("/video/caption", json=CAPTION, headers={"Idempotency-Key": "again"})
@@ -277,7 +276,7 @@ def test_another_key_gives_another_job(api: FlaskClient) -> None:
 
 
 def test_a_request_with_the_same_key_gives_the_same_job(
-    api: FlaskClient, services: Services, stranger: FlaskClient
+    api: FlaskClient, services: Gateway, stranger: FlaskClient
 ) -> None:
     first = repeated(api, "order-1")
     for key, body in (("order-1", dict(reversed(CAPTION.items()))), ('"order-1"', CAPTION)):
@@ -291,7 +290,7 @@ def test_a_request_with_the_same_key_gives_the_same_job(
 
 
 @pytest.mark.parametrize("given_key", ["", " ", '""', '"', "x" * 256, '"' + "x" * 256 + '"'])
-def test_a_key_that_is_empty_or_too_long_is_refused(api: FlaskClient, services: Services, given_key: str) -> None:
+def test_a_key_that_is_empty_or_too_long_is_refused(api: FlaskClient, services: Gateway, given_key: str) -> None:
     document = assert_problem(repeated(api, given_key), 422, "validation_failed")
     assert list(document["errors"]) == ["Idempotency-Key"]
     assert count(services, "jobs") == 0

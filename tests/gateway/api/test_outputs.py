@@ -13,8 +13,7 @@ from gateway.upkeep.janitor import ROUND_MS, Janitor
 from gateway.wiring import Services
 from tests.collage import OPERATION
 from tests.gateway.api.conftest import assert_problem, local
-from tests.gateway.conftest import CLAIM, FakeProvider, FixedClock
-from tests.gateway.dispatch.support import turn
+from tests.gateway.conftest import CLAIM, FakeProvider, Gateway
 
 FILES = {
     "sheet": ("png", "image/png", b"\x89PNG\r\n\x1a\n" + b"x" * 90),
@@ -35,7 +34,7 @@ class Worker:
 
     def __init__(self, api: FlaskClient, client: FlaskClient, services: Services, provider: FakeProvider) -> None:
         self.job_id = api.post("/video/collage", json=PARAMS).get_json()["jobId"]
-        turn(services)
+        services.turn()
         self.client, self.delivery = client, provider.inputs[-1]["delivery"]
         assert self.report("started").status_code == 200
 
@@ -56,7 +55,7 @@ class Worker:
 
 
 @pytest.fixture
-def worker(api: FlaskClient, client: FlaskClient, services: Services, provider: FakeProvider) -> Worker:
+def worker(api: FlaskClient, client: FlaskClient, services: Gateway, provider: FakeProvider) -> Worker:
     return Worker(api, client, services, provider)
 
 
@@ -124,17 +123,15 @@ def test_a_result_that_is_no_small_object_is_refused(api: FlaskClient, worker: W
     assert job(api, worker)["status"] == "running"
 
 
-def test_what_an_attempt_stored_that_failed_is_removed(
-    api: FlaskClient, worker: Worker, services: Services, clock: FixedClock
-) -> None:
+def test_what_an_attempt_stored_that_failed_is_removed(api: FlaskClient, worker: Worker, services: Gateway) -> None:
     worker.put("sheet", "poster")
     error = {"code": "upload_failed", "message": "no", "retryable": True}
     assert worker.report("failed", error=error).status_code == 200
     assert len(list(services.storage.keys())) == 2
-    clock.advance(10_000)
-    turn(services)  # the next attempt
-    clock.advance(ROUND_MS)
-    for _ in Janitor(services.store, services.storage, clock, services.settings)._clean_up():
+    services.clock.advance(10_000)
+    services.turn()  # the next attempt
+    services.clock.advance(ROUND_MS)
+    for _ in Janitor(services.store, services.storage, services.clock, services.settings)._clean_up():
         pass
     assert list(services.storage.keys()) == []
 
@@ -155,7 +152,7 @@ def test_an_undeclared_output_cannot_be_put(client: FlaskClient, worker: Worker)
     ids=["an empty list", "101 files", "no URL", "missing"],
 )
 def test_what_a_request_gets_wrong_is_named_by_its_path(
-    api: FlaskClient, services: Services, change: dict[str, Any], path: str, says: str
+    api: FlaskClient, services: Gateway, change: dict[str, Any], path: str, says: str
 ) -> None:
     problem = assert_problem(api.post("/video/collage", json={**PARAMS, **change}), 422, "validation_failed")
     assert says in problem["errors"][path][0]

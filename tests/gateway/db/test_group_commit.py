@@ -15,8 +15,8 @@ from gateway.db import group_commit
 from gateway.db.store import Store
 from gateway.db.transaction import StaleLease, Transaction
 from gateway.domain.jobs import Job
-from tests.gateway.conftest import PARAMS, new_job
-from tests.gateway.db.support import NOW, add, together
+from tests.gateway.conftest import PARAMS, new_job, together
+from tests.gateway.db.support import NOW, add
 from tests.servers import eventually
 
 

@@ -17,8 +17,8 @@ from gateway.db.transaction import StaleLease
 from gateway.domain.attempts import AttemptState
 from gateway.domain.jobs import FINISHED, Job, JobStatus
 from gateway.domain.webhooks import Webhook, WebhookState
-from tests.gateway.conftest import PARAMS, JobFactory, new_attempt, new_job, on_every_database
-from tests.gateway.db.support import NOW, add, together
+from tests.gateway.conftest import PARAMS, JobFactory, new_attempt, new_job, on_every_database, together
+from tests.gateway.db.support import NOW, add
 
 pytestmark = on_every_database
 

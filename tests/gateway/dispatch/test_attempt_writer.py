@@ -11,84 +11,69 @@ from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import JobStatus
 from gateway.domain.prices import Price
 from gateway.providers.base import Phase, Remote, Unavailable
-from gateway.wiring import Services
-from tests.gateway.conftest import CLAIM, FakeProvider, FixedClock, JobFactory, Wire, on_every_database
-from tests.gateway.dispatch.support import BODY, COMPLETED, PutOutput, attempts_of, claim, job_of, turn
-from wire.envelope import Event
+from tests.gateway.conftest import FakeProvider, Gateway, Wire, on_every_database
+from tests.gateway.dispatch.support import COMPLETED
 from wire.errors import EncodeFailed
-
-pytestmark = pytest.mark.usefixtures("no_jitter")
 
 
 @on_every_database
 @pytest.mark.parametrize("told_ms", [None, 2_500])
-def test_a_completed_attempt_costs_what_its_machine_costs(
-    services: Services, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory,
-    put_output: PutOutput, told_ms: int | None,
-) -> None:  # fmt: skip
-    job = job_factory(attempt=AttemptState.CLAIMED)
-    provider.default["price"] = Price(1_000_000, 300)
-    attempt = attempts_of(services, job)[0]
-    put_output(attempt.id, BODY)
-    assert attempt.claimed_at is not None
-    seconds = (clock.now_ms() - attempt.claimed_at) / 1000 if told_ms is None else 2.5
-    provider.default["poll"] = replace(COMPLETED, execution_ms=told_ms)
-    turn(services)
-    after = job_of(services, job)
-    assert after.cost_nano == attempts_of(services, job)[0].cost_nano == round(seconds * 1_000_000)
-    assert after.stats is not None
+def test_a_completed_attempt_costs_what_its_machine_costs(services: Gateway, told_ms: int | None) -> None:
+    job = services.add_job(attempt=AttemptState.CLAIMED)
+    services.provider.default["price"] = Price(1_000_000, 300)
+    attempt = services.attempt(job)
+    services.put_output(attempt.id)
+    seconds = (services.clock.now_ms() - attempt.claimed_at) / 1000 if told_ms is None else 2.5
+    services.provider.default["poll"] = replace(COMPLETED, execution_ms=told_ms)
+    services.turn()
+    after = services.job(job)
+    assert after.cost_nano == services.attempt(job).cost_nano == round(seconds * 1_000_000)
     assert after.stats["idle_cost_usd"] == 0.3
 
 
-def test_a_provider_that_never_began_costs_nothing_of_what_a_free_one_did(
-    wire: Wire, job_factory: JobFactory, put_output: PutOutput
-) -> None:
+def test_a_provider_that_never_began_costs_nothing_of_what_a_free_one_did(wire: Wire) -> None:
     dear, free = FakeProvider("dear"), FakeProvider("free")
     services = wire({"dear": dear, "free": free})
     dear.default["price"] = Price(1_000_000, 300)
     dear.script("submit", Unavailable("no credit"))
-    job = job_factory()
-    turn(services)
-    turn(services)
-    attempt = attempts_of(services, job)[-1]
-    put_output(attempt.id, BODY)
-    claim(services, attempt.id)
-    assert COMPLETED.result is not None
-    services.reports.take(attempt.id, Event("completed", CLAIM, result=COMPLETED.result))
-    after = job_of(services, job)
+    job = services.add_job()
+    services.turn()
+    services.turn()
+    attempt = services.attempt(job)
+    services.put_output(attempt.id)
+    services.report(attempt.id, "started")
+    services.report(attempt.id, "completed", result=COMPLETED.result)
+    after = services.job(job)
     assert (after.status, attempt.provider, after.cost_nano) == (JobStatus.COMPLETED, "free", None)
 
 
-def test_failed_and_cancelled_attempts_cost_too(
-    services: Services, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory
-) -> None:
-    provider.default["price"] = Price(1_000_000)
-    job = job_factory(attempt=AttemptState.CLAIMED)
-    claimed_at = attempts_of(services, job)[0].claimed_at or 0
-    clock.advance(3_000)
+def test_failed_and_cancelled_attempts_cost_too(services: Gateway) -> None:
+    services.provider.default["price"] = Price(1_000_000)
+    job = services.add_job(attempt=AttemptState.CLAIMED)
+    claimed_at = services.attempt(job).claimed_at or 0
+    services.clock.advance(3_000)
     services.jobs.cancel(job.id, job.key_id)
-    turn(services)
-    assert attempts_of(services, job)[0].cost_nano == (clock.now_ms() - claimed_at) * 1_000
+    services.turn()
+    assert services.attempt(job).cost_nano == (services.clock.now_ms() - claimed_at) * 1_000
 
 
 @pytest.mark.parametrize(("kind", "cost"), [("submitted", None), ("claimed", 4_000_000)])
 def test_what_ran_and_is_given_up_after_a_bug_is_charged_and_counted(
-    services: Services, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory, kind: str,
-    cost: int | None, monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    provider.default["price"] = Price(1_000_000)
-    job = job_factory(attempt=AttemptState(kind))
-    attempt = attempts_of(services, job)[0]
-    clock.advance(attempt.deadline - clock.now_ms() - 3_999)
+    services: Gateway, kind: str, cost: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services.provider.default["price"] = Price(1_000_000)
+    job = services.add_job(attempt=AttemptState(kind))
+    attempt = services.attempt(job)
+    services.clock.advance(attempt.deadline - services.clock.now_ms() - 3_999)
     if attempt.claimed_at:
         with services.store.transaction() as tx:
-            tx.save_attempt(replace(attempt, claimed_at=clock.now_ms(), heard_at=clock.now_ms()))
-    clock.advance(4_000)
+            tx.save_attempt(replace(attempt, claimed_at=services.clock.now_ms(), heard_at=services.clock.now_ms()))
+    services.clock.advance(4_000)
     ended: list[Attempt] = []
     monkeypatch.setattr(services.metrics, "attempt_ended", ended.append)
     monkeypatch.setattr(loop, "step", lambda look: 1 / 0)
-    turn(services)
-    after = job_of(services, job)
+    services.turn()
+    after = services.job(job)
     assert (after.status, after.cost_nano) == (JobStatus.FAILED, cost)
     assert [(a.id, a.state, a.cost_nano) for a in ended] == [(attempt.id, AttemptState.SUPERSEDED, cost)]
 
@@ -96,9 +81,8 @@ def test_what_ran_and_is_given_up_after_a_bug_is_charged_and_counted(
 @on_every_database
 @pytest.mark.parametrize("way", ["poll", "event", "cancel"])
 def test_a_price_is_read_while_no_connection_is_held(
-    services: Services, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory, way: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    services: Gateway, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(services.dispatcher, "_chores", {})  # they have connections of their own
     held: list[int] = []
 
@@ -106,16 +90,16 @@ def test_a_price_is_read_while_no_connection_is_held(
         held.append(services.store._engine.pool.checkedout())  # type: ignore[attr-defined]
         return Price(1_000_000)
 
-    provider.default["price"] = price
-    job = job_factory(attempt=AttemptState.CLAIMED)
-    attempt = attempts_of(services, job)[0]
-    clock.advance(2_000)
+    services.provider.default["price"] = price
+    job = services.add_job(attempt=AttemptState.CLAIMED)
+    attempt = services.attempt(job)
+    services.clock.advance(2_000)
     if way == "event":
-        services.reports.take(attempt.id, Event("failed", CLAIM, error=EncodeFailed()))
+        services.report(attempt.id, "failed", error=EncodeFailed())
     else:
-        provider.default["poll"] = Remote(Phase.FAILED, error=EncodeFailed())
+        services.provider.default["poll"] = Remote(Phase.FAILED, error=EncodeFailed())
         if way == "cancel":
             services.jobs.cancel(job.id, job.key_id)
-        turn(services)
+        services.turn()
     assert held == [0]
-    assert attempts_of(services, job)[0].cost_nano == (clock.now_ms() - (attempt.claimed_at or 0)) * 1_000
+    assert services.attempt(job).cost_nano == (services.clock.now_ms() - (attempt.claimed_at or 0)) * 1_000

@@ -10,34 +10,18 @@ import sqlalchemy as sa
 
 from gateway.db.engine import make_engine
 from gateway.dispatch.delivery import EVENTS_PURPOSE
-from gateway.dispatch.limits import AMBIGUOUS_MS
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import MARGIN_MS
 from gateway.providers.base import Accepted, Ambiguous, NoCapacity, NotYet, Phase, Remote, Unavailable
 from gateway.settings import Settings
-from gateway.wiring import Services
-from tests.gateway.conftest import (
-    SECRET_KEY,
-    START_MS,
-    FakeProvider,
-    FixedClock,
-    JobFactory,
-    Wire,
-    on_every_database,
-    video_key,
-)
-from tests.gateway.dispatch.support import attempts_of, follow, job_of, states, turn, until_due
+from tests.gateway.conftest import PARAMS, SECRET_KEY, START_MS, Gateway, JobFactory, Wire, on_every_database, video_key
 from wire.envelope import parse_job_input
-from wire.errors import EncodeFailed, EncoderUnavailable, JobError, WorkerOutdated
-
-pytestmark = pytest.mark.usefixtures("no_jitter")
+from wire.errors import EncodeFailed, EncoderUnavailable, WorkerOutdated
 
 
 @on_every_database
-def test_the_intent_is_committed_before_the_provider_is_asked(
-    services: Services, provider: FakeProvider, job_factory: JobFactory, settings: Settings
-) -> None:
-    job = job_factory()
+def test_the_intent_is_committed_before_the_provider_is_asked(services: Gateway, settings: Settings) -> None:
+    job = services.add_job()
     other = make_engine(settings.database, pool_size=1)
     seen: list[Any] = []
 
@@ -47,137 +31,88 @@ def test_the_intent_is_committed_before_the_provider_is_asked(
             seen.extend(map(tuple, connection.execute(sa.text(query))))
         return Accepted("r1")
 
-    provider.script("submit", submit)
-    assert turn(services) == 1
-    (attempt,) = attempts_of(services, job)
+    services.provider.script("submit", submit)
+    assert services.turn() == 1
+    (attempt,) = services.store.attempts(job.id)
     assert seen == [(attempt.id, "intent", START_MS, attempt.id)]
     other.dispose()
 
 
-def test_nothing_is_done_before_it_is_due(
-    services: Services, provider: FakeProvider, job_factory: JobFactory, clock: FixedClock
-) -> None:
-    job_factory(next_at=START_MS + 1)
-    assert turn(services) == 0
-    clock.advance(1)
-    assert turn(services) == 1
-    assert len(provider.called("submit")) == 1
+def test_nothing_is_done_before_it_is_due(services: Gateway) -> None:
+    services.add_job(next_at=START_MS + 1)
+    assert services.turn() == 0
+    services.clock.advance(1)
+    assert services.turn() == 1
+    assert len(services.provider.called("submit")) == 1
 
 
-def test_the_chain_wraps_round_with_back_off_up_to_the_queue_limit(
-    wire: Wire, job_factory: JobFactory, clock: FixedClock
-) -> None:
-    chain = {name: FakeProvider(name) for name in ("one", "two")}
-    services = wire(chain)
-    for fake in chain.values():
-        fake.default["submit"] = NoCapacity("none free")
-    job = job_factory(queue_limit_s=600)
+def test_the_chain_wraps_round_with_back_off_up_to_the_queue_limit(two: Gateway) -> None:
+    for provider in two.providers.values():
+        provider.default["submit"] = NoCapacity("none free")
+    job = two.add_job(queue_limit_s=600)
     pauses = []
-    while not job_of(services, job).finished:
-        turn(services)
-        if not job_of(services, job).finished:
-            pauses.append(until_due(services, clock, job))
+    two.turn()
+    while not two.job(job).finished:
+        pauses.append(two.until_due(job))
+        two.turn()
     assert all(pause == 0 for pause in pauses[::2])
     assert pauses[1] < pauses[3] < pauses[5]
     assert max(pauses) == 60_000
-    after = job_of(services, job)
+    after = two.job(job)
     assert (after.error_code, after.tries) == ("queue_timeout", 0)
-    assert "none free" in (after.error_message or "")
-    tried = [attempt.provider for attempt in attempts_of(services, job)]
+    assert "none free" in after.error_message
+    tried = [attempt.provider for attempt in two.store.attempts(job.id)]
     assert tried == ["one", "two"] * (len(tried) // 2)
 
 
-@pytest.mark.parametrize("error", [Unavailable, NoCapacity])
-def test_who_cannot_run_it_is_followed_by_the_next_in_the_chain(
-    wire: Wire, job_factory: JobFactory, error: type[Exception]
+@pytest.mark.parametrize(
+    ("call", "answer", "then", "tries"),
+    [
+        ("submit", Unavailable("down"), "two", 1),
+        ("submit", NoCapacity("full"), "two", 1),
+        ("submit", Ambiguous("500"), "two", 2),
+        ("poll", Remote(Phase.FAILED, error=WorkerOutdated()), "two", 2),
+        ("poll", Remote(Phase.FAILED, error=EncoderUnavailable()), "two", 2),
+        ("poll", Remote(Phase.FAILED, error=EncodeFailed()), "one", 2),
+    ],
+)
+def test_the_end_of_an_attempt_decides_which_provider_is_next(
+    two: Gateway, call: str, answer: Any, then: str, tries: int
 ) -> None:
-    one, two = FakeProvider("one"), FakeProvider("two")
-    services = wire({"one": one, "two": two})
-    job = job_factory()
-    one.script("submit", error("not here"))
-    turn(services)
-    assert job_of(services, job).next_at == START_MS
-    turn(services)
-    assert [(a.provider, a.state) for a in attempts_of(services, job)] == [
-        ("one", AttemptState.FAILED),
-        ("two", AttemptState.SUBMITTED),
-    ]
-    assert job_of(services, job).tries == 1
+    two.provider.script(call, answer)
+    job = two.add_job()
+    two.turn()
+    while len(two.states(job)) < 2:
+        pause = two.until_due(job)
+        two.turn()
+    assert pause == 0 or tries == 2, "no attempt ran: the next follows at once"
+    assert two.states(job) == [AttemptState.FAILED, AttemptState.SUBMITTED]
+    assert (two.attempt(job).provider, two.job(job).tries) == (then, tries)
 
 
-def test_who_waited_at_the_last_provider_goes_on_to_the_first_at_once(
-    wire: Wire, job_factory: JobFactory, clock: FixedClock
-) -> None:
-    one, two = FakeProvider("one"), FakeProvider("two")
-    services = wire({"one": one, "two": two})
-    one.script("submit", Unavailable("not here"))
-    two.script("submit", *[NotYet("busy", 2.0)] * 20, NoCapacity("busy for too long"))
-    job = job_factory()
-    turn(services)
-    follow(services, clock, job, 21)
-    assert [a.error_code for a in attempts_of(services, job)] == ["provider_unavailable", "no_capacity"]
-    assert until_due(services, clock, job) == 0
-    turn(services)
-    assert attempts_of(services, job)[-1].provider == "one"
+def test_after_a_wait_at_the_last_provider_the_first_follows_at_once(two: Gateway) -> None:
+    two.providers["one"].script("submit", Unavailable("not here"))
+    two.providers["two"].script("submit", *[NotYet("busy", 2.0)] * 20, NoCapacity("busy for too long"))
+    job = two.add_job()
+    two.turn()
+    two.follow(job, 21)
+    assert [a.error_code for a in two.store.attempts(job.id)] == ["provider_unavailable", "no_capacity"]
+    assert two.until_due(job) == 0
+    two.turn()
+    assert two.attempt(job).provider == "one"
 
 
-@pytest.mark.parametrize("error", [WorkerOutdated(), EncoderUnavailable()])
-def test_a_worker_that_cannot_do_it_sends_the_job_to_the_next_provider(
-    error: JobError, wire: Wire, job_factory: JobFactory, clock: FixedClock
-) -> None:
-    chain = {name: FakeProvider(name) for name in ("one", "two")}
-    services = wire(chain)
-    job = job_factory()
-    chain["one"].script("poll", Remote(Phase.FAILED, error=error))
-    turn(services)
-    follow(services, clock, job, 2)
-    assert [attempt.provider for attempt in attempts_of(services, job)] == ["one", "two"]
+def test_a_crash_before_anything_was_sent_loses_no_try(services: Gateway) -> None:
+    job = services.add_job(lease_token="of the dead", lease_expires_at=START_MS)
+    services.turn()
+    assert (services.states(job), services.job(job).tries) == ([AttemptState.SUBMITTED], 1)
 
 
-def test_a_worker_that_failed_is_tried_again_at_the_same_provider(
-    wire: Wire, job_factory: JobFactory, clock: FixedClock
-) -> None:
-    chain = {name: FakeProvider(name) for name in ("one", "two")}
-    services = wire(chain)
-    job = job_factory()
-    chain["one"].script("poll", Remote(Phase.FAILED, error=EncodeFailed()))
-    turn(services)
-    follow(services, clock, job, 2)
-    assert [attempt.provider for attempt in attempts_of(services, job)] == ["one", "one"]
-
-
-def test_what_one_provider_leaves_in_doubt_the_next_one_is_asked_for(
-    wire: Wire, job_factory: JobFactory, clock: FixedClock
-) -> None:
-    chain = {name: FakeProvider(name) for name in ("one", "two")}
-    chain["one"].default["submit"] = Ambiguous("500 to every submit")
-    services = wire(chain)
-    job = job_factory()
-    turn(services)
-    clock.advance(AMBIGUOUS_MS + 3_000)
-    turn(services)
-    follow(services, clock, job, 1)
-    assert [(a.provider, a.state) for a in attempts_of(services, job)] == [
-        ("one", AttemptState.FAILED),
-        ("two", AttemptState.SUBMITTED),
-    ]
-
-
-def test_a_crash_before_anything_was_sent_loses_no_try(
-    services: Services, provider: FakeProvider, job_factory: JobFactory
-) -> None:
-    job = job_factory(lease_token="of the dead", lease_expires_at=START_MS)
-    turn(services)
-    assert (states(services, job), job_of(services, job).tries) == ([AttemptState.SUBMITTED], 1)
-
-
-def test_without_events_the_worker_is_not_told_of_any(wire: Wire, job_factory: JobFactory) -> None:
-    provider = FakeProvider()
-    services = wire({"fake": provider}, worker_events=False)
-    job_factory()
-    turn(services)
-    delivery = parse_job_input(json.loads(json.dumps(provider.inputs[0]))).delivery
-    assert delivery is not None
+def test_without_events_the_worker_gets_no_url_for_them(wire: Wire) -> None:
+    services = wire(worker_events=False)
+    services.add_job()
+    services.turn()
+    delivery = parse_job_input(json.loads(json.dumps(services.provider.inputs[0]))).delivery
     assert delivery.events is None
     assert "video" in delivery.uploads
 
@@ -186,24 +121,23 @@ def test_without_events_the_worker_is_not_told_of_any(wire: Wire, job_factory: J
 
 
 @pytest.fixture
-def job_input(services: Services, provider: FakeProvider, job_factory: JobFactory) -> dict[str, Any]:
+def job_input(services: Gateway, job_factory: JobFactory) -> dict[str, Any]:
     job_factory(id="job_01HF7YAT00000000000000000A", timeout_s=77)
-    turn(services)
-    return json.loads(json.dumps(provider.inputs[0]))
+    services.turn()
+    return json.loads(json.dumps(services.provider.inputs[0]))
 
 
 def test_the_worker_gets_the_clients_params_and_nothing_else(job_input: dict[str, Any]) -> None:
     parsed = parse_job_input(job_input)
     assert parsed.operation == "caption"
-    assert dict(parsed.params) == {"url_video": "https://example.com/v.mp4", "url_srt": "https://example.com/s.srt"}
+    assert dict(parsed.params) == PARAMS
 
 
-def test_the_worker_is_told_where_to_deliver_and_report(
-    job_input: dict[str, Any], services: Services, settings: Settings, provider: FakeProvider
+def test_the_worker_gets_its_limits_and_where_to_deliver_and_report(
+    job_input: dict[str, Any], services: Gateway, settings: Settings
 ) -> None:
     delivery = parse_job_input(job_input).delivery
-    (attempt,) = provider.called("submit")
-    assert delivery and delivery.uploads and delivery.events
+    (attempt,) = services.provider.called("submit")
     assert (delivery.job_id, delivery.attempt_id) == (attempt.job_id, attempt.id)
     assert delivery.deadline == attempt.deadline == START_MS + 3_600_000 + 77_000 + MARGIN_MS
     assert delivery.limits.timeout_s == 77
@@ -214,16 +148,15 @@ def test_the_worker_is_told_where_to_deliver_and_report(
 
 
 def test_the_upload_url_is_good_for_this_attempt_until_its_deadline(
-    job_input: dict[str, Any], services: Services, clock: FixedClock, provider: FakeProvider
+    job_input: dict[str, Any], services: Gateway
 ) -> None:
     delivery = parse_job_input(job_input).delivery
-    assert delivery and delivery.uploads
-    (attempt,) = provider.called("submit")
+    (attempt,) = services.provider.called("submit")
     path, _, signature = delivery.uploads["video"].url.partition("?signature=")
     assert path.endswith(f"/files/{video_key(attempt)}")
-    clock.advance(attempt.deadline - START_MS - 1)
+    services.clock.advance(attempt.deadline - START_MS - 1)
     assert services.storage.allowed("PUT", video_key(attempt), signature) == delivery.uploads["video"].max_bytes
-    clock.advance(1)
+    services.clock.advance(1)
     assert services.storage.allowed("PUT", video_key(attempt), signature) is None
 
 

@@ -4,178 +4,75 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.dispatch.limits import AMBIGUOUS_MS, SILENCE_MS, UNCLAIMED_MS
+from gateway.dispatch.limits import AMBIGUOUS_MS, SILENCE_MS
 from gateway.domain.attempts import AttemptState
-from gateway.domain.jobs import MARGIN_MS, JobStatus
+from gateway.domain.jobs import JobStatus
 from gateway.errors import AttemptSuperseded
-from gateway.providers.base import Ambiguous, NotYet, Phase, Remote, Unavailable
-from gateway.wiring import Services
-from tests.gateway.conftest import START_MS, FakeProvider, FixedClock, JobFactory, Wire, on_every_database
-from tests.gateway.dispatch.support import attempts_of, beat, claim, job_of, states, turn, until_due
-
-pytestmark = pytest.mark.usefixtures("no_jitter")
+from gateway.providers.base import NotYet
+from tests.gateway.conftest import Gateway, Wire, on_every_database
+from tests.gateway.dispatch.support import WAITING
 
 
-def test_waiting_ends_at_the_queue_limit_with_the_last_reason(
-    services: Services, provider: FakeProvider, job_factory: JobFactory, clock: FixedClock
+@pytest.mark.parametrize(("call", "answer"), [("submit", NotYet("no GPU is free", 2.0)), ("poll", WAITING)])
+def test_a_job_that_no_worker_takes_fails_at_its_queue_limit_with_the_last_reason(
+    services: Gateway, call: str, answer: object
 ) -> None:
-    job = job_factory(queue_limit_s=20)
-    provider.default["submit"] = NotYet("the worker is not up", 2.0)
-    while not job_of(services, job).finished:
-        turn(services)
-        if not job_of(services, job).finished:
-            until_due(services, clock, job)
-    after = job_of(services, job)
-    assert (after.status, after.error_code, after.tries, after.next_at) == (JobStatus.FAILED, "queue_timeout", 0, None)
-    assert "the worker is not up" in (after.error_message or "")
-    assert "20 s" in (after.error_message or "")
-    assert states(services, job) == [AttemptState.SUPERSEDED]
-    assert 20_000 <= clock.now_ms() - START_MS <= 30_000
-
-
-def test_a_job_that_waits_there_past_its_queue_limit_is_taken_back(
-    services: Services, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory
-) -> None:
-    job = job_factory(attempt=AttemptState.SUBMITTED, queue_limit_s=60)
-    provider.default["poll"] = Remote(Phase.WAITING, reason="no GPU is free")
-    turn(services)
-    clock.advance(60_001)
-    turn(services)
-    after = job_of(services, job)
-    assert (after.status, after.error_code) == (JobStatus.FAILED, "queue_timeout")
+    job = services.add_job(queue_limit_s=60)
+    services.provider.default[call] = answer
+    services.turn()
+    while not services.job(job).finished:
+        services.until_due(job)
+        services.turn()
+    after = services.job(job)
+    assert (after.error_code, after.next_at) == ("queue_timeout", None)
     assert after.error_message == "No worker took the job within 60 s. The last reason: no GPU is free."
-    assert len(provider.called("cancel")) == 1
+    assert all(attempt.ended for attempt in services.store.attempts(job.id))
+    assert len(services.provider.called("cancel")) == (1 if call == "poll" else 0)
 
 
 @on_every_database
-def test_a_silent_claim_is_dead_and_the_job_is_tried_again(
-    services: Services, provider: FakeProvider, job_factory: JobFactory, clock: FixedClock
-) -> None:
-    job = job_factory()
-    turn(services)
-    claim(services, job_of(services, job).attempt_id)
-    clock.advance(SILENCE_MS)
-    turn(services)
-    assert states(services, job) == [AttemptState.CLAIMED]
-    clock.advance(10_000)
-    turn(services)
-    (attempt,) = attempts_of(services, job)
+def test_a_silent_claim_is_dead_and_the_job_is_tried_again(services: Gateway) -> None:
+    job = services.add_job()
+    services.turn()
+    services.report(services.attempt(job).id, "started")
+    services.clock.advance(SILENCE_MS)
+    services.turn()
+    assert services.states(job) == [AttemptState.CLAIMED]
+    services.clock.advance(10_000)
+    services.turn()
+    (attempt,) = services.store.attempts(job.id)
     assert (attempt.state, attempt.error_code) == (AttemptState.FAILED, "worker_lost")
-    assert [a.id for a in provider.called("cancel")] == [attempt.id]
-    assert job_of(services, job).status is JobStatus.QUEUED
+    assert [a.id for a in services.provider.called("cancel")] == [attempt.id]
+    assert services.job(job).status is JobStatus.QUEUED
     with pytest.raises(AttemptSuperseded):
-        beat(services, attempt.id)
+        services.report(attempt.id, "progress", progress=0.5)
 
 
-def test_a_claim_that_reports_is_never_taken_back(
-    services: Services, provider: FakeProvider, job_factory: JobFactory, clock: FixedClock
-) -> None:
-    job = job_factory()
-    turn(services)
-    claim(services, job_of(services, job).attempt_id)
+def test_a_claim_that_reports_is_never_taken_back(services: Gateway) -> None:
+    job = services.add_job()
+    services.turn()
+    services.report(services.attempt(job).id, "started")
     for _ in range(20):
-        clock.advance(SILENCE_MS - 1)
-        beat(services, job_of(services, job).attempt_id)
-        turn(services)
-    assert (states(services, job), provider.called("cancel")) == ([AttemptState.CLAIMED], [])
+        services.clock.advance(SILENCE_MS - 1)
+        services.report(services.attempt(job).id, "progress", progress=0.5)
+        services.turn()
+    assert (services.states(job), services.provider.called("cancel")) == ([AttemptState.CLAIMED], [])
 
 
-def test_three_silent_claims_fail_the_job(
-    services: Services, provider: FakeProvider, job_factory: JobFactory, clock: FixedClock
-) -> None:
-    job = job_factory()
-    while not job_of(services, job).finished:
-        turn(services)
-        claim(services, job_of(services, job).attempt_id)
-        clock.advance(SILENCE_MS + 1)
-        turn(services)
-        if not job_of(services, job).finished:
-            until_due(services, clock, job)
-    after = job_of(services, job)
-    assert (after.status, after.error_code, after.tries) == (JobStatus.FAILED, "worker_lost", 3)
-    assert states(services, job) == [AttemptState.FAILED] * 3
-
-
-def test_a_dead_claim_is_given_up_even_when_the_provider_cannot_be_told(
-    services: Services, provider: FakeProvider, job_factory: JobFactory, clock: FixedClock
-) -> None:
-    job = job_factory(attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING, tries=1)
-    provider.script("cancel", Unavailable("500"))
-    turn(services)
-    clock.advance(SILENCE_MS + 1)
-    turn(services)
-    assert states(services, job) == [AttemptState.FAILED]
-
-
-def test_silence_does_not_count_while_no_gateway_ran(
-    wire: Wire, provider: FakeProvider, job_factory: JobFactory, clock: FixedClock
-) -> None:
-    job = job_factory(attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING, tries=1)
-    clock.advance(10 * SILENCE_MS)
+def test_silence_does_not_count_while_no_gateway_ran(services: Gateway, wire: Wire) -> None:
+    job = services.add_job(attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING, tries=1)
+    services.clock.advance(10 * SILENCE_MS)
     fresh = wire()
-    turn(fresh)
-    assert states(fresh, job) == [AttemptState.CLAIMED]
-    clock.advance(SILENCE_MS)
-    turn(fresh)
-    assert states(fresh, job) == [AttemptState.CLAIMED]
-    clock.advance(10_000)
-    turn(fresh)
-    assert states(fresh, job) == [AttemptState.FAILED]
+    for pause, state in ((0, AttemptState.CLAIMED), (SILENCE_MS, AttemptState.CLAIMED), (10_000, AttemptState.FAILED)):
+        services.clock.advance(pause)
+        fresh.turn()
+        assert fresh.states(job) == [state]
 
 
-def test_a_claim_that_runs_past_its_time_is_stopped_for_good(
-    services: Services, provider: FakeProvider, job_factory: JobFactory, clock: FixedClock
-) -> None:
-    job = job_factory(attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING, tries=1, timeout_s=60)
-    clock.advance(60_000 + MARGIN_MS + 1)
-    beat(services, job.attempt_id)
-    turn(services)
-    after = job_of(services, job)
-    assert (after.status, after.error_code, len(provider.called("cancel"))) == (JobStatus.FAILED, "job_timeout", 1)
-
-
-def test_what_nobody_claimed_until_its_deadline_fails(
-    services: Services, provider: FakeProvider, job_factory: JobFactory, clock: FixedClock
-) -> None:
-    job = job_factory(attempt=AttemptState.SUBMITTED, tries=1)
-    clock.advance(attempts_of(services, job)[0].deadline - START_MS + 1)
-    turn(services)
-    after = job_of(services, job)
-    assert (after.status, after.error_code, len(provider.called("cancel"))) == (JobStatus.FAILED, "queue_timeout", 1)
-
-
-def test_a_worker_that_takes_a_job_and_never_begins_it_is_lost(
-    services: Services, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory
-) -> None:
-    job = job_factory(attempt=AttemptState.SUBMITTED)
-    provider.default["poll"] = Remote(Phase.RUNNING)
-    turn(services)
-    clock.advance(UNCLAIMED_MS + 1)
-    turn(services)
-    assert states(services, job) == [AttemptState.FAILED]
-    assert attempts_of(services, job)[0].error_code == "claim_timeout"
-    assert len(provider.called("cancel")) == 1
-
-
-def test_an_ambiguous_attempt_that_nobody_knows_is_given_up_and_tried_again(
-    services: Services, provider: FakeProvider, job_factory: JobFactory, clock: FixedClock
-) -> None:
-    job = job_factory()
-    provider.script("submit", Ambiguous("cut"))
-    turn(services)
-    clock.advance(AMBIGUOUS_MS + 3_000)
-    turn(services)
-    assert states(services, job) == [AttemptState.FAILED]
-    assert attempts_of(services, job)[0].error_code == "submit_unconfirmed"
-    assert not job_of(services, job).finished
-
-
-def test_a_claim_that_comes_while_the_doubt_is_given_up_is_kept(
-    services: Services, provider: FakeProvider, clock: FixedClock, job_factory: JobFactory
-) -> None:
-    job = job_factory(attempt=AttemptState.AMBIGUOUS, tries=1)
-    clock.advance(AMBIGUOUS_MS + 1)
-    provider.script("cancel", lambda attempt: claim(services, attempt.id))
-    turn(services)
-    assert (states(services, job), job_of(services, job).status) == ([AttemptState.CLAIMED], JobStatus.RUNNING)
-    beat(services, job.attempt_id)
+def test_a_claim_that_comes_while_the_doubt_is_given_up_is_kept(services: Gateway) -> None:
+    job = services.add_job(attempt=AttemptState.AMBIGUOUS, tries=1)
+    services.clock.advance(AMBIGUOUS_MS + 1)
+    services.provider.script("cancel", lambda attempt: services.report(attempt.id, "started"))
+    services.turn()
+    assert (services.states(job), services.job(job).status) == ([AttemptState.CLAIMED], JobStatus.RUNNING)
+    services.report(job.attempt_id, "progress", progress=0.5)

@@ -17,7 +17,16 @@ from gateway.domain.transitions import MAX_TRIES, Pair
 from gateway.errors import AttemptSuperseded, JobFinished
 from tests.gateway.conftest import CLAIM, START_MS, new_attempt, new_job
 from tests.outputs import stored_video
-from wire.errors import Cancelled, EncodeFailed, InvalidParams, QueueTimeout, ReelayError, WorkerFault, WorkerLost
+from wire.errors import (
+    Cancelled,
+    EncodeFailed,
+    EncoderUnavailable,
+    InvalidParams,
+    QueueTimeout,
+    ReelayError,
+    WorkerFault,
+    WorkerLost,
+)
 
 NOW = START_MS + 5_000
 LATER = NOW + 60_000
@@ -230,6 +239,19 @@ def test_a_retry_sits_out_its_pause_even_if_the_job_waited_before() -> None:
 def test_the_third_failure_is_the_last() -> None:
     job, _ = transitions.fail(*pair(AttemptState.CLAIMED, tries=MAX_TRIES), WorkerLost(), NOW)
     assert (job.status, job.error_code, job.next_at) == (JobStatus.FAILED, "worker_lost", None)
+
+
+def test_two_machines_without_an_encoder_use_up_no_try() -> None:
+    job, attempt = pair(AttemptState.CLAIMED, tries=1)
+    tries = []
+    for _ in range(5):
+        job, _ = transitions.fail(job, attempt, EncoderUnavailable(), NOW)
+        tries.append((job.tries, job.encoder_refusals, job.finished))
+        job = replace(job, tries=job.tries + 1) if not job.finished else job
+        if job.finished:
+            break
+    assert tries == [(0, 1, False), (0, 2, False), (1, 2, False), (2, 2, False), (3, 2, True)]
+    assert job.error_code == "encoder_unavailable"
 
 
 @pytest.mark.parametrize("state", OPEN)

@@ -24,8 +24,9 @@ from gateway.providers.worker_client import Health, NotAllowed, Unreachable, Wor
 from handler import certificate
 from handler.certificate import Certificate
 from handler.settings import Settings as WorkerSettings
+from scripts.stack import free_port
 from tests.gateway.providers.conftest import StubRuns, attempt_named, job_input, serve
-from tests.handler.support import deaf_server, free_port
+from tests.handler.support import deaf_server
 from wire.identity import NONCE, proof
 
 TOKEN, KEY = "t" * 64, "k" * 64

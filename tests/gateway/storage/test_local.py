@@ -18,8 +18,7 @@ from gateway.settings import Settings
 from gateway.signing import Signer
 from gateway.storage import StorageFullError, StorageUnavailable
 from gateway.storage.local import HALF_WRITTEN_MS, LocalStorage
-from gateway.wiring import Services
-from tests.gateway.conftest import PROCESSES, SECRET_KEY, START_MS, FixedClock, Wire
+from tests.gateway.conftest import PROCESSES, SECRET_KEY, START_MS, FixedClock, Gateway, Wire
 
 KEY = f"outputs/{ids.new('job', START_MS)}/{ids.new('att', START_MS)}/video.mp4"
 OTHER = f"outputs/{ids.new('job', START_MS)}/{ids.new('att', START_MS)}/video.mp4"
@@ -28,7 +27,7 @@ SOON = START_MS + 1_000
 
 
 @pytest.fixture
-def storage(services: Services) -> LocalStorage:
+def storage(services: Gateway) -> LocalStorage:
     return services.storage
 
 
@@ -59,11 +58,11 @@ def test_a_get_signature_does_not_let_write(storage: LocalStorage) -> None:
     assert storage.allowed("PUT", KEY, signature(storage.presign_get(KEY, expires_at=SOON))) is None
 
 
-def test_a_signature_expires(storage: LocalStorage, clock: FixedClock) -> None:
+def test_a_signature_expires(services: Gateway, storage: LocalStorage) -> None:
     granted = signature(storage.presign_get(KEY, expires_at=SOON))
-    clock.advance(999)
+    services.clock.advance(999)
     assert storage.allowed("GET", KEY, granted) == 0
-    clock.advance(1)
+    services.clock.advance(1)
     assert storage.allowed("GET", KEY, granted) is None
 
 
@@ -85,12 +84,12 @@ def test_rubbish_is_no_signature(storage: LocalStorage, token: str) -> None:
 
 
 @pytest.mark.parametrize("value", [[], ["GET"], ["GET", "9", 0], {"a": 1}, None, "GET", ["GET", SOON, 0, 1]])
-def test_a_token_of_another_shape_grants_nothing(services: Services, value: object) -> None:
+def test_a_token_of_another_shape_grants_nothing(services: Gateway, value: object) -> None:
     token = services.signer.sign(f"file:{KEY}", value)
     assert services.storage.allowed("GET", KEY, token) is None
 
 
-def test_a_token_for_another_purpose_grants_nothing(services: Services) -> None:
+def test_a_token_for_another_purpose_grants_nothing(services: Gateway) -> None:
     assert services.storage.allowed("GET", KEY, services.signer.sign("events", ["GET", SOON, 0])) is None
 
 
@@ -259,7 +258,7 @@ def killed_while_writing(settings: Settings) -> None:
 
 
 def test_what_a_killed_gateway_left_is_removed_and_what_is_being_written_is_not(
-    storage: LocalStorage, settings: Settings, clock: FixedClock
+    services: Gateway, storage: LocalStorage, settings: Settings
 ) -> None:
     process = PROCESSES.Process(target=killed_while_writing, args=(settings,))
     process.start()
@@ -268,10 +267,10 @@ def test_what_a_killed_gateway_left_is_removed_and_what_is_being_written_is_not(
     (left,) = files_in(storage)
     assert left.name.startswith(".part-")
     written_at = left.stat().st_mtime_ns // 1_000_000
-    clock.advance(written_at + HALF_WRITTEN_MS - 1000 - clock.now_ms())
+    services.clock.advance(written_at + HALF_WRITTEN_MS - 1000 - services.clock.now_ms())
     storage.tidy()
     assert files_in(storage) == [left]
-    clock.advance(3000)
+    services.clock.advance(3000)
     storage.tidy()
     assert files_in(storage) == []
     assert not left.parent.exists()

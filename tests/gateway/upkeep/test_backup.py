@@ -12,21 +12,18 @@ from flask import Flask
 
 from gateway.db.engine import make_engine
 from gateway.db.store import Store
-from gateway.wiring import Services
-from tests.gateway.conftest import JobFactory, Wire
+from tests.gateway.conftest import Gateway, Wire
 from tests.gateway.test_cli import run
 
 
-def test_a_copy_made_during_writes_can_be_restored(
-    app: Flask, services: Services, job_factory: JobFactory, tmp_path: Path, wire: Wire
-) -> None:
+def test_a_copy_made_during_writes_can_be_restored(app: Flask, services: Gateway, tmp_path: Path, wire: Wire) -> None:
     """It has every row from before, and writers do not wait for it."""
-    before = [job_factory().id for _ in range(50)]
+    before = [services.add_job().id for _ in range(50)]
     stop, written = threading.Event(), []
 
     def write() -> None:
         while not stop.is_set():
-            written.append(job_factory().id)
+            written.append(services.add_job().id)
 
     writer = threading.Thread(target=write)
     writer.start()
@@ -57,7 +54,7 @@ def test_a_copy_replaces_the_previous_one_and_is_private(app: Flask, tmp_path: P
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_failed_copy_is_reported_and_leaves_nothing(app: Flask, services: Services, tmp_path: Path) -> None:
+def test_a_failed_copy_is_reported_and_leaves_nothing(app: Flask, services: Gateway, tmp_path: Path) -> None:
     result = run(app, "backup", str(tmp_path / "none/copy.db"))
     assert (result.exit_code, "could not be written" in result.output) == (1, True)
     app.extensions["reelay"] = replace(
@@ -68,7 +65,7 @@ def test_a_failed_copy_is_reported_and_leaves_nothing(app: Flask, services: Serv
     assert list(tmp_path.glob("copy*")) == []
 
 
-def test_a_damaged_database_does_not_replace_a_good_copy(app: Flask, services: Services, tmp_path: Path) -> None:
+def test_a_damaged_database_does_not_replace_a_good_copy(app: Flask, services: Gateway, tmp_path: Path) -> None:
     broken, copy = tmp_path / "broken.db", tmp_path / "copy.db"
     broken.write_bytes(b"SQLite format 3\0" + b"x" * 5000)
     copy.write_bytes(b"of yesterday")

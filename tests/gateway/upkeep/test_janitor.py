@@ -22,11 +22,10 @@ from gateway.domain.rentals import OVER, Rental, Stage
 from gateway.storage import StorageUnavailable
 from gateway.upkeep import janitor
 from gateway.upkeep.janitor import ROUND_MS, Janitor
-from gateway.wiring import Services
 from tests.gateway.conftest import (
     PARAMS,
-    FakeProvider,
     FixedClock,
+    Gateway,
     JobFactory,
     Wire,
     new_attempt,
@@ -40,24 +39,24 @@ HOUR_MS = 3600 * 1000
 GOING_ON = threading.Event()
 
 
-def clean(services: Services) -> None:
+def clean(services: Gateway) -> None:
     """One whole round."""
     cleaner = Janitor(services.store, services.storage, services.clock, services.settings)
     while cleaner._ended_at is None:
         cleaner.step(GOING_ON)
 
 
-def keys(services: Services) -> set[str]:
+def keys(services: Gateway) -> set[str]:
     return set(services.storage.keys())
 
 
-def count(services: Services, table: str) -> int:
+def count(services: Gateway, table: str) -> int:
     with services.store._engine.connect() as connection:
         return connection.scalar(sa.text(f"SELECT COUNT(*) FROM {table}")) or 0
 
 
 @pytest.fixture
-def completed(services: Services, job_factory: JobFactory, clock: FixedClock) -> Callable[..., Job]:
+def completed(services: Gateway, job_factory: JobFactory, clock: FixedClock) -> Callable[..., Job]:
     """Makes a job that has just ended well, with its output in the storage."""
 
     def make(**changes: Any) -> Job:
@@ -78,14 +77,14 @@ def completed(services: Services, job_factory: JobFactory, clock: FixedClock) ->
 
 
 def test_an_output_is_kept_for_seven_days_after_the_end_of_its_job(
-    services: Services, completed: Callable[..., Job], clock: FixedClock
+    services: Gateway, completed: Callable[..., Job]
 ) -> None:
-    clock.advance(-DAY_MS)
-    job = completed(finished_at=clock.now_ms() + DAY_MS)
-    clock.advance(8 * DAY_MS - 1)
+    services.clock.advance(-DAY_MS)
+    job = completed(finished_at=services.clock.now_ms() + DAY_MS)
+    services.clock.advance(8 * DAY_MS - 1)
     clean(services)
     assert keys(services) == {job.outputs["video"].key}
-    clock.advance(1)
+    services.clock.advance(1)
     clean(services)
     assert keys(services) == set()
     assert services.store.job(job.id) == job
@@ -97,12 +96,12 @@ def test_an_output_is_kept_for_seven_days_after_the_end_of_its_job(
 )
 @pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.RUNNING])
 def test_an_upload_of_the_newest_attempt_is_kept_until_it_is_reported(
-    services: Services, job_factory: JobFactory, clock: FixedClock, status: JobStatus, state: AttemptState
+    services: Gateway, status: JobStatus, state: AttemptState
 ) -> None:
-    job = job_factory(attempt=state, status=status)
+    job = services.add_job(attempt=state, status=status)
     key = f"outputs/{job.id}/{job.attempt_id}/video.mp4"
     services.storage.write(key, [b"video"], 5)
-    clock.advance(20 * DAY_MS)
+    services.clock.advance(20 * DAY_MS)
     clean(services)
     assert keys(services) == {key}
 
@@ -110,10 +109,10 @@ def test_an_upload_of_the_newest_attempt_is_kept_until_it_is_reported(
 @pytest.mark.parametrize("status", list(JobStatus))
 @pytest.mark.parametrize("state", [AttemptState.SUPERSEDED, AttemptState.FAILED])
 def test_the_output_of_an_older_attempt_is_removed_at_once(
-    services: Services, completed: Callable[..., Job], clock: FixedClock, status: JobStatus, state: AttemptState
+    services: Gateway, completed: Callable[..., Job], status: JobStatus, state: AttemptState
 ) -> None:
     job = completed(status=status)
-    older = new_attempt(job, clock.now_ms() - 1, state)
+    older = new_attempt(job, services.clock.now_ms() - 1, state)
     with services.store.transaction() as tx:
         tx.add_attempt(older)
     services.storage.write(video_key(older), [b"late"], 4)
@@ -122,15 +121,15 @@ def test_the_output_of_an_older_attempt_is_removed_at_once(
     assert keys(services) == wanted
 
 
-def test_files_without_a_job_are_kept_as_long_as_outputs(services: Services, clock: FixedClock) -> None:
+def test_files_without_a_job_are_kept_as_long_as_outputs(services: Gateway) -> None:
     """The database may have been restored from a backup, or be the wrong one."""
-    job = new_job(clock.now_ms())
-    key = video_key(new_attempt(job, clock.now_ms()))
+    job = new_job(services.clock.now_ms())
+    key = video_key(new_attempt(job, services.clock.now_ms()))
     services.storage.write(key, [b"video"], 5)
-    clock.advance(7 * DAY_MS - 1)
+    services.clock.advance(7 * DAY_MS - 1)
     clean(services)
     assert keys(services) == {key}
-    clock.advance(1)
+    services.clock.advance(1)
     clean(services)
     assert keys(services) == set()
 
@@ -138,39 +137,36 @@ def test_files_without_a_job_are_kept_as_long_as_outputs(services: Services, clo
 # Uploads
 
 
-def upload(services: Services, key_id: str) -> str:
+def upload(services: Gateway, key_id: str) -> str:
     key = f"uploads/{key_id}/{ids.ulid(services.clock.now_ms())}"
     services.storage.write(key, [b"asset"], 5)
     return key
 
 
-def test_an_upload_is_kept_for_a_day(services: Services, clock: FixedClock) -> None:
+def test_an_upload_is_kept_for_a_day(services: Gateway) -> None:
     first = upload(services, ids.new("key", 0))
-    clock.advance(DAY_MS - 1)
+    services.clock.advance(DAY_MS - 1)
     second = upload(services, ids.new("key", 0))
     clean(services)
     assert keys(services) == {first, second}
-    clock.advance(1)
+    services.clock.advance(1)
     clean(services)
     assert keys(services) == {second}
 
 
 @pytest.mark.parametrize("attempt", [None, AttemptState.SUBMITTED, AttemptState.CLAIMED, AttemptState.FAILED])
-def test_an_upload_stays_while_a_job_needs_it(
-    services: Services, provider: FakeProvider, job_factory: JobFactory, clock: FixedClock, attempt: AttemptState | None
-) -> None:
+def test_an_upload_stays_while_a_job_needs_it(services: Gateway, attempt: AttemptState | None) -> None:
     key_id = ids.new("key", 0)
     needed, other = upload(services, key_id), upload(services, key_id)
-    url = services.storage.presign_get(needed, expires_at=clock.now_ms() + 9 * DAY_MS, for_worker=True)
+    url = services.storage.presign_get(needed, expires_at=services.clock.now_ms() + 9 * DAY_MS, for_worker=True)
     params = {"url_video": url, "url_srt": "https://example.com/uploads/s.srt"}
-    job = job_factory(key_id=key_id, params=params, attempt=attempt, queue_limit_s=9 * DAY_MS)
-    clock.advance(2 * DAY_MS)
+    job = services.add_job(key_id=key_id, params=params, attempt=attempt, queue_limit_s=9 * DAY_MS)
+    services.clock.advance(2 * DAY_MS)
     clean(services)
     assert keys(services) == {needed}
     assert other not in keys(services)
     services.jobs.cancel(job.id, key_id)
-    services.dispatcher.tick()
-    services.dispatcher.settle()
+    services.turn()
     clean(services)
     assert keys(services) == set()
 
@@ -179,23 +175,23 @@ def test_an_upload_stays_while_a_job_needs_it(
 
 
 def test_a_job_is_kept_for_thirty_days_and_removed_with_its_attempts(
-    services: Services, completed: Callable[..., Job], clock: FixedClock
+    services: Gateway, completed: Callable[..., Job]
 ) -> None:
-    job, waiting = completed(), completed(status=JobStatus.QUEUED, next_at=clock.now_ms(), finished_at=None)
-    ending = completed(status=JobStatus.CANCELLED, next_at=clock.now_ms())
-    clock.advance(30 * DAY_MS - 1)
+    job, waiting = completed(), completed(status=JobStatus.QUEUED, next_at=services.clock.now_ms(), finished_at=None)
+    ending = completed(status=JobStatus.CANCELLED, next_at=services.clock.now_ms())
+    services.clock.advance(30 * DAY_MS - 1)
     clean(services)
     assert services.store.job(job.id) == job
-    clock.advance(1)
+    services.clock.advance(1)
     clean(services)
     assert services.store.job(job.id) is None
     assert services.store.attempts(job.id) == []
     assert [services.store.job(kept.id) for kept in (waiting, ending)] == [waiting, ending]
 
 
-def test_a_rental_is_kept_for_thirty_days_after_its_end(services: Services, clock: FixedClock) -> None:
+def test_a_rental_is_kept_for_thirty_days_after_its_end(services: Gateway) -> None:
     def rental(stage: Stage) -> Rental:
-        now = clock.now_ms()
+        now = services.clock.now_ms()
         ended_at = now if stage in OVER else None
         return Rental(ids.new("rent", now), "vast", stage, "label", now, now, now, ended_at=ended_at)
 
@@ -203,10 +199,10 @@ def test_a_rental_is_kept_for_thirty_days_after_its_end(services: Services, cloc
     with services.store.transaction() as tx:
         for each in rentals.values():
             rental_store.insert(tx, each)
-    clock.advance(30 * DAY_MS - 1)
+    services.clock.advance(30 * DAY_MS - 1)
     clean(services)
     assert count(services, "rentals") == len(Stage)
-    clock.advance(1)
+    services.clock.advance(1)
     clean(services)
     rows = rental_store.Rentals(services.store, "vast")
     assert {each.stage for each in rows.living()} == set(Stage) - OVER, "rentals that have not ended are kept"
@@ -222,20 +218,20 @@ def test_a_rental_of_today_is_kept_however_short_jobs_are(wire: Wire, clock: Fix
     assert count(services, "rentals") == 1, "the day's spending depends on it"
 
 
-def test_an_avoided_machine_is_removed_when_its_time_is_up(services: Services, clock: FixedClock) -> None:
-    now = clock.now_ms()
+def test_an_avoided_machine_is_removed_when_its_time_is_up(services: Gateway) -> None:
+    now = services.clock.now_ms()
     with services.store.transaction() as tx:
         for machine_id, until in ((1, now + 1000), (2, now + 1001)):
             rental_store.avoid(tx, "vast", machine_id, until, "it did not come up")
-    clock.advance(1000)
+    services.clock.advance(1000)
     clean(services)
-    assert rental_store.Rentals(services.store, "vast").avoided(clock.now_ms()) == {2}
+    assert rental_store.Rentals(services.store, "vast").avoided(services.clock.now_ms()) == {2}
     assert count(services, "avoided_machines") == 1
 
 
 @on_every_database
-def test_spending_is_kept_for_today_and_the_newest_day(services: Services, clock: FixedClock) -> None:
-    now = clock.now_ms()
+def test_spending_is_kept_for_today_and_the_newest_day(services: Gateway) -> None:
+    now = services.clock.now_ms()
     with services.store.transaction() as tx:
         for key_id, days in (("key_a", (0, 1, 2, 400)), ("key_b", (1, 2)), ("key_c", (-1, 0, 1))):
             for day in days:
@@ -265,7 +261,7 @@ def test_the_settings_define_the_retention(wire: Wire, completed: Callable[..., 
     assert hasty.store.job(job.id) is None
 
 
-def live_day(services: Services, clock: FixedClock, jobs: int) -> None:
+def live_day(services: Gateway, clock: FixedClock, jobs: int) -> None:
     """A day's jobs, their attempts, outputs, uploads and idempotency records."""
     with services.store.transaction() as tx:
         for number in range(jobs):
@@ -284,10 +280,10 @@ def live_day(services: Services, clock: FixedClock, jobs: int) -> None:
 
 
 @pytest.mark.slow
-def test_over_months_nothing_grows(services: Services, clock: FixedClock) -> None:
+def test_over_months_nothing_grows(services: Gateway) -> None:
     sizes = []
     for _ in range(60):
-        live_day(services, clock, 60)
+        live_day(services, services.clock, 60)
         clean(services)
         with services.store._engine.connect() as connection:
             pages = connection.scalar(sa.text("PRAGMA page_count"))
@@ -304,7 +300,7 @@ def test_over_months_nothing_grows(services: Services, clock: FixedClock) -> Non
 
 
 @pytest.fixture
-def rubbish(services: Services, completed: Callable[..., Job], clock: FixedClock) -> Callable[[], tuple[int, ...]]:
+def rubbish(services: Gateway, completed: Callable[..., Job], clock: FixedClock) -> Callable[[], tuple[int, ...]]:
     """Expired rows and files of every kind; returns how many are left."""
     for number in range(4):
         completed()
@@ -318,7 +314,7 @@ def rubbish(services: Services, completed: Callable[..., Job], clock: FixedClock
 
 @pytest.mark.parametrize("pieces", range(14))
 def test_the_next_round_completes_an_interrupted_one(
-    services: Services, rubbish: Callable[[], object], monkeypatch: pytest.MonkeyPatch, pieces: int
+    services: Gateway, rubbish: Callable[[], object], monkeypatch: pytest.MonkeyPatch, pieces: int
 ) -> None:
     monkeypatch.setattr(janitor, "BATCH", 2)
     broken_off = Janitor(services.store, services.storage, services.clock, services.settings)._clean_up()
@@ -329,7 +325,7 @@ def test_the_next_round_completes_an_interrupted_one(
 
 
 def test_two_gateways_may_clean_up_at_once(
-    services: Services, wire: Wire, rubbish: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+    services: Gateway, wire: Wire, rubbish: Callable[[], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(janitor, "BATCH", 2)
     rounds = [Janitor(each.store, each.storage, each.clock, each.settings)._clean_up() for each in (services, wire())]
@@ -342,7 +338,7 @@ def test_two_gateways_may_clean_up_at_once(
     "error", [PermissionError(1, "Operation not permitted"), StorageUnavailable("S3 returned 503")]
 )
 def test_a_file_that_cannot_be_removed_does_not_keep_others(
-    services: Services, rubbish: Callable[[], object], monkeypatch: pytest.MonkeyPatch, error: Exception
+    services: Gateway, rubbish: Callable[[], object], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     stuck, delete = sorted(keys(services))[0], services.storage.delete
 
@@ -360,7 +356,7 @@ def test_a_file_that_cannot_be_removed_does_not_keep_others(
     ("name", "left"), [("store.transaction", (8, 4, 0)), ("store.jobs_by_id", (0, 0, 8)), ("storage.tidy", (0, 0, 0))]
 )
 def test_a_part_that_fails_does_not_stop_the_others(
-    services: Services, rubbish: Callable[[], object], monkeypatch: pytest.MonkeyPatch, name: str, left: object
+    services: Gateway, rubbish: Callable[[], object], monkeypatch: pytest.MonkeyPatch, name: str, left: object
 ) -> None:
     def fail(*_: object) -> None:
         raise OperationalError("SELECT", {}, Exception("disk I/O error"))
@@ -378,7 +374,7 @@ def test_a_part_that_fails_does_not_stop_the_others(
 
 
 def test_a_step_ends_after_its_time_or_when_stopped_and_the_next_continues(
-    services: Services, rubbish: Callable[[], tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+    services: Gateway, rubbish: Callable[[], tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(janitor, "BATCH", 1)
     monkeypatch.setattr(janitor, "STEP_S", 0)
@@ -391,25 +387,23 @@ def test_a_step_ends_after_its_time_or_when_stopped_and_the_next_continues(
 
 
 def test_there_is_a_pause_between_rounds(
-    services: Services, completed: Callable[..., Job], clock: FixedClock, monkeypatch: pytest.MonkeyPatch
+    services: Gateway, completed: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = []
-    monkeypatch.setattr(services.storage, "keys", lambda: listed.append(clock.now_ms()) or iter(()))
+    monkeypatch.setattr(services.storage, "keys", lambda: listed.append(services.clock.now_ms()) or iter(()))
     cleaner = Janitor(services.store, services.storage, services.clock, services.settings)
     for after in (0, ROUND_MS - 1, 1, 1, -HOUR_MS):  # a clock that is set back causes at most one round
-        clock.advance(after)
+        services.clock.advance(after)
         cleaner.step(GOING_ON)
     assert len(listed) == 3
 
 
-def test_other_writers_get_their_turn_between_batches(
-    services: Services, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now, removed, written = clock.now_ms(), [], []
+def test_other_writers_get_their_turn_between_batches(services: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, removed, written = services.clock.now_ms(), [], []
     with services.store.transaction() as tx:
         for _ in range(250):
             tx.add_job(new_job(now, status=JobStatus.FAILED, next_at=None, finished_at=now), PARAMS)
-    clock.advance(31 * DAY_MS)
+    services.clock.advance(31 * DAY_MS)
     delete = Transaction.delete_jobs
 
     def counted(tx: Transaction, until: int, limit: int) -> int:
@@ -423,6 +417,6 @@ def test_other_writers_get_their_turn_between_batches(
             return False
 
     monkeypatch.setattr(Transaction, "delete_jobs", counted)
-    Janitor(services.store, services.storage, clock, services.settings).step(Pause())
+    Janitor(services.store, services.storage, services.clock, services.settings).step(Pause())
     assert removed == [100, 100, 50]
     assert len(written) > len(removed)

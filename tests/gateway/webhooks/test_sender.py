@@ -32,14 +32,11 @@ from gateway.domain.webhooks import Webhook
 from gateway.settings import Settings
 from gateway.webhooks import sender
 from gateway.webhooks.sender import LEASE_MS, PER_HOST, POOL
-from gateway.wiring import Services
 from tests.conftest import ROOT
-from tests.gateway.conftest import CLAIM, PROCESSES, FixedClock, JobFactory, Key, Wire
+from tests.gateway.conftest import PROCESSES, RESULT, FixedClock, Gateway, JobFactory, Key, Wire
 from tests.servers import FileServer, Reply, Request, eventually, file_server
-from wire.envelope import Event
 from wire.errors import AssetNotFound
 
-BODY = b"a finished video"
 # Written down a second time on purpose.
 PAUSES_S = [5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400]
 DAY_S = 86_400
@@ -52,7 +49,14 @@ def clock() -> FixedClock:
 
 
 @pytest.fixture
-def services(wire: Wire, files: FileServer) -> Services:
+def files(files: FileServer) -> FileServer:
+    """A receiver that accepts what comes to /hook."""
+    files.routes["/hook"] = Reply(200)
+    return files
+
+
+@pytest.fixture
+def services(wire: Wire, files: FileServer) -> Gateway:
     return wire(webhook_allow_origins=(files.origin,))
 
 
@@ -62,7 +66,7 @@ def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def ended(services: Services, job_factory: JobFactory, files: FileServer) -> Callable[..., Job]:
+def ended(services: Gateway, job_factory: JobFactory, files: FileServer) -> Callable[..., Job]:
     """A job that has just been cancelled, with a webhook to `path` of the receiver."""
 
     def make(path: str = "/hook", url: str | None = None) -> Job:
@@ -72,12 +76,7 @@ def ended(services: Services, job_factory: JobFactory, files: FileServer) -> Cal
     return make
 
 
-def turn(services: Services) -> None:
-    services.dispatcher.tick()
-    services.dispatcher.settle()
-
-
-def webhook_of(services: Services, job: Job) -> Webhook:
+def webhook_of(services: Gateway, job: Job) -> Webhook:
     return services.store.webhooks([job.id])[job.id]
 
 
@@ -89,7 +88,7 @@ def ids_of(files: FileServer) -> list[str]:
     return [headers_of(request)["webhook-id"] for request in files.requests]
 
 
-def secrets_of(services: Services, key: Key) -> list[str]:
+def secrets_of(services: Gateway, key: Key) -> list[str]:
     now = services.clock.now_ms()
     return webhook_secrets(services.signer, key.record.id, services.store.api_key(key.record.id), now)
 
@@ -109,38 +108,29 @@ def known(request: Request, secret: str) -> bool:
     [
         (
             JobStatus.COMPLETED,
-            {
-                "outputs": {"video": Output("mp4", "outputs/a/b/video.mp4", 16)},
-                "stats": {"size_bytes": 16, "encoder": "libx264"},
-            },
+            {"outputs": {"video": Output("mp4", "outputs/a/b/video.mp4", 16)}, "stats": {"size_bytes": 16}},
         ),
         (JobStatus.FAILED, {"error_code": "asset_not_found", "error_message": "vidéo: 404"}),
         (JobStatus.CANCELLED, {}),
     ],
 )
 def test_the_job_s_document_is_sent_with_a_signature(
-    services: Services,
-    job_factory: JobFactory,
-    files: FileServer,
-    key: Key,
-    clock: FixedClock,
-    status: JobStatus,
-    changes: dict[str, Any],
+    services: Gateway, job_factory: JobFactory, files: FileServer, key: Key, status: JobStatus, changes: dict[str, Any]
 ) -> None:
     files.routes["/hook"] = Reply(204)
     job = job_factory(webhook_url=files.url("/hook?token=x"), next_at=None)
-    clock.advance(1500)
-    job = replace(job, status=status, started_at=job.created_at, finished_at=clock.now_ms(), **changes)
+    services.clock.advance(1500)
+    job = replace(job, status=status, started_at=job.created_at, finished_at=services.clock.now_ms(), **changes)
     with services.store.transaction() as tx:
         tx.save_job(job)
     document = services.documents.of(job)
-    clock.advance(1000)
-    turn(services)
+    services.clock.advance(1000)
+    services.turn()
     (request,) = files.requests
     payload = Oracle(secrets_of(services, key)[0]).verify(request.body, request.headers)
     assert set(payload) == {"type", "timestamp", "data"}
     assert payload["type"] == f"job.{status}"
-    assert payload["timestamp"] == to_rfc3339(clock.now_ms() - 1000)
+    assert payload["timestamp"] == to_rfc3339(services.clock.now_ms() - 1000)
     assert (
         payload["data"].pop("video_url", None) != document.pop("video_url", None) or status is not JobStatus.COMPLETED
     )
@@ -151,33 +141,32 @@ def test_the_job_s_document_is_sent_with_a_signature(
     headers = headers_of(request)
     assert (request.method, request.path, headers["content-type"]) == ("POST", "/hook?token=x", "application/json")
     assert headers["webhook-id"] == f"wh_{job.id[4:]}"
-    assert headers["webhook-timestamp"] == str(clock.now_ms() // 1000)
+    assert headers["webhook-timestamp"] == str(services.clock.now_ms() // 1000)
     after = webhook_of(services, job)
     assert (after.state, after.tries, after.last_status_code, after.next_at) == ("succeeded", 1, 204, None)
-    assert (after.last_try_at, after.lease_token, after.last_error) == (clock.now_ms(), None, None)
-    turn(services)
+    assert (after.last_try_at, after.lease_token, after.last_error) == (services.clock.now_ms(), None, None)
+    services.turn()
     assert len(files.requests) == 1
 
 
-def complete(services: Services, job: Job, put_output: Callable[[str, bytes], None]) -> None:
-    put_output(job.attempt_id or "", BODY)
-    services.reports.take(job.attempt_id or "", Event("started", CLAIM))
-    result = {"outputs": {"video": {"size_bytes": len(BODY)}}, "stats": {"size_bytes": len(BODY)}}
-    services.reports.take(job.attempt_id or "", Event("completed", CLAIM, result=result))
+def complete(services: Gateway, job: Job) -> None:
+    services.put_output(job.attempt_id)
+    services.report(job.attempt_id, "started")
+    services.report(job.attempt_id, "completed", result=RESULT)
 
 
-def fail(services: Services, job: Job, put_output: object) -> None:
-    services.reports.take(job.attempt_id or "", Event("started", CLAIM))
-    services.reports.take(job.attempt_id or "", Event("failed", CLAIM, error=AssetNotFound("404")))
+def fail(services: Gateway, job: Job) -> None:
+    services.report(job.attempt_id, "started")
+    services.report(job.attempt_id, "failed", error=AssetNotFound("404"))
 
 
-def cancel(services: Services, job: Job, put_output: object) -> None:
+def cancel(services: Gateway, job: Job) -> None:
     services.jobs.cancel(job.id, job.key_id)
 
 
-def wait_too_long(services: Services, job: Job, put_output: object) -> None:
+def wait_too_long(services: Gateway, job: Job) -> None:
     services.clock.advance(job.queue_limit_s * 1000 + 1)  # type: ignore[attr-defined]
-    turn(services)
+    services.turn()
 
 
 @pytest.mark.parametrize(
@@ -188,18 +177,16 @@ def wait_too_long(services: Services, job: Job, put_output: object) -> None:
     ],
 )
 def test_every_kind_of_end_is_sent_once(
-    services: Services,
+    services: Gateway,
     job_factory: JobFactory,
-    put_output: Callable[[str, bytes], None],
     files: FileServer,
     end: Callable[..., None],
     attempt: AttemptState | None,
 ) -> None:
-    files.routes["/hook"] = Reply(200)
     job = job_factory(webhook_url=files.url("/hook"), attempt=attempt)
-    end(services, job, put_output)
+    end(services, job)
     for _ in range(3):
-        turn(services)
+        services.turn()
     assert [json.loads(request.body)["data"]["jobId"] for request in files.requests] == [job.id]
 
 
@@ -207,31 +194,29 @@ def test_every_kind_of_end_is_sent_once(
 
 
 def test_both_secrets_sign_for_a_day_after_a_rotation(
-    services: Services, files: FileServer, key: Key, clock: FixedClock, ended: Callable[..., Job]
+    services: Gateway, files: FileServer, key: Key, ended: Callable[..., Job]
 ) -> None:
-    files.routes["/hook"] = Reply(200)
     (old,) = secrets_of(services, key)
     services.keys.rotate_webhook_secret(key.record.id)
     new = secrets_of(services, key)[0]
     assert new != old and new.startswith("whsec_")
     ended()
-    turn(services)
+    services.turn()
     assert [known(files.requests[0], secret) for secret in (new, old)] == [True, True]
     assert len(headers_of(files.requests[0])["webhook-signature"].split(" ")) == 2
-    clock.advance(WEBHOOK_SECRET_KEPT_MS - 1)
+    services.clock.advance(WEBHOOK_SECRET_KEPT_MS - 1)
     assert secrets_of(services, key) == [new, old]
-    clock.advance(1)
+    services.clock.advance(1)
     assert secrets_of(services, key) == [new]
 
 
 def test_both_secrets_sign_after_a_change_of_secret_key(
-    wire: Wire, files: FileServer, key: Key, services: Services, ended: Callable[..., Job], settings: Settings
+    wire: Wire, files: FileServer, key: Key, services: Gateway, ended: Callable[..., Job], settings: Settings
 ) -> None:
-    files.routes["/hook"] = Reply(200)
     (old,) = secrets_of(services, key)
     after = wire(webhook_allow_origins=(files.origin,), secret_key=("n" * 32, *settings.secret_key))
     ended()
-    turn(after)
+    after.turn()
     new = secrets_of(after, key)[0]
     assert [known(files.requests[0], secret) for secret in (new, old)] == [True, True]
 
@@ -266,17 +251,16 @@ def verify_in_node(folder: Path, secret: str, request: Request) -> bool:
 
 @pytest.mark.parametrize("verify", [verify_in_python, verify_in_node])
 def test_the_documented_code_accepts_both_secrets_and_rejects_forgeries(
-    services: Services,
+    services: Gateway,
     files: FileServer,
     key: Key,
     ended: Callable[..., Job],
     tmp_path: Path,
     verify: Callable[[Path, str, Request], bool],
 ) -> None:
-    files.routes["/hook"] = Reply(200)
     services.keys.rotate_webhook_secret(key.record.id)
     ended()
-    turn(services)
+    services.turn()
     (request,) = files.requests
     new, old = secrets_of(services, key)
     assert verify(tmp_path, new, request) and verify(tmp_path, old, request)
@@ -290,19 +274,19 @@ def test_the_documented_code_accepts_both_secrets_and_rejects_forgeries(
 
 
 def test_a_receiver_that_always_fails_is_tried_ten_times_over_three_days(
-    services: Services, files: FileServer, clock: FixedClock, ended: Callable[..., Job], key: Key
+    services: Gateway, files: FileServer, ended: Callable[..., Job], key: Key
 ) -> None:
     files.routes["/hook"] = Reply(500, b"x" * 10_000)
     job, secret = ended(), Oracle(secrets_of(services, key)[0])
     pauses = []
-    turn(services)
+    services.turn()
     while (at := webhook_of(services, job).next_at) is not None:
-        pauses.append((at - clock.now_ms()) / 1000)
-        clock.advance(at - clock.now_ms() - 1)
-        turn(services)
+        pauses.append((at - services.clock.now_ms()) / 1000)
+        services.clock.advance(at - services.clock.now_ms() - 1)
+        services.turn()
         assert len(files.requests) == len(pauses)
-        clock.advance(1)
-        turn(services)
+        services.clock.advance(1)
+        services.turn()
     assert pauses == PAUSES_S
     assert len(set(ids_of(files))) == 1
     assert len({headers_of(request)["webhook-timestamp"] for request in files.requests}) == 10
@@ -312,8 +296,8 @@ def test_a_receiver_that_always_fails_is_tried_ten_times_over_three_days(
         headers = headers_of(request)
         at_second = datetime.fromtimestamp(int(headers["webhook-timestamp"]), UTC)
         assert secret.sign(headers["webhook-id"], at_second, request.body.decode()) == headers["webhook-signature"]
-    clock.advance(30 * DAY_S * 1000)
-    turn(services)
+    services.clock.advance(30 * DAY_S * 1000)
+    services.turn()
     assert len(files.requests) == 10
 
 
@@ -321,15 +305,15 @@ def test_a_receiver_that_always_fails_is_tried_ten_times_over_three_days(
 
 
 def test_a_job_without_a_url_has_no_webhook_and_no_worker_learns_a_url(
-    services: Services, provider: Any, job_factory: JobFactory, files: FileServer
+    services: Gateway, job_factory: JobFactory, files: FileServer
 ) -> None:
     job_factory(webhook_url=files.url("/secret-hook"))
     job = job_factory()
     services.jobs.cancel(job.id, job.key_id)
-    turn(services)
+    services.turn()
     assert services.store.webhooks([job.id]) == {}
     assert "webhook" not in services.documents.of(services.jobs.get(job.id, job.key_id))
-    assert len(provider.inputs) == 1 and "hook" not in json.dumps(provider.inputs)
+    assert len(services.provider.inputs) == 1 and "hook" not in json.dumps(services.provider.inputs)
 
 
 @pytest.mark.parametrize(
@@ -353,7 +337,7 @@ def test_a_failed_connection_counts_as_a_try_and_its_reason_is_kept(
     files.routes |= {"/drop": Reply(drop=True), "/slow": Reply(200, pause_s=30)}
     job = job_factory(webhook_url=url.format(closed=closed, receiver=files.origin))
     services.jobs.cancel(job.id, job.key_id)
-    turn(services)
+    services.turn()
     after = webhook_of(services, job)
     assert (after.state, after.tries, after.last_status_code, after.last_error) == ("pending", 1, None, error)
     assert after.next_at == services.clock.now_ms() + 5000
@@ -373,12 +357,12 @@ def test_a_failed_connection_counts_as_a_try_and_its_reason_is_kept(
     ],
 )
 def test_no_secret_of_a_url_is_logged_or_shown(
-    url: str, said: str | None, services: Services, files: FileServer, ended: Callable[..., Job], logged: io.StringIO
+    url: str, said: str | None, services: Gateway, files: FileServer, ended: Callable[..., Job], logged: io.StringIO
 ) -> None:
     files.routes |= {"/hook": Reply(500, b"s3cret"), "/drop": Reply(drop=True)}
     files.routes["/elsewhere"] = Reply(302, headers={"Location": "http://me:passw0rd@10.0.0.1/s3cret"})
     job = ended(url=url.format(receiver=files.origin))
-    turn(services)
+    services.turn()
     after = webhook_of(services, job)
     assert (after.tries, after.last_error) == (1, said)
     assert "webhook.tried" in logged.getvalue()
@@ -394,7 +378,7 @@ def quick() -> Iterator[FileServer]:
 
 
 def test_a_slow_receiver_delays_neither_jobs_nor_other_receivers(
-    wire: Wire, files: FileServer, quick: FileServer, job_factory: JobFactory, provider: Any, clock: FixedClock
+    wire: Wire, files: FileServer, quick: FileServer, job_factory: JobFactory
 ) -> None:
     services = wire(webhook_allow_origins=(files.origin, quick.origin))
     files.routes["/hook"] = Reply(200, pause_s=60)
@@ -402,7 +386,7 @@ def test_a_slow_receiver_delays_neither_jobs_nor_other_receivers(
         job = job_factory(webhook_url=files.url("/hook"))
         services.jobs.cancel(job.id, job.key_id)
     services.dispatcher.tick()
-    clock.advance(1)
+    services.clock.advance(1)
     late = job_factory(webhook_url=quick.url("/hook"))
     services.jobs.cancel(late.id, late.key_id)
     job_factory()
@@ -410,16 +394,16 @@ def test_a_slow_receiver_delays_neither_jobs_nor_other_receivers(
         for step in services.dispatcher._busy:
             step.result()
     eventually(lambda: webhook_of(services, late).state == "succeeded")
-    assert len(provider.called("submit")) == 1
+    assert len(services.provider.called("submit")) == 1
     assert len(files.requests) <= PER_HOST
     files.closing.set()
     while any(webhook.state == "pending" for webhook in all_webhooks(services)):
-        turn(services)
+        services.turn()
     assert len(files.requests) == 3 * POOL
     assert len(set(ids_of(files))) == 3 * POOL
 
 
-def all_webhooks(services: Services) -> list[Webhook]:
+def all_webhooks(services: Gateway) -> list[Webhook]:
     with closing(sqlite3.connect(services.settings.data_dir / "reelay.db")) as connection:
         found = [row[0] for row in connection.execute("SELECT job_id FROM webhooks")]
     return list(services.store.webhooks(found).values())
@@ -431,25 +415,24 @@ def all_webhooks(services: Services) -> list[Webhook]:
 def send_and_die(settings: Settings, now_ms: int) -> None:
     """In another process: send what is due and die before recording it."""
     clock = FixedClock(now_ms)
-    services = Services.wire(settings, clock=clock, provider={})
+    services = Gateway.wire(settings, clock=clock, provider={})
     webhooks.tried = lambda *_: os._exit(9)  # type: ignore[assignment]
-    turn(services)
+    services.turn()
 
 
 def test_a_webhook_is_sent_again_with_the_same_id_after_a_crash(
-    services: Services, files: FileServer, ended: Callable[..., Job], clock: FixedClock
+    services: Gateway, files: FileServer, ended: Callable[..., Job]
 ) -> None:
-    files.routes["/hook"] = Reply(200)
     job = ended()
     for _ in range(2):
-        child = PROCESSES.Process(target=send_and_die, args=(services.settings, clock.now_ms()))
+        child = PROCESSES.Process(target=send_and_die, args=(services.settings, services.clock.now_ms()))
         child.start()
         child.join(30)
         assert child.exitcode == 9
-        turn(services)  # the lease has not expired yet
-        clock.advance(LEASE_MS)
+        services.turn()  # the lease has not expired yet
+        services.clock.advance(LEASE_MS)
     assert len(files.requests) == 2
-    turn(services)
+    services.turn()
     assert len(files.requests) == 3
     assert len(set(ids_of(files))) == 1
     after = webhook_of(services, job)
@@ -457,42 +440,41 @@ def test_a_webhook_is_sent_again_with_the_same_id_after_a_crash(
 
 
 def test_the_outcome_of_a_stale_sender_is_dropped(
-    services: Services, wire: Wire, files: FileServer, ended: Callable[..., Job], clock: FixedClock
+    services: Gateway, wire: Wire, files: FileServer, ended: Callable[..., Job]
 ) -> None:
     other = wire(webhook_allow_origins=(files.origin,))
 
     def answer(request: Request) -> Reply:
         if len(files.requests) > 1:
             return Reply(200)
-        clock.advance(LEASE_MS)
-        turn(other)
+        services.clock.advance(LEASE_MS)
+        other.turn()
         return Reply(410)
 
     files.routes["/hook"] = answer
     job = ended()
-    turn(services)
+    services.turn()
     after = webhook_of(services, job)
     assert (after.state, after.tries, after.last_status_code) == ("succeeded", 1, 200)
     assert len(set(ids_of(files))) == 1
 
 
 def test_a_webhook_is_sent_by_one_of_two_dispatchers(
-    services: Services, wire: Wire, files: FileServer, ended: Callable[..., Job]
+    services: Gateway, wire: Wire, files: FileServer, ended: Callable[..., Job]
 ) -> None:
     other = wire(webhook_allow_origins=(files.origin,))
-    files.routes["/hook"] = Reply(200)
     for _ in range(8):
         ended()
     for each in (services, other, services, other):
         each.dispatcher.tick()
     while any(webhook.state == "pending" for webhook in all_webhooks(services)):
-        turn(services)
-        turn(other)
+        services.turn()
+        other.turn()
     assert len(files.requests) == 8
 
 
 def test_a_replay_during_a_try_is_not_undone_by_its_end(
-    services: Services, files: FileServer, ended: Callable[..., Job]
+    services: Gateway, files: FileServer, ended: Callable[..., Job]
 ) -> None:
     job = ended()
 
@@ -502,21 +484,16 @@ def test_a_replay_during_a_try_is_not_undone_by_its_end(
         return Reply(500)
 
     files.routes["/hook"] = answer
-    turn(services)
+    services.turn()
     assert webhook_of(services, job).next_at == services.clock.now_ms()
-    turn(services)
+    services.turn()
     assert len(files.requests) == 2
     assert webhook_of(services, job).tries == 1
 
 
 def test_a_database_that_fails_costs_no_try(
-    services: Services,
-    files: FileServer,
-    ended: Callable[..., Job],
-    clock: FixedClock,
-    monkeypatch: pytest.MonkeyPatch,
+    services: Gateway, files: FileServer, ended: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files.routes["/hook"] = Reply(200)
     job = ended()
 
     def broken(_: str) -> None:
@@ -524,15 +501,15 @@ def test_a_database_that_fails_costs_no_try(
 
     with monkeypatch.context() as patch:
         patch.setattr(services.store, "api_key", broken)
-        turn(services)
+        services.turn()
     assert (webhook_of(services, job).tries, files.requests) == (0, [])
-    clock.advance(LEASE_MS)
-    turn(services)
+    services.clock.advance(LEASE_MS)
+    services.turn()
     assert webhook_of(services, job).state == "succeeded"
 
 
 def test_stop_waits_for_a_moment_only(
-    services: Services, files: FileServer, ended: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+    services: Gateway, files: FileServer, ended: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sender, "STOP_S", 0.2)
     files.routes["/hook"] = Reply(200, pause_s=60)

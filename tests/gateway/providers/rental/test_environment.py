@@ -62,9 +62,15 @@ def test_the_worker_understands_it_and_lets_the_gateway_in() -> None:
     assert worker.worker_tls and worker.worker_host == "0.0.0.0" and worker.worker_port == 3334
     assert worker.allowed_ips == ("192.0.2.1", "2001:db8::/32")
     assert worker.worker_concurrency == 2
+    assert worker.nvenc_hide_foreign_gpus is False
     assert worker.worker_lifetime_seconds == GIVEN.max_lifetime
     assert worker.worker_silence_seconds == 420
     assert told()["WORKER_MODE"] == "http"
+
+
+def test_the_workaround_for_drivers_reaches_the_worker() -> None:
+    settings = read(VastSettings, {"VAST_NVENC_HIDE_FOREIGN_GPUS": "true"})
+    assert read(WorkerSettings, told(settings)).nvenc_hide_foreign_gpus
 
 
 def test_every_machine_has_secrets_of_its_own_that_a_restart_finds_again() -> None:

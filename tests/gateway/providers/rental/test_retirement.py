@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.domain.attempts import Attempt, AttemptState
-from gateway.domain.rentals import Stage
+from gateway.domain.rentals import OVER, Stage
 from gateway.providers.base import Accepted, NotYet, Phase
 from tests.gateway.providers.vast_scene import Scene
 from tests.servers import eventually
@@ -93,6 +93,23 @@ def test_a_machine_whose_encoder_does_not_work_is_given_back_and_avoided(scene: 
     assert scene.rows.avoided(scene.clock.now_ms()) == {ready.machine_id}
     scene.ready()
     assert len(scene.vast.alive()) == 1, "the next machine is not to blame"
+
+
+def test_a_machine_whose_gpu_does_not_encode_finishes_its_jobs_gets_no_other_and_is_avoided(scene: Scene) -> None:
+    scene.change(concurrency=2)
+    ready = scene.ready()
+    on_the_cpu, running = scene.accepted(), scene.accepted()
+    assert {ready.has(scene.fresh(attempt).remote_id) for attempt in (on_the_cpu, running)} == {True}
+    scene._save(on_the_cpu, state=AttemptState.DONE, gpu_failure="the driver found no GPU")
+    scene.round()
+    (waiting,) = scene.wants()
+    assert isinstance(scene.submit(waiting), NotYet), "it has a free place, and gets no job"
+    assert scene.rows.avoided(scene.clock.now_ms()) == {ready.machine_id}
+    assert ready.id in {rental.id for rental in scene.rows.living()}
+    scene.over(running)
+    scene.go_on(15)
+    (gone,) = (rental for rental in scene.all() if rental.id == ready.id)
+    assert (gone.stage in OVER, gone.code, gone.reason) == (True, "encoder_unavailable", "its GPU does not encode")
 
 
 @pytest.mark.parametrize(("codes", "goes"), [
