@@ -75,10 +75,11 @@ class Loopback:
 
 
 class FileServer(Loopback):
-    """`routes` maps paths (without query) to replies; `requests` records the requests."""
+    """`routes` maps paths (without query) to replies, `default` is that of all others; `requests` records the requests."""
 
     def __init__(self, port: int = 0) -> None:
         self.routes: dict[str, Route] = {}
+        self.default: Route = Reply(404, b"not here")
         self.requests: list[Request] = []
         server = self
 
@@ -89,7 +90,7 @@ class FileServer(Loopback):
                 length = int(self.headers.get("Content-Length") or 0)
                 request = Request(self.command, self.path, dict(self.headers), self.rfile.read(length))
                 server.requests.append(request)
-                route = server.routes.get(self.path.partition("?")[0], Reply(404, b"not here"))
+                route = server.routes.get(self.path.partition("?")[0], server.default)
                 reply = route(request) if callable(route) else route
                 try:
                     self._send(reply)

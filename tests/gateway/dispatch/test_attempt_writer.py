@@ -17,25 +17,25 @@ from wire.errors import EncodeFailed
 
 
 @on_every_database
-@pytest.mark.parametrize("told_ms", [None, 2_500])
-def test_a_completed_attempt_costs_what_its_machine_costs(services: Gateway, told_ms: int | None) -> None:
+@pytest.mark.parametrize("execution_ms", [None, 2_500])
+def test_a_completed_attempt_costs_what_its_machine_costs(services: Gateway, execution_ms: int | None) -> None:
     job = services.add_job(attempt=AttemptState.CLAIMED)
     services.provider.default["price"] = Price(1_000_000, 300)
     attempt = services.attempt(job)
     services.put_output(attempt.id)
-    seconds = (services.clock.now_ms() - attempt.claimed_at) / 1000 if told_ms is None else 2.5
-    services.provider.default["poll"] = replace(COMPLETED, execution_ms=told_ms)
+    seconds = (services.clock.now_ms() - attempt.claimed_at) / 1000 if execution_ms is None else 2.5
+    services.provider.default["poll"] = replace(COMPLETED, execution_ms=execution_ms)
     services.turn()
     after = services.job(job)
     assert after.cost_nano == services.attempt(job).cost_nano == round(seconds * 1_000_000)
     assert after.stats["idle_cost_usd"] == 0.3
 
 
-def test_a_provider_that_never_began_costs_nothing_of_what_a_free_one_did(wire: Wire) -> None:
-    dear, free = FakeProvider("dear"), FakeProvider("free")
-    services = wire({"dear": dear, "free": free})
-    dear.default["price"] = Price(1_000_000, 300)
-    dear.script("submit", Unavailable("no credit"))
+def test_the_price_of_a_provider_that_never_ran_is_not_charged(wire: Wire) -> None:
+    costly, free = FakeProvider("costly"), FakeProvider("free")
+    services = wire({"costly": costly, "free": free})
+    costly.default["price"] = Price(1_000_000, 300)
+    costly.script("submit", Unavailable("no credit"))
     job = services.add_job()
     services.turn()
     services.turn()

@@ -1,4 +1,4 @@
-"""What the client of an HTTP worker concludes from every answer, and from none."""
+"""What the client of an HTTP worker makes of every response, and of none."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def reply(status: int, /, **body: object) -> Reply:
 
 
 def submit(files: FileServer, answer: Reply) -> object:
-    """The answer or the error of a submit."""
+    """What a submit returns or raises."""
     files.routes[SUBMIT] = answer
     try:
         return client_of(files).submit(INPUT)
@@ -110,7 +110,7 @@ def test_a_proxy_of_the_environment_sees_nothing(files: FileServer, monkeypatch:
     assert submit(files, reply(202, attemptId="a1")) == Accepted("a1")
 
 
-# Nobody there, or no answer
+# No connection, or no response
 
 
 @pytest.mark.parametrize("failure", [None, TimeoutError("timed out"), socket.gaierror(socket.EAI_NONAME, "unknown")])
@@ -255,7 +255,7 @@ BROKEN = [
 
 @contextmanager
 def raw_server(answer: bytes) -> Iterator[str]:
-    """Takes what comes, answers these bytes and hangs up, as often as it is called."""
+    """A server that sends these bytes on every connection and closes it."""
     listening = socket.create_server(("127.0.0.1", 0))
 
     def work() -> None:
