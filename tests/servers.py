@@ -77,11 +77,11 @@ class Loopback:
 
 
 class FileServer(Loopback):
-    """`routes` maps paths (without query) to replies, `otherwise` is for all others; `requests` records the requests."""
+    """`routes` maps paths (without query) to replies, `default` is that of all others; `requests` records the requests."""
 
     def __init__(self, port: int = 0) -> None:
         self.routes: dict[str, Route] = {}
-        self.otherwise: Route = Reply(404, b"not here")
+        self.default: Route = Reply(404, b"not here")
         self.requests: list[Request] = []
         server = self
 
@@ -92,7 +92,7 @@ class FileServer(Loopback):
                 length = int(self.headers.get("Content-Length") or 0)
                 request = Request(self.command, self.path, dict(self.headers), self.rfile.read(length))
                 server.requests.append(request)
-                route = server.routes.get(self.path.partition("?")[0], server.otherwise)
+                route = server.routes.get(self.path.partition("?")[0], server.default)
                 reply = route(request) if callable(route) else route
                 try:
                     self._send(reply)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.emulators.conftest import WORKER_ENV, Renter
-from tests.emulators.vast import Emulator
-from tests.emulators.vast.market import INCONCLUSIVE
+from tests.emulators.vast import Emulator, offer
+from tests.emulators.vast.market import WITHOUT_NVENC
 from tests.servers import eventually
 
 
@@ -26,14 +26,14 @@ def as_published(vast: Emulator) -> Iterator[None]:
 
 def test_search_filters_and_sorts(renter: Renter) -> None:
     filters = {
-        "reliability2": {"gte": 0.97},
+        "reliability": {"gte": 0.97},
         "num_gpus": {"eq": 1},
-        "gpu_name": {"notin": [name for name, *_ in INCONCLUSIVE]},
+        "gpu_name": {"notin": [name for name, *_ in WITHOUT_NVENC]},
     }
     offers = renter.search(**filters, order=[["dph_total", "asc"]], allocated_storage=10).json()["offers"]
     assert len(offers) == 64
     assert [row["dph_total"] for row in offers] == sorted(row["dph_total"] for row in offers)
-    assert not {row["gpu_name"] for row in offers} & {name for name, *_ in INCONCLUSIVE}
+    assert not {row["gpu_name"] for row in offers} & {name for name, *_ in WITHOUT_NVENC}
     assert all(row["verification"] == "verified" and row["rentable"] and row["num_gpus"] == 1 for row in offers)
 
 
@@ -87,6 +87,22 @@ def test_calls_of_a_kind_need_their_spacing(vast: Emulator, renter: Renter) -> N
     assert renter.create().status_code == 200
 
 
+def test_a_day_has_so_many_searches(vast: Emulator, renter: Renter) -> None:
+    vast.configure(searches_a_day=2)
+    vast.clock.move(86_400 - vast.clock.now() % 86_400)
+    assert [renter.search().status_code for _ in range(3)] == [200, 200, 429]
+    assert renter.search().json()["error"] == "search_quota_exceeded"
+    vast.clock.move(86_399)
+    assert renter.search().status_code == 429
+    vast.clock.move(1)
+    assert renter.search().status_code == 200
+
+
+def test_a_429_can_say_when_to_come_back(vast: Emulator, renter: Renter) -> None:
+    vast.inject("rate_limited", "search", seconds=33)
+    assert renter.search().headers["Retry-After"] == "33"
+
+
 # ---- machines
 
 
@@ -112,7 +128,32 @@ def test_time_is_paid_from_creation_to_destruction(vast: Emulator, renter: Rente
     assert (bill["created"], bill["alive"]) == (2, 0)
     assert [one["paid_s"] for one in bill["instances"]] == pytest.approx([50, 120], abs=0.01)
     prices = [one.offer["dph_total"] for one in vast.instances]
-    assert bill["dollars"] == pytest.approx((50 * prices[0] + 120 * prices[1]) / 3600)
+    assert bill["dollars"] - bill["traffic_dollars"] == pytest.approx((50 * prices[0] + 120 * prices[1]) / 3600)
+
+
+def test_traffic_is_billed_the_pull_of_the_image_too(vast: Emulator, renter: Renter) -> None:
+    vast.configure(image_bytes=2_000_000_000)
+    vast.account.offers[:] = [offer(7, inet_down_cost=0.01, inet_up_cost=0.03)]
+    renter.rented()
+    vast.account.transfer(vast.instances[0], 300_000_000, 100_000_000)
+    bill = vast.bill()
+    assert bill["traffic_dollars"] == pytest.approx(0.02 + 0.003 + 0.003)
+    assert bill["dollars"] == pytest.approx(bill["traffic_dollars"])
+    assert vast.account.credit == pytest.approx(vast.config.credit - bill["dollars"])
+
+
+@pytest.mark.parametrize(
+    ("share", "driver", "refuses"),
+    [(1.0, "575.57.08", False), (0.5, "565.77", False), (0.5, "570.00", True), (0.25, "609.99.99", True),
+     (0.5, "610.10", False)],
+)  # fmt: skip
+def test_nvenc_refuses_on_slices_with_some_drivers(
+    vast: Emulator, renter: Renter, share: float, driver: str, refuses: bool
+) -> None:
+    row = offer(7, gpu_frac=share, driver_version=driver)
+    assert vast.account.refuses_nvenc(row) is refuses
+    vast.configure(refusing_machines=[row["machine_id"]])
+    assert vast.account.refuses_nvenc(row), "it was asked for"
 
 
 @pytest.mark.slow

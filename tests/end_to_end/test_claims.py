@@ -28,7 +28,7 @@ class Relay(FileServer):
     def __init__(self) -> None:
         super().__init__()
         self.targets: list[int] = []
-        self.otherwise = self._pass_on
+        self.default = self._pass_on
 
     def _pass_on(self, request: Request) -> Reply:
         ports = self.targets if request.method == "POST" else self.targets[:1]

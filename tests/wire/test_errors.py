@@ -31,7 +31,7 @@ def test_code_is_a_stable_word_made_from_the_class_name(cls: type[ReelayError]) 
 
 
 @pytest.mark.parametrize("cls", CONCRETE)
-def test_every_error_has_a_sentence_for_people(cls: type[ReelayError]) -> None:
+def test_the_text_of_every_error_is_a_sentence(cls: type[ReelayError]) -> None:
     assert re.fullmatch(r"[A-Z].*[.X]|[A-Z].*\)\.|[A-Z].*X-API-Key\.", cls.text)
     assert str(cls()) == cls().message == cls.text
 
@@ -92,7 +92,7 @@ def test_an_unknown_code_is_classed_by_retryable_and_keeps_its_name(retryable: b
     assert parent.code == "", "the class itself stays as it was"
 
 
-def test_a_known_code_decides_by_its_class_and_not_by_what_the_worker_says() -> None:
+def test_the_class_of_a_known_code_decides_whether_it_is_retryable() -> None:
     assert job_error_from_wire("asset_invalid", "x", True).retryable is False
 
 

@@ -4,8 +4,9 @@
         VastSettings(api_base=vast.url, api_key=vast.config.api_key, …)
         vast.inject("ignored", "destroy", times=2)       # see faults.py; on="boot": for the next instance
         vast.configure(list_behind=2, credit=0)          # see config.py
-        vast.foreign("reelay:other:…")                  # an instance of another user of the account
+        vast.foreign("reelay:other:…")                   # an instance of another user of the account
         vast.strike(instance_id, "black_hole")           # now
+        vast.configure(refusing_machines=[1_050_042])    # NVENC refuses there, as on slices with drivers 570 to 609
         vast.advance(300)                                # its clock, in seconds; `vast.clock.speed = 20` makes it run
         vast.alive(), vast.bill(), vast.calls["create"], vast.log, vast.touched_foreign(), vast.unfit
 
@@ -163,7 +164,10 @@ class Emulator:
         return [instance for instance in self.instances if instance.foreign and instance.touched]
 
     def bill(self) -> dict[str, Any]:
-        """{created, alive, paid_s, dollars, instances: [{id, label, status, paid_s, dollars, …}]}, without those of other users."""
+        """{created, alive, paid_s, dollars, traffic_dollars, instances: [{id, label, …}]}, without those of other users.
+
+        `dollars` includes the traffic.
+        """
         self._sweep()
         mine = [instance for instance in self.instances if not instance.foreign]
         return {
@@ -171,6 +175,7 @@ class Emulator:
             "alive": sum(instance.alive for instance in mine),
             "paid_s": sum(instance.paid_s for instance in mine),
             "dollars": sum(instance.dollars for instance in mine),
+            "traffic_dollars": sum(instance.traffic_dollars for instance in mine),
             "instances": [_summary(instance) for instance in self.instances],
         }
 
@@ -196,6 +201,6 @@ class Emulator:
 
 
 def _summary(instance: Instance) -> dict[str, Any]:
-    names = ("id", "label", "status", "created_at", "running_at", "ended_at", "ended_by", "paid_s", "dollars")
-    rest = ("foreign", "touched", "jobs", "alive")
-    return {name: getattr(instance, name) for name in (*names, *rest)}
+    names = ("id", "label", "status", "created_at", "running_at", "ended_at", "ended_by")
+    more = ("paid_s", "dollars", "traffic_dollars", "foreign", "touched", "jobs", "alive")
+    return {name: getattr(instance, name) for name in (*names, *more)}

@@ -16,7 +16,7 @@ BOOT = "boot"
 # fault → where it can happen
 KINDS = {
     "status": ANY,  # returns `status` without any effect
-    "rate_limited": ANY,  # 429, without Retry-After
+    "rate_limited": ANY,  # 429, with Retry-After if there are `seconds`
     "auth_error": ANY,  # as for a wrong key: 404
     "lost_request": ANY,  # closes the connection without any effect
     "lost_reply": ANY,  # does its work, then closes the connection

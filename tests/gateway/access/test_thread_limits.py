@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
 
 from gateway.access.thread_limits import ThreadLimit, ThreadLimits
+from tests.gateway.conftest import together
 
 
 def test_a_thread_is_given_back_once_when_its_block_ends() -> None:
@@ -25,14 +24,8 @@ def test_a_thread_is_given_back_once_when_its_block_ends() -> None:
 
 
 def test_no_more_threads_are_held_than_the_limit() -> None:
-    limit, barrier = ThreadLimit(3), threading.Barrier(20)
-
-    def one(_: int) -> bool:
-        barrier.wait()
-        return limit.take()
-
-    with ThreadPoolExecutor(20) as pool:
-        assert sum(pool.map(one, range(20))) == 3
+    limit = ThreadLimit(3)
+    assert sum(together(20, lambda _: limit.take())) == 3
 
 
 def test_one_key_holds_no_more_waiting_threads_than_its_limit() -> None:

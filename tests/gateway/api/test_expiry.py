@@ -7,7 +7,7 @@ from flask.testing import FlaskClient
 from common.clock import to_rfc3339
 from gateway.domain.attempts import AttemptState
 from gateway.domain.jobs import JobStatus
-from tests.gateway.api.conftest import CAPTION, VIDEO, Worker, assert_problem, local
+from tests.gateway.api.conftest import VIDEO, Worker, assert_problem, local
 from tests.gateway.conftest import FixedClock, Gateway, JobFactory, Wire
 from tests.gateway.upkeep.test_janitor import clean
 from tests.outputs import video_key
@@ -74,20 +74,6 @@ def test_a_download_outlives_its_file(api: FlaskClient, client: FlaskClient, wor
     assert list(services.storage.keys()) == []
     assert response.data == VIDEO
     response.close()
-
-
-def test_an_expired_upload_stays_while_a_job_waits(api: FlaskClient, client: FlaskClient, services: Gateway) -> None:
-    answer = api.post("/files", data=b"ID3 a song", content_type="video/mp4").get_json()
-    assert answer["expiresAt"] == to_rfc3339(services.clock.now_ms() + DAY_MS)
-    services.clock.advance(DAY_MS - 1)
-    job = api.post("/video/caption", json={**CAPTION, "url_video": answer["url"]}).get_json()
-    services.clock.advance(3600 * 1000 - 1)
-    clean(services)
-    assert client.get(local(answer["url"]), buffered=True).data == b"ID3 a song"
-    api.delete(f"/jobs/{job['jobId']}")
-    services.turn()
-    clean(services)
-    assert_problem(client.get(local(answer["url"]), buffered=True), 404, "not_found")
 
 
 def test_late_uploads_of_a_superseded_attempt_are_refused_or_removed(

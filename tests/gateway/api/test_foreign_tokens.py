@@ -91,8 +91,7 @@ def scene(app: Flask, services: Services, job_factory: JobFactory, clock: FixedC
     job = services.store.job(mine.job_id)
     assert job is not None
     older = new_attempt(job, clock.now_ms(), AttemptState.SUPERSEDED)
-    with services.store.transaction() as tx:
-        tx.add_attempt(older)
+    services.store.together(lambda tx: tx.add_attempt(older))
     others = {
         "older attempt of the job": older,
         "other job": attempt(AttemptState.CLAIMED, status=JobStatus.RUNNING),

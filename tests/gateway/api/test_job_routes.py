@@ -262,9 +262,3 @@ def test_a_job_that_has_ended_cannot_be_cancelled(api: FlaskClient, job_factory:
     document = assert_problem(api.delete(f"/jobs/{job.id}"), 409, "job_finished")
     assert status in document["title"]
     assert api.get(f"/jobs/{job.id}").get_json()["status"] == status
-
-
-def test_cancelling_cancels_the_attempt(api: FlaskClient, worker: Worker, services: Services, provider) -> None:  # type: ignore[no-untyped-def]
-    api.delete(f"/jobs/{worker.job_id}")
-    services.turn()
-    assert [attempt.id for attempt in provider.called("cancel")] == [worker.attempt_id]

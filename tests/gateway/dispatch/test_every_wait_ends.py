@@ -59,7 +59,7 @@ def does_nothing(services: Gateway, attempt_id: str) -> None: ...
 
 @dataclass(frozen=True)
 class Wait:
-    """Answers that would keep a job alive for ever. `worker` is called before every look."""
+    """What would keep a job alive for ever. `worker` is called before every round."""
 
     code: str
     within_ms: int

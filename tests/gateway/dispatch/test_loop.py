@@ -1,4 +1,4 @@
-"""The dispatcher's loop and its rounds: who takes what, how many at once, chores, and what breaks."""
+"""The dispatcher's rounds: leases, limits of concurrency, chores, and failures."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_two_dispatchers_never_take_the_same_job(services: Gateway, wire: Wire) 
     assert sorted(attempt.job_id for attempt in services.provider.called("submit")) == sorted(job.id for job in made)
 
 
-def test_providers_are_called_side_by_side_but_never_too_many_at_once(services: Gateway) -> None:
+def test_providers_are_called_concurrently_up_to_a_limit(services: Gateway) -> None:
     all_in = threading.Barrier(POOL + 1)
     go_on = threading.Event()
 
@@ -74,7 +74,7 @@ def test_providers_are_called_side_by_side_but_never_too_many_at_once(services: 
     assert services.turn() == 5
 
 
-def test_however_many_jobs_come_others_are_still_looked_at(services: Gateway) -> None:
+def test_many_new_jobs_leave_room_for_polls(services: Gateway) -> None:
     go_on = threading.Event()
 
     def slow(attempt: Attempt) -> Accepted:
@@ -211,7 +211,7 @@ def test_the_loop_outlives_a_broken_database_and_a_bug(services: Gateway, monkey
     assert not broken
 
 
-def test_the_loop_takes_a_new_job_at_once_and_stops_when_told(
+def test_the_loop_takes_a_new_job_at_once_and_stops_on_request(
     services: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "IDLE_S", 3600)  # nothing but the notifier wakes it

@@ -35,7 +35,7 @@ def test_an_accepted_attempt_is_running_once_a_worker_has_it(stand: Stand) -> No
 
 def test_an_attempt_that_is_submitted_twice_runs_once(stand: Stand) -> None:
     if stand.slots is None:
-        pytest.skip("a queue cannot tell; the claim does")
+        pytest.skip("a queue cannot know; the claim decides")
     attempt = accepted(stand)
     stand.there(attempt).progress(0.5)
     assert stand.provider.submit(attempt, job_input(attempt)) == Accepted(attempt.remote_id or "")
@@ -91,7 +91,7 @@ def test_a_cancelled_attempt_is_told_to_stop(stand: Stand) -> None:
 
 def test_an_outdated_worker_is_unavailable(stand: Stand) -> None:
     if stand.slots is None:
-        pytest.skip("its workers tell when they have taken the attempt")
+        pytest.skip("its workers report it after they have taken the attempt")
     attempt = attempt_named()
     with pytest.raises(Unavailable, match="does not know"):
         stand.provider.submit(attempt, job_input(attempt, "operation_of_tomorrow"))

@@ -70,11 +70,13 @@ def test_offers_shows_the_best_first_with_its_price_and_why_others_are_not(scene
     result = call("offers")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert lines[0].split() == ["Offer", "GPU", "Dollars", "an", "hour", "Machine"]
-    assert [cell.strip() for cell in lines[1].split("  ") if cell.strip()][1:3] == ["RTX 3060", "0.080"]
+    cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines[:2]]
+    assert cells[0] == ["Offer", "GPU", "Dollars an hour", "a GB in", "a GB out", "10 jobs", "Machine"]
+    # 520 s, 1.5 GB in and 0.5 GB out
+    assert cells[1][1:6] == ["RTX 3060", "0.080", "0.002", "0.004", "0.017"]
     assert "The first would be rented now (VAST_OFFER_ORDER=cost, " in result.stdout
-    # 0.08 dollars an hour, 120 + 10 + 300 s
-    assert "costs $0.0096." in result.stdout
+    # 120 + 10 + 300 s for 0.08 dollars an hour, and 0.6 GB in and 0.05 GB out
+    assert "costs $0.0110." in result.stdout
     assert "its GPU is not known to have NVENC" in result.stdout
     assert "reliability below 0.97" in result.stdout
     assert calls_that_write(scene) == 0
