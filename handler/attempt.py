@@ -116,6 +116,7 @@ def _run(
         work = Work(directory, limits, stop, on_operation, requires_gpu, operation.declared(params))
         with _time_limit(limits.timeout_s, stop, JobTimeout()):
             assets, fetch_s = _timed(lambda: _fetch(operation, params, work, settings, progress), stop)
+            fetched_bytes = sum(path.stat().st_size for path in set(assets.values()))
             progress(FETCHED)
             reporter.encoding()
             made, processing_s = _timed(lambda: operation.run(work, params, assets), stop)
@@ -125,9 +126,9 @@ def _run(
         left_s = limits.timeout_s + UPLOAD_S - (time.monotonic() - began_at)
         with _time_limit(left_s, stop, UploadFailed(detail="it took too long")):
             stored, upload_s = _timed(lambda: outputs.store(work, job_input, settings.output_dir), stop)
-    times = {"fetch_s": fetch_s, "processing_s": processing_s, "upload_s": upload_s}
+    transfer = {"fetched_bytes": fetched_bytes, "fetch_s": fetch_s, "processing_s": processing_s, "upload_s": upload_s}
     files = {name: {"size_bytes": sizes[name], **where} for name, where in stored.items()}
-    return _sendable(ResultSchema().dump({"outputs": files, "stats": {**stats, **gpu, **times}, **facts}))
+    return _sendable(ResultSchema().dump({"outputs": files, "stats": {**stats, **gpu, **transfer}, **facts}))
 
 
 def _figures(made: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

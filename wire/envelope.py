@@ -240,6 +240,7 @@ class StatsSchema(_Wire):
             "glyphs or fonts, or an encoder that failed. Usually missing."
         },
     )
+    fetched_bytes = fields.Integer(metadata={"description": "Size of the assets; of equal URLs, one counts."})
     fetch_s = fields.Float(metadata={"description": "Time for fetching the assets."})
     processing_s = fields.Float(metadata={"description": "Time for running the operation."})
     upload_s = fields.Float(metadata={"description": "Time for storing the outputs."})

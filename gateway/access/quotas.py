@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+from common.clock import DAY_MS
 from gateway.db.records import Usage
 from gateway.db.store import Store
-from gateway.db.tables import DAY_MS
 from gateway.db.transaction import Transaction
 from gateway.domain.jobs import Job
 from gateway.errors import RequestError, SpendingLimit, TooManyJobs

@@ -49,7 +49,8 @@ class JobStatsSchema(StatsSchema):
     cost_usd = fields.Float(
         allow_none=True,
         metadata={
-            "description": "Cost of all attempts' running time, without the start of workers; null on own machines."
+            "description": "Cost of all attempts' running time and of billed traffic, without the start of workers; "
+            "null on own machines."
         },
     )
     idle_cost_usd = fields.Float(

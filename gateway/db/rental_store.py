@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
+from common.clock import DAY_MS
 from gateway.db.rows import to_attempt
 from gateway.db.store import Store
-from gateway.db.tables import DAY_MS, attempts, avoided_machines, fleets, jobs, leases, rentals
+from gateway.db.tables import attempts, avoided_machines, fleets, jobs, leases, rentals
 from gateway.db.transaction import StaleLease, Transaction
 from gateway.domain import ids
 from gateway.domain.attempts import ENDED, Attempt, AttemptState
@@ -39,7 +40,7 @@ class Rentals:
     def over_budget(self, dollars: float, now: int) -> bool:
         """Whether the rentals of this day (UTC) have cost at least `dollars`."""
         today = now - now % DAY_MS
-        return _paid_nano([*self.living(), *self.ended_since(today)], now) >= dollars * 1e9
+        return sum(rental.today_nano(now) for rental in [*self.living(), *self.ended_since(today)]) >= dollars * 1e9
 
     def labelled(self, label: str) -> list[Rental]:
         return self._select(rentals.c.label == label)
@@ -124,15 +125,9 @@ def spending(store: Store, now: int) -> Spending:
     paid = [i for i in found if i.stage not in OVER and i.sent_at is not None]
     return Spending(
         nano_per_s=sum(i.nano_per_s for i in paid),
-        today_nano=_paid_nano(found, now),
+        today_nano=sum(rental.today_nano(now) for rental in found),
         ending_since=min((i.stage_at for i in found if i.stage is Stage.DESTROYING), default=None),
     )
-
-
-def _paid_nano(rentals: Iterable[Rental], now: int) -> float:
-    """Cost of the rentals on this day (UTC) so far, in nano-dollars."""
-    today = now - now % DAY_MS
-    return sum(rental.paid_s(today, now) * rental.nano_per_s for rental in rentals)
 
 
 def must_hold(tx: Transaction, name: str, holder: str) -> None:
@@ -163,6 +158,13 @@ def one_locked(tx: Transaction, rental_id: str) -> Rental:
     return _to_rental(tx.connection.execute(query).mappings().one())
 
 
+def add_traffic(tx: Transaction, rental_id: str, nano: int, now: int) -> None:
+    """Add the cost of an attempt's traffic to the rental that it was on, if that is still recorded."""
+    query = sa.select(rentals).where(rentals.c.id == rental_id).with_for_update()
+    if row := tx.connection.execute(query).mappings().first():
+        save(tx, _to_rental(row).with_traffic(nano, now))
+
+
 def insert(tx: Transaction, rental: Rental) -> None:
     tx.connection.execute(rentals.insert().values(**asdict(rental)))
 
@@ -178,6 +180,13 @@ def bound(tx: Transaction, provider: str) -> list[Attempt]:
     query = query.where(jobs.c.next_at > 0, attempts.c.remote_id.is_not(None))
     found = [to_attempt(row) for row in tx.connection.execute(query).mappings()]
     return [attempt for attempt in found if not attempt.ended]
+
+
+def unbind(tx: Transaction, attempt_id: str) -> None:
+    """Undo `bind`: no machine has the attempt."""
+    first = rentals.c.first_attempt_id == attempt_id
+    tx.connection.execute(rentals.update().where(first).values(first_attempt_id=None))
+    bind(tx, attempt_id, None)
 
 
 def bind(tx: Transaction, attempt_id: str, remote_id: str | None) -> bool:

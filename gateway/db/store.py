@@ -12,11 +12,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from common.clock import DAY_MS
 from gateway.db.group_commit import GroupCommit
 from gateway.db.records import ApiKey, Unfinished, Usage
 from gateway.db.rows import read_api_keys, read_attempt, read_job, read_usage, to_attempt, to_job, to_webhook
 from gateway.db.statements import DUE_TRIED, DUE_UNTRIED, DUE_WEBHOOKS, JOB, KEY_BY_HASH, NEXT_DUE_AT, PARAMS, SPENT
-from gateway.db.tables import DAY_MS, api_keys, attempts, idempotency, job_params, jobs, leases, spending, webhooks
+from gateway.db.tables import api_keys, attempts, idempotency, job_params, jobs, leases, spending, webhooks
 from gateway.db.transaction import Refuse, insert_jobs
 from gateway.domain.attempts import Attempt
 from gateway.domain.jobs import Job, JobStatus

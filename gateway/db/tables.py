@@ -12,8 +12,6 @@ from sqlalchemy import Column, Table
 from gateway.domain import webhooks as hooks
 from gateway.domain.outputs import Output
 
-DAY_MS = 86_400_000
-
 metadata = sa.MetaData()
 ID_TYPE = sa.String(40)
 
@@ -190,6 +188,11 @@ rentals = Table(
     Column("machine_id", sa.BigInteger),
     Column("gpu", sa.String(64)),
     Column("nano_per_s", sa.BigInteger, nullable=False),
+    Column("down_nano_per_gb", sa.BigInteger, nullable=False),
+    Column("up_nano_per_gb", sa.BigInteger, nullable=False),
+    Column("traffic_nano", sa.BigInteger, nullable=False),
+    Column("traffic_at", sa.BigInteger),
+    Column("first_attempt_id", ID_TYPE),
     Column("remote_id", sa.BigInteger),
     Column("sent_at", sa.BigInteger),
     Column("ready_at", sa.BigInteger),

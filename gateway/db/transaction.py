@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql, sqlite
 
+from common.clock import DAY_MS
 from gateway.db.records import ApiKey, Usage
 from gateway.db.rows import read_api_keys, read_attempt, read_job, read_usage, to_job, to_webhook
 from gateway.db.statements import (
@@ -24,7 +25,7 @@ from gateway.db.statements import (
     due,
     save,
 )
-from gateway.db.tables import DAY_MS, api_keys, attempts, idempotency, jobs, leases, spending, webhooks
+from gateway.db.tables import api_keys, attempts, idempotency, jobs, leases, spending, webhooks
 from gateway.domain import ids
 from gateway.domain import webhooks as hooks
 from gateway.domain.attempts import Attempt

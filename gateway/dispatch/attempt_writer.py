@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from common.clock import Clock
+from gateway.db import rental_store
 from gateway.db.store import Store
 from gateway.db.transaction import StaleLease, Transaction
 from gateway.dispatch.notifier import ChangeNotifier
@@ -20,7 +21,8 @@ from gateway.dispatch.poll_schedule import PollScheduler
 from gateway.domain import transitions
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import Job
-from gateway.domain.prices import Price, usd
+from gateway.domain.prices import USUAL_FETCHED_BYTES, USUAL_STORED_BYTES, Price, usd
+from gateway.domain.rentals import rental_of
 from gateway.providers.base import Provider
 from gateway.settings import Settings
 from gateway.storage import Storage
@@ -178,18 +180,29 @@ def unchanged(job: Job, attempt: Attempt | None) -> tuple[Job, Attempt | None]:
 
 
 def _charge(tx: Transaction, written: Written, price: Price, ending: Ending | None) -> Written:
-    """Charge the attempt, and add its cost to what its key has spent."""
+    """Charge the attempt, and add its cost to what its key has spent, and that of its traffic to its rental's."""
     job, attempt = written.job, written.attempt
     assert attempt is not None
     execution_ms = ending.execution_ms if ending else None
     if not (attempt.state is AttemptState.DONE or attempt.claimed_at or attempt.running_at or execution_ms):
         return written  # no machine worked on it
-    job, attempt = transitions.charge(job, attempt, price.nano_per_s, execution_ms)
+    traffic_nano = price.traffic.nano(*_transferred(job, attempt, ending))
+    job, attempt = transitions.charge(job, attempt, price.nano_per_s, execution_ms, traffic_nano + price.pull_nano)
+    if traffic_nano:
+        rental_store.add_traffic(tx, rental_of(attempt.remote_id), traffic_nano, attempt.ended_at or 0)
     if job.stats is not None:
         job = replace(job, stats={**job.stats, "idle_cost_usd": usd(price.idle_nano)})
     if attempt.cost_nano:
         tx.spend(job.key_id, attempt.cost_nano, attempt.ended_at or 0)
     return replace(written, job=job, attempt=attempt)
+
+
+def _transferred(job: Job, attempt: Attempt, ending: Ending | None) -> tuple[int, int]:
+    """Bytes that the attempt's worker fetched and stored; those of a usual job where it reported none."""
+    fetched = (ending.stats or {}).get("fetched_bytes") if ending else None
+    if attempt.state is not AttemptState.DONE or fetched is None:
+        return USUAL_FETCHED_BYTES, USUAL_STORED_BYTES
+    return fetched, sum(output.size_bytes or 0 for output in job.outputs.values())
 
 
 def _ended(attempt: Attempt | None) -> bool:

@@ -15,8 +15,10 @@ from typing import Any
 
 from ulid import ULID
 
+from common.clock import DAY_MS
 from gateway.domain.attempts import IllegalChange
 from gateway.domain.jobs import MARGIN_MS
+from gateway.domain.prices import TrafficPrice
 
 
 class Stage(StrEnum):
@@ -86,6 +88,16 @@ class Rental:
     gpu: str | None = None
     #: Price in nano-dollars a second.
     nano_per_s: int = 0
+    #: Price of traffic to the machine, in nano-dollars per GB.
+    down_nano_per_gb: int = 0
+    #: Price of traffic from the machine, in nano-dollars per GB.
+    up_nano_per_gb: int = 0
+    #: Cost of its traffic on the day (UTC) of `traffic_at` so far, in nano-dollars.
+    traffic_nano: int = 0
+    #: When it last had traffic that was counted; None before the pull of the image.
+    traffic_at: int | None = None
+    #: Id of the first attempt that it got, which bears the cost of the image's pull.
+    first_attempt_id: str | None = None
     #: The cloud's id of the rented machine; None while it is not known.
     remote_id: int | None = None
     #: When the call that creates it was sent; from then on it may be billed.
@@ -134,11 +146,22 @@ class Rental:
         """Until when it may begin a job with this time limit, in ms UTC."""
         return self.deadline - timeout_s * 1000 - MARGIN_MS
 
-    def paid_s(self, since: int, now: int) -> float:
-        """Seconds billed from `since` to `now`."""
+    @property
+    def traffic_price(self) -> TrafficPrice:
+        return TrafficPrice(self.down_nano_per_gb, self.up_nano_per_gb)
+
+    def today_nano(self, now: int) -> float:
+        """What it has cost on the day (UTC) of `now` so far, in nano-dollars."""
         if self.sent_at is None or self.stage is Stage.NO_MACHINE:
             return 0.0
-        return max(0, (self.ended_at or now) - max(since, self.sent_at)) / 1000
+        midnight = now - now % DAY_MS
+        seconds = max(0, (self.ended_at or now) - max(midnight, self.sent_at)) / 1000
+        return seconds * self.nano_per_s + (self.traffic_nano if (self.traffic_at or 0) >= midnight else 0)
+
+    def with_traffic(self, nano: int, now: int) -> Rental:
+        """Add the cost of traffic at `now`."""
+        today = self.traffic_at is not None and self.traffic_at // DAY_MS == now // DAY_MS
+        return replace(self, traffic_nano=nano + (self.traffic_nano if today else 0), traffic_at=now)
 
 
 @dataclass(frozen=True)

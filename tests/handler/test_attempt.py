@@ -50,6 +50,16 @@ def test_an_attempt_claims_uploads_its_output_and_reports_its_result(each: Job, 
     assert gateway.events[-1]["result"] == json.loads(json.dumps(result))
 
 
+def test_the_bytes_fetched_are_those_of_the_assets_equal_urls_once(
+    caption: Job, adiciona_audio: Job, files: FileServer
+) -> None:
+    sizes = {path: len(reply.body) for path, reply in files.routes.items()}
+    fetched = caption.result()["stats"]["fetched_bytes"]
+    assert fetched == sizes["/video.mp4"] + sizes["/captions.srt"]
+    fetched = adiciona_audio.result(url_audio=files.url("/video.mp4"))["stats"]["fetched_bytes"]
+    assert fetched == sizes["/video.mp4"]
+
+
 def test_headers_of_the_upload_are_sent(caption: Job, gateway: Gateway) -> None:
     delivery = gateway.delivery()
     delivery["uploads"]["video"]["headers"] = {"Content-Type": "application/x-odd", "x-amz-tagging": "a=b"}

@@ -218,7 +218,6 @@ def test_every_type_of_event_has_its_content() -> None:
         ({"type": "progress", "progress": -0.01}, "progress"),
         ({"type": "progress", "progress": math.nan}, "progress"),
         ({"type": "started", "claim_id": "short"}, "claim_id"),
-        ({"type": "started", "claim_id": None}, "claim_id"),
         ({"type": "failed", "error": {**ERROR, "code": "NOT A CODE"}}, "error.code"),
         ({"type": "failed", "error": {**ERROR, "code": "a\n"}}, "error.code"),
         ({"type": "failed", "error": {**ERROR, "message": "x" * 2001}}, "error.message"),
@@ -228,6 +227,11 @@ def test_an_event_that_breaks_the_rules_is_refused_by_name(fields: dict[str, Any
     with pytest.raises(ValidationError) as caught:
         event(**fields)
     assert f"{named}: " in describe(caught.value)
+
+
+def test_an_event_that_names_no_claim_is_refused() -> None:
+    with pytest.raises(ValidationError, match="claim_id"):
+        EventSchema().load({"type": "started"})
 
 
 def test_unknown_keys_of_a_newer_worker_are_ignored_in_events_and_results() -> None:

@@ -195,7 +195,9 @@ def test_a_worker_that_refuses_an_address_names_it(settings: WorkerSettings) -> 
         assert worker.beats == 0
 
 
-def test_no_list_of_authorities_is_read_for_one_that_is_pinned(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_list_of_authorities_is_read_for_a_pinned_certificate(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing consults it, and reading it would be most of the time of a call."""
 
     def read(*_: object, **__: object) -> None:
@@ -302,9 +304,7 @@ def test_silence_is_distinguished_from_a_closed_port(monkeypatch: pytest.MonkeyP
         assert lost.value.silent
 
 
-def test_a_handshake_that_never_ends_has_its_time_and_nothing_was_sent(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_endless_handshake_times_out_and_nothing_was_sent(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_client, "CONNECT_TIMEOUT_S", 0.3)
     monkeypatch.setattr(provider_http, "CONNECT_TIMEOUT_S", 0.3)
     pinned = client_of(worker.url)

@@ -123,7 +123,7 @@ def test_odd_keys_lead_nowhere(storage: LocalStorage, key: str) -> None:
 
 def broken_after(*chunks: bytes) -> Iterator[bytes]:
     yield from chunks
-    raise BadRequest("the sender went away")
+    raise BadRequest("the client disconnected")
 
 
 def test_a_broken_transfer_changes_nothing(storage: LocalStorage) -> None:

@@ -29,6 +29,7 @@ from gateway.storage.s3 import S3Storage
 from gateway.wiring import Services
 from handler.upload import upload
 from tests.gateway.conftest import RESULT, SECRET_KEY, FixedClock, Gateway
+from tests.gateway.storage.test_local import broken_after
 from tests.outputs import video_key
 from tests.s3 import BUCKET, KEY, s3_server
 from wire.envelope import Upload
@@ -186,12 +187,7 @@ def checked(place: Place, services: Gateway, sizes: dict[str, int], max_bytes: i
     return check_outputs(place.storage, job, attempt, result, max_bytes)
 
 
-def broken_after(*chunks: bytes) -> Iterator[bytes]:
-    yield from chunks
-    raise BadRequest("the sender went away")
-
-
-def test_an_upload_whose_sender_goes_away_is_an_error_of_the_senders(place: Place) -> None:
+def test_an_upload_whose_client_disconnects_is_a_bad_request(place: Place) -> None:
     with pytest.raises(BadRequest):
         place.storage.write(place.upload, broken_after(b"half"), 8)
 
@@ -221,7 +217,7 @@ def test_odd_keys_lead_nowhere(place: Place, key: str) -> None:
             call(key)
 
 
-def test_there_is_room_and_it_can_be_reached(place: Place) -> None:
+def test_the_storage_has_space_and_can_be_reached(place: Place) -> None:
     place.storage.check()
     assert 0 < place.storage.free_percent() <= 100
 

@@ -166,7 +166,7 @@ def test_too_many_submits_wait(runpod: Emulator) -> None:
     assert runpod.calls["run"] == 1, "no call follows a 429 for a while"
 
 
-def test_limits_of_one_kind_of_call_do_not_touch_another(runpod: Emulator, provider: RunPodProvider) -> None:
+def test_each_kind_of_call_has_its_own_limit(runpod: Emulator, provider: RunPodProvider) -> None:
     attempt = accepted(provider)
     runpod.inject("status", "run", status=429)
     assert isinstance(submit(provider), NotYet)
@@ -238,7 +238,7 @@ def test_an_invalid_duration_is_ignored(files: FileServer, given: Any) -> None:
 
 def test_a_result_that_expired_is_gone(runpod: Emulator, provider: RunPodProvider) -> None:
     attempt = accepted(provider)
-    runpod.expire(attempt.remote_id or "")
+    runpod.inject("expired", "status")
     assert provider.poll(attempt).phase is Phase.GONE
     assert provider.poll(replace(attempt, claimed_at=1)).phase is Phase.RUNNING, "its claim is newer"
 
@@ -275,7 +275,7 @@ def test_a_long_wait_has_a_reason(runpod: Emulator, waiting: tuple[RunPodProvide
     assert runpod.calls["health"] == 1, "what /health says is kept for a while"
 
 
-def test_a_health_that_hangs_holds_up_one_look_and_no_other(
+def test_a_health_call_that_hangs_delays_one_poll_alone(
     waiting: tuple[RunPodProvider, Attempt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     provider, attempt = waiting
