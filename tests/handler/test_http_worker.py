@@ -100,9 +100,9 @@ def _call(
 
 def _statuses(settings: Settings, headers: dict[str, str], address: str | None) -> set[int]:
     """The statuses of every route and of some that do not exist. No response may hold a secret."""
-    answers = [_call(settings, headers, address, method, path) for method, path in CALLS]
-    assert not any(secret in answer.text for secret in (TOKEN, KEY) for answer in answers)
-    return {answer.status_code for answer in answers}
+    responses = [_call(settings, headers, address, method, path) for method, path in CALLS]
+    assert not any(secret in response.text for secret in (TOKEN, KEY) for response in responses)
+    return {response.status_code for response in responses}
 
 
 @pytest.mark.parametrize(
