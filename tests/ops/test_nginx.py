@@ -16,7 +16,8 @@ import pytest
 
 from tests.gateway.api.conftest import CAPTION
 from tests.gateway.api.live import API_KEY, MAX_ASSET_BYTES, TRANSFERS, Live, read_reply
-from tests.ops.nginx import NGINX, Stalled, config, fronted, latencies
+from tests.ops.nginx import NGINX, config, fronted, latencies
+from tests.ops.stalled import Stalled
 from tests.outputs import video_key
 from tests.servers import PATIENCE_S, eventually
 

@@ -238,7 +238,7 @@ def test_an_invalid_duration_is_ignored(files: FileServer, given: Any) -> None:
 
 def test_a_result_that_expired_is_gone(runpod: Emulator, provider: RunPodProvider) -> None:
     attempt = accepted(provider)
-    runpod.expire(attempt.remote_id or "")
+    runpod.inject("expired", "status")
     assert provider.poll(attempt).phase is Phase.GONE
     assert provider.poll(replace(attempt, claimed_at=1)).phase is Phase.RUNNING, "its claim is newer"
 
