@@ -468,7 +468,7 @@ def test_no_number_of_other_clients_delays_the_gateway(settings: Settings, tmp_p
                 stalled.sendall(b"\x16")
         for _ in range(3):
             assert _responds_in_time(served.client)
-        eventually(lambda: sum(map(_hung_up, idle)) >= 200 - 2 * http_server.STRANGERS)
+        eventually(lambda: sum(map(_hung_up, idle)) >= 200 - 2 * http_server.UNEXPECTED)
 
 
 def _secured(connection: socket.socket) -> ssl.SSLSocket:

@@ -48,7 +48,7 @@ def test_an_error_is_one_json_string(caption: Job, settings: Settings, files: Fi
     assert set(result) == {"error"}
     assert json.loads(result["error"]) == {
         "code": "asset_not_found",
-        "message": "url_video: the URL answered with HTTP status 404.",
+        "message": "url_video: the server returned HTTP status 404.",
         "retryable": False,
     }
 

@@ -102,7 +102,7 @@ class Instance:
 
     def up(self) -> bool:
         try:
-            self.client.check()
+            self.client.health()
         except Unavailable:
             return False
         return True
@@ -173,13 +173,13 @@ def test_a_killed_worker_is_restarted_and_proves_its_identity_again(instance: In
     instance.start()
     eventually(instance.up)
     client = instance.client
-    client.check()
+    client.health()
     (before,) = instance.workers()
     below = instance.below()
     os.kill(before, signal.SIGKILL)
     gone(below)
     eventually(instance.up)
-    client.check()  # the client that had the other certificate
+    client.health()  # the client that had the other certificate
     assert instance.workers() != [before]
     assert vast.at == []
 
@@ -238,7 +238,7 @@ def test_authorized_calls_keep_it_and_silence_destroys_it(instance: Instance, va
     kept_until = time.monotonic() + 1.2 * silence_s
     while last < kept_until:
         last = time.monotonic()
-        client.check()
+        client.health()
         time.sleep(0.5)
     assert vast.at == []
     below = instance.below()

@@ -136,15 +136,6 @@ def test_silence_after_a_submit_is_ambiguous(files: FileServer, impatient: None)
     assert type(submit(files, Reply(202, b'{"attemptId": "a1"}', pause_s=30))) is Ambiguous
 
 
-def test_an_answer_that_trickles_meets_its_deadline(files: FileServer, impatient: None) -> None:
-    # Whole, either would be taken for what it says.
-    assert type(submit(files, Reply(202, b'{"attemptId": "a1"}' + b" " * 1000, trickle_s=0.05))) is Ambiguous
-    slow = Reply(200, b'{"status": "running"}' + b" " * 1000, trickle_s=0.05)
-    files.routes[POLL] = slow
-    with pytest.raises(Unavailable):
-        client_of(files).poll(ATTEMPT.id)
-
-
 def test_headers_that_never_end_meet_the_read_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "READ_TIMEOUT_S", 0.3)
     with closing(RawServer(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000, pause_s=0.02)) as server:
@@ -241,7 +232,7 @@ CALLS: dict[str, tuple[Callable[[WorkerClient], object], type[Exception]]] = {
     "submit": (lambda client: client.submit(INPUT), Ambiguous),
     "poll": (lambda client: client.poll(ATTEMPT.id), Unavailable),
     "cancel": (lambda client: client.cancel(ATTEMPT.id), Unavailable),
-    "check": (lambda client: client.check(), Unavailable),
+    "health": (lambda client: client.health(), Unavailable),
 }
 
 
