@@ -1,10 +1,12 @@
-"""Time: integer milliseconds UTC internally, RFC 3339 with `Z` externally, and a clock that tests can stop."""
+"""Times: integer milliseconds UTC internally, RFC 3339 with `Z` externally, and a clock that tests can stop."""
 
 from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
 from typing import Protocol
+
+DAY_MS = 86_400_000
 
 
 class Clock(Protocol):

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import BaseRequestHandler
 
+import requests
+
 PATIENCE_S = 60.0  # reached only by what is broken, however busy the machine is
 STOP_S = 9.0  # for what must end at once: less than a timeout or its own end would take
 
@@ -75,10 +77,11 @@ class Loopback:
 
 
 class FileServer(Loopback):
-    """`routes` maps paths (without query) to replies; `requests` records the requests."""
+    """`routes` maps paths (without query) to replies, `default` is that of all others; `requests` records the requests."""
 
     def __init__(self, port: int = 0) -> None:
         self.routes: dict[str, Route] = {}
+        self.default: Route = Reply(404, b"not here")
         self.requests: list[Request] = []
         server = self
 
@@ -89,7 +92,7 @@ class FileServer(Loopback):
                 length = int(self.headers.get("Content-Length") or 0)
                 request = Request(self.command, self.path, dict(self.headers), self.rfile.read(length))
                 server.requests.append(request)
-                route = server.routes.get(self.path.partition("?")[0], Reply(404, b"not here"))
+                route = server.routes.get(self.path.partition("?")[0], server.default)
                 reply = route(request) if callable(route) else route
                 try:
                     self._send(reply)
@@ -175,6 +178,15 @@ class RawServer(Loopback):
 def file_server() -> Iterator[FileServer]:
     with closing(FileServer()) as server:
         yield server
+
+
+def responds(url: str) -> bool:
+    """Whether a server responds, whatever the status."""
+    try:
+        requests.get(url, timeout=2)
+    except requests.RequestException:
+        return False
+    return True
 
 
 def eventually(check: Callable[[], object], seconds: float = PATIENCE_S) -> None:

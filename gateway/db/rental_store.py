@@ -8,9 +8,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from common.clock import DAY_MS
 from gateway.db.rows import to_attempt
 from gateway.db.store import Store
-from gateway.db.tables import DAY_MS, attempts, avoided_machines, fleets, jobs, leases, rentals
+from gateway.db.tables import attempts, avoided_machines, fleets, jobs, leases, rentals
 from gateway.db.transaction import StaleLease, Transaction
 from gateway.domain import ids
 from gateway.domain.attempts import ENDED, Attempt, AttemptState
@@ -39,7 +40,7 @@ class Rentals:
     def over_budget(self, dollars: float, now: int) -> bool:
         """Whether the rentals of this day (UTC) have cost at least `dollars`."""
         today = now - now % DAY_MS
-        return _paid_nano([*self.living(), *self.ended_since(today)], now) >= dollars * 1e9
+        return sum(rental.today_nano(now) for rental in [*self.living(), *self.ended_since(today)]) >= dollars * 1e9
 
     def labelled(self, label: str) -> list[Rental]:
         return self._select(rentals.c.label == label)
@@ -48,24 +49,18 @@ class Rentals:
         """(GPU, nano-dollars a second) of the most recent rentals, newest first."""
         query = sa.select(rentals.c.gpu, rentals.c.nano_per_s).order_by(rentals.c.id.desc()).limit(limit)
         known = sa.and_(rentals.c.provider == self._provider, rentals.c.gpu.is_not(None))
-        with self._store.reading() as connection:
-            return [(row[0], row[1]) for row in connection.execute(query.where(known))]
+        return self._store.pairs(query.where(known))
 
     def avoided(self, now: int) -> set[int]:
         """Ids of the physical machines that must not be rented now."""
         query = sa.select(avoided_machines.c.machine_id).where(
             avoided_machines.c.provider == self._provider, avoided_machines.c.until > now
         )
-        with self._store.reading() as connection:
-            return set(connection.scalars(query))
+        return {row["machine_id"] for row in self._store.rows(query)}
 
     def open_attempts(self) -> list[Attempt]:
         """The newest attempts of unfinished jobs that are with this provider."""
-        newest = sa.and_(attempts.c.id == jobs.c.attempt_id, attempts.c.provider == self._provider)
-        query = sa.select(attempts).join_from(jobs, attempts, newest).where(jobs.c.next_at > 0)
-        with self._store.reading() as connection:
-            found = [to_attempt(row) for row in connection.execute(query).mappings()]
-        return [attempt for attempt in found if not attempt.ended]
+        return _unended(self._store.rows(_newest_attempts(self._provider)))
 
     def outcomes(self, since: int) -> dict[str, list[str | None]]:
         """Error codes of ended attempts that were created at `since` or later, by rental, newest first.
@@ -79,28 +74,23 @@ class Rentals:
         code = sa.case((refused, EncoderUnavailable.code), else_=attempts.c.error_code)
         query = sa.select(attempts.c.remote_id, code).where(ended)
         found: dict[str, list[str | None]] = {}
-        with self._store.reading() as connection:
-            for remote_id, code in connection.execute(query.order_by(attempts.c.ended_at.desc(), attempts.c.id.desc())):
-                found.setdefault(rental_of(remote_id), []).append(code)
+        for remote_id, code in self._store.pairs(query.order_by(attempts.c.ended_at.desc(), attempts.c.id.desc())):
+            found.setdefault(rental_of(remote_id), []).append(code)
         return found
 
     def fleet_state(self) -> FleetState:
         columns = (fleets.c.looked_at, fleets.c.trouble_code, fleets.c.trouble, fleets.c.trouble_at)
-        with self._store.reading() as connection:
-            row = connection.execute(sa.select(*columns).where(fleets.c.provider == self._provider)).first()
-        return FleetState(*row) if row else FleetState()
+        found = self._store.rows(sa.select(*columns).where(fleets.c.provider == self._provider))
+        return FleetState(**found[0]) if found else FleetState()
 
     def _select(self, *where: sa.ColumnElement[bool]) -> list[Rental]:
         query = sa.select(rentals).where(rentals.c.provider == self._provider, *where).order_by(rentals.c.id)
-        with self._store.reading() as connection:
-            return [_to_rental(row) for row in connection.execute(query).mappings()]
+        return [_to_rental(row) for row in self._store.rows(query)]
 
 
 def orphans(store: Store) -> int:
     """Number of machines that were found without the record of a current rental."""
-    with store.reading() as connection:
-        query = sa.select(sa.func.count()).select_from(rentals).where(rentals.c.code == ORPHAN)
-        return connection.scalar(query) or 0
+    return store.scalar(sa.select(sa.func.count()).select_from(rentals).where(rentals.c.code == ORPHAN)) or 0
 
 
 @dataclass(frozen=True)
@@ -119,26 +109,19 @@ def spending(store: Store, now: int) -> Spending:
     """What the rentals of all providers cost."""
     today = now - now % DAY_MS
     recent = sa.or_(rentals.c.stage.not_in(OVER), rentals.c.ended_at >= today)
-    with store.reading() as connection:
-        found = [_to_rental(row) for row in connection.execute(sa.select(rentals).where(recent)).mappings()]
+    found = [_to_rental(row) for row in store.rows(sa.select(rentals).where(recent))]
     paid = [i for i in found if i.stage not in OVER and i.sent_at is not None]
     return Spending(
         nano_per_s=sum(i.nano_per_s for i in paid),
-        today_nano=_paid_nano(found, now),
+        today_nano=sum(rental.today_nano(now) for rental in found),
         ending_since=min((i.stage_at for i in found if i.stage is Stage.DESTROYING), default=None),
     )
 
 
-def _paid_nano(rentals: Iterable[Rental], now: int) -> float:
-    """Cost of the rentals on this day (UTC) so far, in nano-dollars."""
-    today = now - now % DAY_MS
-    return sum(rental.paid_s(today, now) * rental.nano_per_s for rental in rentals)
-
-
 def must_hold(tx: Transaction, name: str, holder: str) -> None:
-    """Raise StaleLease if the lease `name` was released or taken over. One that has merely expired still counts.
+    """Raise StaleLease if the lease `name` was released or taken over. An expired lease is still held until then.
 
-    It cannot be taken over before this transaction ends.
+    Nothing else can take it over before this transaction ends.
     """
     query = sa.select(leases.c.holder).where(leases.c.name == name).with_for_update()
     if tx.connection.scalar(query) != holder:
@@ -163,6 +146,13 @@ def one_locked(tx: Transaction, rental_id: str) -> Rental:
     return _to_rental(tx.connection.execute(query).mappings().one())
 
 
+def add_traffic(tx: Transaction, rental_id: str, nano: int, now: int) -> None:
+    """Add the cost of an attempt's traffic to the rental that it was on, if that is still recorded."""
+    query = sa.select(rentals).where(rentals.c.id == rental_id).with_for_update()
+    if row := tx.connection.execute(query).mappings().first():
+        save(tx, _to_rental(row).with_traffic(nano, now))
+
+
 def insert(tx: Transaction, rental: Rental) -> None:
     tx.connection.execute(rentals.insert().values(**asdict(rental)))
 
@@ -173,11 +163,15 @@ def save(tx: Transaction, rental: Rental) -> None:
 
 def bound(tx: Transaction, provider: str) -> list[Attempt]:
     """The unfinished attempts that are bound to a machine of the provider."""
-    newest = sa.and_(attempts.c.id == jobs.c.attempt_id, attempts.c.provider == provider)
-    query = sa.select(attempts).join_from(jobs, attempts, newest)
-    query = query.where(jobs.c.next_at > 0, attempts.c.remote_id.is_not(None))
-    found = [to_attempt(row) for row in tx.connection.execute(query).mappings()]
-    return [attempt for attempt in found if not attempt.ended]
+    query = _newest_attempts(provider).where(attempts.c.remote_id.is_not(None))
+    return _unended(tx.connection.execute(query).mappings())
+
+
+def unbind(tx: Transaction, attempt_id: str) -> None:
+    """Undo `bind`: no machine has the attempt."""
+    first = rentals.c.first_attempt_id == attempt_id
+    tx.connection.execute(rentals.update().where(first).values(first_attempt_id=None))
+    bind(tx, attempt_id, None)
 
 
 def bind(tx: Transaction, attempt_id: str, remote_id: str | None) -> bool:
@@ -206,6 +200,16 @@ def forget_avoided(tx: Transaction, now: int) -> None:
 
 def save_fleet_state(tx: Transaction, provider: str, state: FleetState) -> None:
     tx.upsert(fleets, {"provider": provider, **asdict(state)}, "provider")
+
+
+def _newest_attempts(provider: str) -> sa.Select[Any]:
+    """The newest attempts of unfinished jobs that are with this provider."""
+    newest = sa.and_(attempts.c.id == jobs.c.attempt_id, attempts.c.provider == provider)
+    return sa.select(attempts).join_from(jobs, attempts, newest).where(jobs.c.next_at > 0)
+
+
+def _unended(rows: Iterable[Mapping[Any, Any]]) -> list[Attempt]:
+    return [attempt for attempt in map(to_attempt, rows) if not attempt.ended]
 
 
 def _to_rental(row: Mapping[Any, Any]) -> Rental:

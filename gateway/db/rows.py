@@ -7,9 +7,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from common.clock import DAY_MS
 from gateway.db.records import ApiKey, Usage
 from gateway.db.statements import ATTEMPT, USAGE
-from gateway.db.tables import DAY_MS, api_keys
+from gateway.db.tables import api_keys
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import Job, JobStatus
 from gateway.domain.webhooks import Webhook, WebhookState

@@ -2,8 +2,8 @@
 
 The stages: INTENT (committed before anything is sent) → CREATING (the call is being made) → BOOTING, or AMBIGUOUS
 while it is unknown whether a machine exists → PROBING (it runs, its worker has not responded) → READY, BUSY and IDLE
-→ DESTROYING (committed before the first call that destroys it) → GONE, only on proof. NO_MACHINE: there never was one.
-A machine that appears although its record says that there is none is an orphan, and goes to DESTROYING.
+→ DESTROYING (committed before the first call that destroys it) → GONE, once that is proven. NO_MACHINE: none was made.
+A machine that is found although its record says otherwise is an orphan; it goes to DESTROYING.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from typing import Any
 
 from ulid import ULID
 
+from common.clock import DAY_MS
 from gateway.domain.attempts import IllegalChange
 from gateway.domain.jobs import MARGIN_MS
+from gateway.domain.prices import TrafficPrice
 
 
 class Stage(StrEnum):
@@ -45,14 +47,14 @@ CHANGES: Mapping[Stage, frozenset[Stage]] = {
     Stage.INTENT: frozenset({Stage.CREATING, Stage.NO_MACHINE}),
     Stage.CREATING: frozenset({Stage.BOOTING, Stage.AMBIGUOUS}),
     Stage.AMBIGUOUS: frozenset({Stage.BOOTING, Stage.NO_MACHINE}),
-    # to AMBIGUOUS if the id turned out to be another machine's
+    # AMBIGUOUS: the id turned out to be another machine's
     Stage.BOOTING: frozenset({Stage.PROBING, Stage.AMBIGUOUS, *_ENDS}),
     Stage.PROBING: frozenset({Stage.READY, *_ENDS}),
     Stage.READY: frozenset({Stage.BUSY, Stage.IDLE, *_ENDS}),
     Stage.BUSY: frozenset({Stage.IDLE, *_ENDS}),
     Stage.IDLE: frozenset({Stage.BUSY, *_ENDS}),
     Stage.DESTROYING: frozenset({Stage.GONE}),
-    # there was a machine after all
+    # an orphan
     Stage.NO_MACHINE: frozenset({Stage.DESTROYING}),
     Stage.GONE: frozenset({Stage.DESTROYING}),
 }
@@ -76,7 +78,7 @@ class Rental:
     created_at: int
     #: Since when it is in `stage`.
     stage_at: int
-    #: When it is destroyed, whatever it does then.
+    #: When it is destroyed, even during a job.
     deadline: int
     #: The cloud's id of the offer that was taken; None for an orphan.
     offer_id: int | None = None
@@ -86,6 +88,16 @@ class Rental:
     gpu: str | None = None
     #: Price in nano-dollars a second.
     nano_per_s: int = 0
+    #: Price of traffic to the machine, in nano-dollars per GB.
+    down_nano_per_gb: int = 0
+    #: Price of traffic from the machine, in nano-dollars per GB.
+    up_nano_per_gb: int = 0
+    #: Cost of its traffic on the day (UTC) of `traffic_at` so far, in nano-dollars.
+    traffic_nano: int = 0
+    #: When it last had traffic that was counted; None before the pull of the image.
+    traffic_at: int | None = None
+    #: Id of the first attempt that it got, which bears the cost of the image's pull.
+    first_attempt_id: str | None = None
     #: The cloud's id of the rented machine; None while it is not known.
     remote_id: int | None = None
     #: When the call that creates it was sent; from then on it may be billed.
@@ -134,11 +146,22 @@ class Rental:
         """Until when it may begin a job with this time limit, in ms UTC."""
         return self.deadline - timeout_s * 1000 - MARGIN_MS
 
-    def paid_s(self, since: int, now: int) -> float:
-        """Seconds billed from `since` to `now`."""
+    @property
+    def traffic_price(self) -> TrafficPrice:
+        return TrafficPrice(self.down_nano_per_gb, self.up_nano_per_gb)
+
+    def today_nano(self, now: int) -> float:
+        """What it has cost on the day (UTC) of `now` so far, in nano-dollars."""
         if self.sent_at is None or self.stage is Stage.NO_MACHINE:
             return 0.0
-        return max(0, (self.ended_at or now) - max(since, self.sent_at)) / 1000
+        midnight = now - now % DAY_MS
+        seconds = max(0, (self.ended_at or now) - max(midnight, self.sent_at)) / 1000
+        return seconds * self.nano_per_s + (self.traffic_nano if (self.traffic_at or 0) >= midnight else 0)
+
+    def with_traffic(self, nano: int, now: int) -> Rental:
+        """Add the cost of traffic at `now`."""
+        today = self.traffic_at is not None and self.traffic_at // DAY_MS == now // DAY_MS
+        return replace(self, traffic_nano=nano + (self.traffic_nano if today else 0), traffic_at=now)
 
 
 @dataclass(frozen=True)

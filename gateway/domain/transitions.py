@@ -122,11 +122,11 @@ def turn_down(job: Job, attempt: Attempt, code: str, reason: str, now: int, next
     return replace(_requeue(job, now, next_at, reason), queued_at=job.queued_at, waits=job.waits + 1), attempt
 
 
-def charge(job: Job, attempt: Attempt, nano_per_s: int, execution_ms: int | None = None) -> Pair:
-    """Add the cost of an ended attempt: for `execution_ms`, or by default from its claim to its end."""
+def charge(job: Job, attempt: Attempt, nano_per_s: int, execution_ms: int | None = None, extra_nano: int = 0) -> Pair:
+    """Add the cost of an ended attempt: `extra_nano`, and the time `execution_ms`, by default from claim to end."""
     ended_at = attempt.ended_at or 0
     began_at = attempt.claimed_at or attempt.running_at or ended_at
-    cost = nano_per_s * (max(0, ended_at - began_at) if execution_ms is None else execution_ms) // 1000
+    cost = nano_per_s * (max(0, ended_at - began_at) if execution_ms is None else execution_ms) // 1000 + extra_nano
     return replace(job, cost_nano=(job.cost_nano or 0) + cost), replace(attempt, cost_nano=cost)
 
 

@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,16 +17,10 @@ IDS = {"job_id": "job_1", "attempt_id": "att_1", "request_id": "req_1"}
 
 
 @pytest.fixture
-def stream() -> Iterator[io.StringIO]:
-    """Receives JSON lines; restores the logging of the process afterwards."""
-    root = logging.getLogger()
-    before = (list(root.handlers), root.level)
-    out = io.StringIO()
-    log.configure(json=True, stream=out)
-    with structlog.contextvars.bound_contextvars():
-        yield out
-    root.handlers[:], root.level = before[0], before[1]
-    structlog.reset_defaults()
+def stream(logged: io.StringIO) -> io.StringIO:
+    """Receives JSON lines."""
+    log.configure(json=True, stream=logged)
+    return logged
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
@@ -67,32 +60,18 @@ def fail_with_a_secret() -> None:
     raise ValueError(f"{len(password)} characters")
 
 
-def test_exceptions_are_logged_without_local_variables(stream: io.StringIO) -> None:
+@pytest.mark.parametrize("json_lines", [True, False])
+def test_exceptions_are_logged_without_local_variables(stream: io.StringIO, json_lines: bool) -> None:
+    log.configure(json=json_lines, stream=stream)
     try:
         fail_with_a_secret()
     except ValueError:
         structlog.get_logger("ours").exception("it.failed")
         logging.getLogger("library").exception("foreign")
-    assert "hunter2" not in stream.getvalue()
-    for line in lines(stream):
-        assert "fail_with_a_secret" in json.dumps(line) and "13 characters" in json.dumps(line)
-
-
-def test_text_for_terminals_shows_no_local_variables() -> None:
-    root = logging.getLogger()
-    before = (list(root.handlers), root.level)
-    out = io.StringIO()
-    try:
-        log.configure(json=False, stream=out)
-        fail_with_a_secret()
-    except ValueError:
-        structlog.get_logger("ours").exception("it.failed")
-        logging.getLogger("library").exception("foreign")
-    finally:
-        root.handlers[:], root.level = before[0], before[1]
-        structlog.reset_defaults()
-    assert "13 characters" in out.getvalue() and "hunter2" not in out.getvalue()
-    assert not out.getvalue().startswith("{")
+    text = stream.getvalue()
+    assert "hunter2" not in text and text.startswith("{") is json_lines
+    for line in text.splitlines() if json_lines else [text]:
+        assert "fail_with_a_secret" in line and "13 characters" in line
 
 
 def test_lines_below_the_level_are_not_logged(stream: io.StringIO) -> None:

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common import safe_http
-from common.safe_http import Downloaded, ForbiddenUrl, TooLarge, TooSlow, download, is_public, post, session
+from common.safe_http import Downloaded, ForbiddenUrl, TooLarge, TooSlow, download, is_public, post
 from tests.common.conftest import StartRaw
 from tests.servers import PATIENCE_S, FileServer, RawServer, Reply, file_server
 
@@ -253,10 +253,16 @@ def tls(certificate: Path) -> ssl.SSLContext:
     return context
 
 
-def test_https_is_spoken(certificate: Path, tls: ssl.SSLContext, raw: StartRaw) -> None:
-    origin = raw(HEAD + b"Content-Length: 5\r\n\r\nhello", tls=tls).origin
-    with session((origin,)) as http, http.get(f"{origin}/x", verify=str(certificate)) as response:
-        assert response.content == b"hello"
+@pytest.fixture
+def trusted(certificate: Path, tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    """`tls`, whose certificate clients accept."""
+    monkeypatch.setattr(requests.adapters, "DEFAULT_CA_BUNDLE_PATH", str(certificate))
+    return tls
+
+
+def test_https_is_spoken(trusted: ssl.SSLContext, raw: StartRaw) -> None:
+    origin = raw(HEAD + b"Content-Length: 5\r\n\r\nhello", tls=trusted).origin
+    assert get(f"{origin}/x", allow=(origin,))[1] == b"hello"
 
 
 def test_a_self_signed_certificate_is_refused(tls: ssl.SSLContext, raw: StartRaw) -> None:
@@ -267,17 +273,11 @@ def test_a_self_signed_certificate_is_refused(tls: ssl.SSLContext, raw: StartRaw
 
 @pytest.mark.parametrize("allowed", [True, False])
 def test_a_redirect_from_https_to_http_is_checked_like_any_other(
-    allowed: bool,
-    certificate: Path,
-    tls: ssl.SSLContext,
-    raw: StartRaw,
-    files: FileServer,
-    monkeypatch: pytest.MonkeyPatch,
+    allowed: bool, trusted: ssl.SSLContext, raw: StartRaw, files: FileServer
 ) -> None:
-    monkeypatch.setattr(requests.adapters, "DEFAULT_CA_BUNDLE_PATH", str(certificate))
     files.routes["/x"] = Reply(200, b"there")
     head = f"HTTP/1.1 302 Found\r\nConnection: close\r\nLocation: {files.url('/x')}\r\n\r\n"
-    origin = raw(head.encode(), tls=tls).origin
+    origin = raw(head.encode(), tls=trusted).origin
     if allowed:
         assert get(f"{origin}/x", allow=(origin, files.origin))[1] == b"there"
         return
@@ -290,15 +290,9 @@ def test_a_redirect_from_https_to_http_is_checked_like_any_other(
 @pytest.mark.parametrize("pause_s", [0.02, 60])
 @pytest.mark.parametrize("what", ["headers", "body"])
 def test_slow_servers_meet_the_deadline_under_tls(
-    what: str,
-    pause_s: float,
-    certificate: Path,
-    tls: ssl.SSLContext,
-    raw: StartRaw,
-    monkeypatch: pytest.MonkeyPatch,
+    what: str, pause_s: float, trusted: ssl.SSLContext, raw: StartRaw
 ) -> None:
-    monkeypatch.setattr(requests.adapters, "DEFAULT_CA_BUNDLE_PATH", str(certificate))
-    assert_cut_off(raw(SLOW[what], pause_s=pause_s, tls=tls), slow=SLOW_OR_BROKEN)
+    assert_cut_off(raw(SLOW[what], pause_s=pause_s, tls=trusted), slow=SLOW_OR_BROKEN)
 
 
 # --- errors and privacy --------------------------------------------------------------------------------------------------------

@@ -59,27 +59,27 @@ def test_a_broken_download_is_resumed_where_it_broke(files: FileServer) -> None:
     assert second.headers["Accept-Encoding"] == "identity"
 
 
-@pytest.mark.parametrize("at", [1, len(BODY) - 1])
-def test_a_download_is_resumed_at_any_byte(at: int, files: FileServer) -> None:
-    files.routes["/x"] = in_turn(broken(at=at), rest(begin=at))
-    assert get(files.url("/x"))[1] == BODY
+@pytest.mark.parametrize("at", [1, BROKEN_AT, len(BODY) - 1])
+def test_a_download_is_resumed_at_any_byte_also_if_only_the_first_response_states_its_size(
+    at: int, files: FileServer
+) -> None:
+    for size in (len(BODY), "*"):
+        remainder = rest(begin=at, Content_Range=f"bytes {at}-{len(BODY) - 1}/{size}")
+        files.routes["/x"] = in_turn(broken(at=at), remainder)
+        assert get(files.url("/x"))[1] == BODY
 
 
-def test_the_size_of_the_first_response_is_enough(files: FileServer) -> None:
-    files.routes["/x"] = in_turn(broken(), rest(Content_Range=f"bytes {BROKEN_AT}-{len(BODY) - 1}/*"))
-    assert get(files.url("/x"))[1] == BODY
+WEAK = [None, "", 'W/"v1"', 'w/"v1"', "v1", '""', '"v1', '"v 1"', '"a", "b"', "*"]
+NOT_RESUMED = {
+    "not begun": broken(at=0),
+    "partial": Reply(206, BODY[:BROKEN_AT], {"ETag": ETAG}, content_length=len(BODY)),
+    **{f"etag {etag}": broken(etag) for etag in WEAK},
+}
 
 
-def test_a_body_that_has_not_begun_is_not_resumed(files: FileServer) -> None:
-    files.routes["/x"] = broken(at=0)
-    with pytest.raises(requests.ConnectionError):
-        get(files.url("/x"))
-    assert len(files.requests) == 1
-
-
-@pytest.mark.parametrize("etag", [None, "", 'W/"v1"', 'w/"v1"', "v1", '""', '"v1', '"v 1"', '"a", "b"', "*"])
-def test_without_a_strong_etag_nothing_is_resumed(etag: str | None, files: FileServer) -> None:
-    files.routes["/x"] = broken(etag)
+@pytest.mark.parametrize("first", NOT_RESUMED.values(), ids=list(NOT_RESUMED))
+def test_only_a_begun_whole_response_with_a_strong_etag_is_resumed(first: Reply, files: FileServer) -> None:
+    files.routes["/x"] = first
     with pytest.raises(requests.ConnectionError):
         get(files.url("/x"))
     assert len(files.requests) == 1
@@ -136,13 +136,6 @@ def test_the_target_of_a_redirect_is_resumed(files: FileServer) -> None:
     files.routes |= {"/x": Reply(302, headers={"Location": "/y?k=1#part"}), "/y": in_turn(broken(), rest())}
     assert get(files.url("/x"))[1] == BODY
     assert [request.path for request in files.requests] == ["/x", "/y?k=1", "/y?k=1"]
-
-
-def test_a_partial_response_is_not_resumed(files: FileServer) -> None:
-    files.routes["/x"] = Reply(206, BODY[:BROKEN_AT], {"ETag": ETAG}, content_length=len(BODY))
-    with pytest.raises(requests.ConnectionError):
-        get(files.url("/x"))
-    assert len(files.requests) == 1
 
 
 HEAD = b'HTTP/1.1 200 OK\r\nConnection: close\r\nETag: "a"\r\nTransfer-Encoding: chunked\r\n\r\n'

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ffmpeg_ops.operation import Work
-from tests.ffmpeg_ops.media import Media
+from tests.ffmpeg_ops.media import Media, VideoWork
 from wire.envelope import Limits
 
 
@@ -17,7 +16,8 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Media:
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Work:
+def work(tmp_path: Path) -> VideoWork:
     directory = tmp_path / "work"
     directory.mkdir()
-    return Work(directory, Limits(timeout_s=60))
+    shares: list[float] = []
+    return VideoWork(directory, Limits(timeout_s=60), progress=shares.append, shares=shares)

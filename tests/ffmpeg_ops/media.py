@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import struct
 import subprocess
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,17 @@ def samples_of(path: Path) -> NDArray[np.int16]:
     return np.frombuffer(ffmpeg("-i", path, "-map", "0:a:0", "-ac", "1", "-f", "s16le", "-"), np.int16)
 
 
+def boxes(content: bytes) -> list[tuple[bytes, bytes]]:
+    """Kind and body of the outermost boxes of an MP4."""
+    found, at = [], 0
+    while at < len(content):
+        size, kind = struct.unpack(">I4s", content[at : at + 8])
+        assert size >= 8, "a size of 0 or 1 has a meaning of its own, which no tested file uses"
+        found.append((kind, content[at + 8 : at + size]))
+        at += size
+    return found
+
+
 def psnr(a: NDArray[Any], b: NDArray[Any]) -> float:
     error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
     return 99.0 if error == 0 else 10 * float(np.log10(255**2 / error))
@@ -117,6 +130,17 @@ def flipped(media: Media, name: str, arguments: str, flips: int, seed: int) -> P
     path = media.folder / f"flipped-{flips}-{seed}-{name}"
     path.write_bytes(content)
     return path
+
+
+@dataclass(frozen=True)
+class VideoWork(Work):
+    """The context of a run whose output is one video; `shares` is all progress that it has reported."""
+
+    shares: list[float] = field(default_factory=list)
+
+    @property
+    def video(self) -> Path:
+        return self.output("video")
 
 
 class Media:

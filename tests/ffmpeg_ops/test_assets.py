@@ -59,7 +59,7 @@ def test_every_asset_that_params_name_is_found_at_its_path() -> None:
     ]
 
 
-def test_what_is_not_given_is_not_there() -> None:
+def test_an_optional_asset_that_is_missing_is_not_named() -> None:
     class Optional(Schema):
         url_image = Asset("image", load_default=None, allow_none=True)
         music = fields.Nested(Sound, load_default=None, allow_none=True)
@@ -75,7 +75,7 @@ def test_a_path_has_the_name_that_clients_write() -> None:
 
 
 class Custom(fields.Field[Any]):
-    """A container of somebody's own."""
+    """A container that marshmallow does not know."""
 
     def __init__(self, inside: fields.Field[Any]) -> None:
         self.inside = [inside]
@@ -135,12 +135,12 @@ def test_an_asset_s_name_begins_as_all_do() -> None:
 
 
 @pytest.mark.parametrize("field", [fields.Url(), fields.String(), fields.List(fields.Url())])
-def test_a_name_that_promises_a_file_belongs_to_an_asset(field: fields.Field[Any]) -> None:
+def test_only_assets_have_names_that_begin_with_url(field: fields.Field[Any]) -> None:
     with pytest.raises(TypeError, match=r"url_image.*: a param whose name begins with url_ must be an Asset"):
         kinds(Schema.from_dict({"url_image": field})())
 
 
-def test_a_job_names_so_many_files_and_no_more() -> None:
+def test_the_number_of_files_is_limited() -> None:
     most = {"url_stills": [URL] * MAX_ASSETS}
     assert len(named(Film(), Film().load(most))) == MAX_ASSETS
     with pytest.raises(ValidationError) as caught:

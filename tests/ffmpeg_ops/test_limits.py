@@ -14,9 +14,7 @@ import pytest
 
 from ffmpeg_ops.adiciona_audio import video_options
 from ffmpeg_ops.engine import ffmpeg, inspect, output, probe, process
-from ffmpeg_ops.operation import Work
-from tests.ffmpeg_ops.media import Media, cut_off, frames, run, stream
-from wire.envelope import Limits
+from tests.ffmpeg_ops.media import Media, VideoWork, cut_off, frames, run, stream
 from wire.errors import AssetInvalid, AssetTooLarge
 
 SRT = "1\n00:00:00,000 --> 00:00:01,000\nTexto\n"
@@ -54,7 +52,7 @@ def inputs(argv: list[str]) -> Iterator[tuple[list[str], str]]:
             begin = i + 2
 
 
-def check(command: list[str], directory: Path, work: Work) -> None:
+def check(command: list[str], directory: Path, work: VideoWork) -> None:
     at = next(i for i, part in enumerate(command) if part in {"ffmpeg", "ffprobe", "fc-list"})
     around, argv = command[:at], command[at:]
     assert around[:3] == ["setpriv", "--pdeathsig", "KILL"]
@@ -97,7 +95,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("kind", ["mp4", "webm"])
 @pytest.mark.parametrize("case", CASES)
 def test_every_command_has_its_limits(
-    case: str, kind: str, media: Media, samples: Path, work: Work, started: list[tuple[list[str], Path]]
+    case: str, kind: str, media: Media, samples: Path, work: VideoWork, started: list[tuple[list[str], Path]]
 ) -> None:
     name, params = CASES[case]
     video = media.video() if kind == "mp4" else media.webm(WEBM)
@@ -114,7 +112,7 @@ def test_every_command_has_its_limits(
         check(command, directory, work)
 
 
-def test_packets_are_counted_up_to_a_limit(media: Media, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packets_are_counted_up_to_a_limit(media: Media, work: VideoWork, monkeypatch: pytest.MonkeyPatch) -> None:
     _, video = inspect.video_asset(media.video(), "url_video", work)
     assert len(video_options.packets(media.video(), video, work)) == 25
     monkeypatch.setattr(video_options, "MAX_PACKETS", 24)
@@ -132,7 +130,7 @@ def huge(media: Media, size: str) -> Path:
 
 @pytest.mark.parametrize(("name", "params"), [("caption", {"subtitles": SRT}), ("adicionaAudio", {"length": "audio"})])
 def test_a_picture_that_is_too_large_is_refused_at_once(
-    name: str, params: dict[str, Any], media: Media, work: Work, started: list[tuple[list[str], Path]]
+    name: str, params: dict[str, Any], media: Media, work: VideoWork, started: list[tuple[list[str], Path]]
 ) -> None:
     assets = {"url_video": huge(media, "8192x8192")}
     if name == "adicionaAudio":
@@ -144,30 +142,30 @@ def test_a_picture_that_is_too_large_is_refused_at_once(
         inspect.video_asset(huge(media, "8208x8192"), "url_video", work)
 
 
-def test_a_large_picture_may_be_copied(media: Media, work: Work) -> None:
+def test_a_large_picture_may_be_copied(media: Media, work: VideoWork) -> None:
     video = huge(media, "7680x4320")
     stats = run("adicionaAudio", work, url_video=video, url_audio=media.tone(1.0))
     assert (stats["encoder"], stats["width"], stats["height"]) == ("copy", 7680, 4320)
-    assert stream(work.output("video"), "video")["width"] == 7680
+    assert stream(work.video, "video")["width"] == 7680
 
 
 # --- length ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("extension", ["mp4", "mkv"])
-def test_a_video_that_is_too_long_is_refused(extension: str, media: Media, work: Work) -> None:
+def test_a_video_that_is_too_long_is_refused(extension: str, media: Media, work: VideoWork) -> None:
     long = media.made(f"long.{extension}", "-f lavfi -i color=size=16x16:rate=1/60:duration=14520 -c:v libx264")
     with pytest.raises(AssetTooLarge, match="url_video: the video is longer than 4 hours"):
         inspect.video_asset(long, "url_video", work)
 
 
 def test_an_output_ends_at_the_limit_whatever_a_header_said(
-    media: Media, work: Work, monkeypatch: pytest.MonkeyPatch
+    media: Media, work: VideoWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(output, "MP4", ["-t", "0.4", *output.MP4[2:]])
     with pytest.raises(AssetInvalid, match="10 of about 25"):
         run("caption", work, {"subtitles": SRT}, url_video=media.video())
-    assert len(frames(work.output("video"))) == 10
+    assert len(frames(work.video)) == 10
 
 
 # --- files that are cut off ------------------------------------------------------------------------------------------
@@ -175,7 +173,7 @@ def test_an_output_ends_at_the_limit_whatever_a_header_said(
 
 @pytest.mark.parametrize("extension", ["mkv", "webm"])
 @pytest.mark.parametrize("name", ["caption", "adicionaAudio"])
-def test_a_matroska_file_that_is_cut_off_is_noticed(extension: str, name: str, media: Media, work: Work) -> None:
+def test_a_matroska_file_that_is_cut_off_is_noticed(extension: str, name: str, media: Media, work: VideoWork) -> None:
     source = "-f lavfi -i testsrc2=size=160x96:rate=25:duration=4 -f lavfi -i sine=duration=4 -c:a libopus -g 25"
     codec = "libx264 -preset ultrafast" if extension == "mkv" else f"{WEBM} -deadline realtime -cpu-used 8"
     whole = media.made(f"whole-half.{extension}", f"{source} -c:v {codec}")
@@ -187,21 +185,12 @@ def test_a_matroska_file_that_is_cut_off_is_noticed(extension: str, name: str, m
 
 
 @pytest.mark.parametrize("name", ["caption", "adicionaAudio"])
-def test_mp3_at_a_rate_that_mp4_cannot_describe_becomes_aac(name: str, media: Media, work: Work) -> None:
+def test_mp3_at_a_rate_that_mp4_cannot_describe_becomes_aac(name: str, media: Media, work: VideoWork) -> None:
     low = media.made("low.mp3", "-f lavfi -i sine=frequency=440:duration=1 -ar 8000 -c:a libmp3lame")
     if name == "caption":
         video = media.made("low.mkv", f"-i {media.video(audio=False).name} -i {low.name} -c copy")
         run(name, work, {"subtitles": SRT}, url_video=video)
     else:
         run(name, work, url_video=media.video(), url_audio=low)
-    assert stream(work.output("video"), "audio")["codec_name"] == "aac"
-    assert float(stream(work.output("video"), "audio")["duration"]) == pytest.approx(1, abs=0.15)
-
-
-def test_limits_of_a_job_are_those_of_its_commands(
-    media: Media, work: Work, started: list[tuple[list[str], Path]]
-) -> None:
-    small = Work(work.directory, Limits(max_output_bytes=1_000_000, timeout_s=11))
-    run("caption", small, {"subtitles": SRT}, url_video=media.video())
-    encode = next(command for command, _ in started if "output-video.mp4" in command)
-    assert f"--cpu={11 * (os.cpu_count() or 1)}" in encode and "--fsize=1000001" in encode
+    assert stream(work.video, "audio")["codec_name"] == "aac"
+    assert float(stream(work.video, "audio")["duration"]) == pytest.approx(1, abs=0.15)

@@ -1,4 +1,4 @@
-"""What becomes of an output at the viewer's: it starts before all of it is there, and a browser plays it to the end."""
+"""Outputs start to play before all of their bytes have arrived, and a browser plays them to the end."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from ffmpeg_ops.operation import OPERATIONS, Work
-from tests.ffmpeg_ops.media import Media, run
+from ffmpeg_ops.operation import OPERATIONS
+from tests.ffmpeg_ops.media import Media, VideoWork, boxes, run
 from tests.servers import FileServer, Reply, eventually
 
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
@@ -24,7 +24,7 @@ SECONDS = 2.0
 PLAYER = """<!doctype html><canvas width=32 height=18></canvas><video src=/video.mp4></video><script>
 const video = document.querySelector("video"), canvas = document.querySelector("canvas").getContext("2d");
 let times = 0, range = [];
-const tell = (end) => fetch("/told", {method: "POST", body: JSON.stringify({
+const report = (end) => fetch("/report", {method: "POST", body: JSON.stringify({
   end, times, range, width: video.videoWidth, height: video.videoHeight, seconds: video.duration,
   frames: video.getVideoPlaybackQuality().totalVideoFrames})});
 video.ontimeupdate = () => {
@@ -33,13 +33,13 @@ video.ontimeupdate = () => {
   const pixels = canvas.getImageData(0, 0, 32, 18).data.filter((_, i) => i % 4 < 3);
   range = [Math.min(...pixels), Math.max(...pixels)];
 };
-video.onended = () => tell("ended");
-video.onerror = () => tell(video.error.message);
-video.play().catch((error) => tell(String(error)));
+video.onended = () => report("ended");
+video.onerror = () => report(video.error.message);
+video.play().catch((error) => report(String(error)));
 </script>"""
 
 
-def made(name: str, media: Media, work: Work, **more: Any) -> Path:
+def made(name: str, media: Media, work: VideoWork, **more: Any) -> Path:
     """The output of an operation on small media."""
     params = {
         "caption": {"subtitles": SRT},
@@ -53,25 +53,14 @@ def made(name: str, media: Media, work: Work, **more: Any) -> Path:
     }
     given = {param: assets[kind] for param, kind in OPERATIONS[name].asset_kinds.items() if kind in assets}
     run(name, work, {**params.get(name, {}), **more}, **given)
-    return work.output("video")
-
-
-def boxes(path: Path) -> list[str]:
-    """The kinds of the outermost boxes of an MP4, in order."""
-    content, at, found = path.read_bytes(), 0, []
-    while at < len(content):
-        size = int.from_bytes(content[at : at + 4], "big")
-        assert size >= 8, "a size of 0 or 1 has a meaning of its own, which these files do not use"
-        found.append(content[at + 4 : at + 8].decode())
-        at += size
-    return found
+    return work.video
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_the_index_stands_before_what_it_lists(name: str, media: Media, work: Work) -> None:
-    found = boxes(made(name, media, work))
-    assert found[0] == "ftyp"
-    assert found.index("moov") < found.index("mdat")
+def test_the_index_stands_before_what_it_lists(name: str, media: Media, work: VideoWork) -> None:
+    found = [kind for kind, _ in boxes(made(name, media, work).read_bytes())]
+    assert found[0] == b"ftyp"
+    assert found.index(b"moov") < found.index(b"mdat")
 
 
 @contextmanager
@@ -94,21 +83,21 @@ def browser(url: str, profile: Path) -> Iterator[None]:
     ("name", "codec"), [("caption", "h264"), ("img2vid", "h264"), ("adicionaAudio", "h264"), ("caption", "av1")]
 )
 def test_chromium_plays_it_to_the_end(
-    name: str, codec: str, media: Media, work: Work, files: FileServer, tmp_path: Path
+    name: str, codec: str, media: Media, work: VideoWork, files: FileServer, tmp_path: Path
 ) -> None:
     """From a server without Range requests: the file must begin with all that is needed."""
     video = made(name, media, work, encoding={"codec": codec})
     files.routes = {
         "/": Reply(body=PLAYER.encode(), headers={"Content-Type": "text/html"}),
         "/video.mp4": Reply(body=video.read_bytes(), headers={"Content-Type": "video/mp4"}),
-        "/told": Reply(204),
+        "/report": Reply(204),
     }
     with browser(files.url("/"), tmp_path / "profile"):
-        eventually(lambda: any(request.path == "/told" for request in files.requests), seconds=60)
-    told = json.loads(next(request.body for request in files.requests if request.path == "/told"))
-    assert told["end"] == "ended"
-    assert (told["width"], told["height"]) == (320, 180)
-    assert told["seconds"] == pytest.approx(SECONDS, abs=0.06)
-    assert told["times"] >= 3
-    low, high = told["range"]
+        eventually(lambda: any(request.path == "/report" for request in files.requests), seconds=60)
+    report = json.loads(next(request.body for request in files.requests if request.path == "/report"))
+    assert report["end"] == "ended"
+    assert (report["width"], report["height"]) == (320, 180)
+    assert report["seconds"] == pytest.approx(SECONDS, abs=0.06)
+    assert report["times"] >= 3
+    low, high = report["range"]
     assert low < 60 and high > 180, "a picture, not a black or an even one"

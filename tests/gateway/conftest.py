@@ -1,4 +1,4 @@
-"""Fixtures for the gateway: a real database, a clock that stands still, a provider that answers by script."""
+"""Fixtures for the gateway: a real database, a clock that stands still, a scripted provider."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class FixedClock:
 
 
 class FakeProvider:
-    """Answers by script: `script("submit", NoCapacity("full"), Accepted("r1"))`, then its default answers.
+    """Returns what its script says: `script("submit", NoCapacity("full"), Accepted("r1"))`, then its defaults.
 
     An answer is a value, an exception to raise, or a function that is called with the attempt and gives one of these.
     `calls` records (method, attempt), `inputs` the job inputs that were submitted.
@@ -313,7 +313,7 @@ def settings(tmp_path: Path, database: str) -> Settings:
         database_url=database,
         min_free_disk_percent=0,
         max_wait_seconds=90,
-        failed_keys_per_address=0,  # tests knock with wrong keys without end
+        failed_keys_per_address=0,  # tests send wrong keys without end
     )
 
 

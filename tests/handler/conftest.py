@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +10,9 @@ import pytest
 
 from handler import attempt, events, fetch, upload
 from handler.settings import Settings
+from tests.ffmpeg_ops.media import X264, ffmpeg
 from tests.handler.support import Gateway, Job
-from tests.servers import PATIENCE_S, FileServer, Reply
+from tests.servers import FileServer, Reply
 
 TOKEN, KEY = "t" * 32, "k" * 32
 LONG = {"duration": 60, "frame_rate": 60}
@@ -37,18 +37,14 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("media")
     picture = ["-f", "lavfi", "-i", "testsrc=size=128x72:rate=10:duration=1"]
     sine = ["-f", "lavfi", "-i", "sine=duration=1"]
-    small = ["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p"]
-    _ffmpeg(folder, *picture, *sine, *small, "-c:a", "aac", "video.mp4")
-    _ffmpeg(folder, *picture, *small, "silent.mp4")
-    _ffmpeg(folder, *sine, "sound.wav")
-    _ffmpeg(folder, *picture, "-frames:v", "1", "image.png")
+    small = X264.split()
+    ffmpeg(*picture, *sine, *small, "-c:a", "aac", "video.mp4", cwd=folder)
+    ffmpeg(*picture, *small, "silent.mp4", cwd=folder)
+    ffmpeg(*sine, "sound.wav", cwd=folder)
+    ffmpeg(*picture, "-frames:v", "1", "image.png", cwd=folder)
     (folder / "captions.srt").write_text(SRT, encoding="utf-8")
     (folder / "page.html").write_text("<!DOCTYPE html><html><body>Not the file</body></html>", encoding="utf-8")
     return folder
-
-
-def _ffmpeg(folder: Path, *arguments: str) -> None:
-    subprocess.run(["ffmpeg", "-v", "error", "-y", *arguments], cwd=folder, check=True, timeout=PATIENCE_S)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 
 from handler.attempt import run_attempt
 from handler.settings import Settings
-from tests.handler.support import FOREVER_S
+from tests.handler.support import FOREVER_S, children
 from tests.servers import STOP_S, eventually
 from wire.errors import JobError
 
@@ -22,17 +22,17 @@ MEMORY_KB = 1_953_125 + 300_000
 TIMEOUT_S = 20
 # `worker_error` would mean a case that the worker does not handle.
 EXPECTED = frozenset(
-    {
-        *(
-            "asset_invalid",
-            "asset_too_large",
-            "asset_empty",
-            "asset_has_no_audio",
-            "asset_unavailable",
-            "asset_not_found",
-        ),
-        *("encode_failed", "output_too_large", "job_timeout"),
-    }
+    [
+        "asset_invalid",
+        "asset_too_large",
+        "asset_empty",
+        "asset_has_no_audio",
+        "asset_unavailable",
+        "asset_not_found",
+        "encode_failed",
+        "output_too_large",
+        "job_timeout",
+    ]
 )
 
 
@@ -49,7 +49,7 @@ class Outcome:
 
 def endure(raw: dict[str, Any], settings: Settings, timeout_s: int = TIMEOUT_S) -> Outcome:
     """Run the attempt; check that it ends in time with an expected code, within memory, without leftovers."""
-    threads, files, children = _threads(), _files(), set(_children())
+    threads, files, before = _threads(), _files(), set(children(os.getpid()))
     _forget_peak()
     before_kb = _memory_kb("VmRSS")
     children_kb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
@@ -58,7 +58,7 @@ def endure(raw: dict[str, Any], settings: Settings, timeout_s: int = TIMEOUT_S) 
     outcome.seconds = time.monotonic() - began_at
     assert outcome.code in {"completed", *EXPECTED}, outcome
     assert outcome.seconds < 2 * timeout_s + FOREVER_S, outcome  # ended by its own limit
-    eventually(lambda: set(_children()) <= children, STOP_S)
+    eventually(lambda: set(children(os.getpid())) <= before, STOP_S)
     eventually(lambda: _threads() <= threads, STOP_S)
     eventually(lambda: _files() <= files, STOP_S)
     assert [path.name for path in settings.work_dir.glob("attempt-*")] == []
@@ -77,9 +77,9 @@ def _threads() -> int:
 
 def limits(raw: dict[str, Any], timeout_s: int) -> dict[str, Any]:
     """`raw` with a delivery of limits only."""
-    told = {"max_asset_bytes": 100_000_000, "max_output_bytes": 100_000_000, "timeout_s": timeout_s}
-    delivery = {"version": 1, "job_id": "job_1", "attempt_id": "att_1", "deadline": "2099-01-01T00:00:00Z"}
-    return {**raw, "delivery": {**delivery, "limits": told}}
+    limits = {"max_asset_bytes": 100_000_000, "max_output_bytes": 100_000_000, "timeout_s": timeout_s}
+    delivery = {"job_id": "job_1", "attempt_id": "att_1", "deadline": "2099-01-01T00:00:00Z"}
+    return {**raw, "delivery": {**delivery, "limits": limits}}
 
 
 def frames(video: Path) -> bytes:
@@ -97,20 +97,6 @@ def _run(raw: dict[str, Any], settings: Settings, timeout_s: int) -> Outcome:
         assert error.message and "Traceback" not in error.message and str(settings.work_dir) not in error.message
         return Outcome(error.code, error.message, 0.0, 0)
     return Outcome("completed", "", 0.0, 0, Path(result["outputs"]["video"]["path"]))
-
-
-def _children() -> list[int]:
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            if (
-                folder.name.isdigit()
-                and int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == os.getpid()
-            ):
-                found.append(int(folder.name))
-        except OSError:
-            continue  # it ended while we looked
-    return found
 
 
 def _files() -> int:

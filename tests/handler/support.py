@@ -17,6 +17,7 @@ from common.clock import to_rfc3339
 from ffmpeg_ops.operation import StopSignal
 from handler.attempt import run_attempt
 from handler.settings import Settings
+from tests.conftest import ROOT
 from tests.servers import PATIENCE_S, FileServer, Reply, Request
 from wire.errors import JobError
 
@@ -24,6 +25,18 @@ OK = Reply(200, b"{}")
 EVENTS, PUT = "/events/att_1", "/put/att_1.mp4"
 EVENT_TOKEN = "token-of-this-attempt-alone"
 FOREVER_S = 60.0
+
+
+def environment(settings: Settings, **more: str) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(settings.output_dir.parent),
+        "PYTHONPATH": str(ROOT),
+        "WORK_DIR": str(settings.work_dir),
+        "OUTPUT_DIR": str(settings.output_dir),
+        "FETCH_ALLOW_ORIGINS": ",".join(settings.fetch_allow_origins),
+        **more,
+    }
 
 
 @dataclass
@@ -42,7 +55,6 @@ class Gateway:
 
     def delivery(self, **more: Any) -> dict[str, Any]:
         return {
-            "version": 1,
             "job_id": "job_1",
             "attempt_id": "att_1",
             "deadline": to_rfc3339(time.time_ns() // 1_000_000 + 600_000),
@@ -150,11 +162,16 @@ def ffmpegs(parent: int | None = None) -> list[int]:
     return [pid for pid, comm, ppid in _processes() if comm == "ffmpeg" and ppid == (parent or os.getpid())]
 
 
+def children(parent: int) -> list[int]:
+    """Those that have ended and were not waited for included."""
+    return [pid for pid, _, ppid in _processes(zombies=True) if ppid == parent]
+
+
 def alive(pid: int) -> bool:
     return any(pid == living for living, _, _ in _processes())
 
 
-def _processes() -> Iterator[tuple[int, str, int]]:
+def _processes(*, zombies: bool = False) -> Iterator[tuple[int, str, int]]:
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
@@ -163,7 +180,7 @@ def _processes() -> Iterator[tuple[int, str, int]]:
         except OSError:
             continue  # it ended while we looked
         state, ppid = rest.split()[:2]
-        if state != "Z":
+        if zombies or state != "Z":
             yield int(folder.name), head.partition("(")[2], int(ppid)
 
 

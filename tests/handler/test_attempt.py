@@ -50,6 +50,16 @@ def test_an_attempt_claims_uploads_its_output_and_reports_its_result(each: Job, 
     assert gateway.events[-1]["result"] == json.loads(json.dumps(result))
 
 
+def test_the_bytes_fetched_are_those_of_the_assets_equal_urls_once(
+    caption: Job, adiciona_audio: Job, files: FileServer
+) -> None:
+    sizes = {path: len(reply.body) for path, reply in files.routes.items()}
+    fetched = caption.result()["stats"]["fetched_bytes"]
+    assert fetched == sizes["/video.mp4"] + sizes["/captions.srt"]
+    fetched = adiciona_audio.result(url_audio=files.url("/video.mp4"))["stats"]["fetched_bytes"]
+    assert fetched == sizes["/video.mp4"]
+
+
 def test_headers_of_the_upload_are_sent(caption: Job, gateway: Gateway) -> None:
     delivery = gateway.delivery()
     delivery["uploads"]["video"]["headers"] = {"Content-Type": "application/x-odd", "x-amz-tagging": "a=b"}
@@ -222,7 +232,9 @@ def test_every_line_of_the_log_names_job_and_attempt(img2vid: Job, gateway: Gate
     gateway.on_put = lambda request: Reply(503) if len(gateway.puts) == 1 else Reply(200)
     img2vid.result(duration=1)
     lines = [json.loads(line) for line in logged.getvalue().splitlines()]
-    assert {"attempt.started", "event.refused", "upload.failed", "attempt.completed"} <= {x["event"] for x in lines}
+    assert {"attempt.started", "event.refused", "output.upload_failed", "attempt.completed"} <= {
+        x["event"] for x in lines
+    }
     nameless = [x for x in lines if x.get("attempt_id") != "att_1" or x.get("job_id") != "job_1"]
     assert nameless == []
 

@@ -36,7 +36,7 @@ def restart(tmp_path: Path, clocks: Clocks) -> Restart:
     return lambda: Switch(state, 600, 3600, lambda: clocks.wall_s, lambda: clocks.boot_s)
 
 
-def test_it_goes_after_silence_and_not_before(restart: Restart, clocks: Clocks) -> None:
+def test_it_ends_after_silence_and_not_before(restart: Restart, clocks: Clocks) -> None:
     one = restart()
     for _ in range(3):
         clocks.advance(599)

@@ -258,7 +258,7 @@ def test_one_of_ten_that_fails_is_named_and_stops_the_others(files: FileServer, 
         return Reply(404)
 
     files.routes |= dict.fromkeys(TEN, endless) | {"/2": gone}
-    with pytest.raises(AssetNotFound, match=r"^items\[2\]\.url_image: the URL answered with HTTP status 404\.$"):
+    with pytest.raises(AssetNotFound, match=r"^items\[2\]\.url_image: the server returned HTTP status 404\.$"):
         fetch(assets(files, *TEN), work, files)
     eventually(lambda: not fetching() - before, STOP_S)
     assert len(files.requests) == 4, "those that had not begun were not asked for"
@@ -275,7 +275,7 @@ def test_a_stopped_attempt_asks_for_no_further_file(files: FileServer, work: Wor
     assert len(files.requests) <= AT_ONCE
 
 
-def test_files_may_be_so_large_together_and_no_larger(files: FileServer, work: Work) -> None:
+def test_the_total_size_of_files_is_limited(files: FileServer, work: Work) -> None:
     files.routes |= {f"/{i}": Reply(200, b"x" * 1000) for i in range(3)} | {"/half": Reply(200, b"x" * 500)}
     fetch(assets(files, "/0", "/1", "/half"), work, files)
     with pytest.raises(AssetTooLarge, match=r"^items\[\d\]\.url_image: the job's files .* 2500 bytes together\.$"):

@@ -1,10 +1,9 @@
-"""Samples of every kind with flipped bits and lost ends. FUZZ_CASES tells how many, FUZZ_SEED which."""
+"""Samples of every kind with flipped bits and lost ends. FUZZ_CASES is their number, FUZZ_SEED selects them."""
 
 from __future__ import annotations
 
 import os
 import random
-import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from handler.settings import Settings
+from tests.ffmpeg_ops.media import ffmpeg
 from tests.handler.hostile import endure
 from tests.servers import FileServer, Reply
 
@@ -51,13 +51,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     found = {kind: text.encode() for kind, text in TEXTS.items()}
     for kind, arguments in {**VIDEOS, **SOUNDS, **IMAGES}.items():
         path = folder / f"whole.{kind}"
-        subprocess.run(["ffmpeg", "-v", "error", *arguments.split(), path], check=True, timeout=60)
+        ffmpeg(*arguments.split(), path)
         found[kind] = path.read_bytes()
     return found
 
 
 def fuzzed(content: bytes, chance: random.Random) -> bytes:
-    """A file cut off, or with one of so many of its bits flipped, in its header alone now and then."""
+    """A file cut off, or with random bits flipped, sometimes in its header only."""
     how = chance.random()
     if how < 0.15:
         return content[: chance.randrange(1, len(content))]

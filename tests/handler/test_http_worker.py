@@ -32,8 +32,7 @@ from handler.http_worker import create_app
 from handler.settings import Settings
 from scripts.stack import free_port
 from tests.handler.conftest import KEY, LONG, TOKEN
-from tests.handler.platform import environment
-from tests.handler.support import Gateway, Job, alive, ffmpegs
+from tests.handler.support import Gateway, Job, alive, children, environment, ffmpegs
 from tests.servers import PATIENCE_S, STOP_S, FileServer, Reply, eventually
 from wire.envelope import ErrorSchema, ResultSchema
 
@@ -379,8 +378,7 @@ class Served:
     @property
     def child(self) -> int:
         """gunicorn's one worker process."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return int(children[0]) if children else 0
+        return next(iter(children(self.process.pid)), 0)
 
 
 @contextmanager
@@ -486,7 +484,7 @@ def test_no_number_of_other_clients_delays_the_gateway(settings: Settings, tmp_p
                 stalled.sendall(b"\x16")
         for _ in range(3):
             assert _responds_in_time(served.client)
-        eventually(lambda: sum(map(_hung_up, idle)) >= 200 - 2 * http_server.STRANGERS)
+        eventually(lambda: sum(map(_hung_up, idle)) >= 200 - 2 * http_server.UNEXPECTED)
 
 
 def _secured(connection: socket.socket) -> ssl.SSLSocket:

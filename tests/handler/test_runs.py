@@ -55,7 +55,7 @@ def test_concurrent_submissions_start_one_attempt_per_slot(settings: Settings, i
 
 
 @pytest.mark.usefixtures("endless")
-def test_only_the_last_ends_are_remembered(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_latest_results_are_kept(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "KEPT_ENDS", 3)
     attempts = Runs(settings)
     for i in range(8):

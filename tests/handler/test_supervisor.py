@@ -1,13 +1,11 @@
-"""The supervisor with real processes, and an API on loopback that destroys its machine."""
+"""`handler.supervisor` with real processes, and an API on loopback that destroys its machine."""
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import resource
 import signal
-import ssl
 import subprocess
 import sys
 import time
@@ -16,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import requests
 
 from common.settings import read
 from gateway.providers.base import Unavailable
@@ -25,7 +24,7 @@ from handler.settings import Settings
 from handler.supervisor import Config
 from scripts.stack import free_port
 from tests.conftest import ROOT
-from tests.handler.support import FOREVER_S, Gateway, Job, alive
+from tests.handler.support import FOREVER_S, Gateway, Job, alive, children
 from tests.servers import PATIENCE_S, STOP_S, FileServer, Reply, Request, eventually, file_server
 
 TOKEN, KEY, CONTAINER_KEY = "t" * 64, "k" * 64, "key-of-this-container-alone"
@@ -103,7 +102,7 @@ class Instance:
 
     def up(self) -> bool:
         try:
-            self.client.check()
+            self.client.health()
         except Unavailable:
             return False
         return True
@@ -133,14 +132,6 @@ def gone(pids: list[int]) -> None:
     eventually(lambda: not any(map(alive, pids)), STOP_S)  # FFmpeg dies a moment after its parent
 
 
-def children(pid: int) -> list[int]:
-    found: list[int] = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            found += map(int, path.read_text().split())
-    return found
-
-
 @pytest.fixture
 def vast() -> Iterator[Vast]:
     with file_server() as server:
@@ -165,17 +156,13 @@ def over_already(folder: Path) -> None:
     (folder / "state/deadline.json").write_text('{"wall": 1, "boot": 1}')
 
 
-def call_as_stranger(port: int, path: str, headers: dict[str, str]) -> bool:
-    """Whether the worker still responds."""
-    context = ssl._create_unverified_context()
-    connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=5)
+def responds(port: int, path: str, headers: dict[str, str]) -> bool:
+    """Whether the worker responds to a call, also by a refusal."""
     try:
-        connection.request("GET", path, headers=headers)
-        return connection.getresponse().status in {200, 401}
-    except (OSError, http.client.HTTPException):
+        answer = requests.get(f"https://127.0.0.1:{port}{path}", headers=headers, verify=False, timeout=5)
+    except requests.RequestException:
         return False
-    finally:
-        connection.close()
+    return answer.status_code in {200, 401}
 
 
 # ---- the worker under it
@@ -186,13 +173,13 @@ def test_a_killed_worker_is_restarted_and_proves_its_identity_again(instance: In
     instance.start()
     eventually(instance.up)
     client = instance.client
-    client.check()
+    client.health()
     (before,) = instance.workers()
     below = instance.below()
     os.kill(before, signal.SIGKILL)
     gone(below)
     eventually(instance.up)
-    client.check()  # the client that had the other certificate
+    client.health()  # the client that had the other certificate
     assert instance.workers() != [before]
     assert vast.at == []
 
@@ -242,6 +229,7 @@ def test_a_stop_fits_into_the_ten_seconds_that_docker_gives() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 def test_authorized_calls_keep_it_and_silence_destroys_it(instance: Instance, vast: Vast) -> None:
     silence_s = 12
     instance.start(WORKER_SILENCE_SECONDS=silence_s)
@@ -250,7 +238,7 @@ def test_authorized_calls_keep_it_and_silence_destroys_it(instance: Instance, va
     kept_until = time.monotonic() + 1.2 * silence_s
     while last < kept_until:
         last = time.monotonic()
-        client.check()
+        client.health()
         time.sleep(0.5)
     assert vast.at == []
     below = instance.below()
@@ -261,7 +249,7 @@ def test_authorized_calls_keep_it_and_silence_destroys_it(instance: Instance, va
             ("/health", {"X-Session-Token": TOKEN, "X-API-Key": "k" * 63}),
             ("/health", {"X-Session-Token": "x" * 64, "X-API-Key": KEY}),
         ):
-            answered += call_as_stranger(instance.port, path, headers)
+            answered += responds(instance.port, path, headers)
         time.sleep(0.1)
     assert answered > 3
     assert vast.at[0] - last >= silence_s
@@ -328,17 +316,15 @@ def test_it_asks_for_its_destruction_for_ever(instance: Instance, vast: Vast) ->
     assert instance.process.wait(PATIENCE_S) == 0
 
 
-def test_pauses_grow_and_are_longest_after_a_success_which_may_be_a_lie(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    told, pauses = iter([500, 404, 401, 200, 500]), []
+def test_pauses_grow_and_are_longest_after_a_reported_success(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    statuses, pauses = iter([500, 404, 401, 200, 500]), []
 
     def sleep(seconds: float) -> None:
         pauses.append(seconds)
         if len(pauses) == 5:
             raise InterruptedError
 
-    monkeypatch.setattr(supervisor, "_call", lambda config: next(told))
+    monkeypatch.setattr(supervisor, "_call", lambda config: next(statuses))
     monkeypatch.setattr("handler.supervisor.time.sleep", sleep)
     with pytest.raises(InterruptedError):
         supervisor.destroy(Config(600, 3600, tmp_path / "deadline.json", "http://x", "1", "k", retry_s=1.0))

@@ -13,8 +13,11 @@ from flask import Flask
 
 from common.settings import variables
 from gateway import cli
+from gateway.domain.prices import TrafficPrice
 from gateway.providers.clouds.vast import reap
 from gateway.providers.clouds.vast.settings import VastSettings
+from gateway.providers.rental.cloud import Offer
+from gateway.providers.rental.comparison import rental_nano
 from gateway.providers.runpod.endpoint.form import FORM
 from gateway.providers.runpod.endpoint.plan import Plan
 from gateway.providers.runpod.endpoint.wanted import Wanted, load
@@ -95,20 +98,24 @@ def test_named_commands_exist(page: Path) -> None:
 
 def test_the_costs_of_vast_are_correct() -> None:
     page = (ROOT / "docs/vast.md").read_text()
-    second = Decimal("0.20") / 3600
-    rows = re.findall(r"^\| .*? \| (120 \+ .*? \+ 300) s = (\d+) s \| \$(\S+) \|$", page, re.MULTILINE)
-    assert len(rows) == 3
-    for parts, seconds, dollars in rows:
+    offer = Offer(1, 1, "RTX 3090", 200_000_000, TrafficPrice(down=20_000_000, up=20_000_000))
+    row = r"^\| .*? \| (120 \+ .*? \+ 300) s = (\d+) s: \$(\S+) \| (\S+) GB: \$(\S+) \| \$(\S+) \|$"
+    rows = re.findall(row, page, re.MULTILINE)
+    assert [round(rental_nano(offer, VastSettings(), jobs) / 1e9, 4) for jobs in (1, 10, 100)] == [
+        float(cost) for *_, cost in rows
+    ]
+    for parts, seconds, time_cost, gigabytes, traffic_cost, cost in rows:
         boot, work, idle = parts.split(" + ")
         assert int(boot) + prod(map(int, work.split(" × "))) + int(idle) == int(seconds)
-        assert round(int(seconds) * second, 4) == Decimal(dollars)
+        assert Decimal(gigabytes) * Decimal("0.02") == Decimal(traffic_cost)
+        assert Decimal(time_cost) + Decimal(traffic_cost) == Decimal(cost)
 
 
 def test_the_limits_of_cost_are_the_defaults() -> None:
     page = (ROOT / "docs/vast.md").read_text()
     rows = re.findall(r"^\| `(VAST_\w+)` \| \$?([\d.]+)", page, re.MULTILINE)
     defaults = {name: field.default for name, field in variables(VastSettings).items()}
-    assert len(rows) == 6
+    assert len(rows) == 7
     assert [float(shown) for _, shown in rows] == [defaults[name] for name, _ in rows]
 
 

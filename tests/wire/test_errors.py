@@ -31,14 +31,14 @@ def test_code_is_a_stable_word_made_from_the_class_name(cls: type[ReelayError]) 
 
 
 @pytest.mark.parametrize("cls", CONCRETE)
-def test_every_error_has_a_sentence_for_people(cls: type[ReelayError]) -> None:
+def test_the_text_of_every_error_is_a_sentence(cls: type[ReelayError]) -> None:
     assert re.fullmatch(r"[A-Z].*[.X]|[A-Z].*\)\.|[A-Z].*X-API-Key\.", cls.text)
     assert str(cls()) == cls().message == cls.text
 
 
 def test_two_classes_cannot_share_a_code() -> None:
     with pytest.raises(TypeError, match="superseded"):
-        type("Other", (JobError,), {"code": "superseded"})
+        type("Other", (JobError,), {}, code="superseded")
     assert CODES["superseded"] is errors.Superseded
 
 
@@ -49,8 +49,10 @@ def test_a_class_without_a_code_of_its_own_takes_none_from_its_parent() -> None:
 
 
 def test_the_drawn_tree_lists_exactly_the_classes_that_exist() -> None:
-    drawing = f"{errors.__doc__}{request_errors.__doc__}".replace("Each class has", "").replace(
-        "└── RequestError", "", 1
+    drawing = (
+        f"{errors.__doc__}{request_errors.__doc__}".replace("Each class has", "")
+        .replace("An error has", "")
+        .replace("└── RequestError", "", 1)
     )
     drawn = re.findall(r"\b[A-Z][a-z]+[A-Za-z]*[a-z]\b", drawing)
     names = [word for word in drawn if word in every_class() or re.search("[a-z][A-Z]", word)]
@@ -92,7 +94,7 @@ def test_an_unknown_code_is_classed_by_retryable_and_keeps_its_name(retryable: b
     assert parent.code == "", "the class itself stays as it was"
 
 
-def test_a_known_code_decides_by_its_class_and_not_by_what_the_worker_says() -> None:
+def test_the_class_of_a_known_code_decides_whether_it_is_retryable() -> None:
     assert job_error_from_wire("asset_invalid", "x", True).retryable is False
 
 

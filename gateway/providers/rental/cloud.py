@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from gateway.domain.prices import TrafficPrice
 from gateway.providers.base import Unavailable
 
 # Values of `NotCreated.code` that this package acts on; all others are the cloud's own.
@@ -41,6 +42,8 @@ class Offer:
     gpu: str
     #: Nano-dollars an hour, disk included.
     price_nano: int
+    #: Price of the machine's traffic, which `price_nano` does not include.
+    traffic: TrafficPrice = TrafficPrice()
 
     @property
     def nano_per_s(self) -> int:

@@ -108,10 +108,18 @@ class RentalProvider:
         """Return a job's share of the price of the machine that has the attempt.
 
         Where none is recorded, use the price of the last machine with this GPU, of the last machine, or the maximum.
+        The first attempt on a machine bears the pull of the image.
         """
         rental = self._rows.get(rental_of(attempt.remote_id))
-        nano_per_s = (rental.nano_per_s if rental is not None else 0) or self._usual(gpu)
-        return Price(nano_per_s // self._settings.concurrency, self._settings.idle_timeout)
+        if rental is None or not rental.nano_per_s:
+            return Price(self._usual(gpu) // self._settings.concurrency, self._settings.idle_timeout)
+        traffic, first = rental.traffic_price, rental.first_attempt_id == attempt.id
+        return Price(
+            rental.nano_per_s // self._settings.concurrency,
+            self._settings.idle_timeout,
+            traffic,
+            pull_nano=traffic.nano(self._settings.image_bytes, 0) if first else 0,
+        )
 
     def _usual(self, gpu: str | None) -> int:
         """Nano-dollars a second."""
@@ -154,14 +162,15 @@ class RentalProvider:
         chosen = min(fit, key=lambda i: (not i.has(attempt.remote_id), -load(i), i.id))
         if not rental_store.bind(tx, attempt.id, chosen.remote_id_of(attempt.id)):
             return None
-        if chosen.stage is not Stage.BUSY:
-            chosen = move(chosen, Stage.BUSY, now)
-            rental_store.save(tx, chosen)
-        return chosen
+        taken = replace(chosen, first_attempt_id=chosen.first_attempt_id or attempt.id)
+        taken = taken if taken.stage is Stage.BUSY else move(taken, Stage.BUSY, now)
+        if taken != chosen:
+            rental_store.save(tx, taken)
+        return taken
 
     def _unbind(self, attempt: Attempt) -> None:
         with self._store.transaction() as tx:
-            rental_store.bind(tx, attempt.id, None)
+            rental_store.unbind(tx, attempt.id)
 
     def _found(self, rental: Rental) -> Rental | None:
         """Return the rental with its present address, which may change at any time; None when it is gone."""

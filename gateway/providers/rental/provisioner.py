@@ -123,6 +123,8 @@ class Provisioner:
             machine_id=offer.machine_id,
             gpu=offer.gpu,
             nano_per_s=offer.nano_per_s,
+            down_nano_per_gb=offer.traffic.down,
+            up_nano_per_gb=offer.traffic.up,
         )
         writer.insert(rental)
         return rental
@@ -131,7 +133,10 @@ class Provisioner:
         variables = environment(self._settings, self._signer, rental.uuid, allowed)
         order = Order(self._settings.worker_image or "", rental.label, variables, PORT)
         decided = self._clock.now_ms()
-        rental = writer.change(rental, lambda i: move(i, Stage.CREATING, decided, sent_at=decided))
+        pull_nano = offer.traffic.nano(self._settings.image_bytes, 0)
+        rental = writer.change(
+            rental, lambda i: move(i, Stage.CREATING, decided, sent_at=decided).with_traffic(pull_nano, decided)
+        )
         if self._clock.now_ms() - decided > DECIDED_MS:
             return  # the next round finds out that there is no machine
         try:

@@ -9,6 +9,7 @@ from marshmallow import ValidationError, fields, validate
 
 from common.settings import Networks, setting, variable, whole
 from gateway.domain.jobs import MARGIN_MS
+from gateway.domain.prices import GB
 from gateway.settings import Settings
 
 
@@ -36,6 +37,16 @@ class RentalSettings:
     )
     max_price: float = setting(
         fields.Float(validate=validate.Range(0.01, 10)), 1.0, "Highest price of a rented machine, in dollars an hour."
+    )
+    max_traffic_price: float = setting(
+        fields.Float(validate=validate.Range(0, 1)),
+        0.03,
+        "Highest price of traffic to or from a rented machine, in dollars per GB.",
+    )
+    image_gb: float = setting(
+        fields.Float(validate=validate.Range(0, 50)),
+        0.5,
+        "Size of the worker's image in the registry, in GB. Every rented machine pulls it, which is billed as traffic.",
     )
     max_instances: int = setting(
         whole(0, 50), 2, "Maximum number of machines at once. 0: none gets another job, and all of them are given back."
@@ -66,11 +77,17 @@ class RentalSettings:
     daily_budget: float = setting(
         fields.Float(validate=validate.Range(0.01, 10_000)),
         10.0,
-        "Maximum dollars for rented machines per day (UTC); beyond it none is rented and idle ones are given back.",
+        "Maximum dollars for rented machines and their traffic per day (UTC); beyond it none is rented and idle ones "
+        "are given back.",
     )
     min_credit: float = setting(
         fields.Float(validate=validate.Range(0, 10_000)), 1.0, "Dollars on the account below which nothing is rented."
     )
+
+    @property
+    def image_bytes(self) -> int:
+        """Size of the worker's image in the registry."""
+        return round(self.image_gb * GB)
 
 
 def mistakes(own: RentalSettings, settings: Settings) -> Iterator[str]:

@@ -18,7 +18,7 @@ from tests.emulators.vast.clock import Clock
 from tests.emulators.vast.config import Config
 from tests.emulators.vast.faults import Fault, Faults
 
-MINUTE_S = 60.0
+MINUTE_S, DAY_S = 60.0, 86_400.0
 
 
 class Problem(Exception):
@@ -27,11 +27,14 @@ class Problem(Exception):
     def __init__(self, status: int, error: str, message: str = "", **more: Any) -> None:
         super().__init__(error)
         self.status, self.body = status, {"success": False, "error": error, "msg": message, **more}
+        self.headers: dict[str, str] = {}
 
 
 class TooMany(Problem):
-    def __init__(self, call: str, detail: str) -> None:
+    def __init__(self, call: str, detail: str, retry_after_s: float = 0.0) -> None:
         super().__init__(429, "rate_limit_exceeded", detail)
+        if retry_after_s:
+            self.headers["Retry-After"] = f"{retry_after_s:.0f}"
         if call not in {"destroy", "self-destroy"}:
             self.body = {"detail": detail}
 
@@ -57,6 +60,7 @@ class Limits:
         self._config, self._clock, self._lock = config, clock, threading.Lock()
         self._last: dict[tuple[str, str], float] = {}
         self._searches: deque[float] = deque()
+        self._today: Counter[int] = Counter()
 
     def admit(self, kind: str, key: str) -> None:
         """Count the call. Raises TooMany."""
@@ -74,6 +78,10 @@ class Limits:
             self._searches.popleft()
         if len(self._searches) >= self._config().searches_a_minute:
             raise TooMany("search", "API requests too frequent endpoint threshold=6.0")
+        day = int(now // DAY_S)
+        if self._today[day] >= self._config().searches_a_day:
+            raise Problem(429, "search_quota_exceeded", "the searches of this day are used up")
+        self._today[day] += 1
         self._searches.append(now)
 
 
@@ -125,8 +133,8 @@ class Calls:
             return _hung_up()
         if fault and what == "status":
             raise Problem(fault.status, "internal_error", "an injected fault")
-        if what == "rate_limited":
-            raise TooMany(kind, "API requests too frequent endpoint threshold=1.0")
+        if fault and what == "rate_limited":
+            raise TooMany(kind, "API requests too frequent endpoint threshold=1.0", fault.seconds)
         if what == "auth_error":
             raise auth_error()
         try:
@@ -145,6 +153,7 @@ class Calls:
     def _problem(self, kind: str, problem: Problem) -> Response:
         response = jsonify(problem.body)
         response.status_code = problem.status
+        response.headers.update(problem.headers)
         self._check(kind, response)
         return response
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -25,11 +25,19 @@ class Config:
     speed: float = 1.0  # of the clock; 0: only `advance` moves it
     spacing: Mapping[str, float] = field(default_factory=lambda: SPACING)
     searches_a_minute: int = 10
+    searches_a_day: int = 1000  # until midnight UTC
 
     boot_s: float = 90.0  # from the creation to `running`
     pretend: bool = False  # light workers in this process that make no video
     job_s: float = 1.0  # duration of a pretended job
     command: tuple[str, ...] = (sys.executable, "-m", "handler.supervisor")
     env: Mapping[str, str] = field(default_factory=dict)  # for the workers, such as FETCH_ALLOW_ORIGINS
+
+    image_bytes: int = 500_000_000  # pulled for each instance, and billed like all traffic from and to its machine
+    fetched_bytes: int = 0  # by each pretended job; they upload a few bytes
+
+    # NVENC refuses on slices with the drivers 570 to 609 (see market.py), and on the machines with these ids.
+    refusing_machines: Collection[int] = ()
+    refusing_env: Mapping[str, str] = field(default_factory=dict)  # for the workers on all these, besides `env`
 
     list_behind: int = 0  # a listing shows the state of so many listings ago

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ import requests
 from common.settings import read
 from ffmpeg_ops.operation import StopSignal
 from handler import certificate
-from handler.events import Events, Reporter, Silent
+from handler.events import Events, Reporter
 from handler.http_worker import create_app
 from handler.runs import Run, Runs
 from handler.settings import Settings
@@ -31,7 +32,7 @@ from tests.emulators.runpod.server import Server
 from tests.emulators.vast.clock import Clock
 from tests.emulators.vast.config import Config
 from wire.envelope import JobInput, parse_job_input
-from wire.errors import JobError, Stopped, Superseded
+from wire.errors import EncoderUnavailable, JobError, Stopped, Superseded
 from wire.media_types import MP4
 
 VIDEO = b"\0\0\0\x18ftypisom" + bytes(12)
@@ -40,6 +41,21 @@ TIMEOUT_S = 5.0
 SILENCE_S, LIFETIME_S = 420.0, 86400.0
 # Durations in a container that follow the clock.
 IN_SECONDS = ("WORKER_SILENCE_SECONDS", "WORKER_LIFETIME_SECONDS", "SELF_DESTROY_RETRY_SECONDS")
+
+
+# What FFmpeg says where NVENC refuses.
+REFUSAL = "OpenEncodeSessionEx failed: unsupported device (2)"
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a pretended worker knows of its machine."""
+
+    gpu: str
+    #: Whether NVENC refuses: its jobs are encoded by the CPU, or fail where the GPU is required.
+    refuses: bool
+    #: Bills (bytes to the machine, bytes from it).
+    transfer: Callable[[int, int], None]
 
 
 class Container(Protocol):
@@ -150,8 +166,10 @@ class Pretence:
     Its dead-man switch uses the stand-in's clock; a restart keeps its deadline, as if it were on the disk.
     """
 
-    def __init__(self, env: Mapping[str, str], jobs: list[str], config: Callable[[], Config], clock: Clock) -> None:
-        self._env, self._jobs, self._config, self._clock = env, jobs, config, clock
+    def __init__(
+        self, env: Mapping[str, str], jobs: list[str], hardware: Hardware, config: Callable[[], Config], clock: Clock
+    ) -> None:
+        self._env, self._jobs, self._hardware, self._config, self._clock = env, jobs, hardware, config, clock
         self._lock = threading.Lock()
         self._server: Server | None = None
         self._runs: _Pretended | None = None
@@ -167,7 +185,7 @@ class Pretence:
         settings = read(Settings, self._env)
         if not (settings.session_token and settings.worker_api_key and settings.allowed_ips):
             return
-        self._runs = _Pretended(settings, self._jobs, self._config, self._clock)
+        self._runs = _Pretended(settings, self._jobs, self._hardware, self._config, self._clock)
         shown = certificate.make() if settings.worker_tls else None
         fingerprint = shown.fingerprint if shown else None
         app = create_app(settings, self._runs, fingerprint=fingerprint, heartbeat=self._heard)
@@ -220,9 +238,11 @@ class Pretence:
 class _Pretended(Runs):
     """Attempts that claim, wait, upload and report like those of a worker, but make no video."""
 
-    def __init__(self, settings: Settings, jobs: list[str], config: Callable[[], Config], clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, jobs: list[str], hardware: Hardware, config: Callable[[], Config], clock: Clock
+    ) -> None:
         super().__init__(settings)
-        self._jobs, self._config, self._clock = jobs, config, clock
+        self._jobs, self._hardware, self._config, self._clock = jobs, hardware, config, clock
 
     def kill(self) -> None:
         for run in list(self._runs.values()):
@@ -239,20 +259,24 @@ class _Pretended(Runs):
         run.stop, run.thread = StopSignal(), None
 
     def _pretend(self, job_input: JobInput, stop: StopSignal) -> dict[str, Any]:
-        delivery, job_s = job_input.delivery, self._config().job_s
-        reporter: Reporter = Events(delivery, stop) if delivery and delivery.events else Silent()
+        delivery, job_s, fetched = job_input.delivery, self._config().job_s, self._config().fetched_bytes
+        reporter = Events(delivery, stop) if delivery and delivery.events else Reporter()
         size = {"size_bytes": len(VIDEO)}
-        stats = {**size, "duration_s": 0.2, "processing_s": job_s}
+        stats = {**size, **self._encoder(), "fetched_bytes": fetched, "duration_s": 0.2, "processing_s": job_s}
         result = {"outputs": {"video": size}, "stats": stats}
         try:
             reporter.claim()
+            self._hardware.transfer(fetched, 0)
             reporter.encoding()
+            if self._hardware.refuses and delivery and delivery.gpu_encoder == "require":
+                raise EncoderUnavailable(detail=REFUSAL)
             self._clock.wait(job_s, stop.check)
             if delivery and delivery.uploads:
                 with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
                     file.write(VIDEO)
                     file.flush()
                     upload(Path(file.name), delivery.uploads["video"], MP4.mime, stop)
+                self._hardware.transfer(0, len(VIDEO))
             reporter.completed(result)
         except JobError as error:
             if not isinstance(error, Stopped):
@@ -262,6 +286,12 @@ class _Pretended(Runs):
         finally:
             reporter.close()
         return result
+
+    def _encoder(self) -> dict[str, Any]:
+        """The part of the stats that says what encoded."""
+        if self._hardware.refuses:
+            return {"encoder": "libx264", "device": "cpu", "gpu": self._hardware.gpu, "gpu_failure": REFUSAL}
+        return {"encoder": "h264_nvenc", "device": "gpu", "gpu": self._hardware.gpu}
 
 
 class _Server(Server):

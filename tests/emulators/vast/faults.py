@@ -16,7 +16,7 @@ BOOT = "boot"
 # fault → where it can happen
 KINDS = {
     "status": ANY,  # returns `status` without any effect
-    "rate_limited": ANY,  # 429, without Retry-After
+    "rate_limited": ANY,  # 429, with Retry-After if there are `seconds`
     "auth_error": ANY,  # as for a wrong key: 404
     "lost_request": ANY,  # closes the connection without any effect
     "lost_reply": ANY,  # does its work, then closes the connection
@@ -28,7 +28,7 @@ KINDS = {
     "refused": ("create",),  # 200 with success=false
     "error_after": ("create",),  # creates, and returns `status`
     "contract_in_error": ("create",),  # creates, and returns `status` with its new_contract
-    "stranger_in_error": ("create",),  # creates nothing, and returns `status` with the id of a stranger's instance
+    "foreign_in_error": ("create",),  # creates nothing, and returns `status` with the id of an instance of another user
     "late_effect": ("create",),  # returns `status`, and creates after `seconds`
     "truncated": ("list",),  # the last row is missing, but counted
     "wrong_count": ("list",),  # all rows, but the count is one too high

@@ -7,13 +7,15 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from tests.emulators.vast.clock import Clock
 from tests.emulators.vast.config import Config
-from tests.emulators.vast.containers import Container, Pretence, Processes
+from tests.emulators.vast.containers import Container, Hardware, Pretence, Processes
 from tests.emulators.vast.faults import BOOT, Fault, Faults
+from tests.emulators.vast.market import refuses_nvenc
 from tests.emulators.vast.ports import MappedPort, Ports
 
 CREATED_S, LOADING_S = 1.0, 2.0  # after the creation
@@ -36,13 +38,14 @@ class Instance:
     runtype: str = "args"
     env: Mapping[str, str] = field(default_factory=dict)
     key: str = field(default_factory=lambda: secrets.token_hex(16))
-    stranger: bool = False
+    foreign: bool = False
     status: str | None = None
     message: str | None = None
     running_at: float | None = None
     ended_at: float | None = None
     ended_by: str | None = None
-    dollars: float = 0.0
+    dollars: float = 0.0  # traffic included
+    traffic_dollars: float = 0.0
     paid_s: float = 0.0  # from creation to end
     touched: int = 0  # calls that destroy or change it
     jobs: list[str] = field(default_factory=list)  # the attempts that it pretended to run
@@ -113,9 +116,23 @@ class Account:
     def create(self, offer: Mapping[str, Any], **fields: Any) -> Instance:
         with self.lock:
             instance = Instance(next(self._ids), offer=offer, created_at=self._clock.now(), **fields)
-            instance.plan = None if instance.stranger else self._faults.strike(BOOT)
+            instance.plan = None if instance.foreign else self._faults.strike(BOOT)
             self.instances[instance.id] = instance
+            self.transfer(instance, self._config().image_bytes, 0)
             return instance
+
+    def transfer(self, instance: Instance, down_bytes: int, up_bytes: int) -> None:
+        """Bill traffic to the machine (down) and from it (up)."""
+        with self.lock:
+            offer = instance.offer
+            dollars = (down_bytes * (offer["inet_down_cost"] or 0) + up_bytes * (offer["inet_up_cost"] or 0)) / 1e9
+            if not instance.foreign:
+                instance.traffic_dollars += dollars
+                instance.dollars += dollars
+
+    def refuses_nvenc(self, offer: Mapping[str, Any]) -> bool:
+        """Whether a container on the offer's machine cannot encode with its GPU."""
+        return refuses_nvenc(offer) or offer["machine_id"] in self._config().refusing_machines
 
     def later(self, seconds: float, act: Callable[[], object]) -> None:
         with self.lock:
@@ -187,7 +204,7 @@ class Account:
                 act()
             if self.credit <= 0:
                 for instance in self.alive():
-                    if not instance.stranger and instance.status != "stopped":
+                    if not instance.foreign and instance.status != "stopped":
                         self.stop(instance)
             for instance in self.alive():
                 self._grow(instance, now - instance.created_at)
@@ -216,7 +233,7 @@ class Account:
             return self.exit(instance, instance.plan.word)
         instance.status, instance.running_at = "running", self._clock.now()
         instance.message = f"success, running {instance.image}"
-        if instance.stranger or not self._serves(instance):
+        if instance.foreign or not self._serves(instance):
             return None
         instance.port = MappedPort(self._ports)
         if not _is(instance.plan, "no_worker"):
@@ -230,15 +247,17 @@ class Account:
         return instance.runtype == "args" and f"-p {PORT}:{PORT}" in env and env.get("WORKER_MODE") == "http"
 
     def _container(self, instance: Instance) -> Container:
-        config = self._config()
+        config, refuses = self._config(), self.refuses_nvenc(instance.offer)
         env = {
+            **(config.refusing_env if refuses else {}),
             **{name: value for name, value in instance.env.items() if not name.startswith("-")},
             "CONTAINER_ID": str(instance.id),
             "CONTAINER_API_KEY": instance.key,
             "SELF_DESTROY_BASE": self._url(),
         }
         if config.pretend:
-            return Pretence(env, instance.jobs, self._config, self._clock)
+            hardware = Hardware(str(instance.offer["gpu_name"]), refuses, partial(self.transfer, instance))
+            return Pretence(env, instance.jobs, hardware, self._config, self._clock)
         return Processes(env, self._home / str(instance.id), config, self._clock)
 
     def _start(self, instance: Instance) -> None:
@@ -281,7 +300,7 @@ class Account:
             seconds = now - max(self._billed_at, instance.created_at)
             runs = instance.status not in {"stopped", "exited", "offline"}
             instance.paid_s += seconds
-            if not instance.stranger:
+            if not instance.foreign:
                 instance.dollars += seconds / 3600 * (instance.offer["dph_total"] if runs else STORAGE_DPH)
         self._billed_at = now
 

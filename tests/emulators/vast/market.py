@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tests.emulators.vast import published
+
 MAX_ROWS = 64
 # GPU, memory in MB, dollars an hour
 FIT = (
@@ -24,7 +26,7 @@ FIT = (
     ("A40", 46068, 0.40),
 )
 # Chips without an encoder.
-INCONCLUSIVE = (
+WITHOUT_NVENC = (
     ("A100 SXM4", 81920, 0.05),
     ("A100 PCIE", 40960, 0.05),
     ("A800 PCIE", 81920, 0.05),
@@ -45,7 +47,7 @@ UNFIT: tuple[Mapping[str, Any], ...] = (
     {"inet_up": 40.0},
     {"inet_down": 40.0},
     {"direct_port_count": 0},
-    {"driver_version": "470.82.01", "driver_vers": 470082001},
+    {"driver_version": "470.82.01"},
     {"duration": 1800.0},
     {"gpu_name": "RTX 3050", "gpu_ram": 4096, "gpu_total_ram": 4096},
     {"rentable": False},
@@ -53,10 +55,23 @@ UNFIT: tuple[Mapping[str, Any], ...] = (
     {"disk_space": 4.0},
     {"dph_total": 9.5},
     {"cpu_arch": "arm64"},
+    {"inet_down_cost": 0.5},
+    {"inet_up_cost": 0.5},
+    {"inet_up_cost": None},
+    {"external": True},
 )
-# The share of a machine's GPUs in an offer of one GPU; a machine with several is as good as any.
-SHARES = (1.0, 0.5, 0.25, 0.125, 1.0, 1.0)
-_ALIASES = {"reliability": "reliability2", "driver_version": "driver_vers"}
+# Kinds of machines: the share of their GPUs that an offer of one GPU is, their driver, and the price of traffic from and
+# to them, in dollars per GB.
+HOSTS = (
+    (1.0, "550.54.15", 0.002, 0.004),
+    (0.5, "575.57.08", 0.001, 0.001),
+    (0.25, "550.54.15", 0.01, 0.02),
+    (0.125, "580.65.06", 0.0, 0.0),
+    (1.0, "575.57.08", 0.002, 0.004),
+    (0.5, "610.10.01", 0.02, 0.02),
+)
+# Drivers under which a container with some of a machine's GPUs cannot encode, as integers.
+REFUSING = range(570_000_000, 610_000_000)
 _DEFAULTS = {"verified": {"eq": True}, "rentable": {"eq": True}, "rented": {"eq": False}}
 _OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     "eq": lambda have, want: have == want,
@@ -68,12 +83,19 @@ _OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     "in": lambda have, want: have in want,
     "notin": lambda have, want: have not in want,
 }
+# What search matches where its field has another value.
+_VALUES: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
+    "verified": lambda row: row["verification"] == "verified",
+    "external": lambda row: bool(row["external"]),
+    "driver_version": lambda row: row["driver_vers"],
+}
 _OPTIONS = {"limit", "type", "order", "allocated_storage", "q", "disable_bundling"}
 
 
 def offer(offer_id: int, **fields: Any) -> dict[str, Any]:
     """A suitable offer, with `fields` replaced."""
     ram, price = fields.get("gpu_ram", 24576), fields.get("dph_total", 0.2)
+    driver = fields.get("driver_version", "550.54.15")
     return {
         "id": offer_id,
         "ask_contract_id": offer_id,
@@ -87,8 +109,8 @@ def offer(offer_id: int, **fields: Any) -> dict[str, Any]:
         "num_gpus": 1,
         "compute_cap": 860,
         "cuda_max_good": 12.4,
-        "driver_version": "550.54.15",
-        "driver_vers": 550054015,
+        "driver_version": driver,
+        "driver_vers": _integer(driver),
         "cpu_arch": "amd64",
         "cpu_cores": 16,
         "cpu_cores_effective": 8.0,
@@ -123,11 +145,28 @@ def offer(offer_id: int, **fields: Any) -> dict[str, Any]:
 
 
 def market() -> list[dict[str, Any]]:
-    """More offers than one response holds: unsuitable ones are the cheapest, suitable ones are there six times."""
+    """More offers than one response holds: unsuitable ones are the cheapest, each suitable GPU is on every kind of machine."""
     ids = itertools.count(1_000_001)
     unfit = [offer(next(ids), **{"dph_total": 0.05, **wrong}) for wrong in UNFIT]
-    blind = [_of(next(ids), *gpu) for gpu in INCONCLUSIVE]
-    return unfit + blind + [_of(next(ids), *gpu, gpu_frac=share) for share in SHARES for gpu in FIT]
+    without_nvenc = [_of(next(ids), *gpu) for gpu in WITHOUT_NVENC]
+    return unfit + without_nvenc + [_of(next(ids), *gpu, **_host(*host)) for host in HOSTS for gpu in FIT]
+
+
+def refuses_nvenc(row: Mapping[str, Any]) -> bool:
+    """Whether NVENC fails for a container on the offer's machine: a slice of its GPUs under one of the drivers 570 to 609."""
+    return row["gpu_frac"] < 1 and row["driver_vers"] in REFUSING
+
+
+def _host(share: float, driver: str, down: float, up: float) -> dict[str, Any]:
+    return {"gpu_frac": share, "driver_version": driver, "inet_down_cost": down, "inet_up_cost": up}
+
+
+def _integer(driver: str) -> int | None:
+    """`550.54.15` → 550054015; None for what is no version."""
+    parts = driver.split(".")
+    if not all(part.isdecimal() for part in parts):
+        return None
+    return sum(int(part) * scale for part, scale in zip(parts, (1_000_000, 1000, 1), strict=False))
 
 
 def _of(offer_id: int, gpu: str, ram: int, price: float, **more: Any) -> dict[str, Any]:
@@ -138,6 +177,8 @@ def found(offers: list[dict[str, Any]], query: Mapping[str, Any]) -> list[dict[s
     """The results of a search. Raises ValueError for an invalid query."""
     filters = {**_DEFAULTS, **{name: value for name, value in query.items() if name not in _OPTIONS}}
     for name, wanted in filters.items():
+        if name not in published.FILTERS:
+            raise ValueError(f"{name}: no such filter")
         if not isinstance(wanted, Mapping) or not wanted.keys() <= _OPERATORS.keys():
             raise ValueError(f"{name}: not a filter: {wanted!r}")
     if query.get("type", "ondemand") not in {"ondemand", "bid", "reserved"}:
@@ -149,7 +190,7 @@ def found(offers: list[dict[str, Any]], query: Mapping[str, Any]) -> list[dict[s
 
 
 def fits(row: Mapping[str, Any], name: str, wanted: Mapping[str, Any]) -> bool:
-    have = row["verification"] == "verified" if name == "verified" else row.get(_ALIASES.get(name, name))
+    have = _VALUES[name](row) if name in _VALUES else row.get(name)
     try:
         return all(_OPERATORS[operator](have, value) for operator, value in wanted.items())
     except TypeError:

@@ -23,6 +23,9 @@ _CALLS = {
     "manage": ("put", "/api/v0/instances/{id}"),
     "account": ("get", "/api/v0/users/current"),
 }
+FILTERS = frozenset(
+    _SCHEMA["paths"]["/api/v0/bundles"]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
+)
 # Where the platform differs: `show` has other types for ports and environment than the listing, and returns null for an
 # instance that is gone; `env` has type string; the bounds of `order` are those of one of its pairs.
 _DIFFERS = {

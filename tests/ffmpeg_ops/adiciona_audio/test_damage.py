@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from ffmpeg_ops.engine.mixing import filters
-from ffmpeg_ops.operation import Work
 from tests.ffmpeg_ops.adiciona_audio.listen import add, length_s, level_db, tone, wave
-from tests.ffmpeg_ops.media import Media, cut_off, damaged, flipped, frame_count, packets_md5
+from tests.ffmpeg_ops.media import Media, VideoWork, cut_off, damaged, flipped, frame_count, packets_md5
 from wire.errors import AssetInvalid, EncodeFailed
 
 PICTURE = "-f lavfi -i testsrc2=size=160x96:rate=25:duration=4"
@@ -28,20 +27,20 @@ def errors(stats: dict[str, Any]) -> int:
     return int(stats["warnings"][0].split()[0])
 
 
-def test_a_damaged_video_that_is_encoded_is_used(media: Media, work: Work) -> None:
+def test_a_damaged_video_that_is_encoded_is_used(media: Media, work: VideoWork) -> None:
     video = damaged(media, "mpeg2.avi", MPEG2, 6, keep=6000)
     stats = add(work, video, media.tone(2.0))
     assert errors(stats) > 0
-    assert stats["frames"] == frame_count(work.output("video")) >= 98
-    assert length_s(work.output("video")) == pytest.approx(4, abs=0.06)
+    assert stats["frames"] == frame_count(work.video) >= 98
+    assert length_s(work.video) == pytest.approx(4, abs=0.06)
 
 
-def test_damaged_sound_is_used_and_its_errors_are_counted(media: Media, work: Work) -> None:
+def test_damaged_sound_is_used_and_its_errors_are_counted(media: Media, work: VideoWork) -> None:
     sound = damaged(media, "noise.m4a", f"{SOUND} -c:a aac -movflags +faststart", 100, after=b"mdat")
     # with this param the sound is decoded; a copied one would not be checked
     stats = add(work, media.video(seconds=4.0), sound, volume=0.5)
     assert errors(stats) > 0
-    assert length_s(work.output("video")) == pytest.approx(4, abs=0.02)
+    assert length_s(work.video) == pytest.approx(4, abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -58,12 +57,12 @@ def test_damaged_sound_is_used_and_its_errors_are_counted(media: Media, work: Wo
 )
 @pytest.mark.parametrize("params", [{}, slow({"loop": True, "mode": "mix"})], ids=["plain", "mixed"])
 def test_damaged_sound_of_any_kind_gets_the_exact_length(
-    name: str, codec: str, flips: int, seed: int, params: dict[str, Any], media: Media, work: Work
+    name: str, codec: str, flips: int, seed: int, params: dict[str, Any], media: Media, work: VideoWork
 ) -> None:
     sound = flipped(media, name, f"{SOUND} {codec}", flips, seed)
     stats = add(work, media.video(seconds=4.0), sound, **params)
     assert errors(stats) > 0
-    assert length_s(work.output("video")) == pytest.approx(4, abs=0.02)
+    assert length_s(work.video) == pytest.approx(4, abs=0.02)
     assert (stats["frames"], stats["duration_s"]) == (100, 4.0)
 
 
@@ -94,18 +93,18 @@ def joined(media: Media, extension: str) -> Path:
     ids=["video", "audio", "mixed"],
 )
 def test_sound_that_changes_midway_is_heard_in_full(
-    extension: str, params: dict[str, Any], expected_s: float, media: Media, work: Work
+    extension: str, params: dict[str, Any], expected_s: float, media: Media, work: VideoWork
 ) -> None:
     add(work, media.video(seconds=4.0), joined(media, extension), **params)
     tolerance_s = 0.02 if expected_s == 4 else 0.13  # the second part has an encoder delay of its own
-    assert length_s(work.output("video")) == pytest.approx(expected_s, abs=tolerance_s)
-    heard = wave(work.output("video"))
+    assert length_s(work.video) == pytest.approx(expected_s, abs=tolerance_s)
+    heard = wave(work.video)
     assert level_db(heard, 500, 0.2, 1.3) == pytest.approx(-20, abs=1)
     assert level_db(heard, 1300, 1.8, 2.8) == pytest.approx(-20, abs=4)
     assert level_db(heard, 500, 1.8, 2.8) < -50 > level_db(heard, 1300, 0.2, 1.3)
 
 
-def test_a_video_s_own_sound_that_changes_midway_stays_in_sync(media: Media, work: Work) -> None:
+def test_a_video_s_own_sound_that_changes_midway_stays_in_sync(media: Media, work: VideoWork) -> None:
     """A broadcast goes from stereo to 5.1; its sound begins before its picture."""
     sound = joined(media, "ts")
     picture = media.video(seconds=2.5, audio=False)
@@ -113,13 +112,13 @@ def test_a_video_s_own_sound_that_changes_midway_stays_in_sync(media: Media, wor
     video = media.made("changing.ts", f"{inputs} -map 0:v -map 1:a -c copy")
     stats = add(work, video, media.tone(1.0, frequency=3000), mode="mix", volume=0)
     assert stats["duration_s"] == pytest.approx(2.5, abs=0.04)
-    assert length_s(work.output("video")) == pytest.approx(stats["duration_s"], abs=0.02)
-    heard = wave(work.output("video"))
+    assert length_s(work.video) == pytest.approx(stats["duration_s"], abs=0.02)
+    heard = wave(work.video)
     assert level_db(heard, 500, 0.05, 0.9) == pytest.approx(-20, abs=1)
     assert level_db(heard, 1300, 1.15, 2.4) == pytest.approx(-20, abs=4)
 
 
-def test_sound_of_a_wrong_length_is_a_failure(media: Media, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sound_of_a_wrong_length_is_a_failure(media: Media, work: VideoWork, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if FFmpeg had miscounted: here it is made to produce too many samples."""
     right = filters.samples
     monkeypatch.setattr(filters, "samples", lambda seconds: right(seconds) + 2000)
@@ -127,14 +126,14 @@ def test_sound_of_a_wrong_length_is_a_failure(media: Media, work: Work, monkeypa
         add(work, media.video(seconds=2.0), media.tone(1.0))
 
 
-def test_damaged_packets_are_copied_unchanged(media: Media, work: Work) -> None:
+def test_damaged_packets_are_copied_unchanged(media: Media, work: VideoWork) -> None:
     video = damaged(media, "copied.mp4", X264, 6, after=b"mdat")
     stats = add(work, video, media.tone(2.0))
     assert (stats["encoder"], stats["frames"]) == ("copy", 100)
-    assert packets_md5(work.output("video")) == packets_md5(video)
+    assert packets_md5(work.video) == packets_md5(video)
 
 
-def test_a_video_of_which_nothing_can_be_decoded_is_refused(media: Media, work: Work) -> None:
+def test_a_video_of_which_nothing_can_be_decoded_is_refused(media: Media, work: VideoWork) -> None:
     """All packets are there, but the second half of the only key frame claims to be longer than the file."""
     x264 = "-c:v libx264 -preset ultrafast -g 100 -x264-params scenecut=0:slices=2 -pix_fmt yuv420p"
     content = bytearray(media.made("seen.mp4", f"{PICTURE} {x264} -movflags +faststart").read_bytes())
@@ -148,7 +147,7 @@ def test_a_video_of_which_nothing_can_be_decoded_is_refused(media: Media, work: 
         add(work, video, media.tone(2.0))
 
 
-def test_a_broadcast_that_begins_between_key_frames_is_copied(media: Media, work: Work) -> None:
+def test_a_broadcast_that_begins_between_key_frames_is_copied(media: Media, work: VideoWork) -> None:
     whole = media.made("whole.ts", f"{X264} -bf 2".replace("-g 25", "-g 50")).read_bytes()
     video = media.folder / "joined-late.ts"
     video.write_bytes(whole[188 * (len(whole) // 188 // 4) :])
@@ -156,7 +155,7 @@ def test_a_broadcast_that_begins_between_key_frames_is_copied(media: Media, work
     assert stats["encoder"] == "copy" and errors(stats) > 0
 
 
-def test_sources_without_damage_have_no_warnings(media: Media, work: Work) -> None:
+def test_sources_without_damage_have_no_warnings(media: Media, work: VideoWork) -> None:
     whole = media.made("whole-plain.webm", VP9)
     assert "warnings" not in add(work, whole, media.tone(2.0, "mp3"))
     assert "warnings" not in add(work, media.video(), media.song_with_cover())
@@ -164,7 +163,7 @@ def test_sources_without_damage_have_no_warnings(media: Media, work: Work) -> No
 
 @pytest.mark.parametrize("params", [{}, {"length": "audio"}, {"length": "shortest"}], ids=["whole", "longer", "cut"])
 @pytest.mark.parametrize("codec", ["libx264 -preset ultrafast", "mjpeg -pix_fmt yuvj420p"], ids=["copied", "encoded"])
-def test_a_video_that_is_cut_off_is_refused(codec: str, params: dict[str, Any], media: Media, work: Work) -> None:
+def test_a_video_that_is_cut_off_is_refused(codec: str, params: dict[str, Any], media: Media, work: VideoWork) -> None:
     name = f"{codec.split()[0]}.mov"
     video = cut_off(media, name, f"{PICTURE} -c:v {codec} -g 10 -movflags +faststart", 0.4)
     seconds = {"audio": 5.0, "shortest": 3.0}.get(params.get("length", ""), 1.0)
@@ -172,7 +171,7 @@ def test_a_video_that_is_cut_off_is_refused(codec: str, params: dict[str, Any], 
         add(work, video, media.tone(seconds), **params)
 
 
-def test_damage_after_the_end_of_the_output_is_ignored(media: Media, work: Work) -> None:
+def test_damage_after_the_end_of_the_output_is_ignored(media: Media, work: VideoWork) -> None:
     video = cut_off(media, "early.mov", f"{PICTURE} -c:v mjpeg -pix_fmt yuvj420p -movflags +faststart", 0.6)
     stats = add(work, video, media.tone(1.0), length="shortest")
     assert stats["frames"] == 25

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from ffmpeg_ops.engine import ffmpeg
-from ffmpeg_ops.operation import Work
-from tests.ffmpeg_ops.media import frame_count
+from tests.ffmpeg_ops.media import VideoWork, frame_count
 from wire.envelope import Limits
 from wire.errors import EncodeFailed, OutputTooLarge
 
@@ -21,21 +20,20 @@ def short(seconds: float = 1.0) -> list[str]:
 # --- what goes well --------------------------------------------------------------------------------------------------
 
 
-def test_a_command_makes_the_output_and_noise_on_standard_error_does_not_block_it(work: Work) -> None:
+def test_a_command_makes_the_output_and_noise_on_standard_error_does_not_block_it(work: VideoWork) -> None:
     assert ffmpeg.encode(["-loglevel", "debug", *short(4)], work, length_s=4).frames == 100
-    assert frame_count(work.output("video")) == 100
+    assert frame_count(work.video) == 100
 
 
-@pytest.mark.parametrize("length_s", [1.5, 0.1], ids=["told", "told too small"])
-def test_progress_is_a_share_that_never_falls_and_ends_at_one(length_s: float, work: Work) -> None:
-    seen: list[float] = []
-    ffmpeg.encode(["-re", *short(1.5)], Work(work.directory, progress=seen.append), length_s=length_s)
-    assert seen == sorted(seen) and seen[-1] == 1.0
-    assert all(0 <= share <= 1 for share in seen)
-    assert length_s == 0.1 or any(0.05 < share < 0.95 for share in seen)
+@pytest.mark.parametrize("length_s", [1.5, 0.1], ids=["right", "too small"])
+def test_progress_is_a_share_that_never_falls_and_ends_at_one(length_s: float, work: VideoWork) -> None:
+    ffmpeg.encode(["-re", *short(1.5)], work, length_s=length_s)
+    assert work.shares == sorted(work.shares) and work.shares[-1] == 1.0
+    assert all(0 <= share <= 1 for share in work.shares)
+    assert length_s == 0.1 or any(0.05 < share < 0.95 for share in work.shares)
 
 
-def test_frames_are_fed_through_standard_input_and_need_not_be_read_to_the_end(work: Work) -> None:
+def test_frames_are_fed_through_standard_input_and_need_not_be_read_to_the_end(work: VideoWork) -> None:
     made = 0
 
     def endless() -> Iterator[bytes]:
@@ -59,7 +57,7 @@ def test_frames_are_fed_through_standard_input_and_need_not_be_read_to_the_end(w
         "5",
     ]
     ffmpeg.encode([*raw, *X264], work, length_s=0.2, feed=endless())
-    assert frame_count(work.output("video")) == 5 and made < 5000
+    assert frame_count(work.video) == 5 and made < 5000
 
 
 # --- limits ----------------------------------------------------------------------------------------------------------
@@ -79,21 +77,21 @@ FITS = 5 * 64 * 64
     ],
     ids=["raw", "second pass of mp4", "a byte too large", "exactly as large"],
 )
-def test_an_output_past_the_limit_is_too_large(arguments: str, max_bytes: int, work: Work) -> None:
-    limited = Work(work.directory, Limits(timeout_s=30, max_output_bytes=max_bytes))
+def test_an_output_past_the_limit_is_too_large(arguments: str, max_bytes: int, work: VideoWork) -> None:
+    limited = VideoWork(work.directory, Limits(timeout_s=30, max_output_bytes=max_bytes))
     if max_bytes == FITS:
         ffmpeg.encode(arguments.split(), limited, length_s=1)
-        assert work.output("video").stat().st_size == FITS
+        assert work.video.stat().st_size == FITS
         return
     with pytest.raises(OutputTooLarge):
         ffmpeg.encode(arguments.split(), limited, length_s=4)
-    assert work.output("video").stat().st_size <= max_bytes + 1
+    assert work.video.stat().st_size <= max_bytes + 1
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------
 
 
-def test_a_failing_command_tells_the_log_and_not_the_client(work: Work) -> None:
+def test_what_a_failing_command_prints_is_logged_and_not_returned(work: VideoWork) -> None:
     with pytest.raises(EncodeFailed) as caught:
         ffmpeg.encode(["-i", "missing-file.mp4", *X264], work, length_s=1)
     assert "missing-file.mp4" in (caught.value.detail or "")

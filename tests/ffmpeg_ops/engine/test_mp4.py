@@ -8,7 +8,7 @@ import pytest
 
 from ffmpeg_ops.engine import mp4, output
 from ffmpeg_ops.operation import Work
-from tests.ffmpeg_ops.media import X264, Media, stream, streams
+from tests.ffmpeg_ops.media import X264, Media, VideoWork, stream, streams
 from wire.errors import AssetInvalid, EncodeFailed
 
 
@@ -32,8 +32,8 @@ def test_what_is_no_mp4_is_an_error(content: bytes, tmp_path: Path) -> None:
         output.tracks(Work(tmp_path))
 
 
-def test_an_output_with_other_than_the_promised_frames_is_a_failure(media: Media, work: Work) -> None:
-    work.output("video").write_bytes(media.video(seconds=1.0).read_bytes())
+def test_an_output_with_other_than_the_promised_frames_is_a_failure(media: Media, work: VideoWork) -> None:
+    work.video.write_bytes(media.video(seconds=1.0).read_bytes())
     output.require_written(25, work)
     with pytest.raises(EncodeFailed, match="25 frames were written, not 24"):
         output.require_written(24, work)

@@ -8,63 +8,62 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ffmpeg_ops.operation import Work
-from tests.ffmpeg_ops.media import HDR, X264, Media, frames, hdr, psnr, run, stream
+from tests.ffmpeg_ops.media import HDR, X264, Media, VideoWork, frames, hdr, psnr, run, stream
 
 SRT = "1\n00:00:00,000 --> 00:20:00,000\nTexto\n"
 STYLE = {"size": 0.2, "outline": 0, "shadow": 0, "position": "bottom-left"}
 
 
-def encoded(name: str, video: Path, media: Media, work: Work) -> dict[str, Any]:
+def encoded(name: str, video: Path, media: Media, work: VideoWork) -> dict[str, Any]:
     """The stats and video stream of an operation that encodes; adicionaAudio does so for a longer sound."""
     if name == "caption":
         stats = run(name, work, {"subtitles": SRT, "style": STYLE}, url_video=video)
     else:
         stats = run(name, work, {"length": "audio"}, url_video=video, url_audio=media.tone(1.0))
     assert stats["encoder"] != "copy"
-    made = stream(work.output("video"), "video")
+    made = stream(work.video, "video")
     assert made["pix_fmt"] == "yuv420p"
     return {**made, **stats}
 
 
 @pytest.mark.parametrize("transfer", HDR)
 @pytest.mark.parametrize("name", ["caption", "adicionaAudio"])
-def test_hdr_becomes_bright_sdr(name: str, transfer: str, media: Media, work: Work) -> None:
+def test_hdr_becomes_bright_sdr(name: str, transfer: str, media: Media, work: VideoWork) -> None:
     made = encoded(name, hdr(media, transfer), media, work)
     assert [made[tag] for tag in ("color_space", "color_primaries", "color_transfer")] == ["bt709"] * 3
-    for frame in frames(work.output("video"))[[5, -1]]:
+    for frame in frames(work.video)[[5, -1]]:
         assert frame[20:60, 20:120].mean() < 8, "black is black"
         assert 215 < frame[20:60, 200:300].mean() < 245, "paper is white, not gray"
         assert name != "caption" or frame[100:, :150].max() >= 250, "captions are white"
 
 
-def test_hdr_that_is_copied_stays_hdr(media: Media, work: Work) -> None:
+def test_hdr_that_is_copied_stays_hdr(media: Media, work: VideoWork) -> None:
     stats = run("adicionaAudio", work, url_video=hdr(media, "smpte2084"), url_audio=media.tone(1.0))
     assert stats["encoder"] == "copy"
-    assert stream(work.output("video"), "video")["color_transfer"] == "smpte2084"
+    assert stream(work.video, "video")["color_transfer"] == "smpte2084"
 
 
 @pytest.mark.parametrize("name", ["caption", "adicionaAudio"])
-def test_full_range_becomes_limited_with_the_same_colours(name: str, media: Media, work: Work) -> None:
+def test_full_range_becomes_limited_with_the_same_colours(name: str, media: Media, work: VideoWork) -> None:
     source = "-f lavfi -i color=0xF0F0F0:size=320x180:rate=25:duration=0.2 -vf scale=out_range=pc,format=yuvj420p"
     video = media.made("full.mp4", f"{source} -color_range pc -c:v libx264 -preset ultrafast")
     assert encoded(name, video, media, work).get("color_range") in {"tv", None}
-    pictures = frames(work.output("video"), gray=False)
+    pictures = frames(work.video, gray=False)
     assert pictures[2, :60].mean() == pytest.approx(240, abs=2)
     assert name != "caption" or pictures.max() >= 253, "captions are white"
 
 
 @pytest.mark.parametrize("pixels", ["yuv422p10le", "yuv444p", "yuv422p", "gray"])
 @pytest.mark.parametrize("name", ["caption", "adicionaAudio"])
-def test_other_depths_and_samplings_keep_their_levels(name: str, pixels: str, media: Media, work: Work) -> None:
+def test_other_depths_and_samplings_keep_their_levels(name: str, pixels: str, media: Media, work: VideoWork) -> None:
     source = "-f lavfi -i testsrc2=size=96x64:rate=25:duration=0.4 -c:v libx264 -preset ultrafast -qp 5"
     video = media.made(f"{pixels}.mp4", f"{source} -pix_fmt {pixels}")
     encoded(name, video, media, work)
-    assert psnr(frames(work.output("video"))[:10, :30], frames(video)[:, :30]) > 30
+    assert psnr(frames(work.video)[:10, :30], frames(video)[:, :30]) > 30
 
 
 @pytest.mark.parametrize("matrix", ["bt709", "smpte170m"])
-def test_colour_tags_of_sdr_are_kept(matrix: str, media: Media, work: Work) -> None:
+def test_colour_tags_of_sdr_are_kept(matrix: str, media: Media, work: VideoWork) -> None:
     tags = f"-colorspace {matrix} -color_primaries {matrix} -color_trc {matrix} -color_range tv"
     setparams = f"-vf setparams=colorspace={matrix}:color_primaries={matrix}:color_trc={matrix}:range=tv"
     source = "-f lavfi -i color=red:size=96x64:rate=25:duration=0.2"
@@ -75,8 +74,8 @@ def test_colour_tags_of_sdr_are_kept(matrix: str, media: Media, work: Work) -> N
 
 
 @pytest.mark.parametrize(("name", "size"), [("caption", "95x63"), ("caption", "96x63"), ("adicionaAudio", "95x64")])
-def test_odd_sides_become_even(name: str, size: str, media: Media, work: Work) -> None:
+def test_odd_sides_become_even(name: str, size: str, media: Media, work: VideoWork) -> None:
     source = f"-f lavfi -i testsrc=size={size}:rate=25:duration=0.4"
     made = encoded(name, media.made(f"odd-{size}.mp4", f"{source} -c:v libx264 -pix_fmt yuv444p"), media, work)
     assert (made["width"], made["height"]) == (96, 64)
-    assert np.ptp(frames(work.output("video"))[0]) > 100
+    assert np.ptp(frames(work.video)[0]) > 100

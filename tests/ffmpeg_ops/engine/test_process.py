@@ -10,7 +10,7 @@ import pytest
 
 from ffmpeg_ops.engine import ffmpeg, process
 from ffmpeg_ops.operation import Work
-from tests.ffmpeg_ops.media import Media
+from tests.ffmpeg_ops.media import Media, VideoWork
 from tests.native import compile_library, needs_gcc
 from tests.servers import PATIENCE_S, STOP_S, eventually
 from wire.envelope import Limits
@@ -202,20 +202,19 @@ def test_a_killed_or_missing_command_is_the_worker_s_fault(command: list[str], w
         process.output_of(command, work)
 
 
-def test_a_feed_that_raises_fails_the_encode(work: Work) -> None:
+def test_a_feed_that_raises_fails_the_encode(work: VideoWork) -> None:
     def feed() -> Iterator[bytes]:
         yield from [FRAME] * 5
         raise RuntimeError("the well is dry")
 
-    seen: list[float] = []
     with pytest.raises(EncodeFailed) as caught:
-        ffmpeg.encode(RAW, Work(work.directory, progress=seen.append), length_s=1, feed=feed())
-    assert 1.0 not in seen
+        ffmpeg.encode(RAW, work, length_s=1, feed=feed())
+    assert 1.0 not in work.shares
     assert "the well is dry" in (caught.value.detail or "")
     assert "the well" not in caught.value.message
 
 
-def test_a_word_of_the_client_is_never_a_command(work: Work, media: Media) -> None:
+def test_text_of_the_client_is_never_a_command(work: Work, media: Media) -> None:
     path = work.directory / "; touch owned; $(touch owned) `touch owned`.mp4"
     path.write_bytes(media.video().read_bytes())
     ffmpeg.encode(["-i", str(path), *X264], work, length_s=1)

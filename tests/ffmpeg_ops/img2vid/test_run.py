@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import threading
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,8 @@ from ffmpeg_ops.img2vid import Img2VidParams, parse_size
 from ffmpeg_ops.img2vid.run import exact_rate, frame_count
 from ffmpeg_ops.operation import OPERATIONS, Work
 from tests.ffmpeg_ops import media as look
-from tests.ffmpeg_ops.media import Media, psnr, run, stream
-from tests.servers import PATIENCE_S, STOP_S
-from wire.errors import AssetInvalid, Cancelled
+from tests.ffmpeg_ops.media import Media, VideoWork, psnr, run, stream
+from wire.errors import AssetInvalid
 
 SIZE = (1920, 1080)
 
@@ -95,24 +93,22 @@ def test_every_choice_makes_a_video_of_its_size(params: dict[str, Any], samples:
         *[(0.04, 25, 1, "25/1"), (3.0, 1, 3, "1/1"), (0.2, 12.5, 3, "25/2")],
     ],
 )
-def test_the_video_has_exactly_so_many_frames(
-    duration: float, rate: float, count: int, exact: str, red: Path, work: Work
+def test_the_number_of_frames_is_exact(
+    duration: float, rate: float, count: int, exact: str, red: Path, work: VideoWork
 ) -> None:
-    seen: list[float] = []
-    watched = Work(work.directory, progress=seen.append)
-    stats = run("img2vid", watched, {"duration": duration, "frame_rate": rate}, url_image=red)
-    video = stream(work.output("video"), "video")
-    assert look.frame_count(work.output("video")) == stats["frames"] == count
+    stats = run("img2vid", work, {"duration": duration, "frame_rate": rate}, url_image=red)
+    video = stream(work.video, "video")
+    assert look.frame_count(work.video) == stats["frames"] == count
     assert video["r_frame_rate"] == exact
     assert abs(float(video["duration"]) - duration) <= 1 / rate + 0.001
     assert (stats["width"], stats["height"]) == SIZE
-    assert (stats["encoder"], stats["size_bytes"]) == (probe.best().name, work.output("video").stat().st_size)
-    assert seen == sorted(seen) and seen[-1] == 1.0
+    assert (stats["encoder"], stats["size_bytes"]) == (probe.best().name, work.video.stat().st_size)
+    assert work.shares == sorted(work.shares) and work.shares[-1] == 1.0
 
 
-def test_the_sample_moves_from_the_whole_to_the_zoomed_crop(samples: Path, work: Work) -> None:
+def test_the_sample_moves_from_the_whole_to_the_zoomed_crop(samples: Path, work: VideoWork) -> None:
     run("img2vid", work, {"duration": 0.25, "frame_rate": 24}, url_image=samples / "photo.jpg")
-    got = look.frames(work.output("video"))
+    got = look.frames(work.video)
     assert len(got) == 6
     photo = Image.open(samples / "photo.jpg").convert("RGB")
     for frame, zoom in ((got[0], 1.0), (got[-1], 1.324)):
@@ -123,35 +119,16 @@ def test_the_sample_moves_from_the_whole_to_the_zoomed_crop(samples: Path, work:
 
 
 @pytest.mark.parametrize("side", [16, 160])
-def test_a_plain_image_is_a_plain_video_with_its_colours_declared(side: int, work: Work, tmp_path: Path) -> None:
+def test_a_plain_image_is_a_plain_video_with_its_colours_declared(side: int, work: VideoWork, tmp_path: Path) -> None:
     Image.new("RGB", (side, side), (255, 0, 0)).save(tmp_path / "red.png")
     run("img2vid", work, {"duration": 0.1}, url_image=tmp_path / "red.png")
-    assert np.abs(look.frames(work.output("video"), gray=False).astype(int) - [255, 0, 0]).max() <= 4
-    [video] = look.streams(work.output("video"))
+    assert np.abs(look.frames(work.video, gray=False).astype(int) - [255, 0, 0]).max() <= 4
+    [video] = look.streams(work.video)
     tags = [video[f"color_{name}"] for name in ("range", "space", "transfer", "primaries")]
     assert tags == ["tv", *["bt709"] * 3]
     assert (video["pix_fmt"], video["chroma_location"], float(video["start_time"])) == ("yuv420p", "left", 0.0)
 
 
-def test_a_stop_ends_the_work(samples: Path, work: Work) -> None:
-    begun = threading.Event()
-    watched = Work(work.directory, stop=work.stop, progress=lambda share: begun.set() if share else None)
-    raised: list[BaseException] = []
-
-    def target() -> None:
-        try:
-            run("img2vid", watched, {"duration": 60, "frame_rate": 60}, url_image=samples / "photo.jpg")
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=target)
-    thread.start()
-    assert begun.wait(PATIENCE_S)
-    work.stop.set(Cancelled())
-    thread.join(STOP_S)
-    assert not thread.is_alive() and isinstance(raised[0], Cancelled)
-
-
-def test_a_video_is_no_image(media: Media, work: Work) -> None:
+def test_a_video_is_no_image(media: Media, work: VideoWork) -> None:
     with pytest.raises(AssetInvalid, match="url_image"):
         run("img2vid", work, url_image=media.video())

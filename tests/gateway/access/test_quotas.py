@@ -274,8 +274,7 @@ def test_zero_is_no_limit_and_own_machines_cost_nothing(wire: Wire) -> None:
     key_id = key_of(services)
     create_and_run(services, key_id, 3600)
     assert services.store.spent_by_key(services.clock.now_ms()) == {}
-    with services.store.transaction() as tx:
-        tx.spend(key_id, 10**15, services.clock.now_ms())
+    services.store.together(lambda tx: tx.spend(key_id, 10**15, services.clock.now_ms()))
     assert all(isinstance(answer, Job) for answer in create_at_once([services], key_id, 10))
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import socket
-import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from redis import Redis
@@ -17,7 +15,7 @@ from gateway.access.rate_limits import ProcessCounter, RateLimits, Window, addre
 from gateway.errors import RateLimited
 from gateway.settings import Settings
 from scripts.stack import free_port
-from tests.gateway.conftest import FixedClock
+from tests.gateway.conftest import FixedClock, together
 from tests.redis_server import redis_server
 
 MINUTE = 60_000
@@ -89,15 +87,13 @@ def test_zero_is_no_limit(clock: FixedClock) -> None:
 
 @everywhere
 def test_fifty_threads_get_no_more_than_the_limit(storage: str, clock: FixedClock) -> None:
-    counted, barrier = make(clock, storage, rate_limit_per_key=100), threading.Barrier(50)
+    counted = make(clock, storage, rate_limit_per_key=100)
 
     def many(_: int) -> int:
-        barrier.wait()
         windows = [counted.take("key", "a") for _ in range(10)]
         return sum(not window.exceeded for window in windows if window)
 
-    with ThreadPoolExecutor(50) as pool:
-        assert sum(pool.map(many, range(50))) == 100
+    assert sum(together(50, many)) == 100
 
 
 def test_a_flood_of_addresses_takes_bounded_memory_and_spares_known_ones(
@@ -108,7 +104,7 @@ def test_a_flood_of_addresses_takes_bounded_memory_and_spares_known_ones(
     counted.take("failed", "192.0.2.1")
     for i in range(1000):
         counted.take("failed", f"10.0.{i // 256}.{i % 256}")
-    assert isinstance(counted._counter, ProcessCounter)
+    assert type(counted._counter) is ProcessCounter
     assert len(counted._counter._counts) <= 101
     counted.check("failed", "192.0.2.1")
     with pytest.raises(RateLimited):
@@ -117,23 +113,18 @@ def test_a_flood_of_addresses_takes_bounded_memory_and_spares_known_ones(
     assert window and window.remaining == 4, "addresses do not count against keys"
 
 
-def test_counting_stays_fast_with_a_hundred_thousand_addresses(clock: FixedClock) -> None:
+def test_a_hundred_thousand_addresses_take_ten_megabytes_for_a_minute(clock: FixedClock) -> None:
     counted = make(clock, failed_keys_per_address=30)
     tracemalloc.start()
-    took_s: list[float] = []
-    for first in range(0, 100_000, 10_000):
-        began = time.process_time()
-        for i in range(first, first + 10_000):
-            counted.take("failed", f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}")
-        took_s.append(time.process_time() - began)
+    for i in range(100_000):
+        counted.take("failed", f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}")
     used, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert used < 10_000_000
-    assert sorted(took_s)[5] < 5 * min(took_s), "the last are counted as fast as the first"
     clock.advance(MINUTE)
     counted.take("failed", "10.0.0.1")
-    assert isinstance(counted._counter, ProcessCounter)
-    assert len(counted._counter._counts) == 1, "the minute's names go with it"
+    assert type(counted._counter) is ProcessCounter
+    assert len(counted._counter._counts) == 1
 
 
 def test_gateways_that_share_redis_count_together(redis_url: str, clock: FixedClock) -> None:

@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from gateway.wiring import Services
-from tests.gateway.conftest import CLAIM, FakeProvider
+from tests.gateway.conftest import CLAIM, FakeProvider, Gateway
 
 CAPTION = {"url_video": "https://example.com/v.mp4", "url_srt": "https://example.com/s.srt"}
 VIDEO = b"\0\0\0\x18ftypmp42" + b"a finished video " * 64
@@ -54,12 +54,15 @@ class Worker:
     def events(self) -> str:
         return local(self.delivery["events"]["url"])
 
+    def upload_of(self, name: str) -> str:
+        return local(self.delivery["uploads"][name]["url"])
+
     @property
     def upload(self) -> str:
-        return local(self.delivery["uploads"]["video"]["url"])
+        return self.upload_of("video")
 
-    def put(self, body: bytes = VIDEO, **kwargs: Any) -> TestResponse:
-        return self.client.put(self.upload, data=body, **kwargs)
+    def put(self, body: bytes = VIDEO, name: str = "video") -> TestResponse:
+        return self.client.put(self.upload_of(name), data=body)
 
     def report(self, type_: str, *, claim_id: str = CLAIM, token: str | None = None, **event: Any) -> TestResponse:
         token = self.delivery["events"]["token"] if token is None else token
@@ -68,11 +71,8 @@ class Worker:
 
     def complete(self, body: bytes = VIDEO, **kwargs: Any) -> TestResponse:
         stats = {"size_bytes": len(body), "duration_s": 2.0, "encoder": "libx264"}
-        return self.report(
-            "completed",
-            result={"outputs": {"video": {"size_bytes": max(1, stats["size_bytes"])}}, "stats": stats},
-            **kwargs,
-        )
+        result = {"outputs": {"video": {"size_bytes": max(1, len(body))}}, "stats": stats}
+        return self.report("completed", result=result, **kwargs)
 
     def finish(self) -> None:
         """Claim, upload, report."""
@@ -89,21 +89,21 @@ def api(app: Flask, api_key: str) -> FlaskClient:
 
 
 @pytest.fixture
-def stranger(app: Flask, services: Services) -> FlaskClient:
+def other_client(app: Flask, services: Services) -> FlaskClient:
     """Sends a valid API key of another client."""
     client = app.test_client()
-    client.environ_base["HTTP_X_API_KEY"] = services.keys.create("stranger")[1]
+    client.environ_base["HTTP_X_API_KEY"] = services.keys.create("other_client")[1]
     return client
 
 
 @pytest.fixture
 def new_worker(
-    services: Services, provider: FakeProvider, api: FlaskClient, client: FlaskClient
-) -> Callable[[], Worker]:
+    services: Gateway, provider: FakeProvider, api: FlaskClient, client: FlaskClient
+) -> Callable[..., Worker]:
     """Creates a job over HTTP, submits it and returns its worker."""
 
-    def make() -> Worker:
-        job = api.post("/video/caption", json=CAPTION).get_json()
+    def make(operation: str = "caption", params: Mapping[str, Any] = CAPTION) -> Worker:
+        job = api.post(f"/video/{operation}", json=params).get_json()
         services.turn()
         delivery = provider.inputs[-1]["delivery"]
         assert delivery["job_id"] == job["jobId"]
@@ -113,5 +113,5 @@ def new_worker(
 
 
 @pytest.fixture
-def worker(new_worker: Callable[[], Worker]) -> Worker:
+def worker(new_worker: Callable[..., Worker]) -> Worker:
     return new_worker()

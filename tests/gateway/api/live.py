@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from gateway.api.job_service import _LOOK_S
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import Job, JobStatus
 from gateway.settings import Settings
-from gateway.wiring import Services
+from scripts.stack import free_port
 from tests.conftest import ROOT
-from tests.gateway.conftest import CLAIM, PARAMS, SECRET_KEY, new_attempt, new_job
+from tests.gateway.conftest import SECRET_KEY, Gateway
 from tests.outputs import video_key
 from tests.servers import eventually
 
@@ -43,12 +43,6 @@ gateway.main()
 """
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @dataclass(frozen=True)
 class Reply:
     """A response on a plain connection. `closed`: the server closed the connection after it."""
@@ -61,7 +55,7 @@ class Reply:
 class Live:
     """Talks to the server over HTTP; `services` are in this process, on the same database and files."""
 
-    def __init__(self, port: int, services: Services, process: subprocess.Popen[bytes] | None = None) -> None:
+    def __init__(self, port: int, services: Gateway, process: subprocess.Popen[bytes] | None = None) -> None:
         self.port, self.services, self._process = port, services, process
         self.origin = f"http://127.0.0.1:{port}"
 
@@ -87,14 +81,9 @@ class Live:
 
     def claimed_job(self) -> tuple[Job, Attempt]:
         """A running job that no dispatcher touches."""
-        now = self.services.clock.now_ms()
-        key = self.services.keys.list()[0].id
-        job = new_job(now, key_id=key, next_at=None, status=JobStatus.RUNNING, started_at=now)
-        attempt = new_attempt(job, now, AttemptState.CLAIMED, claim_id=CLAIM)
-        with self.services.store.transaction() as tx:
-            tx.add_job(replace(job, attempt_id=attempt.id), PARAMS)
-            tx.add_attempt(attempt)
-        return job, attempt
+        fields = {"key_id": self.services.keys.list()[0].id, "next_at": None, "status": JobStatus.RUNNING}
+        job = self.services.add_job(attempt=AttemptState.CLAIMED, started_at=self.services.clock.now_ms(), **fields)
+        return job, self.services.attempt(job)
 
     def upload_path(self, attempt: Attempt, max_bytes: int = MAX_ASSET_BYTES) -> str:
         upload = self.services.storage.presign_put(video_key(attempt), max_bytes=max_bytes, expires_at=attempt.deadline)
@@ -140,7 +129,7 @@ def live(
 ) -> Iterator[Live]:
     """Run a gateway until the block ends. `more` are settings.
 
-    Stalled clients are cut off after `idle_s`, transfers `stop_s` after the server is told to stop. Waiting requests
+    Stalled clients are cut off after `idle_s`, transfers `stop_s` after the server got the signal to stop. Waiting requests
     poll the database every `look_s`.
     """
     port = free_port()
@@ -163,7 +152,7 @@ def live(
         process = subprocess.Popen(
             [sys.executable, "-c", MAIN.format(idle_s, stop_s, look_s)], cwd=folder, env=environ, stderr=log, stdout=log
         )
-    services = Services.wire(
+    services = Gateway.wire(
         Settings(
             providers=("local",), secret_key=(SECRET_KEY,), data_dir=folder, port=port, max_asset_bytes=MAX_ASSET_BYTES
         )

@@ -10,7 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from gateway.wiring import Services
-from tests.gateway.api.conftest import CAPTION, Worker, assert_problem
+from tests.gateway.api.conftest import Worker, assert_problem
 from tests.gateway.conftest import Key
 
 # Repeated here on purpose: a new route needs a key until it is named in both places.
@@ -89,15 +89,6 @@ def test_public_pages_need_no_key(client: FlaskClient, path: str) -> None:
 def test_a_wrong_method_on_a_public_page_needs_a_key(client: FlaskClient, api: FlaskClient) -> None:
     assert_problem(client.post("/health"), 401, "unauthorized")
     assert_problem(api.post("/health"), 405, "method_not_allowed")
-
-
-def test_another_client_s_job_is_not_found(api: FlaskClient, stranger: FlaskClient) -> None:
-    job = api.post("/video/caption", json=CAPTION).get_json()
-    assert_problem(stranger.get(f"/jobs/{job['jobId']}"), 404, "not_found")
-    assert_problem(stranger.delete(f"/jobs/{job['jobId']}"), 404, "not_found")
-    for query in ("", f"?cursor={job['jobId']}"):
-        assert stranger.get(f"/jobs{query}").get_json() == {"jobs": [], "nextCursor": None}
-    assert api.get(f"/jobs/{job['jobId']}").get_json()["status"] == "queued"
 
 
 def test_an_api_key_opens_no_file(api: FlaskClient, worker: Worker) -> None:

@@ -7,7 +7,7 @@ from flask.testing import FlaskClient
 from common.clock import to_rfc3339
 from gateway.domain.attempts import AttemptState
 from gateway.domain.jobs import JobStatus
-from tests.gateway.api.conftest import CAPTION, VIDEO, Worker, assert_problem, local
+from tests.gateway.api.conftest import VIDEO, Worker, assert_problem, local
 from tests.gateway.conftest import FixedClock, Gateway, JobFactory, Wire
 from tests.gateway.upkeep.test_janitor import clean
 from tests.outputs import video_key
@@ -39,18 +39,16 @@ def test_a_job_without_outputs_has_no_expiry(api: FlaskClient, job_factory: JobF
         assert "expiresAt" not in api.get(f"/jobs/{job.id}").get_json()
 
 
-def test_an_expired_video_is_not_found(
-    api: FlaskClient, client: FlaskClient, worker: Worker, services: Gateway
-) -> None:
+def test_an_expired_video_is_not_found(api: FlaskClient, worker: Worker, services: Gateway) -> None:
     worker.finish()
     services.clock.advance(7 * DAY_MS - 1)
     url = local(api.get(f"/jobs/{worker.job_id}").get_json()["video_url"])
-    assert client.get(url, buffered=True).data == VIDEO
+    assert worker.client.get(url, buffered=True).data == VIDEO
     services.clock.advance(1)
     clean(services)
-    assert_problem(client.get(url, buffered=True), 404, "not_found")
-    assert_problem(client.get(url, headers={"Range": "bytes=5-"}, buffered=True), 404, "not_found")
-    assert services.thread_limits.transfers.take()
+    assert_problem(worker.client.get(url, buffered=True), 404, "not_found")
+    assert_problem(worker.client.get(url, headers={"Range": "bytes=5-"}, buffered=True), 404, "not_found")
+    assert services.thread_limits.transfers.acquire(blocking=False)
 
 
 def test_a_job_that_was_removed_is_not_found(api: FlaskClient, worker: Worker, services: Gateway) -> None:
@@ -65,29 +63,15 @@ def test_a_job_that_was_removed_is_not_found(api: FlaskClient, worker: Worker, s
     assert_problem(worker.put(), 403, "signature_invalid")
 
 
-def test_a_download_outlives_its_file(api: FlaskClient, client: FlaskClient, worker: Worker, services: Gateway) -> None:
+def test_a_download_outlives_its_file(api: FlaskClient, worker: Worker, services: Gateway) -> None:
     worker.finish()
     services.clock.advance(7 * DAY_MS - 1)
-    response = client.get(local(api.get(f"/jobs/{worker.job_id}").get_json()["video_url"]), buffered=False)
+    response = worker.client.get(local(api.get(f"/jobs/{worker.job_id}").get_json()["video_url"]), buffered=False)
     services.clock.advance(1)
     clean(services)
     assert list(services.storage.keys()) == []
     assert response.data == VIDEO
     response.close()
-
-
-def test_an_expired_upload_stays_while_a_job_waits(api: FlaskClient, client: FlaskClient, services: Gateway) -> None:
-    answer = api.post("/files", data=b"ID3 a song", content_type="video/mp4").get_json()
-    assert answer["expiresAt"] == to_rfc3339(services.clock.now_ms() + DAY_MS)
-    services.clock.advance(DAY_MS - 1)
-    job = api.post("/video/caption", json={**CAPTION, "url_video": answer["url"]}).get_json()
-    services.clock.advance(3600 * 1000 - 1)
-    clean(services)
-    assert client.get(local(answer["url"]), buffered=True).data == b"ID3 a song"
-    api.delete(f"/jobs/{job['jobId']}")
-    services.turn()
-    clean(services)
-    assert_problem(client.get(local(answer["url"]), buffered=True), 404, "not_found")
 
 
 def test_late_uploads_of_a_superseded_attempt_are_refused_or_removed(

@@ -34,7 +34,7 @@ MakeApp = Callable[..., FlaskClient]
 
 @pytest.fixture
 def make_app(settings: Settings, wire: Wire, api_key: str) -> MakeApp:
-    """A client with a key, of a gateway whose settings have `changes`; `/seen` tells what a view sees of a request."""
+    """A client with a key, of a gateway whose settings have `changes`; `/seen` shows what a view sees of a request."""
 
     def make(**changes: object) -> FlaskClient:
         app = create_app(replace(settings, **changes))  # type: ignore[arg-type]

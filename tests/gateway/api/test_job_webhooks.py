@@ -118,7 +118,7 @@ def test_a_replay_sends_the_webhook_again_with_the_same_id(
 
 
 def test_only_the_webhook_of_an_own_ended_job_can_be_replayed(
-    api: FlaskClient, stranger: FlaskClient, services: Gateway, worker: Worker
+    api: FlaskClient, other_client: FlaskClient, services: Gateway, worker: Worker
 ) -> None:
     worker.finish()
     assert_problem(api.post(f"/jobs/{worker.job_id}/webhook"), 409, "no_webhook")
@@ -126,5 +126,5 @@ def test_only_the_webhook_of_an_own_ended_job_can_be_replayed(
     assert_problem(api.post(f"/jobs/{job_id}/webhook"), 409, "job_not_finished")
     assert services.store.webhooks([job_id]) == {}
     api.delete(f"/jobs/{job_id}")
-    assert_problem(stranger.post(f"/jobs/{job_id}/webhook"), 404, "not_found")
+    assert_problem(other_client.post(f"/jobs/{job_id}/webhook"), 404, "not_found")
     assert_problem(api.post("/jobs/job_01HF7YAT00M3XH5S9QHW1K2YB4/webhook"), 404, "not_found")

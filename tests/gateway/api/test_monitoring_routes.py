@@ -1,4 +1,4 @@
-"""`/health`, `/ready` and who may read `/metrics`."""
+"""`/health` and `/ready`."""
 
 from __future__ import annotations
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
 
 from ffmpeg_ops.operation import OPERATIONS
 from gateway.api.job_document import JobSchema
-from gateway.upkeep.janitor import ROUND_MS, Janitor
-from gateway.wiring import Services
 from tests.collage import OPERATION
-from tests.gateway.api.conftest import assert_problem, local
-from tests.gateway.conftest import CLAIM, FakeProvider, Gateway
+from tests.gateway.api.conftest import Worker, assert_problem, local
+from tests.gateway.conftest import Gateway
+from tests.gateway.upkeep.test_janitor import clean
 
 FILES = {
     "sheet": ("png", "image/png", b"\x89PNG\r\n\x1a\n" + b"x" * 90),
@@ -29,42 +30,27 @@ def collage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(OPERATIONS._table, "collage", OPERATION)  # type: ignore[attr-defined]
 
 
-class Worker:
-    """A worker that has claimed a collage job."""
-
-    def __init__(self, api: FlaskClient, client: FlaskClient, services: Services, provider: FakeProvider) -> None:
-        self.job_id = api.post("/video/collage", json=PARAMS).get_json()["jobId"]
-        services.turn()
-        self.client, self.delivery = client, provider.inputs[-1]["delivery"]
-        assert self.report("started").status_code == 200
-
-    def report(self, type_: str, **event: Any) -> Any:
-        headers = {"Authorization": f"Bearer {self.delivery['events']['token']}"}
-        url = local(self.delivery["events"]["url"])
-        return self.client.post(url, json={"type": type_, "claim_id": CLAIM, **event}, headers=headers)
-
-    def put(self, *names: str) -> None:
-        for name in names:
-            url = local(self.delivery["uploads"][name]["url"])
-            assert self.client.put(url, data=FILES[name][2]).status_code == 201
-
-    def complete(self, sizes: dict[str, int] | None = None, **more: Any) -> Any:
-        sizes = sizes or {name: len(content) for name, (_, _, content) in FILES.items()}
-        outputs = {name: {"size_bytes": size} for name, size in sizes.items()}
-        return self.report("completed", result={"outputs": outputs, "stats": {"width": 32}, **more})
-
-
 @pytest.fixture
-def worker(api: FlaskClient, client: FlaskClient, services: Gateway, provider: FakeProvider) -> Worker:
-    return Worker(api, client, services, provider)
+def worker(new_worker: Callable[..., Worker]) -> Worker:
+    """It has claimed a collage job."""
+    worker = new_worker("collage", PARAMS)
+    assert worker.report("started").status_code == 200
+    return worker
+
+
+def put(worker: Worker, *names: str) -> None:
+    for name in names:
+        assert worker.put(FILES[name][2], name).status_code == 201
+
+
+def complete(worker: Worker, sizes: dict[str, int] | None = None, **more: Any) -> TestResponse:
+    sizes = sizes or {name: len(content) for name, (_, _, content) in FILES.items()}
+    outputs = {name: {"size_bytes": size} for name, size in sizes.items()}
+    return worker.report("completed", result={"outputs": outputs, "stats": {"width": 32}, **more})
 
 
 def job(api: FlaskClient, worker: Worker) -> dict[str, Any]:
     return api.get(f"/jobs/{worker.job_id}").get_json()  # type: ignore[no-any-return]
-
-
-def newest_error(api: FlaskClient, worker: Worker) -> str:
-    return str(job(api, worker)["attempts"][-1]["code"])
 
 
 def test_a_worker_is_handed_an_upload_for_every_output(worker: Worker) -> None:
@@ -75,11 +61,9 @@ def test_a_worker_is_handed_an_upload_for_every_output(worker: Worker) -> None:
     assert worker.delivery["limits"]["max_job_assets_bytes"] == 1_000_000_000
 
 
-def test_the_finished_files_are_in_the_document_and_served_with_their_types(
-    api: FlaskClient, client: FlaskClient, worker: Worker
-) -> None:
-    worker.put(*FILES)
-    assert worker.complete(result={"found": [1, {"a": None}]}).status_code == 200
+def test_the_finished_files_are_in_the_document_and_served_with_their_types(api: FlaskClient, worker: Worker) -> None:
+    put(worker, *FILES)
+    assert complete(worker, result={"found": [1, {"a": None}]}).status_code == 200
     document = job(api, worker)
     assert document["status"] == "completed"
     assert document["result"] == {"found": [1, {"a": None}]}
@@ -89,7 +73,7 @@ def test_the_finished_files_are_in_the_document_and_served_with_their_types(
     for name, (extension, mime, content) in FILES.items():
         output = document["outputs"][name]
         assert (output["content_type"], output["size_bytes"]) == (mime, len(content))
-        response = client.get(local(output["url"]), buffered=True)
+        response = worker.client.get(local(output["url"]), buffered=True)
         assert (response.headers["Content-Type"], response.data) == (mime, content)
         assert response.headers["X-Content-Type-Options"] == "nosniff"
         saved_as = f"inline; filename={worker.job_id}-{name}.{extension}"
@@ -109,36 +93,34 @@ def test_the_finished_files_are_in_the_document_and_served_with_their_types(
 def test_a_result_whose_outputs_are_not_as_declared_does_not_count(
     api: FlaskClient, worker: Worker, stored: tuple[str, ...], sizes: dict[str, int | None], code: str
 ) -> None:
-    worker.put(*stored)
+    put(worker, *stored)
     reported = {name: len(content) for name, (_, _, content) in FILES.items()} | sizes
-    assert worker.complete({name: size for name, size in reported.items() if size}).status_code == 200
-    assert job(api, worker)["status"] == "queued"
-    assert newest_error(api, worker) == code
+    assert complete(worker, {name: size for name, size in reported.items() if size}).status_code == 200
+    found = job(api, worker)
+    assert (found["status"], found["attempts"][-1]["code"]) == ("queued", code)
 
 
 @pytest.mark.parametrize("result", [["no object"], {"text": "x" * 64_000}, "text"])
 def test_a_result_that_is_no_small_object_is_refused(api: FlaskClient, worker: Worker, result: object) -> None:
-    worker.put(*FILES)
-    assert_problem(worker.complete(result=result), 422, "validation_failed")
+    put(worker, *FILES)
+    assert_problem(complete(worker, result=result), 422, "validation_failed")
     assert job(api, worker)["status"] == "running"
 
 
 def test_what_an_attempt_stored_that_failed_is_removed(api: FlaskClient, worker: Worker, services: Gateway) -> None:
-    worker.put("sheet", "poster")
+    put(worker, "sheet", "poster")
     error = {"code": "upload_failed", "message": "no", "retryable": True}
     assert worker.report("failed", error=error).status_code == 200
     assert len(list(services.storage.keys())) == 2
     services.clock.advance(10_000)
     services.turn()  # the next attempt
-    services.clock.advance(ROUND_MS)
-    for _ in Janitor(services.store, services.storage, services.clock, services.settings)._clean_up():
-        pass
+    clean(services)
     assert list(services.storage.keys()) == []
 
 
-def test_an_undeclared_output_cannot_be_put(client: FlaskClient, worker: Worker) -> None:
-    url = local(worker.delivery["uploads"]["sheet"]["url"])
-    assert_problem(client.put(url.replace("sheet.png", "film.mp4"), data=b"x"), 403, "signature_invalid")
+def test_an_undeclared_output_cannot_be_put(worker: Worker) -> None:
+    url = worker.upload_of("sheet")
+    assert_problem(worker.client.put(url.replace("sheet.png", "film.mp4"), data=b"x"), 403, "signature_invalid")
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ from gateway.db.store import Store
 
 
 @pytest.fixture
-def opened(database: str) -> Iterator[Callable[[], Store]]:
-    """Opens the database, as one more process would."""
+def opened(database: str) -> Iterator[Callable[..., Store]]:
+    """Opens the database, as one more process would; `options` are those of `make_engine`."""
     engines: list[sa.Engine] = []
 
-    def open_() -> Store:
-        engines.append(make_engine(database, pool_size=12))
+    def open_(**options: int) -> Store:
+        engines.append(make_engine(database, pool_size=12, **options))
         return Store(engines[-1])
 
     yield open_

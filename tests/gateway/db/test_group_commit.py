@@ -1,4 +1,4 @@
-"""Writers that share a commit: all or each, and nothing lost."""
+"""SQLite: writers that share a commit, of which each fails alone and none is lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.gateway.db.support import NOW, add
 from tests.servers import eventually
 
 
-def test_jobs_that_come_at_once_are_all_committed_before_anybody_is_answered(opened: Callable[[], Store]) -> None:
+def test_jobs_that_come_at_once_are_committed_before_their_calls_return(opened: Callable[[], Store]) -> None:
     store, other = opened(), opened()
     made = [new_job(NOW) for _ in range(60)]
 
@@ -32,23 +32,6 @@ def test_jobs_that_come_at_once_are_all_committed_before_anybody_is_answered(ope
         return found
 
     assert together(12, add_and_look) == [made[i * 5 : i * 5 + 5] for i in range(12)]
-
-
-def test_jobs_that_wait_for_a_writer_share_one_commit(store: Store) -> None:
-    if store._engine.dialect.name != "sqlite":
-        pytest.skip("PostgreSQL takes many writers at once")
-    commits: list[object] = []
-    sa.event.listen(store._engine, "commit", commits.append)
-    made = [new_job(NOW) for _ in range(8)]
-    with ThreadPoolExecutor(8) as pool:
-        with store.transaction():
-            adding = [pool.submit(store.add_job, job, PARAMS) for job in made]
-            eventually(lambda: len(store._writers._arrived) == 8)
-            assert not any(future.done() for future in adding)
-        for future in adding:
-            future.result(10)
-    assert len(commits) == 2
-    assert [store.job(job.id) for job in made] == made
 
 
 def test_a_job_that_cannot_be_stored_fails_alone(store: Store) -> None:
@@ -63,19 +46,16 @@ def test_a_job_that_cannot_be_stored_fails_alone(store: Store) -> None:
             store.add_job(good[number - (number > 3)], PARAMS)
         return number
 
-    if store._engine.dialect.name == "sqlite":
-        with ThreadPoolExecutor(1) as outside:
-            with store.transaction():  # all of them wait for its end, and go as one
-                done = outside.submit(together, 7, add_one)
-                eventually(lambda: len(store._writers._arrived) == 7)
-            done.result(10)
-    else:
-        together(7, add_one)
+    with ThreadPoolExecutor(1) as outside:
+        with store.transaction():  # all wait for its end and are committed as one
+            done = outside.submit(together, 7, add_one)
+            eventually(lambda: len(store._writers._arrived) == 7)
+        done.result(10)
     assert [store.job(job.id) for job in good] == good
 
 
 def at_once(store: Store, *works: Callable[[], object]) -> list[Future[object]]:
-    """All of them came while somebody else was writing."""
+    """The futures of `works`, which all came while another transaction was open."""
     with ThreadPoolExecutor(len(works)) as pool, store.transaction():
         done = [pool.submit(work) for work in works]
         eventually(lambda: len(store._writers._arrived) == len(works))
@@ -91,8 +71,6 @@ def renamed(job: Job, reason: str) -> Callable[[Transaction], str]:
 
 
 def test_whatever_waits_for_a_writer_shares_one_commit_with_new_jobs(store: Store) -> None:
-    if store._engine.dialect.name != "sqlite":
-        pytest.skip("PostgreSQL takes many writers at once")
     made, new = add(store, *(new_job(NOW) for _ in range(5))), new_job(NOW)
     commits: list[object] = []
     sa.event.listen(store._engine, "commit", commits.append)
@@ -104,8 +82,6 @@ def test_whatever_waits_for_a_writer_shares_one_commit_with_new_jobs(store: Stor
 
 
 def test_a_stale_write_undoes_nothing_of_those_that_share_its_commit(store: Store) -> None:
-    if store._engine.dialect.name != "sqlite":
-        pytest.skip("PostgreSQL takes many writers at once")
     first, second, stale = add(store, *(new_job(NOW) for _ in range(3)))
 
     def half(tx: Transaction) -> None:
@@ -120,7 +96,7 @@ def test_a_stale_write_undoes_nothing_of_those_that_share_its_commit(store: Stor
     assert store.job(stale.id) == stale
 
 
-def test_of_many_that_write_together_nothing_is_lost_and_nothing_done_twice(store: Store) -> None:
+def test_writes_that_share_commits_are_each_made_once(store: Store) -> None:
     (job,) = add(store, new_job(NOW))
 
     def one_more(tx: Transaction) -> int:
@@ -133,11 +109,7 @@ def test_of_many_that_write_together_nothing_is_lost_and_nothing_done_twice(stor
     assert store.job(job.id).waits == 240
 
 
-def test_who_cannot_write_in_time_is_told_so_and_nobody_writes_it_later(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if store._engine.dialect.name != "sqlite":
-        pytest.skip("PostgreSQL ends statements itself")
+def test_a_write_that_times_out_is_never_made_later(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_commit, "BUSY_S", 0.1)
     made = [new_job(NOW) for _ in range(3)]
     with store.transaction():

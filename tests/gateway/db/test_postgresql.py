@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -12,36 +10,14 @@ import sqlalchemy as sa
 
 from gateway.db.engine import make_engine
 from gateway.db.store import Store
-from gateway.domain.jobs import Job
-from tests.gateway.conftest import PARAMS, START_MS, new_job
+from tests.gateway.conftest import new_job, together
+from tests.gateway.db.support import NOW, add
 from tests.servers import eventually
 
 pytestmark = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 
-NOW = START_MS
 UNTIL = NOW + 60_000
 Open = Callable[..., Store]
-
-
-@pytest.fixture
-def opened(database: str) -> Iterator[Open]:
-    """Opens the database, as one more process would."""
-    engines: list[sa.Engine] = []
-
-    def open_(**options: int) -> Store:
-        engines.append(make_engine(database, pool_size=4, **options))
-        return Store(engines[-1])
-
-    yield open_
-    for engine in engines:
-        engine.dispose()
-
-
-def add(store: Store, *records: Job) -> list[Job]:
-    with store.transaction() as tx:
-        for job in records:
-            tx.add_job(job, PARAMS)
-    return list(records)
 
 
 def test_a_dispatcher_does_not_wait_for_jobs_that_are_being_written(opened: Open) -> None:
@@ -54,7 +30,7 @@ def test_a_dispatcher_does_not_wait_for_jobs_that_are_being_written(opened: Open
     assert one.job(first.id).lease_token is None
 
 
-def test_waking_waits_for_nobody_and_wakes_the_next(opened: Open) -> None:
+def test_waking_passes_a_locked_job_by(opened: Open) -> None:
     one, two = opened(), opened(statement_s=2)
     oldest, next_one = add(one, *(new_job(NOW + i, waits=1, next_at=NOW + 9_000) for i in range(2)))
     with one.transaction() as tx:
@@ -65,14 +41,12 @@ def test_waking_waits_for_nobody_and_wakes_the_next(opened: Open) -> None:
     assert one.job(next_one.id).next_at == NOW + 5
 
 
-def test_jobs_that_wake_each_other_never_stand_still(opened: Open) -> None:
-    """Everybody holds one job and wants to wake another: locks in a circle would be broken by an error."""
+def test_jobs_that_wake_each_other_never_deadlock(opened: Open) -> None:
+    """Each holds one job and wakes another: the server would break a circle of locks with an error."""
     stores = [opened() for _ in range(3)]
     made = add(stores[0], *(new_job(NOW + i, waits=1, next_at=NOW + 9_000) for i in range(6)))
-    barrier = threading.Barrier(6)
 
     def end(number: int) -> None:
-        barrier.wait()
         for _ in range(20):
             with stores[number % 3].transaction() as tx:
                 tx.job(made[number].id)
@@ -81,9 +55,7 @@ def test_jobs_that_wake_each_other_never_stand_still(opened: Open) -> None:
                 job = tx.job(made[number].id)
                 tx.save_job(replace(job, next_at=NOW + 9_000))
 
-    with ThreadPoolExecutor(6) as pool:
-        for done in [pool.submit(end, number) for number in range(6)]:
-            done.result(timeout=30)
+    together(6, end)
 
 
 def test_a_statement_ends_after_its_time(opened: Open) -> None:
@@ -95,7 +67,7 @@ def test_a_statement_ends_after_its_time(opened: Open) -> None:
             other.job(job.id)
 
 
-def test_who_is_frozen_in_a_transaction_loses_its_locks(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_freezes_in_a_transaction_loses_its_locks(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.db.engine.IDLE_S", 1)
     frozen, alive = opened(), opened()
     (job,) = add(frozen, new_job(NOW))
@@ -118,9 +90,7 @@ def test_a_server_that_was_restarted_is_found_again(opened: Open) -> None:
     assert store.job(job.id) == job
 
 
-def test_neither_a_connection_nor_a_server_that_fell_silent_is_waited_for_without_end(
-    database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_connection_or_server_has_a_timeout(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, object] = {}
     monkeypatch.setattr(sa, "create_engine", lambda url, **options: given.update(options["connect_args"]))
     make_engine(database)

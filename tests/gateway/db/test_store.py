@@ -1,4 +1,4 @@
-"""What every database must do for us; then what SQLite or PostgreSQL alone must."""
+"""What every database must do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gateway.db.transaction import StaleLease
 from gateway.domain.attempts import AttemptState
 from gateway.domain.jobs import FINISHED, Job, JobStatus
 from gateway.domain.webhooks import Webhook, WebhookState
-from tests.gateway.conftest import PARAMS, JobFactory, new_attempt, new_job, on_every_database, together
+from tests.gateway.conftest import PARAMS, new_attempt, new_job, on_every_database, together
 from tests.gateway.db.support import NOW, add
 
 pytestmark = on_every_database
@@ -62,8 +62,7 @@ def test_a_job_without_stats_has_none(store: Store) -> None:
 def test_an_attempt_comes_back_as_it_was_stored(store: Store) -> None:
     (job,) = add(store, new_job(NOW))
     attempt = new_attempt(job, NOW, AttemptState.CLAIMED, error_message="é")
-    with store.transaction() as tx:
-        tx.add_attempt(attempt)
+    store.together(lambda tx: tx.add_attempt(attempt))
     assert store.attempt(attempt.id) == attempt
 
 
@@ -106,12 +105,6 @@ def test_a_transaction_that_raises_leaves_nothing(store: Store) -> None:
 def test_an_attempt_needs_its_job(store: Store) -> None:
     with pytest.raises(IntegrityError), store.transaction() as tx:
         tx.add_attempt(new_attempt(new_job(NOW), NOW))
-
-
-def test_every_transaction_sees_what_was_committed_before(opened: Callable[[], Store]) -> None:
-    one, two = opened(), opened()
-    (job,) = add(one, new_job(NOW))
-    assert two.job(job.id) == job
 
 
 # Leases
@@ -173,28 +166,31 @@ def test_a_write_to_a_job_that_is_gone_is_noticed(store: Store) -> None:
         tx.save_job(new_job(NOW))
 
 
-def test_dispatchers_that_lease_at_once_get_disjoint_jobs(opened: Callable[[], Store]) -> None:
+@pytest.mark.parametrize("kind", ["jobs", "webhooks"])
+def test_of_many_dispatchers_each_leases_others(opened: Callable[[], Store], kind: str) -> None:
     stores = [opened() for _ in range(4)]
-    all_jobs = add(stores[0], *(new_job(NOW) for _ in range(60)))
+    made = (
+        owe(stores[0], *map(str, range(40)))
+        if kind == "webhooks"
+        else add(stores[0], *(new_job(NOW) for _ in range(40)))
+    )
 
     def take(number: int) -> list[str]:
         taken: list[str] = []
-        while got := lease(stores[number], f"token-{number}", limit=8):
-            taken += [job.id for job in got]
+        if kind == "jobs":
+            while jobs := lease(stores[number], f"token-{number}", limit=8):
+                taken += [job.id for job in jobs]
+        while webhooks := lease_webhooks(stores[number], f"token-{number}", now=NOW + 99, limit=8):
+            taken += [webhook.job_id for webhook in webhooks]
         return taken
 
-    taken = [job_id for ids in together(4, take) for job_id in ids]
-    assert sorted(taken) == sorted(job.id for job in all_jobs)
+    assert sorted(id_ for ids in together(4, take) for id_ in ids) == sorted(job.id for job in made)
 
 
-def test_next_due_at_is_the_earliest(store: Store) -> None:
+def test_next_due_is_the_earliest_job_or_the_end_of_its_lease(store: Store) -> None:
     add(store, new_job(NOW, next_at=NOW + 9), new_job(NOW, next_at=NOW + 4), new_job(NOW, next_at=None))
     assert store.next_due_at() == NOW + 4
-
-
-def test_a_leased_job_is_next_due_when_its_lease_ends(store: Store) -> None:
-    add(store, new_job(NOW))
-    lease(store, "one")
+    lease(store, "one", now=NOW + 9)
     assert store.next_due_at() == UNTIL
 
 
@@ -207,15 +203,9 @@ def test_the_job_that_has_waited_longest_is_woken(store: Store) -> None:
         new_job(NOW + 1, waits=5, next_at=NOW + 9_000),
     ]
     add(store, *others, oldest)
-    with store.transaction() as tx:
-        tx.wake_oldest_waiting(NOW)
+    store.together(lambda tx: tx.wake_oldest_waiting(NOW))
     assert store.job(oldest.id).next_at == NOW
     assert [store.job(job.id) for job in others] == others
-
-
-def test_waking_when_nobody_waits_is_no_error(store: Store) -> None:
-    with store.transaction() as tx:
-        tx.wake_oldest_waiting(NOW)
 
 
 @pytest.mark.parametrize(
@@ -226,14 +216,9 @@ def test_a_named_lease_is_held_renewed_and_expires(store: Store, holder: str, af
     now = NOW + after_ms
     with store.transaction() as tx:
         assert tx.hold("reconcile", "a", NOW, NOW + 15_000)
+        assert tx.hold("another", "b", NOW, NOW + 15_000)
         assert tx.hold("reconcile", holder, now, now + 15_000) is gets_it
     assert store.lease_expires_at("reconcile") == (now if gets_it else NOW) + 15_000
-
-
-def test_named_leases_are_apart(store: Store) -> None:
-    with store.transaction() as tx:
-        assert tx.hold("one", "a", NOW, UNTIL)
-        assert tx.hold("two", "b", NOW, UNTIL)
 
 
 def test_one_of_many_holds_a_named_lease(opened: Callable[[], Store]) -> None:
@@ -278,10 +263,8 @@ def test_the_end_of_a_job_with_a_url_makes_its_webhook(store: Store, status: Job
 def test_saving_an_ended_job_again_leaves_its_webhook_alone(store: Store) -> None:
     (job,) = owe(store, "a")
     sent = replace(store.webhooks([job.id])[job.id], state=WebhookState.SUCCEEDED, tries=1, next_at=None)
-    with store.transaction() as tx:
-        tx.save_webhook(sent)
-    with store.transaction() as tx:
-        tx.save_job(replace(job, status=JobStatus.CANCELLED, finished_at=NOW, next_at=NOW + 1))
+    store.together(lambda tx: tx.save_webhook(sent))
+    store.together(lambda tx: tx.save_job(replace(job, status=JobStatus.CANCELLED, finished_at=NOW, next_at=NOW + 1)))
     assert store.webhooks([job.id]) == {job.id: sent}
 
 
@@ -311,23 +294,8 @@ def test_a_leased_webhook_is_leased_again_only_after_its_lease(store: Store) -> 
     (second,) = lease_webhooks(store, "two", now=UNTIL, until=UNTIL + 1)
     with pytest.raises(StaleLease), store.transaction() as tx:
         tx.save_webhook(replace(first, tries=1), lease_token="one")
-    with store.transaction() as tx:
-        tx.save_webhook(replace(second, tries=1, lease_token=None), lease_token="two")
+    store.together(lambda tx: tx.save_webhook(replace(second, tries=1, lease_token=None), lease_token="two"))
     assert store.webhooks([first.job_id])[first.job_id].tries == 1
-
-
-def test_dispatchers_that_lease_webhooks_at_once_get_disjoint_ones(opened: Callable[[], Store]) -> None:
-    stores = [opened() for _ in range(4)]
-    owing = owe(stores[0], *map(str, range(40)))
-
-    def take(number: int) -> list[str]:
-        taken: list[str] = []
-        while got := lease_webhooks(stores[number], f"token-{number}", now=NOW + 99, limit=8):
-            taken += [webhook.job_id for webhook in got]
-        return taken
-
-    taken = [job_id for ids in together(4, take) for job_id in ids]
-    assert sorted(taken) == sorted(job.id for job in owing)
 
 
 # Lists, records, keys
@@ -422,8 +390,7 @@ def test_jobs_are_found_by_their_ids(store: Store) -> None:
 def test_only_jobs_that_ended_long_ago_are_deleted(store: Store) -> None:
     old, late = add(store, ended(NOW), ended(NOW, finished_at=NOW + 1))
     kept = [late, *add(store, ended(NOW, next_at=NOW), new_job(NOW), ended(NOW + 1))]
-    with store.transaction() as tx:
-        tx.add_attempt(new_attempt(old, NOW, AttemptState.FAILED))
+    store.together(lambda tx: tx.add_attempt(new_attempt(old, NOW, AttemptState.FAILED)))
     assert delete_jobs(store, NOW) == 1
     assert (store.job(old.id), store.attempts(old.id)) == (None, [])
     assert [store.job(job.id) for job in kept] == kept
@@ -438,45 +405,39 @@ def test_the_oldest_jobs_are_deleted_first_and_no_more_than_asked_for(store: Sto
     assert [store.job(job.id) for job in made] == [None, None, made[2]]
 
 
-def test_a_backlog_is_never_read_whole(store: Store) -> None:
+def plans(store: Store, *work: Callable[[], object]) -> list[list[str]]:
+    """How SQLite finds the rows of each statement that `work` executes."""
     if store._engine.dialect.name != "sqlite":
         pytest.skip("PostgreSQL chooses its plans by statistics")
-    calls: list[tuple[str, tuple[object, ...]]] = []
+    calls: list[tuple[str, object]] = []
     sa.event.listen(store._engine, "before_cursor_execute", lambda *call: calls.append((call[2], call[3])))
-    store.due(NOW, 5)
-    with store.transaction() as tx:
-        tx.wake_oldest_waiting(NOW)
+    for each in work:
+        each()
+    explained = [call for call in calls if call[0].startswith(("SELECT", "UPDATE", "DELETE"))]
     with store._engine.connect() as connection:
-        plans = [
+        return [
             [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
-            for statement, values in calls
-            if statement.startswith(("SELECT", "UPDATE"))
+            for statement, values in explained
         ]
-    untried, tried, waiting = plans
+
+
+def test_a_backlog_is_never_read_whole(store: Store) -> None:
+    untried, tried, waiting = plans(
+        store, lambda: store.due(NOW, 5), lambda: store.together(lambda tx: tx.wake_oldest_waiting(NOW))
+    )
     assert untried[0] == "SEARCH jobs USING INDEX jobs_untried (next_at<?)"
     assert tried[0] == "SEARCH jobs USING INDEX jobs_due (next_at<?)"
     assert waiting[-1] == "SCAN jobs USING INDEX jobs_waiting"
 
 
 def test_neither_search_goes_through_all_jobs(store: Store) -> None:
-    if store._engine.dialect.name != "sqlite":
-        pytest.skip("PostgreSQL chooses its plans by statistics")
-    calls: list[tuple[str, tuple[object, ...]]] = []
-    sa.event.listen(store._engine, "before_cursor_execute", lambda *call: calls.append((call[2], call[3])))
-    delete_jobs(store, NOW)
-    store.unfinished_params("x")
-    searches = [call for call in calls if call[0].startswith(("DELETE", "SELECT CAST"))]
-    plans = []
-    with store._engine.connect() as connection:
-        for statement, values in searches:
-            plans.append([row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)])
-    deleting, looking = plans
+    deleting, looking = plans(store, lambda: delete_jobs(store, NOW), lambda: store.unfinished_params("x"))
     assert "SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (id<?)" in deleting
     assert looking[0] == "SEARCH jobs USING INDEX jobs_due (next_at>?)"
     assert looking[1].startswith("SEARCH job_params USING INDEX")
 
 
-def test_params_of_jobs_that_are_not_over_are_found_by_what_is_in_them(store: Store) -> None:
+def test_params_of_unfinished_jobs_are_found_by_their_content(store: Store) -> None:
     url = "https://example.com/files/uploads/key_1/01?signature=a_b%c"
     for job, named in ((new_job(NOW), url), (new_job(NOW), "é"), (ended(NOW), url)):
         store.add_job(job, {"url": named})
@@ -486,16 +447,12 @@ def test_params_of_jobs_that_are_not_over_are_found_by_what_is_in_them(store: St
 
 
 def test_old_idempotency_keys_are_found_and_deleted_unless_renewed(store: Store) -> None:
-    def claim(key: str, now: int, after: int = 0) -> None:
-        with store.transaction() as tx:
-            tx.claim_idempotency_key("key_a", key, "f", f"job_{now}", now=now, after=after)
-
     for number, key in enumerate(["a", "b", "c"]):
-        claim(key, NOW + number)
+        claim(store, "key_a", key, "f", "job_1", now=NOW + number, after=0)
     old = store.old_idempotency_keys(NOW + 1, 100)
     assert sorted(old) == [("key_a", "a"), ("key_a", "b")]
     assert len(store.old_idempotency_keys(NOW + 1, 1)) == 1
-    claim("b", NOW + 5, after=NOW + 1)
+    claim(store, "key_a", "b", "f", "job_2", now=NOW + 5, after=NOW + 1)
     with store.transaction() as tx:
         assert tx.delete_idempotency_keys(old, NOW + 1) == 1
     assert sorted(store.old_idempotency_keys(NOW + 9, 100)) == [("key_a", "b"), ("key_a", "c")]
@@ -542,18 +499,3 @@ def test_read_then_write_never_finds_the_database_locked(opened: Callable[[], St
 
     together(8, count_up)
     assert stores[0].job(job.id).waits == 8 * 15
-
-
-def test_deleting_a_job_deletes_its_attempts(store: Store) -> None:
-    (job,) = add(store, new_job(NOW))
-    attempt = new_attempt(job, NOW)
-    with store.transaction() as tx:
-        tx.add_attempt(attempt)
-        tx.connection.execute(sa.text("DELETE FROM jobs"))
-    assert store.attempt(attempt.id) is None
-
-
-def test_the_factory_stores_what_it_answers(job_factory: JobFactory, services: object) -> None:
-    job = job_factory(attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING)
-    assert services.store.job(job.id) == job  # type: ignore[attr-defined]
-    assert services.store.attempt(job.attempt_id).state is AttemptState.CLAIMED  # type: ignore[attr-defined]

@@ -63,9 +63,7 @@ def test_an_attempt_that_cannot_be_cancelled_stays(services: Gateway) -> None:
 
 
 @pytest.mark.parametrize("coming", [False, True])
-def test_an_attempt_that_is_not_taken_waits_until_the_limit_unless_a_machine_comes(
-    services: Gateway, coming: bool
-) -> None:
+def test_an_attempt_waits_until_the_limit_unless_a_machine_is_coming(services: Gateway, coming: bool) -> None:
     job = services.add_job()
     services.provider.default["submit"] = NotYet("a machine boots", 1, coming=coming)
     services.turn()

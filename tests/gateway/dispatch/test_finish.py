@@ -22,7 +22,7 @@ def test_a_cancelled_job_is_taken_back_from_its_provider(services: Gateway, stat
     assert services.job(job).status is JobStatus.CANCELLED
 
 
-def test_a_job_cancelled_before_anything_was_sent_asks_nobody(services: Gateway) -> None:
+def test_a_job_cancelled_before_its_submit_calls_no_provider(services: Gateway) -> None:
     job = services.add_job()
     services.jobs.cancel(job.id, job.key_id)
     services.turn()

@@ -14,14 +14,6 @@ from wire.envelope import ErrorSchema
 from wire.errors import Superseded
 
 
-def test_polled_progress_goes_on_and_never_back(services: Gateway) -> None:
-    job = services.add_job(attempt=AttemptState.SUBMITTED, tries=1)
-    services.provider.script("poll", *[Remote(Phase.RUNNING, progress=progress) for progress in (0.2, 0.6, 0.4)])
-    services.turn()
-    services.follow(job, 2)
-    assert services.job(job).progress == 0.6
-
-
 def test_claimed_attempts_too_share_the_looks_of_a_second(services: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(poll_schedule, "POLLS_PER_S", 2)
     services.provider.default["poll"] = Remote(Phase.RUNNING, progress=0.1)
@@ -79,7 +71,7 @@ def test_a_completed_poll_with_its_output_completes_the_job(services: Gateway) -
     assert services.states(job) == [AttemptState.DONE]
 
 
-def test_a_message_that_no_database_takes_ends_the_attempt_all_the_same(services: Gateway) -> None:
+def test_a_message_that_no_database_stores_still_ends_the_attempt(services: Gateway) -> None:
     turned_down, failed = services.add_job(), services.add_job(attempt=AttemptState.SUBMITTED)
     services.provider.script("submit", Unavailable("half: \ud800, none: \0"))
     error = ErrorSchema().load({"code": "worker_error", "message": "half: \ud800, none: \0", "retryable": True})

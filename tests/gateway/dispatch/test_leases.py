@@ -59,9 +59,7 @@ def rows(services: Gateway, job: Job) -> list[dict[str, Any]]:
 
 
 def leased(services: Gateway, job: Job, token: str, now: int) -> Job:
-    with services.store.transaction() as tx:
-        [taken] = tx.lease([job.id], token, now, now + LEASE_MS)
-    return taken
+    return services.store.together(lambda tx: tx.lease([job.id], token, now, now + LEASE_MS))[0]
 
 
 def over(services: Gateway, job: Job) -> None:

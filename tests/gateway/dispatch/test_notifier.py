@@ -10,7 +10,7 @@ import pytest
 from gateway.dispatch.notifier import ChangeNotifier
 
 
-def test_a_ring_between_look_and_wait_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_between_look_and_wait_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     notifier = ChangeNotifier()
     seen = notifier.changes
     notifier.notify()
@@ -18,7 +18,7 @@ def test_a_ring_between_look_and_wait_is_not_missed(monkeypatch: pytest.MonkeyPa
     assert notifier.wait(seen, 20) == 1
 
 
-def test_a_ring_wakes_everybody() -> None:
+def test_a_change_wakes_all_waiters() -> None:
     notifier, ready = ChangeNotifier(), threading.Barrier(9)
 
     def one(_: int) -> int:
@@ -33,6 +33,6 @@ def test_a_ring_wakes_everybody() -> None:
         assert [future.result(30) for future in waiting] == [1] * 8
 
 
-def test_without_a_ring_the_wait_ends() -> None:
+def test_a_wait_ends_without_a_change() -> None:
     notifier = ChangeNotifier()
     assert notifier.wait(notifier.changes, 0.01) == 0

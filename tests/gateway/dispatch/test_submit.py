@@ -1,4 +1,4 @@
-"""What the answer to a submit means, and what may happen before it comes."""
+"""What the result of a submit means, and what may happen before it comes."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_an_id_that_came_late_ends_the_doubt(services: Gateway, wire: Wire) -> N
     def slow(attempt: Attempt) -> Accepted:
         services.clock.advance(LEASE_MS)
         other.turn()
-        return Accepted("told late")
+        return Accepted("late")
 
     services.provider.script("submit", slow)
     services.turn()
@@ -215,5 +215,5 @@ def test_a_job_cancelled_during_its_submit_is_taken_back(services: Gateway) -> N
     services.turn()
     services.turn()
     assert (services.job(job).status, services.states(job)) == (JobStatus.CANCELLED, [AttemptState.SUPERSEDED])
-    # at once, and under the id that only the late answer told
+    # at once, and under the id of the late answer
     assert services.provider.called("cancel")[0].remote_id == "r1"

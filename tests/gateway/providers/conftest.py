@@ -1,4 +1,4 @@
-"""What stands behind each provider, on loopback: real HTTP faces, whose attempts are told what to do by the test."""
+"""Each provider with real HTTP servers on loopback; the test decides how their attempts go."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Stand:
     """A provider with whatever stands behind it. `there(attempt)` is an attempt that a worker has taken.
 
     `stop` takes everything down, `lock_out` changes the locks. `slots`: how many attempts it takes at once, None where
-    it has a queue of its own, which tells attempts apart by its own ids alone. `unknown` is the remote id of an attempt
+    it has a queue, which knows attempts by its own ids alone. `unknown` is the remote id of an attempt
     that it does not know.
     """
 
@@ -200,7 +200,7 @@ def runpod_provider(
 
 
 def runpod_provider_at(files: FileServer) -> RunPodProvider:
-    """Its job API is below `/v2/ep` of `files`, which answers what no emulator would."""
+    """Its job API is below `/v2/ep` of `files`, which sends what no emulator would."""
     return _provider(Settings(("runpod",)).with_parts(RunPodSettings(endpoint_id="ep", api_base=f"{files.origin}/v2")))
 
 

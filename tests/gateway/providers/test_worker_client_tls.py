@@ -1,4 +1,4 @@
-"""The way to a rented worker: who has to prove what before a secret or a job travels, and what is told of failures."""
+"""Calls of a rented worker: it proves its certificate before it gets a secret or a job, and failures have a reason."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -27,6 +26,7 @@ from handler.settings import Settings as WorkerSettings
 from scripts.stack import free_port
 from tests.gateway.providers.conftest import StubRuns, attempt_named, job_input, serve
 from tests.handler.support import deaf_server
+from tests.servers import FileServer, Reply, Request
 from wire.identity import NONCE, proof
 
 TOKEN, KEY = "t" * 64, "k" * 64
@@ -77,56 +77,28 @@ def client_of(url: str) -> WorkerClient:
     return WorkerClient(url, TOKEN, KEY, tls=True)
 
 
-@dataclass
-class Stranger:
-    """An HTTPS server of somebody else's: `answer(path)` is what it says, `heard` all that it was told."""
+class Impostor(FileServer):
+    """An HTTPS server that is not the worker. `answer(path)` gives its responses, None where it hangs up."""
 
-    answer: Callable[[str], tuple[int, bytes] | None]
-    port: int = 0
-    heard: list[tuple[str, str]] = field(default_factory=list)
-    certificate: Certificate = field(default_factory=certificate.make)
+    def __init__(self, answer: Callable[[str], tuple[int, bytes] | None], port: int = 0) -> None:
+        super().__init__(port)
+        self.answer, self.certificate = answer, certificate.make()
+        self.default = self._reply
+        self._http.handle_error = lambda *args: None  # type: ignore[method-assign]
+        self._http.socket = self.certificate.context.wrap_socket(self._http.socket, server_side=True)
 
-    def __enter__(self) -> Stranger:
-        stranger = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def _answer(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                stranger.heard.append((self.path, f"{self.headers}{body!r}"))
-                answer = stranger.answer(self.path)
-                if answer is None:
-                    return  # it hangs up
-                self.send_response(answer[0])
-                self.send_header("Content-Length", str(len(answer[1])))
-                self.end_headers()
-                self.wfile.write(answer[1])
-
-            do_GET = do_POST = do_DELETE = _answer
-
-            def log_message(self, format: str, *args: object) -> None: ...
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
-        self._server.socket = self.certificate.context.wrap_socket(self._server.socket, server_side=True)
-        self._server.handle_error = lambda *args: None  # type: ignore[method-assign]
-        self._server.block_on_close = False
-        self.port = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    def _reply(self, request: Request) -> Reply:
+        answer = self.answer(request.path)
+        return Reply(*answer) if answer else Reply(drop=True)
 
     @property
     def url(self) -> str:
         return f"https://127.0.0.1:{self.port}"
 
     def assert_learnt_nothing(self) -> None:
-        assert self.heard, "it was never asked"
-        assert all(urlsplit(path).path == "/identity" for path, _ in self.heard)
-        assert not any(secret in told for _, told in self.heard for secret in (TOKEN, KEY, "caption"))
+        assert self.requests, "it was never asked"
+        assert all(urlsplit(request.path).path == "/identity" for request in self.requests)
+        assert not any(secret in str(request) for request in self.requests for secret in (TOKEN, KEY, "caption"))
 
 
 def relay_to(port: int) -> Callable[[str], tuple[int, bytes]]:
@@ -144,26 +116,26 @@ def relay_to(port: int) -> Callable[[str], tuple[int, bytes]]:
     return answer
 
 
-def knowing(
-    told: Callable[[str, str], object], otherwise: Callable[[str], tuple[int, bytes] | None] = lambda path: None
-) -> Stranger:
-    """Tells a proof made from the nonce and its own fingerprint, and `otherwise` to all other calls."""
-    stranger = Stranger(otherwise)
+def proving(
+    prove: Callable[[str, str], object], otherwise: Callable[[str], tuple[int, bytes] | None] = lambda path: None
+) -> Impostor:
+    """Its proof is made from the nonce and its own fingerprint; `otherwise` gives all other responses."""
+    impostor = Impostor(otherwise)
 
     def answer(path: str) -> tuple[int, bytes] | None:
         parts = urlsplit(path)
         if parts.path != "/identity":
             return otherwise(path)
-        made = told(parse_qs(parts.query)["nonce"][0], stranger.certificate.fingerprint)
+        made = prove(parse_qs(parts.query)["nonce"][0], impostor.certificate.fingerprint)
         return 200, json.dumps({"proof": made}).encode()
 
-    stranger.answer = answer
-    return stranger
+    impostor.answer = answer
+    return impostor
 
 
 def every_call(client: WorkerClient) -> list[Callable[[], object]]:
     given = job_input(attempt_named())
-    return [lambda: client.submit(given), lambda: client.poll("a"), lambda: client.cancel("a"), client.check]
+    return [lambda: client.submit(given), lambda: client.poll("a"), lambda: client.cancel("a"), client.health]
 
 
 # ---- the true worker
@@ -191,26 +163,26 @@ def test_the_proof_is_asked_for_once_and_with_another_nonce_each_time(
     monkeypatch.setattr(provider_http.Api, "call", recorded)
     for _ in range(3):
         client = client_of(worker.url)
-        client.check()
-        client.check()
+        client.health()
+        client.health()
     proofs = [path for path in asked if path.startswith("/identity")]
     nonces = {parse_qs(urlsplit(path).query)["nonce"][0] for path in proofs}
     assert len(asked) == 9 and len(proofs) == len(nonces) == 3
     assert all(NONCE.fullmatch(nonce) for nonce in nonces)
 
 
-def test_a_worker_that_started_anew_is_asked_for_its_proof_again(settings: WorkerSettings) -> None:
+def test_a_restarted_worker_must_prove_itself_again(settings: WorkerSettings) -> None:
     with Worker(settings) as first:
         client = client_of(first.url)
-        client.check()
+        client.health()
     with Worker(settings, port=first.port) as second:
         assert second.certificate.fingerprint != first.certificate.fingerprint
         assert client.submit(job_input(attempt_named())).__class__ is Accepted
-        client.check()
+        client.health()
         assert second.beats == 2
 
 
-def test_the_worker_tells_where_it_lets_nobody_in_from(settings: WorkerSettings) -> None:
+def test_a_worker_that_refuses_an_address_names_it(settings: WorkerSettings) -> None:
     object.__setattr__(settings, "allowed_ips", ("192.0.2.1",))
     with Worker(settings) as worker:
         client = client_of(worker.url)
@@ -223,8 +195,10 @@ def test_the_worker_tells_where_it_lets_nobody_in_from(settings: WorkerSettings)
         assert worker.beats == 0
 
 
-def test_no_list_of_authorities_is_read_for_one_that_is_pinned(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is consulted by nobody, and would cost the most of every call."""
+def test_no_list_of_authorities_is_read_for_a_pinned_certificate(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing consults it, and reading it would be most of the time of a call."""
 
     def read(*_: object, **__: object) -> None:
         raise AssertionError("the authorities are read")
@@ -245,26 +219,26 @@ def test_without_tls_no_proof_is_asked_for(settings: WorkerSettings) -> None:
         stop()
 
 
-# ---- somebody else
+# ---- an impostor
 
 
-def test_who_relays_the_proof_under_a_certificate_of_his_own_learns_nothing(worker: Worker) -> None:
-    with Stranger(relay_to(worker.port)) as between:
+def test_a_relay_with_its_own_certificate_learns_nothing(worker: Worker) -> None:
+    with closing(Impostor(relay_to(worker.port))) as between:
         for call in every_call(client_of(between.url)):
-            with pytest.raises(Unavailable, match="has not proved"):
+            with pytest.raises(Unavailable, match="did not prove"):
                 call()
         between.assert_learnt_nothing()
-        assert len({path for path, _ in between.heard}) == 4
+        assert len({request.path for request in between.requests}) == 4
     assert worker.beats == 0 and worker.runs.active() == 0
 
 
-def test_who_takes_the_place_of_a_pinned_worker_learns_nothing(settings: WorkerSettings) -> None:
+def test_a_relay_in_the_place_of_a_pinned_worker_learns_nothing(settings: WorkerSettings) -> None:
     with Worker(settings) as worker:
         client = client_of(worker.url)
-        client.check()
-    with Worker(settings) as moved, Stranger(relay_to(moved.port), port=worker.port) as between:
+        client.health()
+    with Worker(settings) as moved, closing(Impostor(relay_to(moved.port), port=worker.port)) as between:
         for call in every_call(client):
-            with pytest.raises(Unavailable, match="has not proved"):
+            with pytest.raises(Unavailable, match="did not prove"):
                 call()
         between.assert_learnt_nothing()
         assert moved.beats == 0
@@ -290,29 +264,29 @@ def test_a_proof_is_good_for_one_nonce_one_certificate_and_one_token(
     worker: Worker, wrong: Callable[[str, str, str], object]
 ) -> None:
     true = worker.certificate.fingerprint
-    with knowing(lambda nonce, own: wrong(nonce, own, true)) as stranger:
-        with pytest.raises(Unavailable, match="has not proved"):
-            client_of(stranger.url).check()
-        stranger.assert_learnt_nothing()
+    with closing(proving(lambda nonce, own: wrong(nonce, own, true))) as impostor:
+        with pytest.raises(Unavailable, match="did not prove"):
+            client_of(impostor.url).health()
+        impostor.assert_learnt_nothing()
 
 
 @pytest.mark.parametrize("answer", [(404, b"{}"), (500, b""), (302, b""), (200, b"[]"), (200, b"x" * 2_000_000), None])
-def test_who_has_no_proof_gets_no_job(answer: tuple[int, bytes] | None) -> None:
-    with Stranger(lambda path: answer) as stranger:
-        client = client_of(stranger.url)
+def test_a_server_without_a_proof_gets_no_job(answer: tuple[int, bytes] | None) -> None:
+    with closing(Impostor(lambda path: answer)) as impostor:
+        client = client_of(impostor.url)
         try:
             assert isinstance(client.submit(job_input(attempt_named())), NotYet)
         except Unavailable:
             pass
         with pytest.raises(Unavailable):
-            client.check()
-        stranger.assert_learnt_nothing()
+            client.health()
+        impostor.assert_learnt_nothing()
 
 
-# ---- what is told of failures
+# ---- failures
 
 
-def test_where_nobody_listens_yet_nothing_was_sent() -> None:
+def test_without_a_listener_nothing_was_sent() -> None:
     client = client_of(f"https://127.0.0.1:{free_port()}")
     assert isinstance(client.submit(job_input(attempt_named())), NotYet)
     with pytest.raises(Unreachable) as refused:
@@ -320,7 +294,7 @@ def test_where_nobody_listens_yet_nothing_was_sent() -> None:
     assert not refused.value.silent
 
 
-def test_a_black_hole_can_be_told_from_a_closed_port(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence_is_distinguished_from_a_closed_port(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_client, "CONNECT_TIMEOUT_S", 0.2)
     with deaf_server() as origin:
         client = client_of(origin.replace("http:", "https:"))
@@ -330,13 +304,11 @@ def test_a_black_hole_can_be_told_from_a_closed_port(monkeypatch: pytest.MonkeyP
         assert lost.value.silent
 
 
-def test_a_handshake_that_never_ends_has_its_time_and_nothing_was_sent(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_endless_handshake_times_out_and_nothing_was_sent(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_client, "CONNECT_TIMEOUT_S", 0.3)
     monkeypatch.setattr(provider_http, "CONNECT_TIMEOUT_S", 0.3)
     pinned = client_of(worker.url)
-    pinned.check()
+    pinned.health()
     worker.stop()
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", worker.port)))
@@ -369,7 +341,7 @@ def test_a_handshake_that_never_ends_has_its_time_and_nothing_was_sent(
 
 
 def test_an_answer_that_is_lost_after_the_proof_is_ambiguous() -> None:
-    with knowing(lambda nonce, own: proof(TOKEN, nonce, own)) as dying:
+    with closing(proving(lambda nonce, own: proof(TOKEN, nonce, own))) as dying:
         client = client_of(dying.url)
         with pytest.raises(Ambiguous):
             client.submit(job_input(attempt_named()))
@@ -379,6 +351,6 @@ def test_an_answer_that_is_lost_after_the_proof_is_ambiguous() -> None:
 
 @pytest.mark.parametrize("body", [b"{}", b'{"slots": 1}', b'{"slots": {"total": "x", "busy": 0}, "peer": "a"}', b"[]"])
 def test_a_health_that_makes_no_sense_is_unavailable(body: bytes) -> None:
-    telling = knowing(lambda nonce, own: proof(TOKEN, nonce, own), lambda path: (200, body))
-    with telling, pytest.raises(Unavailable, match="invalid response"):
+    telling = proving(lambda nonce, own: proof(TOKEN, nonce, own), lambda path: (200, body))
+    with closing(telling), pytest.raises(Unavailable, match="invalid response"):
         client_of(telling.url).health()

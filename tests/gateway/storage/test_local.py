@@ -1,4 +1,4 @@
-"""Files on the gateway's disk: who may, where they land, and that they are whole."""
+"""Files on the gateway's disk: signatures, paths, and that only whole files are seen."""
 
 from __future__ import annotations
 
@@ -54,10 +54,6 @@ def test_a_put_signature_grants_nothing_else(storage: LocalStorage, method: str,
     assert storage.allowed(method, key, signature(put.url)) is None
 
 
-def test_a_get_signature_does_not_let_write(storage: LocalStorage) -> None:
-    assert storage.allowed("PUT", KEY, signature(storage.presign_get(KEY, expires_at=SOON))) is None
-
-
 def test_a_signature_expires(services: Gateway, storage: LocalStorage) -> None:
     granted = signature(storage.presign_get(KEY, expires_at=SOON))
     services.clock.advance(999)
@@ -66,31 +62,9 @@ def test_a_signature_expires(services: Gateway, storage: LocalStorage) -> None:
     assert storage.allowed("GET", KEY, granted) is None
 
 
-def test_no_changed_character_of_a_signature_passes(storage: LocalStorage) -> None:
-    granted = signature(storage.presign_put(KEY, max_bytes=7, expires_at=SOON).url)
-    for i, letter in enumerate(granted[:-1]):  # the last one may carry bits that mean nothing
-        changed = granted[:i] + ("A" if letter != "A" else "B") + granted[i + 1 :]
-        assert storage.allowed("PUT", KEY, changed) is None
-
-
-def test_two_sizes_or_times_are_two_signatures(storage: LocalStorage) -> None:
-    made = {storage.presign_put(KEY, max_bytes=n, expires_at=SOON + t).url for n in (1, 2) for t in (0, 1)}
-    assert len(made) == 4
-
-
 @pytest.mark.parametrize("token", ["", "x", "a.b.c", "é", "\0", "W10.x", "A" * 100_000])
 def test_rubbish_is_no_signature(storage: LocalStorage, token: str) -> None:
     assert storage.allowed("GET", KEY, token) is None
-
-
-@pytest.mark.parametrize("value", [[], ["GET"], ["GET", "9", 0], {"a": 1}, None, "GET", ["GET", SOON, 0, 1]])
-def test_a_token_of_another_shape_grants_nothing(services: Gateway, value: object) -> None:
-    token = services.signer.sign(f"file:{KEY}", value)
-    assert services.storage.allowed("GET", KEY, token) is None
-
-
-def test_a_token_for_another_purpose_grants_nothing(services: Gateway) -> None:
-    assert services.storage.allowed("GET", KEY, services.signer.sign("events", ["GET", SOON, 0])) is None
 
 
 def test_old_urls_stay_valid_when_the_secret_key_rotates_and_foreign_ones_do_not(
@@ -141,51 +115,35 @@ ODD_KEYS = [
 
 @pytest.mark.parametrize("key", ODD_KEYS, ids=range(len(ODD_KEYS)))
 def test_odd_keys_lead_nowhere(storage: LocalStorage, key: str) -> None:
-    for call in (storage.path, storage.stat, storage.delete, lambda k: storage.write(k, [b"x"], 1)):
+    for call in (storage.path, storage.size, storage.delete, lambda k: storage.write(k, [b"x"], 1)):
         with pytest.raises(ValueError, match="not a storage key"):
             call(key)  # type: ignore[operator]
     assert files_in(storage) == []
 
 
-@pytest.mark.parametrize("key", [KEY, UPLOAD], ids=["output", "upload"])
-def test_a_file_is_stored_replaced_and_deleted(storage: LocalStorage, key: str) -> None:
-    assert storage.stat(key) is None
-    assert storage.write(key, [b"abc", b"", b"de"], 5).size_bytes == 5
-    assert storage.write(key, [b"x"], 1).size_bytes == 1
-    assert storage.path(key).read_bytes() == b"x"
-    assert storage.stat(key).size_bytes == 1  # type: ignore[union-attr]
-    storage.delete(key)
-    storage.delete(key)
-    assert storage.stat(key) is None
-
-
 def broken_after(*chunks: bytes) -> Iterator[bytes]:
     yield from chunks
-    raise BadRequest("the sender went away")
+    raise BadRequest("the client disconnected")
 
 
-def test_a_broken_transfer_leaves_nothing(storage: LocalStorage) -> None:
-    with pytest.raises(BadRequest):
-        storage.write(KEY, broken_after(b"half"), 9)
-    assert files_in(storage) == []
-    assert not storage.path(KEY).parent.exists()
-
-
-def test_a_broken_transfer_leaves_what_was_there(storage: LocalStorage) -> None:
-    storage.write(KEY, [b"whole"], 5)
-    with pytest.raises(BadRequest):
-        storage.write(KEY, broken_after(b"half"), 9)
-    assert [path.read_bytes() for path in files_in(storage)] == [b"whole"]
+def test_a_broken_transfer_changes_nothing(storage: LocalStorage) -> None:
+    for before in ([], [b"whole"]):
+        for body in before:
+            storage.write(KEY, [body], len(body))
+        with pytest.raises(BadRequest):
+            storage.write(KEY, broken_after(b"half"), 9)
+        assert [path.read_bytes() for path in files_in(storage)] == before
+        assert storage.path(KEY).parent.exists() == bool(before)
 
 
 def test_a_file_is_not_seen_before_it_is_whole(storage: LocalStorage) -> None:
     def chunks() -> Iterator[bytes]:
         yield b"half"
-        assert storage.stat(KEY) is None
+        assert storage.size(KEY) is None
         yield b"whole"
 
     storage.write(KEY, chunks(), 9)
-    assert storage.stat(KEY) is not None
+    assert storage.size(KEY) is not None
 
 
 def test_a_file_is_on_the_disk_before_it_has_its_name(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,14 +199,6 @@ def test_deleting_leaves_no_empty_folder(storage: LocalStorage) -> None:
     assert not storage.path(KEY).parent.parent.exists()
 
 
-def test_a_download_goes_on_while_its_file_is_deleted(storage: LocalStorage) -> None:
-    storage.write(KEY, [b"first ", b"second"], 12)
-    with storage.path(KEY).open("rb") as file:
-        assert file.read(6) == b"first "
-        storage.delete(KEY)
-        assert file.read() == b"second"
-
-
 def killed_while_writing(settings: Settings) -> None:
     def chunks() -> Iterator[bytes]:
         yield b"half"
@@ -296,7 +246,8 @@ def test_folders_that_another_process_removes_disturb_no_transfer(storage: Local
     process.start()
     try:
         for number in range(200):
-            assert storage.write(KEY, [b"x" * number], number).size_bytes == number
+            storage.write(KEY, [b"x" * number], number)
+            assert storage.size(KEY) == number
             storage.delete(KEY)
     finally:
         stop.set()
@@ -313,7 +264,7 @@ def full(code: int) -> Callable[..., object]:
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 @pytest.mark.parametrize(("where", "name"), [(os, "fsync"), (os, "replace"), (tempfile, "mkstemp"), (Path, "mkdir")])
-def test_a_full_disk_is_told_and_leaves_nothing(
+def test_a_full_disk_is_reported_and_leaves_nothing(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, code: int, where: object, name: str
 ) -> None:
     with monkeypatch.context() as patch:
@@ -329,7 +280,3 @@ def test_another_error_of_the_disk_is_not_a_full_one(storage: LocalStorage, monk
         with pytest.raises(StorageUnavailable, match="Input/output"):
             storage.write(KEY, [b"x"], 1)
     assert files_in(storage) == []
-
-
-def test_free_space_is_a_percentage_even_before_the_first_file(storage: LocalStorage) -> None:
-    assert 0 <= storage.free_percent() <= 100

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,21 +16,11 @@ from gateway.db.transaction import Transaction
 from gateway.domain import ids
 from gateway.domain.attempts import AttemptState
 from gateway.domain.jobs import Job, JobStatus
-from gateway.domain.outputs import Output
 from gateway.domain.rentals import OVER, Rental, Stage
 from gateway.storage import StorageUnavailable
 from gateway.upkeep import janitor
 from gateway.upkeep.janitor import ROUND_MS, Janitor
-from tests.gateway.conftest import (
-    PARAMS,
-    FixedClock,
-    Gateway,
-    JobFactory,
-    Wire,
-    new_attempt,
-    new_job,
-    on_every_database,
-)
+from tests.gateway.conftest import BODY, PARAMS, FixedClock, Gateway, Wire, new_attempt, new_job, on_every_database
 from tests.outputs import stored_video, video_key
 
 DAY_MS = 24 * 3600 * 1000
@@ -41,7 +30,7 @@ GOING_ON = threading.Event()
 
 def clean(services: Gateway) -> None:
     """One whole round."""
-    cleaner = Janitor(services.store, services.storage, services.clock, services.settings)
+    cleaner = cleaner_of(services)
     while cleaner._ended_at is None:
         cleaner.step(GOING_ON)
 
@@ -55,32 +44,27 @@ def count(services: Gateway, table: str) -> int:
         return connection.scalar(sa.text(f"SELECT COUNT(*) FROM {table}")) or 0
 
 
-@pytest.fixture
-def completed(services: Gateway, job_factory: JobFactory, clock: FixedClock) -> Callable[..., Job]:
-    """Makes a job that has just ended well, with its output in the storage."""
+def cleaner_of(services: Gateway) -> Janitor:
+    return Janitor(services.store, services.storage, services.clock, services.settings)
 
-    def make(**changes: Any) -> Job:
-        now = clock.now_ms()
-        over = {"status": JobStatus.COMPLETED, "next_at": None, "started_at": now, "finished_at": now}
-        job = job_factory(attempt=AttemptState.DONE, **{**over, **changes})
-        key = f"outputs/{job.id}/{job.attempt_id}/video.mp4"
-        services.storage.write(key, [b"video"], 5)
-        job = replace(job, outputs={"video": Output("mp4", key, 5)})
-        with services.store.transaction() as tx:
-            tx.save_job(job)
-        return job
 
-    return make
+def completed(services: Gateway, **changes: Any) -> Job:
+    """A job that has just completed, with its output in the storage."""
+    now = services.clock.now_ms()
+    over = {"status": JobStatus.COMPLETED, "next_at": None, "started_at": now, "finished_at": now}
+    job = services.add_job(attempt=AttemptState.DONE, **{**over, **changes})
+    services.put_output(job.attempt_id)
+    job = replace(job, outputs=stored_video(services.attempt(job), len(BODY)))
+    services.store.together(lambda tx: tx.save_job(job))
+    return job
 
 
 # Outputs
 
 
-def test_an_output_is_kept_for_seven_days_after_the_end_of_its_job(
-    services: Gateway, completed: Callable[..., Job]
-) -> None:
+def test_an_output_is_kept_for_seven_days_after_the_end_of_its_job(services: Gateway) -> None:
     services.clock.advance(-DAY_MS)
-    job = completed(finished_at=services.clock.now_ms() + DAY_MS)
+    job = completed(services, finished_at=services.clock.now_ms() + DAY_MS)
     services.clock.advance(8 * DAY_MS - 1)
     clean(services)
     assert keys(services) == {job.outputs["video"].key}
@@ -99,22 +83,20 @@ def test_an_upload_of_the_newest_attempt_is_kept_until_it_is_reported(
     services: Gateway, status: JobStatus, state: AttemptState
 ) -> None:
     job = services.add_job(attempt=state, status=status)
-    key = f"outputs/{job.id}/{job.attempt_id}/video.mp4"
-    services.storage.write(key, [b"video"], 5)
+    services.put_output(job.attempt_id)
     services.clock.advance(20 * DAY_MS)
     clean(services)
-    assert keys(services) == {key}
+    assert keys(services) == {video_key(services.attempt(job))}
 
 
 @pytest.mark.parametrize("status", list(JobStatus))
 @pytest.mark.parametrize("state", [AttemptState.SUPERSEDED, AttemptState.FAILED])
 def test_the_output_of_an_older_attempt_is_removed_at_once(
-    services: Gateway, completed: Callable[..., Job], status: JobStatus, state: AttemptState
+    services: Gateway, status: JobStatus, state: AttemptState
 ) -> None:
-    job = completed(status=status)
+    job = completed(services, status=status)
     older = new_attempt(job, services.clock.now_ms() - 1, state)
-    with services.store.transaction() as tx:
-        tx.add_attempt(older)
+    services.store.together(lambda tx: tx.add_attempt(older))
     services.storage.write(video_key(older), [b"late"], 4)
     clean(services)
     wanted = {job.outputs["video"].key} if status not in {JobStatus.FAILED, JobStatus.CANCELLED} else set()
@@ -157,14 +139,13 @@ def test_an_upload_is_kept_for_a_day(services: Gateway) -> None:
 @pytest.mark.parametrize("attempt", [None, AttemptState.SUBMITTED, AttemptState.CLAIMED, AttemptState.FAILED])
 def test_an_upload_stays_while_a_job_needs_it(services: Gateway, attempt: AttemptState | None) -> None:
     key_id = ids.new("key", 0)
-    needed, other = upload(services, key_id), upload(services, key_id)
+    needed, _ = upload(services, key_id), upload(services, key_id)
     url = services.storage.presign_get(needed, expires_at=services.clock.now_ms() + 9 * DAY_MS, for_worker=True)
     params = {"url_video": url, "url_srt": "https://example.com/uploads/s.srt"}
     job = services.add_job(key_id=key_id, params=params, attempt=attempt, queue_limit_s=9 * DAY_MS)
     services.clock.advance(2 * DAY_MS)
     clean(services)
     assert keys(services) == {needed}
-    assert other not in keys(services)
     services.jobs.cancel(job.id, key_id)
     services.turn()
     clean(services)
@@ -174,11 +155,12 @@ def test_an_upload_stays_while_a_job_needs_it(services: Gateway, attempt: Attemp
 # Rows
 
 
-def test_a_job_is_kept_for_thirty_days_and_removed_with_its_attempts(
-    services: Gateway, completed: Callable[..., Job]
-) -> None:
-    job, waiting = completed(), completed(status=JobStatus.QUEUED, next_at=services.clock.now_ms(), finished_at=None)
-    ending = completed(status=JobStatus.CANCELLED, next_at=services.clock.now_ms())
+def test_a_job_is_kept_for_thirty_days_and_removed_with_its_attempts(services: Gateway) -> None:
+    job, waiting = (
+        completed(services),
+        completed(services, status=JobStatus.QUEUED, next_at=services.clock.now_ms(), finished_at=None),
+    )
+    ending = completed(services, status=JobStatus.CANCELLED, next_at=services.clock.now_ms())
     services.clock.advance(30 * DAY_MS - 1)
     clean(services)
     assert services.store.job(job.id) == job
@@ -242,8 +224,8 @@ def test_spending_is_kept_for_today_and_the_newest_day(services: Gateway) -> Non
     assert services.store.usage("key_b", now).mean_nano == 1001
 
 
-def test_the_settings_define_the_retention(wire: Wire, completed: Callable[..., Job], clock: FixedClock) -> None:
-    job = completed()
+def test_the_settings_define_the_retention(services: Gateway, wire: Wire, clock: FixedClock) -> None:
+    job = completed(services)
     hasty = wire(
         output_retention_seconds=60, upload_retention_seconds=60, idempotency_retention_seconds=60,
         job_retention_seconds=120,
@@ -300,98 +282,99 @@ def test_over_months_nothing_grows(services: Gateway) -> None:
 
 
 @pytest.fixture
-def rubbish(services: Gateway, completed: Callable[..., Job], clock: FixedClock) -> Callable[[], tuple[int, ...]]:
-    """Expired rows and files of every kind; returns how many are left."""
+def expired(services: Gateway) -> Gateway:
+    """A gateway with four expired rows and files of every kind."""
     for number in range(4):
-        completed()
+        completed(services)
         upload(services, ids.new("key", 0))
         services.jobs.create("key_a", "caption", {}, VIDEO, f"k{number}")
     with services.store.transaction() as tx:
         tx.connection.execute(sa.text("UPDATE jobs SET finished_at = created_at, next_at = NULL"))
-    clock.advance(31 * DAY_MS)
-    return lambda: (count(services, "jobs"), count(services, "idempotency"), len(keys(services)))
+    services.clock.advance(31 * DAY_MS)
+    return services
+
+
+def left(services: Gateway) -> tuple[int, int, int]:
+    return count(services, "jobs"), count(services, "idempotency"), len(keys(services))
 
 
 @pytest.mark.parametrize("pieces", range(14))
 def test_the_next_round_completes_an_interrupted_one(
-    services: Gateway, rubbish: Callable[[], object], monkeypatch: pytest.MonkeyPatch, pieces: int
+    expired: Gateway, monkeypatch: pytest.MonkeyPatch, pieces: int
 ) -> None:
     monkeypatch.setattr(janitor, "BATCH", 2)
-    broken_off = Janitor(services.store, services.storage, services.clock, services.settings)._clean_up()
+    broken_off = cleaner_of(expired)._clean_up()
     for _ in range(pieces):
         next(broken_off, None)
-    clean(services)
-    assert rubbish() == (0, 0, 0)
+    clean(expired)
+    assert left(expired) == (0, 0, 0)
 
 
-def test_two_gateways_may_clean_up_at_once(
-    services: Gateway, wire: Wire, rubbish: Callable[[], object], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_gateways_may_clean_up_at_once(expired: Gateway, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(janitor, "BATCH", 2)
-    rounds = [Janitor(each.store, each.storage, each.clock, each.settings)._clean_up() for each in (services, wire())]
+    rounds = [cleaner_of(each)._clean_up() for each in (expired, wire())]
     while rounds:
         rounds = [each for each in rounds if next(each, "over") is None]
-    assert rubbish() == (0, 0, 0)
+    assert left(expired) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(
     "error", [PermissionError(1, "Operation not permitted"), StorageUnavailable("S3 returned 503")]
 )
 def test_a_file_that_cannot_be_removed_does_not_keep_others(
-    services: Gateway, rubbish: Callable[[], object], monkeypatch: pytest.MonkeyPatch, error: Exception
+    expired: Gateway, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    stuck, delete = sorted(keys(services))[0], services.storage.delete
+    stuck, delete = sorted(keys(expired))[0], expired.storage.delete
 
     def refuse(key: str) -> None:
         if key == stuck:
             raise error
         delete(key)
 
-    monkeypatch.setattr(services.storage, "delete", refuse)
-    clean(services)
-    assert rubbish() == (0, 0, 1)
+    monkeypatch.setattr(expired.storage, "delete", refuse)
+    clean(expired)
+    assert left(expired) == (0, 0, 1)
 
 
 @pytest.mark.parametrize(
-    ("name", "left"), [("store.transaction", (8, 4, 0)), ("store.jobs_by_id", (0, 0, 8)), ("storage.tidy", (0, 0, 0))]
+    ("name", "expected"),
+    [("store.transaction", (8, 4, 0)), ("store.jobs_by_id", (0, 0, 8)), ("storage.tidy", (0, 0, 0))],
 )
 def test_a_part_that_fails_does_not_stop_the_others(
-    services: Gateway, rubbish: Callable[[], object], monkeypatch: pytest.MonkeyPatch, name: str, left: object
+    expired: Gateway, monkeypatch: pytest.MonkeyPatch, name: str, expected: object
 ) -> None:
     def fail(*_: object) -> None:
         raise OperationalError("SELECT", {}, Exception("disk I/O error"))
 
     with monkeypatch.context() as patch:
         part, method = name.split(".")
-        patch.setattr(getattr(services, part), method, fail)
-        clean(services)
-    assert rubbish() == left
-    clean(services)
-    assert rubbish() == (0, 0, 0)
+        patch.setattr(getattr(expired, part), method, fail)
+        clean(expired)
+    assert left(expired) == expected
+    clean(expired)
+    assert left(expired) == (0, 0, 0)
 
 
 # Other writers
 
 
 def test_a_step_ends_after_its_time_or_when_stopped_and_the_next_continues(
-    services: Gateway, rubbish: Callable[[], tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+    expired: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(janitor, "BATCH", 1)
     monkeypatch.setattr(janitor, "STEP_S", 0)
     stopped = threading.Event()
     stopped.set()
-    cleaner = Janitor(services.store, services.storage, services.clock, services.settings)
+    cleaner = cleaner_of(expired)
     for step, expected in enumerate([7, 6, 5, 4], 1):
         cleaner.step(stopped if step % 2 else GOING_ON)
-        assert rubbish()[0] == expected
+        assert left(expired)[0] == expected
 
 
-def test_there_is_a_pause_between_rounds(
-    services: Gateway, completed: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_there_is_a_pause_between_rounds(services: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = []
     monkeypatch.setattr(services.storage, "keys", lambda: listed.append(services.clock.now_ms()) or iter(()))
-    cleaner = Janitor(services.store, services.storage, services.clock, services.settings)
+    cleaner = cleaner_of(services)
     for after in (0, ROUND_MS - 1, 1, 1, -HOUR_MS):  # a clock that is set back causes at most one round
         services.clock.advance(after)
         cleaner.step(GOING_ON)
@@ -417,6 +400,6 @@ def test_other_writers_get_their_turn_between_batches(services: Gateway, monkeyp
             return False
 
     monkeypatch.setattr(Transaction, "delete_jobs", counted)
-    Janitor(services.store, services.storage, services.clock, services.settings).step(Pause())
+    cleaner_of(services).step(Pause())
     assert removed == [100, 100, 50]
     assert len(written) > len(removed)

@@ -141,8 +141,8 @@ def test_webhooks_by_outcome_and_those_that_wait(wire: Wire, files: FileServer) 
 
 def test_rentals_cost_now_and_today_and_the_oldest_destroy(services: Gateway) -> None:
     names = ("usd_per_hour", "today_usd", "destroying_seconds")
-    told = lambda: [value(services, f"reelay_rentals_{name}") for name in names]  # noqa: E731
-    assert told() == [0, 0, 0]
+    shown = lambda: [value(services, f"reelay_rentals_{name}") for name in names]  # noqa: E731
+    assert shown() == [0, 0, 0]
     now = services.clock.now_ms()
     today = now - now % 86_400_000
     hour = 3_600_000
@@ -159,7 +159,7 @@ def test_rentals_cost_now_and_today_and_the_oldest_destroy(services: Gateway) ->
         row = Rental(f"rent_{at}", "vast", stage, "label", today, today, today, nano_per_s=100_000)
         with services.store.transaction() as tx:
             insert(tx, replace(row, **changes))
-    assert told() == [pytest.approx(0.72), pytest.approx((10 + 2 + 1) * 0.36), 3600]
+    assert shown() == [pytest.approx(0.72), pytest.approx((10 + 2 + 1) * 0.36), 3600]
 
 
 def test_providers_and_their_workers(services: Gateway) -> None:
@@ -184,9 +184,9 @@ def test_metrics_need_a_key_and_accept_it_as_prometheus_sends_it(client: Any, ke
 
 def test_the_alerts_name_metrics_that_exist(services: Gateway) -> None:
     services.provider.default["workers"] = {"running": 1}
-    told = {family.name for family in text_string_to_metric_families(services.metrics.text().decode())}
+    shown = {family.name for family in text_string_to_metric_families(services.metrics.text().decode())}
     for name in set(re.findall(r"reelay_\w+", re.sub(r"#.*", "", RULES.read_text()))) - {"reelay_attempts_ended_total"}:
-        assert re.sub(r"_(total|bucket)$", "", name) in told, name
+        assert re.sub(r"_(total|bucket)$", "", name) in shown, name
 
 
 @pytest.mark.skipif(

@@ -1,4 +1,4 @@
-"""Webhooks sent to a real receiver, checked with the library of Standard Webhooks."""
+"""Webhooks sent to a real receiver, verified with the library of Standard Webhooks."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ import json
 import os
 import re
 import shutil
-import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 from standardwebhooks import Webhook as Oracle
 from standardwebhooks import WebhookVerificationError
@@ -65,15 +64,21 @@ def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webhooks.random, "uniform", lambda low, high: 1.0)
 
 
-@pytest.fixture
-def ended(services: Gateway, job_factory: JobFactory, files: FileServer) -> Callable[..., Job]:
-    """A job that has just been cancelled, with a webhook to `path` of the receiver."""
+def ended(services: Gateway, url: str, **changes: Any) -> Job:
+    """A job that has just been cancelled, with a webhook to `url`."""
+    job = services.add_job(webhook_url=url, **changes)
+    return services.jobs.cancel(job.id, job.key_id)
 
-    def make(path: str = "/hook", url: str | None = None) -> Job:
-        job = job_factory(webhook_url=url or files.url(path))
-        return services.jobs.cancel(job.id, job.key_id)
 
-    return make
+def wait_for_webhooks(*gateways: Gateway) -> None:
+    """Let the gateways take turns until no webhook is pending."""
+    query = sa.text("SELECT count(*) FROM webhooks WHERE state = 'pending'")
+    while True:
+        with gateways[0].store._engine.connect() as connection:
+            if not connection.scalar(query):
+                return
+        for gateway in gateways:
+            gateway.turn()
 
 
 def webhook_of(services: Gateway, job: Job) -> Webhook:
@@ -121,8 +126,7 @@ def test_the_job_s_document_is_sent_with_a_signature(
     job = job_factory(webhook_url=files.url("/hook?token=x"), next_at=None)
     services.clock.advance(1500)
     job = replace(job, status=status, started_at=job.created_at, finished_at=services.clock.now_ms(), **changes)
-    with services.store.transaction() as tx:
-        tx.save_job(job)
+    services.store.together(lambda tx: tx.save_job(job))
     document = services.documents.of(job)
     services.clock.advance(1000)
     services.turn()
@@ -177,13 +181,9 @@ def wait_too_long(services: Gateway, job: Job) -> None:
     ],
 )
 def test_every_kind_of_end_is_sent_once(
-    services: Gateway,
-    job_factory: JobFactory,
-    files: FileServer,
-    end: Callable[..., None],
-    attempt: AttemptState | None,
+    services: Gateway, files: FileServer, end: Callable[..., None], attempt: AttemptState | None
 ) -> None:
-    job = job_factory(webhook_url=files.url("/hook"), attempt=attempt)
+    job = services.add_job(webhook_url=files.url("/hook"), attempt=attempt)
     end(services, job)
     for _ in range(3):
         services.turn()
@@ -193,14 +193,12 @@ def test_every_kind_of_end_is_sent_once(
 # Secrets
 
 
-def test_both_secrets_sign_for_a_day_after_a_rotation(
-    services: Gateway, files: FileServer, key: Key, ended: Callable[..., Job]
-) -> None:
+def test_both_secrets_sign_for_a_day_after_a_rotation(services: Gateway, files: FileServer, key: Key) -> None:
     (old,) = secrets_of(services, key)
     services.keys.rotate_webhook_secret(key.record.id)
     new = secrets_of(services, key)[0]
     assert new != old and new.startswith("whsec_")
-    ended()
+    ended(services, files.url("/hook"), key_id=key.record.id)
     services.turn()
     assert [known(files.requests[0], secret) for secret in (new, old)] == [True, True]
     assert len(headers_of(files.requests[0])["webhook-signature"].split(" ")) == 2
@@ -211,11 +209,11 @@ def test_both_secrets_sign_for_a_day_after_a_rotation(
 
 
 def test_both_secrets_sign_after_a_change_of_secret_key(
-    wire: Wire, files: FileServer, key: Key, services: Gateway, ended: Callable[..., Job], settings: Settings
+    wire: Wire, files: FileServer, key: Key, services: Gateway, settings: Settings
 ) -> None:
     (old,) = secrets_of(services, key)
     after = wire(webhook_allow_origins=(files.origin,), secret_key=("n" * 32, *settings.secret_key))
-    ended()
+    ended(services, files.url("/hook"), key_id=key.record.id)
     after.turn()
     new = secrets_of(after, key)[0]
     assert [known(files.requests[0], secret) for secret in (new, old)] == [True, True]
@@ -251,15 +249,10 @@ def verify_in_node(folder: Path, secret: str, request: Request) -> bool:
 
 @pytest.mark.parametrize("verify", [verify_in_python, verify_in_node])
 def test_the_documented_code_accepts_both_secrets_and_rejects_forgeries(
-    services: Gateway,
-    files: FileServer,
-    key: Key,
-    ended: Callable[..., Job],
-    tmp_path: Path,
-    verify: Callable[[Path, str, Request], bool],
+    services: Gateway, files: FileServer, key: Key, tmp_path: Path, verify: Callable[[Path, str, Request], bool]
 ) -> None:
     services.keys.rotate_webhook_secret(key.record.id)
-    ended()
+    ended(services, files.url("/hook"), key_id=key.record.id)
     services.turn()
     (request,) = files.requests
     new, old = secrets_of(services, key)
@@ -274,10 +267,10 @@ def test_the_documented_code_accepts_both_secrets_and_rejects_forgeries(
 
 
 def test_a_receiver_that_always_fails_is_tried_ten_times_over_three_days(
-    services: Gateway, files: FileServer, ended: Callable[..., Job], key: Key
+    services: Gateway, files: FileServer, key: Key
 ) -> None:
     files.routes["/hook"] = Reply(500, b"x" * 10_000)
-    job, secret = ended(), Oracle(secrets_of(services, key)[0])
+    job, secret = ended(services, files.url("/hook"), key_id=key.record.id), Oracle(secrets_of(services, key)[0])
     pauses = []
     services.turn()
     while (at := webhook_of(services, job).next_at) is not None:
@@ -304,11 +297,9 @@ def test_a_receiver_that_always_fails_is_tried_ten_times_over_three_days(
 # Receivers that misbehave
 
 
-def test_a_job_without_a_url_has_no_webhook_and_no_worker_learns_a_url(
-    services: Gateway, job_factory: JobFactory, files: FileServer
-) -> None:
-    job_factory(webhook_url=files.url("/secret-hook"))
-    job = job_factory()
+def test_a_job_without_a_url_has_no_webhook_and_no_worker_learns_a_url(services: Gateway, files: FileServer) -> None:
+    services.add_job(webhook_url=files.url("/secret-hook"))
+    job = services.add_job()
     services.jobs.cancel(job.id, job.key_id)
     services.turn()
     assert services.store.webhooks([job.id]) == {}
@@ -327,7 +318,7 @@ def test_a_job_without_a_url_has_no_webhook_and_no_worker_learns_a_url(
     ],
 )
 def test_a_failed_connection_counts_as_a_try_and_its_reason_is_kept(
-    wire: Wire, files: FileServer, job_factory: JobFactory, monkeypatch: pytest.MonkeyPatch, url: str, error: str
+    wire: Wire, files: FileServer, monkeypatch: pytest.MonkeyPatch, url: str, error: str
 ) -> None:
     with file_server() as gone:
         closed = gone.origin
@@ -335,8 +326,7 @@ def test_a_failed_connection_counts_as_a_try_and_its_reason_is_kept(
         monkeypatch.setattr(sender, "TRY_S", 0.3)
     services = wire(webhook_allow_origins=(files.origin, closed))
     files.routes |= {"/drop": Reply(drop=True), "/slow": Reply(200, pause_s=30)}
-    job = job_factory(webhook_url=url.format(closed=closed, receiver=files.origin))
-    services.jobs.cancel(job.id, job.key_id)
+    job = ended(services, url.format(closed=closed, receiver=files.origin))
     services.turn()
     after = webhook_of(services, job)
     assert (after.state, after.tries, after.last_status_code, after.last_error) == ("pending", 1, None, error)
@@ -357,11 +347,11 @@ def test_a_failed_connection_counts_as_a_try_and_its_reason_is_kept(
     ],
 )
 def test_no_secret_of_a_url_is_logged_or_shown(
-    url: str, said: str | None, services: Gateway, files: FileServer, ended: Callable[..., Job], logged: io.StringIO
+    url: str, said: str | None, services: Gateway, files: FileServer, logged: io.StringIO
 ) -> None:
     files.routes |= {"/hook": Reply(500, b"s3cret"), "/drop": Reply(drop=True)}
     files.routes["/elsewhere"] = Reply(302, headers={"Location": "http://me:passw0rd@10.0.0.1/s3cret"})
-    job = ended(url=url.format(receiver=files.origin))
+    job = ended(services, url.format(receiver=files.origin))
     services.turn()
     after = webhook_of(services, job)
     assert (after.tries, after.last_error) == (1, said)
@@ -378,18 +368,16 @@ def quick() -> Iterator[FileServer]:
 
 
 def test_a_slow_receiver_delays_neither_jobs_nor_other_receivers(
-    wire: Wire, files: FileServer, quick: FileServer, job_factory: JobFactory
+    wire: Wire, files: FileServer, quick: FileServer
 ) -> None:
     services = wire(webhook_allow_origins=(files.origin, quick.origin))
     files.routes["/hook"] = Reply(200, pause_s=60)
     for _ in range(3 * POOL):
-        job = job_factory(webhook_url=files.url("/hook"))
-        services.jobs.cancel(job.id, job.key_id)
+        ended(services, files.url("/hook"))
     services.dispatcher.tick()
     services.clock.advance(1)
-    late = job_factory(webhook_url=quick.url("/hook"))
-    services.jobs.cancel(late.id, late.key_id)
-    job_factory()
+    late = ended(services, quick.url("/hook"))
+    services.add_job()
     while services.dispatcher.tick():
         for step in services.dispatcher._busy:
             step.result()
@@ -397,16 +385,9 @@ def test_a_slow_receiver_delays_neither_jobs_nor_other_receivers(
     assert len(services.provider.called("submit")) == 1
     assert len(files.requests) <= PER_HOST
     files.closing.set()
-    while any(webhook.state == "pending" for webhook in all_webhooks(services)):
-        services.turn()
+    wait_for_webhooks(services)
     assert len(files.requests) == 3 * POOL
     assert len(set(ids_of(files))) == 3 * POOL
-
-
-def all_webhooks(services: Gateway) -> list[Webhook]:
-    with closing(sqlite3.connect(services.settings.data_dir / "reelay.db")) as connection:
-        found = [row[0] for row in connection.execute("SELECT job_id FROM webhooks")]
-    return list(services.store.webhooks(found).values())
 
 
 # Leases and crashes
@@ -420,10 +401,8 @@ def send_and_die(settings: Settings, now_ms: int) -> None:
     services.turn()
 
 
-def test_a_webhook_is_sent_again_with_the_same_id_after_a_crash(
-    services: Gateway, files: FileServer, ended: Callable[..., Job]
-) -> None:
-    job = ended()
+def test_a_webhook_is_sent_again_with_the_same_id_after_a_crash(services: Gateway, files: FileServer) -> None:
+    job = ended(services, files.url("/hook"))
     for _ in range(2):
         child = PROCESSES.Process(target=send_and_die, args=(services.settings, services.clock.now_ms()))
         child.start()
@@ -439,9 +418,7 @@ def test_a_webhook_is_sent_again_with_the_same_id_after_a_crash(
     assert (after.state, after.tries) == ("succeeded", 1)
 
 
-def test_the_outcome_of_a_stale_sender_is_dropped(
-    services: Gateway, wire: Wire, files: FileServer, ended: Callable[..., Job]
-) -> None:
+def test_the_outcome_of_a_stale_sender_is_dropped(services: Gateway, wire: Wire, files: FileServer) -> None:
     other = wire(webhook_allow_origins=(files.origin,))
 
     def answer(request: Request) -> Reply:
@@ -452,31 +429,15 @@ def test_the_outcome_of_a_stale_sender_is_dropped(
         return Reply(410)
 
     files.routes["/hook"] = answer
-    job = ended()
+    job = ended(services, files.url("/hook"))
     services.turn()
     after = webhook_of(services, job)
     assert (after.state, after.tries, after.last_status_code) == ("succeeded", 1, 200)
     assert len(set(ids_of(files))) == 1
 
 
-def test_a_webhook_is_sent_by_one_of_two_dispatchers(
-    services: Gateway, wire: Wire, files: FileServer, ended: Callable[..., Job]
-) -> None:
-    other = wire(webhook_allow_origins=(files.origin,))
-    for _ in range(8):
-        ended()
-    for each in (services, other, services, other):
-        each.dispatcher.tick()
-    while any(webhook.state == "pending" for webhook in all_webhooks(services)):
-        services.turn()
-        other.turn()
-    assert len(files.requests) == 8
-
-
-def test_a_replay_during_a_try_is_not_undone_by_its_end(
-    services: Gateway, files: FileServer, ended: Callable[..., Job]
-) -> None:
-    job = ended()
+def test_a_replay_during_a_try_is_not_undone_by_its_end(services: Gateway, files: FileServer) -> None:
+    job = ended(services, files.url("/hook"))
 
     def answer(request: Request) -> Reply:
         if len(files.requests) == 1:
@@ -492,9 +453,9 @@ def test_a_replay_during_a_try_is_not_undone_by_its_end(
 
 
 def test_a_database_that_fails_costs_no_try(
-    services: Gateway, files: FileServer, ended: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+    services: Gateway, files: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = ended()
+    job = ended(services, files.url("/hook"))
 
     def broken(_: str) -> None:
         raise OperationalError("SELECT", {}, Exception("disk I/O error"))
@@ -508,13 +469,11 @@ def test_a_database_that_fails_costs_no_try(
     assert webhook_of(services, job).state == "succeeded"
 
 
-def test_stop_waits_for_a_moment_only(
-    services: Gateway, files: FileServer, ended: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stop_waits_for_a_moment_only(services: Gateway, files: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sender, "STOP_S", 0.2)
     files.routes["/hook"] = Reply(200, pause_s=60)
     monkeypatch.setattr(sender, "TRY_S", 30)
-    job = ended()
+    job = ended(services, files.url("/hook"))
     services.dispatcher.tick()
     eventually(lambda: files.requests)
     services.dispatcher.stop()

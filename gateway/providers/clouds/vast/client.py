@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 import requests
 import structlog
 
+from common.clock import DAY_MS, Clock, SystemClock
 from gateway.providers.base import Unavailable
 from gateway.providers.clouds.vast import offers, reap
 from gateway.providers.clouds.vast.offers import Row
@@ -40,10 +41,14 @@ log = structlog.get_logger(__name__)
 # calls take different times to arrive. Searches are limited per minute.
 SPACING_S = {"create": 4.8, "show": 2.3, "list": 1.3, "destroy": 3.3, "account": 2.0}
 SEARCHES_A_MINUTE = 10
-# How long a call waits for the rate limiter, and how long calls of its kind pause after a 429.
+# How long a call waits for the rate limiter, and how long calls of its kind pause after a 429 without Retry-After.
 TURN_S = 10.0
 PAUSE_S = 10.0
-SEARCH_PAUSE_S = 300.0  # searches have a quota per day
+SEARCH_PAUSE_S = 300.0
+# The longest pause that a Retry-After can cause: without listings and destroy calls, machines run unmanaged.
+MAX_PAUSE_S, MAX_SEARCH_PAUSE_S = 300.0, 86_400.0
+# Error code of a search when the day's quota is used up. It lasts until midnight UTC.
+QUOTA_EXCEEDED = "search_quota_exceeded"
 # Longer values of environment variables are truncated or refused.
 MAX_VALUE_CHARACTERS = 256
 _STATUS: Mapping[str, Status] = {
@@ -51,6 +56,7 @@ _STATUS: Mapping[str, Status] = {
     **dict.fromkeys(("unknown", "offline", "frozen"), Status.LOST),
     **dict.fromkeys(("stopped", "exited"), Status.ENDED),
 }
+NO_MORE_SEARCHES = "the day's searches at Vast.ai are used up; it allows more after midnight UTC"
 _CODES = {"no_such_ask": OFFER_GONE, "insufficient_credit": CANNOT_PAY, "spend_rate_limit": CANNOT_PAY}
 
 
@@ -60,20 +66,31 @@ class VastCloud:
     name = "vast"
     title = "Vast.ai"
 
-    def __init__(self, settings: VastSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: VastSettings, clock: Clock | None = None) -> None:
+        self._settings, self._clock = settings, clock or SystemClock()
+        # Day (UTC, since 1970) on which no further search is allowed.
+        self._day_without_search: int | None = None
         # A reused connection that the server has closed would make the create call ambiguous.
         self._api = Api(settings.api_base, {"Authorization": f"Bearer {settings.api_key}"}, keep_alive=False)
         self._limiters = {kind: RateLimiter(1, spacing_s, 1) for kind, spacing_s in SPACING_S.items()}
         self._limiters["search"] = RateLimiter(SEARCHES_A_MINUTE, 60, 1)
 
     def search(self) -> Sequence[Offer]:
-        return offers.usable(self.offer_rows(offers.query(self._settings)), self._settings)
+        rows = self.offer_rows(offers.query(self._settings))
+        if len(rows) >= offers.MAX_OFFERS and not any(map(offers.can_encode, rows)):
+            rows = [*rows, *self.offer_rows(offers.query(self._settings, whole=True))]
+        return offers.usable(rows, self._settings)
 
     def offer_rows(self, filters: Mapping[str, Any]) -> Sequence[Row]:
         """Return offers as Vast.ai filters them, whether they fit or not. Raises Unavailable."""
+        if self._day_without_search == self._today():
+            raise Unavailable(NO_MORE_SEARCHES)
         answer = self._call("search", "POST", "/api/v0/bundles/", filters)
         found = answer.body.get("offers")
+        if answer.status != 200 and QUOTA_EXCEEDED in reap.words(answer.body):
+            log.warning("cloud.search_quota_exceeded", provider=self.name)
+            self._day_without_search = self._today()
+            raise Unavailable(NO_MORE_SEARCHES)
         if answer.status != 200 or not isinstance(found, list):
             _refuse(answer)
         return [offer for offer in found if isinstance(offer, Mapping)]
@@ -152,10 +169,14 @@ class VastCloud:
             raise Unavailable("the rate limit of Vast.ai is reached", error.retry_in_s) from error
 
     def _pause_after(self, answer: Answer, kind: str) -> None:
-        if answer.status == 429:
-            pause_s = SEARCH_PAUSE_S if kind == "search" else PAUSE_S
+        if answer.status == 429 and QUOTA_EXCEEDED not in reap.words(answer.body):
+            default_s, max_s = (SEARCH_PAUSE_S, MAX_SEARCH_PAUSE_S) if kind == "search" else (PAUSE_S, MAX_PAUSE_S)
+            pause_s = default_s if answer.retry_after_s is None else min(answer.retry_after_s, max_s)
             log.warning("cloud.rate_limited", provider=self.name, kind=kind, pause_s=pause_s)
             self._limiters[kind].close(pause_s)
+
+    def _today(self) -> int:
+        return self._clock.now_ms() // DAY_MS
 
 
 def creation(order: Order) -> dict[str, object]:

@@ -10,8 +10,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from gateway.domain.prices import TrafficPrice
 from gateway.providers.clouds.vast.settings import VastSettings
 from gateway.providers.rental.cloud import Offer
+from gateway.providers.rental.comparison import rental_nano
 
 Row = Mapping[str, Any]
 
@@ -21,6 +23,9 @@ MIN_RELIABILITY = 0.97
 MIN_INET_MBIT_S = 200
 # 530.41.03, the minimum for NVENC in Debian 13's FFmpeg.
 MIN_DRIVER = 530_041_003
+# Under these drivers NVENC fails in a container that has one of a machine's several GPUs: the driver asks for all GPUs
+# of the machine and cannot open the others (https://github.com/NVIDIA/nvidia-container-toolkit/issues/1249).
+REFUSING_DRIVERS = range(570_000_000, 610_000_000)
 # GPUs with NVENC, by the generation of their encoder and Vast.ai's name. The A100, the H100 and similar GPUs have none;
 # GPUs that are not listed are not rented.
 NVENC: Mapping[int, re.Pattern[str]] = {
@@ -30,9 +35,10 @@ NVENC: Mapping[int, re.Pattern[str]] = {
 }
 
 
-def query(settings: VastSettings) -> dict[str, Any]:
-    """The body of a search."""
+def query(settings: VastSettings, *, whole: bool = False) -> dict[str, Any]:
+    """The body of a search; with `whole`, for machines that are not shared with others."""
     return {
+        **({"gpu_frac": {"eq": 1}} if whole else {}),
         "type": "ondemand",
         "limit": MAX_OFFERS,
         "allocated_storage": DISK_GB,
@@ -43,9 +49,12 @@ def query(settings: VastSettings) -> dict[str, Any]:
         "num_gpus": {"eq": 1},
         "cpu_arch": {"eq": "amd64"},
         "compute_cap": {"gte": 750},  # otherwise cheap GPUs without NVENC could fill the result
-        "reliability2": {"gte": MIN_RELIABILITY},
+        "external": {"eq": False},
+        "reliability": {"gte": MIN_RELIABILITY},
         "inet_up": {"gte": MIN_INET_MBIT_S},
         "inet_down": {"gte": MIN_INET_MBIT_S},
+        "inet_up_cost": {"lte": settings.max_traffic_price},
+        "inet_down_cost": {"lte": settings.max_traffic_price},
         "direct_port_count": {"gte": 1},
         "disk_space": {"gte": DISK_GB},
         "gpu_ram": {"gte": settings.min_vram_gb * 1000},
@@ -61,10 +70,19 @@ def wide_query() -> dict[str, Any]:
 
 
 def usable(rows: Iterable[Row], settings: VastSettings) -> list[Offer]:
-    """Those of the rows that may be rented, the best first."""
-    offers = [_offer(row) for row in rows if unfit(row, settings) is None]
-    speed = settings.offer_order == "speed"
-    return sorted(offers, key=lambda o: (-(generation(o.gpu) or 0) if speed else 0, o.price_nano, o.id))
+    """Those of the rows that may be rented, each once, the best first."""
+    fit = {row["id"]: row for row in rows if unfit(row, settings) is None}
+
+    def rank(offer: Offer) -> tuple[bool, int, int, int]:
+        newest = -(generation(offer.gpu) or 0) if settings.offer_order == "speed" else 0
+        return not can_encode(fit[offer.id]), newest, rental_nano(offer, settings), offer.id
+
+    return sorted(map(_offer, fit.values()), key=rank)
+
+
+def can_encode(row: Row) -> bool:
+    """Whether NVENC can be expected to work there, which no search reports; see REFUSING_DRIVERS."""
+    return _number(row, "gpu_frac") == 1 or _driver(row) not in REFUSING_DRIVERS
 
 
 def generation(gpu: str) -> int | None:
@@ -73,7 +91,8 @@ def generation(gpu: str) -> int | None:
 
 
 def _offer(row: Row) -> Offer:
-    return Offer(row["id"], row["machine_id"], _gpu(row), math.ceil(_number(row, "dph_total") * 1e9))
+    price, down, up = (math.ceil(_number(row, name) * 1e9) for name in ("dph_total", "inet_down_cost", "inet_up_cost"))
+    return Offer(row["id"], row["machine_id"], _gpu(row), price, TrafficPrice(down, up))
 
 
 def unfit(row: Row, settings: VastSettings) -> str | None:
@@ -84,9 +103,13 @@ def unfit(row: Row, settings: VastSettings) -> str | None:
         "not one GPU": row.get("num_gpus") == 1,
         "rented already": row.get("rentable") is not False and row.get("rented") is not True,
         "above VAST_MAX_PRICE": 0 < _number(row, "dph_total") <= settings.max_price,
+        "traffic without a price, or above VAST_MAX_TRAFFIC_PRICE": all(
+            0 <= _number(row, name) <= settings.max_traffic_price for name in ("inet_down_cost", "inet_up_cost")
+        ),
+        "offered on another site than Vast.ai": row.get("external") is not True,
         "not verified by Vast.ai": row.get("verified") is True or row.get("verification") == "verified",
         "another processor than amd64": row.get("cpu_arch", "amd64") == "amd64",
-        f"reliability below {MIN_RELIABILITY}": _number(row, "reliability2") >= MIN_RELIABILITY,
+        f"reliability below {MIN_RELIABILITY}": _reliability(row) >= MIN_RELIABILITY,
         f"network below {MIN_INET_MBIT_S} Mbit/s": min(_number(row, "inet_up"), _number(row, "inet_down"))
         >= MIN_INET_MBIT_S,
         "no port from outside": _number(row, "direct_port_count") >= 1,
@@ -100,6 +123,11 @@ def unfit(row: Row, settings: VastSettings) -> str | None:
 
 def _gpu(row: Row) -> str:
     return str(row.get("gpu_name") or "").replace("_", " ").strip()
+
+
+def _reliability(row: Row) -> float:
+    """The field `reliability`, or where it is missing `reliability2`, which it replaces."""
+    return _number(row, "reliability2" if row.get("reliability") is None else "reliability")
 
 
 def _number(row: Row, name: str) -> float:

@@ -14,7 +14,7 @@ from gateway.settings import Settings
 
 def _make(context: Context) -> RentalProvider:
     settings = context.settings.of(VastSettings)
-    return RentalProvider(context, settings, VastCloud(settings))
+    return RentalProvider(context, settings, VastCloud(settings, context.clock))
 
 
 def _check(own: VastSettings, settings: Settings) -> Iterator[str]:

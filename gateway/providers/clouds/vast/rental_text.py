@@ -10,24 +10,22 @@ from gateway.providers.clouds.vast.settings import VastSettings
 from gateway.providers.command_support import counted, table
 from gateway.providers.rental import labels
 from gateway.providers.rental.cloud import Machine, Offer
+from gateway.providers.rental.comparison import BOOT_S, JOB_S, JOBS, rental_nano
 
 SHOWN = 10
-# Duration of the boot and the job in the example, besides the idle time.
-BOOT_S, JOB_S = 120, 10
 
 
 def offers_text(found: Sequence[Offer], avoided: int, unfit: Sequence[str | None], settings: VastSettings) -> str:
     """The best offers, and the reasons (`unfit`) why the cheapest machines at Vast.ai would not be rented."""
     parts = []
     if found:
-        rows = [(str(o.id), o.gpu, _price(o.price_nano / 1e9), str(o.machine_id)) for o in found[:SHOWN]]
-        first, alone_s = found[0], BOOT_S + JOB_S + settings.idle_timeout
-        parts.append(table(("Offer", "GPU", "Dollars an hour", "Machine"), rows))
+        head = ("Offer", "GPU", "Dollars an hour", "a GB in", "a GB out", f"{JOBS} jobs", "Machine")
+        parts.append(table(head, [_offer_row(offer, settings) for offer in found[:SHOWN]]))
+        alone = rental_nano(found[0], settings, jobs=1) / 1e9
         parts.append(
             f"The first would be rented now (VAST_OFFER_ORDER={settings.offer_order}, {len(found)} fit). "
-            f"A single job of {JOB_S} s, with a boot of {BOOT_S} s and "
-            f"{settings.idle_timeout} s idle, costs "
-            f"${first.price_nano / 1e9 / 3600 * alone_s:.4f}."
+            f"A single job of {JOB_S} s, with a boot of {BOOT_S} s, {settings.idle_timeout} s idle and its traffic "
+            f"({settings.image_gb:g} GB for the image), costs ${alone:.4f}."
         )
     else:
         parts.append("Nothing fits: nothing would be rented now.")
@@ -38,6 +36,11 @@ def offers_text(found: Sequence[Offer], avoided: int, unfit: Sequence[str | None
         text = f"{sum(reasons.values())} of the {len(unfit)} cheapest machines do not fit; the first reason for each"
         parts.append(f"{text}:\n{table(('', ''), lines).lstrip()}")
     return "\n\n".join(parts)
+
+
+def _offer_row(offer: Offer, settings: VastSettings) -> tuple[str, ...]:
+    prices = (offer.price_nano, offer.traffic.down, offer.traffic.up, rental_nano(offer, settings))
+    return str(offer.id), offer.gpu, *(_price(nano / 1e9) for nano in prices), str(offer.machine_id)
 
 
 def obstacles(credit: float, fleet: FleetState | None, settings: VastSettings) -> Iterator[str]:

@@ -102,7 +102,7 @@ def test_each_format_gives_the_same_cues(source: str, newline: str, path: Path) 
 
 
 @pytest.mark.parametrize("source", [SRT, VTT], ids=["srt", "vtt"])
-def test_encodings_in_the_wild_are_read(source: str, path: Path) -> None:
+def test_common_encodings_are_read(source: str, path: Path) -> None:
     boms = [(codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")]
     for bom, encoding in (*boms, (b"", "utf-8"), (b"", "cp1252")):
         assert cues_of(bom + source.encode(encoding), path) == CUES

@@ -16,6 +16,7 @@ from werkzeug.serving import make_server
 from common.settings import read
 from ffmpeg_ops.operation import VIDEO
 from gateway import create_app
+from gateway.db.rental_store import spending
 from gateway.dispatch import limits
 from gateway.domain.jobs import Job, JobStatus
 from gateway.providers.runpod.settings import RunPodSettings
@@ -23,6 +24,7 @@ from gateway.wiring import Services
 from scripts.stack import free_port
 from tests.emulators.runpod import Config
 from tests.emulators.runpod import Emulator as RunPod
+from tests.emulators.vast import offer
 from tests.gateway.providers.conftest import taken
 from tests.gateway.providers.vast_scene import Scene, rented
 from tests.servers import FileServer, Reply
@@ -113,6 +115,18 @@ def test_what_runpod_refuses_vast_runs(chain: Chain) -> None:
     assert (job.stats or {})["provider"] == "vast"
     assert job.cost_nano is not None
     assert job.tries == 1
+
+
+def test_what_is_counted_is_what_vast_bills(chain: Chain) -> None:
+    chain.runpod.inject("status", on="run", times=100, status=402)
+    chain.scene.vast.configure(image_bytes=500_000_000, fetched_bytes=80_000_000)
+    chain.scene.vast.account.offers[:] = [offer(1, inet_down_cost=0.02, inet_up_cost=0.01)]
+    costs = [chain.completed(chain.job()).cost_nano or 0 for _ in range(3)]
+    assert costs[0] > 0.02 * 1e9 * 0.58 > costs[1] > 0.02 * 1e9 * 0.08, "the first bears the pull of the image"
+    bill = chain.scene.vast.bill()
+    assert bill["traffic_dollars"] == pytest.approx(0.02 * (0.5 + 3 * 0.08), rel=0.001)
+    spent = spending(chain.scene.store, chain.scene.clock.now_ms()).today_nano / 1e9
+    assert spent == pytest.approx(bill["dollars"], rel=0.01)
 
 
 def test_when_runpod_is_down_and_when_it_is_back(chain: Chain) -> None:

@@ -12,6 +12,7 @@ from gateway.db import rental_store
 from gateway.domain.attempts import AttemptState
 from gateway.domain.rentals import Stage
 from gateway.providers.base import Accepted, NoCapacity, NotYet, Phase, Unavailable
+from gateway.providers.worker_client import WorkerClient
 from tests.emulators.vast import offer
 from tests.gateway.conftest import on_every_database
 from tests.gateway.providers.conftest import job_input
@@ -150,6 +151,44 @@ def test_a_price_is_that_of_the_machine(scene: Scene) -> None:
     assert scene.provider.price(on_the_first, "NVIDIA GeForce RTX 4090").nano_per_s == 100_000
     assert scene.provider.price(on_the_first, None).nano_per_s == 100_000, "it failed, and told no GPU"
     assert scene.another(concurrency=2).price(on_the_first, None).nano_per_s == 50_000, "its share"
+
+
+@pytest.mark.parametrize(("refuses", "device"), [(False, "gpu"), (True, "cpu")])
+def test_a_worker_says_whether_its_gpu_encoded(scene: Scene, refuses: bool, device: str) -> None:
+    machine = offer(7)
+    scene.vast.account.offers[:] = [machine]
+    scene.vast.configure(refusing_machines=[machine["machine_id"]] if refuses else [])
+    attempt = scene.busy()
+    scene.go_on(10)
+    result = scene.provider.poll(scene.fresh(attempt)).result
+    assert result is not None
+    assert (result["stats"]["device"], "gpu_failure" in result["stats"]) == (device, refuses)
+
+
+def test_the_first_attempt_on_a_machine_bears_the_pull_of_the_image(scene: Scene) -> None:
+    scene.vast.account.offers[:] = [offer(7, inet_down_cost=0.02, inet_up_cost=0.01)]
+    scene.change(image_gb=0.5)
+    first = scene.busy()
+    price = scene.provider.price(scene.fresh(first), None)
+    assert (price.traffic.down, price.traffic.up, price.pull_nano) == (20_000_000, 10_000_000, 10_000_000)
+    scene.go_on(10)
+    scene.over(first)
+    second = scene.accepted()
+    assert scene.provider.price(scene.fresh(second), None).pull_nano == 0
+    assert scene.provider.price(scene.fresh(first), None).pull_nano == 10_000_000
+
+
+def test_an_attempt_that_the_machine_did_not_take_bears_no_pull(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.vast.account.offers[:] = [offer(7, inet_down_cost=0.02)]
+    scene.ready()
+    (turned_away,) = scene.wants()
+    with monkeypatch.context() as patch:
+        patch.setattr(WorkerClient, "submit", lambda *_: NotYet("busy", 2.0))
+        assert isinstance(scene.submit(turned_away), NotYet)
+    scene.over(turned_away)
+    taken = scene.accepted()
+    assert scene.provider.price(scene.fresh(taken), None).pull_nano == 10_000_000
+    assert scene.provider.price(scene.fresh(turned_away), None).pull_nano == 0
 
 
 def test_a_machine_that_is_too_old_for_a_job_gets_none(scene: Scene) -> None:

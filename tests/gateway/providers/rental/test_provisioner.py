@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from gateway.db.rental_store import orphans
+from gateway.db import rental_store
+from gateway.db.rental_store import orphans, spending
 from gateway.domain.rentals import Stage
 from gateway.providers.base import Accepted, NoCapacity, NotYet, Unavailable
 from gateway.providers.rental.fleet import LEASE_MS
+from tests.emulators.vast import offer
 from tests.gateway.providers.vast_scene import Scene
 
 
@@ -126,6 +128,30 @@ def test_the_days_budget_ends_renting_and_idle_machines(scene: Scene) -> None:
     with pytest.raises(NoCapacity, match="budget"):
         scene.submit(other)
     assert scene.creates == 1
+
+
+def test_traffic_counts_against_the_days_budget(scene: Scene) -> None:
+    scene.vast.account.offers[:] = [offer(n, inet_down_cost=0.02) for n in range(1, 4)]
+    scene.change(image_gb=0.5, daily_budget=0.015)  # 0.01 for the pull, 90 s of the machine
+    (attempt,) = scene.wants()
+    scene.until(lambda: Stage.IDLE in scene.stages())
+    assert not scene.rows.over_budget(scene.own.daily_budget, scene.clock.now_ms())
+    (rental,) = scene.rows.living()
+    with scene.store.transaction() as tx:
+        rental_store.add_traffic(tx, rental.id, 4_000_000, scene.clock.now_ms())
+    with pytest.raises(NoCapacity, match="budget"):
+        scene.submit(attempt)
+    scene.go_on(20)
+    assert [i.code for i in scene.all()] == ["budget"]
+
+
+def test_a_pull_that_never_took_place_is_not_counted(scene: Scene) -> None:
+    scene.vast.account.offers[:] = [offer(1, inet_down_cost=0.02)]
+    scene.vast.inject("gone", "create", times=1, status=410)
+    scene.wants()
+    scene.go_on(20)
+    assert [i.stage for i in scene.all()] == [Stage.NO_MACHINE]
+    assert spending(scene.store, scene.clock.now_ms()).today_nano == 0
 
 
 def test_the_days_budget_ends_a_machine_with_steady_work(scene: Scene) -> None:

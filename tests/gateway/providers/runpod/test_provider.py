@@ -1,4 +1,4 @@
-"""RunPod's answers, good and bad, from the stand-in: each must end in the right place."""
+"""What the provider makes of each of RunPod's responses, which come from the stand-in."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from common.settings import SettingsError, read
 from gateway.configuration import check
 from gateway.domain.attempts import Attempt
 from gateway.domain.jobs import MARGIN_MS
+from gateway.domain.prices import Price
 from gateway.providers import http
 from gateway.providers.base import Accepted, Ambiguous, NotYet, Phase, Refused, Unavailable
 from gateway.providers.runpod.provider import RunPodProvider, job_error, why_waiting
@@ -26,6 +27,7 @@ from tests.emulators.runpod import Emulator
 from tests.emulators.runpod.jobs import Job
 from tests.gateway.conftest import FixedClock
 from tests.gateway.providers.conftest import (
+    WORKER,
     attempt_named,
     job_input,
     runpod_provider,
@@ -103,17 +105,17 @@ def test_a_job_that_is_too_large_for_them_is_refused_without_a_call(runpod: Emul
     {"kind": "garbage"},
     {"kind": "garbage", "body": '{"status": "IN_QUEUE"}'},
     {"kind": "garbage", "body": '{"id": 7}'},
-    *({"kind": "garbage", "body": json.dumps({"id": told, "status": "IN_QUEUE"})}
-      for told in ("", "..", "a/../b", "\ud800", "a\0b", "x" * 10_000)),
+    *({"kind": "garbage", "body": json.dumps({"id": given, "status": "IN_QUEUE"})}
+      for given in ("", "..", "a/../b", "\ud800", "a\0b", "x" * 10_000)),
 ])  # fmt: skip
-def test_a_submit_whose_answer_tells_nothing_is_ambiguous(
+def test_a_submit_without_a_valid_response_is_ambiguous(
     runpod: Emulator, provider: RunPodProvider, fault: dict[str, Any]
 ) -> None:
     runpod.inject(on="run", **fault)
     attempt = new()
     with pytest.raises(Ambiguous):
         provider.submit(attempt, job_input(attempt))
-    assert provider.poll(attempt).phase is Phase.WAITING, "nobody can ask RunPod by our own id"
+    assert provider.poll(attempt).phase is Phase.WAITING, "RunPod does not know our own ids"
     provider.cancel(attempt)
 
 
@@ -162,10 +164,10 @@ def test_too_many_submits_wait(runpod: Emulator) -> None:
     assert isinstance(answer, NotYet)
     assert 0 < answer.retry_in_s <= 5
     assert isinstance(provider.submit(attempt, job_input(attempt)), NotYet)
-    assert runpod.calls["run"] == 1, "after a 429 nobody calls for a while"
+    assert runpod.calls["run"] == 1, "no call follows a 429 for a while"
 
 
-def test_limits_of_one_kind_of_call_do_not_touch_another(runpod: Emulator, provider: RunPodProvider) -> None:
+def test_each_kind_of_call_has_its_own_limit(runpod: Emulator, provider: RunPodProvider) -> None:
     attempt = accepted(provider)
     runpod.inject("status", "run", status=429)
     assert isinstance(submit(provider), NotYet)
@@ -195,7 +197,7 @@ def test_a_status_without_a_state_is_asked_for_again(runpod: Emulator, provider:
     assert provider.poll(attempt).phase is Phase.WAITING
 
 
-def test_a_state_that_nobody_knows_is_a_failure_and_taken_back(runpod: Emulator, provider: RunPodProvider) -> None:
+def test_an_unknown_state_is_a_failure_and_the_job_is_cancelled(runpod: Emulator, provider: RunPodProvider) -> None:
     attempt = accepted(provider)
     runpod.inject("garbage", "status", body='{"status": "PONDERING"}')
     remote = provider.poll(attempt)
@@ -204,33 +206,30 @@ def test_a_state_that_nobody_knows_is_a_failure_and_taken_back(runpod: Emulator,
     assert runpod.job(attempt.remote_id or "")["status"] == "CANCELLED"
 
 
-def test_a_result_that_they_lost_is_a_failure(runpod: Emulator, provider: RunPodProvider) -> None:
+@pytest.mark.parametrize(
+    "output",
+    [
+        {},
+        *({"output": wrong} for wrong in (None, [], "done", {}, {"stats": 1})),
+        {"output": {"outputs": {"video": {"size_bytes": 5}}, "stats": {"size_bytes": "many"}}},
+    ],
+)
+def test_a_missing_or_invalid_result_is_a_failure(runpod: Emulator, provider: RunPodProvider, output: Any) -> None:
     attempt = accepted(provider)
     taken(runpod, attempt)
-    runpod.queue.done("a-worker-of-the-test", attempt.remote_id or "")
+    runpod.queue.done(WORKER, attempt.remote_id or "", **output)
     assert runpod.job(attempt.remote_id or "")["status"] == "COMPLETED"
     remote = provider.poll(attempt)
     assert (remote.phase, type(remote.error)) == (Phase.FAILED, WorkerError)
     assert remote.execution_ms is not None
 
 
-@pytest.mark.parametrize(
-    "output",
-    [None, [], "done", {}, {"stats": 1}, {"outputs": {"video": {"size_bytes": 5}}, "stats": {"size_bytes": "many"}}],
-)
-def test_a_result_that_is_none_is_a_failure(runpod: Emulator, provider: RunPodProvider, output: Any) -> None:
-    attempt = accepted(provider)
-    taken(runpod, attempt)
-    runpod.queue.done("a-worker-of-the-test", attempt.remote_id or "", output=output)
-    assert type(provider.poll(attempt).error) is WorkerError
-
-
-@pytest.mark.parametrize("told", [-5_000, 10**30, 1.5, "1200", True, None, float("nan"), [7]])
-def test_a_time_that_is_none_costs_nothing(files: FileServer, told: Any) -> None:
+@pytest.mark.parametrize("given", [-5_000, 10**30, 1.5, "1200", True, None, float("nan"), [7]])
+def test_an_invalid_duration_is_ignored(files: FileServer, given: Any) -> None:
     result = {
         "status": "COMPLETED",
         "output": {"outputs": {"video": {"size_bytes": 5}}, "stats": {"size_bytes": 1}},
-        "executionTime": told,
+        "executionTime": given,
         "delayTime": 7,
     }
     files.routes["/v2/ep/status/unknown"] = Reply(body=json.dumps(result).encode())
@@ -240,9 +239,9 @@ def test_a_time_that_is_none_costs_nothing(files: FileServer, told: Any) -> None
 
 def test_a_result_that_expired_is_gone(runpod: Emulator, provider: RunPodProvider) -> None:
     attempt = accepted(provider)
-    runpod.expire(attempt.remote_id or "")
+    runpod.inject("expired", "status")
     assert provider.poll(attempt).phase is Phase.GONE
-    assert provider.poll(replace(attempt, claimed_at=1)).phase is Phase.RUNNING, "its claim tells more"
+    assert provider.poll(replace(attempt, claimed_at=1)).phase is Phase.RUNNING, "its claim is newer"
 
 
 def test_a_job_that_ran_too_long_there_timed_out(runpod: Emulator, provider: RunPodProvider) -> None:
@@ -253,7 +252,7 @@ def test_a_job_that_ran_too_long_there_timed_out(runpod: Emulator, provider: Run
     assert type(provider.poll(attempt).error) is JobTimeout
 
 
-@pytest.mark.parametrize(("told", "kind"), [
+@pytest.mark.parametrize(("given", "kind"), [
     ("job timed out after 1 retries", WorkerLost),
     ('{"error_type": "<class \'KeyError\'>", "error_message": "x", "error_traceback": "…"}', WorkerError),
     ('{"code": "asset_not_found", "message": "video: 404"}', WorkerError),
@@ -262,8 +261,8 @@ def test_a_job_that_ran_too_long_there_timed_out(runpod: Emulator, provider: Run
     (None, WorkerError),
     (7, WorkerError),
 ])  # fmt: skip
-def test_an_error_that_is_not_the_workers_own_is_tried_again(told: Any, kind: type[Exception]) -> None:
-    error = job_error(told)
+def test_an_error_that_the_worker_did_not_report_is_tried_again(given: Any, kind: type[Exception]) -> None:
+    error = job_error(given)
     assert type(error) is kind
     assert error.retryable
     assert "error_traceback" not in error.message and "KeyError" not in error.message
@@ -277,7 +276,7 @@ def test_a_long_wait_has_a_reason(runpod: Emulator, waiting: tuple[RunPodProvide
     assert runpod.calls["health"] == 1, "what /health says is kept for a while"
 
 
-def test_a_health_that_hangs_holds_up_one_look_and_no_other(
+def test_a_health_call_that_hangs_delays_one_poll_alone(
     waiting: tuple[RunPodProvider, Attempt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     provider, attempt = waiting
@@ -293,7 +292,7 @@ def test_a_health_that_hangs_holds_up_one_look_and_no_other(
     asking = threading.Thread(target=provider.poll, args=(attempt,))
     asking.start()
     assert hanging.wait(30)
-    assert provider.poll(attempt).reason == "RunPod is being asked why"
+    assert provider.poll(attempt).reason == "RunPod has not given a reason yet"
     assert not go_on.is_set() and asking.is_alive()
     go_on.set()
     asking.join()
@@ -323,8 +322,8 @@ def test_the_cause_is_named(workers: dict[str, Any], cause: str) -> None:
 
 
 @pytest.mark.parametrize("health", [{}, {"workers": None}, {"workers": [1]}])
-def test_a_health_that_tells_nothing_is_no_crash(health: dict[str, Any]) -> None:
-    assert why_waiting(health) == "RunPod does not say why"
+def test_a_health_without_workers_is_no_error(health: dict[str, Any]) -> None:
+    assert why_waiting(health) == "RunPod gives no reason"
 
 
 def test_an_endpoint_that_keeps_failing_is_left_alone_and_tried_again(
@@ -353,12 +352,6 @@ def test_an_endpoint_that_keeps_failing_is_left_alone_and_tried_again(
     accepted(provider)
 
 
-def test_a_refused_connection_ran_nowhere(runpod: Emulator, provider: RunPodProvider) -> None:
-    runpod.stop()
-    with pytest.raises(Unavailable, match="cannot be reached"):
-        submit(provider)
-
-
 def test_the_management_host_is_no_job_base() -> None:
     for url in ("https://api.runpod.io/v2", "https://rest.runpod.io/v1", "https://API.RunPod.io:443/v2"):
         with pytest.raises(SettingsError, match=r"RUNPOD_API_BASE: Is RunPod's management API; jobs go to .*\.ai/v2"):
@@ -374,11 +367,11 @@ def test_what_runpod_needs_is_asked_for_together(runpod: Emulator) -> None:
 
 def test_a_price_is_that_of_the_gpu_else_of_the_last_one(runpod: Emulator) -> None:
     provider = runpod_provider(runpod, own={"gpu_prices": {"ADA_24": 999, "AMPERE_16": 0}})
-    assert provider.price(attempt_named(), None).nano_per_s == 1_110_000, "the dearest that can encode"
+    assert provider.price(attempt_named(), None).nano_per_s == 1_110_000, "the most expensive that can encode"
     assert provider.price(attempt_named(), "NVIDIA L4").nano_per_s == 190_000
     assert provider.price(attempt_named(), "a GPU of tomorrow").nano_per_s == 190_000
     assert provider.price(attempt_named(), "NVIDIA GeForce RTX 4090").nano_per_s == 999
-    assert provider.price(attempt_named(), None).idle_nano == 999 * 300
+    assert provider.price(attempt_named(), None) == Price(999, idle_s=300)
     assert provider.price(attempt_named(), "NVIDIA RTX A4000").nano_per_s == 0, "a price of nothing is one"
 
 
@@ -387,6 +380,6 @@ def test_a_worker_that_runpod_lost_is_not_lost_while_its_claim_lives(
 ) -> None:
     attempt = accepted(provider)
     taken(runpod, attempt)
-    runpod.queue.done("a-worker-of-the-test", attempt.remote_id or "", error="job timed out after 1 retries")
+    runpod.queue.done(WORKER, attempt.remote_id or "", error="job timed out after 1 retries")
     assert type(provider.poll(attempt).error) is WorkerLost
     assert provider.poll(replace(attempt, claimed_at=1)).phase is Phase.RUNNING

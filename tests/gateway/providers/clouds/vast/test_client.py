@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from common.clock import DAY_MS
 from gateway.providers.base import Unavailable
 from gateway.providers.clouds.vast import client
 from gateway.providers.clouds.vast.client import VastCloud
 from gateway.providers.clouds.vast.settings import VastSettings
 from gateway.providers.rental.cloud import InconclusiveListing, Machine, NotCreated, Offer, Order, Status
+from tests.emulators.vast import Config, Emulator, offer
+from tests.gateway.conftest import FixedClock
 from tests.servers import FileServer, Reply
 
 KEY = "the-key-of-the-account"
@@ -112,3 +116,65 @@ def test_calls_of_a_kind_wait_their_turn_and_pause_after_a_429(
         with contextlib.suppress(Unavailable):
             here.destroy(7)
     assert len(files.requests) == 1
+
+
+@pytest.mark.parametrize(("header", "least_s", "most_s"), [
+    ("200", 150, 200), (None, 5, 10), ("soon", 5, 10), ("-5", 5, 10), ("9" * 400, 250, 300), ("0", 0, 0),
+])  # fmt: skip
+def test_a_429_says_when_calls_of_its_kind_may_go_on(
+    files: FileServer, monkeypatch: pytest.MonkeyPatch, header: str | None, least_s: float, most_s: float
+) -> None:
+    monkeypatch.setattr(client, "TURN_S", 0.0)
+    monkeypatch.setitem(client.SPACING_S, "destroy", 0.0)
+    told = {} if header is None else {"Retry-After": header}
+    files.routes["/api/v0/instances/7/"] = replace(reply(429, {"detail": "too many"}), headers=told)
+    here = cloud_of(files)
+    paused = 0.0
+    for _ in range(2):
+        with pytest.raises(Unavailable) as refused:
+            here.destroy(7)
+        paused = refused.value.retry_in_s or 0.0
+    assert least_s <= paused <= most_s
+    assert len(files.requests) == (2 if header == "0" else 1)
+
+
+@pytest.mark.parametrize("status", [429, 403])
+def test_when_the_days_searches_are_used_up_none_is_made_until_midnight_utc(files: FileServer, status: int) -> None:
+    clock = FixedClock()
+    clock.advance(DAY_MS - clock.now_ms() % DAY_MS + 1000)  # a second past midnight
+    body = {"success": False, "error": "search_quota_exceeded", "msg": "try again tomorrow"}
+    files.routes["/api/v0/bundles/"] = reply(status, body)
+    here = VastCloud(VastSettings(api_base=files.origin, api_key=KEY), clock)
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="searches at Vast.ai are used up"):
+            here.search()
+    clock.advance(DAY_MS - 1001)
+    with pytest.raises(Unavailable):
+        here.search()
+    assert len(files.requests) == 1
+    files.routes["/api/v0/bundles/"] = reply(200, {"offers": [offer(7)]})
+    clock.advance(1)
+    assert [one.id for one in here.search()] == [7]
+
+
+def test_whole_machines_are_searched_for_when_the_cheapest_are_all_doubtful() -> None:
+    slices = [offer(n, dph_total=0.1, gpu_frac=0.25, driver_version="575.57.08") for n in range(1, 101)]
+    with Emulator(Config(speed=0), [*slices, offer(200, dph_total=0.5)]) as vast:
+        here = VastCloud(VastSettings(api_base=vast.url, api_key=vast.config.api_key))
+        assert here.search()[0].id == 200
+        assert vast.calls["search"] == 2
+        vast.account.offers[60:] = []
+        assert here.search()[0].id == 1, "these are all that there are"
+        assert vast.calls["search"] == 3
+
+
+@pytest.mark.parametrize(
+    "rows", [None, {}, "many", [None, 7, "x", [], {}], [{"id": 7}], [{"id": [], "machine_id": {}}]]
+)
+def test_offers_that_make_no_sense_are_not_rented(files: FileServer, rows: Any) -> None:
+    here = asked(files, "/api/v0/bundles/", 200, {"offers": rows})
+    if isinstance(rows, list):
+        assert here.search() == []
+    else:
+        with pytest.raises(Unavailable):
+            here.search()

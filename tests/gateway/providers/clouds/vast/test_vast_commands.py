@@ -70,11 +70,13 @@ def test_offers_shows_the_best_first_with_its_price_and_why_others_are_not(scene
     result = call("offers")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert lines[0].split() == ["Offer", "GPU", "Dollars", "an", "hour", "Machine"]
-    assert [cell.strip() for cell in lines[1].split("  ") if cell.strip()][1:3] == ["RTX 3060", "0.080"]
+    cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines[:2]]
+    assert cells[0] == ["Offer", "GPU", "Dollars an hour", "a GB in", "a GB out", "10 jobs", "Machine"]
+    # 520 s, 1.5 GB in and 0.5 GB out
+    assert cells[1][1:6] == ["RTX 3060", "0.080", "0.002", "0.004", "0.017"]
     assert "The first would be rented now (VAST_OFFER_ORDER=cost, " in result.stdout
-    # 0.08 dollars an hour, 120 + 10 + 300 s
-    assert "costs $0.0096." in result.stdout
+    # 120 + 10 + 300 s for 0.08 dollars an hour, and 0.6 GB in and 0.05 GB out
+    assert "costs $0.0110." in result.stdout
     assert "its GPU is not known to have NVENC" in result.stdout
     assert "reliability below 0.97" in result.stdout
     assert calls_that_write(scene) == 0
@@ -140,7 +142,7 @@ def test_errors_are_told_without_the_key(flask: Call, scene: Scene, environ: dic
 
 def test_instances_stand_beside_their_records(scene: Scene, call: Call) -> None:
     record = scene.ready()
-    stranger = scene.vast.stranger("reelay:test2:mine")
+    stranger = scene.vast.foreign("reelay:test2:mine")
     label = labels.label("test", RENTAL, int(time.time()))
     orphan = scene.vast.account.create(offer(77), label=label, image="acme/worker:1").id
     for rental in scene.vast.instances:
@@ -221,22 +223,22 @@ def test_destroy_by_our_own_id_is_recorded_and_its_job_begins_again(scene: Scene
 def test_all_is_all_of_ours_and_nothing_else(scene: Scene, call: Call) -> None:
     scene.wants(3)
     scene.go_on(40)
-    strangers = [scene.vast.stranger(text) for text in (None, "reelay:test2:x", f"reelay:test:{RENTAL}:1600000000x")]
+    strangers = [scene.vast.foreign(text) for text in (None, "reelay:test2:x", f"reelay:test:{RENTAL}:1600000000x")]
     result = call("destroy", "--all", "--yes")
     assert result.exit_code == 0, result.output
     assert result.stdout.count("is destroyed.") == 3
     assert [rental.id for rental in scene.vast.account.alive()] == strangers
-    assert scene.vast.touched_strangers() == []
+    assert scene.vast.touched_foreign() == []
     assert call("destroy", "--all").stdout == "There is nothing to destroy.\n"
 
 
 @pytest.mark.parametrize("text", [None, f"reelay:other:{RENTAL}:1600000000"])
 def test_a_strangers_machine_is_never_touched(scene: Scene, call: Call, text: str | None) -> None:
-    stranger = scene.vast.stranger(text)
+    stranger = scene.vast.foreign(text)
     result = call("destroy", str(stranger), "--yes")
     assert result.exit_code == 1
     assert f"{stranger} has the label {text!r}, which is not one of test: it is left alone." in result.stderr
-    assert scene.vast.touched_strangers() == []
+    assert scene.vast.touched_foreign() == []
 
 
 def test_a_destroy_that_does_nothing_twice_is_made_again(scene: Scene, call: Call) -> None:
