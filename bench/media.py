@@ -118,7 +118,7 @@ def _psnr(photo: Path) -> float:
     move = Move()
     made = _frames(photo, move)
     with Image.open(photo) as opened:
-        luma = Image.fromarray(frames.luma_of(opened.convert("RGB")))
+        luma = Image.fromarray(frames.planes_of(opened.convert("RGB"))[0])
     boxes = move.boxes(luma.size, SIZE, COUNT)
     found = []
     for i in range(0, COUNT, 10):

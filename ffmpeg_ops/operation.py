@@ -160,7 +160,7 @@ class Operation:
         return declared
 
     def run(self, work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> dict[str, Any]:
-        """Do the work: write every declared output, and return figures of StatsSchema.
+        """Do the work: write every declared output, and return stats as StatsSchema declares.
 
         `params` are loaded; `assets` maps the path of each asset to its file. A small JSON object under `result`
         becomes the job's result. Raises `wire.errors.JobError`; any other exception is a bug.

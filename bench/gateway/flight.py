@@ -15,7 +15,7 @@ from bench.figures import Figure, rounded
 from bench.gateway.client import Load, drive
 from bench.gateway.sizes import Sizes, gateway, post
 from ffmpeg_ops.operation import StopSignal
-from handler.events import Events, Reporter, Silent
+from handler.events import Events, Reporter
 from handler.upload import upload
 from tests.emulators.runpod.jobs import Job, Queue
 from tests.servers import eventually
@@ -108,7 +108,7 @@ class _Workers:
     def _work(self, name: str, job: Job) -> None:
         delivery, stop = parse_job_input(job.input).delivery, StopSignal()
         assert delivery is not None and "video" in delivery.uploads
-        reporter: Reporter = Events(delivery, stop) if delivery.events else Silent()
+        reporter = Events(delivery, stop) if delivery.events else Reporter()
         reporter.claim()
         time.sleep(WORK_S)
         upload(self._output, delivery.uploads["video"], MP4.mime, stop)

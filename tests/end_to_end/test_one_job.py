@@ -95,7 +95,7 @@ def test_a_job_waits_until_the_worker_is_up(
     eventually(lambda: responds(f"{stack.url}/health"))
     api = client(stack)
     job = api.submit("img2vid", img2vid(sample_files))
-    eventually(lambda: api.job(job["jobId"]).get("waitingFor") == "the worker is not up")
+    eventually(lambda: api.job(job["jobId"]).get("waitingFor") == "the worker is not running")
     stack.start_worker()
     assert ended(api, job)["status"] == "completed"
 

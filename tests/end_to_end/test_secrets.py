@@ -147,7 +147,7 @@ def test_known_secrets_are_in_no_log_and_no_response(gateway: Gateway, sample_fi
     assert all(len(secret) > 10 for secret in (*signatures, *made))
 
     logs = "".join(path.read_text() for path in gateway.stack.log_dir.glob("*.log"))
-    assert logs.count('"event": "request.handled"') > 20 and "fetch.done" in logs
+    assert logs.count('"event": "request.handled"') > 20 and "asset.fetched" in logs
     for secret in [key, *OTHERS, *made, *signatures]:
         at = logs.find(secret)
         assert at < 0, logs[max(0, at - 600) : at + 200]

@@ -301,7 +301,7 @@ def test_symbolic_links_in_the_storage_are_not_followed(
     link.symlink_to(secret if depth == 0 else tmp_path / "outside")
     assert_problem(fetch(worker.client, signed(services, "GET", key)), 404, "not_found")
     assert worker.put().status_code == 500
-    assert services.storage.stat(key) is None
+    assert services.storage.size(key) is None
     assert depth == 0 or key not in set(services.storage.keys())
     services.storage.delete(key)
     services.storage.tidy()
@@ -403,11 +403,11 @@ def test_without_a_free_transfer_thread_responses_have_retry_after(
     api: FlaskClient, worker: Worker, services: Gateway
 ) -> None:
     url = local(upload(api).get_json()["url"])
-    while services.thread_limits.transfers.take():
+    while services.thread_limits.transfers.acquire(blocking=False):
         pass
     for response in (upload(api), worker.put(), fetch(worker.client, url)):
         assert_problem(response, 503, "transfers_busy")
         assert int(response.headers["Retry-After"]) >= 1
-    services.thread_limits.transfers.give_back()
+    services.thread_limits.transfers.release()
     assert worker.put().status_code == 201
     assert fetch(worker.client, url).status_code == 200

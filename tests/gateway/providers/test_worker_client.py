@@ -232,7 +232,7 @@ CALLS: dict[str, tuple[Callable[[WorkerClient], object], type[Exception]]] = {
     "submit": (lambda client: client.submit(INPUT), Ambiguous),
     "poll": (lambda client: client.poll(ATTEMPT.id), Unavailable),
     "cancel": (lambda client: client.cancel(ATTEMPT.id), Unavailable),
-    "check": (lambda client: client.check(), Unavailable),
+    "health": (lambda client: client.health(), Unavailable),
 }
 
 

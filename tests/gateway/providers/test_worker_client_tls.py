@@ -135,7 +135,7 @@ def proving(
 
 def every_call(client: WorkerClient) -> list[Callable[[], object]]:
     given = job_input(attempt_named())
-    return [lambda: client.submit(given), lambda: client.poll("a"), lambda: client.cancel("a"), client.check]
+    return [lambda: client.submit(given), lambda: client.poll("a"), lambda: client.cancel("a"), client.health]
 
 
 # ---- the true worker
@@ -163,8 +163,8 @@ def test_the_proof_is_asked_for_once_and_with_another_nonce_each_time(
     monkeypatch.setattr(provider_http.Api, "call", recorded)
     for _ in range(3):
         client = client_of(worker.url)
-        client.check()
-        client.check()
+        client.health()
+        client.health()
     proofs = [path for path in asked if path.startswith("/identity")]
     nonces = {parse_qs(urlsplit(path).query)["nonce"][0] for path in proofs}
     assert len(asked) == 9 and len(proofs) == len(nonces) == 3
@@ -174,11 +174,11 @@ def test_the_proof_is_asked_for_once_and_with_another_nonce_each_time(
 def test_a_restarted_worker_must_prove_itself_again(settings: WorkerSettings) -> None:
     with Worker(settings) as first:
         client = client_of(first.url)
-        client.check()
+        client.health()
     with Worker(settings, port=first.port) as second:
         assert second.certificate.fingerprint != first.certificate.fingerprint
         assert client.submit(job_input(attempt_named())).__class__ is Accepted
-        client.check()
+        client.health()
         assert second.beats == 2
 
 
@@ -225,7 +225,7 @@ def test_without_tls_no_proof_is_asked_for(settings: WorkerSettings) -> None:
 def test_a_relay_with_its_own_certificate_learns_nothing(worker: Worker) -> None:
     with closing(Impostor(relay_to(worker.port))) as between:
         for call in every_call(client_of(between.url)):
-            with pytest.raises(Unavailable, match="has not proved"):
+            with pytest.raises(Unavailable, match="did not prove"):
                 call()
         between.assert_learnt_nothing()
         assert len({request.path for request in between.requests}) == 4
@@ -235,10 +235,10 @@ def test_a_relay_with_its_own_certificate_learns_nothing(worker: Worker) -> None
 def test_a_relay_in_the_place_of_a_pinned_worker_learns_nothing(settings: WorkerSettings) -> None:
     with Worker(settings) as worker:
         client = client_of(worker.url)
-        client.check()
+        client.health()
     with Worker(settings) as moved, closing(Impostor(relay_to(moved.port), port=worker.port)) as between:
         for call in every_call(client):
-            with pytest.raises(Unavailable, match="has not proved"):
+            with pytest.raises(Unavailable, match="did not prove"):
                 call()
         between.assert_learnt_nothing()
         assert moved.beats == 0
@@ -265,8 +265,8 @@ def test_a_proof_is_good_for_one_nonce_one_certificate_and_one_token(
 ) -> None:
     true = worker.certificate.fingerprint
     with closing(proving(lambda nonce, own: wrong(nonce, own, true))) as impostor:
-        with pytest.raises(Unavailable, match="has not proved"):
-            client_of(impostor.url).check()
+        with pytest.raises(Unavailable, match="did not prove"):
+            client_of(impostor.url).health()
         impostor.assert_learnt_nothing()
 
 
@@ -279,7 +279,7 @@ def test_a_server_without_a_proof_gets_no_job(answer: tuple[int, bytes] | None) 
         except Unavailable:
             pass
         with pytest.raises(Unavailable):
-            client.check()
+            client.health()
         impostor.assert_learnt_nothing()
 
 
@@ -308,7 +308,7 @@ def test_an_endless_handshake_times_out_and_nothing_was_sent(worker: Worker, mon
     monkeypatch.setattr(worker_client, "CONNECT_TIMEOUT_S", 0.3)
     monkeypatch.setattr(provider_http, "CONNECT_TIMEOUT_S", 0.3)
     pinned = client_of(worker.url)
-    pinned.check()
+    pinned.health()
     worker.stop()
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", worker.port)))

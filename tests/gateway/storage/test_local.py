@@ -104,7 +104,7 @@ ODD_KEYS = [
 
 @pytest.mark.parametrize("key", ODD_KEYS, ids=range(len(ODD_KEYS)))
 def test_odd_keys_lead_nowhere(storage: LocalStorage, key: str) -> None:
-    for call in (storage.path, storage.stat, storage.delete, lambda k: storage.write(k, [b"x"], 1)):
+    for call in (storage.path, storage.size, storage.delete, lambda k: storage.write(k, [b"x"], 1)):
         with pytest.raises(ValueError, match="not a storage key"):
             call(key)  # type: ignore[operator]
     assert files_in(storage) == []
@@ -128,11 +128,11 @@ def test_a_broken_transfer_changes_nothing(storage: LocalStorage) -> None:
 def test_a_file_is_not_seen_before_it_is_whole(storage: LocalStorage) -> None:
     def chunks() -> Iterator[bytes]:
         yield b"half"
-        assert storage.stat(KEY) is None
+        assert storage.size(KEY) is None
         yield b"whole"
 
     storage.write(KEY, chunks(), 9)
-    assert storage.stat(KEY) is not None
+    assert storage.size(KEY) is not None
 
 
 def test_a_file_is_on_the_disk_before_it_has_its_name(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +235,8 @@ def test_folders_that_another_process_removes_disturb_no_transfer(storage: Local
     process.start()
     try:
         for number in range(200):
-            assert storage.write(KEY, [b"x" * number], number).size_bytes == number
+            storage.write(KEY, [b"x" * number], number)
+            assert storage.size(KEY) == number
             storage.delete(KEY)
     finally:
         stop.set()
