@@ -75,7 +75,7 @@ def test_a_cancelled_task_stops_ffmpeg(img2vid: Job, settings: Settings) -> None
 
 
 def test_the_event_loop_is_free_while_work_is_done(img2vid: Job, settings: Settings, files: FileServer) -> None:
-    """The work goes on only when the loop has had a turn since it began."""
+    """The download ends only after the loop has had a turn."""
     turned, picture = threading.Event(), files.routes["/image.png"]
     files.routes["/gated.png"] = lambda request: picture if turned.wait(STOP_S) else Reply(404)  # type: ignore[return-value]
 
