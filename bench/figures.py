@@ -7,8 +7,14 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+import requests
+
+from scripts.stack import Stack
 
 RUNS = 5
+TIMEOUT_S = 480
 
 
 @dataclass(frozen=True)
@@ -20,6 +26,22 @@ class Figure:
     unit: str
     aim: str
     meaning: str
+
+
+def rounded(value: float) -> float:
+    """The value with three significant digits."""
+    return float(f"{value:.3g}")
+
+
+def completed(stack: Stack, params: dict[str, Any]) -> str:
+    """Run a job of img2vid to its end; return its id. Raises RuntimeError if it does not complete."""
+    headers = {"X-API-Key": stack.api_key, "Prefer": "wait=90"}
+    job = requests.post(f"{stack.url}/video/img2vid", json=params, headers=headers, timeout=TIMEOUT_S)
+    while job.status_code == 202:
+        job = requests.get(stack.url + job.headers["Location"], headers=headers, timeout=TIMEOUT_S)
+    if job.json()["status"] != "completed":
+        raise RuntimeError(job.text)
+    return str(job.json()["jobId"])
 
 
 def side_by_side(what: str, theirs: Callable[[], object], ours: Callable[[], object]) -> tuple[float, float]:

@@ -19,7 +19,7 @@ import numpy as np
 import pysubs2
 from PIL import Image
 
-from bench.figures import Figure, side_by_side
+from bench.figures import Figure, rounded, side_by_side
 from ffmpeg_ops.engine import probe
 from ffmpeg_ops.engine.stills import frames
 from ffmpeg_ops.engine.stills.camera import Move
@@ -51,13 +51,13 @@ def _img2vid(folder: Path) -> Iterator[Figure]:
     theirs, ours = side_by_side(
         "img2vid, frames alone", lambda: _ffmpeg(*zoom, "-f", "null", "-"), lambda: _frames(decoded, THEIR_MOVE)
     )
-    yield Figure("img2vid.synthesis_ratio", _round(theirs / ours), "×", "≥ 3", "from decoded photo to last raw frame")
+    yield Figure("img2vid.synthesis_ratio", rounded(theirs / ours), "×", "≥ 3", "from decoded photo to last raw frame")
     looped = ["-framerate", "24", "-loop", "1", "-i", jpeg, "-vf", ZOOMPAN, *X264, "-t", "5"]
     params = {"url_image": "http://x/", "focus_x": 0, "focus_y": 0}
     theirs, ours = side_by_side(
         "img2vid, whole", lambda: _ffmpeg(*looped, folder / "z.mp4"), _operation("img2vid", params, {"url_image": jpeg})
     )
-    yield Figure("img2vid.total_ratio", _round(theirs / ours), "×", "", "from image file to MP4")
+    yield Figure("img2vid.total_ratio", rounded(theirs / ours), "×", "", "from image file to MP4")
     yield Figure("img2vid.psnr_db", _psnr(photo), "dB", "≥ 45", "luma, mean of 13 frames, against exact Lanczos")
     yield Figure("img2vid.psnr_24mp_db", _psnr(large), "dB", "≥ 40", "the same from 24 megapixels")
     yield Figure("img2vid.jitter_px", _jitter(folder), "px", "≤ 0.05", "largest error of a step between decoded frames")
@@ -76,7 +76,7 @@ def _caption(folder: Path) -> Iterator[Figure]:
         ),
     )
     yield Figure(
-        "caption.total_ratio", _round(theirs / ours), "×", "≥ 0.95", "the sample four times over, 21 s of 720p"
+        "caption.total_ratio", rounded(theirs / ours), "×", "≥ 0.95", "the sample four times over, 21 s of 720p"
     )
 
 
@@ -106,7 +106,7 @@ def _audio(folder: Path) -> Iterator[Figure]:
                 {"url_video": minute, "url_audio": sound},
             ),
         )
-        yield Figure(name, _round(theirs / ours), "×", aim, f"a minute of 1080p, sound from {sound.suffix}")
+        yield Figure(name, rounded(theirs / ours), "×", aim, f"a minute of 1080p, sound from {sound.suffix}")
 
 
 def _frames(image: Path, move: Move) -> list[bytes]:
@@ -118,7 +118,7 @@ def _psnr(photo: Path) -> float:
     move = Move()
     made = _frames(photo, move)
     with Image.open(photo) as opened:
-        luma = Image.fromarray(frames.luma_of(opened.convert("RGB")))
+        luma = Image.fromarray(frames.planes_of(opened.convert("RGB"))[0])
     boxes = move.boxes(luma.size, SIZE, COUNT)
     found = []
     for i in range(0, COUNT, 10):
@@ -126,7 +126,7 @@ def _psnr(photo: Path) -> float:
         exact = np.asarray(luma.resize(SIZE, Image.Resampling.LANCZOS, box), float)
         got = np.frombuffer(made[i], np.uint8)[: SIZE[0] * SIZE[1]].reshape(SIZE[1], SIZE[0])
         found.append(10 * math.log10(255**2 / np.mean((got - exact) ** 2)))
-    return _round(float(np.mean(found)))
+    return rounded(float(np.mean(found)))
 
 
 def _jitter(folder: Path) -> float:
@@ -186,7 +186,3 @@ def _ran(name: str, params: dict[str, Any], assets: dict[str, Path]) -> Iterator
 
 def _ffmpeg(*arguments: object) -> None:
     subprocess.run(["ffmpeg", "-nostdin", "-y", "-v", "error", *map(str, arguments)], check=True)
-
-
-def _round(value: float) -> float:
-    return float(f"{value:.3g}")

@@ -9,32 +9,31 @@ from __future__ import annotations
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import requests
 
 from bench import cold_start
-from bench.figures import Figure
+from bench.figures import TIMEOUT_S, Figure, completed, rounded
 from scripts.stack import ROOT, Stack, free_port
 from tests.emulators.runpod import Config, Emulator
+from tests.servers import Reply, eventually, file_server
 
 JOBS, IN_FLIGHT, WORKERS = 100, 8, 4
 PARAMS = {"duration": 1}
 LOOP_S = 2.0
 SUBMITS = 300
 BILLED = ("run", "status", "cancel", "health")
-TIMEOUT_S = 120
 
 
 def measure() -> list[Figure]:
-    with _Photo() as photo, tempfile.TemporaryDirectory(prefix="reelay-bench-") as folder:
+    with file_server() as files, tempfile.TemporaryDirectory(prefix="reelay-bench-") as folder:
+        files.routes["/photo.jpg"] = Reply(body=(ROOT / "samples/photo.jpg").read_bytes())
+        photo = files.url("/photo.jpg")
         pushed, _ = _gateway(Path(folder) / "pushed", photo, events=True)
         looped, their_calls = _loop(Path(folder) / "loop", photo)
         polled, our_calls = _gateway(Path(folder) / "polled", photo, events=False)
@@ -44,32 +43,12 @@ def measure() -> list[Figure]:
         _seen("runpod.seen_ms_p50", statistics.median(pushed), "< 150", "from the worker's completion to the client's"),
         _seen("runpod.seen_ms_p95", _p95(pushed), "", "the same, 95th percentile"),
         _seen("runpod.loop_ms_p50", loop_ms, "", "the same with the loop"),
-        _seen("runpod.untold_ms_p50", statistics.median(polled), "≤ the loop's", "the same of ours, events off"),
-        Figure("runpod.seen_ratio", _round(loop_ms / statistics.median(pushed)), "×", "", "the loop's ÷ ours"),
-        Figure("runpod.calls_ratio", _round(their_calls / our_calls), "×", "≥ 2", "calls to RunPod a job, events off"),
-        Figure("runpod.submits_per_s", _round(submits), "1/s", "≥ 50", "from the first request to the last `/run`"),
+        _seen("runpod.polled_ms_p50", statistics.median(polled), "≤ the loop's", "the same of ours, events off"),
+        Figure("runpod.seen_ratio", rounded(loop_ms / statistics.median(pushed)), "×", "", "the loop's ÷ ours"),
+        Figure("runpod.calls_ratio", rounded(their_calls / our_calls), "×", "≥ 2", "calls to RunPod a job, events off"),
+        Figure("runpod.submits_per_s", rounded(submits), "1/s", "≥ 50", "from the first request to the last `/run`"),
         *cold_start.measure(),
     ]
-
-
-class _Photo(AbstractContextManager[str]):
-    """A server for the sample photograph; the context variable is its URL."""
-
-    def __enter__(self) -> str:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Samples)
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return f"http://127.0.0.1:{self._server.server_address[1]}/photo.jpg"
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-class _Samples(SimpleHTTPRequestHandler):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, directory=str(ROOT / "samples"), **kwargs)
-
-    def log_message(self, format: str, *args: object) -> None: ...
 
 
 def _endpoint(*origins: str, **config: Any) -> Emulator:
@@ -86,17 +65,10 @@ def _gateway(folder: Path, photo: str, *, events: bool) -> tuple[list[float], fl
         environ = {**runpod.gateway_environ, "WORKER_EVENTS": str(events).lower(), "THREADS": "32"}
         with Stack(folder / "data", folder / "logs", port=port, environ=environ) as stack:
             runpod.reset_calls()
-            headers = {"X-API-Key": stack.api_key, "Prefer": "wait=90"}
 
             def follow() -> float:
-                params = {"url_image": photo, **PARAMS}
-                job = requests.post(f"{stack.url}/video/img2vid", json=params, headers=headers, timeout=TIMEOUT_S)
-                while job.status_code == 202:
-                    job = requests.get(stack.url + job.headers["Location"], headers=headers, timeout=TIMEOUT_S)
-                seen_at = time.time()
-                if job.json()["status"] != "completed":
-                    raise RuntimeError(job.text)
-                (stored,) = (folder / "data" / "files" / "outputs" / job.json()["jobId"]).glob("*/*.mp4")
+                job_id, seen_at = completed(stack, {"url_image": photo, **PARAMS}), time.time()
+                (stored,) = (folder / "data" / "files" / "outputs" / job_id).glob("*/*.mp4")
                 return _since(stored, seen_at)
 
             return _hundred(f"gateway, events {'on' if events else 'off'}", follow, runpod)
@@ -149,20 +121,13 @@ def _submits(folder: Path) -> float:
             started = time.monotonic()
             for answer in pool.map(lambda _: requests.post(url, json=job, headers=headers, timeout=30), range(SUBMITS)):
                 answer.raise_for_status()
-            while runpod.queue.counts()["inQueue"] < SUBMITS:
-                if time.monotonic() - started > TIMEOUT_S:
-                    raise RuntimeError(f"only {runpod.queue.counts()['inQueue']} of {SUBMITS} jobs were submitted")
-                time.sleep(0.01)
+            eventually(lambda: runpod.queue.counts()["inQueue"] >= SUBMITS)
             return SUBMITS / (time.monotonic() - started)
 
 
 def _warm(runpod: Emulator) -> None:
     """Wait until all workers are idle."""
-    ends_at = time.monotonic() + 60
-    while runpod.fleet.counts()["idle"] < WORKERS:
-        if time.monotonic() > ends_at:
-            raise RuntimeError("the workers did not start")
-        time.sleep(0.1)
+    eventually(lambda: runpod.fleet.counts()["idle"] >= WORKERS)
     time.sleep(3)  # until the workers have warmed up
 
 
@@ -172,7 +137,3 @@ def _seen(name: str, ms: float, aim: str, meaning: str) -> Figure:
 
 def _p95(values: list[float]) -> float:
     return statistics.quantiles(values, n=20)[-1]
-
-
-def _round(value: float) -> float:
-    return float(f"{value:.3g}")

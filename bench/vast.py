@@ -20,9 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import requests
-
-from bench.figures import RUNS, Figure
+from bench.figures import RUNS, TIMEOUT_S, Figure, completed
 from gateway.providers.base import Accepted, Phase, Unavailable
 from gateway.providers.clouds.vast.client import VastCloud
 from gateway.providers.clouds.vast.settings import VastSettings
@@ -34,6 +32,7 @@ from gateway.providers.worker_client import WorkerClient
 from gateway.signing import Signer
 from scripts.stack import Stack
 from tests.emulators.vast import Config, Emulator
+from tests.servers import eventually
 
 Answer = TypeVar("Answer")
 
@@ -41,7 +40,6 @@ JOBS, AT_ONCE = 30, 3
 BOOT_S, JOB_S = 20, 10
 IDLE_S = 300
 LOOK_S, POLL_S = 3.0, 1.0  # polling intervals: at Vast.ai, at the worker
-TIMEOUT_S = 480
 PARAMS = {"url_image": "http://example.com/photo.jpg", "duration": 1}
 
 
@@ -93,19 +91,9 @@ def _ours(folder: Path) -> Run:
         rented = {"VAST_MAX_INSTANCES": str(AT_ONCE), "VAST_IDLE_TIMEOUT": str(IDLE_S)}
         environ = {**vast.gateway_environ, **rented}
         with Stack(folder / "data", folder / "logs", environ=environ) as stack:
-            headers = {"X-API-Key": stack.api_key, "Prefer": "wait=90"}
-
-            def follow(_: int) -> None:
-                url = f"{stack.url}/video/img2vid"
-                job = requests.post(url, json=PARAMS, headers=headers, timeout=TIMEOUT_S)
-                while job.status_code == 202:
-                    job = requests.get(stack.url + job.headers["Location"], headers=headers, timeout=TIMEOUT_S)
-                if job.json()["status"] != "completed":
-                    raise RuntimeError(job.text)
-
-            wall_s = _all_jobs(follow)
+            wall_s = _all_jobs(lambda _: completed(stack, PARAMS))
             paid_s = vast.bill()["paid_s"]
-            _until(lambda: not vast.alive())
+            eventually(lambda: not vast.alive(), TIMEOUT_S)
             bill = vast.bill()
             return Run(paid_s, bill["paid_s"] - paid_s, wall_s, bill["created"])
 
@@ -168,16 +156,8 @@ def _asked(ask: Callable[[], Answer]) -> Answer | None:
         return None
 
 
-def _all_jobs(follow: Callable[[int], None]) -> float:
+def _all_jobs(follow: Callable[[int], object]) -> float:
     started = time.monotonic()
     with ThreadPoolExecutor(AT_ONCE) as threads:
         list(threads.map(follow, range(JOBS)))
     return time.monotonic() - started
-
-
-def _until(true: Callable[[], bool]) -> None:
-    ends_at = time.monotonic() + TIMEOUT_S
-    while not true():
-        if time.monotonic() > ends_at:
-            raise RuntimeError("machines are still there")
-        time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Time: integer milliseconds UTC internally, RFC 3339 with `Z` externally, and a clock that tests can stop."""
+"""Times: integer milliseconds UTC internally, RFC 3339 with `Z` externally, and a clock that tests can stop."""
 
 from __future__ import annotations
 

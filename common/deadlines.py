@@ -1,4 +1,4 @@
-"""Timers on one shared thread: a thread for every outgoing HTTP call would cost more than the call."""
+"""Timers that share one thread, because a thread for each outgoing HTTP call would cost more than the call."""
 
 from __future__ import annotations
 
@@ -69,10 +69,7 @@ os.register_at_fork(after_in_child=_watch.__init__)  # type: ignore[misc]
 
 @contextmanager
 def after(seconds: float | None, action: Action) -> Iterator[None]:
-    """Call `action` when the block lasts longer than `seconds` (None: never), and again whenever `action` asks for it.
-
-    `action` must not block: all other timers share its thread.
-    """
+    """Call `action` when the block lasts longer than `seconds` (None: never). It must not block the other timers."""
     if seconds is None:
         yield
         return

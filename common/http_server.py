@@ -1,4 +1,4 @@
-"""gunicorn started from Python, for the gateway and the worker: one process with threads, logging like everything else.
+"""Runs gunicorn for the gateway and the worker: one process with threads, logging like the rest of the program.
 
 `_Worker` and `_Connection` override methods of gunicorn that its documentation does not cover.
 `tests/common/test_http_server.py` lists each of them with the promise that depends on it.
@@ -33,12 +33,12 @@ IDLE_S = 60.0
 HANDSHAKE_S = 10.0
 UNREAD_BODY_S = 5.0
 CHUNK_BYTES, DRAIN_CHUNKS = 65536, 16
-#: Number of threads for addresses that are not expected, and maximum of their open connections.
-STRANGERS = 16
+# Number of threads for unexpected addresses, and maximum number of their open connections.
+UNEXPECTED = 16
 
 
 class _Logger(glogging.Logger):  # type: ignore[misc]
-    """Passes gunicorn's lines to the root logger, without the parts of requests that may be secret."""
+    """Passes gunicorn's log lines to the root logger, without the parts of requests that may be secret."""
 
     def setup(self, cfg: Any) -> None:
         self._rejecting = threading.local()
@@ -49,7 +49,7 @@ class _Logger(glogging.Logger):  # type: ignore[misc]
 
     @contextmanager
     def rejecting(self, address: str, error: Exception) -> Iterator[None]:
-        """Replace warnings of this thread by one without gunicorn's text, which quotes the request."""
+        """Replace this thread's warnings with one that omits gunicorn's text, because that quotes the request."""
         self._rejecting.reason = {"address": address, "reason": type(error).__name__}
         try:
             yield
@@ -67,7 +67,7 @@ class _Logger(glogging.Logger):  # type: ignore[misc]
 
 
 class _Connection(socket.socket):
-    """Ends when a client neither sends nor reads for IDLE_S. gunicorn has no limit once a request has begun."""
+    """Breaks when the client stalls for IDLE_S. gunicorn has no such limit once a request has begun."""
 
     request: Any = None  # gunicorn's request in progress
     read_to_end = False
@@ -94,7 +94,7 @@ class _SecureConnection(_Connection, ssl.SSLSocket):
 
 @contextmanager
 def _timeout_as_reset() -> Iterator[None]:
-    """Raise a time-out as an error that gunicorn does not log as the server's fault."""
+    """Turn a time-out into an error that gunicorn does not log as a fault of the server."""
     try:
         yield
     except TimeoutError as error:
@@ -109,13 +109,13 @@ def _shutdown(connection: socket.socket, how: int) -> None:
 class _Worker(ThreadWorker):  # type: ignore[misc]
     """gthread, except that clients that stall or keep a closed connection open delay no other client.
 
-    Requests from addresses that are not `expected` share STRANGERS threads of their own. While all of these are busy,
-    further connections of strangers are closed unread, so strangers only compete with each other.
+    Requests from addresses that are not `expected` run on UNEXPECTED threads of their own. While all of these are busy,
+    further such connections are closed unread.
     """
 
     def init_process(self) -> None:
-        self._strangers = ThreadPoolExecutor(STRANGERS, thread_name_prefix="stranger")
-        self._places = threading.BoundedSemaphore(STRANGERS)
+        self._unexpected = ThreadPoolExecutor(UNEXPECTED, thread_name_prefix="unexpected")
+        self._places = threading.BoundedSemaphore(UNEXPECTED)
         super().init_process()
 
     def handle_exit(self, sig: int, frame: object) -> None:
@@ -136,12 +136,12 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
         if self.app.expected(str(conn.client[0]) if conn.client else ""):
             super().enqueue_req(conn)
         elif self._places.acquire(blocking=False):
-            self._strangers.submit(self.handle, conn).add_done_callback(partial(self._stranger_done, conn))
+            self._unexpected.submit(self.handle, conn).add_done_callback(partial(self._unexpected_done, conn))
         else:
             self.nr_conns -= 1
             conn.close()
 
-    def _stranger_done(self, conn: Any, handled: Future[Any]) -> None:
+    def _unexpected_done(self, conn: Any, handled: Future[Any]) -> None:
         self._places.release()
         self.method_queue.defer(self.finish_request, conn, handled)
 
@@ -176,11 +176,10 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
 
 
 class Server(BaseApplication):  # type: ignore[misc]
-    """Serves the app that `make_app` returns when called in the serving process. `options` are gunicorn's settings.
+    """Serves the app that `make_app` returns in the serving process. `options` are gunicorn's settings.
 
     `tls`: serve HTTPS only, with this context's certificate. `on_stop`: called in the serving process when it is asked
-    to stop, before it waits for requests in progress. `expected(address)`: whether requests from an address take
-    precedence over those of strangers.
+    to stop, before it waits for requests in progress. `expected(address)`: whether an address may use all threads.
     """
 
     def __init__(
@@ -229,7 +228,8 @@ def close_if_body_unread(response: Response) -> Response:
 
     The remainder could otherwise be taken for the next request, which a proxy may attribute to another client.
     """
-    if _body_may_be_unread(response):
+    has_body = request.content_length or "Transfer-Encoding" in request.headers
+    if has_body and (response.status_code >= 400 or request.method not in {"POST", "PUT"}):
         response.headers["Connection"] = "close"
         # gunicorn ignores that header and would block a thread until the remainder of the body arrives.
         connection = request.environ.get("gunicorn.socket")
@@ -239,8 +239,3 @@ def close_if_body_unread(response: Response) -> Response:
             with suppress(OSError):
                 _shutdown(connection, socket.SHUT_RD)
     return response
-
-
-def _body_may_be_unread(response: Response) -> bool:
-    has_body = request.content_length or "Transfer-Encoding" in request.headers
-    return bool(has_body) and (response.status_code >= 400 or request.method not in {"POST", "PUT"})

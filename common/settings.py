@@ -87,6 +87,12 @@ def http_url(check: Callable[[str], None] | None = None) -> fields.Url:
     return fields.Url(require_tld=False, schemes={"http", "https"}, validate=check)
 
 
+def log_level() -> Any:
+    """The setting LOG_LEVEL."""
+    levels = validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR"])
+    return setting(fields.String(validate=levels), "INFO", "Minimum level that is logged.")
+
+
 def setting(field: fields.Field[Any], default: Any, doc: str, *, variable: str | None = None) -> Any:
     """Define a field of a settings dataclass, read from `variable` (default: the class's PREFIX and the field's name).
 

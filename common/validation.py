@@ -8,7 +8,7 @@ from typing import Any
 
 from marshmallow import ValidationError
 
-# Far beyond what any operation takes or returns. Lists are as long as their fields allow.
+# Far more than any operation takes or returns. The length of lists is limited by their fields.
 MAX_DEPTH = 16
 MAX_FIELDS = 100
 
@@ -38,11 +38,8 @@ def describe(error: ValidationError) -> str:
 
 
 def too_complex(body: Any) -> bool:
-    """Whether a JSON document is nested too deep, or an object in it has too many fields.
-
-    Walk level by level, so that deep nesting cannot exhaust the stack.
-    """
-    level = [body]
+    """Whether a JSON document is nested too deep, or an object in it has too many fields."""
+    level = [body]  # level by level: deep nesting cannot exhaust the stack
     for _ in range(MAX_DEPTH):
         if any(isinstance(node, dict) and len(node) > MAX_FIELDS for node in level):
             return True

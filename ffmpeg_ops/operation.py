@@ -71,6 +71,8 @@ class Work:
     progress: Callable[[float], None] = lambda fraction: None
     #: Whether the job fails where the GPU does not encode; otherwise the CPU does.
     requires_gpu: bool = False
+    #: Whether the GPU decodes videos that it encodes.
+    decodes_on_gpu: bool = False
     #: The files that the operation has declared.
     outputs: Outputs = field(default_factory=lambda: VIDEO)
 
@@ -160,7 +162,7 @@ class Operation:
         return declared
 
     def run(self, work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> dict[str, Any]:
-        """Do the work: write every declared output, and return figures of StatsSchema.
+        """Do the work: write every declared output, and return stats as StatsSchema declares.
 
         `params` are loaded; `assets` maps the path of each asset to its file. A small JSON object under `result`
         becomes the job's result. Raises `wire.errors.JobError`; any other exception is a bug.

@@ -79,7 +79,7 @@ def _start(worker: Any) -> None:
 
 def _begin_stop(app: Flask) -> None:
     services = app.extensions["reelay"]
-    services.dispatcher.request_stop()  # a new step could be cut off between a call and its record
+    services.dispatcher.request_stop()  # a step that began now could be killed between a call and its record
     services.jobs.stop_waiting()
 
 

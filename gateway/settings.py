@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import sqlalchemy as sa
 from marshmallow import ValidationError, fields, validate
 
-from common.settings import CommaList, Folder, Origins, http_url, setting, whole
+from common.settings import CommaList, Folder, Origins, http_url, log_level, setting, whole
 from gateway.access.keys import MAX_SECRET_CHARACTERS, mistyped
 from gateway.domain.jobs import MARGIN_MS
 from wire.envelope import GPU_ENCODER
@@ -116,7 +116,7 @@ class Settings:
     trusted_proxy_hops: int = setting(
         whole(0, 5),
         0,
-        "Number of proxies in front of the gateway, whose X-Forwarded-For and -Proto are trusted. If it is too high, "
+        "Number of trusted proxies in front of the gateway, which set X-Forwarded-For and -Proto. If it is too high, "
         "clients can forge their address.",
     )
     cors_origins: tuple[str, ...] = setting(
@@ -125,7 +125,7 @@ class Settings:
     worker_events: bool = setting(
         fields.Boolean(),
         "true",
-        "Whether workers report to the gateway. If not, ends are found by polling, and a job may run twice.",
+        "Whether workers report to the gateway. Otherwise it polls for the end of a job, which may then run twice.",
     )
     rate_limit_per_key: int = setting(
         whole(0, 10_000_000), 12_000, "Maximum requests per minute with one key; 0 means no limit, here and below."
@@ -197,11 +197,7 @@ class Settings:
     min_free_disk_percent: int = setting(
         whole(0, 90), 10, "Minimum share of free disk space; below it, new jobs and uploads get 507."
     )
-    log_level: str = setting(
-        fields.String(validate=validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR"])),
-        "INFO",
-        "Minimum level that is logged.",
-    )
+    log_level: str = log_level()
 
     def of(self, cls: type[P]) -> P:
         """Return the settings of one provider, by their class."""
@@ -263,7 +259,7 @@ def secrets_of(settings: Settings) -> tuple[str, ...]:
     path = settings.data_dir / "secret_key"
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists():
-        # Written whole under another name and linked: two processes that start at once agree on one key.
+        # Written whole under another name, then linked, so that processes that start together use the same key.
         made = path.with_name(f".secret_key.{secrets.token_hex(8)}")
         with open(os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
             file.write(secrets.token_hex(32))

@@ -31,7 +31,7 @@ class Signer:
         return self.derive_all(purpose, name)[0]
 
     def derive_all(self, purpose: str, name: str) -> list[str]:
-        """Derive one secret by each key, newest first, for receivers that may know an older one."""
+        """Derive one secret from each key, newest first: a receiver may still have an older one."""
         value = f"{purpose}:{name}".encode()
         return [hmac.new(key.encode(), value, hashlib.sha256).hexdigest() for key in self._keys]
 

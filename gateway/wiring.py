@@ -63,7 +63,7 @@ class Services:
         storage = _storage(settings, signer, clock)
         chain = provider if provider is not None else registry.make(Context(settings, signer, store, clock))
         poll_scheduler, metrics = PollScheduler(), Metrics(store, chain, clock)
-        writer = AttemptWriter(settings, store, storage, chain, clock, poll_scheduler, metrics, notifier)
+        writer = AttemptWriter(store, chain, clock, poll_scheduler, metrics, notifier)
         quotas = Quotas(settings, store)
         documents = JobDocuments(settings, store, storage, clock)
         return cls(
@@ -75,7 +75,7 @@ class Services:
             providers=chain,
             keys=Keys(store, clock),
             jobs=Jobs(store, storage, clock, settings, notifier, writer, quotas),
-            reports=WorkerReports(store, clock, writer, metrics),
+            reports=WorkerReports(settings, store, storage, clock, writer, metrics),
             documents=documents,
             dispatcher=Dispatcher(
                 DispatchContext(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextvars
 import errno
 import json
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote_plus
 
@@ -19,7 +19,7 @@ from marshmallow import ValidationError
 from common.validation import describe, too_complex
 from ffmpeg_ops.operation import OPERATIONS, Operation, StopSignal, Work
 from handler import outputs
-from handler.events import Events, Reporter, Silent
+from handler.events import Events, Reporter
 from handler.fetch import fetch_all
 from handler.settings import Settings
 from handler.workdir import private_directory
@@ -42,9 +42,9 @@ T = TypeVar("T")
 
 # Progress after the fetch and after the operation; the remainder is the upload.
 FETCHED, PROCESSED = 0.05, 0.95
-# How long a stopped task may take to end before its thread is abandoned.
+# How long a stopped task may take to end; then its thread is abandoned.
 STOP_GRACE_S = 1.0
-# For stats, paths, a few warnings and the operation's result; far below the limits of RunPod (20 MB) and the gateway.
+# Maximum size of the result with stats and warnings, far below the limits of RunPod (20 MB) and of the gateway.
 MAX_ANSWER_BYTES = 500_000
 # Time for the upload, beyond the attempt's time limit; slightly less than the gateway allows.
 UPLOAD_S = 110.0
@@ -75,7 +75,7 @@ def _claimed(
     job_input: JobInput, settings: Settings, stop: StopSignal, on_progress: Callable[[float], None]
 ) -> dict[str, Any]:
     delivery = job_input.delivery
-    reporter: Reporter = Events(delivery, stop) if delivery and delivery.events else Silent()
+    reporter = Events(delivery, stop) if delivery and delivery.events else Reporter()
 
     def progress(fraction: float) -> None:
         reporter.progress = max(reporter.progress, fraction)
@@ -113,14 +113,25 @@ def _run(
             progress(FETCHED + (PROCESSED - FETCHED) * fraction)
 
         requires_gpu = job_input.delivery is not None and job_input.delivery.gpu_encoder == "require"
-        work = Work(directory, limits, stop, on_operation, requires_gpu, operation.declared(params))
+        work = Work(
+            directory, limits, stop, on_operation, requires_gpu, settings.gpu_decode, operation.declared(params)
+        )
         with _time_limit(limits.timeout_s, stop, JobTimeout()):
-            assets, fetch_s = _timed(lambda: _fetch(operation, params, work, settings, progress), stop)
+            assets, fetch_s = _timed(
+                lambda: fetch_all(
+                    operation.named_assets(params),
+                    work,
+                    deadline_s=limits.timeout_s / 2,
+                    allow_origins=settings.fetch_allow_origins,
+                    progress=lambda fraction: progress(FETCHED * fraction),
+                ),
+                stop,
+            )
             fetched_bytes = sum(path.stat().st_size for path in set(assets.values()))
             progress(FETCHED)
             reporter.encoding()
             made, processing_s = _timed(lambda: operation.run(work, params, assets), stop)
-            stats, facts = _figures(made)
+            stats, facts = _stats_and_result(made)
             sizes = outputs.check(work)
         gpu = {"gpu": unquote_plus(settings.runpod_gpu_name)} if settings.runpod_gpu_name else {}
         left_s = limits.timeout_s + UPLOAD_S - (time.monotonic() - began_at)
@@ -131,18 +142,18 @@ def _run(
     return _sendable(ResultSchema().dump({"outputs": files, "stats": {**stats, **gpu, **transfer}, **facts}))
 
 
-def _figures(made: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _stats_and_result(made: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split what an operation returned into stats and `{"result": …}`, empty without a result.
 
     Raises WorkerError for stats that StatsSchema does not declare, and for an invalid or too large result.
     """
     stats = {name: value for name, value in made.items() if name != "result"}
     if unknown := sorted(set(stats) - set(StatsSchema().fields)):
-        raise WorkerError(f"The operation returned figures that are not declared: {', '.join(unknown)}.")
+        raise WorkerError(f"The operation returned stats that are not declared: {', '.join(unknown)}.")
     if made.get("result") is None:
         return stats, {}
     if not isinstance(made["result"], dict):
-        raise WorkerError("The operation returned a result that is no object.")
+        raise WorkerError("The operation returned a result that is not an object.")
     facts = {"result": made["result"]}
     _sendable(made["result"], MAX_RESULT_BYTES)
     if too_complex({"result": facts}):  # as the event that carries it
@@ -151,13 +162,13 @@ def _figures(made: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _sendable(result: dict[str, Any], max_bytes: int = MAX_ANSWER_BYTES) -> dict[str, Any]:
-    """Return `result` if it can be sent; otherwise raise WorkerError, or the worker would appear to be lost."""
+    """Return `result` if it can be sent. Raises WorkerError otherwise; the worker would appear to be lost."""
     try:
         size = len(json.dumps(result, ensure_ascii=False, allow_nan=False).encode())
     except (TypeError, ValueError) as error:
         raise WorkerError("The worker made a result that cannot be sent.", detail=repr(error)) from error
     if size > max_bytes:
-        raise WorkerError(f"The result of the operation is too large: {size} bytes, {max_bytes} are allowed.")
+        raise WorkerError(f"The result of the operation is too large: {size} bytes; at most {max_bytes} are allowed.")
     return result
 
 
@@ -185,22 +196,6 @@ def validated(job_input: JobInput) -> tuple[Operation, dict[str, Any]]:
     return operation, params
 
 
-def _fetch(
-    operation: Operation,
-    params: Mapping[str, Any],
-    work: Work,
-    settings: Settings,
-    progress: Callable[[float], None],
-) -> dict[str, Path]:
-    return fetch_all(
-        operation.named_assets(params),
-        work,
-        deadline_s=work.limits.timeout_s / 2,
-        allow_origins=settings.fetch_allow_origins,
-        progress=lambda fraction: progress(FETCHED * fraction),
-    )
-
-
 def _timed(task: Callable[[], T], stop: StopSignal) -> tuple[T, float]:
     started = time.monotonic()
     return _interruptible(task, stop), round(time.monotonic() - started, 3)
@@ -211,32 +206,24 @@ def _interruptible(task: Callable[[], T], stop: StopSignal) -> T:
 
     An abandoned task ends by its own time-outs.
     """
-    outcome: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
-    context = structlog.contextvars.get_contextvars()
+    outcome: Future[T] = Future()
 
     def target() -> None:
-        with structlog.contextvars.bound_contextvars(**context):
-            try:
-                outcome.put((task(), None))
-            except BaseException as error:
-                outcome.put((None, error))
-
-    threading.Thread(target=target, daemon=True).start()
-    grace_ends_at: float | None = None
-    while True:
         try:
-            value, error = outcome.get(timeout=0.1)
-        except queue.Empty:
-            if stop.reason is None:
-                continue
+            outcome.set_result(task())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    context = contextvars.copy_context()  # so that log lines contain the ids
+    threading.Thread(target=context.run, args=(target,), daemon=True).start()
+    grace_ends_at: float | None = None
+    while not wait([outcome], timeout=0.1).done:
+        if stop.reason is not None:
             grace_ends_at = grace_ends_at or time.monotonic() + STOP_GRACE_S
             if time.monotonic() > grace_ends_at:
-                log.warning("attempt.left_thread_behind")
-                stop.check()
-            continue
-        if error is not None:
-            raise error
-        return value  # type: ignore[return-value]
+                log.warning("attempt.thread_abandoned")
+                raise stop.reason
+    return outcome.result()
 
 
 @contextmanager
@@ -258,13 +245,13 @@ def _report_result(reporter: Reporter, result: dict[str, Any]) -> None:
     try:
         reporter.completed(result)
     except GatewayUnreachable as error:
-        # The output is stored, and the provider also returns the result when it is polled.
+        # Nothing is lost: the outputs are stored, and the gateway finds the result when it polls the provider.
         log.warning("attempt.result_not_reported", detail=error.detail)
 
 
 def _report_failure(reporter: Reporter, failure: JobError) -> None:
     if isinstance(failure, Stopped):
-        return  # the gateway or the caller that stopped it knows
+        return  # whoever stopped the attempt knows
     try:
         reporter.failed(failure)
     except JobError as error:
@@ -274,7 +261,7 @@ def _report_failure(reporter: Reporter, failure: JobError) -> None:
 def _unexpected(error: Exception) -> JobError:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return WorkerDiskFull()
-    log.exception("attempt.unexpected")
+    log.exception("attempt.failed_unexpectedly")
     return WorkerError(detail=repr(error))
 
 

@@ -21,10 +21,10 @@ def boot_seconds() -> float:
 
 
 class Deadline:
-    """The end of the machine's lifetime on two clocks, wall and boot. The first one to reach it counts.
+    """The end of the machine's lifetime by two clocks, wall and boot: it is over as soon as one of them says so.
 
     Written to `path` at the first start, so that a restart does not extend it; a failed write is retried at every
-    check. With an unreadable file the lifetime counts as over, because the age of the machine is then unknown.
+    check. If the file is unreadable, the age of the machine is unknown, and its lifetime counts as over.
     """
 
     def __init__(self, path: Path, lifetime_s: float, wall: Callable[[], float], boot: Callable[[], float]) -> None:
@@ -38,7 +38,7 @@ class Deadline:
         except OSError:
             self._written = False
         except (ValueError, TypeError, LookupError, RecursionError):
-            log.error("deadline.unreadable")
+            log.error("deadline.read_failed")
             self.bring_forward()
         self.write()
 
@@ -46,7 +46,7 @@ class Deadline:
         return self._wall() >= self._at["wall"] or self._boot() >= self._at["boot"]
 
     def bring_forward(self) -> None:
-        """Let the lifetime end now, and remain over after a restart."""
+        """End the lifetime now. It stays over after a restart."""
         self._at, self._written = {"wall": self._wall(), "boot": self._boot()}, False
         self.write()
 

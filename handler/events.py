@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import requests
 import structlog
@@ -24,17 +24,17 @@ FINAL_TRIES_S = 300.0
 TIMEOUT_S = (5, 10)
 
 
-class Reporter(Protocol):
-    """Reports an attempt while it runs."""
+class Reporter:
+    """Reports an attempt while it runs. This class reports nothing, for attempts without `delivery.events`."""
 
-    #: 0 to 1; set by the attempt, read by the reporter
-    progress: float
+    #: 0 to 1; set by the attempt, read by the reporter.
+    progress = 0.0
 
     def claim(self) -> None:
         """Claim the attempt. Raises Superseded when another worker holds it or it has ended, or GatewayUnreachable."""
 
     def encoding(self) -> None:
-        """Mark the start of the expensive work: from now on a silent gateway does not end the attempt."""
+        """Mark the start of the expensive work. From now on the attempt goes on when the gateway does not respond."""
 
     def completed(self, result: Mapping[str, Any]) -> None:
         """Report the result, a ResultSchema document. Raises Superseded or GatewayUnreachable."""
@@ -46,28 +46,11 @@ class Reporter(Protocol):
         """Stop reporting without waiting for a pending report."""
 
 
-class Silent:
-    """The reporter of an attempt without `delivery.events`."""
-
-    progress = 0.0
-
-    def claim(self) -> None: ...
-
-    def encoding(self) -> None: ...
-
-    def completed(self, result: Mapping[str, Any]) -> None: ...
-
-    def failed(self, error: JobError) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class Events:
+class Events(Reporter):
     """Reports over HTTP. A 409 for progress sets `stop`, because this worker no longer owns the attempt."""
 
     def __init__(self, delivery: Delivery, stop: StopSignal) -> None:
         assert delivery.events is not None
-        self.progress = 0.0
         self._target = delivery.events
         self._http = http_client.session()
         self._claim_id = f"claim_{secrets.token_hex(16)}"
@@ -93,8 +76,8 @@ class Events:
 
     def failed(self, error: JobError) -> None:
         self._end()
-        # One try only during a shutdown, or if the gateway has been silent already. Not interrupted by `stop`, which
-        # this failure may have set.
+        # One try only, during a shutdown or when the gateway has not been responding. `stop` does not interrupt it,
+        # because this failure may have set it.
         seconds = 0.0 if isinstance(error, GatewayUnreachable | WorkerLost) else FINAL_TRIES_S
         self._send_until_accepted(Event("failed", self._claim_id, error=error), seconds, time.sleep)
 
@@ -112,12 +95,10 @@ class Events:
             try:
                 self._send(Event("progress", self._claim_id, progress=round(self.progress, 4)))
             except JobError as error:
-                if isinstance(error, Superseded) or (self._silent_for() > SILENCE_S and not self._encoding):
+                silent = time.monotonic() - self._answered_at > SILENCE_S
+                if isinstance(error, Superseded) or (silent and not self._encoding):
                     self._stop.set(error)
                     return
-
-    def _silent_for(self) -> float:
-        return time.monotonic() - self._answered_at
 
     def _send_until_accepted(self, event: Event, seconds: float, pause: Callable[[float], None]) -> None:
         """Send, with retries for `seconds`, until the gateway accepts. Raises Superseded or GatewayUnreachable."""

@@ -146,8 +146,6 @@ class _Pool:
 
 
 class _Download:
-    """The download of one file."""
-
     def __init__(
         self, url: str, path: str, file: Path, pool: _Pool, ends_at: float, allow_origins: Collection[str]
     ) -> None:
@@ -169,7 +167,7 @@ class _Download:
                 if pause is None or time.monotonic() + pause > self._ends_at:
                     raise
                 log.warning(
-                    "fetch.failed", param=self._path, tries=failed + 1, reason=error.message, detail=error.detail
+                    "asset.fetch_failed", param=self._path, tries=failed + 1, reason=error.message, detail=error.detail
                 )
             self._pool.stop.wait(pause)
 
@@ -209,7 +207,7 @@ class _Download:
         if sniff_file(self._file) == HTML:
             raise AssetInvalid(f"{name}: {share_links.explain(self._url)}")
         self._pool.done(name, done.size_bytes)
-        log.info("fetch.done", param=name, size_bytes=done.size_bytes, content_type=done.content_type)
+        log.info("asset.fetched", param=name, size_bytes=done.size_bytes, content_type=done.content_type)
 
 
 class _Counted:
@@ -227,7 +225,7 @@ class _Counted:
 def _pause_s(cause: BaseException | None, failed: int) -> float | None:
     """How long to wait after `failed` earlier failures; None to give up."""
     if isinstance(cause, safe_http.TooSlow):
-        return None  # it would be as slow again, on a machine that is billed by the second
+        return None  # another try would be as slow, on a machine that is billed by the second
     response = cause.response if isinstance(cause, requests.HTTPError) else None
     busy = response is not None and response.status_code in _BUSY
     pauses = PAUSES_BUSY_S if busy else PAUSES_S
@@ -239,7 +237,7 @@ def _pause_s(cause: BaseException | None, failed: int) -> float | None:
 
 def _status_error(name: str, error: requests.HTTPError) -> JobError:
     status = error.response.status_code
-    message = f"{name}: the URL answered with HTTP status {status}."
+    message = f"{name}: the server returned HTTP status {status}."
     if status >= 500 or status in {408, 425, 429}:
         return AssetUnavailable(message)
     return AssetNotFound(message)

@@ -64,7 +64,9 @@ def create_app(
     runs = app.extensions["runs"] = runs or Runs(settings)
     app.before_request(lambda: _guard(settings, heartbeat))
     app.after_request(close_if_body_unread)
-    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(
+        HTTPException, lambda error: _problem(error.code or 500, error.name.lower().replace(" ", "_"), error.name)
+    )
     app.register_error_handler(JobError, lambda error: _problem(400, error.code, error.message))
 
     @app.post("/video/<operation>")
@@ -144,10 +146,6 @@ def _allowed(address: str | None, allowed: tuple[str, ...] | None) -> bool:
         return any(ip in ipaddress.ip_network(entry) for entry in allowed or ())
     except ValueError:
         return False
-
-
-def _http_error(error: HTTPException) -> Response:
-    return _problem(error.code or 500, error.name.lower().replace(" ", "_"), error.name)
 
 
 def _problem(status: int, code: str, detail: str, **more: Any) -> Response:

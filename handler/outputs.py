@@ -32,7 +32,7 @@ def check(work: Work) -> dict[str, int]:
     total, limit = sum(sizes.values()), work.limits.max_output_bytes
     if total > limit:
         what = "The video has" if len(sizes) == 1 else "The outputs together have"
-        raise OutputTooLarge(f"{what} {total} bytes, {limit} are allowed.")
+        raise OutputTooLarge(f"{what} {total} bytes; at most {limit} are allowed.")
     return sizes
 
 
@@ -46,7 +46,8 @@ def store(work: Work, job_input: JobInput, folder: Path) -> dict[str, dict[str, 
         return {name: {} for name in work.outputs}
     folder.mkdir(parents=True, exist_ok=True)
     begin = f"{job_input.operation}-{delivery.attempt_id if delivery else work.directory.name}"
-    return {name: {"path": _moved(work, name, folder, begin)} for name in work.outputs}
+    moves = {name: folder / f"{begin}-{name}.{media_type.extension}" for name, media_type in work.outputs.items()}
+    return {name: {"path": str(shutil.move(work.output(name), path))} for name, path in moves.items()}
 
 
 def mismatch(declared: Outputs, uploads: Mapping[str, Any]) -> list[str]:
@@ -62,8 +63,3 @@ def _size(name: str, path: Path) -> int:
     if not stat.S_ISREG(found.st_mode) or found.st_size == 0:
         raise OutputMissing(f"The worker made an empty output {name}.")
     return found.st_size
-
-
-def _moved(work: Work, name: str, folder: Path, begin: str) -> str:
-    extension = work.outputs[name].extension
-    return str(shutil.move(work.output(name), folder / f"{begin}-{name}.{extension}"))

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 
 PERIOD_S = 2.0
-# Progress that arrives after the end overwrites the job's state at RunPod, and the job never ends (runpod-python #250).
-# So no progress is sent near the end, and the result waits until all progress has arrived.
+# Progress that arrives after the result overwrites the job's state at RunPod, and the job never ends (runpod-python
+# #250). So no progress is sent near the end, and the result is held back until all progress has arrived.
 UNTIL = 0.9
 SETTLE_S = 8.0  # the SDK makes three tries within five seconds
 

@@ -52,7 +52,7 @@ class Busy(Exception):
 
 
 class Runs:
-    """Runs at most `worker_concurrency` attempts at once, none twice; keeps the last KEPT_ENDS that ended."""
+    """Runs at most `worker_concurrency` attempts at once, each once; remembers the last KEPT_ENDS that ended."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

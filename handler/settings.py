@@ -10,18 +10,14 @@ from pathlib import Path
 
 from marshmallow import fields, validate
 
-from common.settings import Folder, Networks, Origins, setting
+from common.settings import Folder, Networks, Origins, http_url, log_level, setting, whole
 
 
 @dataclass(frozen=True)
 class Settings:
     """All settings of the worker; `.env.example` is generated from them."""
 
-    log_level: str = setting(
-        fields.String(validate=validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR"])),
-        "INFO",
-        "Minimum level that is logged.",
-    )
+    log_level: str = log_level()
     work_dir: Path = setting(
         Folder(),
         "/tmp/reelay-work",  # noqa: S108  (every attempt has a private directory in it)
@@ -34,20 +30,19 @@ class Settings:
         "Hide the host's other GPUs from FFmpeg, a workaround for NVIDIA's drivers 570 to 609. In the image only.",
     )
     runpod_gpu_name: str | None = setting(fields.String(), None, "Set by RunPod: the name of the worker's GPU.")
+    gpu_decode: bool = setting(
+        fields.Boolean(),
+        "false",
+        "Have the GPU decode the videos that `caption` draws on; one that it cannot decode is decoded by the CPU.",
+    )
     fetch_allow_origins: tuple[str, ...] = setting(
         Origins(),
         "",
         "Comma-separated non-public origins (scheme://host:port) that assets may be fetched from.",
     )
     worker_host: str = setting(fields.String(), "127.0.0.1", "HTTP worker: address to listen on.")
-    worker_port: int = setting(
-        fields.Integer(validate=validate.Range(1, 65535)), 3334, "HTTP worker: port to listen on."
-    )
-    worker_concurrency: int = setting(
-        fields.Integer(validate=validate.Range(1, 16)),
-        1,
-        "HTTP worker: concurrent attempts; more get `worker_busy`.",
-    )
+    worker_port: int = setting(whole(1, 65535), 3334, "HTTP worker: port to listen on.")
+    worker_concurrency: int = setting(whole(1, 16), 1, "HTTP worker: concurrent attempts; more get `worker_busy`.")
     session_token: str = setting(
         fields.String(validate=validate.Length(min=32)),
         None,
@@ -62,7 +57,7 @@ class Settings:
     worker_tls: bool = setting(
         fields.Boolean(),
         "false",
-        "HTTP worker: serve HTTPS with a certificate made at start, proven to be its own. For rented machines.",
+        "HTTP worker: serve HTTPS with a certificate of its own, made at start. For rented machines.",
     )
     worker_silence_seconds: int = setting(
         fields.Integer(validate=validate.Range(min=1)),
@@ -80,7 +75,7 @@ class Settings:
         "Rented worker: folder for the deadline, kept when the container restarts.",
     )
     self_destroy_base: str = setting(
-        fields.Url(require_tld=False, schemes={"http", "https"}),
+        http_url(),
         "https://console.vast.ai",
         "Rented worker: base URL of the API that destroys the machine, with the CONTAINER_API_KEY that Vast.ai sets.",
     )

@@ -2,8 +2,8 @@
 
 The machine is destroyed after WORKER_SILENCE_SECONDS without an authorized call from the gateway, or
 WORKER_LIFETIME_SECONDS after its first start. The supervisor then kills the worker and calls Vast.ai to destroy the
-machine. It repeats the call for ever, because an accepted call is no proof, and a container that exits may be restarted
-and billed. Only SIGTERM from the host ends this process.
+machine. It repeats the call until the machine ends, because an accepted call proves nothing, and a container that exits
+may be restarted and billed. Only SIGTERM from the host ends this process.
 
 It must survive whatever the worker does. It therefore uses only the standard library and requests, handles no job data,
 and starts with any settings, however wrong, and on a full disk.
@@ -173,7 +173,7 @@ class Supervisor:
 
 
 def destroy(config: Config) -> None:
-    """Request the destruction of this machine. Never returns: the only proof is that the machine ends."""
+    """Request the destruction of this machine, again and again. Never returns: the process ends with the machine."""
     pause_s, max_pause_s = config.retry_s, MAX_RETRY_FACTOR * config.retry_s
     while True:
         try:

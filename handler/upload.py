@@ -25,29 +25,23 @@ _CHUNK_BYTES = 256 * 1024
 
 
 def upload(path: Path, target: Upload, mime: str, stop: StopSignal) -> None:
-    """PUT the file. Raises OutputTooLarge, Superseded, StorageFull, or UploadFailed when no try succeeds."""
+    """Send the file with PUT. Raises OutputTooLarge, Superseded, StorageFull, or UploadFailed when no try succeeds."""
     size = path.stat().st_size
     if size > target.max_bytes:
-        raise OutputTooLarge(f"The file has {size} bytes, {target.max_bytes} are allowed.")
+        raise OutputTooLarge(f"The file has {size} bytes; at most {target.max_bytes} are allowed.")
     for failed in itertools.count():
-        try:
-            _put(path, size, target, mime, stop)
+        error = _put(path, size, target, mime, stop)
+        if error is None:
             return
-        except _TryAgain as again:
-            pauses = PAUSES_FULL_S if isinstance(again.error, StorageFull) else PAUSES_S
-            log.warning("upload.failed", tries=failed + 1, reason=again.error.code, detail=again.error.detail)
-            if failed >= len(pauses):
-                raise again.error from again
+        pauses = PAUSES_FULL_S if isinstance(error, StorageFull) else PAUSES_S
+        log.warning("output.upload_failed", tries=failed + 1, reason=error.code, detail=error.detail)
+        if failed >= len(pauses):
+            raise error
         stop.wait(pauses[failed])
 
 
-class _TryAgain(Exception):
-    def __init__(self, error: WorkerFault) -> None:
-        super().__init__(error.message)
-        self.error = error
-
-
-def _put(path: Path, size: int, target: Upload, mime: str, stop: StopSignal) -> None:
+def _put(path: Path, size: int, target: Upload, mime: str, stop: StopSignal) -> WorkerFault | None:
+    """Make one try. Returns the error of one that may be repeated; raises those after which that is useless."""
     headers = {"Content-Type": mime, **target.headers, "Content-Length": str(size)}
     try:
         response = http_client.session().put(
@@ -55,17 +49,18 @@ def _put(path: Path, size: int, target: Upload, mime: str, stop: StopSignal) -> 
         )
     except requests.RequestException as error:
         stop.check()  # a stop of the attempt also breaks the connection
-        raise _TryAgain(UploadFailed(detail=http_client.error_classes(error))) from error
+        return UploadFailed(detail=http_client.error_classes(error))
     status, text = response.status_code, response.text[:300]
     if status == 409:
         raise Superseded
     if status == 507:
-        raise _TryAgain(StorageFull(detail=text))
+        return StorageFull(detail=text)
     if status >= 500 or status in {408, 425, 429}:
-        raise _TryAgain(UploadFailed(detail=f"status {status}: {text}"))
+        return UploadFailed(detail=f"status {status}: {text}")
     if status >= 300:
         raise UploadFailed(detail=f"status {status}: {text}")
-    log.info("upload.done", size_bytes=size)
+    log.info("output.uploaded", size_bytes=size)
+    return None
 
 
 class _Body:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import BaseRequestHandler
 
+import requests
+
 PATIENCE_S = 60.0  # reached only by what is broken, however busy the machine is
 STOP_S = 9.0  # for what must end at once: less than a timeout or its own end would take
 
@@ -176,6 +178,15 @@ class RawServer(Loopback):
 def file_server() -> Iterator[FileServer]:
     with closing(FileServer()) as server:
         yield server
+
+
+def responds(url: str) -> bool:
+    """Whether a server responds, whatever the status."""
+    try:
+        requests.get(url, timeout=2)
+    except requests.RequestException:
+        return False
+    return True
 
 
 def eventually(check: Callable[[], object], seconds: float = PATIENCE_S) -> None:

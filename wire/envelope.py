@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
-from marshmallow import EXCLUDE, INCLUDE, Schema, ValidationError, fields, post_load, validate
+from marshmallow import EXCLUDE, INCLUDE, Schema, ValidationError, fields, post_load, validate, validates_schema
 
 from common.clock import from_rfc3339, to_rfc3339
 from common.validation import describe
 from wire.errors import MAX_MESSAGE, InvalidParams, JobError, job_error_from_wire
 
-VERSION = 1
-# A worker reports every second. Without reports for this long, its claim is dead. A worker that gets no response for
-# this long stops too, unless it is already encoding.
+# A worker reports every second. After this long without a report, the gateway gives it up; after this long without a
+# response, the worker gives up too, unless it is already encoding.
 SILENCE_S = 30
 # Names that the request or the envelope uses: no operation may have a param with such a name.
 RESERVED_NAMES = frozenset({"operation", "delivery", "webhook_url", "reference", "filename", "priority", "output"})
@@ -34,6 +33,7 @@ MAX_RESULT_BYTES = 64_000
 # Where a GPU should encode and does not: `prefer` the CPU to a failed attempt, or `require` the GPU.
 GPU_ENCODER = ("prefer", "require")
 DEFAULT_TIMEOUT_S = 600
+_POSITIVE = validate.Range(min=1)
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,6 @@ class Delivery:
     gpu_encoder: str = "prefer"
     #: Id of the client's request, for logs.
     request_id: str | None = None
-    #: Version of the protocol.
-    version: int = VERSION
 
 
 @dataclass(frozen=True)
@@ -125,21 +123,27 @@ class Event:
 
 
 class _Wire(Schema):
-    """Unknown keys are ignored: the other side may be newer."""
+    """Ignores unknown keys, because the other side may be newer. Loading returns what `made` makes of the fields."""
 
     class Meta:
         unknown = EXCLUDE
 
+    made: ClassVar[Callable[..., Any]] = dict
 
-class Rfc3339(fields.Field[int]):
+    @post_load
+    def _make(self, data: dict[str, Any], **_: Any) -> Any:
+        return self.made(**data)
+
+
+class Rfc3339(fields.String):
     """A time: integer milliseconds in Python, RFC 3339 in JSON."""
 
     default_error_messages = {"invalid": "Not an RFC 3339 time."}
 
-    def _serialize(self, value: int | None, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
         return None if value is None else to_rfc3339(value)
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:  # type: ignore[override]
         try:
             return from_rfc3339(value)
         except (TypeError, ValueError) as error:
@@ -151,37 +155,28 @@ def _output_name() -> fields.String:
 
 
 class LimitsSchema(_Wire):
-    max_asset_bytes = fields.Integer(validate=validate.Range(min=1), load_default=DEFAULT_MAX_BYTES)
-    max_output_bytes = fields.Integer(validate=validate.Range(min=1), load_default=DEFAULT_MAX_BYTES)
-    timeout_s = fields.Integer(validate=validate.Range(min=1), load_default=DEFAULT_TIMEOUT_S)
-    max_job_assets_bytes = fields.Integer(validate=validate.Range(min=1), load_default=DEFAULT_MAX_JOB_ASSETS_BYTES)
-
-    @post_load
-    def _make(self, data: dict[str, Any], **_: Any) -> Limits:
-        return Limits(**data)
+    made = Limits
+    max_asset_bytes = fields.Integer(validate=_POSITIVE, load_default=DEFAULT_MAX_BYTES)
+    max_output_bytes = fields.Integer(validate=_POSITIVE, load_default=DEFAULT_MAX_BYTES)
+    timeout_s = fields.Integer(validate=_POSITIVE, load_default=DEFAULT_TIMEOUT_S)
+    max_job_assets_bytes = fields.Integer(validate=_POSITIVE, load_default=DEFAULT_MAX_JOB_ASSETS_BYTES)
 
 
 class UploadSchema(_Wire):
+    made = Upload
     url = fields.Url(required=True, require_tld=False, schemes={"http", "https"})
-    max_bytes = fields.Integer(required=True, validate=validate.Range(min=1))
+    max_bytes = fields.Integer(required=True, validate=_POSITIVE)
     headers = fields.Dict(keys=fields.String(), values=fields.String(), load_default=dict)
-
-    @post_load
-    def _make(self, data: dict[str, Any], **_: Any) -> Upload:
-        return Upload(**data)
 
 
 class EventTargetSchema(_Wire):
+    made = EventTarget
     url = fields.Url(required=True, require_tld=False, schemes={"http", "https"})
     token = fields.String(required=True)
 
-    @post_load
-    def _make(self, data: dict[str, Any], **_: Any) -> EventTarget:
-        return EventTarget(**data)
-
 
 class DeliverySchema(_Wire):
-    version = fields.Integer(load_default=VERSION)
+    made = Delivery
     job_id = fields.String(required=True)
     attempt_id = fields.String(required=True, validate=validate.Regexp(r"^[A-Za-z0-9_-]{1,64}\Z"))
     deadline = Rfc3339(required=True)
@@ -190,10 +185,6 @@ class DeliverySchema(_Wire):
     events = fields.Nested(EventTargetSchema, load_default=None)
     gpu_encoder = fields.String(load_default="prefer", validate=validate.OneOf(GPU_ENCODER))
     request_id = fields.String(load_default=None)
-
-    @post_load
-    def _make(self, data: dict[str, Any], **_: Any) -> Delivery:
-        return Delivery(**data)
 
 
 class JobInputSchema(Schema):
@@ -209,13 +200,10 @@ class JobInputSchema(Schema):
 
 
 class ErrorSchema(_Wire):
+    made = staticmethod(job_error_from_wire)
     code = fields.String(required=True, validate=validate.Regexp(r"^[a-z][a-z0-9_]{0,63}\Z"))
     message = fields.String(required=True, validate=validate.Length(max=MAX_MESSAGE))
     retryable = fields.Boolean(required=True)
-
-    @post_load
-    def _make(self, data: dict[str, Any], **_: Any) -> JobError:
-        return job_error_from_wire(**data)
 
 
 class StatsSchema(_Wire):
@@ -249,7 +237,7 @@ class StatsSchema(_Wire):
 class OutputSchema(_Wire):
     """A file that a worker made."""
 
-    size_bytes = fields.Integer(required=True, validate=validate.Range(min=1))
+    size_bytes = fields.Integer(required=True, validate=_POSITIVE)
     path = fields.String()
 
 
@@ -267,19 +255,18 @@ class ResultSchema(_Wire):
 
 
 class EventSchema(_Wire):
+    made = Event
     type = fields.String(required=True, validate=validate.OneOf(EVENT_TYPES))
     claim_id = fields.String(required=True, validate=validate.Length(min=8, max=64))
     progress = fields.Float(validate=validate.Range(min=0, max=1), load_default=None)
     result = fields.Nested(ResultSchema, load_default=None)
     error = fields.Nested(ErrorSchema, load_default=None)
 
-    @post_load
-    def _make(self, data: dict[str, Any], **_: Any) -> Event:
-        if (data["type"] == "completed") != (data["result"] is not None):
-            raise ValidationError("Must be set for the type `completed`, and only for it.", "result")
-        if (data["type"] == "failed") != (data["error"] is not None):
-            raise ValidationError("Must be set for the type `failed`, and only for it.", "error")
-        return Event(**data)
+    @validates_schema
+    def _matches_type(self, data: dict[str, Any], **_: Any) -> None:
+        for name, needed_by in (("result", "completed"), ("error", "failed")):
+            if (data["type"] == needed_by) != (data[name] is not None):
+                raise ValidationError(f"Must be set for the type `{needed_by}`, and only for it.", name)
 
 
 def parse_job_input(raw: object) -> JobInput:

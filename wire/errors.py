@@ -17,8 +17,8 @@
     │       └── Superseded          Cancelled
     └── RequestError                an HTTP request is refused: see `gateway.errors`
 
-Each class has a stable `code` for programs, a public `message` for people, and a `detail` for the log only. The
-class alone decides whether a job is tried again.
+An error has a stable `code` for programs, a public `message` for people, and a `detail` for the log only. Its class
+alone decides whether a job is tried again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def storable(text: str) -> str:
 
 
 class ReelayError(Exception):
-    """The root of all errors. `code` is stable, `message` is for the client, `detail` for the log only."""
+    """The root of all errors. The docstring of a class with a `code` is its default message."""
 
     code: ClassVar[str] = ""
     text: ClassVar[str] = ""
@@ -47,11 +47,11 @@ class ReelayError(Exception):
         self.detail = detail[-MAX_DETAIL:] if detail else None
         super().__init__(self.message)
 
-    def __init_subclass__(cls) -> None:
-        code = cls.__dict__.get("code")
+    def __init_subclass__(cls, *, code: str = "") -> None:
+        if code in CODES:
+            raise TypeError(f"two errors share the code {code!r}")
         if code:
-            if code in CODES:
-                raise TypeError(f"two errors share the code {code!r}")
+            cls.code, cls.text = code, cls.__doc__ or ""
             CODES[code] = cls
 
 
@@ -78,64 +78,52 @@ class JobFault(JobError):
     """The job's own fault: trying again cannot help."""
 
 
-class InvalidParams(JobFault):
-    code = "invalid_params"
-    text = "A parameter of the job is not valid."
+class InvalidParams(JobFault, code="invalid_params"):
+    """A parameter of the job is not valid."""
 
 
-class AssetForbidden(JobFault):
-    code = "asset_forbidden"
-    text = "The URL points to an address that jobs may not fetch from."
+class AssetForbidden(JobFault, code="asset_forbidden"):
+    """The URL points to an address that jobs may not fetch from."""
 
 
-class AssetNotFound(JobFault):
-    code = "asset_not_found"
-    text = "The server of the URL reported that the file does not exist or may not be read."
+class AssetNotFound(JobFault, code="asset_not_found"):
+    """The server of the URL reported that the file does not exist or may not be read."""
 
 
-class AssetUnavailable(JobFault):
-    code = "asset_unavailable"
-    text = "The file could not be downloaded in time."
+class AssetUnavailable(JobFault, code="asset_unavailable"):
+    """The file could not be downloaded in time."""
 
 
-class AssetTooLarge(JobFault):
-    code = "asset_too_large"
-    text = "The file at the URL is larger than allowed."
+class AssetTooLarge(JobFault, code="asset_too_large"):
+    """The file at the URL is larger than allowed."""
 
 
-class AssetEmpty(JobFault):
-    code = "asset_empty"
-    text = "The file at the URL is empty."
+class AssetEmpty(JobFault, code="asset_empty"):
+    """The file at the URL is empty."""
 
 
-class AssetInvalid(JobFault):
-    code = "asset_invalid"
-    text = "The file at the URL is not of the kind that the operation needs."
+class AssetInvalid(JobFault, code="asset_invalid"):
+    """The file at the URL is not of the kind that the operation needs."""
 
 
-class AssetHasNoAudio(JobFault):
-    code = "asset_has_no_audio"
-    text = "The file at the URL has no audio track."
+class AssetHasNoAudio(JobFault, code="asset_has_no_audio"):
+    """The file at the URL has no audio track."""
 
 
-class OutputTooLarge(JobFault):
-    code = "output_too_large"
-    text = "The finished files would be larger than allowed."
+class OutputTooLarge(JobFault, code="output_too_large"):
+    """The finished files would be larger than allowed."""
 
 
-class JobTimeout(JobFault):
-    code = "job_timeout"
-    text = "The job exceeded its time limit."
+class JobTimeout(JobFault, code="job_timeout"):
+    """The job exceeded its time limit."""
 
 
-class QueueTimeout(JobFault):
-    code = "queue_timeout"
-    text = "No worker took the job in time."
+class QueueTimeout(JobFault, code="queue_timeout"):
+    """No worker took the job in time."""
 
 
-class BudgetExhausted(JobFault):
-    code = "budget_exhausted"
-    text = "The API key reached its daily spending limit before the job could start, or be tried again."
+class BudgetExhausted(JobFault, code="budget_exhausted"):
+    """The API key reached its daily spending limit before the job could start, or be tried again."""
 
 
 class WorkerFault(JobError):
@@ -144,95 +132,77 @@ class WorkerFault(JobError):
     retryable = True
 
 
-class WorkerOutdated(WorkerFault):
-    code = "worker_outdated"
-    text = "The worker does not know the operation or one of its parameters."
+class WorkerOutdated(WorkerFault, code="worker_outdated"):
+    """The worker does not know the operation or one of its parameters."""
 
 
-class WorkerLost(WorkerFault):
-    code = "worker_lost"
-    text = "The worker stopped in the middle of the job."
+class WorkerLost(WorkerFault, code="worker_lost"):
+    """The worker stopped in the middle of the job."""
 
 
-class WorkerError(WorkerFault):
-    code = "worker_error"
-    text = "The worker failed unexpectedly."
+class WorkerError(WorkerFault, code="worker_error"):
+    """The worker failed unexpectedly."""
 
 
-class WorkerDiskFull(WorkerFault):
-    code = "worker_disk_full"
-    text = "The worker's disk is full."
+class WorkerDiskFull(WorkerFault, code="worker_disk_full"):
+    """The worker's disk is full."""
 
 
-class EncodeFailed(WorkerFault):
-    code = "encode_failed"
-    text = "FFmpeg could not make the video."
+class EncodeFailed(WorkerFault, code="encode_failed"):
+    """FFmpeg could not make the video."""
 
 
-class EncoderUnavailable(WorkerFault):
-    code = "encoder_unavailable"
-    text = "The worker has no working encoder for the codec."
+class EncoderUnavailable(WorkerFault, code="encoder_unavailable"):
+    """The worker has no working encoder for the codec."""
 
 
-class GatewayUnreachable(WorkerFault):
-    code = "gateway_unreachable"
-    text = "The worker could not reach the gateway."
+class GatewayUnreachable(WorkerFault, code="gateway_unreachable"):
+    """The worker could not reach the gateway."""
 
 
-class UploadFailed(WorkerFault):
-    code = "upload_failed"
-    text = "The worker could not store the finished files."
+class UploadFailed(WorkerFault, code="upload_failed"):
+    """The worker could not store the finished files."""
 
 
-class StorageFull(WorkerFault):
-    code = "storage_full"
-    text = "The storage for finished files is full."
+class StorageFull(WorkerFault, code="storage_full"):
+    """The storage for finished files is full."""
 
 
-class OutputMissing(WorkerFault):
-    code = "output_missing"
-    text = "The worker reported success, but a file that the job should have made is missing or incomplete."
+class OutputMissing(WorkerFault, code="output_missing"):
+    """The worker reported success, but a file that the job should have made is missing or incomplete."""
 
 
-class OutputInvalid(WorkerFault):
-    code = "output_invalid"
-    text = "The worker made a file of another type than the operation declares."
+class OutputInvalid(WorkerFault, code="output_invalid"):
+    """The worker made a file of another type than the operation declares."""
 
 
-class SubmitUnconfirmed(WorkerFault):
-    code = "submit_unconfirmed"
-    text = "It is unknown whether a worker took the job."
+class SubmitUnconfirmed(WorkerFault, code="submit_unconfirmed"):
+    """It is unknown whether a worker took the job."""
 
 
-class ClaimTimeout(WorkerFault):
-    code = "claim_timeout"
-    text = "A worker took the job but never started it."
+class ClaimTimeout(WorkerFault, code="claim_timeout"):
+    """A worker took the job but never started it."""
 
 
-class ProviderUnreachable(WorkerFault):
-    code = "provider_unreachable"
-    text = "The provider took the job, but could not be reached afterwards."
+class ProviderUnreachable(WorkerFault, code="provider_unreachable"):
+    """The provider took the job, but could not be reached afterwards."""
 
 
-class StorageUnreachable(WorkerFault):
-    code = "storage_unreachable"
-    text = "The worker reported success, but the storage could not be reached to check the files."
+class StorageUnreachable(WorkerFault, code="storage_unreachable"):
+    """The worker reported success, but the storage could not be reached to check the files."""
 
 
-class GatewayError(JobError):
-    code = "gateway_error"
-    text = "Errors on the server kept the job from ending in time."
+class GatewayError(JobError, code="gateway_error"):
+    """Errors on the server kept the job from ending in time."""
 
 
 class Stopped(JobError):
     """The attempt is no longer wanted; the worker drops it within two seconds."""
 
 
-class Superseded(Stopped):
-    code = "superseded"
-    text = "A newer attempt or another worker has taken over."
+class Superseded(Stopped, code="superseded"):
+    """A newer attempt or another worker has taken over."""
 
 
-class Cancelled(Stopped):
-    code = "cancelled"
-    text = "The job was cancelled."
+class Cancelled(Stopped, code="cancelled"):
+    """The job was cancelled."""

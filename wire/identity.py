@@ -1,8 +1,7 @@
 """How a rented worker proves its identity before any secret is sent.
 
-At its start, it creates a certificate. It responds to `GET /identity?nonce=…` with a proof over the certificate's
-fingerprint, which can be computed only with the session token. A man in the middle presents a certificate of his own,
-for which he has no proof.
+It creates a certificate when it starts, and responds to `GET /identity?nonce=…` with a proof over the certificate's
+fingerprint that can only be computed with the session token. A man in the middle cannot compute it for his certificate.
 """
 
 from __future__ import annotations

@@ -113,7 +113,9 @@ _BEGINS_JSON = re.compile(r"\s*(?:\{\s*[\"}]|\[\s*(?:[\"\[\]{\d-]|true|false|nul
 def sniff(head: bytes) -> Content:
     """Identify a file by `head`, its first HEAD_BYTES or all of it."""
     bare = head.removeprefix(codecs.BOM_UTF8)
-    return _container(head) or next((c for s, c in _SIGNATURES if bare.startswith(s)), None) or _bare(head) or UNKNOWN
+    signed = next((content for signature, content in _SIGNATURES if bare.startswith(signature)), None)
+    # then formats without a signature
+    return _container(head) or signed or _frames(head) or _transport_stream(head) or _text(head) or UNKNOWN
 
 
 def sniff_file(path: Path) -> Content:
@@ -136,11 +138,6 @@ def _container(head: bytes) -> Content | None:
     if head[:4] in {b"RIFF", b"RF64", b"FORM"} and head[8:12] in _IN_RIFF:
         return _IN_RIFF[head[8:12]]
     return _RIFF if head[:4] == b"RIFF" else None
-
-
-def _bare(head: bytes) -> Content | None:
-    """Recognise formats without a signature."""
-    return _frames(head) or _transport_stream(head) or _text(head)
 
 
 def _frames(head: bytes) -> Content | None:

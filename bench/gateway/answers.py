@@ -6,19 +6,16 @@ import signal
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import requests
-
-from bench.figures import Figure
+from bench.figures import Figure, rounded
 from bench.gateway.client import Load, Report, drive, request
-from bench.gateway.sizes import JOB, Sizes, gateway, on_few_cores, post, rounded
+from bench.gateway.sizes import JOB, Sizes, gateway, on_few_cores, post
 from scripts.stack import ROOT, Stack, free_port
+from tests.servers import eventually, responds
 
-START_S = 30
 THREADS = 16  # for both servers: the default
 SAMPLE = 500
 
@@ -86,23 +83,11 @@ def bare_route() -> Iterator[int]:
     with on_few_cores():
         server = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
-        _wait_for(port)
+        eventually(lambda: responds(f"http://127.0.0.1:{port}/"))
         yield port
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait()
-
-
-def _wait_for(port: int) -> None:
-    ends_at = time.monotonic() + START_S
-    while True:
-        try:
-            requests.get(f"http://127.0.0.1:{port}/", timeout=5)
-            return
-        except requests.ConnectionError:
-            if time.monotonic() > ends_at:
-                raise
-            time.sleep(0.1)
 
 
 def _shown(reports: list[Report]) -> str:

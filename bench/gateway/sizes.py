@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bench.figures import RUNS
 from bench.gateway.client import request
@@ -61,7 +60,3 @@ def on_few_cores() -> Iterator[None]:
 def post(stack: Stack) -> str:
     """The request that submits a job."""
     return request("POST", "/video/img2vid", {"X-API-Key": stack.api_key}, JOB)
-
-
-def rounded(value: float) -> Any:
-    return float(f"{value:.3g}")

@@ -87,7 +87,7 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
 
 
 def _make(work: Work, params: Mapping[str, Any], sources: Sources) -> dict[str, Any]:
-    """Make the output. Raises UnsteadySound when the sound has the wrong length."""
+    """Copy or encode the video, with the sound. Raises UnsteadySound when the sound has the wrong length."""
     length_s, sound_end_s = _lengths(sources, params, work)
     copied = _copied_video(sources, length_s, params.get("encoding", {}), work)
     copies_sound = _can_copy_sound(sources, params, length_s, sound_end_s, work)
@@ -164,7 +164,7 @@ def _graph(sources: Sources, params: Mapping[str, Any], length_s: float, sound_e
 
 
 def _copy(work: Work, plan: Plan, options: list[str], frames: int | None, max_bytes: int | None) -> dict[str, Any]:
-    """Copy the video. Raises OutputTooLarge also past `max_bytes`; with that limit, progress waits for success."""
+    """Copy the video. With `max_bytes`, raises OutputTooLarge past it, and reports progress only on success."""
     sources = plan.sources
     trial = replace(ladder.limited(work, max_bytes), progress=lambda share: None) if max_bytes else work
     encoded = ffmpeg.encode(plan.command(options, decoded=False), trial, length_s=plan.length_s)
@@ -180,7 +180,6 @@ def _copy(work: Work, plan: Plan, options: list[str], frames: int | None, max_by
 
 
 def _encode(work: Work, plan: Plan, encoding: Encoding) -> dict[str, Any]:
-    """Encode the video."""
     sources, length_s = plan.sources, plan.length_s
     stream, video_s = sources.stream, sources.video_s
     inspect.require_size(stream, "url_video")

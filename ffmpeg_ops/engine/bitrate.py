@@ -11,7 +11,7 @@ from wire.errors import OutputTooLarge
 
 MIN_RATE = 30_000  # bits a second; below this no video is watchable
 _HEADER_BYTES, _HEADER_BYTES_PER_S = 4_000, 2_000  # MP4's tables for 60 frames and 47 packets of sound a second
-_BUFFER_S = 1  # encoders hold a rate within a buffer of this length, which may be full at the end
+_BUFFER_S = 1  # encoders may exceed a rate by a buffer of this length
 
 
 def video_rate(max_bytes: int, length_s: float, sound_bytes: int) -> int:

@@ -30,7 +30,7 @@ class EncodingParams(Schema):
     max_bytes = integer(
         MIN_BYTES,
         MAX_BYTES,
-        "Maximum size of the file in bytes. The video stream loses quality where needed, the sound never does; a video "
+        "Maximum size of the file in bytes. To fit, the video stream may lose quality, the sound never does; a video "
         "that cannot be made to fit fails with output_too_large.",
     )
 

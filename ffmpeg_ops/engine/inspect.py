@@ -45,8 +45,6 @@ class VideoStream:
     duration_s: float | None
     #: FFmpeg's name of the pixel format.
     pixel_format: str
-    #: Degrees by which players turn the frame: 0, 90, 180 or 270.
-    rotation: int
     #: Width of a pixel divided by its height, as shown.
     pixel_aspect: Fraction = Fraction(1)
     #: Unit of the timestamps, in seconds.
@@ -250,10 +248,9 @@ def _is_video(stream: Mapping[str, Any]) -> bool:
 
 
 def _video(stream: Mapping[str, Any]) -> VideoStream:
-    rotation = _rotation(stream)
     width, height = int(stream["width"]), int(stream["height"])
     pixel_aspect = _rate(stream.get("sample_aspect_ratio", "").replace(":", "/")) or Fraction(1)
-    if rotation % 180:
+    if _rotation(stream) % 180:
         width, height, pixel_aspect = height, width, 1 / pixel_aspect
     return VideoStream(
         index=stream["index"],
@@ -264,7 +261,6 @@ def _video(stream: Mapping[str, Any]) -> VideoStream:
         frames=int(stream["nb_frames"]) if "nb_frames" in stream else None,
         duration_s=_seconds(stream),
         pixel_format=stream.get("pix_fmt", ""),
-        rotation=rotation,
         pixel_aspect=pixel_aspect,
         time_base=_rate(stream.get("time_base")) or Fraction(1, 1000),
         color_range=stream.get("color_range", ""),

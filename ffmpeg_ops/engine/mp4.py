@@ -70,7 +70,7 @@ def _track(trak: bytes) -> tuple[str, Track]:
 
 
 def _skipped(trak: bytes) -> int:
-    """Where the track's only edit begins, in ticks; an empty edit before it has −1."""
+    """How many ticks players skip: where the track's edit begins. An empty edit before it begins at −1."""
     try:
         edits = _inside(trak, b"edts", b"elst")
     except KeyError:

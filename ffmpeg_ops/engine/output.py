@@ -71,8 +71,8 @@ def require_frames(made: int, source: Path, stream: inspect.VideoStream, length_
     """Raise AssetInvalid when fewer than `MIN_COMPLETE` of the source's frames were written: it is damaged."""
     if stream.frames and made >= inspect.MIN_COMPLETE * stream.frames:
         return
-    # A header counts frames that an edit list hides, packets may be fields or frames that are never shown, and the
-    # length may be a guess: the lower figure counts.
+    # Both figures may be too high, so the lower one counts: headers include frames that an edit list hides, packets may
+    # be fields or frames that are never shown, and the length may be a guess.
     counted = stream.frames or inspect.count_frames(source, stream, work) or 0
     expected = min(counted, round(length_s * stream.frame_rate))
     if made + _SLACK < inspect.MIN_COMPLETE * expected:
@@ -108,7 +108,7 @@ def require_written(frames: int, work: Work) -> None:
 def made(size: tuple[int, int], frames: int, duration_s: float) -> inspect.MediaInfo:
     """The output as known from the encode, for `stats`."""
     rate = Fraction(frames) / Fraction(duration_s)
-    video = inspect.VideoStream(0, "", *size, rate, frames, duration_s, "yuv420p", 0)
+    video = inspect.VideoStream(0, "", *size, rate, frames, duration_s, "yuv420p")
     return inspect.MediaInfo("mp4", duration_s, 0, video, None)
 
 

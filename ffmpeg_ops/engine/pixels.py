@@ -5,7 +5,7 @@ from __future__ import annotations
 from ffmpeg_ops.engine import ffmpeg
 from ffmpeg_ops.engine.inspect import VideoStream
 
-_HDR = ("smpte2084", "arib-std-b67")
+_HDR = ("smpte2084", "arib-std-b67")  # PQ and HLG
 # BT.2408: diffuse white of HDR, 203 cd/m², becomes the white of SDR; what is brighter is compressed below it.
 _TONE_MAP = (
     "setparams=range={range}:colorspace=bt2020nc:color_primaries=bt2020:color_trc={transfer}",
@@ -17,11 +17,6 @@ _TONE_MAP = (
     "format=yuv420p",
     "sidedata=mode=delete",
 )
-
-
-def is_hdr(stream: VideoStream) -> bool:
-    """Whether the transfer characteristics are PQ or HLG."""
-    return stream.color_transfer in _HDR
 
 
 def even(side: int) -> int:
@@ -37,7 +32,7 @@ def to_even(stream: VideoStream) -> list[str]:
 def to_yuv420p(stream: VideoStream) -> list[str]:
     """FFmpeg's filters that convert any pixel format to 8-bit 4:2:0 in limited range, and HDR to BT.709 SDR."""
     full = stream.color_range == "pc"
-    if is_hdr(stream) and ffmpeg.has_filter("zscale"):
+    if stream.color_transfer in _HDR and ffmpeg.has_filter("zscale"):
         return [part.format(transfer=stream.color_transfer, range="pc" if full else "tv") for part in _TONE_MAP]
     if stream.pixel_format.startswith(("rgb", "bgr", "gbr", "argb", "abgr", "pal", "0rgb", "0bgr")):
         tags = "setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709"

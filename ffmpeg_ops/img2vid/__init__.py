@@ -39,10 +39,6 @@ def parse_size(text: str) -> tuple[int, int]:
     return width, height
 
 
-def _check_size(text: str) -> None:
-    parse_size(text)
-
-
 class Img2VidParams(Schema):
     url_image = Asset(
         "image", required=True, metadata={"description": "URL of the image: JPEG, PNG, WebP, TIFF, BMP or GIF."}
@@ -63,7 +59,7 @@ class Img2VidParams(Schema):
     )
     size = fields.String(
         load_default="16:9",
-        validate=_check_size,
+        validate=parse_size,
         metadata={
             "description": "Size of the video: 16:9 (1920x1080), 9:16 (1080x1920), 1:1 (1080x1080), 4:5 (1080x1350), "
             "4k (3840x2160), or any even WIDTHxHEIGHT up to 4K."

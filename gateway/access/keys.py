@@ -76,7 +76,7 @@ class Keys:
         created = {key.secret_sha256 for key in keys if key.source != FROM_ENVIRONMENT}
         if secret is None or digest(secret) in created:
             return _revoked(current, now) if current else None
-        # No prefix: the operator may have chosen a short secret.
+        # No prefix is stored, because the operator may have chosen a short secret.
         wanted = ApiKey(
             ids.new("key", now), "X_API_KEY", FROM_ENVIRONMENT, "", digest(secret), now, scopes=_joined(SCOPES)
         )
@@ -130,7 +130,7 @@ class Keys:
         """Return the key that `secret` belongs to, if both are valid."""
         if not secret or len(secret) > MAX_SECRET_CHARACTERS or mistyped(secret):
             return None
-        # Looked up by hash: what timing reveals about hashes does not help to guess a secret.
+        # Looked up by hash, because the time that a look-up takes then reveals nothing about the secret.
         sha256 = digest(secret)
         key = self._store.api_key_by_hash(sha256)
         valid = key is not None and _is_valid(key, sha256, self._clock.now_ms())
@@ -153,10 +153,9 @@ class Keys:
 
 
 def webhook_secrets(signer: Signer, key_id: str, key: ApiKey | None, now: int) -> list[str]:
-    """The secrets (`whsec_…`) that sign the webhooks of a key's jobs, newest first.
+    """The secrets (`whsec_…`) that sign the webhooks of a key's jobs, newest first. `key`: None if it is not stored.
 
-    There is more than one for a while after a change, so that receivers can adopt the new one. `key`: None if it is
-    not stored.
+    For a while after a change there is more than one, so that receivers can adopt the new one.
     """
     rotations = key.webhook_rotations if key else 0
     live = [rotations]

@@ -13,10 +13,10 @@ from gateway.domain.jobs import Job
 from gateway.errors import RequestError, SpendingLimit, TooManyJobs
 from gateway.settings import Settings
 
-# Counting is expensive for a key with thousands of jobs. A key far from its limits gets an allowance: jobs that may be
-# created within ALLOWANCE_MS without counting.
+# Counting is expensive for a key with thousands of jobs. A key far from its limits gets an allowance: a number of jobs
+# that it may create within ALLOWANCE_MS without being counted.
 ALLOWANCE, ALLOWANCE_MS = 250, 250
-# Closer than this to a limit every new job is counted, one at a time. It covers the allowances of four gateways.
+# Closer than this to a limit, a key's jobs are counted one by one. It covers the allowances of four gateways.
 MARGIN = 4 * ALLOWANCE
 # Retry-After if the key has too many jobs, and if only the estimated cost of its unfinished jobs reaches the limit.
 TOO_MANY_S, MAY_GET_CHEAPER_S = 10, 60

@@ -1,8 +1,8 @@
 """Limits of requests per minute: of a key, of an address without a key, and of an address with invalid keys.
 
-Requests are counted per calendar minute, in this process or, for several gateways, in Redis through `limits`, the
-library under Flask-Limiter. Its in-memory storage is not used: threads that begin a window together pass twice the
-limit, and it scans all names every 10 ms, which a single client with many IPv6 addresses makes expensive.
+Requests are counted per calendar minute, in this process or, for several gateways, in Redis with the library `limits`.
+The library's in-memory storage is not used: it lets twice the limit pass when a window begins, and scans all names
+every 10 ms, which a single client with many IPv6 addresses makes expensive.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -48,20 +48,8 @@ class Window:
     exceeded: bool = False
 
 
-class RequestCounter(Protocol):
-    """Counts requests by name within one minute, given as minutes since 1970."""
-
-    def add(self, name: str, minute: int) -> int:
-        """Count one request and return the new count. Never raises."""
-        ...
-
-    def get(self, name: str, minute: int) -> int:
-        """Return the count without changing it. Never raises."""
-        ...
-
-
 class ProcessCounter:
-    """Counts the requests of this process."""
+    """Counts the requests of this process by name within one minute, given as minutes since 1970."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -69,6 +57,7 @@ class ProcessCounter:
         self._counts: dict[str, int] = {}
 
     def add(self, name: str, minute: int) -> int:
+        """Count one request and return the new count. Never raises."""
         with self._lock:
             if minute != self._minute:
                 self._minute, self._counts = minute, {}
@@ -77,6 +66,7 @@ class ProcessCounter:
             return count
 
     def get(self, name: str, minute: int) -> int:
+        """Return the count without changing it. Never raises."""
         with self._lock:
             return self._counts.get(self._counted_name(name), 0) if minute == self._minute else 0
 
@@ -85,19 +75,20 @@ class ProcessCounter:
         return name if known else name.partition(":")[0]
 
 
-class RedisCounter:
+class RedisCounter(ProcessCounter):
     """Counts the requests of all gateways in Redis; those of this process while Redis does not respond."""
 
     def __init__(self, storage: RedisStorage) -> None:
-        self._storage, self._own, self._paused_until = storage, ProcessCounter(), 0.0
+        super().__init__()
+        self._storage, self._paused_until = storage, 0.0
 
     def add(self, name: str, minute: int) -> int:
         counted = self._try(lambda: self._storage.incr(f"{minute}:{name}", KEPT_S))
-        return self._own.add(name, minute) if counted is None else counted
+        return super().add(name, minute) if counted is None else counted
 
     def get(self, name: str, minute: int) -> int:
         counted = self._try(lambda: self._storage.get(f"{minute}:{name}"))
-        return self._own.get(name, minute) if counted is None else counted
+        return super().get(name, minute) if counted is None else counted
 
     def _try(self, command: Callable[[], int]) -> int | None:
         if time.monotonic() < self._paused_until:
@@ -143,7 +134,7 @@ class RateLimits:
         return minute, -(-(MINUTE_MS - past_ms) // 1000)
 
 
-def _counter(url: str) -> RequestCounter:
+def _counter(url: str) -> ProcessCounter:
     if url.startswith("memory:"):
         return ProcessCounter()
     from limits.storage import RedisStorage  # uses memory that other installations save

@@ -1,4 +1,4 @@
-"""Limits for requests that hold a thread for long, so that `/health` and short requests always find a free one."""
+"""Limits for requests that hold a thread for long, so that `/health` and short requests always get one."""
 
 from __future__ import annotations
 
@@ -8,36 +8,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 
-class ThreadLimit:
-    """The number of threads that one kind of request may hold at once."""
-
-    def __init__(self, size: int) -> None:
-        self._slots = threading.BoundedSemaphore(size)
-
-    def take(self) -> bool:
-        """Hold a thread. Returns False if all are held; after True the caller calls `give_back` once."""
-        return self._slots.acquire(blocking=False)
-
-    def give_back(self) -> None:
-        self._slots.release()
-
-    @contextmanager
-    def held(self) -> Iterator[bool]:
-        """Hold a thread inside the block; yields whether one was free."""
-        taken = self.take()
-        try:
-            yield taken
-        finally:
-            if taken:
-                self.give_back()
+@contextmanager
+def held(threads: threading.BoundedSemaphore) -> Iterator[bool]:
+    """Hold one of `threads` inside the block; yields whether one was free."""
+    taken = threads.acquire(blocking=False)
+    try:
+        yield taken
+    finally:
+        if taken:
+            threads.release()
 
 
 class ThreadLimits:
     """At most half of `threads` wait for jobs, `per_key` (0: all) of these for one key; a quarter transfer files."""
 
     def __init__(self, threads: int, per_key: int = 0) -> None:
-        self.waiting = ThreadLimit(threads // 2)
-        self.transfers = ThreadLimit(threads // 4)
+        self.waiting = threading.BoundedSemaphore(threads // 2)
+        self.transfers = threading.BoundedSemaphore(threads // 4)
         self._per_key = per_key or threads
         self._lock, self._waiting_of = threading.Lock(), Counter[str]()
 
@@ -48,8 +35,8 @@ class ThreadLimits:
             self._waiting_of[key_id] += 1
             may = self._waiting_of[key_id] <= self._per_key
         try:
-            with self.waiting.held() if may else nullcontext(False) as held:
-                yield held
+            with held(self.waiting) if may else nullcontext(False) as taken:
+                yield taken
         finally:
             with self._lock:
                 self._waiting_of[key_id] -= 1

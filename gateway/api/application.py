@@ -10,7 +10,6 @@ import structlog
 from flask import Flask, Response, g, redirect, request
 from flask_swagger_ui import get_swaggerui_blueprint
 from ulid import ULID
-from werkzeug import Response as BaseResponse
 
 from common.http_server import close_if_body_unread
 from gateway.api import (
@@ -65,8 +64,8 @@ def register(app: Flask, settings: Settings) -> None:
     app.after_request(_finish)
     app.after_request(callers.add_headers)
     app.after_request(close_if_body_unread)
-    for path in ("/", "/docs"):
-        app.add_url_rule(path, "root", _to_docs)
+    app.add_url_rule("/", "root", lambda: redirect("/docs/"))
+    app.add_url_rule("/docs", "root")
     api = problems.ProblemApi(app)
     api.ma_plugin.converter.add_attribute_function(_pattern)
     for module in (operation_routes, job_routes, file_routes, event_routes, monitoring_routes):
@@ -81,10 +80,6 @@ def _pattern(_: object, __: object, *, ret: Mapping[str, Any], **___: Any) -> di
     if "pattern" not in ret:
         return {}
     return {"pattern": "^" + ret["pattern"].removeprefix("^").replace(r"\Z", "$")}
-
-
-def _to_docs() -> BaseResponse:
-    return redirect("/docs/")
 
 
 def _identify_request() -> None:

@@ -13,6 +13,7 @@ from werkzeug.exceptions import ClientDisconnected
 from werkzeug.wsgi import ClosingIterator
 
 from common.clock import to_rfc3339
+from gateway.access.thread_limits import held
 from gateway.api.blueprint import Blueprint
 from gateway.domain import ids
 from gateway.domain.jobs import MARGIN_MS
@@ -31,8 +32,7 @@ from gateway.errors import (
     TransfersBusy,
     UnsupportedMediaType,
 )
-from gateway.settings import Settings
-from gateway.storage import StorageFullError, StorageUnavailable, download_name, mime_of
+from gateway.storage import StorageUnavailable, download_name, mime_of
 from gateway.storage.local import LocalStorage
 from gateway.wiring import services
 from wire import sniffing
@@ -109,14 +109,10 @@ def _upload() -> dict[str, Any]:
     key = f"uploads/{g.key_id}/{ids.ulid(now)}"
     size = _store(key, here.settings.max_asset_bytes, sniffed=True)
     expires_at = now + here.settings.upload_retention_seconds * 1000
-    # The file is removed when it expires, unless a job needs it: the URL must stay valid as long as such a job may run.
-    url = here.storage.presign_get(key, expires_at=expires_at + _longest_ms(here.settings), for_worker=True)
+    # The file is removed when it expires, unless a job needs it. The URL stays valid for all tries of such a job.
+    try_ms = (here.settings.queue_limit_seconds + here.settings.job_timeout_seconds) * 1000 + MARGIN_MS
+    url = here.storage.presign_get(key, expires_at=expires_at + MAX_TRIES * try_ms, for_worker=True)
     return {"url": url, "size_bytes": size, "expiresAt": to_rfc3339(expires_at)}
-
-
-def _longest_ms(settings: Settings) -> int:
-    """The longest time that a job may take with all its tries."""
-    return MAX_TRIES * ((settings.queue_limit_seconds + settings.job_timeout_seconds) * 1000 + MARGIN_MS)
 
 
 def _send(key: str, signature: str) -> Response:
@@ -124,7 +120,7 @@ def _send(key: str, signature: str) -> Response:
     if _local().allowed("GET", key, signature) is None:
         raise SignatureInvalid
     _bind_ids(key)
-    if not here.thread_limits.transfers.take():
+    if not here.thread_limits.transfers.acquire(blocking=False):
         raise TransfersBusy
     try:
         mime = mime_of(key)
@@ -137,7 +133,7 @@ def _send(key: str, signature: str) -> Response:
             max_age=0,
         )
     except BaseException as error:
-        here.thread_limits.transfers.give_back()
+        here.thread_limits.transfers.release()
         if isinstance(error, FileNotFoundError | ValueError):
             raise NotFound("The file does not exist or was removed.") from error
         if isinstance(error, OSError):
@@ -145,7 +141,7 @@ def _send(key: str, signature: str) -> Response:
         raise
     # Hold the thread until the last byte was sent or the client left. `call_on_close` is not called for responses that
     # are passed through.
-    response.response = ClosingIterator(response.response, here.thread_limits.transfers.give_back)  # type: ignore[arg-type]
+    response.response = ClosingIterator(response.response, here.thread_limits.transfers.release)  # type: ignore[arg-type]
     response.cache_control.private = True  # a caching proxy would serve files after their URL has expired
     return response
 
@@ -195,19 +191,16 @@ def _store(key: str, max_bytes: int, check: Callable[[], None] = lambda: None, *
     if length is None:
         raise LengthRequired
     if length > max_bytes:
-        raise PayloadTooLarge(f"The file has {length} bytes, {max_bytes} are allowed.")
+        raise PayloadTooLarge(f"The file has {length} bytes; at most {max_bytes} are allowed.")
     if length == 0:
         raise BadRequest("The body is empty.")
     request.max_content_length = length + 1  # instead of the limit for JSON; a body of exactly the limit is refused
-    with here.thread_limits.transfers.held() as held:
-        if not held:
+    with held(here.thread_limits.transfers) as taken:
+        if not taken:
             raise TransfersBusy
-        try:
-            chunks = _body(length, check)
-            return here.storage.write(key, _media(chunks) if sniffed else chunks, length).size_bytes
-        except StorageFullError as error:
-            log.error("storage.full", key=key)
-            raise StorageLow from error
+        chunks = _body(length, check)
+        here.storage.write(key, _media(chunks) if sniffed else chunks, length)
+    return length
 
 
 def _media(chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -226,12 +219,13 @@ def _media(chunks: Iterator[bytes]) -> Iterator[bytes]:
 def _body(length: int, check: Callable[[], None]) -> Iterator[bytes]:
     """The request's body in chunks. Raises BadRequest if the client leaves or stalls before its end."""
     received = 0
+    cut_off = BadRequest("The connection ended before the end of the file.")
     try:
         while chunk := request.stream.read(_CHUNK_BYTES):
             received += len(chunk)
             yield chunk
     except (ClientDisconnected, OSError) as error:
-        raise BadRequest("The connection ended before the end of the file.") from error
+        raise cut_off from error
     if received < length:
-        raise BadRequest("The connection ended before the end of the file.")
+        raise cut_off
     check()

@@ -18,7 +18,7 @@ _DOCS = (
     "default-src 'none'; script-src 'self' '{script}'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-# A client's file opened in a browser gets an opaque origin and may only play.
+# A file that is opened in a browser gets an opaque origin and may only be played.
 _FILES = "default-src 'none'; media-src 'self'; style-src 'unsafe-inline'; sandbox"
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",

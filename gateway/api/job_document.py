@@ -9,7 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from marshmallow import Schema, fields, post_dump
 
-from common.clock import Clock, to_rfc3339
+from common.clock import Clock
 from gateway.db.store import Store
 from gateway.domain.attempts import Attempt
 from gateway.domain.jobs import Job, JobStatus
@@ -17,18 +17,11 @@ from gateway.domain.prices import usd
 from gateway.domain.webhooks import Webhook, WebhookState
 from gateway.settings import Settings
 from gateway.storage import Storage
-from wire.envelope import StatsSchema
+from wire.envelope import Rfc3339, StatsSchema
 from wire.errors import CODES, JobError
 
 # A job that waits for long has many attempts; only the last ones are shown.
 SHOWN_ATTEMPTS = 10
-
-
-class Time(fields.String):
-    """A time in milliseconds UTC, dumped as RFC 3339."""
-
-    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
-        return None if value is None else to_rfc3339(value)
 
 
 class _Sparse(Schema):
@@ -86,26 +79,34 @@ class JobWebhookSchema(_Sparse):
     """The state of the job's webhook."""
 
     url = fields.String(metadata={"description": "The URL without user, password and query."})
-    status = fields.String(metadata={"enum": [str(state) for state in WebhookState]})
-    tries = fields.Integer(metadata={"description": "Tries since the job ended or since the last replay."})
+    status = fields.String(
+        attribute="webhook.state",
+        dump_default=WebhookState.PENDING,
+        metadata={"enum": [str(state) for state in WebhookState]},
+    )
+    tries = fields.Integer(
+        attribute="webhook.tries",
+        dump_default=0,
+        metadata={"description": "Tries since the job ended or since the last replay."},
+    )
     id = fields.String(
         attribute="webhook.id", metadata={"description": "The header `webhook-id`, the same at every try."}
     )
-    lastTryAt = Time(attribute="webhook.last_try_at", metadata={"description": "RFC 3339, UTC."})
+    lastTryAt = Rfc3339(attribute="webhook.last_try_at", metadata={"description": "RFC 3339, UTC."})
     lastStatusCode = fields.Integer(
         attribute="webhook.last_status_code",
         metadata={"description": "Status of the last response, if any."},
     )
     lastError = fields.String(attribute="webhook.last_error", metadata={"description": "Why there was no response."})
-    nextTryAt = Time(attribute="webhook.next_at", metadata={"description": "The next try of a pending webhook."})
+    nextTryAt = Rfc3339(attribute="webhook.next_at", metadata={"description": "The next try of a pending webhook."})
 
 
 class JobAttemptSchema(_Sparse):
     """One try of the job."""
 
     provider = fields.String(metadata={"description": "The provider that was asked to run it."})
-    createdAt = Time(attribute="created_at", metadata={"description": "RFC 3339, UTC."})
-    endedAt = Time(attribute="ended_at")
+    createdAt = Rfc3339(attribute="created_at", metadata={"description": "RFC 3339, UTC."})
+    endedAt = Rfc3339(attribute="ended_at")
     code = fields.String(
         attribute="error_code",
         metadata={
@@ -123,9 +124,9 @@ class JobSchema(_Sparse):
     status = fields.String(attribute="job.status", metadata={"enum": [str(status) for status in JobStatus]})
     progress = fields.Float(metadata={"description": "0 to 1."})
     statusUrl = fields.String(attribute="status_url", metadata={"description": "URL of the job."})
-    createdAt = Time(attribute="job.created_at", metadata={"description": "RFC 3339, UTC."})
-    startedAt = Time(attribute="job.started_at", metadata={"description": "When a worker first began it."})
-    finishedAt = Time(attribute="job.finished_at")
+    createdAt = Rfc3339(attribute="job.created_at", metadata={"description": "RFC 3339, UTC."})
+    startedAt = Rfc3339(attribute="job.started_at", metadata={"description": "When a worker first began it."})
+    finishedAt = Rfc3339(attribute="job.finished_at")
     waitingFor = fields.String(
         attribute="job.waiting_for", metadata={"description": "Why a queued job has not started, where that is known."}
     )
@@ -140,7 +141,7 @@ class JobSchema(_Sparse):
         metadata={"description": "The finished files by name. Left out once they have expired."},
     )
     video_url = fields.String(metadata={"description": "URL of the first video among the outputs."})
-    expiresAt = Time(attribute="expires_at", metadata={"description": "When the finished files are removed."})
+    expiresAt = Rfc3339(attribute="expires_at", metadata={"description": "When the finished files are removed."})
     result = fields.Dict(
         attribute="job.result",
         keys=fields.String(),
@@ -155,29 +156,14 @@ _JOB = JobSchema()
 
 
 @dataclass(frozen=True)
-class _WebhookView:
-    """The source of JobWebhookSchema; before the job has ended `webhook` is None."""
-
-    url: str
-    webhook: Webhook | None
-
-    @property
-    def status(self) -> str:
-        return str(self.webhook.state if self.webhook else WebhookState.PENDING)
-
-    @property
-    def tries(self) -> int:
-        return self.webhook.tries if self.webhook else 0
-
-
-@dataclass(frozen=True)
 class JobView:
     """The source of JobSchema."""
 
     job: Job
     status_url: str
     attempts: list[Attempt] | None
-    webhook: _WebhookView | None
+    #: The source of JobWebhookSchema; None without one. Its `webhook` is missing until the job has ended.
+    webhook: Mapping[str, Any] | None
     #: Outputs that can be downloaded now, by name; None if there are none.
     outputs: Mapping[str, Mapping[str, Any]] | None
     video_url: str | None
@@ -232,13 +218,13 @@ class JobDocuments:
     def _view(self, job: Job, webhook: Webhook | None, attempts: list[Attempt]) -> JobView:
         now, expires_at = self._clock.now_ms(), job.outputs_expire_at(self._settings.output_retention_seconds)
         outputs = self._outputs(job, now) if expires_at is not None and now < expires_at else {}
-        videos = (name for name in outputs if job.outputs[name].media_type.kind == "video")
-        video = next(videos, None)
+        video = next((name for name in outputs if job.outputs[name].media_type.kind == "video"), None)
+        stored = {"webhook": webhook} if webhook else {}
         return JobView(
             job=job,
             status_url=f"{self._settings.client_base}/jobs/{job.id}",
             attempts=attempts[-SHOWN_ATTEMPTS:] or None,
-            webhook=_WebhookView(public_part(job.webhook_url), webhook) if job.webhook_url is not None else None,
+            webhook=None if job.webhook_url is None else {"url": public_part(job.webhook_url), **stored},
             outputs=outputs or None,
             video_url=outputs[video]["url"] if video else None,
             expires_at=expires_at,

@@ -10,7 +10,7 @@ from marshmallow import Schema, fields, validate
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.api.job_document import JobSchema
-from gateway.domain.jobs import FINISHED, Job, JobStatus
+from gateway.domain.jobs import Job, JobStatus
 from gateway.wiring import services
 
 log = structlog.get_logger(__name__)
@@ -51,7 +51,7 @@ def job_response(job: Job, *, wait: int | None = None) -> Response:
     response = jsonify(services().documents.of(job))
     response.status_code = 200 if job.finished else 202
     response.headers["Location"] = f"/jobs/{job.id}"
-    if job.status not in FINISHED:
+    if not job.finished:
         response.headers["Retry-After"] = str(_retry_after_s(job, services().clock.now_ms()))
     if applied is not None:
         response.headers["Preference-Applied"] = f"wait={applied}"
@@ -71,7 +71,7 @@ def _waited(job: Job, seconds: int) -> Job:
     try:
         return services().jobs.wait(job, seconds)
     except SQLAlchemyError as error:
-        # The job is stored: after an error the client would send it again.
+        # The job is stored. After an error response the client would create it again.
         log.warning("wait.aborted", job_id=job.id, error=repr(error))
         return job
 

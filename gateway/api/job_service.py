@@ -14,12 +14,12 @@ from common.clock import Clock
 from gateway.access.quotas import Quotas
 from gateway.db.store import Store
 from gateway.db.transaction import StaleLease
-from gateway.dispatch.attempt_writer import AttemptWriter
+from gateway.dispatch.attempt_writer import AttemptWriter, Update
 from gateway.dispatch.notifier import ChangeNotifier
 from gateway.domain import ids, jobs, transitions, webhooks
 from gateway.domain.attempts import Attempt
 from gateway.domain.jobs import Job
-from gateway.domain.outputs import declared
+from gateway.domain.outputs import Output
 from gateway.errors import IdempotencyMismatch, JobNotFinished, NotFound, NoWebhook, StorageLow
 from gateway.settings import Settings
 from gateway.storage import Storage
@@ -73,7 +73,7 @@ class Jobs:
             timeout_s=self._settings.job_timeout_seconds,
             queue_limit_s=self._settings.queue_limit_seconds,
             webhook_url=webhook_url,
-            outputs=declared(outputs),
+            outputs={name: Output(media_type.name) for name, media_type in outputs.items()},
             request_id=structlog.contextvars.get_contextvars().get("request_id"),
             next_at=now,
         )
@@ -119,7 +119,7 @@ class Jobs:
             return transitions.cancel(job, self._clock.now_ms()), attempt
 
         try:
-            job = self._writer.write(change, job_id, attempt).job
+            job = self._writer.write(job_id, Update(attempt, change, ending=None)).job
         except StaleLease:
             raise NotFound("There is no such job.") from None
         self._notifier.notify()

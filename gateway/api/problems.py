@@ -73,10 +73,6 @@ class ProblemApi(Api):  # type: ignore[misc]
 def register(app: Flask) -> None:
     """Return a problem document for every error that a view raises."""
     app.register_error_handler(errors.RequestError, problem)
-    app.register_error_handler(SQLAlchemyError, _database_failed)
-    app.register_error_handler(StorageUnavailable, _storage_failed)
-    app.register_error_handler(StorageFullError, _storage_full)
-    app.register_error_handler(ParseException, _not_http)
     app.register_error_handler(Exception, _unexpected)
 
 
@@ -118,26 +114,18 @@ def _validation(messages: Mapping[str, Any]) -> errors.ValidationFailed:
     return errors.ValidationFailed(f"One or more fields are not valid. {reasons}", errors=found)
 
 
-def _database_failed(error: SQLAlchemyError) -> Response:
-    log.error("database.failed", error=repr(error.__cause__ or error))
-    return problem(errors.ServiceUnavailable())
-
-
-def _storage_failed(error: StorageUnavailable) -> Response:
-    log.error("storage.failed", reason=str(error))
-    return problem(errors.ServiceUnavailable())
-
-
-def _storage_full(_: StorageFullError) -> Response:
-    log.error("storage.full")
-    return problem(errors.StorageLow())
-
-
-def _not_http(_: ParseException) -> Response:
-    """Handle malformed chunks, which the server parses only while a view reads them."""
-    return problem(errors.BadRequest("The chunked body is malformed."))
-
-
-def _unexpected(_: Exception) -> Response:
+def _unexpected(error: Exception) -> Response:
+    match error:
+        case SQLAlchemyError():
+            log.error("database.failed", error=repr(error.__cause__ or error))
+            return problem(errors.ServiceUnavailable())
+        case StorageUnavailable():
+            log.error("storage.failed", reason=str(error))
+            return problem(errors.ServiceUnavailable())
+        case StorageFullError():
+            log.error("storage.full")
+            return problem(errors.StorageLow())
+        case ParseException():  # the server parses chunks only while a view reads them
+            return problem(errors.BadRequest("The chunked body is malformed."))
     log.exception("request.failed")
     return problem(errors.InternalError())

@@ -34,7 +34,7 @@ def make_engine(
     On PostgreSQL a statement, including its wait for locks, fails after `statement_s`; 0 means no limit. SQLite's file
     is created only with `may_create`: a file that has disappeared must not be replaced by an empty one.
     """
-    # Reuse the most recent connection: with round robin, all of them would fill their caches.
+    # Last in, first out: with round robin, every connection would fill its cache.
     pool: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 0, "pool_use_lifo": True}
     if url.startswith("sqlite"):
         return _sqlite(url, pool, may_create)

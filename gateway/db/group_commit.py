@@ -104,7 +104,7 @@ class GroupCommit:
                 batch = self._take_arrived()
                 self._carry_out(batch)
         except BaseException as error:
-            # A job that was reported to its client as refused must not be written later.
+            # All of them fail: a job that its client was told is refused must not be written later.
             batch = batch or self._take_arrived()
             for write in batch:
                 write.error = error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -49,24 +49,18 @@ class Rentals:
         """(GPU, nano-dollars a second) of the most recent rentals, newest first."""
         query = sa.select(rentals.c.gpu, rentals.c.nano_per_s).order_by(rentals.c.id.desc()).limit(limit)
         known = sa.and_(rentals.c.provider == self._provider, rentals.c.gpu.is_not(None))
-        with self._store.reading() as connection:
-            return [(row[0], row[1]) for row in connection.execute(query.where(known))]
+        return self._store.pairs(query.where(known))
 
     def avoided(self, now: int) -> set[int]:
         """Ids of the physical machines that must not be rented now."""
         query = sa.select(avoided_machines.c.machine_id).where(
             avoided_machines.c.provider == self._provider, avoided_machines.c.until > now
         )
-        with self._store.reading() as connection:
-            return set(connection.scalars(query))
+        return {row["machine_id"] for row in self._store.rows(query)}
 
     def open_attempts(self) -> list[Attempt]:
         """The newest attempts of unfinished jobs that are with this provider."""
-        newest = sa.and_(attempts.c.id == jobs.c.attempt_id, attempts.c.provider == self._provider)
-        query = sa.select(attempts).join_from(jobs, attempts, newest).where(jobs.c.next_at > 0)
-        with self._store.reading() as connection:
-            found = [to_attempt(row) for row in connection.execute(query).mappings()]
-        return [attempt for attempt in found if not attempt.ended]
+        return _unended(self._store.rows(_newest_attempts(self._provider)))
 
     def outcomes(self, since: int) -> dict[str, list[str | None]]:
         """Error codes of ended attempts that were created at `since` or later, by rental, newest first.
@@ -80,28 +74,23 @@ class Rentals:
         code = sa.case((refused, EncoderUnavailable.code), else_=attempts.c.error_code)
         query = sa.select(attempts.c.remote_id, code).where(ended)
         found: dict[str, list[str | None]] = {}
-        with self._store.reading() as connection:
-            for remote_id, code in connection.execute(query.order_by(attempts.c.ended_at.desc(), attempts.c.id.desc())):
-                found.setdefault(rental_of(remote_id), []).append(code)
+        for remote_id, code in self._store.pairs(query.order_by(attempts.c.ended_at.desc(), attempts.c.id.desc())):
+            found.setdefault(rental_of(remote_id), []).append(code)
         return found
 
     def fleet_state(self) -> FleetState:
         columns = (fleets.c.looked_at, fleets.c.trouble_code, fleets.c.trouble, fleets.c.trouble_at)
-        with self._store.reading() as connection:
-            row = connection.execute(sa.select(*columns).where(fleets.c.provider == self._provider)).first()
-        return FleetState(*row) if row else FleetState()
+        found = self._store.rows(sa.select(*columns).where(fleets.c.provider == self._provider))
+        return FleetState(**found[0]) if found else FleetState()
 
     def _select(self, *where: sa.ColumnElement[bool]) -> list[Rental]:
         query = sa.select(rentals).where(rentals.c.provider == self._provider, *where).order_by(rentals.c.id)
-        with self._store.reading() as connection:
-            return [_to_rental(row) for row in connection.execute(query).mappings()]
+        return [_to_rental(row) for row in self._store.rows(query)]
 
 
 def orphans(store: Store) -> int:
     """Number of machines that were found without the record of a current rental."""
-    with store.reading() as connection:
-        query = sa.select(sa.func.count()).select_from(rentals).where(rentals.c.code == ORPHAN)
-        return connection.scalar(query) or 0
+    return store.scalar(sa.select(sa.func.count()).select_from(rentals).where(rentals.c.code == ORPHAN)) or 0
 
 
 @dataclass(frozen=True)
@@ -120,8 +109,7 @@ def spending(store: Store, now: int) -> Spending:
     """What the rentals of all providers cost."""
     today = now - now % DAY_MS
     recent = sa.or_(rentals.c.stage.not_in(OVER), rentals.c.ended_at >= today)
-    with store.reading() as connection:
-        found = [_to_rental(row) for row in connection.execute(sa.select(rentals).where(recent)).mappings()]
+    found = [_to_rental(row) for row in store.rows(sa.select(rentals).where(recent))]
     paid = [i for i in found if i.stage not in OVER and i.sent_at is not None]
     return Spending(
         nano_per_s=sum(i.nano_per_s for i in paid),
@@ -131,9 +119,9 @@ def spending(store: Store, now: int) -> Spending:
 
 
 def must_hold(tx: Transaction, name: str, holder: str) -> None:
-    """Raise StaleLease if the lease `name` was released or taken over. One that has merely expired still counts.
+    """Raise StaleLease if the lease `name` was released or taken over. An expired lease is still held until then.
 
-    It cannot be taken over before this transaction ends.
+    Nothing else can take it over before this transaction ends.
     """
     query = sa.select(leases.c.holder).where(leases.c.name == name).with_for_update()
     if tx.connection.scalar(query) != holder:
@@ -175,11 +163,8 @@ def save(tx: Transaction, rental: Rental) -> None:
 
 def bound(tx: Transaction, provider: str) -> list[Attempt]:
     """The unfinished attempts that are bound to a machine of the provider."""
-    newest = sa.and_(attempts.c.id == jobs.c.attempt_id, attempts.c.provider == provider)
-    query = sa.select(attempts).join_from(jobs, attempts, newest)
-    query = query.where(jobs.c.next_at > 0, attempts.c.remote_id.is_not(None))
-    found = [to_attempt(row) for row in tx.connection.execute(query).mappings()]
-    return [attempt for attempt in found if not attempt.ended]
+    query = _newest_attempts(provider).where(attempts.c.remote_id.is_not(None))
+    return _unended(tx.connection.execute(query).mappings())
 
 
 def unbind(tx: Transaction, attempt_id: str) -> None:
@@ -215,6 +200,16 @@ def forget_avoided(tx: Transaction, now: int) -> None:
 
 def save_fleet_state(tx: Transaction, provider: str, state: FleetState) -> None:
     tx.upsert(fleets, {"provider": provider, **asdict(state)}, "provider")
+
+
+def _newest_attempts(provider: str) -> sa.Select[Any]:
+    """The newest attempts of unfinished jobs that are with this provider."""
+    newest = sa.and_(attempts.c.id == jobs.c.attempt_id, attempts.c.provider == provider)
+    return sa.select(attempts).join_from(jobs, attempts, newest).where(jobs.c.next_at > 0)
+
+
+def _unended(rows: Iterable[Mapping[Any, Any]]) -> list[Attempt]:
+    return [attempt for attempt in map(to_attempt, rows) if not attempt.ended]
 
 
 def _to_rental(row: Mapping[Any, Any]) -> Rental:

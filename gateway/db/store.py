@@ -6,8 +6,7 @@ and save them. Reads outside a transaction never wait for writers. Rentals are i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -32,6 +31,21 @@ class Store:
         self._writers = GroupCommit(engine)
         self.transaction, self.together = self._writers.transaction, self._writers.together
 
+    def rows(self, query: sa.Executable, values: Mapping[str, Any] | None = None) -> Sequence[sa.RowMapping]:
+        """Run a query outside transactions. `values` are those of its parameters."""
+        with self._engine.connect() as connection:
+            return connection.execute(query, values).mappings().all()
+
+    def pairs(self, query: sa.Executable, values: Mapping[str, Any] | None = None) -> list[tuple[Any, Any]]:
+        """Like `rows`, for queries of two columns."""
+        with self._engine.connect() as connection:
+            return [(row[0], row[1]) for row in connection.execute(query, values)]
+
+    def scalar(self, query: sa.Executable, values: Mapping[str, Any] | None = None) -> Any:
+        """The first value of the query's first row; None without a row."""
+        with self._engine.connect() as connection:
+            return connection.scalar(query, values)
+
     def add_job(self, job: Job, params: Mapping[str, Any], refuse: Refuse | None = None) -> None:
         """Insert the job, in a commit shared with others. Raises the exception that `refuse` returns for it."""
         refused: Exception | None = self._writers.share(insert_jobs, (job, params, refuse))
@@ -40,20 +54,11 @@ class Store:
 
     def params(self, job_id: str) -> Mapping[str, Any]:
         """The job's params as the client set them; empty when there is no such job."""
-        with self._engine.connect() as connection:
-            found: Mapping[str, Any] | None = connection.scalar(PARAMS, {"row_id": job_id})
-            return found or {}
-
-    @contextmanager
-    def reading(self) -> Iterator[sa.Connection]:
-        """A connection for the reads of other modules, such as `gateway.db.rental_store`."""
-        with self._engine.connect() as connection:
-            yield connection
+        return self.scalar(PARAMS, {"row_id": job_id}) or {}
 
     def ping(self) -> None:
         """Query the database. Raises sqlalchemy's errors if it does not respond."""
-        with self._engine.connect() as connection:
-            connection.execute(sa.select(sa.func.count()).select_from(leases))
+        self.scalar(sa.select(sa.func.count()).select_from(leases))
 
     def job(self, job_id: str) -> Job | None:
         with self._engine.connect() as connection:
@@ -61,39 +66,30 @@ class Store:
 
     def jobs_by_id(self, job_ids: Collection[str]) -> dict[str, Job]:
         """The jobs that exist, by id."""
-        with self._engine.connect() as connection:
-            rows = connection.execute(sa.select(jobs).where(jobs.c.id.in_(job_ids))).mappings()
-            return {row["id"]: to_job(row) for row in rows}
+        return {row["id"]: to_job(row) for row in self.rows(sa.select(jobs).where(jobs.c.id.in_(job_ids)))}
 
     def unfinished_params(self, containing: str) -> list[str]:
         """The params of unfinished jobs, as JSON text, that contain the text `containing`."""
-        text = sa.cast(job_params.c.params, sa.Text)
+        text = sa.cast(job_params.c.params, sa.Text).label("text")
         # `next_at` is set until a job is over; with IS NOT NULL, SQLite would not use the index.
         query = sa.select(text).join_from(jobs, job_params)
         query = query.where(jobs.c.next_at > 0, text.contains(containing, autoescape=True))
-        with self._engine.connect() as connection:
-            return list(connection.scalars(query))
+        return [row["text"] for row in self.rows(query)]
 
     def old_idempotency_keys(self, until: int, limit: int) -> list[tuple[str, str]]:
         """(key id, idempotency key) of records that were created at or before `until`."""
         key = idempotency.c.key_id, idempotency.c.idempotency_key
-        query = sa.select(*key).where(idempotency.c.created_at <= until).limit(limit)
-        with self._engine.connect() as connection:
-            return [(row[0], row[1]) for row in connection.execute(query)]
+        return self.pairs(sa.select(*key).where(idempotency.c.created_at <= until).limit(limit))
 
     def attempts(self, job_id: str) -> list[Attempt]:
         """All attempts of a job, oldest first."""
-        query = sa.select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.id)
-        with self._engine.connect() as connection:
-            return [to_attempt(row) for row in connection.execute(query).mappings()]
+        return self.attempts_of([job_id]).get(job_id, [])
 
     def attempts_of(self, job_ids: Collection[str]) -> dict[str, list[Attempt]]:
         """The attempts of several jobs, by the job's id, oldest first."""
-        query = sa.select(attempts).where(attempts.c.job_id.in_(job_ids)).order_by(attempts.c.id)
         found: dict[str, list[Attempt]] = {}
-        with self._engine.connect() as connection:
-            for row in connection.execute(query).mappings():
-                found.setdefault(row["job_id"], []).append(to_attempt(row))
+        for row in self.rows(sa.select(attempts).where(attempts.c.job_id.in_(job_ids)).order_by(attempts.c.id)):
+            found.setdefault(row["job_id"], []).append(to_attempt(row))
         return found
 
     def attempt(self, attempt_id: str) -> Attempt | None:
@@ -107,9 +103,7 @@ class Store:
         query = sa.select(jobs).where(jobs.c.key_id == key_id).order_by(jobs.c.id.desc()).limit(limit)
         for column, value in ((jobs.c.status, status), (jobs.c.operation, operation)):
             query = query if value is None else query.where(column == value)
-        query = query if before is None else query.where(jobs.c.id < before)
-        with self._engine.connect() as connection:
-            return [to_job(row) for row in connection.execute(query).mappings()]
+        return [to_job(row) for row in self.rows(query if before is None else query.where(jobs.c.id < before))]
 
     def due(self, now: int, limit: int, untried: int | None = None) -> list[str]:
         """The ids of due jobs: those without an attempt first, then the most overdue.
@@ -137,38 +131,29 @@ class Store:
 
     def next_due_at(self) -> int | None:
         """When the next job is due, in ms UTC; None if there is none."""
-        with self._engine.connect() as connection:
-            next_at: int | None = connection.scalar(NEXT_DUE_AT)
-            return next_at
+        return self.scalar(NEXT_DUE_AT)  # type: ignore[no-any-return]
 
     def webhooks(self, job_ids: Collection[str]) -> dict[str, Webhook]:
         """The webhooks of the jobs that have one, by the job's id."""
         query = sa.select(webhooks).where(webhooks.c.job_id.in_(job_ids))
-        with self._engine.connect() as connection:
-            return {row["job_id"]: to_webhook(row) for row in connection.execute(query).mappings()}
+        return {row["job_id"]: to_webhook(row) for row in self.rows(query)}
 
     def due_webhooks(self, now: int, limit: int, not_hosts: Collection[str]) -> list[tuple[str, str]]:
         """(job id, host) of due webhooks, the longest waiting first, except those to `not_hosts`."""
-        asked = {"now": now, "max_rows": limit, "not_hosts": list(not_hosts)}
-        with self._engine.connect() as connection:
-            return [(row[0], row[1]) for row in connection.execute(DUE_WEBHOOKS, asked)]
+        return self.pairs(DUE_WEBHOOKS, {"now": now, "max_rows": limit, "not_hosts": list(not_hosts)})
 
     def unsent_webhooks(self) -> tuple[int, int | None]:
         """Number of webhooks still to be sent, and when the oldest of their jobs ended."""
         query = sa.select(sa.func.count(), sa.func.min(jobs.c.finished_at)).join_from(webhooks, jobs)
-        with self._engine.connect() as connection:
-            count, oldest_at = connection.execute(query.where(webhooks.c.next_at > 0)).one()
-            return count, oldest_at
+        return self.pairs(query.where(webhooks.c.next_at > 0))[0]
 
     def api_key(self, key_id: str) -> ApiKey | None:
-        with self._engine.connect() as connection:
-            row = connection.execute(sa.select(api_keys).where(api_keys.c.id == key_id)).mappings().first()
-        return ApiKey(**row) if row else None
+        found = self.rows(sa.select(api_keys).where(api_keys.c.id == key_id))
+        return ApiKey(**found[0]) if found else None
 
     def api_key_by_hash(self, secret_sha256: str) -> ApiKey | None:
         """The key whose secret has this hash, or else the key that had it before its rotation."""
-        with self._engine.connect() as connection:
-            found = [ApiKey(**row) for row in connection.execute(KEY_BY_HASH, {"hash": secret_sha256}).mappings()]
+        found = [ApiKey(**row) for row in self.rows(KEY_BY_HASH, {"hash": secret_sha256})]
         return max(found, key=lambda key: key.secret_sha256 == secret_sha256, default=None)
 
     def api_keys(self) -> list[ApiKey]:
@@ -181,17 +166,13 @@ class Store:
 
     def spent_today(self, key_id: str, now: int) -> int:
         """What the key has spent today, in nano-dollars."""
-        with self._engine.connect() as connection:
-            return connection.scalar(SPENT, {"row_id": key_id, "day": now // DAY_MS}) or 0
+        return self.scalar(SPENT, {"row_id": key_id, "day": now // DAY_MS}) or 0
 
     def spent_by_key(self, now: int) -> dict[str, int]:
         """What keys have spent today, in nano-dollars; those without spending are left out."""
         query = sa.select(spending.c.key_id, spending.c.cost_nano).where(spending.c.day == now // DAY_MS)
-        with self._engine.connect() as connection:
-            return {row[0]: row[1] for row in connection.execute(query)}
+        return dict(self.pairs(query))
 
     def lease_expires_at(self, name: str) -> int | None:
         """When the lease `name` expires, in ms UTC; None when it was never held."""
-        with self._engine.connect() as connection:
-            expires_at: int | None = connection.scalar(sa.select(leases.c.expires_at).where(leases.c.name == name))
-            return expires_at
+        return self.scalar(sa.select(leases.c.expires_at).where(leases.c.name == name))  # type: ignore[no-any-return]

@@ -77,12 +77,12 @@ jobs = Table(
     sa.Index("jobs_by_key", "key_id", "id"),
     sa.Index("jobs_due", "next_at"),
     sa.Index("jobs_unfinished", "key_id", "finished_at", sqlite_where=UNFINISHED, postgresql_where=UNFINISHED),
-    # Small for any number of jobs: most have ended, and most others are at a provider.
+    # These two stay small: most jobs have ended, and most of the others are at a provider.
     sa.Index("jobs_untried", "next_at", sqlite_where=UNTRIED, postgresql_where=UNTRIED),
     sa.Index("jobs_waiting", "id", sqlite_where=WAITING, postgresql_where=WAITING),
 )
 
-# Not in `jobs`, whose rows are written at every heartbeat: subtitles may have hundreds of kilobytes.
+# A table of its own: params may hold 500 kB of subtitles, and the rows of `jobs` are written at every heartbeat.
 job_params = Table(
     "job_params",
     metadata,

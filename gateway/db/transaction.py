@@ -72,9 +72,9 @@ class Transaction:
         self.connection.execute(attempts.insert(), dict(vars(attempt)))
 
     def save_job(self, job: Job, lease_token: str | None = None) -> None:
-        """Write the columns that have changed since it was read. Raises StaleLease if `lease_token` is no longer valid.
+        """Write the columns that have changed since it was read, and create the webhook of a job that has ended.
 
-        Every job that ends is saved here, so creating its webhook here makes sure that none is forgotten.
+        Raises StaleLease if `lease_token` is no longer valid.
         """
         if self._save(jobs, job, lease_token) != 1:
             raise StaleLease(job.id)
@@ -122,10 +122,7 @@ class Transaction:
         self.connection.execute(spending.delete().where(spending.c.day < now // DAY_MS, is_newer))
 
     def lease(self, job_ids: list[str], token: str, now: int, until: int) -> list[Job]:
-        """Lease those of `job_ids` that are still due, in their order.
-
-        Jobs that another dispatcher has leased since, or is writing now, are skipped.
-        """
+        """Lease those of `job_ids` that are still due, in their order. Skips jobs that another process is writing."""
         rows = self.connection.execute(STILL_DUE, {"ids": job_ids, "now": now}).mappings()
         mine = {row["id"]: to_job(row) for row in rows}
         self.connection.execute(LEASE, {"ids": list(mine), "token": token, "until": until})
@@ -139,10 +136,7 @@ class Transaction:
         return to_webhook(row) if row else None
 
     def lease_webhooks(self, job_ids: list[str], token: str, now: int, until: int) -> list[Webhook]:
-        """Lease the webhooks of these jobs that are still due.
-
-        Those that another dispatcher is leasing are skipped: two that wait for each other would deadlock.
-        """
+        """Lease the webhooks of these jobs that are still due. Skips those that another dispatcher is leasing."""
         still_due = sa.and_(webhooks.c.job_id.in_(job_ids), due(webhooks))
         query = sa.select(webhooks).where(still_due).with_for_update(skip_locked=True)
         mine = [to_webhook(row) for row in self.connection.execute(query, {"now": now}).mappings()]
@@ -173,8 +167,7 @@ class Transaction:
     ) -> tuple[str, str]:
         """Claim the key for `job_id` unless another job has it. Return (fingerprint, job id) of the job that has it.
 
-        A record created at or before `after` has expired. Of two concurrent transactions, the second one waits here
-        until the first ends.
+        A record created at or before `after` has expired. A concurrent transaction for the same key waits here.
         """
         here = {"key_id": key_id, "idempotency_key": idempotency_key}
         record = {**here, "fingerprint": fingerprint, "job_id": job_id, "created_at": now}
@@ -215,7 +208,7 @@ class Transaction:
         return self.upsert(leases, {"name": name, "holder": holder, "expires_at": until}, "name", where=free)
 
     def hold_shared(self, name: str, now: int, until: int) -> int:
-        """Renew the shared lease `name`. Return since when it has been held without interruption, in ms UTC."""
+        """Renew the shared lease `name`. Return since when it has been held continuously, in ms UTC."""
         if not self.hold(name, str(now), now, until):
             self.connection.execute(leases.update().where(leases.c.name == name).values(expires_at=until))
         since = self.connection.execute(sa.select(leases.c.holder).where(leases.c.name == name)).scalar_one()

@@ -16,7 +16,6 @@ from gateway.db import rental_store
 from gateway.db.store import Store
 from gateway.db.transaction import StaleLease, Transaction
 from gateway.dispatch.notifier import ChangeNotifier
-from gateway.dispatch.output_check import check_outputs
 from gateway.dispatch.poll_schedule import PollScheduler
 from gateway.domain import transitions
 from gateway.domain.attempts import Attempt, AttemptState
@@ -24,10 +23,7 @@ from gateway.domain.jobs import Job
 from gateway.domain.prices import USUAL_FETCHED_BYTES, USUAL_STORED_BYTES, Price, usd
 from gateway.domain.rentals import rental_of
 from gateway.providers.base import Provider
-from gateway.settings import Settings
-from gateway.storage import Storage
 from gateway.upkeep.metrics import Metrics
-from wire.errors import JobError
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +46,24 @@ class Ending:
 
 
 @dataclass(frozen=True)
+class Update:
+    """What one write does: the outcome of a dispatcher's step, a worker's report, or a cancellation."""
+
+    #: The attempt it is about; None for a job without one.
+    attempt: Attempt | None
+    #: Applied to the current records.
+    change: Change
+    #: Delay until the dispatcher's next step, in ms. None: the change sets it, and may end the attempt.
+    next_in_ms: float | None = None
+    #: Makes the job due that has waited longest. The end of an attempt that a worker may have had always does.
+    frees_worker: bool = False
+    #: None if the change cannot end the attempt; its price is then not looked up.
+    ending: Ending | None = Ending()
+    #: The provider's id of an attempt that it has just accepted.
+    accepted_as: str | None = None
+
+
+@dataclass(frozen=True)
 class Written:
     """The records before and after one write."""
 
@@ -60,49 +74,32 @@ class Written:
 
     @property
     def attempt_ended(self) -> bool:
-        return self.attempt is not None and self.attempt.ended and not _ended(self.attempt_before)
+        before = self.attempt_before
+        return self.attempt is not None and self.attempt.ended and not (before and before.ended)
 
     @property
     def job_ended(self) -> bool:
         return self.job.finished and not self.job_before.finished
 
 
+@dataclass(frozen=True)
 class AttemptWriter:
     """Writes changes of jobs and their attempts. Safe to share between threads."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        store: Store,
-        storage: Storage,
-        providers: Mapping[str, Provider],
-        clock: Clock,
-        poll_scheduler: PollScheduler,
-        metrics: Metrics,
-        notifier: ChangeNotifier,
-    ) -> None:
-        self._settings, self._store, self._storage, self._providers = settings, store, storage, providers
-        self._clock, self._poll_scheduler, self._metrics, self._notifier = clock, poll_scheduler, metrics, notifier
+    store: Store
+    providers: Mapping[str, Provider]
+    clock: Clock
+    poll_scheduler: PollScheduler
+    metrics: Metrics
+    notifier: ChangeNotifier
 
-    def write(
-        self,
-        change: Change,
-        job_id: str,
-        attempt: Attempt | None,
-        *,
-        lease_token: str | None = None,
-        next_in_ms: float | None = None,
-        frees_worker: bool = False,
-        ending: Ending | None = None,
-    ) -> Written:
-        """Apply `change` to the current job and `attempt`, commit, then log, count and announce an end.
+    def write(self, job_id: str, update: Update, *, lease_token: str | None = None) -> Written:
+        """Apply the update to the current job and attempt, commit, then log, count and announce an end.
 
-        `lease_token`: write only while this lease is held, and release it; the job is due again in `next_in_ms`, or
-        when `change` says. `frees_worker`: make the job that has waited longest due at once; this also happens when
-        an attempt ends that a worker may have had. `ending`: None if the change cannot end the attempt; its price is
-        then not looked up.
-        Raises StaleLease when the lease is lost or the job is gone, and what `change` raises.
+        With a lease, write only while it is held, and release it. Raises StaleLease when the lease is lost or the job
+        is gone, and what the change raises.
         """
+        attempt, ending = update.attempt, update.ending if update.next_in_ms is None else None
         # Before the transaction: a price may be read from the database, and a thread may hold only one connection.
         price = self._price(attempt, ending) if attempt and ending and ending.charged else None
 
@@ -111,34 +108,28 @@ class AttemptWriter:
             if job is None:
                 raise StaleLease(job_id)
             fresh = tx.attempt(attempt.id) if attempt else None  # protected by the job's lock
-            written = Written(job, fresh, *change(job, fresh))
+            written = Written(job, fresh, *update.change(job, fresh))
             if written.attempt_ended and price is not None:
                 written = _charge(tx, written, price, ending)
             if written.attempt is not None:
                 tx.save_attempt(written.attempt)
-            tx.save_job(self._released(written.job, next_in_ms) if lease_token else written.job, lease_token)
-            if frees_worker or (written.attempt_ended and _was_taken(fresh)):
-                tx.wake_oldest_waiting(self._clock.now_ms())
+            job = self._released(written.job, update.next_in_ms) if lease_token else written.job
+            tx.save_job(job, lease_token)
+            if update.frees_worker or (written.attempt_ended and fresh and fresh.state is not AttemptState.INTENT):
+                tx.wake_oldest_waiting(self.clock.now_ms())
             return written
 
-        written = self._store.together(transact)
+        written = self.store.together(transact)
         self._follow_up(written, ending)
         return written
 
-    def output_error(self, job: Job, attempt: Attempt, result: Mapping[str, Any]) -> JobError | None:
-        """Return what is wrong with the outputs of an attempt that was reported as completed; None if they are stored.
-
-        Raises StorageUnavailable.
-        """
-        return check_outputs(self._storage, job, attempt, result, self._settings.max_output_bytes)
-
     def _price(self, attempt: Attempt, ending: Ending) -> Price | None:
         """Return the price of the machine that has the attempt; None if its provider is unknown or bills nothing."""
-        provider = self._providers.get(attempt.provider)
+        provider = self.providers.get(attempt.provider)
         return provider.price(attempt, (ending.stats or {}).get("gpu")) if provider else None
 
     def _released(self, job: Job, next_in_ms: float | None) -> Job:
-        next_at = job.next_at if next_in_ms is None else self._clock.now_ms() + round(next_in_ms)
+        next_at = job.next_at if next_in_ms is None else self.clock.now_ms() + round(next_in_ms)
         return replace(job, next_at=next_at, lease_token=None, lease_expires_at=None)
 
     def _follow_up(self, written: Written, ending: Ending | None) -> None:
@@ -155,13 +146,13 @@ class AttemptWriter:
                 code=attempt.error_code,
                 reason=attempt.error_message,
             )
-            self._poll_scheduler.learn(job, attempt, ending.took_ms if ending else None)
-            self._metrics.attempt_ended(attempt)
+            self.poll_scheduler.learn(job, attempt, ending.took_ms if ending else None)
+            self.metrics.attempt_ended(attempt)
         if written.job_ended:
             log.info("job.ended", job_id=job.id, job_status=str(job.status), code=job.error_code)
-            self._metrics.job_ended(job, attempt)
+            self.metrics.job_ended(job, attempt)
         if written.attempt_ended or written.job_ended:
-            self._notifier.notify()
+            self.notifier.notify()
 
 
 def on_attempt(change: Callable[[Job, Attempt], transitions.Pair]) -> Change:
@@ -191,7 +182,7 @@ def _charge(tx: Transaction, written: Written, price: Price, ending: Ending | No
     if traffic_nano:
         rental_store.add_traffic(tx, rental_of(attempt.remote_id), traffic_nano, attempt.ended_at or 0)
     if job.stats is not None:
-        job = replace(job, stats={**job.stats, "idle_cost_usd": usd(price.idle_nano)})
+        job = replace(job, stats={**job.stats, "idle_cost_usd": usd(price.nano_per_s * price.idle_s)})
     if attempt.cost_nano:
         tx.spend(job.key_id, attempt.cost_nano, attempt.ended_at or 0)
     return replace(written, job=job, attempt=attempt)
@@ -203,11 +194,3 @@ def _transferred(job: Job, attempt: Attempt, ending: Ending | None) -> tuple[int
     if attempt.state is not AttemptState.DONE or fetched is None:
         return USUAL_FETCHED_BYTES, USUAL_STORED_BYTES
     return fetched, sum(output.size_bytes or 0 for output in job.outputs.values())
-
-
-def _ended(attempt: Attempt | None) -> bool:
-    return attempt is not None and attempt.ended
-
-
-def _was_taken(attempt: Attempt | None) -> bool:
-    return attempt is not None and attempt.state is not AttemptState.INTENT

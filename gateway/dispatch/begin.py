@@ -7,8 +7,8 @@ from functools import partial
 
 from gateway.db.transaction import Transaction
 from gateway.dispatch import fallback, limits
-from gateway.dispatch.attempt_writer import unchanged
-from gateway.dispatch.context import Look, Verdict
+from gateway.dispatch.attempt_writer import Update, unchanged
+from gateway.dispatch.context import Look
 from gateway.dispatch.finish import end_job
 from gateway.dispatch.submit import submit
 from gateway.domain import ids
@@ -17,7 +17,7 @@ from gateway.domain.jobs import MARGIN_MS
 from wire.errors import BudgetExhausted, JobError
 
 
-def begin(look: Look, previous: Attempt | None) -> Verdict:
+def begin(look: Look, previous: Attempt | None) -> Update:
     """Commit a new attempt at the provider that follows `previous`, and submit it."""
     now, job = look.now, look.job
     if (error := _reason_not_to_begin(look, now)) is not None:
@@ -35,7 +35,7 @@ def begin(look: Look, previous: Attempt | None) -> Verdict:
     return submit(look, attempt)
 
 
-def send_again(look: Look, attempt: Attempt) -> Verdict:
+def send_again(look: Look, attempt: Attempt) -> Update:
     """Submit again an attempt that its provider has definitely not accepted."""
     now = look.now
     if (error := _reason_not_to_begin(look, now)) is not None:
@@ -44,7 +44,7 @@ def send_again(look: Look, attempt: Attempt) -> Verdict:
         tx.leased_job(look.job.id, look.token)
         fresh = tx.attempt(attempt.id)
         if fresh is None or fresh.state is not AttemptState.INTENT:
-            return Verdict(fresh, unchanged, next_in_ms=0)  # claimed meanwhile: an earlier submit took effect after all
+            return Update(fresh, unchanged, next_in_ms=0)  # claimed meanwhile: an earlier submit took effect after all
         attempt = replace(fresh, sent_at=now)
         tx.save_attempt(attempt)
     return submit(look, attempt)

@@ -1,4 +1,4 @@
-"""The dependencies of the dispatcher's steps, and `Look`: one look at a leased job."""
+"""The dependencies of the dispatcher's steps, and `Look`, the context of one step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import structlog
 from common.clock import Clock
 from gateway.access.quotas import Quotas
 from gateway.db.store import Store
-from gateway.dispatch.attempt_writer import AttemptWriter, Change, Ending
+from gateway.dispatch.attempt_writer import AttemptWriter, Update
 from gateway.dispatch.notifier import ChangeNotifier
 from gateway.dispatch.poll_schedule import PollScheduler
 from gateway.domain.attempts import Attempt
@@ -41,25 +41,8 @@ class DispatchContext:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The outcome of a look."""
-
-    #: The attempt it is about; None for a job without one.
-    attempt: Attempt | None
-    #: What to write.
-    change: Change
-    #: Delay until the next look, in ms. None: the change sets it, and may end the attempt.
-    next_in_ms: float | None = None
-    #: Whether a worker may now be free for the job that has waited longest.
-    frees_worker: bool = False
-    ending: Ending = Ending()
-    #: The provider's id of an attempt that it has just accepted.
-    accepted_as: str | None = None
-
-
-@dataclass(frozen=True)
 class Look:
-    """One look at a job that this process has leased. It ends with one verdict; writing it releases the lease."""
+    """The context of one step for a job that this process has leased. Writing its update releases the lease."""
 
     context: DispatchContext
     #: The job as it was when leased.
@@ -78,17 +61,9 @@ class Look:
     def newest_attempt(self) -> Attempt | None:
         return self.context.store.attempt(self.job.attempt_id) if self.job.attempt_id else None
 
-    def write(self, verdict: Verdict) -> None:
-        """Write the verdict and release the lease. Raises StaleLease."""
-        self.context.writer.write(
-            verdict.change,
-            self.job.id,
-            verdict.attempt,
-            lease_token=self.token,
-            next_in_ms=verdict.next_in_ms,
-            frees_worker=verdict.frees_worker,
-            ending=verdict.ending if verdict.next_in_ms is None else None,
-        )
+    def write(self, update: Update) -> None:
+        """Write the update and release the lease. Raises StaleLease."""
+        self.context.writer.write(self.job.id, update, lease_token=self.token)
 
     def provider(self, attempt: Attempt) -> Provider:
         """Return the attempt's provider. Raises Unavailable if it is no longer in PROVIDERS."""

@@ -23,11 +23,6 @@ def next_provider(names: Sequence[str], previous: Attempt | None) -> str:
     return names[(names.index(previous.provider) + 1) % len(names)]
 
 
-def is_last(providers: Mapping[str, Provider], attempt: Attempt) -> bool:
-    """Whether the attempt is at the last provider, so that a pause precedes the next round."""
-    return attempt.provider == list(providers)[-1]
-
-
 def waited_too_long(providers: Mapping[str, Provider], attempt: Attempt, now: int, factor: int = 1) -> bool:
     """Whether the attempt has waited for a worker longer than `factor` times its provider's queue limit.
 

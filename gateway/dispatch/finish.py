@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gateway.dispatch.attempt_writer import Change, Ending, on_attempt, unchanged
-from gateway.dispatch.context import Look, Verdict
+from gateway.dispatch.attempt_writer import Change, Ending, Update, on_attempt, unchanged
+from gateway.dispatch.context import Look
 from gateway.domain import transitions
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import Job
 from wire.errors import JobError, Stopped, WorkerLost
 
-# Delay until the next look: if the provider cannot be reached, and if the attempt is claimed.
+# Delay until the next step: if the provider cannot be reached, and if the attempt is claimed.
 LATER_MS = 5_000
 POLL_CLAIMED_MS = 10_000
 
 
-def end_job(look: Look, error: JobError, *, charged: bool = True) -> Verdict:
+def end_job(look: Look, error: JobError, *, charged: bool = True) -> Update:
     """Fail the job, unless a worker has claimed its attempt in the meantime and has time left."""
 
     def change(job: Job, attempt: Attempt | None) -> tuple[Job, Attempt | None]:
@@ -26,25 +26,25 @@ def end_job(look: Look, error: JobError, *, charged: bool = True) -> Verdict:
         attempt = transitions.supersede(attempt, now) if attempt else None
         return replace(job, next_at=None) if job.finished else transitions.give_up(job, error, now), attempt
 
-    return Verdict(look.newest_attempt, change, ending=Ending(charged=charged))
+    return Update(look.newest_attempt, change, ending=Ending(charged=charged))
 
 
-def withdraw(look: Look, attempt: Attempt, error: JobError) -> Verdict:
+def withdraw(look: Look, attempt: Attempt, error: JobError) -> Update:
     """Cancel the attempt at its provider, and fail it with `error`."""
     look.cancel_at_provider(attempt)
-    return Verdict(attempt, fail_unless_claimed(attempt, error, look.now))
+    return Update(attempt, fail_unless_claimed(attempt, error, look.now))
 
 
-def clean_up(look: Look, attempt: Attempt | None) -> Verdict:
+def clean_up(look: Look, attempt: Attempt | None) -> Update:
     """Cancel the last attempt of a job that has ended, if it may still run."""
     may_run = attempt is not None and not attempt.ended and attempt.sent_at is not None
     if attempt and may_run and not look.cancel_at_provider(attempt) and look.now < attempt.deadline:
-        return Verdict(attempt, unchanged, next_in_ms=LATER_MS)
+        return Update(attempt, unchanged, next_in_ms=LATER_MS)
 
     def change(job: Job, attempt: Attempt | None) -> tuple[Job, Attempt | None]:
         return replace(job, next_at=None), transitions.supersede(attempt, look.now) if attempt else None
 
-    return Verdict(attempt, change, frees_worker=True)
+    return Update(attempt, change, frees_worker=True)
 
 
 def fail_unless_claimed(polled: Attempt, error: JobError, now: int) -> Change:

@@ -8,9 +8,10 @@ from typing import assert_never
 import structlog
 
 from gateway.dispatch import fallback, finish, limits, poll_schedule
-from gateway.dispatch.attempt_writer import Ending, on_attempt, unchanged
-from gateway.dispatch.context import Look, Verdict
+from gateway.dispatch.attempt_writer import Ending, Update, on_attempt, unchanged
+from gateway.dispatch.context import Look
 from gateway.dispatch.finish import fail_unless_claimed, withdraw
+from gateway.dispatch.output_check import check_outputs
 from gateway.dispatch.submit import too_long, turned_down, until_first_poll_ms
 from gateway.domain import transitions
 from gateway.domain.attempts import Attempt, AttemptState
@@ -31,7 +32,7 @@ from wire.errors import (
 log = structlog.get_logger(__name__)
 
 
-def follow(look: Look, attempt: Attempt) -> Verdict:
+def follow(look: Look, attempt: Attempt) -> Update:
     """Poll the attempt, and judge it by its time limits."""
     events = look.context.settings.worker_events
     overdue = limits.overdue(look.job, attempt, look.now, events=events, listening_since=look.listening_since)
@@ -53,8 +54,7 @@ def _poll(look: Look, attempt: Attempt) -> Remote:
         raise Unavailable(f"the poll failed: {type(error).__name__}") from error
 
 
-def _poll_failed(look: Look, attempt: Attempt, error: NoCapacity | Unavailable, overdue: JobError | None) -> Verdict:
-    """Judge an attempt whose poll failed."""
+def _poll_failed(look: Look, attempt: Attempt, error: NoCapacity | Unavailable, overdue: JobError | None) -> Update:
     if overdue is None and attempt.claimed_at is None:
         if isinstance(error, NoCapacity):
             return turned_down(look, attempt, error)
@@ -65,7 +65,7 @@ def _poll_failed(look: Look, attempt: Attempt, error: NoCapacity | Unavailable, 
         overdue = ProviderUnreachable()
     if overdue is not None:
         return withdraw(look, attempt, overdue)
-    return Verdict(attempt, unchanged, next_in_ms=finish.LATER_MS)
+    return Update(attempt, unchanged, next_in_ms=finish.LATER_MS)
 
 
 def _may_be_abandoned(look: Look, attempt: Attempt) -> bool:
@@ -74,8 +74,8 @@ def _may_be_abandoned(look: Look, attempt: Attempt) -> bool:
     return unbegun and fallback.waited_too_long(look.context.providers, attempt, look.now, factor=2)
 
 
-def _polled(look: Look, attempt: Attempt, remote: Remote, overdue: JobError | None) -> Verdict:
-    """Judge a polled attempt. One that has ended is never withdrawn: after a long outage its result still counts."""
+def _polled(look: Look, attempt: Attempt, remote: Remote, overdue: JobError | None) -> Update:
+    """Judge a polled attempt. One that has ended is not withdrawn: its result counts even after a long outage."""
     ended = remote.phase is Phase.COMPLETED or (remote.phase is Phase.FAILED and not isinstance(remote.error, Stopped))
     if overdue is not None and not ended:
         return withdraw(look, attempt, overdue)
@@ -88,17 +88,17 @@ def _polled(look: Look, attempt: Attempt, remote: Remote, overdue: JobError | No
             events = look.context.settings.worker_events
             if isinstance(error, JobTimeout) and attempt.claimed_at is None and events:
                 error = ClaimTimeout()
-            return Verdict(attempt, fail_unless_claimed(attempt, error, now), ending=_ending(remote))
+            return Update(attempt, fail_unless_claimed(attempt, error, now), ending=_ending(remote))
         case Phase.GONE:
             gone = WorkerLost("The worker no longer knows the attempt.")
-            return Verdict(attempt, fail_unless_claimed(attempt, gone, now))
+            return Update(attempt, fail_unless_claimed(attempt, gone, now))
         case Phase.WAITING if attempt.claimed_at is None and now >= look.job.queue_deadline:
             return withdraw(look, attempt, limits.queue_timeout(look.job, remote.reason))
         case Phase.WAITING if _should_ask_next(look, attempt, now) and look.cancel_at_provider(attempt):
             return turned_down(look, attempt, too_long(look, attempt, remote.reason))
         case Phase.WAITING | Phase.RUNNING:
             change = on_attempt(partial(_unfinished, remote=remote, now=now))
-            return Verdict(attempt, change, next_in_ms=_until_next_poll_ms(look, attempt))
+            return Update(attempt, change, next_in_ms=_until_next_poll_ms(look, attempt))
         case _:
             assert_never(remote.phase)
 
@@ -109,17 +109,18 @@ def _should_ask_next(look: Look, attempt: Attempt, now: int) -> bool:
     return waits and fallback.waited_too_long(look.context.providers, attempt, now)
 
 
-def _completed(look: Look, attempt: Attempt, remote: Remote, now: int) -> Verdict:
+def _completed(look: Look, attempt: Attempt, remote: Remote, now: int) -> Update:
     result = remote.result or {"outputs": {}, "stats": {}}
     try:
-        error = look.context.writer.output_error(look.job, attempt, result)
+        context = look.context
+        error = check_outputs(context.storage, look.job, attempt, result, context.settings.max_output_bytes)
     except StorageUnavailable as unavailable:
         log.warning("storage.unavailable", reason=str(unavailable))
         if now <= limits.must_end_by(look.job, attempt):
-            return Verdict(attempt, unchanged, next_in_ms=finish.LATER_MS)
+            return Update(attempt, unchanged, next_in_ms=finish.LATER_MS)
         error = StorageUnreachable()
     completed = on_attempt(partial(transitions.complete, result=result, now=now))
-    return Verdict(attempt, fail_unless_claimed(attempt, error, now) if error else completed, ending=_ending(remote))
+    return Update(attempt, fail_unless_claimed(attempt, error, now) if error else completed, ending=_ending(remote))
 
 
 def _ending(remote: Remote) -> Ending:

@@ -8,10 +8,9 @@ from wire.envelope import SILENCE_S
 from wire.errors import ClaimTimeout, JobError, JobTimeout, QueueTimeout, SubmitUnconfirmed, WorkerLost
 
 SILENCE_MS = SILENCE_S * 1000
-# How long it may be unknown whether a submit took effect. The claim of a worker that takes it later is refused.
+# How long it may be unknown whether a submit took effect; after that, a worker's claim is refused.
 AMBIGUOUS_MS = 60_000
-# How long an attempt may run at a provider without a claim: a worker that is shutting down may take jobs without
-# running them.
+# How long an attempt may run at a provider without a claim: a worker that is shutting down may take a job and drop it.
 UNCLAIMED_MS = 60_000
 
 

@@ -27,15 +27,15 @@ from gateway.webhooks.sender import Sender
 
 log = structlog.get_logger(__name__)
 
-# Threads. With 0.15 s per call, enough for POLLS_PER_S and for new jobs.
+# Number of threads: enough for POLLS_PER_S and for new jobs when a call takes 0.15 s.
 POOL = 24
-# Maximum for new jobs, so that others are followed however many arrive: about as many submits as RunPod allows.
+# Maximum number of these for new jobs, so that the others are still followed. Allows about as many submits as RunPod.
 POOL_UNTRIED = 16
 LEASE_MS = 60_000
 IDLE_S = 1.0
 # Longest pause while the database fails.
 BROKEN_S = 5.0
-# Minimum pause between two rounds: a round for five jobs costs little more than a round for one.
+# Minimum pause between two rounds, so that jobs gather: a round for five costs little more than a round for one.
 MIN_PAUSE_S = 0.05
 # Lease of a dispatcher that is running; `/ready` checks it.
 HEARTBEAT_LEASE = "dispatcher"
@@ -112,7 +112,7 @@ class Dispatcher:
                 self._notifier.wait(changes, pause)
 
     def _failed(self, error: Exception, failures: int) -> None:
-        self._listening_since = self._beat_at = None  # workers could not report either
+        self._listening_since = self._beat_at = None  # workers could not report in this time
         if isinstance(error, SQLAlchemyError):
             log.error("dispatcher.database_failed", reason=brief(error), failures=failures)
         else:
@@ -158,7 +158,7 @@ class Dispatcher:
             tx.hold(HEARTBEAT_LEASE, self._id, now, now + HEARTBEAT_MS)
             since = tx.hold_shared(LISTENING_LEASE, now, now + HEARTBEAT_MS)
             free = [name for name in self._chores if name not in self._doing or self._doing[name].done()]
-            # The lease of a chore that hangs is not renewed, so another gateway can take over.
+            # A chore that hangs loses its lease, so that another gateway can take over.
             held = [name for name in free if tx.hold(name, self._id, now, now + CHORE_MS)]
         if self._listening_since is None:  # a quick restart leaves no gap
             self._listening_since = since

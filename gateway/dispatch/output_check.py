@@ -23,15 +23,15 @@ def check_outputs(
         return OutputInvalid(f"The worker reported outputs that the operation does not declare: {', '.join(others)}.")
     total = 0
     for name, output in job.outputs.items():
-        stored = storage.stat(attempt.output_key(name, output))
+        stored = storage.size(attempt.output_key(name, output))
         size = reported.get(name, {}).get("size_bytes")
         if stored is None or size is None:
             return _missing(name, "nothing is stored under its key" if stored is None else "it was not reported")
-        if stored.size_bytes != size:
-            return _missing(name, f"{stored.size_bytes} bytes are stored, the worker made {size}")
+        if stored != size:
+            return _missing(name, f"{stored} bytes are stored, the worker made {size}")
         total += size
     if total > max_bytes:
-        return OutputTooLarge(f"The outputs together have {total} bytes, {max_bytes} are allowed.")
+        return OutputTooLarge(f"The outputs together have {total} bytes; at most {max_bytes} are allowed.")
     return None
 
 

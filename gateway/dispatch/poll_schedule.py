@@ -12,12 +12,12 @@ FIRST_MS = 2_000
 FIRST_WITH_EVENTS_MS = 5_000
 MIN_MS = 750
 MAX_MS = 30_000
-# Pause as a share of the attempt's age: where workers report the end, and where only polling finds it.
+# Pause as a share of the attempt's age, with and without events.
 SHARE_WITH_EVENTS, SHARE_WITHOUT_EVENTS = 0.5, 0.15
 # Without events, an attempt is first polled at the age by which this share of earlier attempts had ended.
 USUAL = 0.65
-# Maximum polls planned per second, so that each of 5,000 attempts is polled within 53 s. Making up for delayed polls
-# may raise the rate to about 100.
+# Maximum polls planned per second: each of 5,000 attempts is polled within 53 s. With delayed polls, the rate may reach
+# about 100.
 POLLS_PER_S = 95
 _REMEMBERED = 20
 

@@ -12,12 +12,14 @@ import structlog
 from common.clock import Clock
 from gateway.db.store import Store
 from gateway.db.transaction import StaleLease
-from gateway.dispatch.attempt_writer import AttemptWriter, Ending, Written, on_attempt
+from gateway.dispatch.attempt_writer import AttemptWriter, Ending, Update, Written, on_attempt
+from gateway.dispatch.output_check import check_outputs
 from gateway.domain import transitions
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import Job
 from gateway.errors import AttemptSuperseded
-from gateway.storage import StorageUnavailable
+from gateway.settings import Settings
+from gateway.storage import Storage, StorageUnavailable
 from gateway.upkeep.metrics import Metrics
 from wire.envelope import Event
 from wire.errors import JobError
@@ -29,7 +31,9 @@ log = structlog.get_logger(__name__)
 class WorkerReports:
     """Records events, each in one short transaction."""
 
+    settings: Settings
     store: Store
+    storage: Storage
     clock: Clock
     writer: AttemptWriter
     metrics: Metrics
@@ -65,7 +69,7 @@ class WorkerReports:
         if job is None:
             raise AttemptSuperseded
         try:
-            error = self.writer.output_error(job, attempt, result)
+            error = check_outputs(self.storage, job, attempt, result, self.settings.max_output_bytes)
         except StorageUnavailable:
             # The worker will report again; until then it must not count as lost.
             self._progressed(attempt, claim_id, 0.0)
@@ -99,6 +103,6 @@ class WorkerReports:
         self, change: Callable[[Job, Attempt], transitions.Pair], attempt: Attempt, ending: Ending | None = None
     ) -> Written:
         try:
-            return self.writer.write(on_attempt(change), attempt.job_id, attempt, ending=ending)
+            return self.writer.write(attempt.job_id, Update(attempt, on_attempt(change), ending=ending))
         except StaleLease:
             raise AttemptSuperseded from None  # the job has been removed

@@ -9,9 +9,9 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from gateway.db.transaction import StaleLease
-from gateway.dispatch.attempt_writer import on_attempt
+from gateway.dispatch.attempt_writer import Update, on_attempt
 from gateway.dispatch.begin import begin, send_again
-from gateway.dispatch.context import Look, Verdict
+from gateway.dispatch.context import Look
 from gateway.dispatch.finish import clean_up, end_job
 from gateway.dispatch.follow import follow
 from gateway.dispatch.submit import accepted_late
@@ -26,17 +26,17 @@ EXPECTED = (StaleLease, OperationalError, PoolTimeout)
 
 
 def step(look: Look) -> None:
-    """Do what the job needs now, and write the verdict."""
-    verdict = _verdict(look)
+    """Do what the job needs now, and write the update."""
+    update = _update(look)
     try:
-        look.write(verdict)
+        look.write(update)
     except StaleLease:
-        if verdict.attempt is not None and verdict.accepted_as is not None:
-            accepted_late(look, replace(verdict.attempt, remote_id=verdict.accepted_as))
+        if update.attempt is not None and update.accepted_as is not None:
+            accepted_late(look, replace(update.attempt, remote_id=update.accepted_as))
         raise
 
 
-def _verdict(look: Look) -> Verdict:
+def _update(look: Look) -> Update:
     attempt = look.newest_attempt
     if look.job.finished:
         return clean_up(look, attempt)
@@ -46,12 +46,12 @@ def _verdict(look: Look) -> Verdict:
         return send_again(look, attempt)
     if attempt.state is AttemptState.INTENT:
         # A dispatcher died between the submit and the record of its outcome.
-        return Verdict(attempt, on_attempt(transitions.doubt), next_in_ms=0)
+        return Update(attempt, on_attempt(transitions.doubt), next_in_ms=0)
     return follow(look, attempt)
 
 
 def fail_if_overdue(look: Look) -> None:
-    """After a bug in a step: fail the job if its time is up. Otherwise it is looked at again when its lease expires."""
+    """After a bug in a step, fail the job if its time is up. Otherwise the step is repeated when the lease expires."""
     attempt = look.newest_attempt
     ends_at = look.job.queue_deadline if attempt is None or attempt.ended else attempt.deadline
     if look.now <= ends_at:

@@ -55,7 +55,7 @@ class Attempt:
     state: AttemptState
     #: When it was committed, before its first submit.
     created_at: int
-    #: When the attempt must have ended, whatever happens; its upload URLs and event token expire then.
+    #: When the attempt is over in any case; its upload URLs and event token expire then.
     deadline: int
     #: When the current or accepted submit began; None if there is none.
     sent_at: int | None = None

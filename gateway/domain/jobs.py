@@ -84,7 +84,7 @@ class Job:
     error_message: str | None = None
     #: Cost of all attempts in nano-dollars; None if they cost nothing.
     cost_nano: int | None = None
-    #: When the dispatcher looks at it next; None when it is over and cleaned up.
+    #: When the dispatcher looks at it next; None once it has ended and its attempt is cleaned up.
     next_at: int | None = None
     #: The lease under which a dispatcher works on it.
     lease_token: str | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from wire.media_types import MEDIA_TYPES, MediaType
@@ -22,8 +21,3 @@ class Output:
     @property
     def media_type(self) -> MediaType:
         return MEDIA_TYPES[self.type]
-
-
-def declared(media_types: Mapping[str, MediaType]) -> dict[str, Output]:
-    """The outputs of a job that has not made them yet."""
-    return {name: Output(media_type.name) for name, media_type in media_types.items()}

@@ -37,10 +37,6 @@ class Price:
     #: Nano-dollars for the pull of the worker's image, if this attempt bears it; otherwise 0.
     pull_nano: int = 0
 
-    @property
-    def idle_nano(self) -> int:
-        return self.nano_per_s * self.idle_s
-
 
 def usd(nano: int) -> float:
     return round(nano / 1e9, 6)

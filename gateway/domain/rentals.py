@@ -2,8 +2,8 @@
 
 The stages: INTENT (committed before anything is sent) → CREATING (the call is being made) → BOOTING, or AMBIGUOUS
 while it is unknown whether a machine exists → PROBING (it runs, its worker has not responded) → READY, BUSY and IDLE
-→ DESTROYING (committed before the first call that destroys it) → GONE, only on proof. NO_MACHINE: there never was one.
-A machine that appears although its record says that there is none is an orphan, and goes to DESTROYING.
+→ DESTROYING (committed before the first call that destroys it) → GONE, once that is proven. NO_MACHINE: none was made.
+A machine that is found although its record says otherwise is an orphan; it goes to DESTROYING.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ CHANGES: Mapping[Stage, frozenset[Stage]] = {
     Stage.INTENT: frozenset({Stage.CREATING, Stage.NO_MACHINE}),
     Stage.CREATING: frozenset({Stage.BOOTING, Stage.AMBIGUOUS}),
     Stage.AMBIGUOUS: frozenset({Stage.BOOTING, Stage.NO_MACHINE}),
-    # to AMBIGUOUS if the id turned out to be another machine's
+    # AMBIGUOUS: the id turned out to be another machine's
     Stage.BOOTING: frozenset({Stage.PROBING, Stage.AMBIGUOUS, *_ENDS}),
     Stage.PROBING: frozenset({Stage.READY, *_ENDS}),
     Stage.READY: frozenset({Stage.BUSY, Stage.IDLE, *_ENDS}),
     Stage.BUSY: frozenset({Stage.IDLE, *_ENDS}),
     Stage.IDLE: frozenset({Stage.BUSY, *_ENDS}),
     Stage.DESTROYING: frozenset({Stage.GONE}),
-    # there was a machine after all
+    # an orphan
     Stage.NO_MACHINE: frozenset({Stage.DESTROYING}),
     Stage.GONE: frozenset({Stage.DESTROYING}),
 }
@@ -78,7 +78,7 @@ class Rental:
     created_at: int
     #: Since when it is in `stage`.
     stage_at: int
-    #: When it is destroyed, whatever it does then.
+    #: When it is destroyed, even during a job.
     deadline: int
     #: The cloud's id of the offer that was taken; None for an orphan.
     offer_id: int | None = None

@@ -32,7 +32,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Accepted:
-    """The provider has the attempt."""
+    """The provider has accepted the attempt."""
 
     #: The provider's own id of the attempt.
     remote_id: str
@@ -40,7 +40,7 @@ class Accepted:
 
 @dataclass(frozen=True)
 class NotYet:
-    """The provider has not taken the attempt and may take it later."""
+    """The provider has not accepted the attempt, but may do so later."""
 
     #: Why, for the log and for `waiting_for` of the job.
     reason: str
@@ -65,7 +65,7 @@ class Remote:
     """The state of an attempt, as its provider reports it.
 
     COMPLETED without a result, or FAILED without an error, means that the provider lost the worker's response. The
-    attempt counts as failed, and the job is retried.
+    attempt has then failed, and the job is retried.
     """
 
     phase: Phase
@@ -84,7 +84,7 @@ class Remote:
 
 
 class ProviderError(Exception):
-    """A provider did not do what it was asked to do; the text is for the log and for `waiting_for`."""
+    """A call to a provider failed. The text is for the log and for `waiting_for`."""
 
     code = "provider_error"
 
@@ -119,7 +119,7 @@ class Unavailable(ProviderError):
 
 
 class Ambiguous(ProviderError):
-    """The attempt may or may not have been taken."""
+    """It is unknown whether the provider has accepted the attempt."""
 
     code = "ambiguous"
 
@@ -173,10 +173,6 @@ class Provider(Protocol):
         """
 
 
-def _nothing(own: Any, settings: Settings) -> tuple[str, ...]:
-    return ()
-
-
 @dataclass(frozen=True)
 class Registration(Generic[S]):
     """What a provider's package declares, as `PROVIDER` in its module `registration`."""
@@ -192,4 +188,4 @@ class Registration(Generic[S]):
     #: Whether its workers run on other machines, so that the gateway needs a public URL.
     remote: bool = True
     #: Returns mistakes in combinations of settings, the provider's and the gateway's.
-    check: Callable[[S, Settings], Iterable[str]] = _nothing
+    check: Callable[[S, Settings], Iterable[str]] = lambda own, settings: ()

@@ -91,7 +91,7 @@ class Api:
             raise
         except (ValueError, urllib3.exceptions.HTTPError) as error:
             # requests does not wrap these, for example of a redirect to an invalid address
-            raise requests.ConnectionError(f"the answer is not HTTP: {error}") from error
+            raise requests.ConnectionError(f"the response is not HTTP: {error}") from error
 
 
 def never_sent(error: requests.RequestException) -> bool:
@@ -114,11 +114,11 @@ def _read(response: requests.Response, ends_at: float) -> bytes:
     while chunk := response.raw.read1(MAX_ANSWER_BYTES, decode_content=False):
         body += chunk
         if len(body) > MAX_ANSWER_BYTES:
-            raise requests.ConnectionError("the answer is too large")
+            raise requests.ConnectionError("the response is too large")
         if time.monotonic() > ends_at:
             break
     if time.monotonic() > ends_at:  # also one without a body
-        raise requests.ReadTimeout("the answer came too slowly")
+        raise requests.ReadTimeout("the response came too slowly")
     return body
 
 

@@ -18,7 +18,7 @@ class WrongCertificate(NewConnectionError):
 
 
 class _PinnedConnection(HttpsConnection):
-    """Reports everything that fails before the connection is complete as a connection that was never made."""
+    """Raises NewConnectionError for any failure during the handshake, because nothing has been sent then."""
 
     def connect(self) -> None:
         try:

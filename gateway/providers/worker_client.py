@@ -17,7 +17,7 @@ from gateway.providers.http import CONNECT_TIMEOUT_S, Answer, Api, never_sent, w
 from gateway.providers.pinned_tls import presented_certificate
 from gateway.signing import Signer
 from wire.envelope import ErrorSchema, ResultSchema
-from wire.errors import InvalidParams, JobError, WorkerOutdated
+from wire.errors import InvalidParams, WorkerOutdated
 from wire.identity import fingerprint_of, proof
 
 _RETRY_S = 2.0
@@ -75,11 +75,11 @@ class WorkerClient:
         try:
             answer = self._call("POST", f"/video/{job_input['operation']}", job_input)
         except Unreachable:  # nothing was sent
-            return NotYet("the worker is not up", _RETRY_S)
+            return NotYet("the worker is not running", _RETRY_S)
         except requests.RequestException as error:
             if never_sent(error):
-                return NotYet("the worker is not up", _RETRY_S)
-            raise Ambiguous(f"the worker's answer was lost: {error}") from error
+                return NotYet("the worker is not running", _RETRY_S)
+            raise Ambiguous(f"the worker's response was lost: {error}") from error
         return _submitted(answer)
 
     def poll(self, attempt_id: str) -> Remote:
@@ -88,14 +88,14 @@ class WorkerClient:
         if answer.status == 404:
             return Remote(Phase.GONE)
         if answer.status != 200:
-            raise Unavailable(f"the worker answered with status {answer.status}")
+            raise Unavailable(f"the worker returned status {answer.status}")
         return _remote(answer.body)
 
     def cancel(self, attempt_id: str) -> None:
         """Cancel the attempt; an unknown one is no error. Raises Unavailable."""
         answer = self._ask("DELETE", f"/jobs/{attempt_id}")
         if answer.status not in {200, 404}:
-            raise Unavailable(f"the worker answered with status {answer.status}")
+            raise Unavailable(f"the worker returned status {answer.status}")
 
     def health(self) -> Health:
         """Call the health check. Raises Unreachable, NotAllowed, or Unavailable with the reason."""
@@ -109,10 +109,6 @@ class WorkerClient:
             return Health(int(slots["total"]), int(slots["busy"]), str(answer.body["peer"]))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise Unavailable(f"the worker returned an invalid response: {error!r}") from error
-
-    def check(self) -> None:
-        """Return if the worker is healthy. Raises Unavailable with the reason."""
-        self.health()
 
     def _ask(self, method: str, path: str) -> Answer:
         try:
@@ -142,7 +138,7 @@ class WorkerClient:
             raise Unreachable(error) from error
         given, expected = answer.body.get("proof"), proof(self._token, nonce, fingerprint)
         if not (isinstance(given, str) and given.isascii() and hmac.compare_digest(given, expected)):
-            raise Unavailable(f"the server has not proved to be the worker (status {answer.status})")
+            raise Unavailable(f"the server did not prove that it is the worker (status {answer.status})")
         self._api = self._trusted_api(fingerprint)
         return self._api
 
@@ -166,7 +162,7 @@ def _submitted(answer: Answer) -> Accepted | NotYet:
             raise Unavailable(f"the worker rejects the request: {_reason(answer)}")
         case 400, InvalidParams.code:
             raise Refused(InvalidParams(_reason(answer)))
-    raise Ambiguous(f"the worker answered with status {answer.status}")
+    raise Ambiguous(f"the worker returned status {answer.status}")
 
 
 def _remote(body: Mapping[str, Any]) -> Remote:
@@ -177,7 +173,7 @@ def _remote(body: Mapping[str, Any]) -> Remote:
         if status == "completed":
             return Remote(Phase.COMPLETED, result=ResultSchema().load(body["result"]))
         if status in {"failed", "cancelled"}:
-            return Remote(Phase.FAILED, error=_error(body["error"]))
+            return Remote(Phase.FAILED, error=ErrorSchema().load(body["error"]))
     except (KeyError, TypeError, ValueError, OverflowError, ValidationError) as error:
         raise Unavailable(f"the worker returned an invalid response: {error!r}") from error
     raise Unavailable(f"the worker reports an unknown status {status!r}")
@@ -188,11 +184,6 @@ def _progress(raw: Any) -> float:
     if not 0 <= progress <= 1:
         raise ValueError(f"progress {progress}")
     return progress
-
-
-def _error(raw: Mapping[str, Any]) -> JobError:
-    error: JobError = ErrorSchema().load(raw)
-    return error
 
 
 def _reason(answer: Answer) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 from wire.envelope import OUTPUT_NAME, Upload
@@ -30,16 +29,6 @@ def download_name(key: str) -> str:
     return key.rpartition("/")[2]
 
 
-@dataclass(frozen=True)
-class StoredFile:
-    """A completely stored file."""
-
-    #: Its key, see `Storage`.
-    key: str
-    #: Its length.
-    size_bytes: int
-
-
 class StorageFullError(Exception):
     """There is not enough space for the file."""
 
@@ -60,10 +49,10 @@ class Storage(Protocol):
     def presign_get(self, key: str, *, expires_at: int, for_worker: bool = False) -> str:
         """Sign a URL of the file, valid until `expires_at`. `for_worker`: use the address that workers reach."""
 
-    def stat(self, key: str) -> StoredFile | None:
-        """Return the file, or None if it does not exist."""
+    def size(self, key: str) -> int | None:
+        """Return the size of a completely stored file in bytes; None if it does not exist."""
 
-    def write(self, key: str, chunks: Iterable[bytes], size_bytes: int) -> StoredFile:
+    def write(self, key: str, chunks: Iterable[bytes], size_bytes: int) -> None:
         """Store a file of `size_bytes` atomically, replacing an existing one.
 
         Raises StorageFullError, StorageUnavailable, and exceptions of `chunks` other than OSError.

@@ -19,7 +19,7 @@ from urllib.parse import quote
 from common.clock import Clock
 from gateway.settings import Settings
 from gateway.signing import Signer
-from gateway.storage import KEY, StorageFullError, StorageUnavailable, StoredFile
+from gateway.storage import KEY, StorageFullError, StorageUnavailable
 from wire.envelope import Upload
 
 _FOLDERS = ("outputs", "uploads")
@@ -27,7 +27,7 @@ _PART = ".part-"
 # An incomplete file that has not changed for this long is a leftover: clients that stall are cut off much earlier.
 HALF_WRITTEN_MS = 3600 * 1000
 
-# Held while a folder is created or removed, so that no empty folder is removed that a transfer is about to use.
+# Held while a folder is created or removed: an empty folder may be one that a transfer is about to use.
 _folders = threading.Lock()
 
 
@@ -46,10 +46,10 @@ class LocalStorage:
         base = self._settings.worker_base if for_worker else self._settings.client_base
         return self._url(base, "GET", key, expires_at, 0)
 
-    def stat(self, key: str) -> StoredFile | None:
+    def size(self, key: str) -> int | None:
         with _disk():
             try:
-                return StoredFile(key, self.path(key).stat().st_size)
+                return self.path(key).stat().st_size
             except FileNotFoundError:
                 self._make_root()
                 return None
@@ -109,7 +109,7 @@ class LocalStorage:
                 return max_bytes if self._clock.now_ms() < expires_at else None
         return None
 
-    def write(self, key: str, chunks: Iterable[bytes], size_bytes: int) -> StoredFile:
+    def write(self, key: str, chunks: Iterable[bytes], size_bytes: int) -> None:
         path = self.path(key)
         with _disk():
             self._make_root()
@@ -118,7 +118,6 @@ class LocalStorage:
             except BaseException:
                 self._remove_empty(path.parent)
                 raise
-        return StoredFile(key, size_bytes)
 
     def check(self) -> None:
         with _disk():

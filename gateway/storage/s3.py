@@ -18,7 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from common.clock import Clock
 from gateway.settings import Settings
-from gateway.storage import KEY, StorageUnavailable, StoredFile, download_name, mime_of
+from gateway.storage import KEY, StorageUnavailable, download_name, mime_of
 from wire.envelope import Upload
 
 CONNECT_S = 5
@@ -73,17 +73,16 @@ class S3Storage:
             "get_object", key, expires_at, ResponseContentType=mime_of(key), ResponseContentDisposition=disposition
         )
 
-    def stat(self, key: str) -> StoredFile | None:
+    def size(self, key: str) -> int | None:
         with _translated():
             try:
-                found = self._s3.head_object(**self._place(key))
+                return int(self._s3.head_object(**self._place(key))["ContentLength"])
             except ClientError as error:
                 if error.response.get("Error", {}).get("Code") in _GONE:
                     return None
                 raise
-        return StoredFile(key, found["ContentLength"])
 
-    def write(self, key: str, chunks: Iterable[bytes], size_bytes: int) -> StoredFile:
+    def write(self, key: str, chunks: Iterable[bytes], size_bytes: int) -> None:
         """Stream the file to S3 as a worker would: with a known length, without buffering it, and without retries."""
         target = self.presign_put(key, max_bytes=size_bytes, expires_at=self._clock.now_ms() + WRITE_MS)
         with requests.Session() as http:
@@ -101,7 +100,6 @@ class S3Storage:
         if response.status_code != 200:
             code = _CODE.search(response.text)
             raise StorageUnavailable(f"S3 returned {response.status_code} {code[1] if code else ''}".strip())
-        return StoredFile(key, size_bytes)
 
     def delete(self, key: str) -> None:
         with _translated():

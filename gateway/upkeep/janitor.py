@@ -1,7 +1,7 @@
 """Removes what has expired: outputs, uploads, jobs, rentals, idempotency records, and leftovers of crashes.
 
-Whether an output still exists follows from its job's times; no row stores it. A crash between two removals therefore
-leaves nothing inconsistent, and several gateways may clean up at once: what has expired stays expired.
+Whether an output has expired follows from its job's times and is not stored. So a crash between two removals leaves
+nothing inconsistent, and several gateways may clean up at once.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Janitor:
     def _unwanted_uploads(self, keys: Collection[str]) -> list[str]:
         before = self._before(self._settings.upload_retention_seconds)
         old = [key for key in keys if key.startswith("uploads/") and ids.made_at(key.rpartition("/")[2]) <= before]
-        # Queried after the uploads expired, so no new job can rely on them.
+        # Queried after they have expired, when no new job may use them any more.
         needed = self._store.unfinished_params("uploads/") if old else []
         return [key for key in old if not any(key in params for params in needed)]
 

@@ -1,12 +1,12 @@
 """Prometheus metrics: counters of this process, and gauges read from the database at every scrape.
 
-Gateways that share a database each count the ends that they record: the sum over all of them is the total. Gauges and
-`reelay_orphans_total` are the same everywhere.
+Gateways that share a database count the ends that they record themselves; the total is the sum over all gateways. The
+gauges and `reelay_orphans_total` are the same at each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -29,58 +29,38 @@ class Metrics:
     """All metrics of one application."""
 
     def __init__(self, store: Store, providers: Mapping[str, Provider], clock: Clock) -> None:
-        self.registry = registry = CollectorRegistry()
-        registry.register(_GaugeCollector(store, providers, clock))
-        self._jobs = Counter(
-            "reelay_jobs_ended", "Jobs that have ended.", ["operation", "status", "provider"], registry=registry
+        self.registry = CollectorRegistry()
+        self.registry.register(_GaugeCollector(store, providers, clock))
+        self._jobs = self._counter("reelay_jobs_ended", "Jobs that have ended.", "operation", "status", "provider")
+        self._queue = self._histogram(
+            "reelay_job_queue_seconds", "From the request to the start of the first worker.", "operation"
         )
-        self._queue = Histogram(
-            "reelay_job_queue_seconds",
-            "From the request to the start of the first worker.",
-            ["operation"],
-            buckets=SECONDS,
-            registry=registry,
+        self._run = self._histogram(
+            "reelay_job_run_seconds", "From the start of the first worker to the end of a completed job.", "operation"
         )
-        self._run = Histogram(
-            "reelay_job_run_seconds",
-            "From the start of the first worker to the end of a completed job.",
-            ["operation"],
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self._provisioning = Histogram(
+        self._provisioning = self._histogram(
             "reelay_provisioning_seconds",
             "From the creation of an attempt to its claim by a worker, including repeated submits.",
-            ["provider"],
-            buckets=SECONDS,
-            registry=registry,
+            "provider",
         )
-        self._attempts = Counter(
-            "reelay_attempts_ended",
-            "Attempts that have ended; code is empty for those that succeeded.",
-            ["provider", "state", "code"],
-            registry=registry,
-        )
-        self._cost = Counter("reelay_cost_usd", "What attempts have cost, in dollars.", ["provider"], registry=registry)
-        self._encodes = Counter(
-            "reelay_encodes", "Completed jobs by video encoder.", ["provider", "encoder", "device"], registry=registry
-        )
-        self._bytes = Histogram(
-            "reelay_output_bytes",
-            "Size of all files of a finished job.",
-            ["operation"],
-            buckets=BYTES,
-            registry=registry,
-        )
-        self._webhooks = Counter(
+        what = "Attempts that have ended; code is empty for those that succeeded."
+        self._attempts = self._counter("reelay_attempts_ended", what, "provider", "state", "code")
+        self._cost = self._counter("reelay_cost_usd", "What attempts have cost, in dollars.", "provider")
+        what = "Completed jobs by video encoder."
+        self._encodes = self._counter("reelay_encodes", what, "provider", "encoder", "device")
+        self._bytes = self._histogram("reelay_output_bytes", "Size of all files of a finished job.", "operation", BYTES)
+        self._webhooks = self._counter(
             "reelay_webhook_tries",
             "Tries to send a webhook by its state after the try; a pending webhook is sent again.",
-            ["state"],
-            registry=registry,
+            "state",
         )
-        self._video = Counter(
-            "reelay_video_seconds", "Length of all finished videos.", ["operation"], registry=registry
-        )
+        self._video = self._counter("reelay_video_seconds", "Length of all finished videos.", "operation")
+
+    def _counter(self, name: str, doc: str, *labels: str) -> Counter:
+        return Counter(name, doc, labels, registry=self.registry)
+
+    def _histogram(self, name: str, doc: str, label: str, buckets: Sequence[float] = SECONDS) -> Histogram:
+        return Histogram(name, doc, [label], buckets=buckets, registry=self.registry)
 
     def claimed(self, attempt: Attempt) -> None:
         """Record that a worker has claimed the attempt."""
@@ -128,25 +108,21 @@ class _GaugeCollector(Collector):
         for status in (JobStatus.QUEUED, JobStatus.RUNNING):
             jobs.add_metric([str(status)], unfinished.by_status.get(str(status), 0))
         yield jobs
-        age_s = 0.0 if unfinished.oldest_at is None else max(0, now - unfinished.oldest_at) / 1000
+        age_s = _seconds(unfinished.oldest_at, now)
         yield GaugeMetricFamily("reelay_jobs_oldest_seconds", "Age of the oldest job that has not ended.", age_s)
         yield GaugeMetricFamily(
             "reelay_jobs_past_limits", "Jobs that should have ended by their own limits.", unfinished.past_limits
         )
         unsent, oldest_at = self._store.unsent_webhooks()
         yield GaugeMetricFamily("reelay_webhooks_waiting", "Webhooks that are waiting to be sent or retried.", unsent)
-        age_s = 0.0 if oldest_at is None else max(0, now - oldest_at) / 1000
-        yield GaugeMetricFamily(
-            "reelay_webhooks_oldest_seconds",
-            "Age of the oldest webhook that is waiting.",
-            age_s,
-        )
-        yield CounterMetricFamily(
-            "reelay_orphans",
-            "Rented machines found without the record of a current rental, and destroyed.",
-            orphans(self._store),
-        )
+        age_s = _seconds(oldest_at, now)
+        yield GaugeMetricFamily("reelay_webhooks_oldest_seconds", "Age of the oldest webhook that is waiting.", age_s)
+        found = "Rented machines found without the record of a current rental, and destroyed."
+        yield CounterMetricFamily("reelay_orphans", found, orphans(self._store))
         yield from self._rentals(now)
+        yield from self._providers_now()
+
+    def _providers_now(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("reelay_provider_up", "1 while the provider can be reached.", labels=["provider"])
         workers = GaugeMetricFamily(
             "reelay_provider_workers",
@@ -167,21 +143,19 @@ class _GaugeCollector(Collector):
 
     def _rentals(self, now: int) -> Iterator[Metric]:
         spent = spending(self._store, now)
-        yield GaugeMetricFamily(
-            "reelay_rentals_usd_per_hour",
-            "Cost of the current rentals per hour, in dollars.",
-            spent.nano_per_s * 3600 / 1e9,
-        )
-        yield GaugeMetricFamily(
-            "reelay_rentals_today_usd", "Cost of all rentals on this day (UTC), in dollars.", spent.today_nano / 1e9
-        )
-        age_s = 0.0 if spent.ending_since is None else max(0, now - spent.ending_since) / 1000
-        yield GaugeMetricFamily(
-            "reelay_rentals_destroying_seconds",
-            "Time since the oldest machine in destruction began to be destroyed.",
-            age_s,
-        )
+        per_hour, today = spent.nano_per_s * 3600 / 1e9, spent.today_nano / 1e9
+        what = "Cost of the current rentals per hour, in dollars."
+        yield GaugeMetricFamily("reelay_rentals_usd_per_hour", what, per_hour)
+        what = "Cost of all rentals on this day (UTC), in dollars."
+        yield GaugeMetricFamily("reelay_rentals_today_usd", what, today)
+        what = "Time since the oldest machine in destruction began to be destroyed."
+        yield GaugeMetricFamily("reelay_rentals_destroying_seconds", what, _seconds(spent.ending_since, now))
 
     def describe(self) -> Iterator[Metric]:
         """Return nothing; the registry would otherwise query the database on registration."""
         return iter(())
+
+
+def _seconds(since: int | None, now: int) -> float:
+    """Seconds since a time in ms UTC; 0 for None."""
+    return 0.0 if since is None else max(0, now - since) / 1000

@@ -143,7 +143,7 @@ class Sender:
 
 
 def _outcome(post: Callable[[], safe_http.PostResponse]) -> Outcome:
-    """Post, and describe the outcome in words that the client may see: none of them come from the receiver."""
+    """Call `post` and describe the outcome for the client, without any text of the receiver."""
     try:
         response = post()
     except safe_http.ForbiddenUrl:

@@ -7,10 +7,12 @@ that restarts it whenever it was killed, as systemd does, but not with ONCE.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -91,7 +93,12 @@ def serve(environ: Mapping[str, str]) -> None:
 
 def _never_sync() -> None:
     """Turn syncing off: only processes die here, never the machine, so nothing that SQLite wrote is lost."""
-    sa.event.listen(sa.Pool, "checkout", lambda connection, *_: connection.execute("PRAGMA synchronous=OFF"))
+
+    def never_sync(connection: object, *_: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous=OFF")
+
+    sa.event.listen(sa.Pool, "checkout", never_sync)
 
 
 def _supervise(environ: Mapping[str, str]) -> None:
@@ -169,10 +176,8 @@ class Zygote:
     def kill(self, group: int) -> None:
         """Kill the gateway for good."""
         self._running.discard(group)
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
     def close(self) -> None:
         for group in list(self._running):

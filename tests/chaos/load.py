@@ -1,11 +1,10 @@
-"""Many jobs while gateway, dispatcher and workers are killed at random."""
+"""Many jobs while gateways, dispatchers and workers are killed at random."""
 
 from __future__ import annotations
 
 import random
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,17 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gateway.db.engine import make_engine
 from handler import workdir
 from scripts.stack import free_port
 from tests.chaos.gateway import Zygote
 from tests.chaos.scenery import (
-    FINISHED,
     assets,
     encodes,
     endpoint,
+    follow,
     insist,
     params,
-    rows,
     running_in,
     settings,
     waiting_at,
@@ -44,35 +43,37 @@ class Report:
     """How the jobs ended; `wrong` lists broken promises."""
 
     jobs: int
+    #: what was killed
     kills: Counter[str] = field(default_factory=Counter)
+    #: how the jobs ended, as the clients saw it
     ends: Counter[str] = field(default_factory=Counter)
+    #: how many jobs took so many tries
     tries: Counter[int] = field(default_factory=Counter)
     encodes: int = 0
+    #: files that the clean-up will remove
     left: int = 0
     seconds: float = 0.0
     wrong: list[str] = field(default_factory=list)
 
-    def __str__(self) -> str:
-        return (
-            f"{self.jobs} jobs in {self.seconds:.0f} s, kills {dict(self.kills)}, ends {dict(self.ends)},"
-            f" tries {dict(sorted(self.tries.items()))}, {self.encodes} encodes,"
-            f" {self.left} files for the clean-up; {'; '.join(self.wrong) or 'well'}"
-        )
-
 
 class Load:
-    """A gateway, a separate dispatcher and workers at RunPod, all killed and restarted at random."""
+    """Gateways, as many dispatchers, and workers at RunPod, all killed and restarted at random.
 
-    def __init__(self, home: Path, *, seed: int, pretend: bool) -> None:
-        self._home, self._data, port = home, home / "data", free_port()
-        self._url = f"http://127.0.0.1:{port}"
+    They share `database`, which is SQLite's in their data folder by default.
+    """
+
+    def __init__(self, home: Path, *, seed: int, pretend: bool, gateways: int = 1, database: str | None = None) -> None:
+        self._home, self._data = home, home / "data"
+        self._database = database or f"sqlite:///{self._data / 'reelay.db'}"
+        self._ports = [free_port() for _ in range(gateways)]
+        self._urls = [f"http://127.0.0.1:{port}" for port in self._ports]
         self._random = random.Random(seed)
         self._files, self._zygote, self._workers = assets(home), Zygote(), Workers()
         env = {"PRETEND": str(home / "encodes")} if pretend else {}
         self._runpod = endpoint(home, self._files, self._workers, WORKERS, env)
         self._environ = {
             **self._runpod.gateway_environ,
-            **settings(port, self._data),
+            "DATABASE_URL": self._database,
             "RATE_LIMIT_PER_KEY": "0",
             "MAX_JOBS_PER_KEY": "0",
             "THREADS": "64",
@@ -88,7 +89,7 @@ class Load:
                 killer.start()
             try:
                 with ThreadPoolExecutor(CLIENTS) as clients:
-                    ids, ends = zip(*clients.map(lambda _: self._job(), range(jobs)), strict=True)
+                    ids, ends = zip(*clients.map(self._job, range(jobs)), strict=True)
             finally:
                 over.set()
                 for killer in killers:
@@ -100,37 +101,36 @@ class Load:
         return report
 
     @contextmanager
-    def _processes(self) -> Iterator[dict[str, int]]:
+    def _processes(self) -> Iterator[dict[str, list[int]]]:
         self._data.mkdir()
         try:
-            groups = {}
-            for role in ("gateway", "dispatcher"):
-                environ = {**self._environ, "ROLE": role, "LOG": str(self._home / f"{role}.log")}
-                groups[role] = self._zygote.start(environ)
-                insist("GET", f"{self._url}/health")
+            groups: dict[str, list[int]] = {"gateway": [], "dispatcher": []}
+            for port, url in zip(self._ports, self._urls, strict=True):
+                for role, running in groups.items():
+                    log = self._home / f"{role}-{port}.log"
+                    environ = {**self._environ, **settings(port, self._data), "ROLE": role, "LOG": str(log)}
+                    running.append(self._zygote.start(environ))
+                    insist("GET", f"{url}/health")
             yield groups
         finally:
             self._zygote.close()
             self._workers.close()
             self._files.close()
 
-    def _job(self) -> tuple[str, str]:
+    def _job(self, number: int) -> tuple[str, str]:
         """Submit a job and follow it; return its id, and how it ended: `completed` only if its output can be fetched."""
-        headers = {"Idempotency-Key": str(uuid.uuid4())}
-        job = insist("POST", f"{self._url}/video/adicionaAudio", json=params(self._files), headers=headers).json()
-        job_id, ends_at = str(job["jobId"]), time.monotonic() + 300
-        while job["status"] not in FINISHED and time.monotonic() < ends_at:
-            job = insist("GET", f"{self._url}/jobs/{job_id}", headers={"Prefer": "wait=5"}).json()
+        first = number % len(self._urls)
+        job = follow(params(self._files), *self._urls[first:], *self._urls[:first])
         if job["status"] == "completed":
-            output = insist("GET", job["video_url"]).content
-            return job_id, "completed" if len(output) == job["stats"]["size_bytes"] else "completed with another output"
-        return job_id, f"{job['status']} {job.get('error', {}).get('code', '')}".strip()
+            whole = len(insist("GET", job["video_url"]).content) == job["stats"]["size_bytes"]
+            return job["jobId"], "completed" if whole else "completed with another output"
+        return job["jobId"], f"{job['status']} {job.get('error', {}).get('code', '')}".strip()
 
-    def _kill(self, kind: str, groups: Mapping[str, int], over: threading.Event, report: Report) -> None:
+    def _kill(self, kind: str, groups: Mapping[str, list[int]], over: threading.Event, report: Report) -> None:
         chance = random.Random(self._random.random())
         while not over.wait(chance.uniform(*PAUSES[kind])):
             if kind in groups:
-                report.kills[kind] += self._zygote.kill_once(groups[kind])
+                report.kills[kind] += self._zygote.kill_once(chance.choice(groups[kind]))
                 continue
             busy = [worker for worker in self._runpod.fleet.all() if worker.ready and not worker.leaving]
             if busy:
@@ -182,4 +182,9 @@ class Load:
             report.wrong.append(f"unknown files: {sorted(unknown)[:3]}")
 
     def _rows(self, query: str) -> list[Any]:
-        return rows(self._data, query)
+        engine = make_engine(self._database, pool_size=1)
+        try:
+            with engine.connect() as connection:
+                return [tuple(row) for row in connection.exec_driver_sql(query)]
+        finally:
+            engine.dispose()

@@ -196,7 +196,7 @@ class _Life:
         """Submit, follow to the end, wait until nothing is paid for, and a while longer."""
         self._watch_creations()
         for label in FOREIGN:
-            self.vast.stranger(label)
+            self.vast.foreign(label)
         if self._run.fault:
             LIES[self._run.fault](self.vast)
         self.start()
@@ -241,7 +241,7 @@ class _Life:
     def wrong(self) -> list[str]:
         """What is wrong at Vast.ai and in the database."""
         wrong = list(self._wrong)
-        if touched := self.vast.touched_strangers():
+        if touched := self.vast.touched_foreign():
             wrong.append(f"touched: {[one.label for one in touched]}")
         if self._run.what is What.IS_GONE:
             return wrong
@@ -314,7 +314,7 @@ class _Life:
         return not (self.vast.alive() or self.vast.account.is_due() or waits or asleep)
 
     def _must_be_over_s(self) -> float:
-        made = [one.created_at for one in self.vast.instances if not one.stranger]
+        made = [one.created_at for one in self.vast.instances if not one.foreign]
         return max([self._job_ended_s + IDLE_S, *made]) + LEFT_S
 
     def _watch_creations(self) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sqlite3
 import stat
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -44,11 +46,11 @@ def settings(port: int, data: Path) -> dict[str, str]:
 
 
 def insist(
-    method: str, url: str, *, patience_s: float = 60, headers: Mapping[str, str] | None = None, **more: Any
+    method: str, *urls: str, patience_s: float = 60, headers: Mapping[str, str] | None = None, **more: Any
 ) -> requests.Response:
-    """Call until the gateway is up and responds. Raises Broken after `patience_s`, or when it refuses the call."""
+    """Call `urls` in turn until a gateway responds. Raises Broken after `patience_s`, or when it refuses the call."""
     ends_at = time.monotonic() + patience_s
-    while True:
+    for url in itertools.cycle(urls):
         try:
             answer = requests.request(method, url, headers={"X-API-Key": KEY, **(headers or {})}, timeout=10, **more)
             if answer.status_code < 300:
@@ -59,6 +61,17 @@ def insist(
         if refused or time.monotonic() > ends_at:
             raise Broken(f"{method} {url}: {reason}")
         time.sleep(0.05)
+    raise AssertionError("there is no URL")
+
+
+def follow(body: Mapping[str, str], *urls: str) -> dict[str, Any]:
+    """Submit a job to the gateways at `urls`; return it when it has finished."""
+    headers = {"Idempotency-Key": str(uuid.uuid4())}
+    job = insist("POST", *(f"{url}/video/adicionaAudio" for url in urls), json=body, headers=headers).json()
+    ends_at = time.monotonic() + 300
+    while job["status"] not in FINISHED and time.monotonic() < ends_at:
+        job = insist("GET", *(f"{url}/jobs/{job['jobId']}" for url in urls), headers={"Prefer": "wait=5"}).json()
+    return dict(job)
 
 
 def rows(data: Path, query: str) -> list[Any]:
@@ -170,8 +183,8 @@ def waiting_at(runpod: Emulator) -> int:
     return counts["inQueue"] + counts["inProgress"]
 
 
-def running_in(home: Path) -> list[str]:
-    """The processes of FFmpeg that run in a folder below `home`."""
+def running_in(home: Path) -> list[int]:
+    """The ids of the FFmpeg processes that run in a folder below `home`."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -179,5 +192,5 @@ def running_in(home: Path) -> list[str]:
         except OSError:
             continue
         if name in {"ffmpeg", "ffprobe"} and folder.is_relative_to(home):
-            found.append(f"{name} {process.name}")
+            found.append(int(process.name))
     return found

@@ -1,4 +1,4 @@
-"""Gateway, dispatcher and workers killed at random while clients submit."""
+"""Gateways, dispatchers and workers killed at random while clients submit."""
 
 from __future__ import annotations
 
@@ -7,13 +7,24 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.load import Load
+from tests.postgres import postgres_server
 
 pytestmark = pytest.mark.slow
 
 
-def test_every_acknowledged_job_ends_and_none_is_done_twice(tmp_path: Path) -> None:
-    report = Load(tmp_path, seed=11, pretend=False).run(200)
+def check(load: Load, jobs: int) -> None:
+    """Every acknowledged job ends, and none is done twice."""
+    report = load.run(jobs)
     print(f"\n{report}")
     assert report.wrong == []
     assert min(report.kills.values()) >= 3 and len(report.kills) == 3
-    assert report.ends["completed"] >= 195
+    assert report.ends["completed"] >= 0.975 * jobs
+
+
+def test_one_gateway_on_sqlite(tmp_path: Path) -> None:
+    check(Load(tmp_path, seed=11, pretend=False), 200)
+
+
+def test_two_gateways_and_two_dispatchers_on_one_postgresql(tmp_path: Path) -> None:
+    with postgres_server() as server, server.database() as database:
+        check(Load(tmp_path, seed=5, pretend=True, gateways=2, database=database), 200)

@@ -153,15 +153,6 @@ class Renter:
     def list(self, **query: Any) -> requests.Response:
         return self.ask("GET", "v1/instances/", **query)
 
-    def listed(self, **query: Any) -> list[int]:
-        """Ids of all pages."""
-        page = self.list(**query).json()
-        ids = [row["id"] for row in page["instances"]]
-        while page["next_token"]:
-            page = self.list(**query, after_token=page["next_token"]).json()
-            ids += [row["id"] for row in page["instances"]]
-        return ids
-
     def show(self, instance_id: int) -> dict[str, Any] | None:
         answer = self.ask("GET", f"v0/instances/{instance_id}/")
         assert answer.status_code == 200, answer.text

@@ -21,13 +21,6 @@ def as_published(vast: Emulator) -> Iterator[None]:
     assert vast.unfit == []
 
 
-def running(vast: Emulator, renter: Renter) -> int:
-    """The id of a new instance that runs."""
-    instance = renter.rented()
-    vast.advance(vast.config.boot_s)
-    return instance
-
-
 # ---- calls
 
 
@@ -54,7 +47,7 @@ def test_an_offer_becomes_an_instance_and_is_free_again_after_its_end(vast: Emul
     again = renter.create(wanted)
     assert again.status_code == 404 and "no_such_ask" in again.json()["msg"]
     assert renter.destroy(instance).json()["success"] is True
-    assert renter.show(instance) is None and renter.listed() == []
+    assert renter.show(instance) is None and renter.list().json()["instances"] == []
     assert renter.destroy(instance).status_code == 404
     assert renter.create(wanted).status_code == 200
 
@@ -73,7 +66,6 @@ def test_the_pages_of_a_listing_are_one_snapshot(renter: Renter) -> None:
     second = renter.list(after_token=first["next_token"]).json()
     assert [row["id"] for row in first["instances"] + second["instances"]] == ids
     assert (first["total_instances"], first["instances_found"], second["instances_found"]) == (27, 25, 2)
-    assert renter.listed(limit=10) == ids[:26]
 
 
 def test_a_container_s_key_destroys_its_own_instance_only(vast: Emulator, renter: Renter) -> None:
@@ -111,14 +103,6 @@ def test_a_429_can_say_when_to_come_back(vast: Emulator, renter: Renter) -> None
     assert renter.search().headers["Retry-After"] == "33"
 
 
-def test_a_listing_is_some_listings_old(vast: Emulator, renter: Renter) -> None:
-    vast.configure(list_behind=2)
-    instance = renter.rented()
-    assert [renter.listed() for _ in range(4)] == [[], [], [instance], [instance]]
-    renter.destroy(instance)
-    assert [renter.listed() for _ in range(3)] == [[instance], [instance], []]
-
-
 # ---- machines
 
 
@@ -130,16 +114,6 @@ def test_an_instance_boots_by_the_clock(vast: Emulator, renter: Renter) -> None:
         assert shown and shown["actual_status"] == status
     assert shown and shown["public_ipaddr"] == " 127.0.0.1 "
     assert [one["HostIp"] for one in shown["ports"]["3334/tcp"]] == ["::", "0.0.0.0"]
-
-
-def test_silence_makes_an_instance_destroy_itself(vast: Emulator, renter: Renter) -> None:
-    instance = running(vast, renter)
-    vast.advance(400)
-    assert renter.healthy(instance)
-    vast.advance(419)
-    assert len(vast.alive()) == 1
-    vast.advance(2)
-    assert vast.alive() == [] and vast.calls["self-destroy"] == 1
 
 
 def test_time_is_paid_from_creation_to_destruction(vast: Emulator, renter: Renter) -> None:
@@ -185,7 +159,8 @@ def test_nvenc_refuses_on_slices_with_some_drivers(
 @pytest.mark.slow
 def test_a_real_worker_dies_with_its_instance(vast: Emulator, renter: Renter) -> None:
     vast.configure(pretend=False)
-    instance = running(vast, renter)
+    instance = renter.rented()
+    vast.advance(vast.config.boot_s)
     eventually(lambda: renter.healthy(instance))
     assert len(_processes_of(instance)) >= 2  # the supervisor, the worker
     renter.destroy(instance)

@@ -14,6 +14,7 @@ from tests.conftest import SAMPLES
 from tests.servers import FileServer, Reply, eventually
 
 MakeStack = Callable[..., Stack]
+MakeClient = Callable[[Stack], Client]
 FINISHED = {"completed", "failed", "cancelled"}
 
 
@@ -35,13 +36,17 @@ def make_stack(tmp_path: Path, files: FileServer) -> Iterator[MakeStack]:
 @pytest.fixture
 def sample_files(files: FileServer) -> FileServer:
     """A file server with the samples."""
-    for path in SAMPLES.iterdir():
-        files.routes[f"/{path.name}"] = Reply(body=path.read_bytes())
+    add_samples(files)
     return files
 
 
+def add_samples(files: FileServer) -> None:
+    for path in SAMPLES.iterdir():
+        files.routes[f"/{path.name}"] = Reply(body=path.read_bytes())
+
+
 @pytest.fixture
-def client() -> Iterator[Callable[[Stack], Client]]:
+def client() -> Iterator[MakeClient]:
     made: list[Client] = []
 
     def make(stack: Stack) -> Client:
@@ -59,5 +64,8 @@ def ended(client: Client, job: dict[str, Any], seconds: float = 60) -> dict[str,
     return client.job(job["jobId"])
 
 
-def until(client: Client, job: dict[str, Any], check: Callable[[dict[str, Any]], bool], seconds: float = 30) -> None:
-    eventually(lambda: check(client.job(job["jobId"])), seconds)
+def encoding(client: Client, files: FileServer) -> dict[str, Any]:
+    """A job that a worker is encoding, for several seconds."""
+    job = client.submit("img2vid", {"url_image": files.url("/photo.jpg"), "duration": 8, "frame_rate": 30})
+    eventually(lambda: client.job(job["jobId"])["progress"] > 0.05)
+    return job

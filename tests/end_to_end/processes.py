@@ -1,4 +1,4 @@
-"""The processes of a stack: whether they respond, their FFmpeg, how they are stopped."""
+"""The processes of a stack: their FFmpeg, and how they are stopped."""
 
 from __future__ import annotations
 
@@ -6,18 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-import requests
-
-from scripts.stack import Stack
 from tests.handler.support import ffmpegs
-
-
-def answers(stack: Stack) -> bool:
-    """Whether the gateway responds."""
-    try:
-        return requests.get(f"{stack.url}/health", timeout=2).ok
-    except requests.RequestException:
-        return False
 
 
 def children(pid: int) -> list[int]:

@@ -15,10 +15,9 @@ import pytest
 import requests
 
 from scripts.stack import Stack
-from tests.end_to_end.conftest import FINISHED, MakeStack
-from tests.end_to_end.processes import answers
+from tests.end_to_end.conftest import FINISHED, MakeClient, MakeStack, ended
 from tests.postgres import postgres_server
-from tests.servers import FileServer, eventually
+from tests.servers import FileServer, eventually, responds
 
 pytestmark = pytest.mark.slow
 
@@ -29,17 +28,21 @@ class Gateway:
     """A gateway without a worker: jobs are accepted, wait for a short time, and end with `queue_timeout`."""
 
     def __init__(self, stack: Stack, url: str) -> None:
-        self.stack, self._url = stack, url
+        self.stack, self._image = stack, url
         self.taken: list[str] = []
 
+    def _call(self, method: str, path: str, **body: Any) -> requests.Response:
+        headers = {"X-API-Key": self.stack.api_key}
+        return requests.request(method, f"{self.stack.url}{path}", headers=headers, timeout=40, **body)
+
     def get(self, path: str) -> requests.Response:
-        return requests.get(f"{self.stack.url}{path}", headers={"X-API-Key": self.stack.api_key}, timeout=30)
+        return self._call("GET", path)
+
+    def upload(self) -> requests.Response:
+        return self._call("POST", "/files", data=b"ID3 sound")
 
     def post(self) -> requests.Response:
-        headers = {"X-API-Key": self.stack.api_key}
-        answer = requests.post(
-            f"{self.stack.url}/video/img2vid", json={"url_image": self._url}, headers=headers, timeout=40
-        )
+        answer = self._call("POST", "/video/img2vid", json={"url_image": self._image})
         if answer.status_code == 202:
             self.taken.append(answer.json()["jobId"])
         return answer
@@ -80,7 +83,7 @@ def start(make_stack: MakeStack, files: FileServer) -> Iterator[Callable[..., Ga
     def run(**environ: str) -> Gateway:
         stack = make_stack(QUEUE_LIMIT_SECONDS="3", MIN_FREE_DISK_PERCENT="0", **environ)
         stack._start("gateway", "tests.end_to_end.hasty_gateway", stack._gateway_environ())
-        eventually(lambda: answers(stack))
+        eventually(lambda: responds(f"{stack.url}/health"))
         made.append(Gateway(stack, files.url("/photo.jpg")))
         assert made[-1].post().status_code == 202
         return made[-1]
@@ -131,15 +134,25 @@ def test_a_read_only_disk_of_files(start: Callable[..., Gateway], tmp_path: Path
     with small_disk(tmp_path / "data" / "files", "1m"):
         gateway = start()
         subprocess.run(["mount", "-o", "remount,ro", tmp_path / "data" / "files"], check=True)
-        headers = {"X-API-Key": gateway.stack.api_key}
-        answer = requests.post(f"{gateway.stack.url}/files", data=b"ID3 sound", headers=headers, timeout=10)
+        answer = gateway.upload()
         assert (answer.status_code, answer.json()["code"]) == (503, "service_unavailable")
         assert "Read-only" in gateway.not_ready("storage")
         subprocess.run(["mount", "-o", "remount,rw", tmp_path / "data" / "files"], check=True)
-        answer = requests.post(f"{gateway.stack.url}/files", data=b"ID3 sound", headers=headers, timeout=10)
-        assert answer.status_code == 201
+        assert gateway.upload().status_code == 201
         gateway.works_again()
         gateway.stack.stop()
+
+
+def test_a_full_disk_at_upload_fails_the_job_with_its_code(
+    make_stack: MakeStack, sample_files: FileServer, client: MakeClient, tmp_path: Path
+) -> None:
+    stack, disk = make_stack(MIN_FREE_DISK_PERCENT="0", QUEUE_LIMIT_SECONDS="60"), tmp_path / "data" / "files"
+    with small_disk(disk, "64k"), stack:
+        api = client(stack)
+        job = ended(api, api.submit("img2vid", {"url_image": sample_files.url("/photo.jpg"), "duration": 1}), 120)
+        left = list(disk.rglob("*.mp4")) + list(disk.rglob(".part-*"))
+    assert (job["status"], job["error"]["code"]) == ("failed", "storage_full")
+    assert left == []
 
 
 def test_another_process_that_locks_the_database(start: Callable[..., Gateway], tmp_path: Path) -> None:
@@ -158,33 +171,20 @@ def test_another_process_that_locks_the_database(start: Callable[..., Gateway], 
         other.execute("ROLLBACK")
     gateway.works_again()
     # from SQLite itself, or from the thread that waits for it on behalf of others
-    told = ("database is locked", "another thread has been writing")
-    assert any(why in f"{line.get('reason')} {line.get('error')}" for line in gateway.log() for why in told)
+    reasons = ("database is locked", "another thread has been writing")
+    assert any(reason in f"{line.get('reason')} {line.get('error')}" for line in gateway.log() for reason in reasons)
 
 
-def _moved(path: Path) -> Callable[[], None]:
-    path.rename(path.with_suffix(".moved"))
-    return lambda: path.with_suffix(".moved").rename(path) and None
-
-
-def _folder_moved(path: Path) -> Callable[[], None]:
-    data = path.parent
-    data.rename(data.with_name("away"))
-    return lambda: data.with_name("away").rename(data) and None
-
-
-@pytest.mark.parametrize("harm", [_moved, _folder_moved])
-def test_a_database_that_is_moved_away(
-    start: Callable[..., Gateway], tmp_path: Path, harm: Callable[[Path], Callable[[], None]]
-) -> None:
+@pytest.mark.parametrize("moved", ["data/reelay.db", "data"])
+def test_a_database_that_is_moved_away(start: Callable[..., Gateway], tmp_path: Path, moved: str) -> None:
     gateway = start()
-    path = tmp_path / "data" / "reelay.db"
-    undo = harm(path)
+    path, away = tmp_path / moved, tmp_path / "away"
+    path.rename(away)
     assert {gateway.refuses() for _ in range(3)} == {"service_unavailable"}
     assert gateway.get(f"/jobs/{gateway.taken[0]}").json()["code"] == "service_unavailable"
     assert gateway.not_ready("database")
-    assert not path.exists(), "no empty database takes its place"
-    undo()
+    assert not (tmp_path / "data/reelay.db").exists(), "no empty database takes its place"
+    away.rename(path)
     gateway.works_again()
 
 

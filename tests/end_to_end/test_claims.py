@@ -5,25 +5,45 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
 
 from scripts.client import Client
 from scripts.stack import Stack
-from tests.end_to_end.conftest import ended, until
-from tests.end_to_end.processes import answers, children, ffmpeg_children
-from tests.end_to_end.relay import Relay, relay
+from tests.end_to_end.conftest import encoding, ended
+from tests.end_to_end.processes import children, ffmpeg_children
 from tests.handler.support import alive
-from tests.servers import FileServer, eventually
+from tests.servers import FileServer, Reply, Request, eventually, responds
 
 pytestmark = pytest.mark.slow
-STOP_S = 2
-LONG = {"duration": 8, "frame_rate": 30}
+
+
+class Relay(FileServer):
+    """Sends jobs to the workers at all ports in `targets`, other calls to the first; returns the first one's response."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.targets: list[int] = []
+        self.default = self._pass_on
+
+    def _pass_on(self, request: Request) -> Reply:
+        ports = self.targets if request.method == "POST" else self.targets[:1]
+        headers = {name: value for name, value in request.headers.items() if name.lower() != "host"}
+
+        def call(port: int) -> requests.Response:
+            url = f"http://127.0.0.1:{port}{request.path}"
+            return requests.request(request.method, url, data=request.body, headers=headers, timeout=10)
+
+        try:
+            first, *_ = [call(port) for port in ports]
+        except requests.RequestException:
+            return Reply(drop=True)
+        kept = {name: first.headers[name] for name in ("Content-Type", "Retry-After") if name in first.headers}
+        return Reply(first.status_code, first.content, kept)
 
 
 @dataclass
@@ -63,7 +83,7 @@ class Site:
 def site(tmp_path: Path, sample_files: FileServer) -> Iterator[Site]:
     environ = {"SECRET_KEY": "s" * 32, "FETCH_ALLOW_ORIGINS": sample_files.origin}
     with ExitStack() as stack:
-        between = stack.enter_context(relay())
+        between = stack.enter_context(closing(Relay()))
         gateway = Stack(tmp_path / "gateway", tmp_path / "gateway", worker_port=between.port, environ=environ)
         stack.callback(gateway.stop)
         gateway._start("gateway", "tests.end_to_end.hasty_gateway", gateway._gateway_environ())
@@ -73,7 +93,7 @@ def site(tmp_path: Path, sample_files: FileServer) -> Iterator[Site]:
             stack.callback(workers[-1].stop)
             workers[-1].start_worker()
         between.targets = [workers[1].worker_port]
-        eventually(lambda: answers(gateway))
+        eventually(lambda: responds(f"{gateway.url}/health"))
         gateway.wait_ready()
         between.targets = [workers[0].worker_port]
         gateway.wait_ready()
@@ -82,16 +102,9 @@ def site(tmp_path: Path, sample_files: FileServer) -> Iterator[Site]:
         yield Site(gateway, workers, between, api)
 
 
-def begin(site: Site, files: FileServer) -> dict[str, Any]:
-    """A job that a worker is encoding."""
-    job = site.api.submit("img2vid", {"url_image": files.url("/photo.jpg"), **LONG})
-    until(site.api, job, lambda now: now["progress"] > 0.05)
-    return job
-
-
 def test_of_two_workers_with_the_same_attempt_one_works(site: Site, sample_files: FileServer) -> None:
     site.aim(0, 1)
-    job = begin(site, sample_files)
+    job = encoding(site.api, sample_files)
     working = [bool(site.encoders(worker)) for worker in (0, 1)]
     assert sorted(working) == [False, True]
     assert site.left_over(working.index(False)) == []
@@ -103,7 +116,7 @@ def test_of_two_workers_with_the_same_attempt_one_works(site: Site, sample_files
 
 def test_an_attempt_that_wakes_up_late_stops_and_changes_nothing(site: Site, sample_files: FileServer) -> None:
     site.aim(0)
-    job = begin(site, sample_files)
+    job = encoding(site.api, sample_files)
     (first,) = site.encoders(0)
     os.kill(first, signal.SIGSTOP)
     site.signal(0, signal.SIGSTOP)

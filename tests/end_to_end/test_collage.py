@@ -133,5 +133,7 @@ def test_with_vast_ai(begin: Begin, files: FileServer, tmp_path: Path) -> None:
 def test_with_s3(begin: Begin, files: FileServer) -> None:
     with s3_server() as origin:
         s3 = {"S3_BUCKET": BUCKET, "S3_ENDPOINT_URL": origin, "S3_ACCESS_KEY_ID": KEY, "S3_SECRET_ACCESS_KEY": KEY}
-        job = check(begin(free_port(), STORAGE="s3", FETCH_ALLOW_ORIGINS=origin, **s3), files)
+        stack = begin(free_port(), STORAGE="s3", FETCH_ALLOW_ORIGINS=origin, **s3)
+        job = check(stack, files)
+        assert not [path for path in (stack.data_dir / "files").rglob("*") if path.is_file()]
         assert all(output["url"].startswith(f"{origin}/{BUCKET}/") for output in job["outputs"].values())

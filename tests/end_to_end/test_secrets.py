@@ -15,9 +15,8 @@ from gateway.access.keys import webhook_secrets
 from gateway.providers.worker_client import worker_secrets
 from gateway.signing import Signer
 from scripts.stack import Stack
-from tests.end_to_end.conftest import MakeStack
-from tests.end_to_end.processes import answers
-from tests.servers import FileServer, Reply, Request, eventually
+from tests.end_to_end.conftest import FINISHED, MakeStack
+from tests.servers import FileServer, Reply, Request, eventually, responds
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +24,7 @@ SECRET_KEY = "canary-secret-key-of-the-gateway-0123456789"
 RUNPOD_KEY = "canary-runpod-key-0123456789"
 S3_ID, S3_SECRET = "canaryS3id0123456789", "canary-s3-secret-0123456789"
 PASSWORD, QUERY, FRAGMENT = "canary-password-0123", "canary-query-0123", "canary-fragment-0123"
-WRONG_KEY = "canary-key-of-nobody-0123456789"
+WRONG_KEY = "canary-key-that-does-not-exist"
 OTHERS = [SECRET_KEY, RUNPOD_KEY, S3_ID, S3_SECRET, PASSWORD, QUERY, FRAGMENT, WRONG_KEY]
 
 
@@ -36,8 +35,8 @@ def secretive(files: FileServer, path: str) -> str:
 
 def echo(request: Request) -> Reply:
     """A server that returns all it was sent, as an error."""
-    told = json.dumps([request.path, request.headers, request.body.decode(errors="replace")])
-    return Reply(401, told.encode(), {"X-Told": request.headers.get("Authorization", "")})
+    received = json.dumps([request.path, request.headers, request.body.decode(errors="replace")])
+    return Reply(401, received.encode(), {"X-Received": request.headers.get("Authorization", "")})
 
 
 class Gateway:
@@ -63,7 +62,7 @@ class Gateway:
     def ended(self, job_id: str) -> dict[str, Any]:
         def over() -> bool:
             job = self.call("GET", f"/jobs/{job_id}", params={"wait": 5}).json()
-            return job["status"] in {"completed", "failed", "cancelled"}
+            return job["status"] in FINISHED
 
         eventually(over, 90)
         return dict(self.call("GET", f"/jobs/{job_id}").json())
@@ -148,7 +147,7 @@ def test_known_secrets_are_in_no_log_and_no_response(gateway: Gateway, sample_fi
     assert all(len(secret) > 10 for secret in (*signatures, *made))
 
     logs = "".join(path.read_text() for path in gateway.stack.log_dir.glob("*.log"))
-    assert logs.count('"event": "request.handled"') > 20 and "fetch.done" in logs
+    assert logs.count('"event": "request.handled"') > 20 and "asset.fetched" in logs
     for secret in [key, *OTHERS, *made, *signatures]:
         at = logs.find(secret)
         assert at < 0, logs[max(0, at - 600) : at + 200]
@@ -174,7 +173,7 @@ def test_the_keys_of_s3_are_in_no_log_and_no_response(make_stack: MakeStack, fil
     )
     stack.start_gateway()
     gateway = Gateway(stack)
-    eventually(lambda: answers(stack))
+    eventually(lambda: responds(f"{stack.url}/health"))
     ready = gateway.call("GET", "/ready")
     stored = gateway.call("POST", "/files", data=b"ID3")
     assert (ready.status_code, stored.status_code) == (503, 503)

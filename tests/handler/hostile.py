@@ -78,7 +78,7 @@ def _threads() -> int:
 def limits(raw: dict[str, Any], timeout_s: int) -> dict[str, Any]:
     """`raw` with a delivery of limits only."""
     limits = {"max_asset_bytes": 100_000_000, "max_output_bytes": 100_000_000, "timeout_s": timeout_s}
-    delivery = {"version": 1, "job_id": "job_1", "attempt_id": "att_1", "deadline": "2099-01-01T00:00:00Z"}
+    delivery = {"job_id": "job_1", "attempt_id": "att_1", "deadline": "2099-01-01T00:00:00Z"}
     return {**raw, "delivery": {**delivery, "limits": limits}}
 
 

@@ -55,7 +55,6 @@ class Gateway:
 
     def delivery(self, **more: Any) -> dict[str, Any]:
         return {
-            "version": 1,
             "job_id": "job_1",
             "attempt_id": "att_1",
             "deadline": to_rfc3339(time.time_ns() // 1_000_000 + 600_000),

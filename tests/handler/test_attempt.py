@@ -232,7 +232,9 @@ def test_every_line_of_the_log_names_job_and_attempt(img2vid: Job, gateway: Gate
     gateway.on_put = lambda request: Reply(503) if len(gateway.puts) == 1 else Reply(200)
     img2vid.result(duration=1)
     lines = [json.loads(line) for line in logged.getvalue().splitlines()]
-    assert {"attempt.started", "event.refused", "upload.failed", "attempt.completed"} <= {x["event"] for x in lines}
+    assert {"attempt.started", "event.refused", "output.upload_failed", "attempt.completed"} <= {
+        x["event"] for x in lines
+    }
     nameless = [x for x in lines if x.get("attempt_id") != "att_1" or x.get("job_id") != "job_1"]
     assert nameless == []
 

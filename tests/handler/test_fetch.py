@@ -258,7 +258,7 @@ def test_one_of_ten_that_fails_is_named_and_stops_the_others(files: FileServer, 
         return Reply(404)
 
     files.routes |= dict.fromkeys(TEN, endless) | {"/2": gone}
-    with pytest.raises(AssetNotFound, match=r"^items\[2\]\.url_image: the URL answered with HTTP status 404\.$"):
+    with pytest.raises(AssetNotFound, match=r"^items\[2\]\.url_image: the server returned HTTP status 404\.$"):
         fetch(assets(files, *TEN), work, files)
     eventually(lambda: not fetching() - before, STOP_S)
     assert len(files.requests) == 4, "those that had not begun were not asked for"

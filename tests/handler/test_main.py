@@ -45,7 +45,7 @@ def test_an_error_is_one_json_string(caption: Job, settings: Settings, files: Fi
     assert set(result) == {"error"}
     assert json.loads(result["error"]) == {
         "code": "asset_not_found",
-        "message": "url_video: the URL answered with HTTP status 404.",
+        "message": "url_video: the server returned HTTP status 404.",
         "retryable": False,
     }
 
@@ -72,7 +72,7 @@ def test_a_cancelled_task_stops_ffmpeg(img2vid: Job, settings: Settings) -> None
 
 
 def test_the_event_loop_is_free_while_work_is_done(img2vid: Job, settings: Settings, files: FileServer) -> None:
-    """The work goes on only when the loop has had a turn since it began."""
+    """The download ends only after the loop has had a turn."""
     turned, picture = threading.Event(), files.routes["/image.png"]
     files.routes["/gated.png"] = lambda request: picture if turned.wait(STOP_S) else Reply(404)  # type: ignore[return-value]
 

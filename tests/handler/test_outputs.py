@@ -77,7 +77,7 @@ def test_without_uploads_every_output_stays_here_under_its_own_name(collage: Job
         ("undeclared_figure", "worker_error", "not declared: bananas"),
         ("large_result", "worker_error", "too large: 640"),
         ("deep_result", "worker_error", "nested too deep"),
-        ("no_object", "worker_error", "no object"),
+        ("no_object", "worker_error", "not an object"),
     ],
 )
 def test_what_an_operation_gets_wrong_is_a_failure_and_nothing_is_put(
@@ -130,5 +130,5 @@ def test_an_asset_deep_in_the_params_is_named_by_its_path(collage: Job, files: F
     scenes = [{"url_image": files.url("/picture")}, {"url_image": files.url("/gone")}]
     assert (
         collage.error(scenes=scenes, delivery=None).message
-        == "scenes[1].url_image: the URL answered with HTTP status 404."
+        == "scenes[1].url_image: the server returned HTTP status 404."
     )

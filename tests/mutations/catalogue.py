@@ -100,7 +100,7 @@ MUTATIONS = (
         "output-not-checked",
         "A result counts only if the stored file has the size that the worker reported",
         "gateway/dispatch/output_check.py",
-        "if stored.size_bytes != size:",
+        "if stored != size:",
         "if False:",
         ("tests/gateway/dispatch/test_reports.py", "tests/gateway/api/test_event_routes.py"),
     ),
@@ -326,7 +326,7 @@ MUTATIONS = (
     ),
     Mutation(
         "unset-secret-opens",
-        "A worker whose secret is not set lets nobody in",
+        "A worker whose secret is not set admits no caller",
         "handler/http_worker.py",
         "return bool(expected) and hmac.compare_digest(",
         "return hmac.compare_digest(",
@@ -351,7 +351,7 @@ MUTATIONS = (
     # Wire
     Mutation(
         "inside-address-dialled",
-        "A stranger's URL never reaches a non-public address",
+        "A client's URL never reaches a non-public address",
         "common/safe_http.py",
         'if not is_public(host_params["host"]):',
         "if False:",

@@ -1,22 +1,18 @@
-"""Debian's nginx on loopback with the shipped configuration, in front of a real gateway, and attackers."""
+"""Debian's nginx on loopback with the shipped configuration, in front of a real gateway."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import requests
-
 from tests.conftest import ROOT
 from tests.gateway.api.live import Live, free_port, live
-from tests.servers import PATIENCE_S, eventually
+from tests.servers import PATIENCE_S, eventually, responds
 
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 CONFIG = ROOT / "ops/nginx.conf"
@@ -55,45 +51,12 @@ def fronted(folder: Path) -> Iterator[Live]:
             process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
         front = Live(port, gateway.services)
         try:
-            eventually(lambda: process.poll() is not None or up(front))
+            eventually(lambda: process.poll() is not None or responds(f"{front.origin}/health"))
             assert process.poll() is None, (folder / "error.log").read_text()
             yield front
         finally:
             process.terminate()
             process.wait(PATIENCE_S)
-
-
-def up(front: Live) -> bool:
-    try:
-        return front.call("GET", "/health", key=None).status_code == 200
-    except requests.ConnectionError:
-        return False
-
-
-class Stalled:
-    """Runs `tests.ops.stalled` in a separate process."""
-
-    def __init__(self, port: int, count: int, requests: list[bytes]) -> None:
-        command = [sys.executable, "-m", "tests.ops.stalled", str(port), str(count)]
-        self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([request.decode() for request in requests]) + "\n")
-        self._process.stdin.flush()
-
-    def __enter__(self) -> Stalled:
-        assert self.count()[0] > 0
-        return self
-
-    def count(self) -> tuple[int, int]:
-        """The numbers of connections open now and opened in total."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        alive, opened = json.loads(self._process.stdout.readline())
-        return alive, opened
-
-    def __exit__(self, *_: object) -> None:
-        self._process.communicate(timeout=PATIENCE_S)
 
 
 def latencies(calls: Sequence[Callable[[], object]], seconds: float, pause_s: float = 0.01) -> list[list[float]]:

@@ -1,57 +1,80 @@
-"""Keeps connections open that never get on: `python -m tests.ops.stalled PORT COUNT`.
+"""Stalled connections: a process of their own keeps them open.
 
-The first line of standard input is a JSON list of what they begin with, in turn. From then on each sends a byte every few
-seconds, reads nothing, and is opened anew when the server ends it. They come from many addresses of loopback, so that no
-limit of one address ends the attack. Every further line is answered with [open now, opened in all]; at its end all are
-closed.
+Each begins with the bytes of a request, in turn, then sends a byte every few seconds, reads nothing, and is reopened when
+the server closes it. They come from many addresses of loopback, so that the limit for one address does not end the attack.
 """
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import resource
-import selectors
 import socket
-import sys
 import time
+from multiprocessing.connection import Connection
+
+from tests.servers import PATIENCE_S
 
 ADDRESSES = 50
 DRIP_S = 3.0
 
 
-def main(port: int, count: int) -> None:
-    told = open(0, "rb", buffering=0)  # noqa: SIM115  # a buffer would hide from `select` what has come already
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    requests = [request.encode() for request in json.loads(told.readline())]
+class Stalled:
+    """Keeps `count` stalled connections to `port` open inside `with`."""
+
+    def __init__(self, port: int, count: int, requests: list[bytes]) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self._control, self._theirs = spawn.Pipe()
+        self._process = spawn.Process(target=_keep, args=(self._theirs, port, count, requests))
+
+    def __enter__(self) -> Stalled:
+        self._process.start()
+        self._theirs.close()
+        assert self.count()[0] > 0
+        return self
+
+    def count(self) -> tuple[int, int]:
+        """The numbers of connections open now and opened in total."""
+        self._control.send(None)
+        alive, opened = self._control.recv()
+        return alive, opened
+
+    def __exit__(self, *_: object) -> None:
+        self._control.close()
+        self._process.join(PATIENCE_S)
+
+
+def _keep(control: Connection, port: int, count: int, requests: list[bytes]) -> None:
+    """Keep the connections open; return their numbers for every object from `control`, until it is closed."""
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     connections: list[socket.socket | None] = [None] * count
-    opened = turn(connections, requests, port)
-    waiting = selectors.DefaultSelector()
-    waiting.register(told, selectors.EVENT_READ)
+    opened = _turn(connections, requests, port)
     next_at = time.monotonic() + DRIP_S
     while True:
-        if waiting.select(max(0.0, next_at - time.monotonic())):
-            if not told.readline():
+        if control.poll(max(0.0, next_at - time.monotonic())):
+            try:
+                control.recv()
+            except EOFError:
                 return
-            print(json.dumps([sum(c is not None for c in connections), opened]), flush=True)
+            control.send((sum(c is not None for c in connections), opened))
         if time.monotonic() >= next_at:
-            opened += turn(connections, requests, port)
+            opened += _turn(connections, requests, port)
             next_at = time.monotonic() + DRIP_S
 
 
-def turn(connections: list[socket.socket | None], requests: list[bytes], port: int) -> int:
-    """A byte on each that is still open, others anew; answers how many those are."""
+def _turn(connections: list[socket.socket | None], requests: list[bytes], port: int) -> int:
+    """Send a byte on each connection that is open, and reopen the others; return how many those are."""
     opened = 0
     for i, connection in enumerate(connections):
-        if connection is not None and dripped(connection):
+        if connection is not None and _dripped(connection):
             continue
-        connections[i] = begun(requests[i % len(requests)], f"127.0.1.{1 + i % ADDRESSES}", port)
+        connections[i] = _begun(requests[i % len(requests)], f"127.0.1.{1 + i % ADDRESSES}", port)
         opened += connections[i] is not None
     return opened
 
 
-def dripped(connection: socket.socket) -> bool:
-    """False when the server has ended it."""
+def _dripped(connection: socket.socket) -> bool:
+    """Send a byte; return False when the server has closed the connection."""
     try:
         connection.send(b"x")
     except BlockingIOError:
@@ -62,7 +85,7 @@ def dripped(connection: socket.socket) -> bool:
     return True
 
 
-def begun(request: bytes, address: str, port: int) -> socket.socket | None:
+def _begun(request: bytes, address: str, port: int) -> socket.socket | None:
     connection = socket.socket()
     try:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
@@ -75,7 +98,3 @@ def begun(request: bytes, address: str, port: int) -> socket.socket | None:
         return None
     connection.setblocking(False)
     return connection
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -12,7 +12,6 @@ from common.validation import describe
 from wire.envelope import (
     DEFAULT_MAX_BYTES,
     DEFAULT_TIMEOUT_S,
-    VERSION,
     Delivery,
     Event,
     EventSchema,
@@ -33,7 +32,6 @@ ERROR = {"code": "asset_invalid", "message": "no", "retryable": False}
 
 def delivery(**changes: Any) -> dict[str, Any]:
     full: dict[str, Any] = {
-        "version": 1,
         "job_id": "job_1",
         "attempt_id": "att_1",
         "deadline": "2023-11-14T22:13:20.123Z",
@@ -78,14 +76,13 @@ def test_a_delivery_without_the_optional_parts_has_the_defaults() -> None:
     least = {"job_id": "j", "attempt_id": "a", "deadline": "2023-11-14T22:13:20.123Z"}
     got = parse_job_input({"operation": "caption", "delivery": least}).delivery
     assert got == Delivery("j", "a", DEADLINE_MS, Limits(DEFAULT_MAX_BYTES, DEFAULT_MAX_BYTES, DEFAULT_TIMEOUT_S))
-    assert got.version == VERSION
 
 
-def test_a_newer_version_and_unknown_keys_at_every_level_are_ignored() -> None:
-    raw = delivery(version=99)
+def test_unknown_keys_at_every_level_are_ignored() -> None:
+    raw = delivery()
     for level in (raw, raw["limits"], raw["events"], raw["uploads"]["video"]):
         level["from_the_future"] = {"deep": 1}
-    assert parse_job_input({"operation": "caption", "delivery": raw}) == parse(version=99)
+    assert parse_job_input({"operation": "caption", "delivery": raw}) == parse()
 
 
 def test_the_caller_s_input_is_left_as_it_was() -> None:
@@ -167,7 +164,6 @@ ENVELOPES = st.fixed_dictionaries(
         | st.fixed_dictionaries(
             {"job_id": st.text(), "attempt_id": st.just("att_1") | JSON, "deadline": TIMES | JSON},
             optional={
-                "version": JSON,
                 "limits": JSON | st.fixed_dictionaries({"timeout_s": JSON, "max_asset_bytes": JSON}),
                 "uploads": JSON
                 | st.fixed_dictionaries(
@@ -218,7 +214,6 @@ def test_every_type_of_event_has_its_content() -> None:
         ({"type": "progress", "progress": -0.01}, "progress"),
         ({"type": "progress", "progress": math.nan}, "progress"),
         ({"type": "started", "claim_id": "short"}, "claim_id"),
-        ({"type": "started", "claim_id": None}, "claim_id"),
         ({"type": "failed", "error": {**ERROR, "code": "NOT A CODE"}}, "error.code"),
         ({"type": "failed", "error": {**ERROR, "code": "a\n"}}, "error.code"),
         ({"type": "failed", "error": {**ERROR, "message": "x" * 2001}}, "error.message"),
@@ -228,6 +223,11 @@ def test_an_event_that_breaks_the_rules_is_refused_by_name(fields: dict[str, Any
     with pytest.raises(ValidationError) as caught:
         event(**fields)
     assert f"{named}: " in describe(caught.value)
+
+
+def test_an_event_that_names_no_claim_is_refused() -> None:
+    with pytest.raises(ValidationError, match="claim_id"):
+        EventSchema().load({"type": "started"})
 
 
 def test_unknown_keys_of_a_newer_worker_are_ignored_in_events_and_results() -> None:

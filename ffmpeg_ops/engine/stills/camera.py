@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-PanEnds = tuple[float, float, float, float]
-
 _EASE: Mapping[str, Callable[[float], float]] = {
     "linear": lambda t: t,
     "ease_in": lambda t: t * t,
@@ -46,9 +44,9 @@ class Move:
 
     #: One of img2vid's MOTIONS.
     motion: str = "zoom_in"
-    #: The largest magnification; during a pan, all the time.
+    #: The largest magnification; a pan keeps it all the time.
     amount: float = 1.324
-    #: What stays in view or is moved to, as shares of width and height.
+    #: The point that the camera zooms in on or that stays in view, as shares of width and height.
     focus: tuple[float, float] = (0.5, 0.5)
     #: One of img2vid's EASINGS.
     easing: str = "linear"

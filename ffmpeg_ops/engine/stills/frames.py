@@ -91,7 +91,7 @@ class _Camera:
     def __init__(self, image: Image.Image, boxes: list[Box], frame: tuple[int, int]) -> None:
         self._size = frame
         self._half = (frame[0] // 2, frame[1] // 2)
-        y, cb, cr = _planes(image)
+        y, cb, cr = planes_of(image)
         steps = [_step(box, frame) for box in boxes]
         margin = math.ceil(_SLACK * max(steps)) + 8
         self._lumas = [_Source([plane], margin) for plane in _levels(y, min(steps), max(steps))]
@@ -194,11 +194,7 @@ def _resized(plane: Plane, x: Span, y: Span, size: tuple[int, int]) -> Plane:
     return made[y.skip : y.skip + size[1], x.skip : x.skip + size[0]]
 
 
-def luma_of(image: Image.Image) -> Plane:
-    """Y of an RGB image."""
-    return _planes(image)[0]
-
-
-def _planes(image: Image.Image) -> list[Plane]:
+def planes_of(image: Image.Image) -> list[Plane]:
+    """Y, Cb and Cr of an RGB image."""
     ycbcr = cv2.transform(np.asarray(image), _TO_YCBCR)
     return [np.ascontiguousarray(ycbcr[:, :, i]) for i in range(3)]

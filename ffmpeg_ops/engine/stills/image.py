@@ -137,7 +137,7 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _blurred(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """A blurred copy that covers `size`, shrunk first: a blur has no detail to lose."""
+    """A blurred copy that covers `size`. It is made from a small copy, because a blur loses the details anyway."""
     shrink = max(1.0, max(size) / 256)
     small = (max(1, round(size[0] / shrink)), max(1, round(size[1] / shrink)))
     covering = ImageOps.fit(image, small, Image.Resampling.BILINEAR)

@@ -98,7 +98,7 @@ def _highlights(cue: Cue, words: Sequence[Word], look: Look) -> Iterator[str]:
 
 
 def _fills(cue: Cue, words: Sequence[Word]) -> Iterator[str]:
-    """ASS karaoke, which fills from left to right. Durations add up, so their sums are rounded, not each of them."""
+    """ASS karaoke, which fills words from left to right. Rounds sums of durations, so that errors do not add up."""
     now = 0
     for word in words:
         start = max(now, round((word.start_ms - max(0, cue.start_ms)) / 10))

@@ -159,7 +159,8 @@ def _cut(word: Word, limit: Limit) -> list[Word]:
     """The word itself, or, when it is too long for a line, as few pieces of it as possible."""
     if limit.excess(word.text) <= 1:
         return [word]
-    pieces = [piece for part in _OPENS_SYLLABLE.split(word.text) for piece in _small_enough(part, limit)]
+    parts = _OPENS_SYLLABLE.split(word.text)
+    pieces = [piece for part in parts for piece in ([part] if limit.excess(part) <= 1 else clusters(part))]
     packed = [""]
     for piece in pieces:
         if packed[-1] and limit.excess(packed[-1] + piece) > 1:
@@ -171,10 +172,6 @@ def _cut(word: Word, limit: Limit) -> list[Word]:
         Word(text, word.spaced and i == 0, _time(cue, end - len(text), last=False), _time(cue, end, last=True))
         for i, (text, end) in enumerate(zip(packed, ends, strict=True))
     ]
-
-
-def _small_enough(part: str, limit: Limit) -> list[str]:
-    return [part] if limit.excess(part) <= 1 else clusters(part)
 
 
 def _even(words: Sequence[Word], limit: Limit) -> list[Line]:

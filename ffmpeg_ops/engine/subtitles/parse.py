@@ -28,8 +28,8 @@ _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codec
 _MASK = str.maketrans("\\{}<", "\ue000\ue001\ue002\ue005")
 _UNMASK = str.maketrans("\ue000\ue001\ue002\ue005", "\\{}<", "\ue006")
 _OURS = re.compile(r"[\ue000-\ue006]")
-# No pattern may look past the next bracket of its kind, or a file of nothing but brackets would take quadratic time.
-# The parser's own patterns do, so brackets that are left open are removed before it runs.
+# No pattern may look past the next bracket of its kind, or a file of brackets alone would take quadratic time. The
+# parser's own patterns do, so unclosed brackets are removed before it runs.
 _ASS_TAG = re.compile(r"\{\\[^{}\n]*\}")  # not in any SRT standard, but players accept it
 _TAG = re.compile(r"</?(?:[a-zA-Z][a-zA-Z0-9.]*|(?:font|span|lang|c|v)[ .\t][^<>\n]*)[ \t]*/?>")
 _LEFT_OPEN = re.compile(r"\{(?=[^{}\n]*(?:[{\n]|\Z))")
@@ -48,7 +48,8 @@ def parse_file(path: Path, name: str) -> list[Cue]:
     if path.stat().st_size > MAX_BYTES:
         raise AssetTooLarge(f"{name}: the subtitles are larger than {MAX_BYTES // 1_000_000} MB.")
     try:
-        cues = _parse(_decode(path.read_bytes()))
+        raw = path.read_bytes()
+        cues = _parse(raw.decode(_encoding(raw)))
     except _UNREADABLE as error:
         message = f"{name}: the file is {sniff_file(path).label}, not readable SRT, WebVTT or ASS."
         raise AssetInvalid(message, detail=type(error).__name__) from error  # its text quotes the whole file
@@ -58,7 +59,7 @@ def parse_file(path: Path, name: str) -> list[Cue]:
 def parse_text(text: str, name: str) -> list[Cue]:
     """Parse the text of param `name`. Raises AssetInvalid, or AssetTooLarge past MAX_CUES."""
     try:
-        cues = _parse(re.sub(r"\r\n?", "\n", text.removeprefix("\ufeff")))
+        cues = _parse(text.removeprefix("\ufeff"))
     except _UNREADABLE as error:
         raise AssetInvalid(f"{name}: the text is not SRT, WebVTT or ASS.", detail=type(error).__name__) from error
     return _checked(cues, name, "text")
@@ -84,6 +85,7 @@ def _max_overlap(cues: list[Cue]) -> int:
 
 
 def _parse(text: str) -> list[Cue]:
+    text = re.sub(r"\r\n?", "\n", text)
     kind = autodetect_format(text)
     if kind not in _FORMATS:
         raise ValueError(f"format {kind}")
@@ -145,10 +147,6 @@ def _timed(start_ms: int, end_ms: int, marked: str) -> Cue:
             starts = min(max(ms, start_ms), end_ms)
             spans.append(Span(begin, begin + len(piece.strip()), starts, max(starts, min(next_ms, end_ms))))
     return Cue(start_ms, end_ms, text.strip(), tuple(spans))
-
-
-def _decode(raw: bytes) -> str:
-    return re.sub(r"\r\n?", "\n", raw.decode(_encoding(raw)))
 
 
 def _encoding(raw: bytes) -> str:

@@ -36,7 +36,7 @@ class LocalProvider:
         """Do nothing: the operator manages the machine."""
 
     def check(self) -> None:
-        self._worker.check()
+        self._worker.health()
 
     def workers(self) -> Mapping[str, int]:
         self.check()

@@ -95,7 +95,7 @@ class RunPodProvider:
         self._limiters = rate_limiters()
         self._breaker = Breaker()
         self._health_lock = threading.Lock()
-        self._health: Mapping[str, Any] | Unavailable = Unavailable("RunPod is being asked why")
+        self._health: Mapping[str, Any] | Unavailable = Unavailable("RunPod has not given a reason yet")
         self._health_at = -HEALTH_KEPT_S
 
     def submit(self, attempt: Attempt, job_input: Mapping[str, Any]) -> Accepted | NotYet:
@@ -109,12 +109,12 @@ class RunPodProvider:
         except requests.RequestException as error:
             if never_sent(error):
                 raise Unavailable(f"RunPod cannot be reached: {type(error).__name__}") from error
-            raise Ambiguous(f"RunPod's answer was lost: {type(error).__name__}") from error
+            raise Ambiguous(f"RunPod's response was lost: {type(error).__name__}") from error
         remote_id = answer.body.get("id")
         if answer.status == 200 and isinstance(remote_id, str) and _ID.fullmatch(remote_id):
             return Accepted(remote_id)
         if answer.status < 300 or answer.status >= 500:
-            raise Ambiguous(f"RunPod answered with status {answer.status} and no job id")
+            raise Ambiguous(f"RunPod returned status {answer.status} and no job id")
         raise _not_usable(answer)
 
     def poll(self, attempt: Attempt) -> Remote:
@@ -176,15 +176,12 @@ class RunPodProvider:
         return {"executionTimeout": execution, "ttl": min(MAX_MS, ttl + MARGIN_MS)}
 
     def _waiting(self, attempt: Attempt) -> Remote:
-        waited_s = (self._clock.now_ms() - (attempt.sent_at or attempt.created_at)) / 1000
-        return Remote(Phase.WAITING, reason=self._why_waiting() if waited_s > QUIET_S else None)
-
-    def _why_waiting(self) -> str:
-        """Why the queue does not move, according to `/health`."""
+        if self._clock.now_ms() - (attempt.sent_at or attempt.created_at) <= QUIET_S * 1000:
+            return Remote(Phase.WAITING)
         try:
-            return why_waiting(self._known_health())
+            return Remote(Phase.WAITING, reason=why_waiting(self._known_health()))
         except Unavailable as error:
-            return str(error)
+            return Remote(Phase.WAITING, reason=str(error))
 
     def _known_health(self) -> Mapping[str, Any]:
         """Return the `/health` document. One thread refreshes it; others use the cached one. Raises Unavailable."""
@@ -209,7 +206,7 @@ class RunPodProvider:
         except requests.RequestException as error:
             raise Unavailable(f"RunPod cannot be reached: {type(error).__name__}") from error
         if answer.status >= 500:
-            raise Unavailable(f"RunPod answered with status {answer.status}")
+            raise Unavailable(f"RunPod returned status {answer.status}")
         return answer
 
     def _call(self, kind: str, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
@@ -248,14 +245,14 @@ def _not_usable(answer: Answer) -> Unavailable:
         case 404:
             return Unavailable("RunPod has no such endpoint: check RUNPOD_ENDPOINT_ID")
     reason = answer.body.get("error") or answer.body.get("title") or answer.body.get("detail") or ""
-    return Unavailable(f"RunPod answered with status {answer.status}: {reason!s:.200}".rstrip(": "))
+    return Unavailable(f"RunPod returned status {answer.status}: {reason!s:.200}".rstrip(": "))
 
 
 def why_waiting(health: Mapping[str, Any]) -> str:
     """Why no worker takes a job, according to a `/health` document."""
     counts = health.get("workers")
     if not isinstance(counts, Mapping):
-        return "RunPod does not say why"
+        return "RunPod gives no reason"
     workers = {str(name): count for name, count in counts.items() if isinstance(count, int) and count > 0}
     if any(workers.get(name) for name in ("running", "idle", "ready")):
         return "its workers are busy"
@@ -278,7 +275,7 @@ def _remote(status: str, body: Mapping[str, Any]) -> Remote:
         try:
             return Remote(phase, result=ResultSchema().load(body["output"]), execution_ms=execution_ms, took_ms=took_ms)
         except (KeyError, ValidationError) as error:
-            lost = WorkerError("RunPod lost the worker's answer.", detail=repr(error))
+            lost = WorkerError("RunPod lost the worker's result.", detail=repr(error))
             return Remote(Phase.FAILED, error=lost, execution_ms=execution_ms)
     ended = {"CANCELLED": Cancelled(), "TIMED_OUT": JobTimeout()}.get(status)
     return Remote(phase, error=ended or job_error(body.get("error")), execution_ms=execution_ms)

@@ -15,7 +15,6 @@ import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from flask import Flask
@@ -25,7 +24,7 @@ from tests.emulators.runpod.config import Config
 from tests.emulators.runpod.faults import Fault, Faults
 from tests.emulators.runpod.fleet import Fleet
 from tests.emulators.runpod.job_api import job_api
-from tests.emulators.runpod.jobs import Job, Queue
+from tests.emulators.runpod.jobs import Queue
 from tests.emulators.runpod.server import Server
 from tests.emulators.runpod.worker_api import environment, worker_api
 
@@ -52,9 +51,7 @@ class Emulator:
         self.fleet.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def stop(self) -> None:
@@ -100,17 +97,10 @@ class Emulator:
 
     def job(self, job_id: str) -> dict[str, Any]:
         """The job as /status returns it, without a call. Raises KeyError when it was forgotten."""
-        return self._known(job_id).document()
-
-    def expire(self, job_id: str) -> None:
-        """Forget the job, as the platform does 30 minutes after its end. Raises KeyError."""
-        self.queue.forget(self._known(job_id))
-
-    def _known(self, job_id: str) -> Job:
         job = self.queue.get(job_id)
         if job is None:
             raise KeyError(job_id)
-        return job
+        return job.document()
 
     def _config(self) -> Config:
         return self.config

@@ -42,7 +42,6 @@ class Config:
     execution_timeout_s: float = 600.0
     ttl_s: float = 86400.0
     result_s: float = 1800.0
-    max_run_bytes: int = 10_000_000
     max_result_bytes: int = 20_000_000
     max_queued: int = 50  # and at least max_queued_per_worker × max_workers
     max_queued_per_worker: int = 500

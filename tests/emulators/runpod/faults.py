@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
 JOB_CALLS = ("run", "status", "cancel", "health", "purge-queue")
@@ -31,10 +30,7 @@ KINDS = {
 
 @dataclass
 class Fault:
-    """A fault in the next `times` calls of the kind `on` (None: in all of them), or in a share of those.
-
-    `on="*"` is every call of the job API. The same `seed` picks the same calls.
-    """
+    """A fault in the next `times` calls of the kind `on` (None: in all of them); `on="*"` is every call of the job API."""
 
     KINDS: ClassVar[Mapping[str, tuple[str, ...]]] = KINDS
     WILD: ClassVar[tuple[str, ...]] = JOB_CALLS
@@ -42,27 +38,21 @@ class Fault:
     kind: str
     on: str
     times: int | None = 1
-    probability: float = 1.0
-    seed: int = 0
     status: int = 500
     seconds: float = 0.0
     body: str = "<html><body>Bad gateway</body></html>"
     hits: int = 0
-    _random: random.Random = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.kind not in self.KINDS:
             raise ValueError(f"kind: one of {', '.join(self.KINDS)}")
         if self.on not in self.KINDS[self.kind]:
             raise ValueError(f"on: {self.kind} can happen to {', '.join(self.KINDS[self.kind])}")
-        self._random = random.Random(self.seed)
 
     def strikes(self, call: str) -> bool:
         if self.on != call and not (self.on == "*" and call in self.WILD):
             return False
         if self.times is not None and self.hits >= self.times:
-            return False
-        if self._random.random() >= self.probability:
             return False
         self.hits += 1
         return True

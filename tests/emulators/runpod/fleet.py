@@ -36,10 +36,6 @@ class Worker:
     idle_since: float = 0.0
     heard_at: float = 0.0
 
-    @property
-    def ours(self) -> bool:
-        return self.begins_at is not None
-
     def kill(self) -> None:
         """Kill all its processes."""
         if self.guard and self.guard.returncode is None:
@@ -145,7 +141,7 @@ class Fleet:
         config = self._config()
         with self._queue.changed:
             self._resting = [until for until in self._resting if until > now]
-            live = [worker for worker in self._workers.values() if worker.ours and not worker.leaving]
+            live = [worker for worker in self._workers.values() if worker.begins_at is not None and not worker.leaving]
             busy = [worker for worker in live if self._queue.held_by(worker.id)]
             for worker in busy:
                 worker.idle_since = now

@@ -68,8 +68,6 @@ def _known(queue: Queue, job_id: str) -> Job:
 def _submission(config: Config, queue: Queue) -> Mapping[str, Any]:
     if queue.counts()["inQueue"] > max(config.max_queued, config.max_queued_per_worker * config.max_workers):
         raise Problem(429, "the queue is full")
-    if (request.content_length or 0) > config.max_run_bytes:
-        raise Problem(413, f"exceeded max body size of {config.max_run_bytes} bytes")
     try:
         raw = json.loads(request.get_data())
     except ValueError as error:

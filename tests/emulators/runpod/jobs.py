@@ -124,30 +124,18 @@ class Queue:
 
     def take(self, worker_id: str, wait_s: float, may: Callable[[], bool]) -> Job | None:
         """The next job, as soon as there is one; None after `wait_s`, or when the worker `may` not take one."""
-        ends_at = time.monotonic() + wait_s
         with self.changed:
-            while may():
-                if self._waiting:
-                    job = self._waiting.pop(0)
-                    job.status, job.worker_id = RUNNING, worker_id
-                    job.started_at = job.heard_at = self._now()
-                    return job
-                if (left := ends_at - time.monotonic()) <= 0:
-                    break
-                self.changed.wait(left)
-        return None
+            if not self._wait_for(lambda: bool(self._waiting), wait_s, may):
+                return None
+            job = self._waiting.pop(0)
+            job.status, job.worker_id = RUNNING, worker_id
+            job.started_at = job.heard_at = self._now()
+            return job
 
     def stops(self, worker_id: str, wait_s: float, may: Callable[[], bool]) -> list[str]:
         """The ids of the jobs that the worker must stop, as soon as there is one."""
-        ends_at = time.monotonic() + wait_s
         with self.changed:
-            while may():
-                if ids := self._stops.pop(worker_id, []):
-                    return ids
-                if (left := ends_at - time.monotonic()) <= 0:
-                    break
-                self.changed.wait(left)
-        return []
+            return self._stops.pop(worker_id) if self._wait_for(lambda: worker_id in self._stops, wait_s, may) else []
 
     def held_by(self, worker_id: str) -> list[Job]:
         with self.changed:
@@ -204,6 +192,11 @@ class Queue:
                         self._lose(job)
 
     # ---- called with `changed` held
+
+    def _wait_for(self, there: Callable[[], bool], wait_s: float, may: Callable[[], bool]) -> bool:
+        """Whether the worker may have what it waits for, as soon as that is there, or after `wait_s`."""
+        self.changed.wait_for(lambda: not may() or there(), wait_s)
+        return may() and there()
 
     def _held(self, worker_id: str, job_id: str) -> Job | None:
         job = self._jobs.get(job_id)

@@ -4,11 +4,11 @@
         VastSettings(api_base=vast.url, api_key=vast.config.api_key, …)
         vast.inject("ignored", "destroy", times=2)       # see faults.py; on="boot": for the next instance
         vast.configure(list_behind=2, credit=0)          # see config.py
-        vast.stranger("reelay:other:…")                  # an instance of another user of the account
+        vast.foreign("reelay:other:…")                   # an instance of another user of the account
         vast.strike(instance_id, "black_hole")           # now
         vast.configure(refusing_machines=[1_050_042])    # NVENC refuses there, as on slices with drivers 570 to 609
         vast.advance(300)                                # its clock, in seconds; `vast.clock.speed = 20` makes it run
-        vast.alive(), vast.bill(), vast.calls["create"], vast.log, vast.touched_strangers(), vast.unfit
+        vast.alive(), vast.bill(), vast.calls["create"], vast.log, vast.touched_foreign(), vast.unfit
 
 `python -m tests.emulators vast` runs it by hand.
 """
@@ -115,9 +115,9 @@ class Emulator:
         with self.account.lock:
             self.account.strike(self.account.instances[instance_id], Fault(what, "boot"))
 
-    def stranger(self, label: str | None, **fields: Any) -> int:
+    def foreign(self, label: str | None, **fields: Any) -> int:
         """Add an instance of another user of the account, which runs soon; return its id."""
-        made = self.account.create(offer(2_000_000, **fields), label=label, image="someone/else:1", stranger=True)
+        made = self.account.create(offer(2_000_000, **fields), label=label, image="someone/else:1", foreign=True)
         return made.id
 
     def advance(self, seconds: float) -> None:
@@ -145,13 +145,13 @@ class Emulator:
 
     @property
     def instances(self) -> list[Instance]:
-        """All instances ever created, those of strangers too, in order."""
+        """All instances ever created, also those of other users, in order."""
         with self.account.lock:
             return list(self.account.instances.values())
 
     def alive(self, label: str = "") -> list[Instance]:
         """The instances that were rented through the API, cost money now, and whose label begins with `label`."""
-        mine = [instance for instance in self.account.alive() if not instance.stranger]
+        mine = [instance for instance in self.account.alive() if not instance.foreign]
         return [instance for instance in mine if (instance.label or "").startswith(label)]
 
     def at_work(self) -> int:
@@ -159,17 +159,17 @@ class Emulator:
         pretences = [one.container for one in self.instances if isinstance(one.container, Pretence)]
         return sum(pretence.active() for pretence in pretences) - self.clock.waiting()
 
-    def touched_strangers(self) -> list[Instance]:
-        """Instances of strangers that a call named."""
-        return [instance for instance in self.instances if instance.stranger and instance.touched]
+    def touched_foreign(self) -> list[Instance]:
+        """Instances of other users that a call named."""
+        return [instance for instance in self.instances if instance.foreign and instance.touched]
 
     def bill(self) -> dict[str, Any]:
-        """{created, alive, paid_s, dollars, traffic_dollars, instances: [{id, label, …}]}, without strangers.
+        """{created, alive, paid_s, dollars, traffic_dollars, instances: [{id, label, …}]}, without those of other users.
 
         `dollars` includes the traffic.
         """
         self._sweep()
-        mine = [instance for instance in self.instances if not instance.stranger]
+        mine = [instance for instance in self.instances if not instance.foreign]
         return {
             "created": len(mine),
             "alive": sum(instance.alive for instance in mine),
@@ -202,5 +202,5 @@ class Emulator:
 
 def _summary(instance: Instance) -> dict[str, Any]:
     names = ("id", "label", "status", "created_at", "running_at", "ended_at", "ended_by")
-    more = ("paid_s", "dollars", "traffic_dollars", "stranger", "touched", "jobs", "alive")
+    more = ("paid_s", "dollars", "traffic_dollars", "foreign", "touched", "jobs", "alive")
     return {name: getattr(instance, name) for name in (*names, *more)}

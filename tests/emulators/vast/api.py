@@ -67,8 +67,8 @@ def vast_api(config: Callable[[], Config], clock: Clock, account: Account, calls
             raise _no_such_ask(offer_id, fault.status)
         if kind == "refused":
             return jsonify(success=False, error="invalid_args", msg="not this time", ask_id=offer_id)
-        if fault and kind == "stranger_in_error":
-            theirs = next(one.id for one in account.alive() if one.stranger)
+        if fault and kind == "foreign_in_error":
+            theirs = next(one.id for one in account.alive() if one.foreign)
             raise Problem(fault.status, "internal_error", "something went wrong", new_contract=theirs)
         with account.lock:
             offer = account.free(offer_id)
@@ -239,8 +239,8 @@ def _token(number: int, last: int) -> str:
 
 def _untoken(token: str) -> tuple[int, int]:
     try:
-        told = json.loads(base64.urlsafe_b64decode(token))
-        return int(told["listing"]), int(told["values"]["id"])
+        decoded = json.loads(base64.urlsafe_b64decode(token))
+        return int(decoded["listing"]), int(decoded["values"]["id"])
     except (ValueError, KeyError, TypeError) as error:
         raise Problem(400, "invalid_token", "after_token") from error
 

@@ -21,7 +21,7 @@ import requests
 from common.settings import read
 from ffmpeg_ops.operation import StopSignal
 from handler import certificate
-from handler.events import Events, Reporter, Silent
+from handler.events import Events, Reporter
 from handler.http_worker import create_app
 from handler.runs import Run, Runs
 from handler.settings import Settings
@@ -260,7 +260,7 @@ class _Pretended(Runs):
 
     def _pretend(self, job_input: JobInput, stop: StopSignal) -> dict[str, Any]:
         delivery, job_s, fetched = job_input.delivery, self._config().job_s, self._config().fetched_bytes
-        reporter: Reporter = Events(delivery, stop) if delivery and delivery.events else Silent()
+        reporter = Events(delivery, stop) if delivery and delivery.events else Reporter()
         size = {"size_bytes": len(VIDEO)}
         stats = {**size, **self._encoder(), "fetched_bytes": fetched, "duration_s": 0.2, "processing_s": job_s}
         result = {"outputs": {"video": size}, "stats": stats}

@@ -28,7 +28,7 @@ KINDS = {
     "refused": ("create",),  # 200 with success=false
     "error_after": ("create",),  # creates, and returns `status`
     "contract_in_error": ("create",),  # creates, and returns `status` with its new_contract
-    "stranger_in_error": ("create",),  # creates nothing, and returns `status` with the id of a stranger's instance
+    "foreign_in_error": ("create",),  # creates nothing, and returns `status` with the id of an instance of another user
     "late_effect": ("create",),  # returns `status`, and creates after `seconds`
     "truncated": ("list",),  # the last row is missing, but counted
     "wrong_count": ("list",),  # all rows, but the count is one too high

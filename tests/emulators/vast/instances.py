@@ -38,7 +38,7 @@ class Instance:
     runtype: str = "args"
     env: Mapping[str, str] = field(default_factory=dict)
     key: str = field(default_factory=lambda: secrets.token_hex(16))
-    stranger: bool = False
+    foreign: bool = False
     status: str | None = None
     message: str | None = None
     running_at: float | None = None
@@ -116,7 +116,7 @@ class Account:
     def create(self, offer: Mapping[str, Any], **fields: Any) -> Instance:
         with self.lock:
             instance = Instance(next(self._ids), offer=offer, created_at=self._clock.now(), **fields)
-            instance.plan = None if instance.stranger else self._faults.strike(BOOT)
+            instance.plan = None if instance.foreign else self._faults.strike(BOOT)
             self.instances[instance.id] = instance
             self.transfer(instance, self._config().image_bytes, 0)
             return instance
@@ -126,7 +126,7 @@ class Account:
         with self.lock:
             offer = instance.offer
             dollars = (down_bytes * (offer["inet_down_cost"] or 0) + up_bytes * (offer["inet_up_cost"] or 0)) / 1e9
-            if not instance.stranger:
+            if not instance.foreign:
                 instance.traffic_dollars += dollars
                 instance.dollars += dollars
 
@@ -204,7 +204,7 @@ class Account:
                 act()
             if self.credit <= 0:
                 for instance in self.alive():
-                    if not instance.stranger and instance.status != "stopped":
+                    if not instance.foreign and instance.status != "stopped":
                         self.stop(instance)
             for instance in self.alive():
                 self._grow(instance, now - instance.created_at)
@@ -233,7 +233,7 @@ class Account:
             return self.exit(instance, instance.plan.word)
         instance.status, instance.running_at = "running", self._clock.now()
         instance.message = f"success, running {instance.image}"
-        if instance.stranger or not self._serves(instance):
+        if instance.foreign or not self._serves(instance):
             return None
         instance.port = MappedPort(self._ports)
         if not _is(instance.plan, "no_worker"):
@@ -300,7 +300,7 @@ class Account:
             seconds = now - max(self._billed_at, instance.created_at)
             runs = instance.status not in {"stopped", "exited", "offline"}
             instance.paid_s += seconds
-            if not instance.stranger:
+            if not instance.foreign:
                 instance.dollars += seconds / 3600 * (instance.offer["dph_total"] if runs else STORAGE_DPH)
         self._billed_at = now
 

@@ -11,7 +11,7 @@ from wire.errors import JobError
 
 def video(**changes: object) -> VideoStream:
     plain = {"index": 0, "codec": "h264", "width": 2, "height": 2, "frame_rate": Fraction(25), "frames": 50}
-    return VideoStream(**{**plain, "duration_s": 2.0, "pixel_format": "yuv420p", "rotation": 0, **changes})  # type: ignore[arg-type]
+    return VideoStream(**{**plain, "duration_s": 2.0, "pixel_format": "yuv420p", **changes})  # type: ignore[arg-type]
 
 
 def info(duration_s: float | None = 3.0, audio: AudioStream | None = None) -> MediaInfo:

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import ExitStack
 
 import pytest
 
-from gateway.access.thread_limits import ThreadLimit, ThreadLimits
-from tests.gateway.conftest import together
+from gateway.access.thread_limits import ThreadLimits, held
 
 
 def test_a_thread_is_given_back_once_when_its_block_ends() -> None:
-    limit = ThreadLimit(1)
-    with pytest.raises(RuntimeError), limit.held() as held:
-        assert held and not limit.take()
-        with limit.held() as refused:
+    limit = threading.BoundedSemaphore(1)
+    with pytest.raises(RuntimeError), held(limit) as taken:
+        assert taken
+        with held(limit) as refused:
             assert not refused
         raise RuntimeError
-    assert [limit.take() for _ in range(2)] == [True, False]
-    limit.give_back()
-    with pytest.raises(ValueError, match="too many times"):
-        limit.give_back()
-
-
-def test_no_more_threads_are_held_than_the_limit() -> None:
-    limit = ThreadLimit(3)
-    assert sum(together(20, lambda _: limit.take())) == 3
+    assert [limit.acquire(blocking=False) for _ in range(2)] == [True, False]
 
 
 def test_one_key_holds_no_more_waiting_threads_than_its_limit() -> None:
@@ -42,14 +34,14 @@ def test_one_key_holds_no_more_waiting_threads_than_its_limit() -> None:
 def test_without_a_limit_one_key_may_hold_all_waiting_threads() -> None:
     limits = ThreadLimits(8)
     with ExitStack() as stack:
-        held = [stack.enter_context(limits.waiting_for("a")) for _ in range(5)]
-    assert held == [True] * 4 + [False]
+        found = [stack.enter_context(limits.waiting_for("a")) for _ in range(5)]
+    assert found == [True] * 4 + [False]
 
 
 @pytest.mark.parametrize("threads", [4, 5, 16, 256])
 def test_waiting_and_transfers_leave_a_quarter_free(threads: int) -> None:
     limits = ThreadLimits(threads)
-    waiting = sum(limits.waiting.take() for _ in range(threads))
-    transfers = sum(limits.transfers.take() for _ in range(threads))
+    waiting = sum(limits.waiting.acquire(blocking=False) for _ in range(threads))
+    transfers = sum(limits.transfers.acquire(blocking=False) for _ in range(threads))
     assert (waiting, transfers) == (threads // 2, threads // 4)
     assert threads - waiting - transfers >= 1

@@ -22,6 +22,7 @@ from gateway.api.job_service import _LOOK_S
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import Job, JobStatus
 from gateway.settings import Settings
+from scripts.stack import free_port
 from tests.conftest import ROOT
 from tests.gateway.conftest import SECRET_KEY, Gateway
 from tests.outputs import video_key
@@ -40,12 +41,6 @@ from common import http_server as serve
 serve.IDLE_S, gateway.STOP_S, job_service._LOOK_S = {}, {}, {}
 gateway.main()
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)

@@ -39,18 +39,16 @@ def test_a_job_without_outputs_has_no_expiry(api: FlaskClient, job_factory: JobF
         assert "expiresAt" not in api.get(f"/jobs/{job.id}").get_json()
 
 
-def test_an_expired_video_is_not_found(
-    api: FlaskClient, client: FlaskClient, worker: Worker, services: Gateway
-) -> None:
+def test_an_expired_video_is_not_found(api: FlaskClient, worker: Worker, services: Gateway) -> None:
     worker.finish()
     services.clock.advance(7 * DAY_MS - 1)
     url = local(api.get(f"/jobs/{worker.job_id}").get_json()["video_url"])
-    assert client.get(url, buffered=True).data == VIDEO
+    assert worker.client.get(url, buffered=True).data == VIDEO
     services.clock.advance(1)
     clean(services)
-    assert_problem(client.get(url, buffered=True), 404, "not_found")
-    assert_problem(client.get(url, headers={"Range": "bytes=5-"}, buffered=True), 404, "not_found")
-    assert services.thread_limits.transfers.take()
+    assert_problem(worker.client.get(url, buffered=True), 404, "not_found")
+    assert_problem(worker.client.get(url, headers={"Range": "bytes=5-"}, buffered=True), 404, "not_found")
+    assert services.thread_limits.transfers.acquire(blocking=False)
 
 
 def test_a_job_that_was_removed_is_not_found(api: FlaskClient, worker: Worker, services: Gateway) -> None:
@@ -65,10 +63,10 @@ def test_a_job_that_was_removed_is_not_found(api: FlaskClient, worker: Worker, s
     assert_problem(worker.put(), 403, "signature_invalid")
 
 
-def test_a_download_outlives_its_file(api: FlaskClient, client: FlaskClient, worker: Worker, services: Gateway) -> None:
+def test_a_download_outlives_its_file(api: FlaskClient, worker: Worker, services: Gateway) -> None:
     worker.finish()
     services.clock.advance(7 * DAY_MS - 1)
-    response = client.get(local(api.get(f"/jobs/{worker.job_id}").get_json()["video_url"]), buffered=False)
+    response = worker.client.get(local(api.get(f"/jobs/{worker.job_id}").get_json()["video_url"]), buffered=False)
     services.clock.advance(1)
     clean(services)
     assert list(services.storage.keys()) == []

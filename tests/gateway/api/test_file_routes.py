@@ -58,14 +58,14 @@ def video(api: FlaskClient, worker: Worker) -> str:
 
 
 def test_an_output_may_be_stored_again_until_its_job_has_ended(
-    api: FlaskClient, client: FlaskClient, worker: Worker, services: Gateway
+    api: FlaskClient, worker: Worker, services: Gateway
 ) -> None:
     assert worker.put(b"first try").status_code == 201
     worker.finish()
     assert [path.read_bytes() for path in stored(services)] == [VIDEO]
     assert_problem(worker.put(b"something else"), 409, "attempt_superseded")
     url = api.get(f"/jobs/{worker.job_id}").get_json()["video_url"]
-    assert fetch(client, local(url)).data == VIDEO
+    assert fetch(worker.client, local(url)).data == VIDEO
 
 
 def test_nothing_can_be_added_to_a_signed_url(client: FlaskClient, video: str, services: Gateway) -> None:
@@ -105,12 +105,12 @@ def test_a_missing_invalid_or_wrong_length_is_refused(
     assert worker.put().status_code == 201, "no thread is held"
 
 
-def test_the_signed_size_is_the_limit(client: FlaskClient, worker: Worker, services: Gateway) -> None:
+def test_the_signed_size_is_the_limit(worker: Worker, services: Gateway) -> None:
     key = worker.upload.partition("?")[0].removeprefix("/files/")
     url = signed(services, "PUT", key, size=SIZE)
-    assert_problem(client.put(url, data=VIDEO + b"x"), 413, "payload_too_large")
+    assert_problem(worker.client.put(url, data=VIDEO + b"x"), 413, "payload_too_large")
     assert stored(services) == []
-    assert client.put(url, data=VIDEO).status_code == 201
+    assert worker.client.put(url, data=VIDEO).status_code == 201
 
 
 def test_a_superseded_or_cancelled_attempt_stores_nothing(api: FlaskClient, worker: Worker, services: Gateway) -> None:
@@ -166,14 +166,14 @@ def test_with_little_free_disk_only_outputs_are_accepted(
     assert [path.read_bytes() for path in stored(services)] == [VIDEO]
 
 
-def test_log_lines_of_an_output_have_its_ids(client: FlaskClient, worker: Worker, video: str) -> None:
+def test_log_lines_of_an_output_have_its_ids(worker: Worker, video: str) -> None:
     whose = {"job_id": worker.job_id, "attempt_id": worker.attempt_id}
-    for call, status in ((lambda: worker.put(), 409), (lambda: fetch(client, video), 200)):
+    for call, status in ((lambda: worker.put(), 409), (lambda: fetch(worker.client, video), 200)):
         structlog.contextvars.clear_contextvars()
         assert call().status_code == status
         assert whose.items() <= structlog.contextvars.get_contextvars().items()
     structlog.contextvars.clear_contextvars()
-    fetch(client, video + "x")
+    fetch(worker.client, video + "x")
     assert "job_id" not in structlog.contextvars.get_contextvars()
 
 
@@ -289,7 +289,7 @@ def test_a_valid_signature_opens_only_storage_keys(client: FlaskClient, services
 
 @pytest.mark.parametrize("depth", range(4), ids=["file", "folder of the attempt", "of the job", "of outputs"])
 def test_symbolic_links_in_the_storage_are_not_followed(
-    client: FlaskClient, worker: Worker, services: Gateway, tmp_path: Path, depth: int
+    worker: Worker, services: Gateway, tmp_path: Path, depth: int
 ) -> None:
     """The target of a link is neither sent, nor replaced, nor listed, nor removed."""
     key = worker.upload.partition("?")[0].removeprefix("/files/")
@@ -299,9 +299,9 @@ def test_symbolic_links_in_the_storage_are_not_followed(
     secret.write_bytes(b"not for clients")
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(secret if depth == 0 else tmp_path / "outside")
-    assert_problem(fetch(client, signed(services, "GET", key)), 404, "not_found")
+    assert_problem(fetch(worker.client, signed(services, "GET", key)), 404, "not_found")
     assert worker.put().status_code == 500
-    assert services.storage.stat(key) is None
+    assert services.storage.size(key) is None
     assert depth == 0 or key not in set(services.storage.keys())
     services.storage.delete(key)
     services.storage.tidy()
@@ -341,8 +341,8 @@ def test_an_upload_is_never_shown_as_a_page(api: FlaskClient, client: FlaskClien
     assert {"default-src 'none'", "sandbox"} <= set(response.headers["Content-Security-Policy"].split("; "))
 
 
-def test_any_page_may_play_a_video_and_no_proxy_caches_it(client: FlaskClient, worker: Worker, video: str) -> None:
-    for response in (fetch(client, video), fetch(client, video, Range="bytes=0-1")):
+def test_any_page_may_play_a_video_and_no_proxy_caches_it(worker: Worker, video: str) -> None:
+    for response in (fetch(worker.client, video), fetch(worker.client, video, Range="bytes=0-1")):
         assert response.headers["Content-Disposition"] == f"inline; filename={worker.job_id}-video.mp4"
         assert response.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
         assert "private" in response.headers["Cache-Control"]
@@ -400,14 +400,14 @@ def test_uploads_are_limited_to_the_maximum_size(api: FlaskClient, app: Flask, w
 
 
 def test_without_a_free_transfer_thread_responses_have_retry_after(
-    api: FlaskClient, client: FlaskClient, worker: Worker, services: Gateway
+    api: FlaskClient, worker: Worker, services: Gateway
 ) -> None:
     url = local(upload(api).get_json()["url"])
-    while services.thread_limits.transfers.take():
+    while services.thread_limits.transfers.acquire(blocking=False):
         pass
-    for response in (upload(api), worker.put(), fetch(client, url)):
+    for response in (upload(api), worker.put(), fetch(worker.client, url)):
         assert_problem(response, 503, "transfers_busy")
         assert int(response.headers["Retry-After"]) >= 1
-    services.thread_limits.transfers.give_back()
+    services.thread_limits.transfers.release()
     assert worker.put().status_code == 201
-    assert fetch(client, url).status_code == 200
+    assert fetch(worker.client, url).status_code == 200

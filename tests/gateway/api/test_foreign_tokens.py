@@ -21,10 +21,9 @@ from gateway.dispatch.delivery import EVENTS_PURPOSE
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import JobStatus
 from gateway.signing import Signer
-from gateway.wiring import Services
 from tests.gateway.api.conftest import VIDEO, assert_problem
 from tests.gateway.api.stored import files, rows
-from tests.gateway.conftest import CLAIM, SECRET_KEY, FixedClock, JobFactory, Wire, new_attempt
+from tests.gateway.conftest import CLAIM, SECRET_KEY, FixedClock, Gateway, JobFactory, Wire, new_attempt
 from tests.outputs import video_key
 
 CASES, SEED = int(os.environ.get("FUZZ_CASES", "200")), int(os.environ.get("FUZZ_SEED", "1"))
@@ -45,7 +44,7 @@ MOST = 10_000
 class Scene:
     """`mine` is claimed and unfinished; all others are not, or belong to another job."""
 
-    services: Services
+    services: Gateway
     client: FlaskClient
     mine: Attempt
     others: dict[str, Attempt]
@@ -76,21 +75,17 @@ class Scene:
 
 
 @pytest.fixture
-def services(wire: Wire) -> Services:
+def services(wire: Wire) -> Gateway:
     return wire(secret_key=(SECRET_KEY, OLDER_KEY))
 
 
 @pytest.fixture
-def scene(app: Flask, services: Services, job_factory: JobFactory, clock: FixedClock) -> Scene:
+def scene(app: Flask, services: Gateway, job_factory: JobFactory, clock: FixedClock) -> Scene:
     def attempt(state: AttemptState, **job: object) -> Attempt:
-        found = services.store.attempt(job_factory(attempt=state, next_at=None, **job).attempt_id or "")
-        assert found is not None
-        return found
+        return services.attempt(job_factory(attempt=state, next_at=None, **job))
 
     mine = attempt(AttemptState.CLAIMED, status=JobStatus.RUNNING)
-    job = services.store.job(mine.job_id)
-    assert job is not None
-    older = new_attempt(job, clock.now_ms(), AttemptState.SUPERSEDED)
+    older = new_attempt(services.store.job(mine.job_id), clock.now_ms(), AttemptState.SUPERSEDED)
     services.store.together(lambda tx: tx.add_attempt(older))
     others = {
         "older attempt of the job": older,

@@ -173,7 +173,7 @@ def test_a_default_wait_applies(api: FlaskClient, app: Flask, wire: Wire) -> Non
 def test_without_a_free_waiting_thread_the_response_is_immediate(
     api: FlaskClient, services: Gateway, job_factory: JobFactory
 ) -> None:
-    while services.thread_limits.waiting.take():
+    while services.thread_limits.waiting.acquire(blocking=False):
         pass
     response = api.post("/video/caption?wait=90", json=CAPTION)
     assert response.status_code == 202
@@ -182,7 +182,7 @@ def test_without_a_free_waiting_thread_the_response_is_immediate(
 
 def test_a_wait_gives_its_thread_back(api: FlaskClient, patient: Services, job_factory: JobFactory) -> None:
     for _ in range(patient.settings.threads // 2 - 1):
-        assert patient.thread_limits.waiting.take()
+        assert patient.thread_limits.waiting.acquire(blocking=False)
     for _ in range(2):
         response = api.get(f"/jobs/{job_factory().id}?wait=1")
         assert response.headers["Preference-Applied"] == "wait=1"

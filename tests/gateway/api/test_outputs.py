@@ -61,9 +61,7 @@ def test_a_worker_is_handed_an_upload_for_every_output(worker: Worker) -> None:
     assert worker.delivery["limits"]["max_job_assets_bytes"] == 1_000_000_000
 
 
-def test_the_finished_files_are_in_the_document_and_served_with_their_types(
-    api: FlaskClient, client: FlaskClient, worker: Worker
-) -> None:
+def test_the_finished_files_are_in_the_document_and_served_with_their_types(api: FlaskClient, worker: Worker) -> None:
     put(worker, *FILES)
     assert complete(worker, result={"found": [1, {"a": None}]}).status_code == 200
     document = job(api, worker)
@@ -75,7 +73,7 @@ def test_the_finished_files_are_in_the_document_and_served_with_their_types(
     for name, (extension, mime, content) in FILES.items():
         output = document["outputs"][name]
         assert (output["content_type"], output["size_bytes"]) == (mime, len(content))
-        response = client.get(local(output["url"]), buffered=True)
+        response = worker.client.get(local(output["url"]), buffered=True)
         assert (response.headers["Content-Type"], response.data) == (mime, content)
         assert response.headers["X-Content-Type-Options"] == "nosniff"
         saved_as = f"inline; filename={worker.job_id}-{name}.{extension}"
@@ -120,9 +118,9 @@ def test_what_an_attempt_stored_that_failed_is_removed(api: FlaskClient, worker:
     assert list(services.storage.keys()) == []
 
 
-def test_an_undeclared_output_cannot_be_put(client: FlaskClient, worker: Worker) -> None:
+def test_an_undeclared_output_cannot_be_put(worker: Worker) -> None:
     url = worker.upload_of("sheet")
-    assert_problem(client.put(url.replace("sheet.png", "film.mp4"), data=b"x"), 403, "signature_invalid")
+    assert_problem(worker.client.put(url.replace("sheet.png", "film.mp4"), data=b"x"), 403, "signature_invalid")
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,9 @@ from ffmpeg_ops.operation import OPERATIONS
 from gateway.dispatch.delivery import EVENTS_PURPOSE
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import JobStatus
-from gateway.wiring import Services
 from tests.gateway.api.conftest import VIDEO, local
 from tests.gateway.api.stored import files, rows
-from tests.gateway.conftest import CLAIM, JobFactory, Wire
+from tests.gateway.conftest import CLAIM, Gateway, JobFactory, Wire
 from tests.outputs import video_key
 from wire.errors import CODES
 
@@ -205,7 +204,7 @@ def make_call(route: str, chance: random.Random) -> Call:
 class Target:
     """A route with what it needs: a client's key, an ended job, or an attempt with its token and URL."""
 
-    def __init__(self, route: str, app: Flask, services: Services, key: str, job_factory: JobFactory) -> None:
+    def __init__(self, route: str, app: Flask, services: Gateway, key: str, job_factory: JobFactory) -> None:
         self.method, _, self._path = route.partition(" ")
         self._services, self._job_factory = services, job_factory
         self._client, self._headers = app.test_client(), {"X-API-Key": key}
@@ -224,7 +223,7 @@ class Target:
         with self._services.store._engine.begin() as connection:  # keeps the comparison of rows small
             connection.exec_driver_sql("DELETE FROM jobs WHERE webhook_url IS NULL")
         job = self._job_factory(attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING, next_at=None)
-        self._attempt = self._services.store.attempt(job.attempt_id or "")
+        self._attempt = self._services.attempt(job)
 
     def open(self, call: Call) -> TestResponse:
         path, headers = self._path.replace("{job_id}", self._ended), self._headers
@@ -240,13 +239,13 @@ class Target:
 
 
 @pytest.fixture
-def services(wire: Wire) -> Services:
+def services(wire: Wire) -> Gateway:
     return wire(rate_limit_per_key=0, max_jobs_per_key=1_000_000, max_wait_seconds=0, max_asset_bytes=MOST)
 
 
 @pytest.fixture
 def fuzz(
-    app: Flask, services: Services, api_key: str, api: FlaskClient, job_factory: JobFactory
+    app: Flask, services: Gateway, api_key: str, api: FlaskClient, job_factory: JobFactory
 ) -> Callable[[str, int], Counter[int]]:
     """Sends `cases` requests to a route and returns the number of responses by status."""
     spec = api.get("/openapi.json").get_json()["paths"]
@@ -286,7 +285,7 @@ def check_refusal(response: TestResponse, where: object) -> None:
     assert len(text) < 200_000, where
 
 
-def check_what_is_left(route: str, accepted: list[Any], services: Services, api: FlaskClient) -> None:
+def check_what_is_left(route: str, accepted: list[Any], services: Gateway, api: FlaskClient) -> None:
     """Refused requests leave nothing; accepted jobs can be read."""
     kept = rows(services)
     if "video" in route:

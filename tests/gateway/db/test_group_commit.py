@@ -34,21 +34,6 @@ def test_jobs_that_come_at_once_are_committed_before_their_calls_return(opened: 
     assert together(12, add_and_look) == [made[i * 5 : i * 5 + 5] for i in range(12)]
 
 
-def test_jobs_that_wait_for_a_writer_share_one_commit(store: Store) -> None:
-    commits: list[object] = []
-    sa.event.listen(store._engine, "commit", commits.append)
-    made = [new_job(NOW) for _ in range(8)]
-    with ThreadPoolExecutor(8) as pool:
-        with store.transaction():
-            adding = [pool.submit(store.add_job, job, PARAMS) for job in made]
-            eventually(lambda: len(store._writers._arrived) == 8)
-            assert not any(future.done() for future in adding)
-        for future in adding:
-            future.result(10)
-    assert len(commits) == 2
-    assert [store.job(job.id) for job in made] == made
-
-
 def test_a_job_that_cannot_be_stored_fails_alone(store: Store) -> None:
     (twice,) = add(store, new_job(NOW))
     good = [new_job(NOW) for _ in range(6)]

@@ -41,7 +41,7 @@ def test_waking_passes_a_locked_job_by(opened: Open) -> None:
     assert one.job(next_one.id).next_at == NOW + 5
 
 
-def test_jobs_that_wake_each_other_never_stand_still(opened: Open) -> None:
+def test_jobs_that_wake_each_other_never_deadlock(opened: Open) -> None:
     """Each holds one job and wakes another: the server would break a circle of locks with an error."""
     stores = [opened() for _ in range(3)]
     made = add(stores[0], *(new_job(NOW + i, waits=1, next_at=NOW + 9_000) for i in range(6)))

@@ -19,7 +19,7 @@ from tests.gateway.conftest import PARAMS, START_MS, new_job
 
 
 def test_it_waits_for_the_disk_and_checks_foreign_keys(store: Store) -> None:
-    with store.reading() as connection:
+    with store._engine.connect() as connection:
         read = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")]
         assert read == ["wal", 2]
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
@@ -53,7 +53,7 @@ def test_more_threads_than_connections_wait_for_each_other_and_all_are_served(st
     def use(job: Job) -> Job | None:
         store.add_job(job, PARAMS)
         store.together(lambda tx: tx.save_job(replace(job, waits=1)))
-        with store.reading() as connection:
+        with store._engine.connect() as connection:
             connection.execute(sa.text("SELECT count(*) FROM jobs"))
         return store.job(job.id)
 

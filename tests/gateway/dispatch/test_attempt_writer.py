@@ -83,16 +83,6 @@ def test_the_price_of_a_provider_that_never_ran_is_not_charged(wire: Wire) -> No
     assert (after.status, attempt.provider, after.cost_nano) == (JobStatus.COMPLETED, "free", None)
 
 
-def test_failed_and_cancelled_attempts_cost_too(services: Gateway) -> None:
-    services.provider.default["price"] = Price(1_000_000)
-    job = services.add_job(attempt=AttemptState.CLAIMED)
-    claimed_at = services.attempt(job).claimed_at or 0
-    services.clock.advance(3_000)
-    services.jobs.cancel(job.id, job.key_id)
-    services.turn()
-    assert services.attempt(job).cost_nano == (services.clock.now_ms() - claimed_at) * 1_000
-
-
 @pytest.mark.parametrize(("kind", "cost"), [("submitted", None), ("claimed", 4_000_000)])
 def test_what_ran_and_is_given_up_after_a_bug_is_charged_and_counted(
     services: Gateway, kind: str, cost: int | None, monkeypatch: pytest.MonkeyPatch

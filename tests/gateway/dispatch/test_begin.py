@@ -38,14 +38,6 @@ def test_the_intent_is_committed_before_the_provider_is_asked(services: Gateway,
     other.dispose()
 
 
-def test_nothing_is_done_before_it_is_due(services: Gateway) -> None:
-    services.add_job(next_at=START_MS + 1)
-    assert services.turn() == 0
-    services.clock.advance(1)
-    assert services.turn() == 1
-    assert len(services.provider.called("submit")) == 1
-
-
 def test_the_chain_wraps_round_with_back_off_up_to_the_queue_limit(two: Gateway) -> None:
     for provider in two.providers.values():
         provider.default["submit"] = NoCapacity("none free")
@@ -100,12 +92,6 @@ def test_after_a_wait_at_the_last_provider_the_first_follows_at_once(two: Gatewa
     assert two.until_due(job) == 0
     two.turn()
     assert two.attempt(job).provider == "one"
-
-
-def test_a_crash_before_anything_was_sent_loses_no_try(services: Gateway) -> None:
-    job = services.add_job(lease_token="of the dead", lease_expires_at=START_MS)
-    services.turn()
-    assert (services.states(job), services.job(job).tries) == ([AttemptState.SUBMITTED], 1)
 
 
 def test_without_events_the_worker_gets_no_url_for_them(wire: Wire) -> None:

@@ -211,7 +211,7 @@ def test_it_ends_in_time_with_its_code(wait: Wait, wire: Wire, monkeypatch: pyte
         provider.default |= {name: getattr(wait, name) for name in ("submit", "poll", "cancel") if getattr(wait, name)}
     services = wire(providers, **wait.settings)
     if wait.storage is not None:
-        monkeypatch.setattr(services.storage, "stat", _raising(wait.storage))
+        monkeypatch.setattr(services.storage, "size", _raising(wait.storage))
     job = services.add_job(queue_limit_s=QUEUE_S, timeout_s=RUN_S)
     live(services, job, wait.within_ms, wait.worker)
     after = services.job(job)
@@ -276,7 +276,7 @@ def test_an_outage_of_the_storage_costs_no_finished_work(services: Gateway, monk
     services.provider.default["poll"] = COMPLETED
     job = services.add_job(attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING, tries=1, timeout_s=RUN_S)
     with monkeypatch.context() as patch:
-        patch.setattr(services.storage, "stat", _raising(AWAY))
+        patch.setattr(services.storage, "size", _raising(AWAY))
         for _ in range(4 * SILENCE_MS // 5_000):  # the worker has gone, and what it made is there
             services.turn()
             services.clock.advance(5_000)
@@ -291,7 +291,7 @@ def test_a_worker_that_repeats_its_report_to_a_gateway_without_storage_is_not_si
     services.provider.default["poll"] = RUNNING
     services.dispatcher.tick()
     job = services.add_job(attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING, tries=1, timeout_s=RUN_S)
-    monkeypatch.setattr(services.storage, "stat", _raising(AWAY))
+    monkeypatch.setattr(services.storage, "size", _raising(AWAY))
     for _ in range(2 * SILENCE_MS // 5_000):
         with pytest.raises(StorageUnavailable):
             services.report(job.attempt_id, "completed", result=RESULT)
@@ -359,7 +359,7 @@ def test_with_answers_at_random_every_job_still_ends(
         if rng.random() < 0.8:
             raise rng.choice([AWAY, BUG])
 
-    monkeypatch.setattr(services.storage, "stat", stat)
+    monkeypatch.setattr(services.storage, "size", stat)
     job = services.add_job(queue_limit_s=QUEUE_S, timeout_s=RUN_S)
 
     def worker(services: Gateway, attempt_id: str) -> None:

@@ -71,7 +71,7 @@ def test_a_completed_poll_with_its_output_completes_the_job(services: Gateway) -
     assert services.states(job) == [AttemptState.DONE]
 
 
-def test_a_message_that_no_database_takes_ends_the_attempt_all_the_same(services: Gateway) -> None:
+def test_a_message_that_no_database_stores_still_ends_the_attempt(services: Gateway) -> None:
     turned_down, failed = services.add_job(), services.add_job(attempt=AttemptState.SUBMITTED)
     services.provider.script("submit", Unavailable("half: \ud800, none: \0"))
     error = ErrorSchema().load({"code": "worker_error", "message": "half: \ud800, none: \0", "retryable": True})

@@ -105,14 +105,6 @@ def test_workers_of_a_cancelled_job_must_stop(services: Gateway, type_: str) -> 
         services.report(job.attempt_id, type_)
 
 
-@on_every_database
-def test_an_end_wakes_the_job_that_has_waited_longest(services: Gateway) -> None:
-    waiting = services.add_job(waits=2, next_at=START_MS + 9_000)
-    job = services.add_job(attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING, tries=1)
-    services.report(job.attempt_id, "failed", error=AssetNotFound())
-    assert services.job(waiting).next_at == START_MS
-
-
 def test_an_event_takes_no_lease_away_and_an_end_does(services: Gateway) -> None:
     job = services.add_job(
         attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING, lease_token="t", lease_expires_at=START_MS + 9

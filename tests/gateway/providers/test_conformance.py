@@ -42,7 +42,7 @@ def test_an_attempt_that_is_submitted_twice_runs_once(stand: Stand) -> None:
     assert stand.provider.poll(attempt).progress == 0.5
 
 
-def test_no_room_is_not_yet_and_nothing_is_kept(stand: Stand) -> None:
+def test_a_full_provider_is_not_yet_and_keeps_nothing(stand: Stand) -> None:
     if stand.slots is None:
         pytest.skip("a queue has room")
     for _ in range(stand.slots):
@@ -81,7 +81,7 @@ def test_an_unknown_attempt_is_gone_and_its_cancel_no_error(stand: Stand) -> Non
     stand.provider.cancel(attempt_named(stand.unknown))
 
 
-def test_a_cancelled_attempt_is_told_to_stop(stand: Stand) -> None:
+def test_a_cancelled_attempt_is_stopped(stand: Stand) -> None:
     attempt = accepted(stand)
     there = stand.there(attempt)
     stand.provider.cancel(attempt)
@@ -101,7 +101,7 @@ def test_an_outdated_worker_is_unavailable(stand: Stand) -> None:
         stand.provider.submit(attempt, job_input(attempt, "img2vid", url_image="http://example.com/i.jpg", duration=-1))
 
 
-def test_a_closed_door_is_unavailable_everywhere(stand: Stand) -> None:
+def test_a_provider_that_refuses_our_key_is_unavailable(stand: Stand) -> None:
     stand.lock_out()
     attempt = attempt_named(stand.unknown)
     for call in (
@@ -114,7 +114,7 @@ def test_a_closed_door_is_unavailable_everywhere(stand: Stand) -> None:
             call()
 
 
-def test_what_is_down_takes_nothing_and_tells_so(stand: Stand) -> None:
+def test_a_provider_that_is_down_is_unavailable(stand: Stand) -> None:
     stand.stop()
     attempt = attempt_named(stand.unknown)
     try:

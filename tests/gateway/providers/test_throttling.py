@@ -17,7 +17,7 @@ class Now:
         return self.s
 
 
-def test_a_window_takes_so_many_calls_and_slides() -> None:
+def test_the_window_of_calls_slides() -> None:
     now = Now()
     limiter = RateLimiter(3, 10, 99, now)
     for _ in range(3):
@@ -34,7 +34,7 @@ def test_a_window_takes_so_many_calls_and_slides() -> None:
     assert caught.value.retry_in_s == 1
 
 
-def test_so_many_at_once_and_the_next_when_one_ends() -> None:
+def test_a_call_waits_until_another_ends() -> None:
     limiter = RateLimiter(99, 10, 2)
     inside, leave = threading.Semaphore(0), threading.Event()
 
@@ -64,7 +64,7 @@ def test_a_call_that_fails_gives_its_place_back() -> None:
             1 / 0  # noqa: B018
 
 
-def test_closed_is_closed_for_all_and_not_waited_for() -> None:
+def test_a_closed_limiter_refuses_every_call_at_once() -> None:
     now = Now()
     limiter = RateLimiter(99, 10, 99, now)
     limiter.close(5)
@@ -95,7 +95,7 @@ def test_a_breaker_opens_after_failures_in_a_row_only() -> None:
     assert breaker.closed_in_s() == 30
 
 
-def test_one_caller_tries_and_the_others_wait_for_what_it_finds() -> None:
+def test_one_caller_probes_while_the_others_wait() -> None:
     now = Now()
     breaker = Breaker(1, 2, 10, now)
     breaker.failed()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 
@@ -14,7 +13,7 @@ from gateway.providers import http
 from gateway.providers.base import Accepted, Ambiguous, NotYet, ProviderError, Refused, Unavailable
 from gateway.providers.worker_client import WorkerClient
 from tests.gateway.providers.conftest import attempt_named, job_input
-from tests.servers import FileServer, Reply
+from tests.servers import PATIENCE_S, FileServer, RawServer, Reply
 from wire.errors import JobFault, WorkerFault
 
 ATTEMPT = attempt_named()
@@ -137,36 +136,12 @@ def test_silence_after_a_submit_is_ambiguous(files: FileServer, impatient: None)
     assert type(submit(files, Reply(202, b'{"attemptId": "a1"}', pause_s=30))) is Ambiguous
 
 
-def test_an_answer_that_trickles_meets_its_deadline(files: FileServer, impatient: None) -> None:
-    # Whole, either would be taken for what it says.
-    assert type(submit(files, Reply(202, b'{"attemptId": "a1"}' + b" " * 1000, trickle_s=0.05))) is Ambiguous
-    slow = Reply(200, b'{"status": "running"}' + b" " * 1000, trickle_s=0.05)
-    files.routes[POLL] = slow
-    with pytest.raises(Unavailable):
-        client_of(files).poll(ATTEMPT.id)
-
-
 def test_headers_that_never_end_meet_the_read_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "READ_TIMEOUT_S", 0.3)
-    ended = threading.Event()
-
-    def trickle() -> None:
-        connection, _ = server.accept()
-        with connection, suppress(OSError):
-            while not ended.wait(0.02):
-                connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=trickle)
-        thread.start()
-        timer = threading.Timer(30, ended.set)
-        timer.start()
+    with closing(RawServer(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000, pause_s=0.02)) as server:
         with pytest.raises(Unavailable):
-            WorkerClient(f"http://127.0.0.1:{server.getsockname()[1]}", "t", "k").poll(ATTEMPT.id)
-        assert not ended.is_set()
-        ended.set()
-        timer.cancel()
-        thread.join()
+            WorkerClient(server.origin, "t", "k").poll(ATTEMPT.id)
+        assert server.left.wait(PATIENCE_S), "it hangs up while bytes still arrive"
 
 
 def test_an_answer_without_end_is_not_read_to_the_end(files: FileServer) -> None:
@@ -253,39 +228,11 @@ BROKEN = [
 ]
 
 
-@contextmanager
-def raw_server(answer: bytes) -> Iterator[str]:
-    """A server that sends these bytes on every connection and closes it."""
-    listening = socket.create_server(("127.0.0.1", 0))
-
-    def work() -> None:
-        while True:
-            try:
-                connection, _ = listening.accept()
-            except OSError:
-                return
-            with connection:
-                try:
-                    connection.recv(65536)
-                    connection.sendall(answer)
-                except OSError:
-                    pass
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    finally:
-        listening.shutdown(socket.SHUT_RDWR)
-        listening.close()
-        thread.join()
-
-
 CALLS: dict[str, tuple[Callable[[WorkerClient], object], type[Exception]]] = {
     "submit": (lambda client: client.submit(INPUT), Ambiguous),
     "poll": (lambda client: client.poll(ATTEMPT.id), Unavailable),
     "cancel": (lambda client: client.cancel(ATTEMPT.id), Unavailable),
-    "check": (lambda client: client.check(), Unavailable),
+    "health": (lambda client: client.health(), Unavailable),
 }
 
 
@@ -293,5 +240,5 @@ CALLS: dict[str, tuple[Callable[[WorkerClient], object], type[Exception]]] = {
 def test_no_broken_answer_lets_a_foreign_exception_out(name: str, impatient: None) -> None:
     call, expected = CALLS[name]
     for answer in BROKEN:
-        with raw_server(answer) as origin, pytest.raises(expected):
-            call(WorkerClient(origin, "t", "k"))
+        with closing(RawServer(answer)) as server, pytest.raises(expected):
+            call(WorkerClient(server.origin, "t", "k"))

@@ -135,7 +135,7 @@ def proving(
 
 def every_call(client: WorkerClient) -> list[Callable[[], object]]:
     given = job_input(attempt_named())
-    return [lambda: client.submit(given), lambda: client.poll("a"), lambda: client.cancel("a"), client.check]
+    return [lambda: client.submit(given), lambda: client.poll("a"), lambda: client.cancel("a"), client.health]
 
 
 # ---- the true worker
@@ -163,8 +163,8 @@ def test_the_proof_is_asked_for_once_and_with_another_nonce_each_time(
     monkeypatch.setattr(provider_http.Api, "call", recorded)
     for _ in range(3):
         client = client_of(worker.url)
-        client.check()
-        client.check()
+        client.health()
+        client.health()
     proofs = [path for path in asked if path.startswith("/identity")]
     nonces = {parse_qs(urlsplit(path).query)["nonce"][0] for path in proofs}
     assert len(asked) == 9 and len(proofs) == len(nonces) == 3
@@ -174,11 +174,11 @@ def test_the_proof_is_asked_for_once_and_with_another_nonce_each_time(
 def test_a_restarted_worker_must_prove_itself_again(settings: WorkerSettings) -> None:
     with Worker(settings) as first:
         client = client_of(first.url)
-        client.check()
+        client.health()
     with Worker(settings, port=first.port) as second:
         assert second.certificate.fingerprint != first.certificate.fingerprint
         assert client.submit(job_input(attempt_named())).__class__ is Accepted
-        client.check()
+        client.health()
         assert second.beats == 2
 
 
@@ -195,7 +195,9 @@ def test_a_worker_that_refuses_an_address_names_it(settings: WorkerSettings) -> 
         assert worker.beats == 0
 
 
-def test_no_list_of_authorities_is_read_for_one_that_is_pinned(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_list_of_authorities_is_read_for_a_pinned_certificate(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing consults it, and reading it would be most of the time of a call."""
 
     def read(*_: object, **__: object) -> None:
@@ -223,7 +225,7 @@ def test_without_tls_no_proof_is_asked_for(settings: WorkerSettings) -> None:
 def test_a_relay_with_its_own_certificate_learns_nothing(worker: Worker) -> None:
     with closing(Impostor(relay_to(worker.port))) as between:
         for call in every_call(client_of(between.url)):
-            with pytest.raises(Unavailable, match="has not proved"):
+            with pytest.raises(Unavailable, match="did not prove"):
                 call()
         between.assert_learnt_nothing()
         assert len({request.path for request in between.requests}) == 4
@@ -233,10 +235,10 @@ def test_a_relay_with_its_own_certificate_learns_nothing(worker: Worker) -> None
 def test_a_relay_in_the_place_of_a_pinned_worker_learns_nothing(settings: WorkerSettings) -> None:
     with Worker(settings) as worker:
         client = client_of(worker.url)
-        client.check()
+        client.health()
     with Worker(settings) as moved, closing(Impostor(relay_to(moved.port), port=worker.port)) as between:
         for call in every_call(client):
-            with pytest.raises(Unavailable, match="has not proved"):
+            with pytest.raises(Unavailable, match="did not prove"):
                 call()
         between.assert_learnt_nothing()
         assert moved.beats == 0
@@ -263,8 +265,8 @@ def test_a_proof_is_good_for_one_nonce_one_certificate_and_one_token(
 ) -> None:
     true = worker.certificate.fingerprint
     with closing(proving(lambda nonce, own: wrong(nonce, own, true))) as impostor:
-        with pytest.raises(Unavailable, match="has not proved"):
-            client_of(impostor.url).check()
+        with pytest.raises(Unavailable, match="did not prove"):
+            client_of(impostor.url).health()
         impostor.assert_learnt_nothing()
 
 
@@ -277,7 +279,7 @@ def test_a_server_without_a_proof_gets_no_job(answer: tuple[int, bytes] | None) 
         except Unavailable:
             pass
         with pytest.raises(Unavailable):
-            client.check()
+            client.health()
         impostor.assert_learnt_nothing()
 
 
@@ -302,13 +304,11 @@ def test_silence_is_distinguished_from_a_closed_port(monkeypatch: pytest.MonkeyP
         assert lost.value.silent
 
 
-def test_a_handshake_that_never_ends_has_its_time_and_nothing_was_sent(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_endless_handshake_times_out_and_nothing_was_sent(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_client, "CONNECT_TIMEOUT_S", 0.3)
     monkeypatch.setattr(provider_http, "CONNECT_TIMEOUT_S", 0.3)
     pinned = client_of(worker.url)
-    pinned.check()
+    pinned.health()
     worker.stop()
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", worker.port)))

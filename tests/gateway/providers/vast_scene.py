@@ -132,7 +132,7 @@ class Scene:
         self.go_on(300 + 300, every_s=20)
         assert self.vast.alive() == []
         assert self.rows.living() == []
-        assert self.vast.touched_strangers() == []
+        assert self.vast.touched_foreign() == []
 
     def stages(self) -> list[Stage]:
         """Of the living rentals."""

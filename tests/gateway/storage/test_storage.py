@@ -29,6 +29,7 @@ from gateway.storage.s3 import S3Storage
 from gateway.wiring import Services
 from handler.upload import upload
 from tests.gateway.conftest import RESULT, SECRET_KEY, FixedClock, Gateway
+from tests.gateway.storage.test_local import broken_after
 from tests.outputs import video_key
 from tests.s3 import BUCKET, KEY, s3_server
 from wire.envelope import Upload
@@ -109,8 +110,7 @@ def test_a_worker_puts_and_a_client_gets(place: Place, tmp_path: Path) -> None:
     target = place.storage.presign_put(place.output, max_bytes=300_000, expires_at=NOW + HOUR)
     upload(video, target, MP4.mime, StopSignal())  # what workers run, and nothing else
     upload(video, target, MP4.mime, StopSignal())  # its answer was lost
-    stored = place.storage.stat(place.output)
-    assert stored is not None and (stored.key, stored.size_bytes) == (place.output, 256_000)
+    assert place.storage.size(place.output) == 256_000
     url = place.storage.presign_get(place.output, expires_at=NOW + HOUR)
     answer = requests.get(url, timeout=10)
     assert (answer.status_code, answer.content) == (200, video.read_bytes())
@@ -132,7 +132,7 @@ def test_no_changed_url_gets_or_puts(place: Place) -> None:
     assert put(replace(target, url=get), b"changed") == 403, "a URL to read does not let write"
     assert requests.get(target.url, timeout=10).status_code == 403, "a URL to write does not let read"
     assert requests.delete(target.url, timeout=10).status_code in {401, 403}
-    assert storage.stat(place.output).size_bytes == 6  # type: ignore[union-attr]
+    assert storage.size(place.output) == 6
 
 
 def test_urls_expire(place: Place) -> None:
@@ -186,12 +186,7 @@ def checked(place: Place, services: Gateway, sizes: dict[str, int], max_bytes: i
     return check_outputs(place.storage, job, attempt, result, max_bytes)
 
 
-def broken_after(*chunks: bytes) -> Iterator[bytes]:
-    yield from chunks
-    raise BadRequest("the sender went away")
-
-
-def test_an_upload_whose_sender_goes_away_is_an_error_of_the_senders(place: Place) -> None:
+def test_an_upload_whose_client_disconnects_is_a_bad_request(place: Place) -> None:
     with pytest.raises(BadRequest):
         place.storage.write(place.upload, broken_after(b"half"), 8)
 
@@ -199,20 +194,20 @@ def test_an_upload_whose_sender_goes_away_is_an_error_of_the_senders(place: Plac
 def test_files_are_stored_replaced_and_deleted(place: Place) -> None:
     storage = place.storage
     for key in (place.output, place.upload):
-        assert storage.stat(key) is None
-        assert storage.write(key, [b"abc", b"de"], 5).size_bytes == 5
-        assert storage.write(key, [b"x"], 1).size_bytes == 1
+        assert storage.size(key) is None
+        storage.write(key, [b"abc", b"de"], 5)
+        storage.write(key, [b"x"], 1)
         assert requests.get(storage.presign_get(key, expires_at=NOW + HOUR), timeout=10).content == b"x"
         storage.delete(key)
         storage.delete(key)
-        assert storage.stat(key) is None
+        assert storage.size(key) is None
         assert requests.get(storage.presign_get(key, expires_at=NOW + HOUR), timeout=10).status_code == 404
 
 
 @pytest.mark.parametrize("key", ["", "../x", "/etc/passwd", "outputs/x", "uploads/../outputs"])
 def test_odd_keys_lead_nowhere(place: Place, key: str) -> None:
     calls: list[Callable[[str], object]] = [
-        place.storage.stat,
+        place.storage.size,
         place.storage.delete,
         lambda key: place.storage.write(key, [b"x"], 1),
     ]
@@ -221,7 +216,7 @@ def test_odd_keys_lead_nowhere(place: Place, key: str) -> None:
             call(key)
 
 
-def test_there_is_room_and_it_can_be_reached(place: Place) -> None:
+def test_the_storage_has_space_and_can_be_reached(place: Place) -> None:
     place.storage.check()
     assert 0 < place.storage.free_percent() <= 100
 
@@ -306,7 +301,7 @@ def test_s3_that_fails_is_unavailable_and_no_file_seems_missing(
         assert "wrong" not in str(caught.value)
     if reason != "NoSuchBucket":  # HEAD says 404 for it, as for a missing file
         with pytest.raises(StorageUnavailable):
-            storage.stat(key)
+            storage.size(key)
 
 
 def test_an_unreachable_s3_is_503_and_not_ready_and_no_job_fails_for_it(settings: Settings, s3: str) -> None:

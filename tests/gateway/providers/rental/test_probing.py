@@ -49,7 +49,7 @@ def test_a_worker_that_is_slow_to_answer_holds_up_nothing(scene: Scene, monkeypa
             raise Unavailable("too late")
 
     monkeypatch.setattr(scene.provider._workers, "of", lambda rental: Slow())
-    orphan = scene.vast.stranger(labels.label("test", RENTAL, 1_700_000_000))
+    orphan = scene.vast.foreign(labels.label("test", RENTAL, 1_700_000_000))
     scene.wants(2)
     try:
         scene.go_on(5)

@@ -18,8 +18,8 @@ from tests.gateway.providers.vast_scene import RENTAL, Scene
 
 @pytest.mark.parametrize("label", ["somebody's", f"reelay:other:{RENTAL}:1700000000"])
 def test_an_id_in_an_error_may_be_a_strangers(scene: Scene, label: str) -> None:
-    scene.vast.stranger(label)
-    scene.vast.inject("stranger_in_error", "create", times=1, status=500)
+    scene.vast.foreign(label)
+    scene.vast.inject("foreign_in_error", "create", times=1, status=500)
     (attempt,) = scene.wants()
     scene.until(lambda: Stage.IDLE in scene.stages())
     assert scene.creates == 2
@@ -35,7 +35,7 @@ def test_an_id_that_turns_out_to_be_a_strangers_is_forgotten(scene: Scene, stage
     scene.round()
     (rental,) = scene.rows.living()
     scene.vast.account.end(scene.vast.alive()[0], "host")
-    theirs = scene.vast.stranger("somebody's")
+    theirs = scene.vast.foreign("somebody's")
     with scene.store.transaction() as tx:
         rental_store.save(tx, replace(rental, stage=stage, remote_id=theirs))
     if not listed:
@@ -45,17 +45,17 @@ def test_an_id_that_turns_out_to_be_a_strangers_is_forgotten(scene: Scene, stage
     assert forgotten is not None
     assert (forgotten.remote_id, forgotten.code) == (None, "not_ours")
     assert forgotten.stage is (Stage.AMBIGUOUS if stage is Stage.BOOTING else Stage.GONE)
-    assert scene.vast.touched_strangers() == []
+    assert scene.vast.touched_foreign() == []
 
 
 @pytest.mark.parametrize("lie", ["truncated", "wrong_count", "no_list", "unsuccessful", "status", "lost_reply"])
 def test_a_listing_that_is_not_whole_is_not_believed(scene: Scene, lie: str) -> None:
-    scene.vast.stranger(labels.label("test", RENTAL, 1_700_000_000))
+    scene.vast.foreign(labels.label("test", RENTAL, 1_700_000_000))
     scene.vast.inject(lie, "list", times=1000)
     scene.wants()
     scene.go_on(120)
     assert scene.creates == 0
-    assert scene.vast.touched_strangers() == []
+    assert scene.vast.touched_foreign() == []
     with pytest.raises(Unavailable):
         scene.provider.workers()
     scene.vast.faults.clear()
@@ -65,7 +65,7 @@ def test_a_listing_that_is_not_whole_is_not_believed(scene: Scene, lie: str) -> 
 
 def test_a_listing_of_many_pages_is_read_to_its_end(scene: Scene) -> None:
     for number in range(60):
-        scene.vast.stranger(f"somebody's {number}")
+        scene.vast.foreign(f"somebody's {number}")
     scene.ready()
     assert len(scene.provider._cloud.list()) == 61
     scene.vast.inject("bad_token", "list", times=2)
@@ -75,7 +75,7 @@ def test_a_listing_of_many_pages_is_read_to_its_end(scene: Scene) -> None:
 
 def test_an_orphan_is_found_counted_and_destroyed(scene: Scene) -> None:
     label = labels.label("test", RENTAL, 1_700_000_000)
-    orphan = scene.vast.stranger(label)
+    orphan = scene.vast.foreign(label)
     with capture_logs() as logs:
         scene.round()
     assert [line["label"] for line in logs if line["event"] == "rental.orphan_found"] == [label]
@@ -88,7 +88,7 @@ def test_an_orphan_is_found_counted_and_destroyed(scene: Scene) -> None:
 @pytest.mark.parametrize("price", [float("inf"), float("nan"), 0.36])
 def test_an_orphan_is_paid_for_since_its_label_says(scene: Scene, price: float) -> None:
     meant = scene.clock.now_ms() // 1000 - 60
-    scene.vast.stranger(labels.label("test", RENTAL, meant), dph_total=price)
+    scene.vast.foreign(labels.label("test", RENTAL, meant), dph_total=price)
     scene.round()
     (found,) = scene.all()
     assert (found.sent_at, found.nano_per_s) == (meant * 1000, 100_000 if price == 0.36 else 0)
@@ -96,7 +96,7 @@ def test_an_orphan_is_paid_for_since_its_label_says(scene: Scene, price: float) 
 
 def test_what_has_another_label_is_reported_and_never_touched(scene: Scene) -> None:
     others = [None, f"reelay:test2:{RENTAL}:1700000000", f"reelay:test:{RENTAL}:1700000000\n"]
-    strangers = {scene.vast.stranger(label) for label in others}
+    strangers = {scene.vast.foreign(label) for label in others}
     with capture_logs() as logs:
         scene.ready()
         scene.ends_with_nothing()
@@ -105,7 +105,7 @@ def test_what_has_another_label_is_reported_and_never_touched(scene: Scene) -> N
 
 def test_one_sweep_ends_so_many_and_no_more(scene: Scene) -> None:
     for _ in range(MAX_KILLS + 3):
-        scene.vast.stranger(labels.label("test", RENTAL, 1_700_000_000))
+        scene.vast.foreign(labels.label("test", RENTAL, 1_700_000_000))
     scene.round()
     assert len(scene.rows.living()) == MAX_KILLS
     scene.go_on(60)

@@ -16,6 +16,7 @@ from common.settings import SettingsError, read
 from gateway.configuration import check
 from gateway.domain.attempts import Attempt
 from gateway.domain.jobs import MARGIN_MS
+from gateway.domain.prices import Price
 from gateway.providers import http
 from gateway.providers.base import Accepted, Ambiguous, NotYet, Phase, Refused, Unavailable
 from gateway.providers.runpod.provider import RunPodProvider, job_error, why_waiting
@@ -166,7 +167,7 @@ def test_too_many_submits_wait(runpod: Emulator) -> None:
     assert runpod.calls["run"] == 1, "no call follows a 429 for a while"
 
 
-def test_limits_of_one_kind_of_call_do_not_touch_another(runpod: Emulator, provider: RunPodProvider) -> None:
+def test_each_kind_of_call_has_its_own_limit(runpod: Emulator, provider: RunPodProvider) -> None:
     attempt = accepted(provider)
     runpod.inject("status", "run", status=429)
     assert isinstance(submit(provider), NotYet)
@@ -238,7 +239,7 @@ def test_an_invalid_duration_is_ignored(files: FileServer, given: Any) -> None:
 
 def test_a_result_that_expired_is_gone(runpod: Emulator, provider: RunPodProvider) -> None:
     attempt = accepted(provider)
-    runpod.expire(attempt.remote_id or "")
+    runpod.inject("expired", "status")
     assert provider.poll(attempt).phase is Phase.GONE
     assert provider.poll(replace(attempt, claimed_at=1)).phase is Phase.RUNNING, "its claim is newer"
 
@@ -275,7 +276,7 @@ def test_a_long_wait_has_a_reason(runpod: Emulator, waiting: tuple[RunPodProvide
     assert runpod.calls["health"] == 1, "what /health says is kept for a while"
 
 
-def test_a_health_that_hangs_holds_up_one_look_and_no_other(
+def test_a_health_call_that_hangs_delays_one_poll_alone(
     waiting: tuple[RunPodProvider, Attempt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     provider, attempt = waiting
@@ -291,7 +292,7 @@ def test_a_health_that_hangs_holds_up_one_look_and_no_other(
     asking = threading.Thread(target=provider.poll, args=(attempt,))
     asking.start()
     assert hanging.wait(30)
-    assert provider.poll(attempt).reason == "RunPod is being asked why"
+    assert provider.poll(attempt).reason == "RunPod has not given a reason yet"
     assert not go_on.is_set() and asking.is_alive()
     go_on.set()
     asking.join()
@@ -322,7 +323,7 @@ def test_the_cause_is_named(workers: dict[str, Any], cause: str) -> None:
 
 @pytest.mark.parametrize("health", [{}, {"workers": None}, {"workers": [1]}])
 def test_a_health_without_workers_is_no_error(health: dict[str, Any]) -> None:
-    assert why_waiting(health) == "RunPod does not say why"
+    assert why_waiting(health) == "RunPod gives no reason"
 
 
 def test_an_endpoint_that_keeps_failing_is_left_alone_and_tried_again(
@@ -370,7 +371,7 @@ def test_a_price_is_that_of_the_gpu_else_of_the_last_one(runpod: Emulator) -> No
     assert provider.price(attempt_named(), "NVIDIA L4").nano_per_s == 190_000
     assert provider.price(attempt_named(), "a GPU of tomorrow").nano_per_s == 190_000
     assert provider.price(attempt_named(), "NVIDIA GeForce RTX 4090").nano_per_s == 999
-    assert provider.price(attempt_named(), None).idle_nano == 999 * 300
+    assert provider.price(attempt_named(), None) == Price(999, idle_s=300)
     assert provider.price(attempt_named(), "NVIDIA RTX A4000").nano_per_s == 0, "a price of nothing is one"
 
 

@@ -74,10 +74,10 @@ def test_what_is_too_old_goes_and_all_else_stays(vast: Emulator, run: Run, capsy
 
 @pytest.mark.parametrize("similar", [None, f"reelay:test2:{RENTAL}:1600000000", f"reelay:test:{RENTAL}:1600000000\n"])
 def test_a_similar_label_is_a_strangers(vast: Emulator, run: Run, similar: str | None) -> None:
-    stranger = vast.stranger(similar)
+    stranger = vast.foreign(similar)
     assert run("--all") == 0
     assert alive(vast) == [stranger]
-    assert vast.touched_strangers() == []
+    assert vast.touched_foreign() == []
 
 
 def test_the_rule_is_that_of_the_gateway() -> None:
@@ -114,7 +114,7 @@ def test_a_ceiling_and_the_oldest_first(vast: Emulator, run: Run, capsys: pytest
 
 
 def test_many_pages_are_all_read(vast: Emulator, run: Run) -> None:
-    strangers = [vast.stranger(f"other {n}") for n in range(60)]
+    strangers = [vast.foreign(f"other {n}") for n in range(60)]
     for _ in range(3):
         rented(vast, label(age_s=0))
     assert run("--all") == 0

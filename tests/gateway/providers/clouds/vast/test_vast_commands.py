@@ -142,7 +142,7 @@ def test_errors_are_told_without_the_key(flask: Call, scene: Scene, environ: dic
 
 def test_instances_stand_beside_their_records(scene: Scene, call: Call) -> None:
     record = scene.ready()
-    stranger = scene.vast.stranger("reelay:test2:mine")
+    stranger = scene.vast.foreign("reelay:test2:mine")
     label = labels.label("test", RENTAL, int(time.time()))
     orphan = scene.vast.account.create(offer(77), label=label, image="acme/worker:1").id
     for rental in scene.vast.instances:
@@ -223,22 +223,22 @@ def test_destroy_by_our_own_id_is_recorded_and_its_job_begins_again(scene: Scene
 def test_all_is_all_of_ours_and_nothing_else(scene: Scene, call: Call) -> None:
     scene.wants(3)
     scene.go_on(40)
-    strangers = [scene.vast.stranger(text) for text in (None, "reelay:test2:x", f"reelay:test:{RENTAL}:1600000000x")]
+    strangers = [scene.vast.foreign(text) for text in (None, "reelay:test2:x", f"reelay:test:{RENTAL}:1600000000x")]
     result = call("destroy", "--all", "--yes")
     assert result.exit_code == 0, result.output
     assert result.stdout.count("is destroyed.") == 3
     assert [rental.id for rental in scene.vast.account.alive()] == strangers
-    assert scene.vast.touched_strangers() == []
+    assert scene.vast.touched_foreign() == []
     assert call("destroy", "--all").stdout == "There is nothing to destroy.\n"
 
 
 @pytest.mark.parametrize("text", [None, f"reelay:other:{RENTAL}:1600000000"])
 def test_a_strangers_machine_is_never_touched(scene: Scene, call: Call, text: str | None) -> None:
-    stranger = scene.vast.stranger(text)
+    stranger = scene.vast.foreign(text)
     result = call("destroy", str(stranger), "--yes")
     assert result.exit_code == 1
     assert f"{stranger} has the label {text!r}, which is not one of test: it is left alone." in result.stderr
-    assert scene.vast.touched_strangers() == []
+    assert scene.vast.touched_foreign() == []
 
 
 def test_a_destroy_that_does_nothing_twice_is_made_again(scene: Scene, call: Call) -> None:
