@@ -71,6 +71,8 @@ class Work:
     progress: Callable[[float], None] = lambda fraction: None
     #: Whether the job fails where the GPU does not encode; otherwise the CPU does.
     requires_gpu: bool = False
+    #: Whether the GPU decodes videos that it encodes.
+    decodes_on_gpu: bool = False
     #: The files that the operation has declared.
     outputs: Outputs = field(default_factory=lambda: VIDEO)
 

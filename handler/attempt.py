@@ -113,7 +113,9 @@ def _run(
             progress(FETCHED + (PROCESSED - FETCHED) * fraction)
 
         requires_gpu = job_input.delivery is not None and job_input.delivery.gpu_encoder == "require"
-        work = Work(directory, limits, stop, on_operation, requires_gpu, operation.declared(params))
+        work = Work(
+            directory, limits, stop, on_operation, requires_gpu, settings.gpu_decode, operation.declared(params)
+        )
         with _time_limit(limits.timeout_s, stop, JobTimeout()):
             assets, fetch_s = _timed(
                 lambda: fetch_all(

@@ -30,6 +30,11 @@ class Settings:
         "Hide the host's other GPUs from FFmpeg, a workaround for NVIDIA's drivers 570 to 609. In the image only.",
     )
     runpod_gpu_name: str | None = setting(fields.String(), None, "Set by RunPod: the name of the worker's GPU.")
+    gpu_decode: bool = setting(
+        fields.Boolean(),
+        "false",
+        "Have the GPU decode the videos that `caption` draws on; one that it cannot decode is decoded by the CPU.",
+    )
     fetch_allow_origins: tuple[str, ...] = setting(
         Origins(),
         "",

@@ -39,6 +39,7 @@ def command(video: Path, info: inspect.MediaInfo, stream: inspect.VideoStream, e
     clock = ["-enc_time_base:v", str(stream.time_base)] if stream.time_base else []
     return [
         *ffmpeg.DECODE_LIMITS,
+        *encoder.input_options,
         *["-i", str(video), "-map", f"0:{stream.index}"],
         *["-vf", ",".join(filters(stream)), "-fps_mode", "passthrough", *clock, *encoder.arguments],
         *output.keep_audio(info),
@@ -61,6 +62,7 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
         length_s=length_s,
         megapixels=stream.megapixels(length_s),
         sound_bytes=lambda: output.sound_bytes(video, info, length_s, work),
+        decodes=True,
     )
     encoded = made.encoded
     output.require_written(encoded.frames, work)

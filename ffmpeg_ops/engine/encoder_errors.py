@@ -17,8 +17,8 @@ class Blame(StrEnum):
     HOST = "host"
     #: Other encodes on the GPU, for some time.
     LOAD = "load"
-    #: The size of this job's picture.
-    PICTURE = "picture"
+    #: This job's media: the size of the picture, or a codec that the GPU does not decode.
+    MEDIA = "media"
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ _MEANINGS: tuple[tuple[str, str | None, Blame], ...] = (
         "no free encoder session on the GPU",
         Blame.LOAD,
     ),
-    (r"(?:Width|Height) \d+ exceeds", "the picture is too large for this encoder", Blame.PICTURE),
-    (r"[Dd]imension less than the minimum", "the picture is too small for this encoder", Blame.PICTURE),
+    (r"(?:Width|Height) \d+ exceeds", "the picture is too large for this encoder", Blame.MEDIA),
+    (r"[Dd]imension less than the minimum", "the picture is too small for this encoder", Blame.MEDIA),
     (r"libcuda\.so\.1", "no GPU runtime on this machine", Blame.HOST),
     (r"libnvidia-encode\.so\.1", "the container lacks the driver capability `video`", Blame.HOST),
     (r"required nvenc API version", "the GPU driver is older than this FFmpeg needs", Blame.HOST),

@@ -44,6 +44,8 @@ class Encoder:
     features: tuple[Feature, ...] = ()
     #: CPU encoders: megapixels a second and core, a rough figure.
     speed: float = 1.0
+    #: FFmpeg's options for the video that is read.
+    input_options: tuple[str, ...] = ()
     #: One of QUALITIES.
     quality: str = "standard"
     #: Maximum bits a second, None without a limit.
@@ -66,6 +68,10 @@ class Encoder:
         kept = tuple(feature for feature in self.features if feature not in lacking)
         instead = tuple(word for feature in lacking for word in feature.instead)
         return replace(self, features=kept, options=(*self.options, *instead))
+
+    def decoding(self) -> Encoder:
+        """The same encoder, which gets its frames from the GPU's decoder."""
+        return replace(self, input_options=("-hwaccel", "cuda"))
 
     def lacking(self, printed: str) -> list[Feature]:
         """The features that the chip lacks, by what FFmpeg printed."""

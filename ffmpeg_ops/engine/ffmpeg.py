@@ -50,6 +50,8 @@ _NOT_DECODED = re.compile(
 _RESTARTED = "[warning] Queue input is backward in time"
 # Some encoders' timestamps are wrong in some releases of FFmpeg; the muxer then guesses others.
 _GUESSED_TIME = re.compile(r"Invalid DTS: .* replacing by guess")
+# FFmpeg then decodes on the CPU.
+_GPU_DECODER_FAILED = re.compile(r"nvcuvid|hwaccel initialisation returned error")
 WRONG_TIMES = "it gave frames wrong times"
 
 
@@ -73,6 +75,8 @@ class Encoded:
     #: Whether the timestamps of the encoded sound went back. That happens where a source changes its sample rate or
     #: its channels midway and FFmpeg rebuilds its filters.
     restarted: bool = False
+    #: Whether the GPU's decoder did not open, so that the CPU has decoded the video.
+    gpu_decoder_failed: bool = False
 
 
 def encode(
@@ -110,7 +114,7 @@ def encode(
     if report.guessed:
         raise Stopped(WRONG_TIMES, ended.tail)
     work.progress(1.0)
-    return Encoded(report.errors, report.frames, report.restarted)
+    return Encoded(report.errors, report.frames, report.restarted, report.gpu_decoder_failed)
 
 
 class _Report:
@@ -118,7 +122,7 @@ class _Report:
 
     def __init__(self, work: Work, length_s: float, made: Path, stall_s: float) -> None:
         self.errors = self.frames = 0
-        self.restarted = self.guessed = False
+        self.restarted = self.guessed = self.gpu_decoder_failed = False
         self._work, self._length_s, self._furthest = work, length_s, 0.0
         self._made, self._written_at = made, 0
         self._stall_s, self._moved_at = stall_s, time.monotonic()
@@ -153,6 +157,9 @@ class _Report:
             raise Stopped(f"it made no progress for {self._stall_s:g} s", "")
 
     def error(self, line: str) -> None:
+        if _GPU_DECODER_FAILED.search(line):
+            self.gpu_decoder_failed = True
+            return
         self.errors += is_decode_error(line)
         self.restarted |= _RESTARTED in line
         self.guessed |= _GUESSED_TIME.search(line) is not None

@@ -33,14 +33,18 @@ def release() -> int | None:
     return int(found[1]) if found else None
 
 
+def models() -> list[str]:
+    """The names of the host's GPUs, as far as the driver shows them here."""
+    cards = sorted((_root / "proc/driver/nvidia/gpus").glob("*/information"))
+    return [found[1].strip() for card in cards if (found := re.search(r"Model:(.*)", card.read_text()))]
+
+
 def refusal() -> str:
     """Why a GPU that CUDA can use does not open an encoder."""
-    cards = sorted((_root / "proc/driver/nvidia/gpus").glob("*/information"))
-    models = [found[1].strip() for card in cards if (found := re.search(r"Model:(.*)", card.read_text()))]
-    if models and all(_WITHOUT_NVENC.search(model) for model in models):
-        return f"the {models[0]} has no NVENC"
-    number = release()
-    opened, attached = len(list((_root / "dev").glob("nvidia[0-9]*"))), len(cards)
+    names, number = models(), release()
+    if names and all(_WITHOUT_NVENC.search(name) for name in names):
+        return f"the {names[0]} has no NVENC"
+    opened, attached = len(list((_root / "dev").glob("nvidia[0-9]*"))), len(names)
     if number not in _REFUSING_RELEASES:
         return "this GPU has no NVENC, or its host does not let the container use it"
     if 0 < opened < attached:

@@ -15,13 +15,14 @@ from ffmpeg_ops.engine.encoder_errors import Blame, Failure
 from ffmpeg_ops.engine.encoders import LADDERS, Encoder
 from ffmpeg_ops.engine.encoding import QUALITIES, Encoding
 from ffmpeg_ops.operation import Work
-from wire.errors import EncodeFailed, EncoderUnavailable, OutputTooLarge
+from wire.errors import AssetInvalid, EncodeFailed, EncoderUnavailable, OutputTooLarge
 
 log = structlog.get_logger(__name__)
 
 STALL_S = 20.0  # a GPU that encodes nothing for so long hangs
 _PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # while the GPU has no free session
 _TIGHTER = (1.0, 0.7, 0.45)  # shares of the rate that should fit: to some encoders a cap is only a hint
+_NOT_DECODED = Failure("the GPU does not decode the video", Blame.MEDIA)
 _ALMOST = 0.99  # the progress of an encode that may still be rejected
 
 
@@ -53,6 +54,7 @@ def encode(
     length_s: float,
     megapixels: float,
     sound_bytes: Callable[[], int] = lambda: 0,
+    decodes: bool = False,
     feed: Callable[[], Iterable[bytes]] | None = None,
 ) -> Made:
     """Run FFmpeg with the arguments that `command` returns for an encoder, on the first rung that succeeds.
@@ -60,7 +62,8 @@ def encode(
     `megapixels` is what all frames have together. While the GPU has no free session, it is retried for as long as the
     CPU would take. `feed` makes standard input anew for every try; progress never goes back, and reaches 1 only with
     a success. With `encoding.max_bytes` the output is at most that large; `sound_bytes`, called only then, returns how
-    many of them the sound takes. Raises like `ffmpeg.encode`, OutputTooLarge for a video that cannot be made to fit,
+    many of them the sound takes. `decodes`: `command` uses the encoder's `input_options` for the video that it reads,
+    so that the GPU may decode it. Raises like `ffmpeg.encode`, OutputTooLarge for a video that cannot be made to fit,
     and EncoderUnavailable without any encoder, or without the GPU where `work.requires_gpu`.
     """
     whole, work = work, _monotonic(work)
@@ -79,12 +82,16 @@ def encode(
         return ffmpeg.encode(command(encoder), work, length_s=length_s, feed=given, stall_s=stall_s)
 
     failed = _Failed(work)
-    for encoder in _working(encoding.codec, failed, requires_gpu=work.requires_gpu):
+    for encoder in _working(encoding.codec, failed, work, decodes=decodes):
         try:
             encoded = _fitted(replace(encoder, quality=encoding.quality), run, work, rates, patience_s)
-        except EncodeFailed as error:
+        except (EncodeFailed, AssetInvalid) as error:
             failed.add(encoder, error)
             continue
+        if encoder.input_options and (encoded.errors or encoded.gpu_decoder_failed):
+            failed.note(encoder, _NOT_DECODED)
+            if encoded.errors:
+                continue
         whole.progress(1.0)
         return failed.made(encoder, encoded)
     raise failed.error or probe.no_encoder(encoding.codec)
@@ -100,17 +107,21 @@ class _Failed:
     """The rungs that failed for one job."""
 
     def __init__(self, work: Work) -> None:
-        self.error: EncodeFailed | None = None
+        self.error: EncodeFailed | AssetInvalid | None = None
         self._work = work
         self._failures: list[tuple[Encoder, Failure]] = []
 
-    def add(self, encoder: Encoder, error: EncodeFailed) -> None:
-        """An encode failed. Raises `error` if its cause is not the encoder."""
-        failure = encoder_errors.of_encode(error, on_gpu=encoder.device == "gpu")
+    def add(self, encoder: Encoder, error: EncodeFailed | AssetInvalid) -> None:
+        """An encode failed. Raises `error` if its cause is neither the encoder nor the GPU's decoder."""
+        failure = None
+        if encoder.input_options:
+            failure = _NOT_DECODED
+        elif isinstance(error, EncodeFailed):
+            failure = encoder_errors.of_encode(error, on_gpu=encoder.device == "gpu")
         if failure is None:
             raise error
         self.error = error
-        if failure.blame is not Blame.PICTURE:
+        if failure.blame is not Blame.MEDIA:
             probe.forget(encoder)
         log.warning("encoder.failed", encoder=encoder.name, reason=failure.reason)
         self.note(encoder, failure)
@@ -118,22 +129,30 @@ class _Failed:
     def note(self, encoder: Encoder, failure: Failure) -> None:
         """Raises EncoderUnavailable where a GPU is required that could encode such a picture."""
         self._failures.append((encoder, failure))
-        if encoder.device == "gpu" and self._work.requires_gpu and failure.blame is not Blame.PICTURE:
+        if encoder.device == "gpu" and self._work.requires_gpu and failure.blame is not Blame.MEDIA:
             raise EncoderUnavailable(f"The GPU does not encode: {failure.reason}.")
 
     def made(self, encoder: Encoder, encoded: ffmpeg.Encoded) -> Made:
-        warnings = tuple(f"{failed.name} failed: {why.reason}; used {encoder.name}" for failed, why in self._failures)
+        warnings = tuple(_warning(failed, why, encoder) for failed, why in self._failures)
         to_blame = (why.reason for rung, why in self._failures if rung.device == "gpu" and why.blame is Blame.HOST)
         return Made(encoder, encoded, warnings, next(to_blame, None))
 
 
-def _working(codec: str, failed: _Failed, *, requires_gpu: bool) -> Iterator[Encoder]:
+def _warning(failed: Encoder, why: Failure, used: Encoder) -> str:
+    if failed.input_options:
+        return f"{why.reason}; the CPU has decoded it"
+    return f"{failed.name} failed: {why.reason}; used {used.name}"
+
+
+def _working(codec: str, failed: _Failed, work: Work, *, decodes: bool) -> Iterator[Encoder]:
     """The encoders that work here, each probed when it is needed. A GPU that should work and does not is noted."""
     for rung in LADDERS[codec]:
         probed = probe.ask(rung)
         if probed.failure is None:
+            if rung.device == "gpu" and decodes and work.decodes_on_gpu:
+                yield probed.encoder.decoding()
             yield probed.encoder
-        elif rung.device == "gpu" and (gpu.expected() or requires_gpu):
+        elif rung.device == "gpu" and (gpu.expected() or work.requires_gpu):
             failed.note(rung, probed.failure)
 
 

@@ -35,7 +35,7 @@ def broken(etag: str | None = ETAG, at: int = BROKEN_AT) -> Reply:
     return Reply(200, BODY[:at], {"ETag": etag} if etag is not None else {}, content_length=len(BODY))
 
 
-def rest(body: bytes = BODY, begin: int = BROKEN_AT, **change: str | None) -> Reply:
+def remainder(body: bytes = BODY, begin: int = BROKEN_AT, **change: str | None) -> Reply:
     """The remainder of BODY; `change` replaces headers or, with None, removes them."""
     headers = {"ETag": ETAG, "Content-Range": f"bytes {begin}-{len(BODY) - 1}/{len(BODY)}"}
     headers |= {name.replace("_", "-"): value for name, value in change.items()}  # type: ignore[misc]
@@ -51,7 +51,7 @@ def in_turn(*replies: Reply) -> Callable[[Request], Reply]:
 
 
 def test_a_broken_download_is_resumed_where_it_broke(files: FileServer) -> None:
-    files.routes["/x"] = in_turn(broken(), rest())
+    files.routes["/x"] = in_turn(broken(), remainder())
     assert get(files.url("/x")) == (Downloaded(len(BODY), ""), BODY)
     first, second = files.requests
     assert "Range" not in first.headers and "If-Range" not in first.headers
@@ -64,8 +64,8 @@ def test_a_download_is_resumed_at_any_byte_also_if_only_the_first_response_state
     at: int, files: FileServer
 ) -> None:
     for size in (len(BODY), "*"):
-        remainder = rest(begin=at, Content_Range=f"bytes {at}-{len(BODY) - 1}/{size}")
-        files.routes["/x"] = in_turn(broken(at=at), remainder)
+        second = remainder(begin=at, Content_Range=f"bytes {at}-{len(BODY) - 1}/{size}")
+        files.routes["/x"] = in_turn(broken(at=at), second)
         assert get(files.url("/x"))[1] == BODY
 
 
@@ -89,51 +89,53 @@ ALL = len(BODY)
 NOT_THE_REMAINDER = {
     "the whole file": Reply(200, BODY, {"ETag": ETAG}),
     "another file": Reply(200, OTHER, {"ETag": '"v2"'}),
-    "the rest, but as the whole": Reply(200, BODY[BROKEN_AT:], {"ETag": ETAG}),
-    "the rest, by its range, but as the whole": Reply(200, BODY[BROKEN_AT:], rest().headers),
-    "as long as the rest, from another byte": rest(OTHER, Content_Range=f"bytes {BROKEN_AT + 1}-{ALL - 1}/{ALL}"),
-    "another etag": rest(OTHER, ETag='"v2"'),
-    "a weak etag": rest(OTHER, ETag=f"W/{ETAG}"),
-    "no etag": rest(OTHER, ETag=None),
-    "no range": rest(Content_Range=None),
-    "an empty range": rest(Content_Range=""),
-    "from the first byte": rest(begin=0),
-    "a byte early": rest(begin=BROKEN_AT - 1),
-    "a byte late": rest(begin=BROKEN_AT + 1),
-    "not to the end": rest(Content_Range=f"bytes {BROKEN_AT}-{ALL - 2}/{ALL}"),
-    "past the end": rest(Content_Range=f"bytes {BROKEN_AT}-{ALL}/{ALL}"),
-    "of a larger file": rest(Content_Range=f"bytes {BROKEN_AT}-{ALL}/{ALL + 1}"),
-    "of a smaller file": rest(Content_Range=f"bytes {BROKEN_AT}-{ALL - 2}/{ALL - 1}"),
-    "of no size, not to the end": rest(Content_Range=f"bytes {BROKEN_AT}-{ALL - 2}/*"),
-    "backwards": rest(Content_Range=f"bytes {BROKEN_AT}-5/{ALL}"),
-    "unsatisfied": rest(Content_Range=f"bytes */{ALL}"),
-    "another unit": rest(Content_Range=f"items {BROKEN_AT}-{ALL - 1}/{ALL}"),
-    "two ranges": rest(Content_Range=f"bytes {BROKEN_AT}-{ALL - 1}/{ALL}, bytes 0-1/{ALL}"),
-    "odd digits": rest(Content_Range=f"bytes +{BROKEN_AT}-{ALL - 1}/{ALL}"),
-    "many digits": rest(Content_Range=f"bytes {BROKEN_AT}-{'9' * 5000}/{'9' * 5000}"),
-    "in parts": rest(Content_Type="multipart/byteranges; boundary=x"),
+    "the remainder, but as the whole": Reply(200, BODY[BROKEN_AT:], {"ETag": ETAG}),
+    "the remainder, by its range, but as the whole": Reply(200, BODY[BROKEN_AT:], remainder().headers),
+    "as long as the remainder, from another byte": remainder(
+        OTHER, Content_Range=f"bytes {BROKEN_AT + 1}-{ALL - 1}/{ALL}"
+    ),
+    "another etag": remainder(OTHER, ETag='"v2"'),
+    "a weak etag": remainder(OTHER, ETag=f"W/{ETAG}"),
+    "no etag": remainder(OTHER, ETag=None),
+    "no range": remainder(Content_Range=None),
+    "an empty range": remainder(Content_Range=""),
+    "from the first byte": remainder(begin=0),
+    "a byte early": remainder(begin=BROKEN_AT - 1),
+    "a byte late": remainder(begin=BROKEN_AT + 1),
+    "not to the end": remainder(Content_Range=f"bytes {BROKEN_AT}-{ALL - 2}/{ALL}"),
+    "past the end": remainder(Content_Range=f"bytes {BROKEN_AT}-{ALL}/{ALL}"),
+    "of a larger file": remainder(Content_Range=f"bytes {BROKEN_AT}-{ALL}/{ALL + 1}"),
+    "of a smaller file": remainder(Content_Range=f"bytes {BROKEN_AT}-{ALL - 2}/{ALL - 1}"),
+    "of no size, not to the end": remainder(Content_Range=f"bytes {BROKEN_AT}-{ALL - 2}/*"),
+    "backwards": remainder(Content_Range=f"bytes {BROKEN_AT}-5/{ALL}"),
+    "unsatisfied": remainder(Content_Range=f"bytes */{ALL}"),
+    "another unit": remainder(Content_Range=f"items {BROKEN_AT}-{ALL - 1}/{ALL}"),
+    "two ranges": remainder(Content_Range=f"bytes {BROKEN_AT}-{ALL - 1}/{ALL}, bytes 0-1/{ALL}"),
+    "odd digits": remainder(Content_Range=f"bytes +{BROKEN_AT}-{ALL - 1}/{ALL}"),
+    "many digits": remainder(Content_Range=f"bytes {BROKEN_AT}-{'9' * 5000}/{'9' * 5000}"),
+    "in parts": remainder(Content_Type="multipart/byteranges; boundary=x"),
     "a range not to be had": Reply(416, b"", {"Content-Range": f"bytes */{ALL}"}),
     "not changed": Reply(304, b"", {"ETag": ETAG}),
     "gone": Reply(404),
     "an error": Reply(500),
     "silence": Reply(drop=True),
     "a redirect": Reply(302, headers={"Location": "/whole"}),
-    "shorter than its range": Reply(206, BODY[BROKEN_AT:-1], rest().headers),
-    "longer than its range": Reply(206, BODY[BROKEN_AT:] + b"x", rest().headers),
-    "broken as well": Reply(206, BODY[BROKEN_AT:-9], rest().headers, content_length=ALL - BROKEN_AT),
+    "shorter than its range": Reply(206, BODY[BROKEN_AT:-1], remainder().headers),
+    "longer than its range": Reply(206, BODY[BROKEN_AT:] + b"x", remainder().headers),
+    "broken as well": Reply(206, BODY[BROKEN_AT:-9], remainder().headers, content_length=ALL - BROKEN_AT),
 }
 
 
-@pytest.mark.parametrize("answer", NOT_THE_REMAINDER.values(), ids=list(NOT_THE_REMAINDER))
-def test_a_response_other_than_the_remainder_is_an_error(answer: Reply, files: FileServer) -> None:
-    files.routes |= {"/x": in_turn(broken(), answer), "/whole": rest()}
+@pytest.mark.parametrize("response", NOT_THE_REMAINDER.values(), ids=list(NOT_THE_REMAINDER))
+def test_a_response_other_than_the_remainder_is_an_error(response: Reply, files: FileServer) -> None:
+    files.routes |= {"/x": in_turn(broken(), response), "/whole": remainder()}
     with pytest.raises(requests.ConnectionError):
         get(files.url("/x"))
     assert [request.path for request in files.requests] == ["/x", "/x"]
 
 
 def test_the_target_of_a_redirect_is_resumed(files: FileServer) -> None:
-    files.routes |= {"/x": Reply(302, headers={"Location": "/y?k=1#part"}), "/y": in_turn(broken(), rest())}
+    files.routes |= {"/x": Reply(302, headers={"Location": "/y?k=1#part"}), "/y": in_turn(broken(), remainder())}
     assert get(files.url("/x"))[1] == BODY
     assert [request.path for request in files.requests] == ["/x", "/y?k=1", "/y?k=1"]
 
@@ -245,16 +247,16 @@ TRICKLED = {
 }
 
 
-@pytest.mark.parametrize("answer", TRICKLED.values(), ids=list(TRICKLED))
-def test_a_trickling_server_is_given_up_before_the_deadline(answer: bytes, fast_pace: None, raw: StartRaw) -> None:
+@pytest.mark.parametrize("response", TRICKLED.values(), ids=list(TRICKLED))
+def test_a_trickling_server_is_given_up_before_the_deadline(response: bytes, fast_pace: None, raw: StartRaw) -> None:
     with pytest.raises(Trickles):
-        get(raw(answer, pause_s=0.02).origin, deadline_s=3600)
+        get(raw(response, pause_s=0.02).origin, deadline_s=3600)
 
 
 def test_a_server_that_stops_in_the_middle_is_given_up(fast_pace: None, raw: StartRaw) -> None:
-    answer = b'HTTP/1.1 200 OK\r\nETag: "a"\r\nContent-Length: 99\r\n\r\nhalf'
+    response = b'HTTP/1.1 200 OK\r\nETag: "a"\r\nContent-Length: 99\r\n\r\nhalf'
     with pytest.raises(Trickles):
-        get(raw(answer, pause_s=30).origin, deadline_s=3600)
+        get(raw(response, pause_s=30).origin, deadline_s=3600)
 
 
 def test_a_small_file_may_be_slow(files: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,11 +268,11 @@ def test_a_small_file_may_be_slow(files: FileServer, monkeypatch: pytest.MonkeyP
 def test_the_first_window_begins_with_the_body(windows: Windows, files: FileServer) -> None:
     begun: list[int] = []
 
-    def answer(request: Request) -> Reply:
+    def response(request: Request) -> Reply:
         begun.append(len(windows.lengths_s))
         return Reply(200, BODY)
 
-    files.routes["/x"] = answer
+    files.routes["/x"] = response
     assert get(files.url("/x"))[1] == BODY
     assert (begun, len(windows.lengths_s)) == ([0], 1), "the first window begins with the body"
 

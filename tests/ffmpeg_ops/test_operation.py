@@ -111,31 +111,26 @@ def made(params: type[Schema] = Schema, outputs: Outputs = VIDEO, example: dict[
     return Operation("x", "ffmpeg_ops.x", params, lambda loaded: outputs, Weight.GPU, (example or {},))
 
 
-@pytest.mark.parametrize("name", sorted(RESERVED_NAMES))
-def test_a_reserved_name_is_refused_when_the_operation_is_made(name: str) -> None:
-    with pytest.raises(TypeError, match=name):
-        made(Schema.from_dict({name: fields.String()}))
+def with_field(name: str, field: fields.Field[Any]) -> type[Schema]:
+    return Schema.from_dict({name: field})
 
 
-@pytest.mark.parametrize("name", ["", "Video", "1st", "a-b", "a.b", "../a", "a b", "é", "a" * 65])
-def test_an_output_with_an_unusable_name_is_refused_when_the_operation_is_made(name: str) -> None:
-    with pytest.raises(TypeError, match="x: an output cannot be called"):
-        made(outputs={name: MP4})
+INVALID: list[tuple[dict[str, Any], str]] = [
+    *(({"params": with_field(name, fields.String())}, name) for name in sorted(RESERVED_NAMES)),
+    ({"params": with_field("by_name", fields.Dict(values=Asset("image")))}, "by_name: an asset in a Dict is never"),
+    *(
+        ({"outputs": {name: MP4}}, "an output cannot be called")
+        for name in ("", "Video", "1st", "a-b", "a.b", "../a", "a b", "é", "a" * 65)
+    ),
+    ({"outputs": {"clip": replace(MP4, extension="exe")}}, "output clip: .* is not in wire.media_types"),
+    ({"example": {"unknown_param": 1}}, "unknown_param"),
+]
 
 
-def test_an_output_of_an_unknown_type_is_refused_when_the_operation_is_made() -> None:
-    with pytest.raises(TypeError, match="x: output clip: .* is not in wire.media_types"):
-        made(outputs={"clip": replace(MP4, extension="exe")})
-
-
-def test_an_asset_that_would_never_be_fetched_is_refused_when_the_operation_is_made() -> None:
-    with pytest.raises(TypeError, match=r"x: by_name: an asset in a Dict is never fetched"):
-        made(Schema.from_dict({"by_name": fields.Dict(values=Asset("image"))}))
-
-
-def test_an_example_that_does_not_load_is_refused_when_the_operation_is_made() -> None:
-    with pytest.raises(TypeError, match="x: .*unknown_param"):
-        made(example={"unknown_param": 1})
+@pytest.mark.parametrize(("declaration", "said"), INVALID)
+def test_an_invalid_declaration_is_refused_when_the_operation_is_made(declaration: dict[str, Any], said: str) -> None:
+    with pytest.raises(TypeError, match=rf"^x: .*{said}"):
+        made(**declaration)
 
 
 def test_outputs_may_depend_on_the_params() -> None:

@@ -33,10 +33,10 @@ ASKED = "/api/v0/instances/4711/"
 
 @dataclass
 class Vast:
-    """The API that destroys machines. `answers` are its replies; the last one repeats."""
+    """The API that destroys machines. `replies` are its responses; the last one repeats."""
 
     server: FileServer
-    answers: list[Reply] = field(default_factory=lambda: [Reply(200, b'{"success": true}')])
+    replies: list[Reply] = field(default_factory=lambda: [Reply(200, b'{"success": true}')])
     at: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -45,7 +45,7 @@ class Vast:
     def _destroy(self, request: Request) -> Reply:
         assert (request.method, request.headers["Authorization"]) == ("DELETE", f"Bearer {CONTAINER_KEY}")
         self.at.append(time.monotonic())
-        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        return self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
 
 
 @dataclass
@@ -234,7 +234,7 @@ def test_authorized_calls_keep_it_and_silence_destroys_it(instance: Instance, va
     silence_s = 12
     instance.start(WORKER_SILENCE_SECONDS=silence_s)
     eventually(instance.up)
-    client, last, answered = instance.client, 0.0, 0
+    client, last, responses = instance.client, 0.0, 0
     kept_until = time.monotonic() + 1.2 * silence_s
     while last < kept_until:
         last = time.monotonic()
@@ -249,9 +249,9 @@ def test_authorized_calls_keep_it_and_silence_destroys_it(instance: Instance, va
             ("/health", {"X-Session-Token": TOKEN, "X-API-Key": "k" * 63}),
             ("/health", {"X-Session-Token": "x" * 64, "X-API-Key": KEY}),
         ):
-            answered += responds(instance.port, path, headers)
+            responses += responds(instance.port, path, headers)
         time.sleep(0.1)
-    assert answered > 3
+    assert responses > 3
     assert vast.at[0] - last >= silence_s
     gone(below)
     assert instance.running() and instance.workers() == []
@@ -272,7 +272,7 @@ def test_a_worker_that_hangs_is_silence_too(instance: Instance, vast: Vast) -> N
 
 @pytest.mark.slow
 def test_a_restart_does_not_bring_a_silent_machine_back(instance: Instance, vast: Vast) -> None:
-    vast.answers = [Reply(500)]
+    vast.replies = [Reply(500)]
     instance.start(WORKER_SILENCE_SECONDS=1)
     eventually(lambda: vast.at)
     instance.process.kill()
@@ -306,7 +306,7 @@ def test_a_worker_that_cannot_start_does_not_stop_it(instance: Instance, vast: V
 def test_it_asks_for_its_destruction_for_ever(instance: Instance, vast: Vast) -> None:
     over_already(instance.folder)
     troubles = [Reply(500), Reply(429), Reply(404), Reply(401), Reply(drop=True), Reply(302, headers={"Location": "/"})]
-    vast.answers = [*troubles, Reply(200, b'{"success": true}')]
+    vast.replies = [*troubles, Reply(200, b'{"success": true}')]
     instance.start(SELF_DESTROY_RETRY_SECONDS=0.05)
     eventually(lambda: len(vast.at) >= len(troubles) + 3)
     assert instance.running() and instance.workers() == []

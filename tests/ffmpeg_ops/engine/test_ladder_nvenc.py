@@ -252,3 +252,16 @@ def test_two_jobs_at_once_share_the_gpu(nvenc: Driver, tmp_path: Path, photo: Pa
     assert [stats["encoder"] for stats in done] == ["h264_nvenc"] * 2
     first, second = (shown_frames(work.output("video"), gray=False) for work in works)
     assert len(first) == len(second) == 50 and min(psnr(a, b) for a, b in zip(first, second, strict=True)) > 40
+
+
+def test_a_video_that_the_gpu_does_not_decode_is_decoded_by_the_cpu(nvenc: Driver, work: Work, media: Media) -> None:
+    """The stand-in has no decoder."""
+    nvenc.set(min_width=2, min_height=2)
+    stats = run("caption", replace(work, decodes_on_gpu=True), CUE, url_video=media.video())
+    assert (stats["encoder"], stats["frames"]) == ("h264_nvenc", frame_count(work.output("video")))
+    assert stats["warnings"] == ["the GPU does not decode the video; the CPU has decoded it"]
+    assert "gpu_failure" not in stats
+    assert len(nvenc.encodes) == 2, "the probe and one encode"
+    nvenc.set(frame_fails=0)
+    on_the_cpu_after = run("caption", replace(work, decodes_on_gpu=True), CUE, url_video=media.video())
+    assert (on_the_cpu_after["encoder"], len(on_the_cpu_after["warnings"])) == ("libx264", 2)
