@@ -100,7 +100,8 @@ def test_a_machine_whose_gpu_does_not_encode_finishes_its_jobs_gets_no_other_and
     ready = scene.ready()
     on_the_cpu, running = scene.accepted(), scene.accepted()
     assert {ready.has(scene.fresh(attempt).remote_id) for attempt in (on_the_cpu, running)} == {True}
-    scene._save(on_the_cpu, state=AttemptState.DONE, gpu_failure="the driver found no GPU")
+    scene._save(on_the_cpu, gpu_failure="the driver found no GPU")
+    scene.over(on_the_cpu)
     scene.round()
     (waiting,) = scene.wants()
     assert isinstance(scene.submit(waiting), NotYet), "it has a free place, and gets no job"
