@@ -1,7 +1,7 @@
 """Generates the documentation that comes from the code; `--check` only reports whether it is stale.
 
-`.env.example`, the inputs to try a worker with (`handler/test_inputs/`, `.runpod/tests.json`), and in Markdown files
-everything between `<!-- made by scripts.docs: NAME -->` and `<!-- end -->`.
+`.env.example`, the inputs to try a worker with (`handler/test_inputs/`, `.runpod/tests.json`), the Hub's copy of
+`Dockerfile.worker`, and in Markdown files everything between `<!-- made by scripts.docs: NAME -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ def generated() -> dict[Path, str]:
     return {
         ROOT / ".env.example": env_example(),
         ROOT / ".runpod/tests.json": _json(hub_tests()),
+        ROOT / ".runpod/Dockerfile": (ROOT / "Dockerfile.worker").read_text(),
         **{
             ROOT / f"handler/test_inputs/{op.name}.json": _json({"input": test_input(op)}) for op in OPERATIONS.values()
         },

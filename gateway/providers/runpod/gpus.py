@@ -1,4 +1,7 @@
-"""RunPod's GPU pools: their GPUs, prices per second, and whether they can encode."""
+"""RunPod's GPU pools: their GPUs, prices per second, and whether they can encode.
+
+RunPod's catalogue has the present GPUs and prices, but does not say which of them have an encoder.
+"""
 
 from __future__ import annotations
 
@@ -48,6 +51,7 @@ POOLS: Mapping[str, Pool] = {
         ),
         Pool("AMPERE_24", 190_000, ("NVIDIA L4", "NVIDIA RTX A5000", "NVIDIA GeForce RTX 3090")),
         Pool("ADA_24", 310_000, ("NVIDIA GeForce RTX 4090",)),
+        Pool("ADA_32_PRO", 440_000, ("NVIDIA GeForce RTX 5090",)),
         Pool("AMPERE_48", 340_000, ("NVIDIA RTX A6000", "NVIDIA A40")),
         Pool("ADA_48_PRO", 530_000, ("NVIDIA L40", "NVIDIA L40S", "NVIDIA RTX 6000 Ada Generation")),
         Pool(

@@ -3,11 +3,14 @@
     with management() as runpod:
         RUNPOD_MANAGEMENT_BASE = runpod.base; RUNPOD_API_KEY = runpod.key
         runpod.endpoints["4m7x2k9q"]["workers"]["max"] = 0     # a change by a person or by RunPod
+        runpod.gpus.append(gpu("NVIDIA X1", "ADA_24"))         # a new GPU in the catalogue
+        runpod.worker_limit = 5                                # of all endpoints together; more is cut off in silence
         runpod.faults.append(Fault("POST", after_effect="drop"))
 
 The schema is `management.openapi.json`; `calls` records (method, path, body). It also enforces what the schema says in
 prose only: the key, one of `gpu` and `cpu`, no idle timeout with REQUEST_COUNT, a minimum CUDA version or a set but not
-both, exclusions that belong to pools, `env` replaced as a whole, names that need not be unique.
+both, exclusions that belong to pools, `env` replaced as a whole, names that need not be unique. What a write returns is
+what was sent; only a read shows what was accepted. The schema of the account's limits is not in our copy.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from jsonschema import Draft202012Validator
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
-from gateway.providers.runpod.gpus import POOLS
+from gateway.providers.runpod.gpus import NANO, POOLS
 
 KEY = "rpa_TESTSTESTSTESTSTESTS0123456789"
 _SCHEMA = json.loads(Path(__file__).with_name("management.openapi.json").read_text())
@@ -37,7 +40,7 @@ _REGISTRY: Registry[Any] = Registry().with_resource(_URI, DRAFT202012.create_res
 
 @dataclass(frozen=True)
 class Fault:
-    """For the next call with `method`: a response instead of the effect, or a fault after it.
+    """For the next call with `method` (and `path` in its path): a response instead of the effect, or a fault after it.
 
     `instead` is (status, body, headers); `after_effect` is `drop` (no response at all) or `bad gateway`.
     """
@@ -45,6 +48,24 @@ class Fault:
     method: str
     instead: tuple[int, Any, Mapping[str, str]] | None = None
     after_effect: str | None = None
+    path: str = ""
+
+
+def gpu(id_: str, pool: str | None, per_hour: float | None = None) -> dict[str, Any]:
+    """A GPU of the catalogue."""
+    price = {"secure": 0.5, "community": 0.4, **({} if per_hour is None else {"serverless": per_hour})}
+    return {
+        "id": id_,
+        "name": id_.removeprefix("NVIDIA "),
+        "pool": pool,
+        "manufacturer": "NVIDIA",
+        "memory": 24,
+        "secure": True,
+        "community": False,
+        "price": price,
+        "maxCount": {"secure": 8, "community": 0},
+        "availability": "HIGH",
+    }
 
 
 class Problem(Exception):
@@ -72,7 +93,9 @@ class Management:
         self.workers: dict[str, list[dict[str, Any]]] = {}
         self.calls: list[tuple[str, str, Any]] = []
         self.faults: list[Fault] = []
-        self.max_workers = 1000
+        self.worker_limit = 1000
+        known = [gpu(id_, pool.name, pool.price * 3600 / NANO) for pool in POOLS.values() for id_ in pool.gpus]
+        self.gpus = [*known, gpu("NVIDIA GeForce RTX 3070", None)]
         self.unfit: list[str] = []
         self._ids = (f"ep{number:06d}" for number in itertools.count(1))
         self._lock = threading.Lock()
@@ -95,7 +118,7 @@ class Management:
         """Status, body, headers, and the fault that affects the response."""
         with self._lock:
             self.calls.append((method, path, body))
-            fault = next((fault for fault in self.faults if fault.method == method), None)
+            fault = next((fault for fault in self.faults if fault.method == method and fault.path in path), None)
             if fault:
                 self.faults.remove(fault)
                 if fault.instead:
@@ -106,11 +129,17 @@ class Management:
                 status, answer, schema = self._route(method, path, body)
             except Problem as problem:
                 status, answer, schema = problem.status, problem.body, "ErrorResponse"
-            self.unfit += violations(schema, answer)
+            self.unfit += violations(schema, answer) if schema else []
             return status, copy.deepcopy(answer), {}, fault.after_effect if fault else None
 
-    def _route(self, method: str, path: str, body: Any) -> tuple[int, Any, str]:
-        match method, path.strip("/").split("/")[1:]:
+    def _route(self, method: str, path: str, body: Any) -> tuple[int, Any, str | None]:
+        match method, path.partition("?")[0].strip("/").split("/")[1:]:
+            case "GET", ["catalog", "gpus"]:
+                return 200, {"gpus": self.gpus}, "ListGpuTypesResponse"
+            case "GET", ["account", "limits"]:
+                used = sum(endpoint["workers"]["max"] for endpoint in self.endpoints.values())
+                limits = {"limit": self.worker_limit, "used": used}
+                return 200, {"serverlessWorkers": limits, "spendRate": {"limit": 80, "used": 0}}, None
             case "GET", ["serverless"]:
                 return 200, {"endpoints": list(self.endpoints.values())}, "ListEndpointsResponse"
             case "POST", ["serverless"]:
@@ -160,44 +189,49 @@ class Management:
         else:
             endpoint["cpu"] = [{**cpu, "memory": 16} for cpu in body["cpu"]]
         made = self._changed(endpoint, {key: value for key, value in body.items() if key != "cpu"})
-        self.endpoints[made["id"]] = made
+        self.endpoints[made["id"]] = self._within_limit(made)
         return made
 
     def _change(self, endpoint: dict[str, Any], body: Mapping[str, Any]) -> dict[str, Any]:
         if ("gpu" in body and "cpu" in endpoint) or ("cpu" in body and "gpu" in endpoint):
             raise Problem(400, "Bad Request", "the compute family is immutable")
         changed = self._changed(endpoint, body)
+        kept = self._within_limit(changed)
         endpoint.clear()
-        endpoint.update(changed)
-        return endpoint
+        endpoint.update(kept)
+        return changed
+
+    def _within_limit(self, endpoint: dict[str, Any]) -> dict[str, Any]:
+        """The endpoint with as many workers as the account's limit leaves for it."""
+        others = sum(one["workers"]["max"] for one in self.endpoints.values() if one["id"] != endpoint["id"])
+        most = max(0, min(endpoint["workers"]["max"], self.worker_limit - others))
+        return {**endpoint, "workers": {**endpoint["workers"], "max": most}}
 
     def _changed(self, endpoint: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, Any]:
         new = copy.deepcopy({**endpoint, **body})
         new["workers"] = {**endpoint["workers"], **body.get("workers", {})}
-        new["workers"]["max"] = min(new["workers"]["max"], self.max_workers)
         if "gpu" in endpoint:
-            new["gpu"] = _gpu(endpoint["gpu"], body.get("gpu", {}))
+            new["gpu"] = self._gpu(endpoint["gpu"], body.get("gpu", {}))
         if new["scaling"]["type"] == "REQUEST_COUNT" and new["type"] == "QUEUE":
             if "idleTimeout" in body.get("workers", {}):
                 raise Problem(422, "Unprocessable Entity", "idleTimeout does not apply to REQUEST_COUNT", ["$.workers"])
             new["workers"].pop("idleTimeout", None)
         return new
 
-
-def _gpu(present: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    new = {**present, **change}
-    if "pools" in change and "excludedTypes" not in change:
-        new.pop("excludedTypes", None)
-    if unknown := [pool for pool in new["pools"] if pool not in POOLS]:
-        raise Problem(400, "Bad Request", f"unknown pools: {unknown}")
-    offered = {gpu for pool in new["pools"] for gpu in POOLS[pool].gpus}
-    if not set(new.get("excludedTypes", [])) < offered:
-        raise Problem(400, "Bad Request", "an exclusion is not in the pools, or nothing is left")
-    new["minCudaVersion"] = new["minCudaVersion"] or None
-    if new["minCudaVersion"] and new["allowedCudaVersions"]:
-        raise Problem(400, "Bad Request", "minCudaVersion and allowedCudaVersions are mutually exclusive")
-    # as a set: nothing promises an order
-    return {**new, "pools": sorted(new["pools"])}
+    def _gpu(self, present: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+        new = {**present, **change}
+        if "pools" in change and "excludedTypes" not in change:
+            new.pop("excludedTypes", None)
+        if unknown := set(new["pools"]) - {row["pool"] for row in self.gpus}:
+            raise Problem(400, "Bad Request", f"unknown pools: {unknown}")
+        offered = {row["id"] for row in self.gpus if row["pool"] in new["pools"]}
+        if not set(new.get("excludedTypes", [])) < offered:
+            raise Problem(400, "Bad Request", "an exclusion is not in the pools, or nothing is left")
+        new["minCudaVersion"] = new["minCudaVersion"] or None
+        if new["minCudaVersion"] and new["allowedCudaVersions"]:
+            raise Problem(400, "Bad Request", "minCudaVersion and allowedCudaVersions are mutually exclusive")
+        # as a set: nothing promises an order
+        return {**new, "pools": sorted(new["pools"])}
 
 
 def _valid(schema: str, body: Any) -> None:

@@ -20,7 +20,10 @@ from tests.ffmpeg_ops.media import frames as shown_frames
 from wire.envelope import Limits
 from wire.errors import EncoderUnavailable
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.parametrize("nvenc", ["installed", "debian-13"], indirect=True),
+]
 CUE = {"subtitles": "1\n00:00:00,000 --> 00:00:00,500\nA\n"}
 
 

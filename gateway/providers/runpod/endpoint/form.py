@@ -58,10 +58,13 @@ FORM: Mapping[str, Field] = {
     "scaling.queueDelay": Field(
         "Queue Delay", "A job that waits longer starts another worker, which adds its own idle time.", unit="s"
     ),
-    "gpu.excludedTypes": Field("GPU Types switched off", "Every GPU of these pools can encode."),
+    "gpu.excludedTypes": Field(
+        "GPU Types switched off",
+        "Every GPU of these pools that this release knows can encode. `plan` adds those that it does not know.",
+    ),
     "gpu.minCudaVersion": Field(
         "Lowest CUDA Version",
-        "NVENC in Debian 13's FFmpeg needs driver 530, which came with CUDA 12.1. In the form: tick this "
+        "NVENC in Debian 13's FFmpeg needs driver 530.41, and CUDA 12.1 came with 530.30. In the form: tick this "
         "one and all that are newer.",
     ),
     "gpu.allowedCudaVersions": Field("Other CUDA limits", "The minimum is enough; a fixed set makes machines scarce."),

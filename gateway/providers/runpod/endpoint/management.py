@@ -55,6 +55,29 @@ class Management:
         """Change the endpoint and return it. The call is idempotent."""
         return _endpoint(_successful(_call(self._api, "PATCH", f"/serverless/{quote(endpoint_id, safe='')}", body)))
 
+    def read(self, endpoint_id: str) -> Endpoint:
+        """Return the endpoint as it is. The responses of `create` and `change` may repeat what was sent instead."""
+        return self._by_id(endpoint_id)
+
+    def gpus(self) -> list[Mapping[str, Any]]:
+        """The catalogue of GPUs: `id`, `pool`, `price`, `availability` and more of each."""
+        path = "/catalog/gpus?include=AVAILABILITY&product=SERVERLESS"
+        return _objects(_successful(_call(self._api, "GET", path)), "gpus")
+
+    def worker_limit(self) -> int:
+        """The maximum sum of `workers.max` of all endpoints that the account allows."""
+        found = _successful(_call(self._api, "GET", "/account/limits")).body.get("serverlessWorkers")
+        limit = found.get("limit") if isinstance(found, dict) else None
+        if type(limit) is not int or limit < 0:
+            raise EndpointError("RunPod returned an invalid response: it has no limit of serverlessWorkers.")
+        return limit
+
+    def max_workers_of_others(self, endpoint_id: str | None) -> int:
+        """The sum of `workers.max` of all endpoints but this one."""
+        others = [endpoint for endpoint in self._all() if endpoint["id"] != endpoint_id]
+        found = [(endpoint.get("workers") or {}).get("max") for endpoint in others]
+        return sum(number for number in found if isinstance(number, int))
+
     def workers(self, endpoint_id: str) -> list[Mapping[str, Any]]:
         """List the present workers: `id`, `status`, `gpuTypeId`, `dataCenterId`, `uptimeSeconds`, `isStale`."""
         answer = _successful(_call(self._api, "GET", f"/serverless/{quote(endpoint_id, safe='')}/workers"))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from gateway.providers.runpod.endpoint import catalogue
+from gateway.providers.runpod.endpoint.catalogue import Account, warnings
 from gateway.providers.runpod.endpoint.failures import AnswerLost, EndpointError
 from gateway.providers.runpod.endpoint.management import Endpoint, Management, plain
 from gateway.providers.runpod.endpoint.wanted import Wanted
@@ -30,10 +32,17 @@ class Line:
 
 @dataclass(frozen=True)
 class Plan:
-    """`present` is None when there is no endpoint yet."""
+    """The way from the present endpoint to the wanted one."""
 
     wanted: Wanted
+    #: None when there is no endpoint yet.
     present: Endpoint | None
+    #: What RunPod offers and allows.
+    account: Account = Account()
+
+    @property
+    def warnings(self) -> list[str]:
+        return warnings(self.account, self.wanted)
 
     @property
     def lines(self) -> list[Line]:
@@ -56,16 +65,35 @@ class Plan:
 
 def look(management: Management, wanted: Wanted, endpoint_id: str | None) -> Plan:
     """Compare the endpoint with the wanted one. Raises EndpointError, also if it cannot be changed into that."""
-    return Plan(wanted, _changeable(management.find(wanted.name, endpoint_id)))
+    present = _changeable(management.find(wanted.name, endpoint_id))
+    account = catalogue.read(management, None if present is None else str(present["id"]))
+    return Plan(catalogue.without_unknown(wanted, account), present, account)
 
 
 def apply(management: Management, plan: Plan) -> Plan:
-    """Create or change the endpoint; return the new plan, whose `changes` are the values that RunPod did not accept."""
+    """Create or change the endpoint; return the new plan, whose `changes` are the values that RunPod did not accept.
+
+    Raises EndpointError, also without the catalogue: GPUs that it alone names would no longer be excluded.
+    """
+    if plan.account.gpus is None:
+        raise EndpointError(f"{plan.account.problems[0]} Nothing was changed.")
     if plan.present is None:
-        return Plan(plan.wanted, _create(management, plan.wanted))
+        return replace(plan, present=_read(management, str(_create(management, plan.wanted)["id"]), "created"))
     if not plan.changes:
         return plan
-    return Plan(plan.wanted, management.change(str(plan.present["id"]), plan.patch))
+    key = str(plan.present["id"])
+    management.change(key, plan.patch)
+    return replace(plan, present=_read(management, key, "changed"))
+
+
+def _read(management: Management, endpoint_id: str, done: str) -> Endpoint:
+    """Read the endpoint after a write, whose response says what was sent and not what was accepted."""
+    try:
+        return management.read(endpoint_id)
+    except EndpointError as error:
+        raise EndpointError(
+            f"The endpoint {endpoint_id} was {done}, but reading it failed: {error} Check it with `plan`."
+        ) from error
 
 
 def _create(management: Management, wanted: Wanted) -> Endpoint:

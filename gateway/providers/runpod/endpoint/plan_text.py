@@ -10,11 +10,10 @@ from gateway.providers.runpod.endpoint import estimate
 from gateway.providers.runpod.endpoint.form import label, shown
 from gateway.providers.runpod.endpoint.management import Endpoint
 from gateway.providers.runpod.endpoint.plan import Line, Plan
-from gateway.providers.runpod.endpoint.wanted import Wanted
 
 
 def plan_text(plan: Plan) -> str:
-    """The table of wanted and present values, and how many fields `apply` would change."""
+    """The table of wanted and present values, how many fields `apply` would change, and the warnings."""
     rows = [(label(line.path), *_sides(line), _mark(plan, line)) for line in plan.lines]
     head = ("Field", "Wanted", "Present", "")
     if plan.present is None:
@@ -23,7 +22,12 @@ def plan_text(plan: Plan) -> str:
         last = f"`apply` changes {counted(len(plan.changes), 'field')}."
     else:
         last = "Nothing to change."
-    return f"{_title(plan.wanted.name, plan.present)}\n\n{table(head, rows)}\n\n{last}"
+    return "\n\n".join((_title(plan.wanted.name, plan.present), table(head, rows), last, *_warnings(plan)))
+
+
+def _warnings(plan: Plan) -> Iterator[str]:
+    if plan.warnings:
+        yield "\n".join(f"! {warning}" for warning in plan.warnings)
 
 
 def applied_text(before: Plan, after: Plan) -> str:
@@ -42,7 +46,9 @@ def kept_text(after: Plan) -> str:
     return f"RunPod kept other values:\n{table(('Field', 'Sent', 'Kept'), rows)}"
 
 
-def costs_text(wanted: Wanted, prices: Mapping[str, int] | None) -> str:
+def costs_text(plan: Plan, own_prices: Mapping[str, int] | None) -> str:
+    """What jobs cost, at `own_prices`, or else the catalogue's, or else the table's."""
+    wanted, prices = plan.wanted, {**plan.account.prices, **(own_prices or {})}
     gpus, workers = wanted.body["gpu"]["count"], wanted.body["workers"]
     rows = estimate.rows(wanted.pools, gpus, workers["idleTimeout"], prices)
     highest = estimate.max_per_hour(wanted.pools, gpus, workers["max"], prices)

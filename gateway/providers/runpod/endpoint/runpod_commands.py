@@ -36,7 +36,7 @@ def runpod_plan(file: Path, image: str | None, check: bool) -> None:
     with shown_errors(EndpointError, [settings.api_key]):
         wanted = load(file, image)
         plan = look(Management(settings), wanted, settings.endpoint_id)
-    click.echo(f"{plan_text.plan_text(plan)}\n\n{plan_text.costs_text(wanted, settings.gpu_prices)}")
+    click.echo(f"{plan_text.plan_text(plan)}\n\n{plan_text.costs_text(plan, settings.gpu_prices)}")
     if check and (plan.present is None or plan.changes):
         raise click.exceptions.Exit(1)
 

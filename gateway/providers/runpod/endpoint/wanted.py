@@ -27,6 +27,8 @@ GATEWAYS_OWN = frozenset(
         "AWS_SECRET_ACCESS_KEY",
     ]
 )
+# NVENC in Debian 13's FFmpeg needs driver 530.41.03. CUDA 12.1 came with 530.30, CUDA 12.2 with 535.
+MIN_CUDA = (12, 2)
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH|COOKIE|PRIVATE|SIGNATURE", re.IGNORECASE)
 _USER_IN_URL = re.compile(r"://[^/\s]*@")
 # registry:5000/account/name:tag@digest, where the host's port is not a tag
@@ -157,6 +159,13 @@ def _check_env(env: Mapping[str, str]) -> None:
         raise ValidationError(wrong)
 
 
+def _check_cuda(version: str) -> None:
+    if not re.fullmatch(r"\d{1,3}\.\d{1,3}", version):
+        raise ValidationError("Must be like 12.2.")
+    if tuple(map(int, version.split("."))) < MIN_CUDA:
+        raise ValidationError("Must be at least 12.2: machines with CUDA 12.1 may have a driver without our NVENC.")
+
+
 def _check_scaling(scaling: str) -> None:
     if scaling == "REQUEST_COUNT":
         raise ValidationError(
@@ -208,7 +217,7 @@ class ReelaySchema(Schema):
 
     gpu_pools = fields.List(fields.String(), required=True, validate=[validate.Length(1), _check_pools])
     excluded_gpus = fields.List(fields.String(), load_default=list)
-    min_cuda = fields.String(required=True, validate=validate.Regexp(r"\d+\.\d+\Z", error="Must be like 12.1."))
+    min_cuda = fields.String(required=True, validate=_check_cuda)
     idle_timeout_s = _whole(1, 3600)
     scaling = fields.String(required=True, validate=_check_scaling)
     queue_delay_s = fields.Float(required=True, validate=validate.Range(0.5, 3600))

@@ -14,6 +14,7 @@ from tests.conftest import ROOT
 
 @pytest.mark.parametrize(("price", "names"), [
     (310_000, "ADA_24, NVIDIA GeForce RTX 4090, RTX 4090"),
+    (440_000, "ADA_32_PRO, NVIDIA GeForce RTX 5090"),
     (190_000, "nvidia l4"),
     (160_000, "NVIDIA RTX A4000, NVIDIA RTX 4000 Ada Generation"),
     (530_000, "NVIDIA L40, NVIDIA L40S, NVIDIA RTX 6000 Ada Generation"),

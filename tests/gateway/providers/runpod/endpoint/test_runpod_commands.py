@@ -14,12 +14,14 @@ from flask.cli import cli as flask_cli
 
 from gateway.providers.runpod.endpoint.plan_text import hints
 from gateway.providers.runpod.endpoint.wanted import load
-from tests.emulators.runpod.management import Fault, Management
+from tests.emulators.runpod.management import Fault, Management, gpu
 from tests.gateway.providers.runpod.endpoint.conftest import IMAGE
 from tests.servers import FileServer, Reply
 
 Call = Callable[..., Result]
 Edit = Callable[[str, str], None]
+# The calls of `plan`.
+LOOK = ["GET"] * 4
 HEALTH = {
     "jobs": {"completed": 120, "failed": 2, "inProgress": 1, "inQueue": 3, "retried": 0},
     "workers": {"idle": 0, "initializing": 2, "ready": 1, "running": 1, "throttled": 0, "unhealthy": 0},
@@ -51,7 +53,13 @@ def test_a_plan_shows_what_would_be_created_and_calls_only_to_read(call: Call, r
     assert result.stdout.startswith("Endpoint reelay\n")
     assert row(result, "GPU Configuration") == ["GPU Configuration", "AMPERE_16, AMPERE_24, ADA_24", "—"]  # fmt: skip
     assert "There is no such endpoint; `apply` creates it." in result.stdout
-    assert runpod.calls == [("GET", "/v2/serverless", None)]
+    assert runpod.calls == [
+        ("GET", "/v2/serverless", None),
+        ("GET", "/v2/catalog/gpus?include=AVAILABILITY&product=SERVERLESS", None),
+        ("GET", "/v2/account/limits", None),
+        ("GET", "/v2/serverless", None),
+    ]
+    assert "!" not in result.stdout
 
 
 def test_a_plan_shows_wanted_present_and_changed(call: Call, runpod: Management, applied: str) -> None:
@@ -85,6 +93,122 @@ def test_check_tells_by_its_exit_code(
         runpod.endpoints.clear()
     assert call("plan", "--check").exit_code == code
     assert call("plan").exit_code == 0
+
+
+# --- what the account offers and allows ---
+
+
+def test_a_gpu_that_nobody_knows_is_told_and_excluded(call: Call, runpod: Management, applied: str) -> None:
+    runpod.gpus += [gpu("NVIDIA RTX 9090", "ADA_24"), gpu("NVIDIA X1", "ADA_48_PRO"), gpu("NVIDIA X2", None)]
+    result = call("plan", "--check")
+    assert result.exit_code == 1
+    assert row(result, "GPU Types switched off") == ["GPU Types switched off", "NVIDIA RTX 9090", "—", "changed"]
+    assert "! Excluded, because it is not known whether they can encode: NVIDIA RTX 9090.\n" in result.stdout
+    assert call("apply").exit_code == 0
+    assert runpod.endpoints[applied]["gpu"]["excludedTypes"] == ["NVIDIA RTX 9090"]
+    assert call("plan", "--check").exit_code == 0
+
+
+def test_pools_with_unknown_gpus_only_are_refused(call: Call, runpod: Management, edit: Edit) -> None:
+    edit('"AMPERE_16", "AMPERE_24", "ADA_24"', '"ADA_24"')
+    runpod.gpus = [gpu("NVIDIA RTX 9090", "ADA_24")]
+    result = call("apply")
+    assert (result.exit_code, "No GPU is left in ADA_24" in result.stderr) == (1, True)
+    assert runpod.writes() == []
+
+
+def test_a_pool_that_the_catalogue_does_not_have_is_told(call: Call, runpod: Management) -> None:
+    runpod.gpus = [row for row in runpod.gpus if row["pool"] != "AMPERE_24"]
+    assert "! RunPod's catalogue has no GPU in: AMPERE_24.\n" in call("plan").stdout
+
+
+def test_costs_are_those_of_the_catalogue(call: Call, runpod: Management) -> None:
+    for one in runpod.gpus:
+        if one["pool"] == "ADA_24":
+            one["price"]["serverless"] = 3.6
+        if one["pool"] == "AMPERE_16":
+            del one["price"]["serverless"]
+    result = call("plan")
+    assert row(result, "ADA_24")[2] == "$0.001"
+    assert row(result, "AMPERE_16")[2] == "$0.00016"
+    assert "! RunPod's catalogue has no price for AMPERE_16; this release's is shown." in result.stdout
+    assert row(call("plan", gpu_prices={"ADA_24": 620_000}), "ADA_24")[2] == "$0.00062", "the setting goes before it"
+
+
+@pytest.mark.parametrize("price", [None, [], {}, "1.1", {"serverless": None}, {"serverless": "1.1"}, {"serverless": -1},
+                                   {"serverless": True}, {"serverless": 1e9}])  # fmt: skip
+def test_a_price_that_makes_no_sense_is_none(call: Call, runpod: Management, price: Any) -> None:
+    garbage = {"gpus": [{"id": "NVIDIA GeForce RTX 4090", "pool": "ADA_24", "price": price}]}
+    runpod.faults.append(Fault("GET", instead=(200, garbage, {}), path="catalog"))
+    result = call("plan")
+    assert row(result, "ADA_24")[2] == "$0.00031"
+    assert "no price for ADA_24" in result.stdout
+
+
+@pytest.mark.parametrize(("status", "body"), [
+    (200, "<html>"), (200, {}), (200, {"gpus": None}), (200, {"gpus": [7]}), (200, {"gpus": [{"name": "RTX"}]}),
+    (200, {"gpus": {"id": "x"}}), (500, {}), (403, {}),
+])  # fmt: skip
+def test_without_a_catalogue_a_plan_warns_and_apply_changes_nothing(
+    call: Call, runpod: Management, status: int, body: Any
+) -> None:
+    key = runpod.add(gpu={"pools": ["ADA_24", "AMPERE_16"], "excludedTypes": ["NVIDIA RTX A4500"]})
+    runpod.calls.clear()
+    runpod.faults += [Fault("GET", instead=(status, body, {}), path="catalog") for _ in range(2)]
+    plan, apply = call("plan"), call("apply")
+    assert (plan.exit_code, apply.exit_code) == (0, 1)
+    assert "! RunPod's catalogue of GPUs cannot be read, so unknown GPUs are not excluded. RunPod " in plan.stdout
+    assert "Nothing was changed." in apply.stderr
+    assert runpod.writes() == []
+    assert runpod.endpoints[key]["gpu"]["excludedTypes"] == ["NVIDIA RTX A4500"]
+
+
+@pytest.mark.parametrize("row_", [{"pool": ["ADA_24"]}, {"pool": {}}, {"pool": 7}, {"price": 3}, {}])
+def test_rows_of_the_catalogue_that_make_no_sense_are_passed_over(call: Call, runpod: Management, row_: Any) -> None:
+    rows = [*runpod.gpus, {"id": "NVIDIA X1", **row_}]
+    runpod.faults.append(Fault("GET", instead=(200, {"gpus": rows}, {}), path="catalog"))
+    result = call("plan")
+    assert (result.exit_code, "!" in result.stdout) == (0, False)
+
+
+def test_other_endpoints_count_against_the_limit(call: Call, runpod: Management, applied: str) -> None:
+    runpod.worker_limit = 12
+    assert "!" not in call("plan").stdout
+    runpod.add(name="other", workers={"min": 0, "max": 9, "idleTimeout": 5})
+    assert "!" not in call("plan").stdout, "the other one got the two that were left"
+    runpod.endpoints[applied]["workers"]["max"] = 2  # now the console gives seven of ours to the other one
+    runpod.endpoints[max(runpod.endpoints)]["workers"]["max"] = 9
+    result = call("apply")
+    assert "! max_workers is 10, but the account's limit leaves 3 for this endpoint" in result.stdout
+    assert "Max Workers  10    3" in result.stderr
+
+
+@pytest.mark.parametrize("answer", [(403, {}, {}), (200, [], {}), (200, {"serverlessWorkers": 5}, {}),
+                                    (200, {"serverlessWorkers": {"limit": "5"}}, {})])  # fmt: skip
+def test_limits_that_cannot_be_read_are_told_and_hinder_nothing(call: Call, runpod: Management, answer: Any) -> None:
+    runpod.faults.append(Fault("GET", instead=answer, path="limits"))
+    result = call("apply")
+    assert result.exit_code == 0, result.output
+    assert "! The account's limit of workers cannot be read. RunPod " in result.stdout
+
+
+def test_what_runpod_accepted_is_read_after_a_change(call: Call, runpod: Management, applied: str) -> None:
+    runpod.endpoints[applied]["workers"]["max"] = 1
+    runpod.worker_limit = 4
+    result = call("apply")
+    assert [call[:2] for call in runpod.calls[-2:]] == [(m, f"/v2/serverless/{applied}") for m in ("PATCH", "GET")]
+    assert (result.exit_code, "Max Workers  10    4" in result.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(("method", "done"), [("POST", "created"), ("PATCH", "changed")])
+def test_a_write_that_cannot_be_read_back_is_told(call: Call, runpod: Management, method: str, done: str) -> None:
+    if method == "PATCH":
+        runpod.add()
+    runpod.faults.append(Fault("GET", instead=(500, {}, {}), path="/serverless/ep"))
+    result = call("apply")
+    (key,) = runpod.endpoints
+    assert result.exit_code == 1
+    assert f"The endpoint {key} was {done}, but reading it failed: RunPod answered with status 500" in result.stderr
 
 
 # --- apply ---
@@ -128,7 +252,7 @@ def test_an_endpoint_made_by_hand_becomes_the_wanted_one(call: Call, runpod: Man
         "excludedTypes": [],
         "count": 1,
         "allowedCudaVersions": [],
-        "minCudaVersion": "12.1",
+        "minCudaVersion": "12.2",
     }
     assert endpoint["workers"]["idleTimeout"] == 300
     assert endpoint["env"] == {"WORKER_MODE": "runpod", "LOG_LEVEL": "INFO"}
@@ -141,9 +265,11 @@ def test_another_image_is_deployed_without_a_change_of_the_file(call: Call, runp
 
 
 def test_what_runpod_did_not_take_is_told(call: Call, runpod: Management) -> None:
-    runpod.max_workers = 5
+    runpod.worker_limit = 5
     result = call("apply")
     assert result.exit_code == 1
+    assert "! max_workers is 10, but the account's limit leaves 5 for this endpoint" in result.stdout
+    assert runpod.writes()[0][2]["workers"]["max"] == 10, "it is not lowered in silence"
     assert "was created. Set for the gateway: RUNPOD_ENDPOINT_ID=" in result.stdout
     assert result.stderr.splitlines() == [
         "Error: RunPod kept other values:",
@@ -221,7 +347,7 @@ def test_a_lost_answer_to_the_creation_is_looked_for_and_never_sent_again(
     assert result.exit_code == 0, result.output
     (key,) = runpod.endpoints
     assert f"RUNPOD_ENDPOINT_ID={key}" in result.stdout
-    assert [method for method, _, _ in runpod.calls] == ["GET", "POST", "GET"]
+    assert [method for method, _, _ in runpod.calls] == [*LOOK, "POST", "GET", "GET"]
 
 
 def test_a_creation_that_was_lost_with_its_effect_is_told(call: Call, runpod: Management) -> None:
@@ -229,12 +355,13 @@ def test_a_creation_that_was_lost_with_its_effect_is_told(call: Call, runpod: Ma
     result = call("apply")
     assert result.exit_code == 1
     assert "There is no endpoint 'reelay' yet, and it was not sent again" in result.stderr
-    assert [method for method, _, _ in runpod.calls] == ["GET", "POST", "GET"]
+    assert [method for method, _, _ in runpod.calls] == [*LOOK, "POST", "GET"]
 
 
 def test_a_lost_creation_that_cannot_be_looked_for_is_told(call: Call, runpod: Management) -> None:
-    runpod.faults += [Fault("POST", after_effect="drop"), Fault("GET", instead=(200, {"endpoints": []}, {}))]
-    runpod.faults.append(Fault("GET", instead=(500, {}, {})))
+    runpod.faults.append(Fault("POST", after_effect="drop"))
+    looks = [Fault("GET", instead=(200, {"endpoints": []}, {}), path="serverless") for _ in range(2)]
+    runpod.faults += [*looks, Fault("GET", instead=(500, {}, {}), path="serverless")]
     result = call("apply")
     assert result.exit_code == 1
     assert "It may have been created; looking for it failed: RunPod answered with status 500" in result.stderr
@@ -269,7 +396,7 @@ def test_a_refusal_is_told_and_ends_the_matter(call: Call, runpod: Management, a
     result = call("apply")
     assert result.exit_code == 1
     assert result.stderr == f"Error: {told}\n"
-    assert [method for method, _, _ in runpod.calls] == ["GET", "POST"]
+    assert [method for method, _, _ in runpod.calls] == [*LOOK, "POST"]
 
 
 @pytest.mark.parametrize(
