@@ -15,7 +15,7 @@ import structlog
 from hypothesis import settings
 
 from common import log
-from tests.nvenc import nvenc, nvenc_libraries
+from tests.nvenc_driver import nvenc, nvenc_libraries
 from tests.servers import FileServer, file_server
 
 __all__ = ["nvenc", "nvenc_libraries"]  # fixtures

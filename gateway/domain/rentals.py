@@ -124,7 +124,7 @@ class Rental:
     missing_at: int | None = None
     #: Number of requests to destroy it.
     destroy_tries: int = 0
-    #: Why it ends or ended: a code for programs.
+    #: Why it ends or ended: a code for programs. A usable machine with a code gets no more jobs.
     code: str | None = None
     #: Why it ends or ended, as text for people.
     reason: str | None = None

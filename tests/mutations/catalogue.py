@@ -440,6 +440,50 @@ MUTATIONS = (
         "if False:",
         ("tests/ffmpeg_ops/test_limits.py::test_a_picture_that_is_too_large_is_refused_at_once",),
     ),
+    Mutation(
+        "hanging-gpu-waited-for",
+        "A GPU that makes no progress is given up for the CPU",
+        "ffmpeg_ops/engine/ffmpeg.py",
+        "if time.monotonic() - self._moved_at > self._stall_s:",
+        "if False:",
+        (
+            "tests/ffmpeg_ops/engine/test_ladder.py::test_whatever_the_gpu_does_the_client_gets_one_video_and_one_warning",
+        ),
+    ),
+    Mutation(
+        "crashed-gpu-fails-job",
+        "A GPU encode that a signal kills is repeated on the CPU",
+        "ffmpeg_ops/engine/encoder_errors.py",
+        "return Failure(error.reason) if on_gpu or error.reason == ffmpeg.WRONG_TIMES else None",
+        "return None",
+        (
+            "tests/ffmpeg_ops/engine/test_ladder.py::test_whatever_the_gpu_does_the_client_gets_one_video_and_one_warning",
+        ),
+    ),
+    Mutation(
+        "cpu-replaces-required-gpu",
+        "With GPU_ENCODER=require the CPU does not replace a GPU that refuses",
+        "ffmpeg_ops/engine/ladder.py",
+        'if encoder.device == "gpu" and self._work.requires_gpu and failure.blame is not Blame.MEDIA:',
+        "if False:",
+        ("tests/ffmpeg_ops/engine/test_ladder.py::test_a_required_gpu_that_does_not_encode_fails_the_attempt",),
+    ),
+    Mutation(
+        "refusal-uses-up-a-try",
+        "A machine without an encoder does not use up a try of the job",
+        "gateway/domain/transitions.py",
+        "job = replace(job, tries=max(0, job.tries - 1), encoder_refusals=job.encoder_refusals + 1)",
+        "job = replace(job, encoder_refusals=job.encoder_refusals + 1)",
+        ("tests/gateway/domain/test_transitions.py", "tests/gateway/dispatch/test_delivery.py"),
+    ),
+    Mutation(
+        "refusing-machine-kept",
+        "A rented machine whose GPU does not encode gets no other job",
+        "gateway/providers/rental/provider.py",
+        "and (rental.code is None or rental.has(attempt.remote_id))",
+        "and True",
+        ("tests/gateway/providers/rental/test_retirement.py",),
+    ),
     # Providers: what they bill and offer
     Mutation(
         "traffic-not-compared",

@@ -62,7 +62,10 @@ class Provisioner:
     def _wanted(self, rows: Rentals) -> bool:
         living, now = rows.living(), self._clock.now_ms()
         serving = {
-            i.id for i in living if i.stage in COMING or (i.stage in USABLE and now < i.usable_until(self._timeout_s))
+            rental.id
+            for rental in living
+            if rental.stage in COMING
+            or (rental.stage in USABLE and rental.code is None and now < rental.usable_until(self._timeout_s))
         }
         # An attempt on a machine that takes no further ones ends there, or counts again when it returns to the queue.
         demand = sum(

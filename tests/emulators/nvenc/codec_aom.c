@@ -19,7 +19,7 @@ static void set_colours(aom_codec_ctx_t *to, const struct codec_config *config)
     aom_codec_control(to, AV1E_SET_COLOR_RANGE, config->full_range);
 }
 
-/* Realtime without lag: one picture in, one unit out, as av1_nvenc expects of units with hidden frames. */
+/* In real time and without lag, so that every picture becomes one unit: av1_nvenc takes no hidden frames of their own. */
 static void *open_aom(const struct codec_config *config)
 {
     struct av1 *av1 = calloc(1, sizeof *av1);

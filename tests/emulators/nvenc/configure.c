@@ -109,7 +109,7 @@ static void read_codec(struct codec_config *to, enum codec_kind kind, const NV_E
 #endif
 }
 
-/* As the caller asked; averages and buffers of a constant quality were dropped by FFmpeg already. */
+/* FFmpeg has already dropped the average and the buffer of a constant quality. */
 static void read_rate(struct codec_config *to, const NV_ENC_RC_PARAMS *from)
 {
     to->quality = -1;
@@ -123,7 +123,7 @@ static void read_rate(struct codec_config *to, const NV_ENC_RC_PARAMS *from)
     to->buffer_bits = from->vbvBufferSize;
 }
 
-static void log_wishes(enum codec_kind kind, const NV_ENC_INITIALIZE_PARAMS *wanted, const struct codec_config *config)
+static void log_request(enum codec_kind kind, const NV_ENC_INITIALIZE_PARAMS *wanted, const struct codec_config *config)
 {
     const NV_ENC_CONFIG *from = wanted->encodeConfig;
     const NV_ENC_RC_PARAMS *rc = &from->rcParams;
@@ -197,7 +197,7 @@ NVENCSTATUS configure(struct session *session, const NV_ENC_INITIALIZE_PARAMS *w
     set_shape(config, wanted->darWidth, wanted->darHeight);
     read_codec(config, kind, from);
     read_rate(config, &from->rcParams);
-    log_wishes(kind, wanted, config);
+    log_request(kind, wanted, config);
     session->codec = codecs[kind];
     return check(session, kind, &from->rcParams);
 }

@@ -15,5 +15,5 @@ int guid_of(enum codec_kind kind, GUID *guid);
 /* Fills in the configuration of a preset. */
 void preset_config(enum codec_kind kind, NV_ENC_TUNING_INFO tuning, NV_ENC_CONFIG *config);
 
-/* Reads the caller's wishes into `session->config` and logs them; refuses what the chip cannot. */
+/* Reads the request into `session->config` and logs it; refuses what the chip cannot encode. */
 NVENCSTATUS configure(struct session *session, const NV_ENC_INITIALIZE_PARAMS *wanted);

@@ -100,7 +100,7 @@ int cuDeviceGetAttribute(int *value, int attribute, int device)
     return CUDA_SUCCESS;
 }
 
-/* Contexts are a stack of one per thread; this one serves a single encoder at a time. */
+/* The thread's stack of contexts, one deep: FFmpeg pushes none while it holds another. */
 static __thread void *current;
 
 int cuCtxCreate_v2(void **context, unsigned flags, int device)

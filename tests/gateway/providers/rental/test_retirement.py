@@ -96,16 +96,20 @@ def test_a_machine_whose_encoder_does_not_work_is_given_back_and_avoided(scene: 
 
 
 def test_a_machine_whose_gpu_does_not_encode_finishes_its_jobs_gets_no_other_and_is_avoided(scene: Scene) -> None:
-    scene.change(concurrency=2)
+    scene.change(concurrency=2, max_instances=2)
     ready = scene.ready()
     on_the_cpu, running = scene.accepted(), scene.accepted()
     assert {ready.has(scene.fresh(attempt).remote_id) for attempt in (on_the_cpu, running)} == {True}
-    scene._save(on_the_cpu, state=AttemptState.DONE, gpu_failure="the driver found no GPU")
+    scene._save(on_the_cpu, gpu_failure="the driver found no GPU")
+    scene.over(on_the_cpu)
     scene.round()
     (waiting,) = scene.wants()
-    assert isinstance(scene.submit(waiting), NotYet), "it has a free place, and gets no job"
+    refused = scene.submit(waiting)
+    assert isinstance(refused, NotYet)
+    assert refused.reason == "all rented machines are busy", "it has a free place, and gets no job"
     assert scene.rows.avoided(scene.clock.now_ms()) == {ready.machine_id}
-    assert ready.id in {rental.id for rental in scene.rows.living()}
+    scene.go_on(15)
+    assert len(scene.rows.living()) == 2, "another machine is rented for it meanwhile"
     scene.over(running)
     scene.go_on(15)
     (gone,) = (rental for rental in scene.all() if rental.id == ready.id)
