@@ -156,6 +156,18 @@ def test_nvenc_refuses_on_slices_with_some_drivers(
     assert vast.account.refuses_nvenc(row), "it was asked for"
 
 
+@pytest.mark.parametrize("refuses", [True, False])
+def test_a_worker_where_nvenc_refuses_gets_more_environment(vast: Emulator, renter: Renter, refuses: bool) -> None:
+    share = 0.5 if refuses else 1.0
+    vast.account.offers[:] = [offer(7, gpu_frac=share, driver_version="575.57.08")]
+    vast.configure(pretend=False, command=("sleep", "60"), env={"BOTH": "1"}, refusing_env={"NVENC": "refuses"})
+    renter.rented()
+    vast.advance(vast.config.boot_s)
+    container: Any = vast.instances[0].container
+    environ = container._environ()
+    assert (environ["BOTH"], environ.get("NVENC")) == ("1", "refuses" if refuses else None)
+
+
 @pytest.mark.slow
 def test_a_real_worker_dies_with_its_instance(vast: Emulator, renter: Renter) -> None:
     vast.configure(pretend=False)

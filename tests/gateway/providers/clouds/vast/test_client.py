@@ -126,8 +126,8 @@ def test_a_429_says_when_calls_of_its_kind_may_go_on(
 ) -> None:
     monkeypatch.setattr(client, "TURN_S", 0.0)
     monkeypatch.setitem(client.SPACING_S, "destroy", 0.0)
-    told = {} if header is None else {"Retry-After": header}
-    files.routes["/api/v0/instances/7/"] = replace(reply(429, {"detail": "too many"}), headers=told)
+    headers = {} if header is None else {"Retry-After": header}
+    files.routes["/api/v0/instances/7/"] = replace(reply(429, {"detail": "too many"}), headers=headers)
     here = cloud_of(files)
     paused = 0.0
     for _ in range(2):
@@ -171,7 +171,7 @@ def test_whole_machines_are_searched_for_when_the_cheapest_are_all_doubtful() ->
 @pytest.mark.parametrize(
     "rows", [None, {}, "many", [None, 7, "x", [], {}], [{"id": 7}], [{"id": [], "machine_id": {}}]]
 )
-def test_offers_that_make_no_sense_are_not_rented(files: FileServer, rows: Any) -> None:
+def test_invalid_offers_are_not_rented(files: FileServer, rows: Any) -> None:
     here = asked(files, "/api/v0/bundles/", 200, {"offers": rows})
     if isinstance(rows, list):
         assert here.search() == []

@@ -98,7 +98,7 @@ def test_check_tells_by_its_exit_code(
 # --- what the account offers and allows ---
 
 
-def test_a_gpu_that_nobody_knows_is_told_and_excluded(call: Call, runpod: Management, applied: str) -> None:
+def test_an_unknown_gpu_is_reported_and_excluded(call: Call, runpod: Management, applied: str) -> None:
     runpod.gpus += [gpu("NVIDIA RTX 9090", "ADA_24"), gpu("NVIDIA X1", "ADA_48_PRO"), gpu("NVIDIA X2", None)]
     result = call("plan", "--check")
     assert result.exit_code == 1
@@ -117,7 +117,7 @@ def test_pools_with_unknown_gpus_only_are_refused(call: Call, runpod: Management
     assert runpod.writes() == []
 
 
-def test_a_pool_that_the_catalogue_does_not_have_is_told(call: Call, runpod: Management) -> None:
+def test_a_pool_that_the_catalogue_does_not_have_is_reported(call: Call, runpod: Management) -> None:
     runpod.gpus = [row for row in runpod.gpus if row["pool"] != "AMPERE_24"]
     assert "! RunPod's catalogue has no GPU in: AMPERE_24.\n" in call("plan").stdout
 
@@ -137,7 +137,7 @@ def test_costs_are_those_of_the_catalogue(call: Call, runpod: Management) -> Non
 
 @pytest.mark.parametrize("price", [None, [], {}, "1.1", {"serverless": None}, {"serverless": "1.1"}, {"serverless": -1},
                                    {"serverless": True}, {"serverless": 1e9}])  # fmt: skip
-def test_a_price_that_makes_no_sense_is_none(call: Call, runpod: Management, price: Any) -> None:
+def test_an_invalid_price_counts_as_none(call: Call, runpod: Management, price: Any) -> None:
     garbage = {"gpus": [{"id": "NVIDIA GeForce RTX 4090", "pool": "ADA_24", "price": price}]}
     runpod.faults.append(Fault("GET", instead=(200, garbage, {}), path="catalog"))
     result = call("plan")
@@ -164,7 +164,7 @@ def test_without_a_catalogue_a_plan_warns_and_apply_changes_nothing(
 
 
 @pytest.mark.parametrize("row_", [{"pool": ["ADA_24"]}, {"pool": {}}, {"pool": 7}, {"price": 3}, {}])
-def test_rows_of_the_catalogue_that_make_no_sense_are_passed_over(call: Call, runpod: Management, row_: Any) -> None:
+def test_invalid_rows_of_the_catalogue_are_ignored(call: Call, runpod: Management, row_: Any) -> None:
     rows = [*runpod.gpus, {"id": "NVIDIA X1", **row_}]
     runpod.faults.append(Fault("GET", instead=(200, {"gpus": rows}, {}), path="catalog"))
     result = call("plan")
@@ -185,7 +185,9 @@ def test_other_endpoints_count_against_the_limit(call: Call, runpod: Management,
 
 @pytest.mark.parametrize("answer", [(403, {}, {}), (200, [], {}), (200, {"serverlessWorkers": 5}, {}),
                                     (200, {"serverlessWorkers": {"limit": "5"}}, {})])  # fmt: skip
-def test_limits_that_cannot_be_read_are_told_and_hinder_nothing(call: Call, runpod: Management, answer: Any) -> None:
+def test_limits_that_cannot_be_read_are_reported_and_prevent_nothing(
+    call: Call, runpod: Management, answer: Any
+) -> None:
     runpod.faults.append(Fault("GET", instead=answer, path="limits"))
     result = call("apply")
     assert result.exit_code == 0, result.output
@@ -201,7 +203,7 @@ def test_what_runpod_accepted_is_read_after_a_change(call: Call, runpod: Managem
 
 
 @pytest.mark.parametrize(("method", "done"), [("POST", "created"), ("PATCH", "changed")])
-def test_a_write_that_cannot_be_read_back_is_told(call: Call, runpod: Management, method: str, done: str) -> None:
+def test_a_write_that_cannot_be_read_back_is_reported(call: Call, runpod: Management, method: str, done: str) -> None:
     if method == "PATCH":
         runpod.add()
     runpod.faults.append(Fault("GET", instead=(500, {}, {}), path="/serverless/ep"))
