@@ -24,7 +24,7 @@ _REPEAT_S, _REPEAT_AT_MOST_S = 60.0, 3600.0
 
 
 class NoEncoder(EncoderUnavailable):
-    """Not even H.264 can be encoded on this machine, so the machine is at fault."""
+    """Not even H.264 can be encoded on this machine, or not by the GPU that is required: the machine is at fault."""
 
 
 @dataclass(frozen=True)
