@@ -145,6 +145,17 @@ def test_frames_are_not_reordered_before_ffmpeg_7(release: int, monkeypatch: pyt
     assert ("-bf 0" in " ".join(found.arguments)) is (release < 7)
 
 
+def test_an_ffmpeg_that_does_not_run_has_no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(command: list[str], *, timeout_s: float = 0) -> str:
+        raise EncodeFailed(detail="no such encoder")
+
+    ffmpeg.version.cache_clear()
+    ffmpeg.is_from.cache_clear()
+    monkeypatch.setattr(process, "output_outside_job", fails)
+    with pytest.raises(probe.NoEncoder):
+        probe.best()
+
+
 def test_a_chip_that_refuses_for_another_reason_keeps_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(gpu, "_root", tmp_path)
     Chip({"OpenEncodeSessionEx failed: unsupported device (2)": ("-c:v", "h264_nvenc")}, monkeypatch)
