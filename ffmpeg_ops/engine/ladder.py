@@ -127,10 +127,11 @@ class _Failed:
         self.note(encoder, failure)
 
     def note(self, encoder: Encoder, failure: Failure) -> None:
-        """Raises EncoderUnavailable where a GPU is required that could encode such a picture."""
+        """Raises EncoderUnavailable if a GPU is required and the picture is not to blame; NoEncoder if the host is."""
         self._failures.append((encoder, failure))
         if encoder.device == "gpu" and self._work.requires_gpu and failure.blame is not Blame.MEDIA:
-            raise EncoderUnavailable(f"The GPU does not encode: {failure.reason}.")
+            error = probe.NoEncoder if failure.blame is Blame.HOST else EncoderUnavailable
+            raise error(f"The GPU does not encode: {failure.reason}.")
 
     def encodes(self, encoder: Encoder) -> bool:
         """Whether nothing but the GPU's decoder has failed for it."""

@@ -24,7 +24,7 @@ _REPEAT_S, _REPEAT_AT_MOST_S = 60.0, 3600.0
 
 
 class NoEncoder(EncoderUnavailable):
-    """Not even H.264 can be encoded on this machine, so the machine is at fault."""
+    """Not even H.264 can be encoded on this machine, or not by the GPU that is required: the machine is at fault."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ def ask(encoder: Encoder) -> Probed:
         if known is None or time.monotonic() >= known.until:
             known = _probed[encoder.name] = _probe(encoder, known.pause_s if known else 0.0)
             reason = known.failure.reason if known.failure else None
-            log.info("encoder.probed", encoder=encoder.name, device=encoder.device, works=not reason, reason=reason)
+            say = log.warning if reason and encoder.device == "gpu" and gpu.expected() else log.info
+            say("encoder.probed", encoder=encoder.name, device=encoder.device, works=not reason, reason=reason)
         return known
 
 
@@ -109,6 +110,8 @@ def _probe(encoder: Encoder, last_pause_s: float) -> Probed:
         log.warning("encoder.probe_failed", encoder=encoder.name, reason=error.detail or error.message)
         hung = isinstance(error, JobTimeout)
         found, may_pass = Failure(f"it {'hung' if hung else 'crashed'} when it was tried"), True
+    except EncodeFailed as error:  # FFmpeg could not even report its version
+        found = understood(error.detail)
     if isinstance(found, Encoder):
         return Probed(found)
     if found.blame is Blame.LOAD:  # it counts as working, but only another probe shows with which options

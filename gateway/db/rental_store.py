@@ -167,6 +167,12 @@ def bound(tx: Transaction, provider: str) -> list[Attempt]:
     return _unended(tx.connection.execute(query).mappings())
 
 
+def refused(tx: Transaction, job_id: str) -> set[str]:
+    """Ids of the rentals that had no encoder for the job."""
+    had_none = sa.and_(attempts.c.job_id == job_id, attempts.c.error_code == EncoderUnavailable.code)
+    return {rental_of(row[0]) for row in tx.connection.execute(sa.select(attempts.c.remote_id).where(had_none))}
+
+
 def unbind(tx: Transaction, attempt_id: str) -> None:
     """Undo `bind`: no machine has the attempt."""
     first = rentals.c.first_attempt_id == attempt_id

@@ -421,6 +421,14 @@ MUTATIONS = (
         ("tests/ffmpeg_ops/engine/test_mp4.py",),
     ),
     Mutation(
+        "frames-reordered-by-old-ffmpeg",
+        "NVENC gives every frame its exact time with an FFmpeg that cannot time reordered frames",
+        "ffmpeg_ops/engine/encoders.py",
+        'Feature(("-bf", "3"), "Max B-frames", instead=("-bf", "0"), since=7)',
+        'Feature(("-bf", "3"), "Max B-frames", instead=("-bf", "0"), since=0)',
+        ("tests/ffmpeg_ops/test_nvenc.py",),
+    ),
+    Mutation(
         "playlist-opened",
         "A playlist opens neither the network nor another file",
         "ffmpeg_ops/engine/ffmpeg.py",

@@ -141,7 +141,7 @@ class RentalProvider:
         Without `more`, only the machine that it is already bound to counts: it may have been sent there before.
         """
         now = self._clock.now_ms()
-        attempts = rental_store.bound(tx, self.name)
+        attempts, refused = rental_store.bound(tx, self.name), rental_store.refused(tx, attempt.job_id)
 
         def load(rental: Rental) -> int:
             return sum(rental.has(other.remote_id) for other in attempts if other.id != attempt.id)
@@ -153,6 +153,7 @@ class RentalProvider:
             and rental.host is not None
             and rental.silent_since is None
             and (rental.code is None or rental.has(attempt.remote_id))  # a code: it is given back after its jobs
+            and rental.id not in refused
             and load(rental) < self._settings.concurrency
             and now < rental.usable_until(timeout_s)
         ]

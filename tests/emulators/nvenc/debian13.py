@@ -6,6 +6,7 @@ The programs there run with their own C library and loader.
 
 from __future__ import annotations
 
+import platform
 import re
 import shutil
 import subprocess
@@ -40,7 +41,9 @@ def build_options() -> list[str]:
 
 
 def unpack() -> None:
-    """Download and unpack. Raises CalledProcessError without Debian's mirror or on another architecture."""
+    """Download and unpack. Raises CalledProcessError without Debian's mirror, SystemExit where it could not run."""
+    if platform.machine() != "x86_64":
+        raise SystemExit("these programs are for x86_64")
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=FOLDER.parent) as name:

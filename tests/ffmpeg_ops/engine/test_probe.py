@@ -111,7 +111,7 @@ class Chip:
         self.lacks = lacks
         monkeypatch.setattr(process, "output_outside_job", self)
 
-    def __call__(self, command: list[str], *, timeout_s: float) -> str:
+    def __call__(self, command: list[str], *, timeout_s: float = 0) -> str:
         for message, (option, value) in self.lacks.items():
             if f"{option} {value}" in " ".join(command):
                 raise EncodeFailed(detail=f"[h264_nvenc @ 0x1] {message}\n[h264_nvenc @ 0x1] No capable devices found")
@@ -145,7 +145,18 @@ def test_frames_are_not_reordered_before_ffmpeg_7(release: int, monkeypatch: pyt
     assert ("-bf 0" in " ".join(found.arguments)) is (release < 7)
 
 
+def test_an_ffmpeg_that_does_not_run_has_no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(command: list[str], *, timeout_s: float = 0) -> str:
+        raise EncodeFailed(detail="no such encoder")
+
+    monkeypatch.setattr(process, "output_outside_job", fails)
+    monkeypatch.setattr(ffmpeg, "is_from", lambda release: bool(fails(["ffmpeg", "-version"])))
+    with pytest.raises(probe.NoEncoder):
+        probe.best()
+
+
 def test_a_chip_that_refuses_for_another_reason_keeps_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(gpu, "_root", tmp_path)
+    monkeypatch.setattr(ffmpeg, "is_from", lambda release: True)
     Chip({"OpenEncodeSessionEx failed: unsupported device (2)": ("-c:v", "h264_nvenc")}, monkeypatch)
     assert probe.works(NVENC) == Failure("this GPU has no NVENC, or its host does not let the container use it")

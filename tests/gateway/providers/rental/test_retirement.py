@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.rentals import OVER, Stage
 from gateway.providers.base import Accepted, NotYet, Phase
+from tests.gateway.conftest import new_attempt
 from tests.gateway.providers.vast_scene import Scene
 from tests.servers import eventually
 from wire.errors import EncoderUnavailable
@@ -114,6 +116,22 @@ def test_a_machine_whose_gpu_does_not_encode_finishes_its_jobs_gets_no_other_and
     scene.go_on(15)
     (gone,) = (rental for rental in scene.all() if rental.id == ready.id)
     assert (gone.stage in OVER, gone.code, gone.reason) == (True, "encoder_unavailable", "its GPU does not encode")
+
+
+def test_a_job_does_not_return_to_a_machine_that_had_no_encoder_for_it(scene: Scene) -> None:
+    """Its retry may come before the fleet manager has looked at the machine."""
+    ready = scene.ready()
+    attempt = scene.accepted()
+    scene.vast.advance(30)  # the worker has a free place again
+    scene._save(attempt, state=AttemptState.FAILED, error_code=EncoderUnavailable.code)
+    with scene.store.transaction() as tx:
+        job = tx.job(attempt.job_id)
+        assert job is not None
+        again = new_attempt(job, scene.clock.now_ms(), provider="vast", sent_at=None)
+        tx.add_attempt(again)
+        tx.save_job(replace(job, attempt_id=again.id))
+    assert isinstance(scene.submit(again), NotYet)
+    assert ready.has(scene.fresh(scene.accepted()).remote_id), "another job may go there"
 
 
 @pytest.mark.parametrize(("codes", "goes"), [
