@@ -31,7 +31,7 @@ from wire.envelope import Limits
 
 PRESETS = ("p1", "p4", "p7")
 FRAMES = 250
-MOST_SESSIONS = 12
+MAX_SESSIONS = 12
 
 
 def measure() -> list[Figure]:
@@ -137,9 +137,9 @@ def _sessions(source: Path) -> Figure:
         time.sleep(number * 0.1)
         return subprocess.run(_command(*command), stderr=subprocess.DEVNULL).returncode == 0
 
-    with ThreadPoolExecutor(MOST_SESSIONS) as pool:
-        count = sum(pool.map(runs, range(MOST_SESSIONS)))
-    return Figure("sessions", count, "", "", f"encodes at once, of {MOST_SESSIONS} that were tried")
+    with ThreadPoolExecutor(MAX_SESSIONS) as pool:
+        count = sum(pool.map(runs, range(MAX_SESSIONS)))
+    return Figure("sessions", count, "", "", f"encodes at once, of {MAX_SESSIONS} that were tried")
 
 
 def _speed(frames: int, run: Callable[[], object]) -> float:

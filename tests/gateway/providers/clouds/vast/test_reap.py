@@ -73,10 +73,10 @@ def test_what_is_too_old_goes_and_all_else_stays(vast: Emulator, run: Run, capsy
 
 
 @pytest.mark.parametrize("similar", [None, f"reelay:test2:{RENTAL}:1600000000", f"reelay:test:{RENTAL}:1600000000\n"])
-def test_a_similar_label_is_a_strangers(vast: Emulator, run: Run, similar: str | None) -> None:
-    stranger = vast.foreign(similar)
+def test_a_machine_with_a_similar_label_is_left_alone(vast: Emulator, run: Run, similar: str | None) -> None:
+    foreign = vast.foreign(similar)
     assert run("--all") == 0
-    assert alive(vast) == [stranger]
+    assert alive(vast) == [foreign]
     assert vast.touched_foreign() == []
 
 
@@ -103,10 +103,10 @@ def test_a_dry_run_destroys_nothing(vast: Emulator, run: Run, capsys: pytest.Cap
 
 def test_a_ceiling_and_the_oldest_first(vast: Emulator, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     ids = [rented(vast, label(age_s=OLD_S + age)) for age in (10, 4000, 900, 2000)]
-    assert run("--most", "2") == 1
+    assert run("--limit", "2") == 1
     assert alive(vast) == [ids[0], ids[2]]
     assert capsys.readouterr().out.count("is left: only 2 are destroyed in a run") == 2
-    assert run("--most", "2") == 0
+    assert run("--limit", "2") == 0
     assert alive(vast) == []
 
 
@@ -114,11 +114,11 @@ def test_a_ceiling_and_the_oldest_first(vast: Emulator, run: Run, capsys: pytest
 
 
 def test_many_pages_are_all_read(vast: Emulator, run: Run) -> None:
-    strangers = [vast.foreign(f"other {n}") for n in range(60)]
+    foreign = [vast.foreign(f"other {n}") for n in range(60)]
     for _ in range(3):
         rented(vast, label(age_s=0))
     assert run("--all") == 0
-    assert alive(vast) == strangers
+    assert alive(vast) == foreign
 
 
 @pytest.mark.parametrize("behind", [1, 2])

@@ -142,7 +142,7 @@ def test_errors_are_told_without_the_key(flask: Call, scene: Scene, environ: dic
 
 def test_instances_stand_beside_their_records(scene: Scene, call: Call) -> None:
     record = scene.ready()
-    stranger = scene.vast.foreign("reelay:test2:mine")
+    foreign = scene.vast.foreign("reelay:test2:mine")
     label = labels.label("test", RENTAL, int(time.time()))
     orphan = scene.vast.account.create(offer(77), label=label, image="acme/worker:1").id
     for rental in scene.vast.instances:
@@ -153,7 +153,7 @@ def test_instances_stand_beside_their_records(scene: Scene, call: Call) -> None:
         str(record.remote_id), "running", "idle", "1:01 h", "0.080", "ours", record.label,
     ]  # fmt: skip
     assert row(result, orphan)[2:] == ["none", "1:01 h", "0.200", "ours", label]
-    assert row(result, stranger)[2:] == ["none", "1:01 h", "0.200", "another's", "reelay:test2:mine"]
+    assert row(result, foreign)[2:] == ["none", "1:01 h", "0.200", "another's", "reelay:test2:mine"]
     assert "2 machines of test: $0.280 an hour." in result.stdout
     assert "! A machine of ours has no record" in result.stdout
     assert calls_that_write(scene) == 1  # by the pool
@@ -223,21 +223,21 @@ def test_destroy_by_our_own_id_is_recorded_and_its_job_begins_again(scene: Scene
 def test_all_is_all_of_ours_and_nothing_else(scene: Scene, call: Call) -> None:
     scene.wants(3)
     scene.go_on(40)
-    strangers = [scene.vast.foreign(text) for text in (None, "reelay:test2:x", f"reelay:test:{RENTAL}:1600000000x")]
+    foreign = [scene.vast.foreign(text) for text in (None, "reelay:test2:x", f"reelay:test:{RENTAL}:1600000000x")]
     result = call("destroy", "--all", "--yes")
     assert result.exit_code == 0, result.output
     assert result.stdout.count("is destroyed.") == 3
-    assert [rental.id for rental in scene.vast.account.alive()] == strangers
+    assert [rental.id for rental in scene.vast.account.alive()] == foreign
     assert scene.vast.touched_foreign() == []
     assert call("destroy", "--all").stdout == "There is nothing to destroy.\n"
 
 
 @pytest.mark.parametrize("text", [None, f"reelay:other:{RENTAL}:1600000000"])
-def test_a_strangers_machine_is_never_touched(scene: Scene, call: Call, text: str | None) -> None:
-    stranger = scene.vast.foreign(text)
-    result = call("destroy", str(stranger), "--yes")
+def test_a_foreign_machine_is_never_touched(scene: Scene, call: Call, text: str | None) -> None:
+    foreign = scene.vast.foreign(text)
+    result = call("destroy", str(foreign), "--yes")
     assert result.exit_code == 1
-    assert f"{stranger} has the label {text!r}, which is not one of test: it is left alone." in result.stderr
+    assert f"{foreign} has the label {text!r}, which is not one of test: it is left alone." in result.stderr
     assert scene.vast.touched_foreign() == []
 
 
