@@ -16,7 +16,7 @@ from gateway.providers.rental.reconciliation import MAX_KILLS
 from tests.gateway.providers.vast_scene import RENTAL, Scene
 
 
-@pytest.mark.parametrize("label", ["somebody's", f"reelay:other:{RENTAL}:1700000000"])
+@pytest.mark.parametrize("label", ["another's", f"reelay:other:{RENTAL}:1700000000"])
 def test_an_id_in_an_error_may_be_that_of_a_foreign_machine(scene: Scene, label: str) -> None:
     scene.vast.foreign(label)
     scene.vast.inject("foreign_in_error", "create", times=1, status=500)
@@ -35,7 +35,7 @@ def test_an_id_that_turns_out_to_be_a_foreign_machines_is_forgotten(scene: Scene
     scene.round()
     (rental,) = scene.rows.living()
     scene.vast.account.end(scene.vast.alive()[0], "host")
-    theirs = scene.vast.foreign("somebody's")
+    theirs = scene.vast.foreign("another's")
     with scene.store.transaction() as tx:
         rental_store.save(tx, replace(rental, stage=stage, remote_id=theirs))
     if not listed:
@@ -65,7 +65,7 @@ def test_a_listing_that_is_not_whole_is_not_believed(scene: Scene, lie: str) -> 
 
 def test_a_listing_of_many_pages_is_read_to_its_end(scene: Scene) -> None:
     for number in range(60):
-        scene.vast.foreign(f"somebody's {number}")
+        scene.vast.foreign(f"another's {number}")
     scene.ready()
     assert len(scene.provider._cloud.list()) == 61
     scene.vast.inject("bad_token", "list", times=2)

@@ -84,11 +84,11 @@ def test_offers_shows_the_best_first_with_its_price_and_why_others_are_not(scene
 
 def test_offers_are_those_that_the_pool_takes(scene: Scene, call: Call) -> None:
     for _ in range(3):
-        told = call("offers", offer_order="speed").stdout.splitlines()[1].split()[0]
+        reported = call("offers", offer_order="speed").stdout.splitlines()[1].split()[0]
         scene.change(offer_order="speed")
         scene.wants()
         scene.go_on(10)
-        assert str(scene.rows.living()[-1].offer_id) == told
+        assert str(scene.rows.living()[-1].offer_id) == reported
 
 
 def test_a_machine_that_failed_is_not_offered_and_counted(scene: Scene, call: Call) -> None:
@@ -108,13 +108,13 @@ def test_nothing_that_fits_exits_with_1(call: Call) -> None:
     assert "above VAST_MAX_PRICE" in result.stdout
 
 
-def test_an_account_without_credit_and_a_pool_in_trouble_are_told(scene: Scene, call: Call) -> None:
+def test_an_account_without_credit_and_a_pool_in_trouble_are_reported(scene: Scene, call: Call) -> None:
     scene.vast.configure(credit=0.5)
     scene.wants()
     scene.round()
-    told = call("offers").stdout.splitlines()
-    assert told[-2] == "! The account has $0.50; nothing is rented below VAST_MIN_CREDIT ($1.00)."
-    assert told[-1] == "! The gateway rented nothing when it last tried: the Vast.ai account has 0.50 dollars left."
+    reported = call("offers").stdout.splitlines()
+    assert reported[-2] == "! The account has $0.50; nothing is rented below VAST_MIN_CREDIT ($1.00)."
+    assert reported[-1] == "! The gateway rented nothing when it last tried: the Vast.ai account has 0.50 dollars left."
 
 
 def test_a_key_is_all_that_offers_needs(flask: Call, scene: Scene) -> None:
@@ -124,17 +124,17 @@ def test_a_key_is_all_that_offers_needs(flask: Call, scene: Scene) -> None:
 
 
 @pytest.mark.parametrize(
-    ("environ", "told"),
+    ("environ", "reported"),
     [
         ({}, "Vast.ai refuses this gateway's key: check VAST_API_KEY"),
         ({"VAST_API_KEY": ""}, "VAST_API_KEY is not set."),
         ({"VAST_API_BASE": "http://127.0.0.1:9"}, "Vast.ai cannot be reached: ConnectionError"),
     ],
 )
-def test_errors_are_told_without_the_key(flask: Call, scene: Scene, environ: dict[str, str], told: str) -> None:
+def test_errors_are_reported_without_the_key(flask: Call, scene: Scene, environ: dict[str, str], reported: str) -> None:
     scene.vast.inject("auth_error", "account", times=None)
     result = flask("offers", **environ)
-    assert (result.exit_code, result.stderr) == (1, f"Error: {told}\n")
+    assert (result.exit_code, result.stderr) == (1, f"Error: {reported}\n")
 
 
 # ---- rentals
@@ -249,7 +249,7 @@ def test_a_destroy_that_does_nothing_twice_is_made_again(scene: Scene, call: Cal
     assert scene.vast.alive() == []
 
 
-def test_what_cannot_be_proven_is_told_and_the_pool_goes_on(scene: Scene, call: Call) -> None:
+def test_what_cannot_be_proven_is_reported_and_the_pool_goes_on(scene: Scene, call: Call) -> None:
     record = scene.ready()
     scene.vast.inject("ignored", "destroy", times=vast_commands.TRIES)
     result = call("destroy", record.id, "--yes")
@@ -269,16 +269,16 @@ def test_an_orphan_is_destroyed_without_a_gateway_too(scene: Scene, flask: Call)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         ([], "Name a rental, or give --all."),
         (["1", "--all"], "Name a rental, or give --all."),
         (["1", "--yes"], "Vast.ai lists no rental 1; `rentals` shows them all."),
     ],
 )
-def test_a_wrong_call_destroys_nothing(scene: Scene, call: Call, words: list[str], told: str) -> None:
+def test_a_wrong_call_destroys_nothing(scene: Scene, call: Call, words: list[str], reported: str) -> None:
     scene.ready()
     result = call("destroy", *words)
     assert result.exit_code in {1, 2}
-    assert told in result.stderr
+    assert reported in result.stderr
     assert len(scene.vast.alive()) == 1
