@@ -110,8 +110,8 @@ def _audio(folder: Path) -> Iterator[Figure]:
 
 
 def _frames(image: Path, move: Move) -> list[bytes]:
-    picture, boxes = shot(image, "image", move, SIZE, COUNT)
-    return list(frames.render(picture, boxes, SIZE))
+    loaded, boxes = shot(image, "image", move, SIZE, COUNT)
+    return list(frames.render(loaded.picture, boxes, SIZE))
 
 
 def _psnr(photo: Path) -> float:

@@ -19,7 +19,7 @@ from ffmpeg_ops.engine.encoding import CODECS, QUALITIES, Encoding
 from ffmpeg_ops.operation import Work
 from tests.ffmpeg_ops.media import Media, frame_count, frames, run, stream
 from wire.envelope import Limits
-from wire.errors import Cancelled, EncodeFailed, EncoderUnavailable, OutputTooLarge
+from wire.errors import Cancelled, EncodeFailed, EncoderUnavailable, JobTimeout, OutputTooLarge, WorkerError
 
 slow = partial(pytest.param, marks=pytest.mark.slow)
 MISSPELT = replace(X264, options=("-presett", "veryfast"))
@@ -76,6 +76,7 @@ if "h264_nvenc" in arguments:
 os.execv("{ffmpeg}", ["ffmpeg", *arguments])
 """
 LIMIT = "[h264_nvenc @ 0x5581] [error] OpenEncodeSessionEx failed: out of memory (10): (no details)\n"
+NO_MEMORY = "[h264_nvenc @ 0x5581] [error] InitializeEncoder failed: out of memory (10): (no details)\n"
 NEW_LIMIT = "[h264_nvenc @ 0x5581] [error] OpenEncodeSessionEx failed: incompatible client key (21): (no details)\n"
 LOST = "[h264_nvenc @ 0x5581] [error] cuInit(0) failed -> CUDA_ERROR_NO_DEVICE: no CUDA-capable device\n"
 CRASHED = "[h264_nvenc @ 0x5581] [error] EncodePicture failed!: generic error (20): (no details)\n"
@@ -139,7 +140,24 @@ def test_the_sandbox_is_disabled_only_for_a_gpu_that_works_without_it(
     assert sandbox._disabled is used, "another encoder changes nothing"
 
 
-@pytest.mark.parametrize(("message", "times"), [("", 0), (LIMIT, 2), (NEW_LIMIT, 2)])
+@pytest.mark.parametrize("error", [JobTimeout(), WorkerError(detail="killed by signal 11")])
+def test_the_sandbox_stays_where_a_gpu_hangs_or_crashes_without_it(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "_disabled", False)
+    monkeypatch.setattr(sandbox, "_GPU", "/dev/null")
+
+    def fails(encoder: Encoder) -> str:
+        if sandbox._disabled:
+            raise error
+        return LOST
+
+    monkeypatch.setattr(probe, "_fails", fails)
+    assert isinstance(probe.ask(NVENC).failure, Failure)
+    assert not sandbox._disabled
+
+
+@pytest.mark.parametrize(("message", "times"), [("", 0), (LIMIT, 2), (NEW_LIMIT, 2), (NO_MEMORY, 2)])
 def test_a_job_runs_on_the_gpu_once_it_has_a_free_session(
     message: str, times: int, gpu: Gpu, work: Work, photo: Path
 ) -> None:

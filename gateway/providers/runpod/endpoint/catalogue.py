@@ -73,7 +73,8 @@ def warnings(account: Account, wanted: Wanted) -> list[str]:
     if account.workers is not None and account.workers < max_workers:
         found.append(
             f"max_workers is {max_workers}, but the account's limit leaves {max(0, account.workers)} for this "
-            "endpoint: RunPod refuses more, or starts fewer. Ask it for more, or lower Max Workers here or of other endpoints."
+            "endpoint: RunPod refuses more, or starts fewer. "
+            "Ask it for more, or lower Max Workers here or of other endpoints."
         )
     return found
 
