@@ -21,6 +21,7 @@ SHUTDOWN_S = 4.0
 class Run:
     """One attempt in this process."""
 
+    #: id of the attempt
     attempt_id: str
     #: stops the attempt
     stop: StopSignal = field(default_factory=StopSignal)

@@ -53,7 +53,7 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
     info, stream = inspect.video_asset(video, "url_video", work)
     inspect.require_size(stream, "url_video")
     style = look(params.get("style"), *shown_size(stream))
-    warnings = _write_script(work, cues, style)
+    warnings = [*info.warnings, *_write_script(work, cues, style)]
     length_s = output.length_s(info, stream)
     made = ladder.encode(
         lambda encoder: command(video, info, stream, encoder),
