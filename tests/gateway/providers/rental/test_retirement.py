@@ -1,4 +1,4 @@
-"""Machines that are given back, and why."""
+"""Machines that are destroyed, and why."""
 
 from __future__ import annotations
 
