@@ -1,4 +1,4 @@
-"""PROVIDERS=runpod,vast over both stand-ins: when a job goes on to Vast.ai, when it does not, and what it tells of it."""
+"""PROVIDERS=runpod,vast over both stand-ins: when a job goes on to Vast.ai, when not, and what its document shows."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Chain:
         return self.now(job)
 
     def tried(self, job: Job) -> list[tuple[str, str | None]]:
-        """(provider, code) of its attempts, as its document tells them."""
+        """(provider, code) of its attempts, as its document shows them."""
         shown = self.services.documents.of(self.now(job)).get("attempts", [])
         return [(attempt["provider"], attempt.get("code")) for attempt in shown]
 
