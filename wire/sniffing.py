@@ -36,7 +36,8 @@ OGG = Content("ogg", "an Ogg file")
 MP4 = Content("mp4", "an MP4 or MOV file")
 AVI = Content("avi", "an AVI video")
 HTML = Content("html", "an HTML page", is_media=False, is_text=True)
-_STILL = Content("heif", "an HEIC or AVIF image")
+_HEIC = Content("heic", "an HEIC image")
+_AVIF = Content("avif", "an AVIF image")
 _MP3 = Content("mp3", "MP3 audio")
 _AAC = Content("aac", "AAC audio")
 _MPEG = Content("mpeg", "an MPEG video")
@@ -95,7 +96,8 @@ _IN_RIFF = {
     b"AIFC": _AIFF,
 }
 _SMALL_BOXES, _BOXES = frozenset({b"ftyp", b"wide", b"free", b"skip", b"pnot"}), frozenset({b"moov", b"mdat"})
-_STILL_BRANDS = frozenset({b"heic", b"heix", b"avif", b"mif1"})
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+_HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _HTML_CHARACTERS = 512  # a page's first tag comes early
 _HTML = re.compile(
@@ -132,12 +134,20 @@ def is_of(content: Content, media_type: MediaType) -> bool:
 def _container(head: bytes) -> Content | None:
     """Recognise formats whose name follows a size. A text may begin like that by chance, hence the checks for zeros."""
     if head[4:8] in _BOXES or (head[4:8] in _SMALL_BOXES and head[0] == 0):
-        return _STILL if head[8:12] in _STILL_BRANDS else MP4
+        return _of_brands(head)
     if head.startswith(b"BM") and head[6:10] == bytes(4):
         return _BMP
     if head[:4] in {b"RIFF", b"RF64", b"FORM"} and head[8:12] in _IN_RIFF:
         return _IN_RIFF[head[8:12]]
     return _RIFF if head[:4] == b"RIFF" else None
+
+
+def _of_brands(head: bytes) -> Content:
+    """The kind of an MP4 by its main brand; `mif1` and `msf1` are general, and the others say more."""
+    main, others = head[8:12], head[16 : int.from_bytes(head[:4])]
+    if main in _AVIF_BRANDS or (main in _HEIC_BRANDS and any(brand in others for brand in _AVIF_BRANDS)):
+        return _AVIF
+    return _HEIC if head[4:8] == b"ftyp" and main in _HEIC_BRANDS else MP4
 
 
 def _frames(head: bytes) -> Content | None:

@@ -12,6 +12,7 @@ exact length of the video.
   fails when less than 98 % of the frames can be read.
 - The sound becomes AAC, stereo, 48 kHz, 192 kbit/s. A new sound that is already mono or stereo AAC is copied when it
   replaces the old one and nothing but its length is changed.
+- Of several sound tracks in a file the default one is used, or the first that can be decoded, with a warning.
 - A video without sound gets the new one, whatever `mode` says.
 - Where two sounds are mixed, or the new one is made louder or has more than two channels, peaks are limited to −1 dBFS,
   so that nothing clips.

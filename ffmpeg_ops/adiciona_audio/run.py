@@ -176,7 +176,8 @@ def _copy(work: Work, plan: Plan, options: list[str], frames: int | None, max_by
         raise output.damaged(0, shown.packets)
     stream = replace(sources.stream, frames=shown.packets, duration_s=plan.length_s)
     errors = sources.errors + encoded.errors
-    return output.stats(work, output.COPY, replace(sources.info, video=stream), errors=errors)
+    made = replace(sources.info, video=stream)
+    return output.stats(work, output.COPY, made, warnings=sources.warnings, errors=errors)
 
 
 def _encode(work: Work, plan: Plan, encoding: Encoding) -> dict[str, Any]:
@@ -206,7 +207,7 @@ def _encode(work: Work, plan: Plan, encoding: Encoding) -> dict[str, Any]:
         held = round((shown_s - video_s) * stream.frame_rate)  # copies of the last frame
         output.require_frames(made.encoded.frames - held, sources.video, stream, video_s, work)
     errors = sources.errors + made.encoded.errors
-    return output.stats(work, made.stats, warnings=made.warnings, errors=errors)
+    return output.stats(work, made.stats, warnings=[*sources.warnings, *made.warnings], errors=errors)
 
 
 def _require(frames: int, expected: int | None) -> None:

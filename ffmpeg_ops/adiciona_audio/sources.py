@@ -76,6 +76,11 @@ class Sources:
         return float(1 / self.stream.frame_rate) if self.stream.frame_rate else 0.04
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is wrong with the sounds that are heard, in plain words."""
+        return (*(self.info.warnings if self.original else ()), *self.audio_info.warnings)
+
+    @property
     def header_frames(self) -> int | None:
         """The number of frames in the header; None where it is unreliable: that of AVI includes empty packets."""
         return self.stream.frames if "mov" in self.info.formats else None

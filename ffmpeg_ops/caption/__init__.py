@@ -16,8 +16,9 @@ among its words by their length.
 Presets: `classic`, `bold`, `box`, `karaoke`, `pop` (large, current word coloured, for vertical video) and `minimal`.
 
 The video may have up to 4096x2304 pixels and last up to four hours. All frames and their times are kept; rotation is
-applied and HDR becomes SDR. AAC and MP3 sound, which every player supports, is copied; any other becomes AAC. Problems
-that did not stop the job are listed in the result's `warnings`.
+applied and HDR becomes SDR. AAC and MP3 sound, which every player supports, is copied; any other becomes AAC. Of
+several sound tracks the default one is kept, or the first that can be decoded. Problems that did not stop the job are
+listed in the result's `warnings`.
 """
 
 from __future__ import annotations

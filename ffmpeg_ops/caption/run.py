@@ -57,7 +57,7 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
     length_s = output.length_s(info, stream)
     cues = _cues(parsed, params, _played_s(info, length_s), warnings.append)
     style = look(params.get("style"), *shown_size(stream))
-    warnings += _write_script(work, cues, style)
+    warnings += [*info.warnings, *_write_script(work, cues, style)]
     made = ladder.encode(
         lambda encoder: command(video, info, stream, encoder),
         work,

@@ -15,6 +15,8 @@ class Blame(StrEnum):
 
     #: This machine, for every job.
     HOST = "host"
+    #: The chip or this FFmpeg, which has no encoder for the codec.
+    CHIP = "chip"
     #: Other encodes on the GPU, for some time.
     LOAD = "load"
     #: This job's media: the size of the picture, or a codec that the GPU does not decode.
@@ -34,7 +36,8 @@ class Failure:
 # What FFmpeg and the driver print, and what it means; the first that matches counts. None: `gpu.refusal` knows more.
 _MEANINGS: tuple[tuple[str, str | None, Blame], ...] = (
     (
-        r"OpenEncodeSessionEx failed: (?:out of memory|incompatible client key)|CUDA_ERROR_OUT_OF_MEMORY",
+        r"OpenEncodeSessionEx failed: (?:out of memory|incompatible client key)|CUDA_ERROR_OUT_OF_MEMORY"
+        r"|(?:InitializeEncoder|Create(?:Input|Bitstream)Buffer) failed: out of memory",
         "no free encoder session on the GPU",
         Blame.LOAD,
     ),
@@ -43,8 +46,8 @@ _MEANINGS: tuple[tuple[str, str | None, Blame], ...] = (
     (r"libcuda\.so\.1", "no GPU runtime on this machine", Blame.HOST),
     (r"libnvidia-encode\.so\.1", "the container lacks the driver capability `video`", Blame.HOST),
     (r"required nvenc API version", "the GPU driver is older than this FFmpeg needs", Blame.HOST),
-    (r"Codec not supported", "this GPU does not encode the codec", Blame.HOST),
-    (r"Unknown encoder", "this FFmpeg lacks the encoder", Blame.HOST),
+    (r"Codec not supported", "this GPU does not encode the codec", Blame.CHIP),
+    (r"Unknown encoder", "this FFmpeg lacks the encoder", Blame.CHIP),
     (r"CUDA_ERROR_NO_DEVICE|no CUDA-capable device", "the driver found no GPU", Blame.HOST),
     (r"unsupported device|No capable devices found", None, Blame.HOST),
 )

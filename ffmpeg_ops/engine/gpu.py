@@ -29,14 +29,14 @@ def expected() -> bool:
 
 def release() -> int | None:
     """The driver's major release, None if unknown."""
-    found = re.search(r"Kernel Module.*?\s(\d{3})\.\d", _read("proc/driver/nvidia/version"))
+    found = re.search(r"Kernel Module.*?\s(\d{3})\.\d", _read(_root / "proc/driver/nvidia/version"))
     return int(found[1]) if found else None
 
 
 def models() -> list[str]:
     """The names of the host's GPUs, as far as the driver shows them here."""
     cards = sorted((_root / "proc/driver/nvidia/gpus").glob("*/information"))
-    return [found[1].strip() for card in cards if (found := re.search(r"Model:(.*)", card.read_text()))]
+    return [found[1].strip() for card in cards if (found := re.search(r"Model:(.*)", _read(card)))]
 
 
 def refusal() -> str:
@@ -57,8 +57,9 @@ def _word(number: int) -> str:
     return _NUMBERS[number] if number < len(_NUMBERS) else str(number)
 
 
-def _read(name: str) -> str:
+def _read(path: Path) -> str:
+    """What can be read of a file of the driver, which is no reason for a job to fail."""
     try:
-        return (_root / name).read_text()
+        return path.read_text(errors="replace")
     except OSError:
         return ""

@@ -95,10 +95,12 @@ class MediaInfo:
     size_bytes: int
     #: The first video stream.
     video: VideoStream | None
-    #: The audio stream that players choose.
+    #: The audio stream that players choose, or the next one where that one cannot be decoded.
     audio: AudioStream | None
     #: The earliest timestamp in the file, in seconds.
     start_s: float = 0.0
+    #: What is wrong with the file, in plain words.
+    warnings: tuple[str, ...] = ()
 
     @property
     def formats(self) -> frozenset[str]:
@@ -116,13 +118,15 @@ def probe(path: Path, work: Work) -> MediaInfo:
             raise AssetTooLarge(f"The video has more than {ffmpeg.MAX_PROBED / 1e6:.0f} megapixels.") from error
         raise AssetInvalid(f"The file is {sniff_file(path).label}, not a media file.", detail=error.detail) from error
     streams = raw.get("streams", [])
+    audio, found = _audio_of(path, [s for s in streams if s.get("codec_type") == "audio"], work)
     return MediaInfo(
         format=raw.get("format", {}).get("format_name", ""),
         duration_s=_seconds(raw.get("format", {})),
         size_bytes=path.stat().st_size,
         video=next((_video(s) for s in streams if _is_video(s)), None),
-        audio=_default_audio([s for s in streams if s.get("codec_type") == "audio"]),
+        audio=audio,
         start_s=_seconds(raw.get("format", {}), "start_time") or 0.0,
+        warnings=found,
     )
 
 
@@ -193,10 +197,10 @@ def each_packet(
     process.each_line_of(command, work, consume, timeout_s=work.limits.timeout_s)
 
 
-def is_decodable(path: Path, work: Work) -> bool:
-    """Whether any frame can be decoded from the first packets of a video."""
+def is_decodable(path: Path, work: Work, stream: str = "v:0") -> bool:
+    """Whether any frame can be decoded from the first packets of a stream, by default of the first video stream."""
     frames: list[str] = []
-    entries = ["-of", "csv=p=0", "-select_streams", "v:0", "-show_entries", "frame=pict_type"]
+    entries = ["-of", "csv=p=0", "-select_streams", stream, "-show_entries", "frame=media_type"]
     first = ["-read_intervals", f"%+#{_FIRST_PACKETS}"]
     command = ["ffprobe", "-v", "quiet", *entries, *first, *ffmpeg.DECODE_LIMITS, "-i", str(path)]
     process.each_line_of(command, work, frames.append, timeout_s=work.limits.timeout_s)
@@ -213,6 +217,7 @@ def _asset(path: Path, name: str, wanted: str, work: Work) -> MediaInfo:
         is_wanted = found in _MAY_BE_ANY_MEDIA or (found.label.endswith(" audio") and wanted == "an audio file")
         wrong = " that is damaged or cut off" if is_wanted else f", not {wanted}"
         raise AssetInvalid(f"{name}: the file is {found.label}{wrong}.", detail=error.detail) from error
+    info = replace(info, warnings=tuple(f"{name}: {warning}" for warning in info.warnings))
     if info.audio is not None and info.audio.sample_rate not in SOUND_RATES:
         raise AssetInvalid(f"{name}: a sample rate of {info.audio.sample_rate} Hz is not supported.")
     return info
@@ -270,11 +275,21 @@ def _video(stream: Mapping[str, Any]) -> VideoStream:
     )
 
 
-def _default_audio(streams: list[Mapping[str, Any]]) -> AudioStream | None:
-    """The stream that players choose: the one marked as default, otherwise the first."""
-    marked = (stream for stream in streams if stream.get("disposition", {}).get("default"))
-    chosen = next(marked, streams[0] if streams else None)
-    return None if chosen is None else _audio(chosen)
+def _audio_of(path: Path, streams: list[Mapping[str, Any]], work: Work) -> tuple[AudioStream | None, tuple[str, ...]]:
+    """The stream that players choose, and a warning where that is not the first choice.
+
+    Players prefer the stream marked as default, and take the first one that they can decode: phones put a format that
+    hardly any player knows before AAC. A single stream is taken as it is.
+    """
+    choices = sorted(streams, key=lambda stream: not stream.get("disposition", {}).get("default"))
+    if len(choices) < 2:
+        return (_audio(choices[0]) if choices else None), ()
+    audible = (s for s in choices if s.get("sample_fmt") and is_decodable(path, work, str(s["index"])))
+    chosen = next(audible, choices[0])
+    if chosen is choices[0]:
+        return _audio(chosen), ()
+    numbers = [streams.index(stream) + 1 for stream in (choices[0], chosen)]
+    return _audio(chosen), ("sound track {} cannot be decoded; track {} was used".format(*numbers),)
 
 
 def _audio(stream: Mapping[str, Any]) -> AudioStream:

@@ -114,10 +114,10 @@ class _Failed:
     def add(self, encoder: Encoder, error: EncodeFailed | AssetInvalid) -> None:
         """An encode failed. Raises `error` if its cause is neither the encoder nor the GPU's decoder."""
         failure = None
-        if encoder.input_options:
-            failure = _NOT_DECODED
-        elif isinstance(error, EncodeFailed):
+        if isinstance(error, EncodeFailed):
             failure = encoder_errors.of_encode(error, on_gpu=encoder.device == "gpu")
+        if encoder.input_options and (failure is None or isinstance(error, ffmpeg.Stopped)):
+            failure = _NOT_DECODED
         if failure is None:
             raise error
         self.error = error
@@ -133,6 +133,10 @@ class _Failed:
             error = probe.NoEncoder if failure.blame is Blame.HOST else EncoderUnavailable
             raise error(f"The GPU does not encode: {failure.reason}.")
 
+    def encodes(self, encoder: Encoder) -> bool:
+        """Whether nothing but the GPU's decoder has failed for it."""
+        return all(rung.name != encoder.name or why is _NOT_DECODED for rung, why in self._failures)
+
     def made(self, encoder: Encoder, encoded: ffmpeg.Encoded) -> Made:
         warnings = tuple(_warning(failed, why, encoder) for failed, why in self._failures)
         to_blame = (why.reason for rung, why in self._failures if rung.device == "gpu" and why.blame is Blame.HOST)
@@ -140,7 +144,7 @@ class _Failed:
 
 
 def _warning(failed: Encoder, why: Failure, used: Encoder) -> str:
-    if failed.input_options:
+    if why is _NOT_DECODED:
         return f"{why.reason}; the CPU has decoded it"
     return f"{failed.name} failed: {why.reason}; used {used.name}"
 
@@ -152,7 +156,8 @@ def _working(codec: str, failed: _Failed, work: Work, *, decodes: bool) -> Itera
         if probed.failure is None:
             if rung.device == "gpu" and decodes and work.decodes_on_gpu:
                 yield probed.encoder.decoding()
-            yield probed.encoder
+            if failed.encodes(rung):
+                yield probed.encoder
         elif rung.device == "gpu" and (gpu.expected() or work.requires_gpu):
             failed.note(rung, probed.failure)
 
@@ -182,7 +187,7 @@ def _retried(
     """Run, and retry while the GPU has no free session and waiting takes less time than the CPU."""
     for pause_s in _PAUSES_S:
         try:
-            return run(encoder)
+            return _suited(encoder, run)
         except EncodeFailed as error:
             failure = encoder_errors.of_encode(error, on_gpu=encoder.device == "gpu")
             if failure is None or failure.blame is not Blame.LOAD or pause_s > patience_s:
@@ -190,7 +195,18 @@ def _retried(
             log.info("encoder.retried", encoder=encoder.name, pause_s=pause_s)
             patience_s -= pause_s
             work.stop.wait(pause_s * random.uniform(0.5, 1.0))
-    return run(encoder)
+    return _suited(encoder, run)
+
+
+def _suited(encoder: Encoder, run: Callable[[Encoder], ffmpeg.Encoded]) -> ffmpeg.Encoded:
+    """Run, and drop the options that the chip lacks: a probe without a free session could not find them out."""
+    while True:
+        try:
+            return run(encoder)
+        except EncodeFailed as error:
+            if not (lacking := encoder.lacking(error.detail or "")):
+                raise
+            encoder = encoder.without(*lacking)
 
 
 def _monotonic(work: Work) -> Work:

@@ -80,17 +80,25 @@ def no_encoder(codec: str) -> EncoderUnavailable:
 def works(encoder: Encoder) -> Encoder | Failure:
     """The encoder with the options of a real job that work for a few small frames, or why none do.
 
-    A GPU without a free session counts as working. If the GPU works only without the sandbox, the sandbox is disabled
-    for good, because the GPU is paid for.
+    If the GPU works only without the sandbox, the sandbox is disabled for good, because the GPU is paid for.
     """
     found = _fitted(encoder)
-    if isinstance(found, Failure) and encoder.device == "gpu" and sandbox.may_block_gpu():
-        sandbox.disable(True)
-        unconfined = _fitted(encoder)
-        if isinstance(unconfined, Encoder):
-            log.error("sandbox.disabled", reason=f"{encoder.name} does not work inside it")
-            return unconfined
-        sandbox.disable(False)
+    if isinstance(found, Encoder) or found.blame is not Blame.HOST:
+        return found
+    return (_unconfined(encoder) if encoder.device == "gpu" and sandbox.may_block_gpu() else None) or found
+
+
+def _unconfined(encoder: Encoder) -> Encoder | None:
+    """The encoder if it works without the sandbox, which then stays disabled."""
+    found: Encoder | Failure | None = None
+    sandbox.disable(True)
+    try:
+        found = _fitted(encoder)
+    finally:
+        sandbox.disable(isinstance(found, Encoder))
+    if not isinstance(found, Encoder):
+        return None
+    log.error("sandbox.disabled", reason=f"{encoder.name} does not work inside it")
     return found
 
 
@@ -106,13 +114,16 @@ def _probe(encoder: Encoder, last_pause_s: float) -> Probed:
         found = understood(error.detail)
     if isinstance(found, Encoder):
         return Probed(found)
+    if found.blame is Blame.LOAD:  # it counts as working, but only another probe shows with which options
+        return Probed(_supported(encoder), until=0.0)
+    may_pass = may_pass and found.blame is Blame.HOST
     pause_s = min(max(_REPEAT_S, 2 * last_pause_s), _REPEAT_AT_MOST_S)
     return Probed(encoder, found, time.monotonic() + pause_s if may_pass else float("inf"), pause_s)
 
 
 def _fitted(encoder: Encoder) -> Encoder | Failure:
     """Drop the options that the chip lacks, one after the other, until an encode succeeds."""
-    encoder = encoder.without(*(feature for feature in encoder.features if not ffmpeg.is_from(feature.since)))
+    encoder = _supported(encoder)
     while True:
         printed = _fails(encoder)
         if printed is None:
@@ -121,8 +132,13 @@ def _fitted(encoder: Encoder) -> Encoder | Failure:
         if not lacking:
             failure = understood(printed)
             log.info("encoder.rejected", encoder=encoder.name, reason=failure.reason, detail=printed)
-            return encoder if failure.blame is Blame.LOAD else failure
+            return failure
         encoder = encoder.without(*lacking)
+
+
+def _supported(encoder: Encoder) -> Encoder:
+    """The encoder without the features that do not work in this release of FFmpeg."""
+    return encoder.without(*(feature for feature in encoder.features if not ffmpeg.is_from(feature.since)))
 
 
 def _fails(encoder: Encoder) -> str | None:

@@ -41,6 +41,7 @@ _OPEN_FILES = 1024
 _LINE_BYTES = 64_000
 _TAIL_LINES = 40
 _POLL_S = 0.1
+_KILL_S = 5.0
 
 _preloaded: Path | None = None
 
@@ -164,16 +165,22 @@ def _limited(command: list[str], *, file_bytes: int, cpu_s: int) -> list[str]:
 
 @contextmanager
 def _started(command: list[str], directory: Path, stdin: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Start the command, and kill the whole group at the end of the block."""
+    """Start the command, and kill the whole group at the end of the block.
+
+    A process that waits in the kernel, as for a GPU that has died, cannot be killed. It is left with its pipes.
+    """
     process, parent = _spawn(command, directory, stdin)
     try:
         yield process
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        parent.join()
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            _close(pipe)
+        parent.join(_KILL_S)
+        if parent.is_alive():
+            log.error("process.kill_failed", command=command[0], pid=process.pid)
+        else:
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                _close(pipe)
 
 
 def _spawn(command: list[str], directory: Path, stdin: int) -> tuple[subprocess.Popen[bytes], threading.Thread]:
@@ -245,9 +252,13 @@ def _wait(process: subprocess.Popen[bytes], work: Work, timeout_s: float, check:
 def _read(pipe: IO[bytes] | None, consume: Callable[[str], object]) -> threading.Thread:
     def loop() -> None:
         assert pipe is not None
-        with suppress(ValueError):  # the pipe was closed because the command was killed
+        try:
             while line := pipe.readline(_LINE_BYTES):
                 consume(line.decode("utf-8", "replace").rstrip("\n"))
+        except ValueError:
+            pass  # the pipe was closed because the command was killed
+        finally:
+            _close(pipe)
 
     return _in_thread(loop)
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from ffmpeg_ops.engine import ffmpeg, ladder, output
 from ffmpeg_ops.engine.encoders import Encoder
@@ -50,32 +49,32 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
     count = frame_count(params["duration"], params["frame_rate"])
     focus = (params["focus_x"], params["focus_y"])
     move = Move(params["motion"], params["amount"], focus, params["easing"])
-    picture, boxes = shot(assets["url_image"], "url_image", move, size, count, params["fit"], params["background"])
+    loaded, boxes = shot(assets["url_image"], "url_image", move, size, count, params["fit"], params["background"])
     made = ladder.encode(
         lambda encoder: command(size, rate, count, encoder),
         work,
         Encoding.of(params),
         length_s=float(count / rate),
         megapixels=size[0] * size[1] * count / 1e6,
-        feed=lambda: frames.render(picture, boxes, size),
+        feed=lambda: frames.render(loaded.picture, boxes, size),
     )
     output.require_written(count, work)
     info = output.made(size, count, float(count / rate))
-    return output.stats(work, made.stats, info, warnings=made.warnings)
+    return output.stats(work, made.stats, info, warnings=[*loaded.warnings, *made.warnings])
 
 
 def shot(
     path: Path, name: str, move: Move, size: tuple[int, int], count: int, fit: str = "cover", background: str = "blur"
-) -> tuple[Image.Image, list[Box]]:
+) -> tuple[image.Loaded, list[Box]]:
     """The image that the camera moves over, and the box that it shows in each of `count` frames."""
 
     def factor(whole: tuple[int, int]) -> float:
         stage = whole if fit == "cover" else image.canvas_size(whole, size)
         return frames.finest(move.boxes(stage, size, count), size) / frames.FINEST
 
-    picture, whole = image.load(path, name, factor)
+    loaded = image.load(path, name, factor)
     if fit == "contain":
-        picture = image.contained(picture, size, background)
-        return picture, move.boxes(picture.size, size, count)
-    scale = (picture.width / whole[0], picture.height / whole[1])
-    return picture, [box.scaled(*scale) for box in move.boxes(whole, size, count)]
+        canvas = image.contained(loaded.picture, size, background)
+        return replace(loaded, picture=canvas), move.boxes(canvas.size, size, count)
+    scale = (loaded.picture.width / loaded.size[0], loaded.picture.height / loaded.size[1])
+    return loaded, [box.scaled(*scale) for box in move.boxes(loaded.size, size, count)]

@@ -132,6 +132,24 @@ def flipped(media: Media, name: str, arguments: str, flips: int, seed: int) -> P
     return path
 
 
+def with_tracks(media: Media, default: int, *unknown: int) -> Path:
+    """A video with sound tracks of one to three channels, the first of which are numbered from 0.
+
+    One is marked as default; the `unknown` ones are in a format that FFmpeg has no decoder for, as phones write them.
+    """
+    tones = "-f lavfi -i sine=d=1 " * 3
+    maps = "-map 0:v -map 1:a -map 2:a -map 3:a -c:v copy -c:a aac -ac:a:0 1 -ac:a:1 2 -ac:a:2 3 -disposition:a 0"
+    whole = f"-i {media.video(audio=False).name} {tones} {maps} -disposition:a:{default} default"
+    content = media.made(f"tracks-{default}.mp4", whole).read_bytes()
+    for box, other in ((b"mp4a", b"apac"), (b"esds", b"dapa")):
+        parts = content.split(box)
+        after = [other if i in unknown else box for i in range(len(parts) - 1)]
+        content = b"".join(part + name for part, name in zip(parts, [*after, b""], strict=True))
+    path = media.folder / f"tracks-{default}-{unknown}.mp4"
+    path.write_bytes(content)
+    return path
+
+
 @dataclass(frozen=True)
 class VideoWork(Work):
     """The context of a run whose output is one video; `shares` is all progress that it has reported."""

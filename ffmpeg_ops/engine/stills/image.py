@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import io
 import math
+import random
 import re
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms, ImageFilter, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from wire.errors import AssetInvalid, AssetTooLarge, JobError
 from wire.sniffing import sniff_file
 
 MAX_PIXELS = 100_000_000
 MAX_SCANS = 100
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+MIN_COMPLETE = 0.98  # the share of its lines that an image which is cut off must still have
+_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF")
 # Larger JPEGs are decoded at a half, a quarter or an eighth of their size where that is enough, to save memory.
 _DRAFT_PIXELS = 30_000_000
 _STRIP = 512
@@ -25,6 +29,8 @@ _STRIP = 512
 _MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _BARE_MARKERS = frozenset({0x01, 0xD8})  # no length follows
+_END = bytes((0xFF, _END_OF_IMAGE))
+_NOISE = random.Random(0).randbytes(4096).replace(b"\xff", b"")  # without markers
 _SWAPPED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
 _ORIENTATION = 0x0112
 _BLUR = 0.03  # radius as a share of the canvas's height
@@ -32,21 +38,32 @@ _BLUR = 0.03  # radius as a share of the canvas's height
 Factor = Callable[[tuple[int, int]], float]
 
 
-def load(path: Path, name: str, factor: Factor) -> tuple[Image.Image, tuple[int, int]]:
-    """Load the image of param `name` as RGB; return it and its original upright size.
+@dataclass(frozen=True)
+class Loaded:
+    """An image that is ready for the camera."""
 
-    For that size, `factor` returns how many times smaller the image may be; it is shrunk with Lanczos before anything
-    that needs a copy. Raises AssetTooLarge past MAX_PIXELS and AssetInvalid past MAX_SCANS, both before decoding.
+    #: The pixels as RGB, upright.
+    picture: Image.Image
+    #: Width and height of the upright image before it was shrunk.
+    size: tuple[int, int]
+    #: What is wrong with the file, in plain words.
+    warnings: tuple[str, ...] = ()
+
+
+def load(path: Path, name: str, factor: Factor) -> Loaded:
+    """Load the image of param `name`.
+
+    For its upright size, `factor` returns how many times smaller the image may be; it is shrunk with Lanczos before
+    anything that needs a copy. A JPEG that is cut off is loaded when at least MIN_COMPLETE of its lines are there.
+    Raises AssetTooLarge past MAX_PIXELS and AssetInvalid past MAX_SCANS, both before decoding.
     """
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise AssetTooLarge(f"{name}: the image has more than {MAX_PIXELS // 1_000_000} megapixels.")
-            if image.format == "JPEG" and _scans(path.read_bytes()) > MAX_SCANS:
-                raise AssetInvalid(f"{name}: the image is stored in more than {MAX_SCANS} scans.")
-            turned = image.getexif().get(_ORIENTATION) in _SWAPPED
-            size = (image.height, image.width) if turned else image.size
-            return _prepared(image, factor(size)), size
+            if isinstance(image, JpegImageFile):
+                return _load_jpeg(path.read_bytes(), image, name, factor)
+            return _loaded(image, factor)
     except Image.DecompressionBombError as error:
         raise AssetTooLarge(f"{name}: the image has more than {MAX_PIXELS // 1_000_000} megapixels.") from error
     except UnidentifiedImageError as error:
@@ -55,6 +72,42 @@ def load(path: Path, name: str, factor: Factor) -> tuple[Image.Image, tuple[int,
         raise
     except Exception as error:  # Pillow's decoders raise many kinds of errors on damaged files
         raise AssetInvalid(f"{name}: the image is damaged.", detail=repr(error)) from error
+
+
+def _load_jpeg(content: bytes, image: Image.Image, name: str, factor: Factor) -> Loaded:
+    scans, ended = _scans(content)
+    if scans > MAX_SCANS:
+        raise AssetInvalid(f"{name}: the image is stored in more than {MAX_SCANS} scans.")
+    if ended:
+        return _loaded(image, factor)
+    content = content.rstrip(b"\xff")  # half a marker
+    share = _complete(content)
+    if share < MIN_COMPLETE:
+        raise AssetInvalid(f"{name}: the image is cut off: {share:.0%} of its lines can be read.")
+    with Image.open(io.BytesIO(content + _END), formats=("JPEG",)) as image:
+        return _loaded(image, factor, f"{name}: the image is cut off; {share:.1%} of its lines could be read")
+
+
+def _loaded(image: Image.Image, factor: Factor, *found: str) -> Loaded:
+    turned = image.getexif().get(_ORIENTATION) in _SWAPPED
+    size = (image.height, image.width) if turned else image.size
+    return Loaded(_prepared(image, factor(size)), size, found)
+
+
+def _complete(content: bytes) -> float:
+    """The share of the lines of a JPEG without its end that are there.
+
+    Decoders fill up what is missing, so those lines are there that do not depend on what follows the file.
+    """
+    filled, other = (_gray(content + tail) for tail in (_END, _NOISE + _END))
+    differ = (filled != other).any(axis=1)
+    return float(differ.argmax() / len(differ)) if differ.any() else 1.0
+
+
+def _gray(content: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+        image.draft("L", image.size)
+        return np.asarray(image.convert("L"))
 
 
 def canvas_size(image: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int]:
@@ -86,14 +139,20 @@ def _prepared(image: Image.Image, factor: float) -> Image.Image:
     return ImageOps.exif_transpose(picture)
 
 
-def _scans(content: bytes) -> int:
-    """How many scans a JPEG has. Ten are usual; thousands fit into a small file and take hours to decode."""
+def _scans(content: bytes) -> tuple[int, bool]:
+    """How many scans a JPEG has, and whether it has an end.
+
+    Ten scans are usual; thousands fit into a small file and take hours to decode.
+    """
     count = at = 0
-    while (found := _MARKER.search(content, at)) and (marker := found[1][0]) != _END_OF_IMAGE:
+    while found := _MARKER.search(content, at):
+        marker = found[1][0]
+        if marker == _END_OF_IMAGE:
+            return count, True
         count += marker == _START_OF_SCAN
         length = 0 if marker in _BARE_MARKERS else int.from_bytes(content[found.end() : found.end() + 2], "big")
         at = found.end() + length
-    return count
+    return count, False
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

@@ -17,6 +17,7 @@ from tests.ffmpeg_ops.media import (
     samples_of,
     stream,
     streams,
+    with_tracks,
 )
 from wire.errors import AssetHasNoAudio, AssetInvalid
 
@@ -44,6 +45,15 @@ def test_the_video_is_copied_bit_by_bit_and_the_sound_is_as_long(seconds: float,
     if seconds < 2:
         wave = np.abs(samples_of(work.video).astype(int))
         assert wave[2000:10000].max() > 1000 and wave[len(wave) // 4 :].max() < 50, "silence follows"
+
+
+def test_a_sound_that_cannot_be_decoded_gives_way_to_the_next(media: Media, work: VideoWork) -> None:
+    """Tracks count where they are heard: the video's own are dropped by `replace`."""
+    phone, said = with_tracks(media, 0, 0), "sound track 1 cannot be decoded; track 2 was used"
+    assert add(work, media.video(), phone)["warnings"] == [f"url_audio: {said}"]
+    assert add(work, phone, media.tone(1.0), mode="mix", volume=0)["warnings"] == [f"url_video: {said}"]
+    assert np.abs(samples_of(work.video).astype(int)).max() > 1000
+    assert "warnings" not in add(work, phone, media.tone(1.0))
 
 
 @pytest.mark.parametrize("extension", ["mp3", "wav", "flac", "ogg", "m4a"])

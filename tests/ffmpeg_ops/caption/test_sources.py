@@ -21,6 +21,7 @@ from tests.ffmpeg_ops.media import (
     samples_of,
     stream,
     streams,
+    with_tracks,
 )
 
 SRT = "1\n00:00:00,000 --> 00:20:00,000\nTexto\n"
@@ -107,6 +108,12 @@ def test_the_default_sound_track_is_kept(media: Media, work: VideoWork) -> None:
     more = "-map 0 -map 1 -map 2 -ac:a:1 2 -c:a aac -disposition:a:0 0 -disposition:a:1 default -pix_fmt yuv420p"
     caption(work, media.made("two-tracks.mp4", f"{SECOND} {TONE} -f lavfi -i sine=880:duration=1 {more} {X264}"))
     assert kinds(work.video) == ["video", "audio"]
+    assert stream(work.video, "audio")["channels"] == 2
+
+
+def test_a_sound_track_that_cannot_be_decoded_gives_way_to_the_next(media: Media, work: VideoWork) -> None:
+    stats = caption(work, with_tracks(media, 0, 0))
+    assert stats["warnings"] == ["url_video: sound track 1 cannot be decoded; track 2 was used"]
     assert stream(work.video, "audio")["channels"] == 2
 
 

@@ -50,6 +50,18 @@ def test_a_refusal_is_explained_by_driver_and_model(
     assert gpu.refusal() == reason
 
 
+def test_files_of_the_driver_that_cannot_be_read_are_no_reason_to_fail(root: Path) -> None:
+    machine(root, driver=575, opened=1, attached=2, model="NVIDIA L4")
+    cards = root / "proc/driver/nvidia/gpus"
+    (cards / "0000:00:00.0/information").write_bytes(b"Model: \xff\xfe\n")
+    (cards / "0000:02:00.0").mkdir()
+    (cards / "0000:02:00.0/information").symlink_to("gone")
+    (root / "proc/driver/nvidia/version").write_bytes(b"\xff\xfe\n")
+    assert gpu.release() is None
+    assert gpu.models() == ["\N{REPLACEMENT CHARACTER}" * 2, "NVIDIA L4"]
+    assert gpu.refusal() == "this GPU has no NVENC, or its host does not let the container use it"
+
+
 def test_an_unknown_machine_is_not_blamed_for_a_driver(root: Path) -> None:
     assert gpu.release() is None
     assert gpu.refusal() == "this GPU has no NVENC, or its host does not let the container use it"

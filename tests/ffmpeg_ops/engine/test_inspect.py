@@ -8,7 +8,7 @@ import pytest
 
 from ffmpeg_ops.engine import inspect, process
 from ffmpeg_ops.operation import Work
-from tests.ffmpeg_ops.media import Media
+from tests.ffmpeg_ops.media import Media, with_tracks
 from wire.errors import AssetHasNoAudio, AssetInvalid, JobFault, WorkerError
 
 PLAYLIST = "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n"
@@ -72,6 +72,26 @@ def test_any_file_with_sound_is_audio_and_cover_art_is_no_video(media: Media, wo
     assert refusal(song, work) == "url_video: the file has no video stream; it is audio only."
     with pytest.raises(AssetHasNoAudio, match="url_audio"):
         inspect.audio_asset(media.video(audio=False), "url_audio", work)
+
+
+@pytest.mark.parametrize(
+    ("default", "unknown", "channels", "said"),
+    [
+        (0, (), 1, None),
+        (1, (), 2, None),
+        (1, (0,), 2, None),
+        (0, (0,), 2, "sound track 1 cannot be decoded; track 2 was used"),
+        (0, (0, 1), 3, "sound track 1 cannot be decoded; track 3 was used"),
+        (2, (2,), 1, "sound track 3 cannot be decoded; track 1 was used"),
+        (1, (0, 1, 2), 2, None),
+    ],
+)
+def test_the_default_track_comes_first_then_the_first_that_can_be_decoded(
+    default: int, unknown: tuple[int, ...], channels: int, said: str | None, media: Media, work: Work
+) -> None:
+    info, audio = inspect.audio_asset(with_tracks(media, default, *unknown), "url_audio", work)
+    assert audio.channels == channels
+    assert info.warnings == ((f"url_audio: {said}",) if said else ())
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from ffmpeg_ops.engine.encoding import CODECS, QUALITIES, Encoding
 from ffmpeg_ops.operation import Work
 from tests.ffmpeg_ops.media import Media, frame_count, frames, run, stream
 from wire.envelope import Limits
-from wire.errors import Cancelled, EncodeFailed, EncoderUnavailable, OutputTooLarge
+from wire.errors import Cancelled, EncodeFailed, EncoderUnavailable, JobTimeout, OutputTooLarge, WorkerError
 
 slow = partial(pytest.param, marks=pytest.mark.slow)
 MISSPELT = replace(X264, options=("-presett", "veryfast"))
@@ -68,6 +68,9 @@ if "h264_nvenc" in arguments:
         if "hangs" in said.read_text():
             subprocess.run(["{ffmpeg}", *arguments[:-1], "-frames:v", "10", arguments[-1]])
             time.sleep(600)
+        if "hwaccel" in said.read_text():
+            print(said.read_text(), file=sys.stderr)
+            os.execv("{ffmpeg}", ["ffmpeg", *(word for word in arguments if word not in ("-hwaccel", "cuda"))])
         if "Invalid DTS" in said.read_text():
             subprocess.run(["{ffmpeg}", *arguments])
             print(said.read_text(), file=sys.stderr)
@@ -76,6 +79,7 @@ if "h264_nvenc" in arguments:
 os.execv("{ffmpeg}", ["ffmpeg", *arguments])
 """
 LIMIT = "[h264_nvenc @ 0x5581] [error] OpenEncodeSessionEx failed: out of memory (10): (no details)\n"
+NO_MEMORY = "[h264_nvenc @ 0x5581] [error] InitializeEncoder failed: out of memory (10): (no details)\n"
 NEW_LIMIT = "[h264_nvenc @ 0x5581] [error] OpenEncodeSessionEx failed: incompatible client key (21): (no details)\n"
 LOST = "[h264_nvenc @ 0x5581] [error] cuInit(0) failed -> CUDA_ERROR_NO_DEVICE: no CUDA-capable device\n"
 CRASHED = "[h264_nvenc @ 0x5581] [error] EncodePicture failed!: generic error (20): (no details)\n"
@@ -139,7 +143,24 @@ def test_the_sandbox_is_disabled_only_for_a_gpu_that_works_without_it(
     assert sandbox._disabled is used, "another encoder changes nothing"
 
 
-@pytest.mark.parametrize(("message", "times"), [("", 0), (LIMIT, 2), (NEW_LIMIT, 2)])
+@pytest.mark.parametrize("error", [JobTimeout(), WorkerError(detail="killed by signal 11")])
+def test_the_sandbox_stays_where_a_gpu_hangs_or_crashes_without_it(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "_disabled", False)
+    monkeypatch.setattr(sandbox, "_GPU", "/dev/null")
+
+    def fails(encoder: Encoder) -> str:
+        if sandbox._disabled:
+            raise error
+        return LOST
+
+    monkeypatch.setattr(probe, "_fails", fails)
+    assert isinstance(probe.ask(NVENC).failure, Failure)
+    assert not sandbox._disabled
+
+
+@pytest.mark.parametrize(("message", "times"), [("", 0), (LIMIT, 2), (NEW_LIMIT, 2), (NO_MEMORY, 2)])
 def test_a_job_runs_on_the_gpu_once_it_has_a_free_session(
     message: str, times: int, gpu: Gpu, work: Work, photo: Path
 ) -> None:
@@ -196,6 +217,20 @@ def test_whatever_the_gpu_does_the_client_gets_one_video_and_one_warning(
     too_large = "too large" in reason
     assert stats.get("gpu_failure") == (None if too_large else reason), "a large picture is not the machine's fault"
     assert ("h264_nvenc" in probe._probed) is too_large, "the next job probes an encoder that failed again"
+
+
+@pytest.mark.parametrize("message", [
+    "Hardware is lacking required capabilities", "Video width 32 not within range from 48 to 4096",
+    "Video macroblock count 70000 exceeds maximum of 65536", "Failed loading nvcuvid.",
+    "decoder->cvdl->cuvidCreateDecoder(&decoder->decoder, params) failed -> CUDA_ERROR_NOT_SUPPORTED: operation not supported",
+])  # fmt: skip
+def test_a_video_that_the_gpu_cannot_decode_is_encoded_once(message: str, gpu: Gpu, work: Work, media: Media) -> None:
+    """FFmpeg decodes it on the CPU: nothing is damaged."""
+    source = "[h264 @ 0x5581] [error] "
+    gpu.says(f"{source}{message}\n{source}Failed setup for format cuda: hwaccel initialisation returned error.\n")
+    stats = run("caption", replace(work, decodes_on_gpu=True), CUE, url_video=media.video())
+    assert (stats["encoder"], gpu.tries) == ("h264_nvenc", ["null", "job"])
+    assert stats["warnings"] == ["the GPU does not decode the video; the CPU has decoded it"]
 
 
 def test_a_slow_feed_is_no_stall_of_the_gpu(gpu: Gpu, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,12 +50,14 @@ def on_the_cpu(stats: dict[str, Any], work: Work, reason: str, encoder: str = "l
     assert reason in warning and warning.endswith(f"; used {encoder}")
 
 
-# --- what the chip can -----------------------------------------------------------------------------------------------
+# --- what the chip supports -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("codec", ["h264", "hevc"])
 @pytest.mark.parametrize("chip", ["pascal", "turing", "ampere", "ada", "blackwell"])
-def test_a_chip_is_asked_for_what_it_can(chip: str, codec: str, nvenc: Driver, work: Work, photo: Path) -> None:
+def test_a_chip_gets_only_options_that_it_supports(
+    chip: str, codec: str, nvenc: Driver, work: Work, photo: Path
+) -> None:
     nvenc.set(chip=chip)
     stats = shot(work, photo, codec=codec)
     assert (stats["encoder"], "warnings" in stats, "gpu_failure" in stats) == (f"{codec}_nvenc", False, False)
@@ -143,6 +145,17 @@ def test_a_size_limit_is_met_with_a_buffer_when_a_hint_does_not_help(nvenc: Driv
     first, *later = nvenc.encodes[1:]  # after the probe
     assert (first["cq"], first["vbv"]) == ("23", "0")
     assert all((row["cq"], row["rate"]) == ("0", row["vbv"]) != ("0", "0") for row in later)
+
+
+def test_a_chip_without_the_codec_is_not_to_blame(nvenc: Driver, work: Work, photo: Path) -> None:
+    if not ffmpeg.is_from(6):
+        pytest.skip("this FFmpeg has no av1_nvenc")
+    nvenc.set(chip="ampere")
+    stats = shot(work, photo, codec="av1")
+    on_the_cpu(stats, work, "this GPU does not encode the codec", encoder="libsvtav1")
+    assert "gpu_failure" not in stats, "a rented machine is kept for other codecs"
+    with pytest.raises(EncoderUnavailable, match="does not encode the codec"):
+        shot(replace(work, requires_gpu=True), photo, codec="av1")
 
 
 # --- a GPU that should encode and does not ---------------------------------------------------------------------------
@@ -243,6 +256,22 @@ def test_sessions_that_others_hold_are_waited_for(
     assert (stats["encoder"], "warnings" in stats) == ("h264_nvenc", False)
 
 
+@pytest.mark.parametrize(("chip", "codec", "features"), [("pascal", "hevc", "0"), ("ada", "h264", "1")])
+def test_sessions_that_were_used_up_at_the_probe_hide_nothing_for_long(
+    chip: str, codec: str, features: str, nvenc: Driver, work: Work, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The probe could not find out what the chip lacks, so the job does, and the next job probes again."""
+    nvenc.set(chip=chip, sessions=1)
+    others = ExitStack()
+    others.enter_context(nvenc.occupied(1))
+    monkeypatch.setattr(work.stop, "wait", lambda seconds: others.close())
+    for _ in range(2):
+        stats = shot(replace(work, requires_gpu=True), photo, codec=codec)
+        assert (stats["encoder"], "warnings" in stats) == (f"{codec}_nvenc", False)
+        assert nvenc.encodes[-1]["taq"] == features
+    assert len(nvenc.encodes) == 3, "two jobs and one probe between them"
+
+
 def test_two_jobs_at_once_share_the_gpu(nvenc: Driver, tmp_path: Path, photo: Path) -> None:
     works = []
     for name in ("one", "two"):
@@ -264,5 +293,6 @@ def test_a_video_that_the_gpu_does_not_decode_is_decoded_by_the_cpu(nvenc: Drive
     assert "gpu_failure" not in stats
     assert len(nvenc.encodes) == 2, "the probe and one encode"
     nvenc.set(frame_fails=0)
-    on_the_cpu_after = run("caption", replace(work, decodes_on_gpu=True), CUE, url_video=media.video())
-    assert (on_the_cpu_after["encoder"], len(on_the_cpu_after["warnings"])) == ("libx264", 2)
+    stats = run("caption", replace(work, decodes_on_gpu=True), CUE, url_video=media.video())
+    on_the_cpu(stats, work, "h264_nvenc failed: it did not open or stopped working")
+    assert len(nvenc.encodes) == 3, "without the decoder the encoder would fail too"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -102,6 +103,21 @@ def test_a_stop_kills_what_the_process_started_too(work: Work) -> None:
     family = ["sh", "-c", "sleep 30 & sleep 30 & trap '' TERM; wait"]
     stopped(work, lambda: process.output_of(family, work, timeout_s=60), lambda: len(processes_in(work.directory)) >= 3)
     eventually(lambda: processes_in(work.directory) == [])
+
+
+def test_a_process_that_cannot_be_killed_is_left(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that waits in the kernel for a GPU that has died."""
+    left: list[int] = []
+    kill = os.killpg
+    monkeypatch.setattr(process, "_KILL_S", 0.1)
+    monkeypatch.setattr(process.os, "killpg", lambda group, number: left.append(group))
+    try:
+        with pytest.raises(JobTimeout):
+            process.output_of(["sleep", str(PATIENCE_S)], work, timeout_s=0.1)
+        assert processes_in(work.directory), "its end was not waited for"
+    finally:
+        for group in left:
+            kill(group, signal.SIGKILL)
 
 
 def test_a_stop_does_not_wait_for_a_feed_that_waits(work: Work) -> None:

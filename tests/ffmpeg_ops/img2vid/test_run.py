@@ -129,6 +129,14 @@ def test_a_plain_image_is_a_plain_video_with_its_colours_declared(side: int, wor
     assert (video["pix_fmt"], video["chroma_location"], float(video["start_time"])) == ("yuv420p", "left", 0.0)
 
 
+def test_a_photo_without_its_last_bytes_is_shown_with_a_warning(samples: Path, work: VideoWork, tmp_path: Path) -> None:
+    photo = tmp_path / "cut.jpg"
+    photo.write_bytes((samples / "photo.jpg").read_bytes()[:-2])
+    for fit in ("cover", "contain"):
+        stats = run("img2vid", work, {"duration": 0.1, "size": "160x90", "fit": fit}, url_image=photo)
+        assert stats["warnings"] == ["url_image: the image is cut off; 100.0% of its lines could be read"]
+
+
 def test_a_video_is_no_image(media: Media, work: VideoWork) -> None:
     with pytest.raises(AssetInvalid, match="url_image"):
         run("img2vid", work, url_image=media.video())

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from gateway.domain import attempts, jobs, transitions
 from gateway.domain.attempts import Attempt, AttemptState, IllegalChange
 from gateway.domain.jobs import Job, JobStatus
-from gateway.domain.transitions import MAX_TRIES, Pair
+from gateway.domain.transitions import MAX_ENCODER_REFUSALS, MAX_TRIES, Pair
 from gateway.errors import AttemptSuperseded, JobFinished
 from tests.gateway.conftest import CLAIM, START_MS, new_attempt, new_job
 from tests.outputs import stored_video
@@ -273,7 +273,7 @@ def test_a_retried_attempt_may_repeat_its_end_until_a_newer_one_exists() -> None
         transitions.held(replace(job, attempt_id="att_newer"), attempt, CLAIM, AttemptState.FAILED)
 
 
-ERRORS = st.sampled_from([WorkerLost(), InvalidParams(), WorkerFault("x"), Cancelled()])
+ERRORS = st.sampled_from([WorkerLost(), EncoderUnavailable(), InvalidParams(), WorkerFault("x"), Cancelled()])
 CLAIMS = st.sampled_from([CLAIM, "claim-of-worker-2"])
 
 
@@ -367,7 +367,8 @@ class OneJob(RuleBasedStateMachine):
 
     @invariant()
     def never_more_tries_than_three(self) -> None:
-        assert self.job.tries <= MAX_TRIES
+        assert 0 <= self.job.tries <= MAX_TRIES
+        assert self.job.encoder_refusals <= MAX_ENCODER_REFUSALS
 
     @invariant()
     def what_is_not_finished_is_looked_at_again(self) -> None:
