@@ -34,9 +34,9 @@ def main() -> int:
         json.dump({figure.name: figure.value for figure in figures}, sys.stdout, indent=2)
         print()
         return 0
-    table = Table("Figure", "Value", "Aim", "What it is")
+    table = Table("Figure", "Value", "Target", "Meaning")
     for figure in figures:
-        table.add_row(figure.name, f"{figure.value:g} {figure.unit}", figure.aim, figure.meaning)
+        table.add_row(figure.name, f"{figure.value:g} {figure.unit}", figure.target, figure.meaning)
     Console().print(table)
     return 0
 

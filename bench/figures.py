@@ -19,12 +19,17 @@ TIMEOUT_S = 480
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured number and its target, empty without one."""
+    """One measured number."""
 
+    #: Name in the JSON object.
     name: str
+    #: In `unit`.
     value: float
+    #: Empty for a number without one.
     unit: str
-    aim: str
+    #: What the number should be, such as `≥ 0.95`; empty without a target.
+    target: str
+    #: What was measured.
     meaning: str
 
 

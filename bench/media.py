@@ -95,7 +95,7 @@ def _audio(folder: Path) -> Iterator[Figure]:
     _ffmpeg(*loop, "-vf", "scale=1920:1080", "-c:v", "libx264", "-preset", "ultrafast", "-an", minute)
     _ffmpeg("-stream_loop", "-1", "-i", SAMPLES / "narration.mp3", "-t", "62", "-c:a", "libmp3lame", mp3)
     _ffmpeg("-i", mp3, "-t", "62", "-c:a", "aac", "-b:a", "192k", aac)
-    for name, sound, aim in (("audio.total_ratio", mp3, "≥ 15"), ("audio.copy_ratio", aac, "≥ 100")):
+    for name, sound, target in (("audio.total_ratio", mp3, "≥ 15"), ("audio.copy_ratio", aac, "≥ 100")):
         again = ["-i", minute, "-i", sound, "-map", "0:v", "-map", "1:a", *X264, "-c:a", "aac", "-shortest"]
         theirs, ours = side_by_side(
             name,
@@ -106,7 +106,7 @@ def _audio(folder: Path) -> Iterator[Figure]:
                 {"url_video": minute, "url_audio": sound},
             ),
         )
-        yield Figure(name, rounded(theirs / ours), "×", aim, f"a minute of 1080p, sound from {sound.suffix}")
+        yield Figure(name, rounded(theirs / ours), "×", target, f"a minute of 1080p, sound from {sound.suffix}")
 
 
 def _frames(image: Path, move: Move) -> list[bytes]:

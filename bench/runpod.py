@@ -131,8 +131,8 @@ def _warm(runpod: Emulator) -> None:
     time.sleep(3)  # until the workers have warmed up
 
 
-def _seen(name: str, ms: float, aim: str, meaning: str) -> Figure:
-    return Figure(name, round(ms), "ms", aim, meaning)
+def _seen(name: str, ms: float, target: str, meaning: str) -> Figure:
+    return Figure(name, round(ms), "ms", target, meaning)
 
 
 def _p95(values: list[float]) -> float:

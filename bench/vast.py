@@ -53,6 +53,7 @@ class Run:
     idle_s: float
     #: Seconds until the last job was done.
     wall_s: float
+    #: Machines that were rented.
     machines: int
 
 

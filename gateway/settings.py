@@ -163,8 +163,8 @@ class Settings:
     gpu_encoder: str = setting(
         fields.String(validate=validate.OneOf(GPU_ENCODER)),
         "prefer",
-        "Where a GPU should encode and does not: `prefer` has the CPU do it and gives a rented machine back, `require` "
-        "tries up to two other machines first, which do not count as tries.",
+        "Where a GPU should encode and does not: `prefer` lets the CPU encode, `require` first tries up to two other "
+        "machines, which do not count as tries. A rented machine gets no more jobs then.",
     )
     job_timeout_seconds: int = setting(whole(1, 86_400), 600, "Maximum time that one attempt may run.")
     queue_limit_seconds: int = setting(

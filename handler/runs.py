@@ -21,18 +21,19 @@ SHUTDOWN_S = 4.0
 class Run:
     """One attempt in this process."""
 
+    #: Id of the attempt.
     attempt_id: str
-    #: stops the attempt
+    #: Stops the attempt.
     stop: StopSignal = field(default_factory=StopSignal)
-    #: 0 to 1
+    #: 0 to 1.
     progress: float = 0.0
-    #: running, completed, failed or cancelled
+    #: `running`, `completed`, `failed` or `cancelled`.
     status: str = "running"
-    #: a ResultSchema document once completed
+    #: A ResultSchema document, once completed.
     result: Mapping[str, Any] | None = None
-    #: the error as on the wire once failed or cancelled
+    #: The error as on the wire, once failed or cancelled.
     error: Mapping[str, Any] | None = None
-    #: the thread that runs it, None once it has ended
+    #: The thread that runs it; None once it has ended.
     thread: threading.Thread | None = None
 
     def document(self) -> dict[str, Any]:

@@ -153,7 +153,7 @@ class EncodeFailed(WorkerFault, code="encode_failed"):
 
 
 class EncoderUnavailable(WorkerFault, code="encoder_unavailable"):
-    """The worker has no working encoder for the codec."""
+    """The worker has no working encoder for the codec, or only the CPU's where a GPU is required."""
 
 
 class GatewayUnreachable(WorkerFault, code="gateway_unreachable"):

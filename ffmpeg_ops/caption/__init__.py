@@ -2,7 +2,12 @@
 
 Captions come from exactly one of a subtitle file (`url_srt`), subtitles as text (`subtitles`) or a list of words with
 their times (`words`). Files and texts may be SRT, WebVTT or ASS, detected from their content. Every cue is shown from
-its start to its end, exactly; sizes follow the video, and long lines are broken evenly within the margins.
+its start to its end, exactly; sizes follow the video, and long lines are broken evenly within the margins. Captions
+that the file places at the top or in the middle (`{\\an8}`, WebVTT's `line`) stay there unless `style.position` is set.
+
+A file that is not UTF-8 is read in the encoding that its text suggests. Cues that all begin whole hours too late, and
+words with times in milliseconds, are moved into the video. `warnings` says so, and when cues lie outside the video; a
+job without any cue inside it fails.
 
 With `highlight`, the word being spoken is coloured (`word`), or words fill with colour as they are spoken (`karaoke`).
 The times come from `words`, from the `\\k` tags of ASS or the timestamps of WebVTT; for SRT, a cue's time is divided
@@ -31,7 +36,7 @@ MAX_SUBTITLES = 500_000
 MAX_WORDS = 20_000
 MAX_HOURS = 24
 
-_seconds = validate.Range(min=0, max=MAX_HOURS * 3600)
+_seconds = validate.Range(min=0, max=MAX_HOURS * 3600 * 1000)  # milliseconds, which are recognised, are no larger
 SOURCES = ("url_srt", "subtitles", "words")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from ffmpeg_ops.engine import ffmpeg, inspect, ladder, output
 from ffmpeg_ops.engine.encoders import Encoder
 from ffmpeg_ops.engine.encoding import Encoding
 from ffmpeg_ops.engine.pixels import even, to_even, to_yuv420p
-from ffmpeg_ops.engine.subtitles import parse, words
+from ffmpeg_ops.engine.subtitles import parse, timeline, words
 from ffmpeg_ops.engine.subtitles.ass_script import to_ass
 from ffmpeg_ops.engine.subtitles.cue import Cue
 from ffmpeg_ops.engine.subtitles.fonts import Fonts, installed
@@ -48,13 +49,15 @@ def command(video: Path, info: inspect.MediaInfo, stream: inspect.VideoStream, e
 
 
 def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> dict[str, Any]:
-    cues = _cues(params, assets)
+    warnings: list[str] = []
+    parsed = _parsed(params, assets, warnings.append)
     video = assets["url_video"]
     info, stream = inspect.video_asset(video, "url_video", work)
     inspect.require_size(stream, "url_video")
-    style = look(params.get("style"), *shown_size(stream))
-    warnings = [*info.warnings, *_write_script(work, cues, style)]
     length_s = output.length_s(info, stream)
+    cues = _cues(parsed, params, _played_s(info, length_s), warnings.append)
+    style = look(params.get("style"), *shown_size(stream))
+    warnings += [*info.warnings, *_write_script(work, cues, style)]
     made = ladder.encode(
         lambda encoder: command(video, info, stream, encoder),
         work,
@@ -76,12 +79,26 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
     return stats
 
 
-def _cues(params: Mapping[str, Any], assets: Mapping[str, Path]) -> list[Cue]:
+def _parsed(params: Mapping[str, Any], assets: Mapping[str, Path], warn: parse.Warn) -> list[Cue]:
+    """The cues of a file or a text; none of words, whose times need the video's length to be understood."""
     if "url_srt" in assets:
-        return parse.parse_file(assets["url_srt"], "url_srt")
-    if "subtitles" in params:
-        return parse.parse_text(params["subtitles"], "subtitles")
-    return words.to_cues(params["words"], "words")
+        return parse.parse_file(assets["url_srt"], "url_srt", warn)
+    return parse.parse_text(params["subtitles"], "subtitles") if "subtitles" in params else []
+
+
+def _cues(parsed: list[Cue], params: Mapping[str, Any], length_s: float, warn: parse.Warn) -> list[Cue]:
+    """The cues that are seen in a video of that length."""
+    if "words" in params:
+        parsed = words.to_cues(words.in_seconds(params["words"], length_s, warn), "words")
+    name = next(name for name in ("words", "subtitles", "url_srt") if name in params or name == "url_srt")
+    cues = timeline.fit(parsed, length_s, name, warn)
+    # a requested position is for all captions, whatever the file says
+    return [replace(cue, row=None) for cue in cues] if "position" in params.get("style", {}) else cues
+
+
+def _played_s(info: inspect.MediaInfo, length_s: float) -> float:
+    """How long players show the video: its last frame stays while there is sound."""
+    return max(length_s, info.duration_s or 0, (info.audio and info.audio.duration_s) or 0)
 
 
 def _write_script(work: Work, cues: list[Cue], style: Look) -> list[str]:

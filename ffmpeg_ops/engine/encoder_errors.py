@@ -15,7 +15,7 @@ class Blame(StrEnum):
 
     #: This machine, for every job.
     HOST = "host"
-    #: The chip, which does not encode the codec.
+    #: The chip or this FFmpeg, which has no encoder for the codec.
     CHIP = "chip"
     #: Other encodes on the GPU, for some time.
     LOAD = "load"
@@ -47,7 +47,7 @@ _MEANINGS: tuple[tuple[str, str | None, Blame], ...] = (
     (r"libnvidia-encode\.so\.1", "the container lacks the driver capability `video`", Blame.HOST),
     (r"required nvenc API version", "the GPU driver is older than this FFmpeg needs", Blame.HOST),
     (r"Codec not supported", "this GPU does not encode the codec", Blame.CHIP),
-    (r"Unknown encoder", "this FFmpeg lacks the encoder", Blame.HOST),
+    (r"Unknown encoder", "this FFmpeg lacks the encoder", Blame.CHIP),
     (r"CUDA_ERROR_NO_DEVICE|no CUDA-capable device", "the driver found no GPU", Blame.HOST),
     (r"unsupported device|No capable devices found", None, Blame.HOST),
 )

@@ -50,8 +50,12 @@ _NOT_DECODED = re.compile(
 _RESTARTED = "[warning] Queue input is backward in time"
 # Some encoders' timestamps are wrong in some releases of FFmpeg; the muxer then guesses others.
 _GUESSED_TIME = re.compile(r"Invalid DTS: .* replacing by guess")
-# FFmpeg then decodes on the CPU.
-_GPU_DECODER_FAILED = re.compile(r"nvcuvid|hwaccel initialisation returned error")
+# FFmpeg then decodes on the CPU. The last one ends each failure, and the others give its reason.
+_GPU_DECODER_FAILED = re.compile(
+    r"nvcuvid|Hardware is lacking required capabilities"
+    r"|Video (?:width|height|macroblock count) \d+ (?:not within range|exceeds maximum)"
+    r"|cuvid(?:GetDecoderCaps|CreateDecoder)\(|hwaccel initialisation returned error"
+)
 WRONG_TIMES = "it gave frames wrong times"
 
 

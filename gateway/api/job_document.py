@@ -159,13 +159,17 @@ _JOB = JobSchema()
 class JobView:
     """The source of JobSchema."""
 
+    #: The record.
     job: Job
+    #: Where the client reads it again.
     status_url: str
+    #: The last SHOWN_ATTEMPTS, oldest first; None if there are none.
     attempts: list[Attempt] | None
     #: The source of JobWebhookSchema; None without one. Its `webhook` is missing until the job has ended.
     webhook: Mapping[str, Any] | None
     #: Outputs that can be downloaded now, by name; None if there are none.
     outputs: Mapping[str, Mapping[str, Any]] | None
+    #: URL of the first video among the outputs; None without one.
     video_url: str | None
     #: When the outputs are removed.
     expires_at: int | None

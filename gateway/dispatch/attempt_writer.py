@@ -67,9 +67,13 @@ class Update:
 class Written:
     """The records before and after one write."""
 
+    #: The job before the write.
     job_before: Job
+    #: Its newest attempt before the write; None if there was none.
     attempt_before: Attempt | None
+    #: The job as it is now.
     job: Job
+    #: Its newest attempt as it is now; None if there is none.
     attempt: Attempt | None
 
     @property

@@ -26,7 +26,9 @@ class Context:
     settings: Settings
     #: Derives secrets of workers from SECRET_KEY.
     signer: Signer
+    #: The gateway's database.
     store: Store
+    #: The time, which tests control.
     clock: Clock
 
 
@@ -68,6 +70,7 @@ class Remote:
     attempt has then failed, and the job is retried.
     """
 
+    #: Where it is.
     phase: Phase
     #: Share of the work that is done, from 0 to 1, while it is RUNNING.
     progress: float | None = None

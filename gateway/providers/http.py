@@ -28,9 +28,11 @@ _CONNECTIONS = 32
 class Answer:
     """The response of the server."""
 
+    #: HTTP status.
     status: int
     #: Empty when it was not a JSON object.
     body: Mapping[str, Any]
+    #: Names in any case.
     headers: Mapping[str, str] = field(default_factory=dict)
 
     @property

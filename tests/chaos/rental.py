@@ -233,7 +233,7 @@ class _Life:
         if booted := [one.id for one in self.vast.alive() if one.running_at is not None]:
             raise Broken(f"still there: {booted} {self._state()}")
         for _ in range(REAPS):
-            wish = argparse.Namespace(deployment="chaos", all=True, dry_run=False, most=10)
+            wish = argparse.Namespace(deployment="chaos", all=True, dry_run=False, limit=10)
             reap.Reaper(reap.Vast(self.vast.url, self.vast.config.api_key, pause_s=0), wish).run()
         if self.vast.alive():
             raise Broken(f"the reaper leaves {self._state()}")

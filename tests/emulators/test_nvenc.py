@@ -137,7 +137,7 @@ def test_interleaved_planes_are_taken_apart(codec: str, nvenc: Driver, media: Me
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_parameter_sets_stand_in_a_stream_without_a_header(
+def test_parameter_sets_are_in_a_stream_without_a_header(
     codec: str, nvenc: Driver, source: Path, tmp_path: Path
 ) -> None:
     tags = "-color_primaries bt709 -color_trc bt709 -colorspace bt709 -color_range tv"
@@ -146,7 +146,7 @@ def test_parameter_sets_stand_in_a_stream_without_a_header(
     assert (shown["width"], shown["height"], shown["color_space"]) == (192, 128, "bt709") and frame_count(video) == 30
 
 
-def test_a_wish_for_a_rate_is_kept(nvenc: Driver, source: Path, tmp_path: Path) -> None:
+def test_a_requested_rate_is_kept(nvenc: Driver, source: Path, tmp_path: Path) -> None:
     sizes = [
         made(nvenc, source, f"-c:v h264_nvenc {rate}", tmp_path / "made.mp4").stat().st_size
         for rate in ("-cq 16", "-cq 40", "-cq 16 -maxrate 40k", "-b:v 50k -maxrate 100k -bufsize 100k")
@@ -191,7 +191,7 @@ def test_the_sandbox_admits_it(nvenc: Driver, media: Media, tmp_path: Path) -> N
         ("hopper", "-c:v h264_nvenc", "OpenEncodeSessionEx failed: unsupported device (2)"),
     ],
 )
-def test_a_chip_can_what_its_driver_says(
+def test_a_chip_supports_what_its_driver_reports(
     chip: str, options: str, said: str | None, nvenc: Driver, source: Path
 ) -> None:
     nvenc.set(chip=chip)
@@ -236,7 +236,7 @@ def test_small_pictures_are_refused(
         ({"frame_fails": 25}, "EncodePicture failed!: generic error (20): EncodeAPI Internal Error."),
     ],
 )  # fmt: skip
-def test_ffmpeg_says_why_it_cannot_encode(settings: dict[str, float], said: str, nvenc: Driver, source: Path) -> None:
+def test_ffmpeg_prints_why_it_cannot_encode(settings: dict[str, float], said: str, nvenc: Driver, source: Path) -> None:
     nvenc.set(**settings)
     assert said in refusal(nvenc, source)
 

@@ -116,7 +116,7 @@ def well(cloud: Cloud) -> Iterator[Cloud]:
 
 FAULTS: dict[str, list[dict[str, Any]]] = {
     "429 to ten submits": [{"kind": "status", "on": "run", "status": 429, "times": 10}],
-    "5xx to many polls": [{"kind": "status", "on": "status", "times": 30}],
+    "5xx to ten polls": [{"kind": "status", "on": "status", "times": 10}],  # eight of them pause the calls
     "reply lost after the effect": [{"kind": "lost_reply", "on": "run", "times": 8}],
     "request lost": [{"kind": "lost_request", "on": "run", "times": 4}],
     "slow": [{"kind": "slow", "on": "*", "times": 20, "seconds": 2}],

@@ -126,7 +126,7 @@ def test_the_reaper_does_what_its_page_says(monkeypatch: pytest.MonkeyPatch) -> 
     defaults = vars(reap.arguments(["--deployment", "main"]))
     assert {name.removeprefix("--").replace("-", "_") for name in named} <= defaults.keys()
     assert f"`VAST_MAX_LIFETIME` plus {reap.GRACE_S} s" in page
-    assert (defaults["most"], defaults["max_age"]) == (10, 21600 + 900)
+    assert (defaults["limit"], defaults["max_age"]) == (10, 21600 + 900)
     assert VastSettings().max_lifetime == reap.LIFETIME_S
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 
@@ -17,6 +18,7 @@ _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")  # libass en
 _RIGHT_TO_LEFT = re.compile(r"[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
 _BOX_AROUND_ALL = 4  # libass's own border style: one box behind all lines of a cue
 _AUTOMATIC_DIRECTION = -1
+_ROWS = {"bottom": 1, "middle": 4, "top": 7}  # the alignment of their left corner
 _STAYS_LIT_MS = 300  # a word stays highlighted over shorter pauses
 
 
@@ -63,7 +65,15 @@ def _of_style(color: Color) -> pysubs2.Color:
 
 def _text(cue: Cue, lines: Sequence[Line], look: Look, fonts: Fonts) -> str:
     tags = _highlights(cue, [word for line in lines for word in line], look)
-    return "\\N".join(_line(line, tags, look, fonts) for line in lines)
+    mark = _direction(cue.text)
+    row = f"{{\\an{_ROWS[cue.row] + (look.alignment - 1) % 3}}}" if cue.row else ""
+    return row + "\\N".join(mark + _line(line, tags, look, fonts) for line in lines)
+
+
+def _direction(text: str) -> str:
+    """The mark that gives every line of a cue the direction of its first letter, where that is right to left."""
+    first = next((kind for kind in map(unicodedata.bidirectional, text) if kind in {"L", "R", "AL"}), "L")
+    return "" if first == "L" else "\u200f"
 
 
 def _line(line: Line, tags: Iterator[str], look: Look, fonts: Fonts) -> str:

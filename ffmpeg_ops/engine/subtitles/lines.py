@@ -34,6 +34,11 @@ _WANTS_LETTER = re.compile(rf"(?:[{_LEADS}]|[\u0e31\u0e47\u0eb1\u0ebb][\u0e48-\u
 _FOLLOWS = frozenset("\u0e2f\u0e30\u0e32\u0e33\u0e45\u0e46\u0eaf\u0eb0\u0eb2\u0eb3\u0ebd\u0ec6")
 _SILENT = "\u0e4c"  # the letter that carries it belongs to the previous word
 
+# A line may end at any blank but these, one before punctuation that stands alone, as in French, and one inside «  ».
+_NO_BREAK = "\xa0\u2007\u202f"
+_CHUNK = re.compile(rf"(?:[^\s\u200b]|[{_NO_BREAK}]|\ (?=[!?:;»%€]+(?:\s|$))|(?<=«)\ )+")
+_AFTER_NO_BREAK = re.compile(rf"(?<=[{_NO_BREAK}])(?=.)")
+
 Measure = Callable[[str], float]
 
 
@@ -120,17 +125,19 @@ def in_parts(cue: Cue, lines: Sequence[Line], max_lines: int) -> Iterator[tuple[
     starts = [cue.start_ms, *(part[0][0].start_ms for part in parts[1:])]
     ends = [*starts[1:], cue.end_ms]
     for part, start, end in zip(parts, starts, ends, strict=True):
-        yield Cue(start, end, cue.text), part
+        yield replace(cue, start_ms=start, end_ms=end), part
 
 
 def _words(cue: Cue, row: str, offset: int) -> Iterator[Word]:
-    for chunk in re.finditer(r"[^\s\u200b]+", row):
-        begin = chunk.start()
-        edges = [0, *_breaks(chunk[0]), len(chunk[0])]
+    for chunk in _CHUNK.finditer(row):
+        begin, text = chunk.start(), re.sub(rf"[ {_NO_BREAK}]", "\xa0", chunk[0])  # few fonts have the others
+        if text.isspace():
+            continue
+        edges = [0, *_breaks(text), len(text)]
         for a, b in pairwise(edges):
             start, end = offset + begin + a, offset + begin + b
             spaced = a == 0 and begin > 0 and row[begin - 1] != "\u200b"
-            yield Word(chunk[0][a:b], spaced, _time(cue, start, last=False), _time(cue, end, last=True))
+            yield Word(text[a:b], spaced, _time(cue, start, last=False), _time(cue, end, last=True))
 
 
 def _breaks(chunk: str) -> list[int]:
@@ -159,7 +166,7 @@ def _cut(word: Word, limit: Limit) -> list[Word]:
     """The word itself, or, when it is too long for a line, as few pieces of it as possible."""
     if limit.excess(word.text) <= 1:
         return [word]
-    parts = _OPENS_SYLLABLE.split(word.text)
+    parts = [part for text in _AFTER_NO_BREAK.split(word.text) for part in _OPENS_SYLLABLE.split(text)]
     pieces = [piece for part in parts for piece in ([part] if limit.excess(part) <= 1 else clusters(part))]
     packed = [""]
     for piece in pieces:

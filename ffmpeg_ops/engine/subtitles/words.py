@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ffmpeg_ops.engine.subtitles.cue import Cue, Span
@@ -13,27 +14,65 @@ from wire.errors import AssetInvalid
 PAUSE_MS = 700  # a longer silence ends a caption
 STAYS_MS = 300  # how long a caption stays after its last word
 MAX_MS = 7000  # how long a caption may last
+_MAX_WORD_S = 10  # no word lasts longer
+_CLOSING = re.compile(r"[.,!?;:…%)\]}»”’。、，．！？；：）］」』】؟،؛।]+\Z")
 _ENDS_SENTENCE = re.compile(r"[.!?…。！？؟।][\"'”’»)\]」』]*\Z")
 
 
 def to_cues(words: Sequence[Mapping[str, Any]], name: str) -> list[Cue]:
     """Group param `name`, a list of `{word, start, end}`, into cues. Raises AssetInvalid when no word has text."""
-    spoken = [
-        (" ".join(word["word"].split()), round(word["start"] * 1000), round(word["end"] * 1000)) for word in words
-    ]
-    spoken = sorted((word for word in spoken if word[0]), key=lambda word: word[1])
+    spoken = _spoken(sorted((word for word in words if word["word"].strip()), key=lambda word: word["start"]))
     if not spoken:
         raise AssetInvalid(f"{name}: the words contain no text.")
     groups = list(_groups(spoken))
-    nexts = [group[0][1] for group in groups[1:]]
+    nexts = [group[0].start_ms for group in groups[1:]]
     return [_cue(group, until) for group, until in zip(groups, [*nexts, None], strict=True)]
 
 
-_Word = tuple[str, int, int]
+def in_seconds(
+    words: Sequence[Mapping[str, Any]], length_s: float, warn: Callable[[str], object]
+) -> list[dict[str, Any]]:
+    """The words with times in seconds. Whole numbers that go past the video are taken for milliseconds if these fit."""
+    times = [word[key] for word in words for key in ("start", "end")]
+    lasting = [word["end"] - word["start"] for word in words]
+    long = sorted(lasting)[len(lasting) // 2] > _MAX_WORD_S or (len(words) > 1 and min(times) > length_s)
+    if not (
+        all(float(time).is_integer() for time in times) and length_s < max(times) <= 1000 * (length_s + 1) and long
+    ):
+        return [dict(word) for word in words]
+    warn("the times of the words are milliseconds, not seconds; they were divided by 1000")
+    return [{**word, "start": word["start"] / 1000, "end": word["end"] / 1000} for word in words]
 
 
-def _groups(words: Sequence[_Word]) -> Iterator[list[_Word]]:
-    group: list[_Word] = []
+@dataclass(frozen=True)
+class _Spoken:
+    """A word, or a part of one, with its times in milliseconds."""
+
+    text: str
+    start_ms: int
+    end_ms: int
+    #: Whether it follows the previous one without a space.
+    glued: bool
+
+
+def _spoken(words: Sequence[Mapping[str, Any]]) -> list[_Spoken]:
+    """Speech recognisers write the space before a word as part of it; if any word has one, the others are glued."""
+    led = any(word["word"][0].isspace() for word in words[1:])
+    found: list[_Spoken] = []
+    for word in words:
+        text = re.sub(r"[ \t\r\n]+", " ", word["word"]).strip()
+        previous = found[-1].text if found else ""
+        glued = bool(previous) and (
+            (led and not word["word"][0].isspace())
+            or (bool(_CLOSING.match(text)) and not (led and word["word"][0].isspace()))
+            or (is_spaceless(previous[-1]) and is_spaceless(text[0]))
+        )
+        found.append(_Spoken(text, round(word["start"] * 1000), round(word["end"] * 1000), glued))
+    return found
+
+
+def _groups(words: Sequence[_Spoken]) -> Iterator[list[_Spoken]]:
+    group: list[_Spoken] = []
     for word in words:
         if group and _ends_before(group, word):
             yield group
@@ -42,18 +81,20 @@ def _groups(words: Sequence[_Word]) -> Iterator[list[_Word]]:
     yield group
 
 
-def _ends_before(group: list[_Word], word: _Word) -> bool:
+def _ends_before(group: list[_Spoken], word: _Spoken) -> bool:
     last = group[-1]
-    paused = word[1] - last[2] > PAUSE_MS
-    return paused or bool(_ENDS_SENTENCE.search(last[0])) or word[2] - group[0][1] > MAX_MS
+    if word.start_ms - last.end_ms > PAUSE_MS and not _CLOSING.match(word.text):
+        return True
+    if word.glued and not is_spaceless(word.text[0]):
+        return word.end_ms - group[0].start_ms > 2 * MAX_MS
+    return bool(_ENDS_SENTENCE.search(last.text)) or word.end_ms - group[0].start_ms > MAX_MS
 
 
-def _cue(words: list[_Word], until_ms: int | None) -> Cue:
+def _cue(words: list[_Spoken], until_ms: int | None) -> Cue:
     text, spans = "", []
-    for word, start, end in words:
-        glued = not text or (is_spaceless(text[-1]) and is_spaceless(word[0]))
-        text += word if glued else f" {word}"
-        spans.append(Span(len(text) - len(word), len(text), start, end))
-    end_ms = max(word[2] for word in words) + STAYS_MS
+    for word in words:
+        text += word.text if word.glued or not text else f" {word.text}"
+        spans.append(Span(len(text) - len(word.text), len(text), word.start_ms, word.end_ms))
+    end_ms = max(word.end_ms for word in words) + STAYS_MS
     end_ms = end_ms if until_ms is None else min(end_ms, until_ms)
-    return Cue(words[0][1], max(end_ms, words[0][1] + 1), text, tuple(spans))
+    return Cue(words[0].start_ms, max(end_ms, words[0].start_ms + 1), text, tuple(spans))

@@ -1,1 +1,1 @@
-"""Machines rented by the hour while there is work, from any cloud, and given back afterwards."""
+"""Machines rented by the hour while there is work, from any cloud, and destroyed afterwards."""

@@ -39,6 +39,7 @@ class Offer:
     id: int
     #: The cloud's id of the physical machine, by which a broken one is avoided.
     machine_id: int
+    #: Name of its GPU, as the cloud spells it.
     gpu: str
     #: Nano-dollars an hour, disk included.
     price_nano: int
@@ -54,6 +55,7 @@ class Offer:
 class Order:
     """What is rented: a container of the worker's image with one port that can be reached from outside."""
 
+    #: The worker's image, with its version or digest.
     image: str
     #: Distinguishes our machines from all others; see labels.py.
     label: str
@@ -69,12 +71,15 @@ class Machine:
 
     #: The cloud's id of the rented machine.
     id: int
+    #: The label that it was rented with; None without one.
     label: str | None
+    #: What the fleet manager makes of `word`.
     status: Status
     #: The cloud's own word for the status.
     word: str
     #: Public address of the worker's port; None while it is unknown.
     host: str | None = None
+    #: Public number of the worker's port; None while it is unknown.
     port: int | None = None
     #: Dollars an hour; None where the cloud does not report it.
     price: float | None = None

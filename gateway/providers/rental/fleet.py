@@ -37,7 +37,7 @@ class FleetManager:
         self._context, self._settings, self._cloud, self._workers = context, settings, cloud, workers
         self.addresses = Addresses(settings, context.clock)
         self._provisioner = Provisioner(context, settings, cloud, self.addresses)
-        self._strangers: set[int] = set()
+        self._foreign: set[int] = set()
         self.lease = f"fleet:{cloud.name}"
 
     def reconcile(self) -> None:
@@ -56,7 +56,7 @@ class FleetManager:
                 rental_store.release(tx, self.lease, token)
 
     def _round(self, writer: RentalWriter) -> None:
-        reconciliation = Reconciliation(writer, self._settings, self._cloud, self._strangers)
+        reconciliation = Reconciliation(writer, self._settings, self._cloud, self._foreign)
         reconciliation.recover()
         trouble: InconclusiveListing | None = None
         try:

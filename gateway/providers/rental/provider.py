@@ -129,7 +129,7 @@ class RentalProvider:
         return nano_per_s or round(self._settings.max_price * 1e9 / 3600)
 
     def _closed(self) -> str | None:
-        """Why no machine gets another attempt, so that all of them become idle and are given back."""
+        """Why no machine gets another attempt, so that all of them become idle and are destroyed."""
         if self._settings.max_instances == 0:
             return f"{variable(type(self._settings), 'max_instances')} is 0: nothing is rented"
         spent = self._rows.over_budget(self._settings.daily_budget, self._clock.now_ms())
@@ -152,14 +152,14 @@ class RentalProvider:
             if (more or rental.has(attempt.remote_id))
             and rental.host is not None
             and rental.silent_since is None
-            and (rental.code is None or rental.has(attempt.remote_id))  # a code: it is given back after its jobs
+            and (rental.code is None or rental.has(attempt.remote_id))  # a code: it is destroyed after its jobs
             and rental.id not in refused
             and load(rental) < self._settings.concurrency
             and now < rental.usable_until(timeout_s)
         ]
         if not fit:
             return None
-        # prefer the machine that has it, then the busiest, so that the others become idle and are given back
+        # prefer the machine that has it, then the busiest, so that the others become idle and are destroyed
         chosen = min(fit, key=lambda i: (not i.has(attempt.remote_id), -load(i), i.id))
         if not rental_store.bind(tx, attempt.id, chosen.remote_id_of(attempt.id)):
             return None

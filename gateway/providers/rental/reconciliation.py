@@ -28,10 +28,10 @@ _PRICE_SLACK = 1.01
 
 
 class Reconciliation:
-    """One comparison. `strangers` are the foreign machines that the previous one reported, updated in place."""
+    """One comparison. `foreign` are the machines with other labels that the previous one reported, updated in place."""
 
-    def __init__(self, writer: RentalWriter, settings: RentalSettings, cloud: Cloud, strangers: set[int]) -> None:
-        self._writer, self._settings, self._cloud, self._strangers = writer, settings, cloud, strangers
+    def __init__(self, writer: RentalWriter, settings: RentalSettings, cloud: Cloud, foreign: set[int]) -> None:
+        self._writer, self._settings, self._cloud, self._foreign = writer, settings, cloud, foreign
 
     def recover(self) -> None:
         """Resolve rentals that an earlier round left half done, because it was killed or lost its lease."""
@@ -57,7 +57,7 @@ class Reconciliation:
         self._writer.listed()
         deployment = self._settings.deployment
         ours = {id_: machine for id_, machine in machines.items() if labels.ours(machine.label, deployment)}
-        self._report_strangers(machines.keys() - ours.keys())
+        self._report_foreign(machines.keys() - ours.keys())
         known = {rental.remote_id for rental in rows.living()}
         for rental in rows.living():
             if rental.remote_id is not None:
@@ -71,14 +71,12 @@ class Reconciliation:
         self._sweep({id_: machine for id_, machine in ours.items() if id_ not in known})
         return frozenset(ours)
 
-    def _report_strangers(self, remote_ids: Collection[int]) -> None:
-        new = sorted(set(remote_ids) - self._strangers)
-        self._strangers.clear()
-        self._strangers.update(remote_ids)
+    def _report_foreign(self, remote_ids: Collection[int]) -> None:
+        new = sorted(set(remote_ids) - self._foreign)
+        self._foreign.clear()
+        self._foreign.update(remote_ids)
         if new:
-            log.warning(
-                "rental.strangers_listed", provider=self._cloud.name, remote_ids=new[:20], count=len(remote_ids)
-            )
+            log.warning("rental.foreign_found", provider=self._cloud.name, remote_ids=new[:20], count=len(remote_ids))
 
     def _adopt(self, rental: Rental, remote_id: int) -> None:
         now = self._writer.now_ms()

@@ -1,4 +1,4 @@
-"""Decides which machines are given back, and why."""
+"""Decides which machines are destroyed, and why."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class RentalSettings:
         "Size of the worker's image in the registry, in GB. Every rented machine pulls it, which is billed as traffic.",
     )
     max_instances: int = setting(
-        whole(0, 50), 2, "Maximum number of machines at once. 0: none gets another job, and all of them are given back."
+        whole(0, 50), 2, "Maximum number of machines at once. 0: none gets another job, and all of them are destroyed."
     )
     allowed_ips: tuple[str, ...] = setting(
         Networks(),
@@ -69,16 +69,16 @@ class RentalSettings:
         "Maximum time a job waits for a rented machine, unless one boots for it, before the next provider is asked.",
     )
     idle_timeout: int = setting(
-        whole(10, 3600), 300, "Seconds without a job after which a rented machine is given back."
+        whole(10, 3600), 300, "Seconds without a job after which a rented machine is destroyed."
     )
     max_lifetime: int = setting(
-        whole(900, 7 * 86_400), 6 * 3600, "Seconds after which a rented machine is given back, even during a job."
+        whole(900, 7 * 86_400), 6 * 3600, "Seconds after which a rented machine is destroyed, even during a job."
     )
     daily_budget: float = setting(
         fields.Float(validate=validate.Range(0.01, 10_000)),
         10.0,
         "Maximum dollars for rented machines and their traffic per day (UTC); beyond it none is rented and idle ones "
-        "are given back.",
+        "are destroyed.",
     )
     min_credit: float = setting(
         fields.Float(validate=validate.Range(0, 10_000)), 1.0, "Dollars on the account below which nothing is rented."

@@ -22,6 +22,7 @@ _MAX_NANO_PER_S = NANO  # more than a dollar a second is a typo
 class Pool:
     """A pool of GPUs with one price."""
 
+    #: RunPod's id of it.
     name: str
     #: Of a flex worker, in nano-dollars per second and GPU.
     price: int

@@ -204,8 +204,8 @@ class Management:
     def _within_limit(self, endpoint: dict[str, Any]) -> dict[str, Any]:
         """The endpoint with as many workers as the account's limit leaves for it."""
         others = sum(one["workers"]["max"] for one in self.endpoints.values() if one["id"] != endpoint["id"])
-        most = max(0, min(endpoint["workers"]["max"], self.worker_limit - others))
-        return {**endpoint, "workers": {**endpoint["workers"], "max": most}}
+        allowed = max(0, min(endpoint["workers"]["max"], self.worker_limit - others))
+        return {**endpoint, "workers": {**endpoint["workers"], "max": allowed}}
 
     def _changed(self, endpoint: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, Any]:
         new = copy.deepcopy({**endpoint, **body})

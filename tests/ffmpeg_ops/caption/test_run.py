@@ -64,7 +64,7 @@ def ink(text: str) -> Frames:
         ("", [(0.4, 0.8, "Bom dia"), (1.2, 1.6, "Boa noite")], [(0.4, 0.8), (1.2, 1.6)]),
         ("-output_ts_offset 100", [(0.4, 0.8, "Bom dia")], [(0.4, 0.8)]),
         ("", [(0.8, 900, "x"), (1000, 1001, "y")], [(0.8, 2)]),
-        ("", [(0.8, 0.2, "x")], []),
+        ("", [(0.8, 0.2, "x"), (1, 2, "y")], [(1, 2)]),
     ],
     ids=["inside", "a late clock", "past the end", "ends before it begins"],
 )
@@ -93,7 +93,7 @@ def test_the_samples_are_captioned_in_the_lower_part(name: str, samples: Path, m
 
 def test_every_form_of_subtitles_draws_the_same(media: Media, work: VideoWork) -> None:
     text = srt((0, 1, "Já é manhã: ação!"))
-    ass = "[Script Info]\nScriptType: v4.00+\n\n[V4+ Styles]\n\n[Events]\nDialogue: 0,0:00:00.00,0:00:01.00,D,,0,0,0,,{\\an8}Já é manhã: ação!\n"
+    ass = "[Script Info]\nScriptType: v4.00+\n\n[V4+ Styles]\n\n[Events]\nDialogue: 0,0:00:00.00,0:00:01.00,D,,0,0,0,,{\\b1}Já é manhã: ação!\n"
     vtt = "WEBVTT\n\n00:00.000 --> 00:01.000\nJá é manhã: ação!\n"
     video = media.gray("160x90", 0.2)
     plain = caption(work, video, text)
@@ -137,6 +137,34 @@ def test_the_stats_are_those_of_the_file_and_metadata_is_left_out(media: Media, 
     assert stats["size_bytes"] == work.video.stat().st_size
     assert (stats["encoder"], stats["device"]) == (probe.best().name, probe.best().device)
     assert b"secret" not in work.video.read_bytes()
+
+
+@pytest.mark.parametrize(("style", "upper"), [({}, True), ({"position": "bottom-center"}, False)])
+def test_a_cue_stays_where_the_file_places_it_unless_a_position_is_set(
+    style: dict[str, str], upper: bool, media: Media, work: VideoWork
+) -> None:
+    for text in (srt((0, 1, "{\\an8}x")), "WEBVTT\n\n00:00.000 --> 00:01.000 line:0\nx\n"):
+        run("caption", work, {"subtitles": text, "style": style}, url_video=media.gray("160x90", 0.2))
+        rows = np.flatnonzero(drawn(frames(work.video))[2].any(axis=1))
+        assert rows.max() < 45 if upper else rows.min() > 45
+
+
+def test_what_was_guessed_is_in_the_warnings(media: Media, work: VideoWork) -> None:
+    late = srt((0, 1, "Привет, как дела?")).replace("00:00:", "01:00:") + srt((9, 10, "Пока")).replace(
+        "00:00:", "01:00:"
+    )
+    video = media.gray("160x90", 2.0)
+    with pytest.raises(AssetInvalid, match="url_srt: no cue lies within the video"):
+        run_on(work, video, late.encode("cp1251"))
+    warnings = run_on(work, video, late.partition("1\n01:00:09")[0].encode("cp1251"))["warnings"]
+    assert isinstance(warnings, list) and len(warnings) == 2
+    assert "guessed as windows-1251" in warnings[0] and "begin after 01:00:00" in warnings[1]
+    words = [{"word": "um", "start": 0, "end": 240}, {"word": "dois", "start": 240, "end": 60_000}]
+    for params, said in (
+        ({"words": words[:1]}, "milliseconds"),
+        ({"words": [words[0], {**words[1], "end": 900}]}, "milli"),
+    ):
+        assert said in run("caption", work, params, url_video=video)["warnings"][0]
 
 
 def test_wrong_assets_are_named(media: Media, work: VideoWork) -> None:

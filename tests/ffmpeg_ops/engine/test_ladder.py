@@ -68,6 +68,9 @@ if "h264_nvenc" in arguments:
         if "hangs" in said.read_text():
             subprocess.run(["{ffmpeg}", *arguments[:-1], "-frames:v", "10", arguments[-1]])
             time.sleep(600)
+        if "hwaccel" in said.read_text():
+            print(said.read_text(), file=sys.stderr)
+            os.execv("{ffmpeg}", ["ffmpeg", *(word for word in arguments if word not in ("-hwaccel", "cuda"))])
         if "Invalid DTS" in said.read_text():
             subprocess.run(["{ffmpeg}", *arguments])
             print(said.read_text(), file=sys.stderr)
@@ -214,6 +217,20 @@ def test_whatever_the_gpu_does_the_client_gets_one_video_and_one_warning(
     too_large = "too large" in reason
     assert stats.get("gpu_failure") == (None if too_large else reason), "a large picture is not the machine's fault"
     assert ("h264_nvenc" in probe._probed) is too_large, "the next job probes an encoder that failed again"
+
+
+@pytest.mark.parametrize("message", [
+    "Hardware is lacking required capabilities", "Video width 32 not within range from 48 to 4096",
+    "Video macroblock count 70000 exceeds maximum of 65536", "Failed loading nvcuvid.",
+    "decoder->cvdl->cuvidCreateDecoder(&decoder->decoder, params) failed -> CUDA_ERROR_NOT_SUPPORTED: operation not supported",
+])  # fmt: skip
+def test_a_video_that_the_gpu_cannot_decode_is_encoded_once(message: str, gpu: Gpu, work: Work, media: Media) -> None:
+    """FFmpeg decodes it on the CPU: nothing is damaged."""
+    source = "[h264 @ 0x5581] [error] "
+    gpu.says(f"{source}{message}\n{source}Failed setup for format cuda: hwaccel initialisation returned error.\n")
+    stats = run("caption", replace(work, decodes_on_gpu=True), CUE, url_video=media.video())
+    assert (stats["encoder"], gpu.tries) == ("h264_nvenc", ["null", "job"])
+    assert stats["warnings"] == ["the GPU does not decode the video; the CPU has decoded it"]
 
 
 def test_a_slow_feed_is_no_stall_of_the_gpu(gpu: Gpu, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:

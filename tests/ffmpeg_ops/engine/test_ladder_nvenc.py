@@ -50,12 +50,14 @@ def on_the_cpu(stats: dict[str, Any], work: Work, reason: str, encoder: str = "l
     assert reason in warning and warning.endswith(f"; used {encoder}")
 
 
-# --- what the chip can -----------------------------------------------------------------------------------------------
+# --- what the chip supports -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("codec", ["h264", "hevc"])
 @pytest.mark.parametrize("chip", ["pascal", "turing", "ampere", "ada", "blackwell"])
-def test_a_chip_is_asked_for_what_it_can(chip: str, codec: str, nvenc: Driver, work: Work, photo: Path) -> None:
+def test_a_chip_gets_only_options_that_it_supports(
+    chip: str, codec: str, nvenc: Driver, work: Work, photo: Path
+) -> None:
     nvenc.set(chip=chip)
     stats = shot(work, photo, codec=codec)
     assert (stats["encoder"], "warnings" in stats, "gpu_failure" in stats) == (f"{codec}_nvenc", False, False)

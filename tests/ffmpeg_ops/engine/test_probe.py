@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ffmpeg_ops.engine import ffmpeg, gpu, ladder, probe, process
-from ffmpeg_ops.engine.encoder_errors import Failure
+from ffmpeg_ops.engine.encoder_errors import Blame, Failure
 from ffmpeg_ops.engine.encoders import HEVC_NVENC, LADDERS, NVENC, X264, Encoder
 from ffmpeg_ops.engine.encoding import CODECS, Encoding
 from ffmpeg_ops.operation import Work
@@ -91,7 +91,7 @@ def test_without_any_encoder_the_worker_is_to_blame(codec: str, monkeypatch: pyt
 def test_an_unknown_encoder_or_option_does_not_work() -> None:
     assert probe.works(X264) == X264
     assert probe.works(MISSPELT) == Failure("it did not open or stopped working")
-    assert probe.works(replace(X264, name="h264_of_tomorrow")) == Failure("this FFmpeg lacks the encoder")
+    assert probe.works(replace(X264, name="h264_of_tomorrow")) == Failure("this FFmpeg lacks the encoder", Blame.CHIP)
 
 
 # --- what a chip lacks -----------------------------------------------------------------------------------------------

@@ -102,7 +102,7 @@ class Scene:
         return found
 
     def go_on(self, seconds: float, provider: RentalProvider | None = None, every_s: float | None = None) -> None:
-        """Let time go by, with a round of the pool every `every_s`: seldom at first, if it is long, then as in life."""
+        """Let time go by, with a round of the pool every `every_s`: seldom at first, if it is long, then as in production."""
         while seconds > 0:
             step = every_s or (4 * TICK_S if seconds > 60 else TICK_S)
             self.vast.advance(min(step, seconds))
@@ -118,7 +118,7 @@ class Scene:
     def until(self, true: Callable[[], bool], seconds: float = 900) -> None:
         waited = 0.0
         while not true():
-            assert waited < seconds, self.told()
+            assert waited < seconds, self.described()
             self.go_on(2 * TICK_S, every_s=2 * TICK_S)
             waited += 2 * TICK_S
 
@@ -160,7 +160,7 @@ class Scene:
         self.ready()
         return self.accepted()
 
-    def told(self) -> str:
+    def described(self) -> str:
         return "\n".join(f"{i.stage} {i.code} {i.reason}" for i in self.all())
 
     def _save(self, attempt: Attempt, **changes: Any) -> None:
@@ -193,8 +193,8 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def rented(folder: Path, database: str, **changes: Any) -> Iterator[Scene]:
     """A scene with three machines at most, which boot in 20 s. `changes` are of the stand-in's configuration."""
-    told = {"pretend": True, "speed": 0, "boot_s": 20, "home": folder / "vast", **changes}
-    config = Config(spacing={}, searches_a_minute=10_000, **told)
+    values = {"pretend": True, "speed": 0, "boot_s": 20, "home": folder / "vast", **changes}
+    config = Config(spacing={}, searches_a_minute=10_000, **values)
     with Emulator(config) as vast:
         settings = Settings(
             providers=("vast",),

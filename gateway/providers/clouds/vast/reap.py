@@ -239,8 +239,8 @@ class Reaper:
 
     def _end(self, row: Row, age_s: float) -> None:
         instance_id = row["id"]
-        if len(self._done) + len(self._left) >= self._options.most:
-            report(f"{named(row, age_s)} is left: only {self._options.most} are destroyed in a run (--most)")
+        if len(self._done) + len(self._left) >= self._options.limit:
+            report(f"{named(row, age_s)} is left: only {self._options.limit} are destroyed in a run (--limit)")
             self._left.add(instance_id)
             return
         try:
@@ -298,7 +298,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--all", action="store_true", help="destroy every machine of the deployment, even during a job")
     parser.add_argument("--dry-run", action="store_true", help="print what would be destroyed, and destroy nothing")
     parser.add_argument(
-        "--most", type=int, default=MAX_DESTROYED, metavar="N", help=f"destroy at most N ({MAX_DESTROYED})"
+        "--limit", type=int, default=MAX_DESTROYED, metavar="N", help=f"destroy at most N ({MAX_DESTROYED})"
     )
     parser.add_argument("--pause", type=float, default=PAUSE_S, metavar="SECONDS", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)

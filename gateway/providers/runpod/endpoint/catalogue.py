@@ -69,11 +69,12 @@ def warnings(account: Account, wanted: Wanted) -> list[str]:
             found.append(f"RunPod's catalogue has no GPU in: {', '.join(missing)}.")
         if unpriced := [name for name in offered if name not in account.prices]:
             found.append(f"RunPod's catalogue has no price for {', '.join(unpriced)}; this release's is shown.")
-    most = wanted.body["workers"]["max"]
-    if account.workers is not None and account.workers < most:
+    max_workers = wanted.body["workers"]["max"]
+    if account.workers is not None and account.workers < max_workers:
         found.append(
-            f"max_workers is {most}, but the account's limit leaves {max(0, account.workers)} for this endpoint: "
-            "RunPod refuses more, or starts fewer. Ask it for more, or lower Max Workers here or of other endpoints."
+            f"max_workers is {max_workers}, but the account's limit leaves {max(0, account.workers)} for this "
+            "endpoint: RunPod refuses more, or starts fewer. "
+            "Ask it for more, or lower Max Workers here or of other endpoints."
         )
     return found
 

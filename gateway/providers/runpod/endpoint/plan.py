@@ -19,10 +19,13 @@ _SETS = frozenset({"gpu.pools", "gpu.excludedTypes", "gpu.allowedCudaVersions"})
 
 @dataclass(frozen=True)
 class Line:
-    """One field, by its path in the management API, with its two values; ABSENT where it has none."""
+    """One field of the endpoint."""
 
+    #: Its path in the management API, such as `workers.max`.
     path: str
+    #: The value in the file; ABSENT if it has none.
     wanted: Any
+    #: The value at RunPod; ABSENT if it has none.
     present: Any
 
     @property
@@ -34,6 +37,7 @@ class Line:
 class Plan:
     """The way from the present endpoint to the wanted one."""
 
+    #: Without the GPUs of which it is not known whether they can encode.
     wanted: Wanted
     #: None when there is no endpoint yet.
     present: Endpoint | None

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ffmpeg_ops.caption.run import _write_script
 from ffmpeg_ops.engine.subtitles.ass_script import to_ass
-from ffmpeg_ops.engine.subtitles.cue import Cue, Span
+from ffmpeg_ops.engine.subtitles.cue import Cue, Row, Span
 from ffmpeg_ops.engine.subtitles.fonts import Charset, Fonts, installed
 from ffmpeg_ops.engine.subtitles.parse import parse_text
 from ffmpeg_ops.engine.subtitles.style import PRESETS, StyleParams, look
@@ -196,7 +196,7 @@ BREAKS = ["\n", "\r", "\x0b", "\x1c", "\x85", "\u2028", "\x00", "\x0c", "\r\n", 
 LETTERS = ["Dialogue: 0,", "你", "😀", "م", " ", "a", "\ue003", "\ue004", "\ue0031\ue004"]
 EVIL = st.lists(st.sampled_from([*TAGS, *BREAKS, *LETTERS]), max_size=10).map("".join)
 OURS = re.compile(
-    r"\{(?:\\fn[\w .&+()-]*|\\fs[\d.]*|\\b[01]|\\k\d+|\\kf\d+|\\[1][ac]&H[0-9A-F]{2,6}&|\\t\(\d+,\d+,(?:\\1[ac]&H[0-9A-F]{2,6}&)+\))+\}"
+    r"\{(?:\\an[1-9]|\\fn[\w .&+()-]*|\\fs[\d.]*|\\b[01]|\\k\d+|\\kf\d+|\\[1][ac]&H[0-9A-F]{2,6}&|\\t\(\d+,\d+,(?:\\1[ac]&H[0-9A-F]{2,6}&)+\))+\}"
 )
 
 
@@ -236,3 +236,19 @@ def test_no_break_starts_a_line_of_the_script() -> None:
 def test_zero_length_cues_are_not_written() -> None:
     script = to_ass([Cue(500, 500, "x"), Cue(900, 100, "y"), Cue(-5, 0, "z")], look(None, 160, 90), fonts())
     assert "Dialogue" not in script
+
+
+# --- where a cue is and which way it reads ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("row", "tag"), [("top", "{\\an9}"), ("middle", "{\\an6}"), ("bottom", "{\\an3}"), (None, "")])
+def test_a_cue_s_row_is_kept_in_the_column_of_the_style(row: Row | None, tag: str) -> None:
+    script = to_ass([Cue(0, 1000, "x", row=row)], look({"position": "top-right"}, 320, 180), fonts())
+    assert script.endswith(f",,{tag}x\n")
+
+
+def test_every_line_reads_in_the_direction_of_the_cue() -> None:
+    script = to_ass([Cue(0, 1000, "12 שלום\n2024 Netflix עכשיו")], look(None, 320, 180), fonts())
+    texts = script.rsplit(",,", 1)[1].strip().split("\\N")
+    assert len(texts) == 2 and all(text.startswith("\u200f") for text in texts)
+    assert "\u200f" not in to_ass([Cue(0, 1000, "Olá שלום\nשלום")], look(None, 320, 180), fonts())

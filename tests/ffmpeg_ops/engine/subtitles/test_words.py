@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from ffmpeg_ops.engine.subtitles.cue import Cue, Span
 from ffmpeg_ops.engine.subtitles.lines import Limit, Word, clusters, columns, in_parts, lay_out
 from ffmpeg_ops.engine.subtitles.parse import parse_text
-from ffmpeg_ops.engine.subtitles.words import to_cues
+from ffmpeg_ops.engine.subtitles.words import in_seconds, to_cues
 from wire.errors import AssetInvalid
 
 WIDE = Limit(1000, 100, columns)
@@ -165,3 +166,69 @@ def test_nothing_is_lost_and_times_stay_inside_the_cue(
     words: list[Word] = [word for line in lines for word in line]
     assert "".join(word.text for word in words) == "".join(text.replace("\u200b", "").split())
     assert all(0 <= word.start_ms <= 1000 and 0 <= word.end_ms <= 1000 for word in words)
+
+
+# --- as speech recognisers write words -------------------------------------------------------------------------------
+
+
+def listed(*texts: str, step: float = 0.2) -> list[dict[str, Any]]:
+    return [{"word": text, "start": i * step, "end": (i + 1) * step} for i, text in enumerate(texts)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "shown"),
+    [
+        ((" I", "'m", " like", "-minded", ",", " too"), "I'm like-minded, too"),
+        (("Well", ",", "then", "…", "yes", "!"), "Well, then… yes!"),
+        ((" Ça", " !"), "Ça !"),
+        (("I", "am"), "I am"),
+        ((" One", "two"), "One two"),
+        (("你", "好", "，", "世界"), "你好，世界"),
+        (("\n One", " two"), "One two"),
+    ],
+)
+def test_spaces_are_those_of_the_words(texts: tuple[str, ...], shown: str) -> None:
+    assert " ".join(cue.text for cue in to_cues(listed(*texts), "words")) == shown
+
+
+def test_no_caption_begins_with_a_part_of_a_word() -> None:
+    cues = to_cues(listed(" It", *[" was"] * 4, " mind", "-blowing", ".", " So", step=1.2), "words")
+    assert [cue.text for cue in cues] == ["It was was was was", "mind-blowing.", "So"]
+
+
+def test_milliseconds_are_recognised() -> None:
+    words = [{"word": "One", "start": 0, "end": 240}, {"word": "two", "start": 240, "end": 700}]
+    warnings: list[str] = []
+    assert [word["end"] for word in in_seconds(words, 8.0, warnings.append)] == [0.24, 0.7]
+    assert len(warnings) == 1 and "milliseconds" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "length_s"),
+    [
+        ([{"word": "a", "start": 0, "end": 1}, {"word": "b", "start": 1, "end": 2}], 8.0),
+        ([{"word": "a", "start": 0, "end": 1}, {"word": "b", "start": 9, "end": 10}], 8.0),
+        ([{"word": "a", "start": 0, "end": 240.5}], 8.0),
+        ([{"word": "a", "start": 9000, "end": 20_000}], 8.0),
+        ([{"word": "a", "start": 0, "end": 240}], 300.0),
+    ],
+)
+def test_seconds_are_not_taken_for_milliseconds(words: list[dict[str, Any]], length_s: float) -> None:
+    assert in_seconds(words, length_s, pytest.fail) == words
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("custa 10\xa0000\xa0€ hoje", ["custa", "10\xa0000\xa0€", "hoje"]),
+        ("vale 10\u202f000\u202f€ sim", ["vale", "10\xa0000\xa0€", "sim"]),
+        ("mais oui ça ! alors", ["mais oui", "ça\xa0! alors"]),
+        ("il dit « ouah » et puis", ["il dit", "«\xa0ouah\xa0»", "et puis"]),
+    ],
+)
+def test_no_line_ends_at_a_space_that_holds_together(text: str, lines: list[str]) -> None:
+    assert lines_of(text, 11) == lines
+
+
+def test_words_held_together_are_broken_where_they_do_not_fit() -> None:
+    assert lines_of("um\xa0dois\xa0tres\xa0quatro", 8) == ["um\xa0dois\xa0", "tres\xa0", "quatro"]

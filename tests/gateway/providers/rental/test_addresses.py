@@ -38,7 +38,7 @@ def clock() -> FixedClock:
     return FixedClock()
 
 
-def test_what_is_set_counts_and_nobody_is_asked(echo: Echo, clock: FixedClock) -> None:
+def test_what_is_set_counts_and_no_service_is_asked(echo: Echo, clock: FixedClock) -> None:
     addresses = echo.addresses(clock, "192.0.2.1", "10.0.0.0/8")
     addresses.seen("9.9.9.9")
     assert addresses.allowed() == ("192.0.2.1", "10.0.0.0/8")

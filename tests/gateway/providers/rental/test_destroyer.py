@@ -18,9 +18,10 @@ from tests.gateway.providers.vast_scene import Scene
 def test_a_destroy_is_repeated_until_there_is_proof(scene: Scene, fault: str, more: dict[str, Any]) -> None:
     scene.ready()
     scene.go_on(295)
-    told = scene.vast.inject(fault, "destroy", times=3, **more)
+    injected = scene.vast.inject(fault, "destroy", times=3, **more)
     scene.go_on(35)
-    assert told.hits == (1 if fault in {"lost_reply", "garbage"} else 3) or fault in {"lost_reply", "garbage"}
+    # these two destroy the machine at once
+    assert injected.hits >= (1 if fault in {"lost_reply", "garbage"} else 3)
     assert scene.vast.alive() == []
     assert scene.stages() == []
 

@@ -1,4 +1,4 @@
-"""What a rented worker is told, and from where it may be called."""
+"""What a rented worker gets, and from where it may be called."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RENTAL = "0190aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee"
 SIGNER = Signer((SECRET_KEY, "older-" + SECRET_KEY))
 
 
-def told(
+def given(
     settings: VastSettings = GIVEN,
     signer: Signer = SIGNER,
     rental: str = RENTAL,
@@ -49,13 +49,13 @@ def test_no_secret_of_ours_is_in_it() -> None:
     own = {f.name: f"sentinel-{f.name}-{'0' * 32}" for f in dataclasses.fields(VastSettings) if "str" in str(f.type)}
     own.pop("allowed_ips")
     settings, signer = replace(GIVEN, **own), Signer(("sentinel-secret-key-" + "0" * 32,))
-    order = Order("image", "label", told(settings, signer), 3334)
+    order = Order("image", "label", given(settings, signer), 3334)
     assert "sentinel" not in json.dumps(creation(order))
-    assert SECRET_KEY not in json.dumps(told())
+    assert SECRET_KEY not in json.dumps(given())
 
 
 def test_the_worker_understands_it_and_lets_the_gateway_in() -> None:
-    worker = read(WorkerSettings, told(allowed=("192.0.2.1", "2001:db8::/32")))
+    worker = read(WorkerSettings, given(allowed=("192.0.2.1", "2001:db8::/32")))
     _check(worker)
     secrets = worker_secrets(SIGNER, RENTAL)
     assert (worker.session_token, worker.worker_api_key) == (secrets["SESSION_TOKEN"], secrets["WORKER_API_KEY"])
@@ -65,16 +65,16 @@ def test_the_worker_understands_it_and_lets_the_gateway_in() -> None:
     assert worker.nvenc_hide_foreign_gpus is False
     assert worker.worker_lifetime_seconds == GIVEN.max_lifetime
     assert worker.worker_silence_seconds == 420
-    assert told()["WORKER_MODE"] == "http"
+    assert given()["WORKER_MODE"] == "http"
 
 
 def test_the_workaround_for_drivers_reaches_the_worker() -> None:
     settings = read(VastSettings, {"VAST_NVENC_HIDE_FOREIGN_GPUS": "true"})
-    assert read(WorkerSettings, told(settings)).nvenc_hide_foreign_gpus
+    assert read(WorkerSettings, given(settings)).nvenc_hide_foreign_gpus
 
 
 def test_every_machine_has_secrets_of_its_own_that_a_restart_finds_again() -> None:
-    one, again, other = told(), told(), told(rental="0190aaaa-bbbb-7ccc-8ddd-ffffffffffff")
+    one, again, other = given(), given(), given(rental="0190aaaa-bbbb-7ccc-8ddd-ffffffffffff")
     names = ("SESSION_TOKEN", "WORKER_API_KEY")
     assert one == again
     assert len({environ[name] for environ in (one, other) for name in names}) == 4
@@ -82,13 +82,13 @@ def test_every_machine_has_secrets_of_its_own_that_a_restart_finds_again() -> No
 
 
 def test_a_value_that_is_too_long_for_vast_is_not_sent() -> None:
-    order = Order("image", "label", told(), 3334)
-    assert creation(order)["env"] == {"-p 3334:3334": "1", **told()}
+    order = Order("image", "label", given(), 3334)
+    assert creation(order)["env"] == {"-p 3334:3334": "1", **given()}
     with pytest.raises(AssertionError, match="too long"):
-        creation(replace(order, environment=told(allowed=("2001:db8::/32",) * 30)))
+        creation(replace(order, environment=given(allowed=("2001:db8::/32",) * 30)))
 
 
 @pytest.mark.parametrize("wrong", ["here", "192.0.2.1/8", "300.1.1.1", ",".join(["192.0.2.1"] * 40)])
-def test_wrong_addresses_are_told_at_the_start(wrong: str) -> None:
+def test_wrong_addresses_are_reported_at_the_start(wrong: str) -> None:
     with pytest.raises(SettingsError, match="VAST_ALLOWED_IPS"):
         check(read_settings({"VAST_ALLOWED_IPS": wrong, "PROVIDERS": "vast", "SECRET_KEY": SECRET_KEY}))

@@ -1,4 +1,4 @@
-"""PROVIDERS=runpod,vast over both stand-ins: when a job goes on to Vast.ai, when it does not, and what it tells of it."""
+"""PROVIDERS=runpod,vast over both stand-ins: when a job goes on to Vast.ai, when not, and what its document shows."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ class Chain:
         return self.now(job)
 
     def tried(self, job: Job) -> list[tuple[str, str | None]]:
-        """(provider, code) of its attempts, as its document tells them."""
-        told = self.services.documents.of(self.now(job)).get("attempts", [])
-        return [(attempt["provider"], attempt.get("code")) for attempt in told]
+        """(provider, code) of its attempts, as its document shows them."""
+        shown = self.services.documents.of(self.now(job)).get("attempts", [])
+        return [(attempt["provider"], attempt.get("code")) for attempt in shown]
 
     def why(self, job: Job) -> str:
         """Why the first attempt did not run."""
@@ -147,7 +147,7 @@ def test_when_runpod_is_down_and_when_it_is_back(chain: Chain) -> None:
     assert [provider for provider, _ in chain.tried(job)] == ["runpod"]
 
 
-def test_when_nobody_answers_at_runpod(chain: Chain) -> None:
+def test_when_runpod_does_not_respond(chain: Chain) -> None:
     chain.runpod.stop()
     job = chain.completed(chain.job())
     assert chain.tried(job) == [("runpod", "provider_unavailable"), ("vast", None)]
@@ -162,7 +162,7 @@ def test_a_job_that_waited_too_long_in_runpods_queue(chain: Chain) -> None:
     assert chain.runpod.job(first.remote_id or "")["status"] == "CANCELLED"
 
 
-def test_a_jobs_own_fault_is_nobody_elses_work(chain: Chain) -> None:
+def test_a_jobs_own_fault_goes_to_no_other_provider(chain: Chain) -> None:
     job = chain.job()
     chain.go_on()
     attempt = chain.services.store.attempt(chain.now(job).attempt_id or "")
@@ -181,8 +181,8 @@ def test_with_no_machine_at_vast_either_the_job_goes_back(chain: Chain) -> None:
     job = chain.job()
     chain.until(lambda: chain.now(job).attempt_id is not None and len(chain.tried(job)) == 3)
     assert chain.tried(job) == [("runpod", "provider_unavailable"), ("vast", "no_capacity"), ("runpod", None)]
-    told = chain.services.documents.of(chain.now(job))["attempts"][1]
-    assert told["reason"] == "Vast.ai has no machine that fits"
+    shown = chain.services.documents.of(chain.now(job))["attempts"][1]
+    assert shown["reason"] == "Vast.ai has no machine that fits"
 
 
 def test_a_rented_worker_that_dies_costs_a_try_and_no_job(chain: Chain) -> None:
@@ -210,8 +210,8 @@ def test_a_job_that_no_rented_machine_takes_goes_back_to_runpod(scene: Scene) ->
         waited_s = (scene.clock.now_ms() - began) / 1000
         assert 60 < waited_s < 60 + 12 + 3, "RunPod is asked at once: the wait was pause enough"
         assert chain.tried(second) == [("runpod", "provider_unavailable"), ("vast", "no_capacity"), ("runpod", None)]
-        told = chain.services.documents.of(chain.now(second))["attempts"][1]
-        assert told["reason"] == "no worker of vast took the job within 60 s: all rented machines are busy"
+        shown = chain.services.documents.of(chain.now(second))["attempts"][1]
+        assert shown["reason"] == "no worker of vast took the job within 60 s: all rented machines are busy"
 
 
 def test_a_machine_that_boots_for_the_job_is_waited_for_past_the_limit(scene: Scene) -> None:

@@ -1,4 +1,4 @@
-"""Attempts on rented machines: which machine gets one, what an attempt is told, and what it costs."""
+"""Attempts on rented machines: which machine gets one, what an attempt gets, and what it costs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_moved_worker_is_found_before_the_next_job(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("end", ["dies", "vanishes", "stopped"])
-def test_a_job_whose_worker_is_gone_is_told_so(scene: Scene, end: str) -> None:
+def test_a_job_whose_worker_is_gone_is_reported_so(scene: Scene, end: str) -> None:
     attempt = scene.busy()
     scene.vast.strike(scene.vast.alive()[0].id, end)
     scene.go_on(10)
@@ -149,7 +149,7 @@ def test_a_price_is_that_of_the_machine(scene: Scene) -> None:
     scene.ready()
     on_the_first = scene.fresh(attempt)
     assert scene.provider.price(on_the_first, "NVIDIA GeForce RTX 4090").nano_per_s == 100_000
-    assert scene.provider.price(on_the_first, None).nano_per_s == 100_000, "it failed, and told no GPU"
+    assert scene.provider.price(on_the_first, None).nano_per_s == 100_000, "it failed, and reported no GPU"
     assert scene.another(concurrency=2).price(on_the_first, None).nano_per_s == 50_000, "its share"
 
 
@@ -202,7 +202,7 @@ def test_a_machine_that_is_too_old_for_a_job_gets_none(scene: Scene) -> None:
     assert isinstance(scene.submit(attempt), Accepted)
 
 
-def test_a_machine_rented_after_the_limit_keeps_nobody(scene: Scene) -> None:
+def test_a_machine_rented_after_the_limit_holds_no_job(scene: Scene) -> None:
     """Else one that never comes up would keep the job until the next one is rented, and so on for ever."""
     scene.change(providers=("runpod", "vast"), queue_limit_s=30)
     scene.vast.configure(boot_s=1000)
@@ -232,7 +232,7 @@ def test_a_machine_that_comes_up_while_a_late_job_looks_for_one_keeps_it(
     assert isinstance(scene.submit(attempt), Accepted)
 
 
-def test_a_rental_in_doubt_keeps_nobody_while_vast_tells_nothing(scene: Scene) -> None:
+def test_a_rental_in_doubt_holds_no_job_while_vast_is_down(scene: Scene) -> None:
     (attempt,) = scene.wants()
     scene.vast.inject("lost_reply", "create", times=1)
     scene.round()

@@ -83,18 +83,20 @@ def test_an_account_that_cannot_pay_is_unavailable(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told", "kind"),
+    ("changes", "reported", "kind"),
     [
         ({"min_credit": 26.0}, "has 25.00 dollars left", Unavailable),
         ({"max_price": 0.01}, "no machine that fits", NoCapacity),
         ({"min_vram_gb": 90}, "no machine that fits", NoCapacity),
     ],
 )
-def test_what_is_not_rented_is_told(scene: Scene, changes: dict[str, Any], told: str, kind: type[Exception]) -> None:
+def test_what_is_not_rented_is_reported(
+    scene: Scene, changes: dict[str, Any], reported: str, kind: type[Exception]
+) -> None:
     scene.change(**changes)
     (attempt,) = scene.wants()
     scene.round()
-    with pytest.raises(kind, match=told):
+    with pytest.raises(kind, match=reported):
         scene.submit(attempt)
     scene.over(attempt)
     scene.go_on(70, every_s=10)

@@ -16,8 +16,8 @@ from gateway.providers.rental.reconciliation import MAX_KILLS
 from tests.gateway.providers.vast_scene import RENTAL, Scene
 
 
-@pytest.mark.parametrize("label", ["somebody's", f"reelay:other:{RENTAL}:1700000000"])
-def test_an_id_in_an_error_may_be_a_strangers(scene: Scene, label: str) -> None:
+@pytest.mark.parametrize("label", ["another's", f"reelay:other:{RENTAL}:1700000000"])
+def test_an_id_in_an_error_may_be_that_of_a_foreign_machine(scene: Scene, label: str) -> None:
     scene.vast.foreign(label)
     scene.vast.inject("foreign_in_error", "create", times=1, status=500)
     (attempt,) = scene.wants()
@@ -30,12 +30,12 @@ def test_an_id_in_an_error_may_be_a_strangers(scene: Scene, label: str) -> None:
 @pytest.mark.parametrize(
     ("stage", "listed"), [(Stage.BOOTING, True), (Stage.DESTROYING, True), (Stage.DESTROYING, False)]
 )
-def test_an_id_that_turns_out_to_be_a_strangers_is_forgotten(scene: Scene, stage: Stage, listed: bool) -> None:
+def test_an_id_that_turns_out_to_be_a_foreign_machines_is_forgotten(scene: Scene, stage: Stage, listed: bool) -> None:
     scene.wants()
     scene.round()
     (rental,) = scene.rows.living()
     scene.vast.account.end(scene.vast.alive()[0], "host")
-    theirs = scene.vast.foreign("somebody's")
+    theirs = scene.vast.foreign("another's")
     with scene.store.transaction() as tx:
         rental_store.save(tx, replace(rental, stage=stage, remote_id=theirs))
     if not listed:
@@ -65,7 +65,7 @@ def test_a_listing_that_is_not_whole_is_not_believed(scene: Scene, lie: str) -> 
 
 def test_a_listing_of_many_pages_is_read_to_its_end(scene: Scene) -> None:
     for number in range(60):
-        scene.vast.foreign(f"somebody's {number}")
+        scene.vast.foreign(f"another's {number}")
     scene.ready()
     assert len(scene.provider._cloud.list()) == 61
     scene.vast.inject("bad_token", "list", times=2)
@@ -96,11 +96,11 @@ def test_an_orphan_is_paid_for_since_its_label_says(scene: Scene, price: float) 
 
 def test_what_has_another_label_is_reported_and_never_touched(scene: Scene) -> None:
     others = [None, f"reelay:test2:{RENTAL}:1700000000", f"reelay:test:{RENTAL}:1700000000\n"]
-    strangers = {scene.vast.foreign(label) for label in others}
+    foreign = {scene.vast.foreign(label) for label in others}
     with capture_logs() as logs:
         scene.ready()
         scene.ends_with_nothing()
-    assert [set(line["remote_ids"]) for line in logs if line["event"] == "rental.strangers_listed"] == [strangers]
+    assert [set(line["remote_ids"]) for line in logs if line["event"] == "rental.foreign_found"] == [foreign]
 
 
 def test_one_sweep_ends_so_many_and_no_more(scene: Scene) -> None:

@@ -1,4 +1,4 @@
-"""Machines that are given back, and why."""
+"""Machines that are destroyed, and why."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.servers import eventually
 from wire.errors import EncoderUnavailable
 
 
-def test_a_job_gets_a_machine_which_goes_when_nobody_needs_it(scene: Scene) -> None:
+def test_a_job_gets_a_machine_which_goes_when_no_job_needs_it(scene: Scene) -> None:
     (attempt,) = scene.wants()
     assert scene.submit(attempt) == NotYet("a machine will be rented", 2.0)
     scene.round()
@@ -145,7 +145,7 @@ def test_a_machine_where_two_jobs_in_a_row_fail_by_its_fault_goes(
     ready = scene.ready()
     for code in codes:
         (attempt,) = scene.wants()
-        # in life's time, its worker may not have ended the one before yet
+        # in real time, its worker may not have ended the one before yet
         eventually(partial(_is_taken, scene, attempt))
         scene.over(attempt)
         if code is not None:

@@ -92,9 +92,9 @@ def test_what_is_no_clear_yes_is_no_creation(
     files: FileServer, status: int, body: Any, code: str, certain: bool
 ) -> None:
     here = asked(files, "/api/v0/asks/7/", status, body)
-    with pytest.raises(NotCreated) as told:
+    with pytest.raises(NotCreated) as reported:
         here.create(OFFER, ORDER)
-    assert (told.value.code, told.value.certain) == (code, certain)
+    assert (reported.value.code, reported.value.certain) == (code, certain)
 
 
 def test_the_create_call_is_sent_once_even_when_the_answer_is_cut_off(files: FileServer) -> None:

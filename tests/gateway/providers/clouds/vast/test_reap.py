@@ -48,7 +48,7 @@ def label(age_s: float = OLD_S, deployment: str = "test") -> str:
 
 
 def rented(vast: Emulator, text: str | None) -> int:
-    """A machine with this label, by way of nobody's API."""
+    """A machine with this label, without a call of the API."""
     number = len(vast.instances) + 1
     return vast.account.create(offer(number), label=text, image="acme/worker:1").id
 
@@ -64,19 +64,19 @@ def test_what_is_too_old_goes_and_all_else_stays(vast: Emulator, run: Run, capsy
     old, young = rented(vast, label()), rented(vast, label(age_s=60))
     assert run() == 0
     assert alive(vast) == [young]
-    told = capsys.readouterr().out.splitlines()
-    assert len(told) == 1
-    assert told[0].startswith(f"{old} reelay:test:")
-    assert told[0].endswith("is destroyed")
+    reported = capsys.readouterr().out.splitlines()
+    assert len(reported) == 1
+    assert reported[0].startswith(f"{old} reelay:test:")
+    assert reported[0].endswith("is destroyed")
     assert run() == 0
     assert capsys.readouterr().out == ""  # cron sends no mail about nothing
 
 
 @pytest.mark.parametrize("similar", [None, f"reelay:test2:{RENTAL}:1600000000", f"reelay:test:{RENTAL}:1600000000\n"])
-def test_a_similar_label_is_a_strangers(vast: Emulator, run: Run, similar: str | None) -> None:
-    stranger = vast.foreign(similar)
+def test_a_machine_with_a_similar_label_is_left_alone(vast: Emulator, run: Run, similar: str | None) -> None:
+    foreign = vast.foreign(similar)
     assert run("--all") == 0
-    assert alive(vast) == [stranger]
+    assert alive(vast) == [foreign]
     assert vast.touched_foreign() == []
 
 
@@ -103,10 +103,10 @@ def test_a_dry_run_destroys_nothing(vast: Emulator, run: Run, capsys: pytest.Cap
 
 def test_a_ceiling_and_the_oldest_first(vast: Emulator, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     ids = [rented(vast, label(age_s=OLD_S + age)) for age in (10, 4000, 900, 2000)]
-    assert run("--most", "2") == 1
+    assert run("--limit", "2") == 1
     assert alive(vast) == [ids[0], ids[2]]
     assert capsys.readouterr().out.count("is left: only 2 are destroyed in a run") == 2
-    assert run("--most", "2") == 0
+    assert run("--limit", "2") == 0
     assert alive(vast) == []
 
 
@@ -114,11 +114,11 @@ def test_a_ceiling_and_the_oldest_first(vast: Emulator, run: Run, capsys: pytest
 
 
 def test_many_pages_are_all_read(vast: Emulator, run: Run) -> None:
-    strangers = [vast.foreign(f"other {n}") for n in range(60)]
+    foreign = [vast.foreign(f"other {n}") for n in range(60)]
     for _ in range(3):
         rented(vast, label(age_s=0))
     assert run("--all") == 0
-    assert alive(vast) == strangers
+    assert alive(vast) == foreign
 
 
 @pytest.mark.parametrize("behind", [1, 2])
@@ -188,13 +188,13 @@ def test_a_key_that_is_wrong_gets_a_404_which_proves_nothing(
     vast.inject("auth_error", "show", times=1)
     assert run() == 2
     assert alive(vast) == [old]
-    monkeypatch.setenv("VAST_API_KEY", "wrong-key-of-somebody")
+    monkeypatch.setenv("VAST_API_KEY", "wrong-key-of-another")
     calls = vast.calls["list"]
     assert run() == 2
     assert vast.calls["list"] == calls + 1  # asking again does not help
-    told = capsys.readouterr()
-    assert "check VAST_API_KEY" in told.err
-    assert "wrong-key-of-somebody" not in told.out + told.err
+    reported = capsys.readouterr()
+    assert "check VAST_API_KEY" in reported.err
+    assert "wrong-key-of-another" not in reported.out + reported.err
 
 
 @pytest.mark.parametrize(
@@ -217,10 +217,10 @@ def test_what_an_error_proves(status: int, body: dict[str, Any], gone: bool) -> 
     assert reap.gone(status, body) is gone
 
 
-def test_a_label_that_was_changed_since_is_nobodys_of_ours(
+def test_a_machine_whose_label_was_changed_since_is_left_alone(
     vast: Emulator, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The listing lags: by now somebody has taken the machine out of our hands."""
+    """The listing lags: by now the machine has another label."""
     old = rented(vast, label())
     run("--dry-run")
     vast.configure(list_behind=1)
@@ -230,7 +230,7 @@ def test_a_label_that_was_changed_since_is_nobodys_of_ours(
     assert "its label is 'kept by hand' now" in capsys.readouterr().out
 
 
-def test_a_clock_that_is_wrong_kills_nobody(
+def test_a_clock_that_is_wrong_destroys_nothing(
     vast: Emulator, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     young = rented(vast, label(age_s=60))
@@ -241,7 +241,7 @@ def test_a_clock_that_is_wrong_kills_nobody(
     assert "a clock that differs from this machine's by" in capsys.readouterr().err
 
 
-def test_nobody_there(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_server(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("VAST_API_BASE", "http://127.0.0.1:9")
     assert run() == 2
     assert "Vast.ai cannot be reached: ConnectionError" in capsys.readouterr().err
@@ -258,7 +258,7 @@ def test_calls_are_apart(vast: Emulator, run: Run) -> None:
 @pytest.mark.parametrize(
     "words", [["--deployment", ""], ["--deployment", "Test"], ["--max-age", "60"], ["--max-age", "nan"]]
 )
-def test_a_wrong_call_exits_with_2_and_calls_nobody(vast: Emulator, run: Run, words: list[str]) -> None:
+def test_a_wrong_call_exits_with_2_and_calls_nothing(vast: Emulator, run: Run, words: list[str]) -> None:
     with pytest.raises(SystemExit) as error:
         run(*words)
     assert error.value.code == 2

@@ -84,11 +84,11 @@ def test_offers_shows_the_best_first_with_its_price_and_why_others_are_not(scene
 
 def test_offers_are_those_that_the_pool_takes(scene: Scene, call: Call) -> None:
     for _ in range(3):
-        told = call("offers", offer_order="speed").stdout.splitlines()[1].split()[0]
+        reported = call("offers", offer_order="speed").stdout.splitlines()[1].split()[0]
         scene.change(offer_order="speed")
         scene.wants()
         scene.go_on(10)
-        assert str(scene.rows.living()[-1].offer_id) == told
+        assert str(scene.rows.living()[-1].offer_id) == reported
 
 
 def test_a_machine_that_failed_is_not_offered_and_counted(scene: Scene, call: Call) -> None:
@@ -108,13 +108,13 @@ def test_nothing_that_fits_exits_with_1(call: Call) -> None:
     assert "above VAST_MAX_PRICE" in result.stdout
 
 
-def test_an_account_without_credit_and_a_pool_in_trouble_are_told(scene: Scene, call: Call) -> None:
+def test_an_account_without_credit_and_a_pool_in_trouble_are_reported(scene: Scene, call: Call) -> None:
     scene.vast.configure(credit=0.5)
     scene.wants()
     scene.round()
-    told = call("offers").stdout.splitlines()
-    assert told[-2] == "! The account has $0.50; nothing is rented below VAST_MIN_CREDIT ($1.00)."
-    assert told[-1] == "! The gateway rented nothing when it last tried: the Vast.ai account has 0.50 dollars left."
+    reported = call("offers").stdout.splitlines()
+    assert reported[-2] == "! The account has $0.50; nothing is rented below VAST_MIN_CREDIT ($1.00)."
+    assert reported[-1] == "! The gateway rented nothing when it last tried: the Vast.ai account has 0.50 dollars left."
 
 
 def test_a_key_is_all_that_offers_needs(flask: Call, scene: Scene) -> None:
@@ -124,17 +124,17 @@ def test_a_key_is_all_that_offers_needs(flask: Call, scene: Scene) -> None:
 
 
 @pytest.mark.parametrize(
-    ("environ", "told"),
+    ("environ", "reported"),
     [
         ({}, "Vast.ai refuses this gateway's key: check VAST_API_KEY"),
         ({"VAST_API_KEY": ""}, "VAST_API_KEY is not set."),
         ({"VAST_API_BASE": "http://127.0.0.1:9"}, "Vast.ai cannot be reached: ConnectionError"),
     ],
 )
-def test_errors_are_told_without_the_key(flask: Call, scene: Scene, environ: dict[str, str], told: str) -> None:
+def test_errors_are_reported_without_the_key(flask: Call, scene: Scene, environ: dict[str, str], reported: str) -> None:
     scene.vast.inject("auth_error", "account", times=None)
     result = flask("offers", **environ)
-    assert (result.exit_code, result.stderr) == (1, f"Error: {told}\n")
+    assert (result.exit_code, result.stderr) == (1, f"Error: {reported}\n")
 
 
 # ---- rentals
@@ -142,7 +142,7 @@ def test_errors_are_told_without_the_key(flask: Call, scene: Scene, environ: dic
 
 def test_instances_stand_beside_their_records(scene: Scene, call: Call) -> None:
     record = scene.ready()
-    stranger = scene.vast.foreign("reelay:test2:mine")
+    foreign = scene.vast.foreign("reelay:test2:mine")
     label = labels.label("test", RENTAL, int(time.time()))
     orphan = scene.vast.account.create(offer(77), label=label, image="acme/worker:1").id
     for rental in scene.vast.instances:
@@ -153,7 +153,7 @@ def test_instances_stand_beside_their_records(scene: Scene, call: Call) -> None:
         str(record.remote_id), "running", "idle", "1:01 h", "0.080", "ours", record.label,
     ]  # fmt: skip
     assert row(result, orphan)[2:] == ["none", "1:01 h", "0.200", "ours", label]
-    assert row(result, stranger)[2:] == ["none", "1:01 h", "0.200", "another's", "reelay:test2:mine"]
+    assert row(result, foreign)[2:] == ["none", "1:01 h", "0.200", "another's", "reelay:test2:mine"]
     assert "2 machines of test: $0.280 an hour." in result.stdout
     assert "! A machine of ours has no record" in result.stdout
     assert calls_that_write(scene) == 1  # by the pool
@@ -223,21 +223,21 @@ def test_destroy_by_our_own_id_is_recorded_and_its_job_begins_again(scene: Scene
 def test_all_is_all_of_ours_and_nothing_else(scene: Scene, call: Call) -> None:
     scene.wants(3)
     scene.go_on(40)
-    strangers = [scene.vast.foreign(text) for text in (None, "reelay:test2:x", f"reelay:test:{RENTAL}:1600000000x")]
+    foreign = [scene.vast.foreign(text) for text in (None, "reelay:test2:x", f"reelay:test:{RENTAL}:1600000000x")]
     result = call("destroy", "--all", "--yes")
     assert result.exit_code == 0, result.output
     assert result.stdout.count("is destroyed.") == 3
-    assert [rental.id for rental in scene.vast.account.alive()] == strangers
+    assert [rental.id for rental in scene.vast.account.alive()] == foreign
     assert scene.vast.touched_foreign() == []
     assert call("destroy", "--all").stdout == "There is nothing to destroy.\n"
 
 
 @pytest.mark.parametrize("text", [None, f"reelay:other:{RENTAL}:1600000000"])
-def test_a_strangers_machine_is_never_touched(scene: Scene, call: Call, text: str | None) -> None:
-    stranger = scene.vast.foreign(text)
-    result = call("destroy", str(stranger), "--yes")
+def test_a_foreign_machine_is_never_touched(scene: Scene, call: Call, text: str | None) -> None:
+    foreign = scene.vast.foreign(text)
+    result = call("destroy", str(foreign), "--yes")
     assert result.exit_code == 1
-    assert f"{stranger} has the label {text!r}, which is not one of test: it is left alone." in result.stderr
+    assert f"{foreign} has the label {text!r}, which is not one of test: it is left alone." in result.stderr
     assert scene.vast.touched_foreign() == []
 
 
@@ -249,7 +249,7 @@ def test_a_destroy_that_does_nothing_twice_is_made_again(scene: Scene, call: Cal
     assert scene.vast.alive() == []
 
 
-def test_what_cannot_be_proven_is_told_and_the_pool_goes_on(scene: Scene, call: Call) -> None:
+def test_what_cannot_be_proven_is_reported_and_the_pool_goes_on(scene: Scene, call: Call) -> None:
     record = scene.ready()
     scene.vast.inject("ignored", "destroy", times=vast_commands.TRIES)
     result = call("destroy", record.id, "--yes")
@@ -269,16 +269,16 @@ def test_an_orphan_is_destroyed_without_a_gateway_too(scene: Scene, flask: Call)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         ([], "Name a rental, or give --all."),
         (["1", "--all"], "Name a rental, or give --all."),
         (["1", "--yes"], "Vast.ai lists no rental 1; `rentals` shows them all."),
     ],
 )
-def test_a_wrong_call_destroys_nothing(scene: Scene, call: Call, words: list[str], told: str) -> None:
+def test_a_wrong_call_destroys_nothing(scene: Scene, call: Call, words: list[str], reported: str) -> None:
     scene.ready()
     result = call("destroy", *words)
     assert result.exit_code in {1, 2}
-    assert told in result.stderr
+    assert reported in result.stderr
     assert len(scene.vast.alive()) == 1

@@ -266,7 +266,7 @@ def test_another_image_is_deployed_without_a_change_of_the_file(call: Call, runp
     assert runpod.writes() == [("PATCH", f"/v2/serverless/{applied}", {"image": "acme/reelay-worker:0.2.0"})]
 
 
-def test_what_runpod_did_not_take_is_told(call: Call, runpod: Management) -> None:
+def test_what_runpod_did_not_take_is_reported(call: Call, runpod: Management) -> None:
     runpod.worker_limit = 5
     result = call("apply")
     assert result.exit_code == 1
@@ -321,19 +321,21 @@ def test_the_ending_of_names_with_flashboot_is_no_change(call: Call, runpod: Man
 
 
 @pytest.mark.parametrize(
-    ("members", "told"),
+    ("members", "reported"),
     [
         ({"type": "LOAD_BALANCER"}, "is of type LOAD_BALANCER"),
         ({"cpu": [{"id": "cpu5c", "vcpuCount": 4, "memory": 16}], "gpu": None}, "runs on CPUs"),
     ],
 )
-def test_what_cannot_be_changed_is_refused(call: Call, runpod: Management, members: dict[str, Any], told: str) -> None:
+def test_what_cannot_be_changed_is_refused(
+    call: Call, runpod: Management, members: dict[str, Any], reported: str
+) -> None:
     key = runpod.add()
     runpod.endpoints[key] |= members
     runpod.calls.clear()
     result = call("apply")
     assert result.exit_code == 1
-    assert f"The endpoint 'reelay' ({key}) {told}, which cannot be changed" in result.stderr
+    assert f"The endpoint 'reelay' ({key}) {reported}, which cannot be changed" in result.stderr
     assert runpod.writes() == []
 
 
@@ -352,7 +354,7 @@ def test_a_lost_answer_to_the_creation_is_looked_for_and_never_sent_again(
     assert [method for method, _, _ in runpod.calls] == [*LOOK, "POST", "GET", "GET"]
 
 
-def test_a_creation_that_was_lost_with_its_effect_is_told(call: Call, runpod: Management) -> None:
+def test_a_creation_that_was_lost_with_its_effect_is_reported(call: Call, runpod: Management) -> None:
     runpod.faults.append(Fault("POST", instead=(503, "", {})))
     result = call("apply")
     assert result.exit_code == 1
@@ -360,7 +362,7 @@ def test_a_creation_that_was_lost_with_its_effect_is_told(call: Call, runpod: Ma
     assert [method for method, _, _ in runpod.calls] == [*LOOK, "POST", "GET"]
 
 
-def test_a_lost_creation_that_cannot_be_looked_for_is_told(call: Call, runpod: Management) -> None:
+def test_a_lost_creation_that_cannot_be_looked_for_is_reported(call: Call, runpod: Management) -> None:
     runpod.faults.append(Fault("POST", after_effect="drop"))
     looks = [Fault("GET", instead=(200, {"endpoints": []}, {}), path="serverless") for _ in range(2)]
     runpod.faults += [*looks, Fault("GET", instead=(500, {}, {}), path="serverless")]
@@ -385,7 +387,7 @@ PROBLEM = {"title": "Unprocessable Entity", "status": 422, "detail": "Validation
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "reported"),
     [
         ((422, PROBLEM, {}), "RunPod answered with status 422: Unprocessable Entity; Validation failed.; $.disk: 3."),
         ((403, {}, {}), "RunPod answered with status 403: without a reason. The key RUNPOD_API_KEY lacks the permission for endpoints."),
@@ -393,18 +395,18 @@ PROBLEM = {"title": "Unprocessable Entity", "status": 422, "detail": "Validation
         ((302, "", {"Location": "https://elsewhere.example/"}), "RunPod answered with status 302: without a reason."),
     ],
 )  # fmt: skip
-def test_a_refusal_is_told_and_ends_the_matter(call: Call, runpod: Management, answer: Any, told: str) -> None:
+def test_a_refusal_is_reported_and_is_final(call: Call, runpod: Management, answer: Any, reported: str) -> None:
     runpod.faults.append(Fault("POST", instead=answer))
     result = call("apply")
     assert result.exit_code == 1
-    assert result.stderr == f"Error: {told}\n"
+    assert result.stderr == f"Error: {reported}\n"
     assert [method for method, _, _ in runpod.calls] == [*LOOK, "POST"]
 
 
 @pytest.mark.parametrize(
     "body", ["<html>", {}, {"endpoints": None}, {"endpoints": [3]}, {"endpoints": [{"name": "reelay"}]}]
 )
-def test_garbage_is_told(call: Call, runpod: Management, body: Any) -> None:
+def test_garbage_is_reported(call: Call, runpod: Management, body: Any) -> None:
     runpod.faults.append(Fault("GET", instead=(200, body, {})))
     result = call("apply")
     assert result.exit_code == 1
@@ -413,7 +415,7 @@ def test_garbage_is_told(call: Call, runpod: Management, body: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "reported"),
     [
         ({"api_key": "rpa_wrong"}, "missing or invalid bearer token. Is RUNPOD_API_KEY right?"),
         ({"api_key": ""}, "RUNPOD_API_KEY is not set"),
@@ -421,17 +423,17 @@ def test_garbage_is_told(call: Call, runpod: Management, body: Any) -> None:
         ({"management_base": "http://127.0.0.1:9/v2"}, "RunPod cannot be reached: ConnectionError."),
     ],
 )
-def test_a_wrong_setting_is_reported(call: Call, runpod: Management, changed: dict[str, str], told: str) -> None:
+def test_a_wrong_setting_is_reported(call: Call, runpod: Management, changed: dict[str, str], reported: str) -> None:
     result = call("apply", **changed)
     assert result.exit_code == 1
-    assert told in result.stderr
+    assert reported in result.stderr
     assert runpod.writes() == []
 
 
 # --- secrets ---
 
 
-def test_secrets_are_told_by_name_only(call: Call, runpod: Management, edit: Edit, applied: str) -> None:
+def test_secrets_are_reported_by_name_only(call: Call, runpod: Management, edit: Edit, applied: str) -> None:
     edit('LOG_LEVEL = "INFO"', 'LOG_LEVEL = "DEBUG"\nHF_TOKEN = "hf_new_value"\nMIRROR = "https://u:pw@m.example"')
     runpod.endpoints[applied]["env"] |= {"HF_TOKEN": "hf_old_value", "OTHER_SECRET": "sesame"}
     plan, apply = call("plan"), call("apply")
@@ -491,7 +493,7 @@ def test_status_without_an_endpoint_says_what_to_do(call: Call) -> None:
 
 
 @pytest.mark.parametrize("body", [b"[]", b'{"jobs": {}}', b'{"jobs": {"inQueue": "3"}, "workers": {}}'])
-def test_status_of_a_queue_that_answers_garbage(call: Call, applied: str, files: FileServer, body: bytes) -> None:
+def test_status_of_a_queue_that_returns_garbage(call: Call, applied: str, files: FileServer, body: bytes) -> None:
     files.routes[f"/v2/{applied}/health"] = Reply(200, body)
     result = call("status", api_base=files.url("/v2"))
     assert result.exit_code == 1
@@ -510,9 +512,9 @@ def test_status_of_a_queue_that_answers_garbage(call: Call, applied: str, files:
     ],
 )
 def test_what_the_numbers_mean(limit: int, jobs: dict[str, int], workers: dict[str, int], words: list[str]) -> None:
-    told = list(hints({"workers": {"max": limit}}, {"jobs": jobs, "workers": workers}))
-    assert len(told) == len(words)
-    assert all(word in line for word, line in zip(words, told, strict=True))
+    reported = list(hints({"workers": {"max": limit}}, {"jobs": jobs, "workers": workers}))
+    assert len(reported) == len(words)
+    assert all(word in line for word, line in zip(words, reported, strict=True))
 
 
 # --- as an operator types it ---
@@ -548,7 +550,7 @@ def test_all_other_commands_still_tell_wrong_settings(flask: Call, words: list[s
     assert result.stderr == "Error: Wrong settings: PROVIDERS: must be set, for example PROVIDERS=local.\n"
 
 
-def test_a_wrong_setting_of_the_commands_is_told(flask: Call) -> None:
+def test_a_wrong_setting_of_the_commands_is_reported(flask: Call) -> None:
     result = flask("runpod", "plan", RUNPOD_GPU_PRICES="ADA_24=x")
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: Wrong settings: RUNPOD_GPU_PRICES: ADA_24: must be")

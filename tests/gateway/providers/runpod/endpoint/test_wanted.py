@@ -98,11 +98,11 @@ def test_the_keys_of_runpodctl_are_valid() -> None:
 )  # fmt: skip
 def test_a_mistake_is_named_with_its_reason(file: Path, edit: Edit, old: str, new: str, mistake: str) -> None:
     edit(old, new)
-    (told,) = refused(file)
-    assert told.startswith(mistake)
+    (reported,) = refused(file)
+    assert reported.startswith(mistake)
 
 
-def test_all_mistakes_are_told_together_and_nothing_is_called(
+def test_all_mistakes_are_reported_together_and_nothing_is_called(
     runpod: Management, call: Callable[..., Result], edit: Edit
 ) -> None:
     edit('"AMPERE_16", "AMPERE_24", "ADA_24"', '"AMPERE_80", "HOPPER_141"')
@@ -148,7 +148,7 @@ def test_some_gpus_can_be_left_out_but_not_all(file: Path, edit: Edit) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("name = ", "is not valid TOML: Invalid value"),
         (b"\xff", "is not valid TOML: "),
@@ -156,13 +156,13 @@ def test_some_gpus_can_be_left_out_but_not_all(file: Path, edit: Edit) -> None:
         ("project = 3", "project: Invalid"),
     ],
 )
-def test_a_file_that_is_none_is_told(file: Path, text: str | bytes, told: str) -> None:
+def test_a_file_that_is_none_is_reported(file: Path, text: str | bytes, reported: str) -> None:
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(EndpointError, match=told):
+    with pytest.raises(EndpointError, match=reported):
         load(file, image="acme/worker:1")
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(EndpointError, match=r"nothing.toml cannot be read: No such file or directory\."):
         load(tmp_path / "nothing.toml")
 

@@ -1,0 +1,159 @@
+"""Reads SRT and WebVTT, also as people and language models write them."""
+
+from __future__ import annotations
+
+import html
+import html.entities
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ffmpeg_ops.engine.subtitles.cue import Cue, Row, timed
+
+_CLOCK = r"[-−]?\s?\d{1,6}(?:\s?[:：.,，]\s?\d{1,9}){1,4}"
+_ARROW = r"(?:[-–—−]{1,3}\s?(?:>|&gt;)|=>|→)"
+_TIMES = re.compile(rf"\s*(?P<start>{_CLOCK})\s*(?P<arrow>{_ARROW}|[-–—−]+)\s*(?P<end>{_CLOCK})(?P<settings>\s.*)?$")
+_LOOKS_TIMED = re.compile(rf"\s*(?:{_CLOCK}\s*--?>|--?>\s*{_CLOCK}|[\d\s.,:;-]*\d\s*-->\s*\d[\d\s.,:;-]*$)")
+_PARTS = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+)(?:[.,](\d+)|:(\d{3}))?")
+_STANDARD_ARROW = re.compile(r"--\s?(?:>|&gt;)")
+_NUMBER = re.compile(r"\s*\d+\s*$")
+# No pattern may look past the next bracket of its kind, or a file of brackets alone would take quadratic time.
+_MARKUP = re.compile(
+    r"<(?:(?P<hours>\d{1,4}):)?(?P<minutes>\d{1,2}):(?P<seconds>\d{2})[.,](?P<millis>\d{3})>"  # when a word is spoken
+    r"|(?P<br><br[ \t]*/?>)"
+    r"|</?[a-z][a-z0-9]*(?:\.[^\s<>]*)?[ \t]*/?>|<[a-z][a-z0-9]*[ \t]+[a-z:-]+[ \t]*=[^<>\n]*>"
+    r"|<(?:v|c|lang)(?:\.[^\s<>]*)?[ \t][^<>\n]*>|<\d[\d:.,]*>"
+    r"|\{\\[^{}\n]*\}",  # not in any SRT standard, but players accept it
+    re.IGNORECASE,
+)
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|[a-z][a-z0-9]{1,31});", re.IGNORECASE)
+_ALIGNED = re.compile(r"\\an([1-9])")
+_LINE = re.compile(r"(?:^|\s)line:(-?\d{1,3}(?:\.\d{1,9})?)(%?)")
+_LINES = 18  # of a WebVTT frame
+_ROWS: tuple[Row, ...] = ("bottom", "middle", "top")
+
+
+@dataclass
+class _Block:
+    start_ms: int
+    end_ms: int
+    settings: str
+    lines: list[str] = field(default_factory=list)
+
+
+def is_timed_text(text: str) -> bool:
+    """Whether any line has the times of a cue, or tries to."""
+    lines = text.split("\n")
+    return any(_times(line) or _LOOKS_TIMED.match(line) for line in lines)
+
+
+def read(text: str, *, webvtt: bool) -> list[Cue]:
+    """The cues of an SRT or WebVTT file. Raises SyntaxError, with the line, for times that cannot be understood."""
+    return [_cue(block, webvtt=webvtt) for block in _blocks(text.split("\n"), webvtt=webvtt)]
+
+
+def _blocks(lines: list[str], *, webvtt: bool) -> Iterator[_Block]:
+    block: _Block | None = None
+    count = 0
+    for i, line in enumerate(lines):
+        alone = i == 0 or not lines[i - 1].strip() or bool(_NUMBER.match(lines[i - 1]))
+        times = _times(line, alone=alone)
+        if times is None and _LOOKS_TIMED.match(line):
+            raise SyntaxError(f"line {i + 1} has no valid cue times: {line.strip()[:60]}")
+        if times is None:
+            if block:
+                block.lines.append(line)
+            continue
+        if block:
+            _drop_number(block.lines, count + 1)
+            yield block
+        block, count = _Block(*times), count + 1
+    if block:
+        yield block
+
+
+def _drop_number(lines: list[str], number: int) -> None:
+    """Remove the number of the next cue, which may stand before an empty line, from the end of a cue's lines."""
+    apart = False
+    while lines and not lines[-1].strip():
+        lines.pop()
+        apart = True
+    if not lines or not _NUMBER.match(lines[-1]):
+        return
+    below_empty = len(lines) == 1 or not lines[-2].strip()
+    if not apart or (below_empty and (int(lines[-1]) in {number - 1, number} or len(lines) > 1)):
+        lines.pop()
+
+
+def _times(line: str, *, alone: bool = True) -> tuple[int, int, str] | None:
+    """Start, end and settings of a line with the times of a cue. A loose form counts only where a cue may begin."""
+    match = _TIMES.match(line)
+    if not match:
+        return None
+    start, end = _milliseconds(match["start"]), _milliseconds(match["end"])
+    if start is None or end is None:
+        return None
+    arrow = match["arrow"]
+    if not _STANDARD_ARROW.fullmatch(arrow) and not alone:
+        return None
+    if not re.search(r"[>;→]", arrow) and not re.search(r"[.,，]\s?\d{3}$", match["end"]):
+        return None  # 10:30 - 11:30 is more likely text
+    return start, end, match["settings"] or ""
+
+
+def _milliseconds(clock: str) -> int | None:
+    """The time on a clock; None when it cannot be understood, such as one that ends with the number of a frame."""
+    plain = re.sub(r"\s", "", clock).translate(str.maketrans("：，−", ":,-"))
+    match = _PARTS.fullmatch(plain.removeprefix("-"))
+    if not match or ":" not in plain:
+        return None
+    hours, minutes, seconds, fraction, millis = match.groups()
+    if millis and minutes is None:
+        return None
+    whole = (int(hours or 0) * 60 + int(minutes or 0)) * 60 + int(seconds)
+    total = whole * 1000 + (int(millis) if millis else round(float(f"0.{fraction or 0}") * 1000))
+    return -total if plain.startswith("-") else total
+
+
+def _cue(block: _Block, *, webvtt: bool) -> Cue:
+    lines = block.lines
+    if webvtt:
+        end = next((i for i, line in enumerate(lines) if not line.strip()), len(lines))
+        lines = lines[:end]
+    row: Row | None = _row_of_line(block.settings) if webvtt else None
+    pieces: list[tuple[int, str]] = [(block.start_ms, "")]
+    text, at = "\n".join(lines), 0
+    for match in _MARKUP.finditer(text):
+        _add(pieces, text[at : match.start()])
+        at = match.end()
+        if match["millis"]:
+            hours, minutes, seconds, millis = (
+                int(match[name] or 0) for name in ("hours", "minutes", "seconds", "millis")
+            )
+            pieces.append((((hours * 60 + minutes) * 60 + seconds) * 1000 + millis, ""))
+        elif match["br"]:
+            _add(pieces, "\n")
+        elif aligned := _ALIGNED.search(match[0]):
+            row = row or _ROWS[(int(aligned[1]) - 1) // 3]
+    _add(pieces, text[at:])
+    return timed(block.start_ms, block.end_ms, pieces, row)
+
+
+def _add(pieces: list[tuple[int, str]], text: str) -> None:
+    ms, before = pieces[-1]
+    pieces[-1] = (ms, before + _ENTITY.sub(_decoded, text))
+
+
+def _decoded(entity: re.Match[str]) -> str:
+    text = entity[0]
+    return html.unescape(text) if text[1] == "#" else html.entities.html5.get(text[1:], text)
+
+
+def _row_of_line(settings: str) -> Row | None:
+    """Where WebVTT's `line` puts a cue: a share of the height, or a number of lines from the top or the bottom."""
+    match = _LINE.search(settings)
+    if not match:
+        return None
+    value = float(match[1])
+    share = value / 100 if match[2] else value / _LINES + (match[1].startswith("-"))
+    return "top" if share < 1 / 3 else "middle" if share < 2 / 3 else "bottom"
