@@ -10,7 +10,7 @@ from pathlib import Path
 from ffmpeg_ops.engine import output
 from ffmpeg_ops.engine.encoders import Encoder
 from ffmpeg_ops.engine.inspect import MediaInfo, VideoStream, each_packet
-from ffmpeg_ops.engine.pixels import to_even, to_yuv420p
+from ffmpeg_ops.engine.pixels import to_one_size, to_yuv420p
 from ffmpeg_ops.operation import Work
 from wire.errors import AssetTooLarge
 
@@ -107,7 +107,7 @@ def encode(encoder: Encoder, info: MediaInfo, video: VideoStream, video_s: float
     # AVI's timestamps are guesses, but its rate is constant. No setpts for other formats: after it, FFmpeg 7 does not
     # know the frame rate, and so not how long the last frame lasts.
     on_time = [f"setpts=PTS-STARTPTS,fps={video.frame_rate}"] if _is_avi(info) else []
-    filters = [*on_time, *to_even(video), *to_yuv420p(video)]
+    filters = [*on_time, *to_one_size(video), *to_yuv420p(video)]
     if length_s > video_s:
         filters.append(f"tpad=stop_mode=clone:stop_duration={length_s - video_s:.6f}")
     ends: list[str] = []

@@ -10,7 +10,7 @@ from typing import Any
 from ffmpeg_ops.engine import ffmpeg, inspect, ladder, output
 from ffmpeg_ops.engine.encoders import Encoder
 from ffmpeg_ops.engine.encoding import Encoding
-from ffmpeg_ops.engine.pixels import even, to_even, to_yuv420p
+from ffmpeg_ops.engine.pixels import even, to_one_size, to_yuv420p
 from ffmpeg_ops.engine.subtitles import parse, timeline, words
 from ffmpeg_ops.engine.subtitles.ass_script import to_ass
 from ffmpeg_ops.engine.subtitles.cue import Cue
@@ -31,7 +31,7 @@ def filters(stream: inspect.VideoStream) -> list[str]:
     """FFmpeg's video filters. Captions come last: they are drawn in SDR whatever the video was."""
     width, height = shown_size(stream)
     shape = "" if stream.pixel_aspect == 1 else f":original_size={width}x{height}"
-    return [*to_even(stream), *to_yuv420p(stream), f"ass={SCRIPT}{shape}"]
+    return [*to_one_size(stream), *to_yuv420p(stream), f"ass={SCRIPT}{shape}"]
 
 
 def command(video: Path, info: inspect.MediaInfo, stream: inspect.VideoStream, encoder: Encoder) -> list[str]:

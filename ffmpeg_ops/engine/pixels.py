@@ -1,4 +1,4 @@
-"""Filters that prepare any video for encoding: even sides, 8-bit 4:2:0, limited range, SDR."""
+"""Filters that prepare any video for encoding: one size, even sides, 8-bit 4:2:0, limited range, SDR."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ def even(side: int) -> int:
     return side + side % 2
 
 
-def to_even(stream: VideoStream) -> list[str]:
-    """FFmpeg's filters that pad odd sides to even ones."""
-    return ["pad=ceil(iw/2)*2:ceil(ih/2)*2"] if stream.width % 2 or stream.height % 2 else []
+def to_one_size(stream: VideoStream) -> list[str]:
+    """FFmpeg's filters that fit frames of another size than the first into its size, and pad odd sides to even ones."""
+    return [
+        f"scale={stream.width}:{stream.height}:force_original_aspect_ratio=decrease",
+        f"pad={even(stream.width)}:{even(stream.height)}:trunc((ow-iw)/4)*2:trunc((oh-ih)/4)*2",
+    ]
 
 
 def to_yuv420p(stream: VideoStream) -> list[str]:

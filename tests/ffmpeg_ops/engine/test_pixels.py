@@ -79,3 +79,26 @@ def test_odd_sides_become_even(name: str, size: str, media: Media, work: VideoWo
     made = encoded(name, media.made(f"odd-{size}.mp4", f"{source} -c:v libx264 -pix_fmt yuv444p"), media, work)
     assert (made["width"], made["height"]) == (96, 64)
     assert np.ptp(frames(work.video)[0]) > 100
+
+
+@pytest.mark.parametrize("name", ["caption", "adicionaAudio"])
+def test_frames_of_another_size_are_fitted_into_the_first(name: str, media: Media, work: VideoWork) -> None:
+    """As screen shares and calls are recorded: white frames of 160x96, then of 96x160."""
+    parts = [
+        media.made(f"{size}.ivf", f"-f lavfi -i color=white:size={size}:rate=25:d=0.4 -c:v libvpx").read_bytes()
+        for size in ("160x96", "96x160")
+    ]
+    joined, rest = bytearray(parts[0]), parts[1][32:]
+    for i in range(10, 20):
+        size = int.from_bytes(rest[:4], "little")
+        joined += rest[:4] + i.to_bytes(8, "little") + rest[12 : 12 + size]
+        rest = rest[12 + size :]
+    (media.folder / "changing.ivf").write_bytes(joined)
+    video = media.made("changing.webm", "-i changing.ivf -c copy")
+    made = encoded(name, video, media, work)
+    assert (made["width"], made["height"]) == (160, 96)
+    shown = frames(work.video)
+    top = shown[:, :50]
+    assert top[5].mean() > 240, "the first size fills the picture"
+    columns = top[15].mean(axis=0) > 128
+    assert np.flatnonzero(columns)[[0, -1]] == pytest.approx([51, 108], abs=3), "96x160 becomes 58x96, in the middle"
