@@ -95,7 +95,7 @@ def _make(work: Work, params: Mapping[str, Any], sources: Sources) -> dict[str, 
     encoding = Encoding.of(params)
     if copied is not None:
         try:
-            return _copy(work, plan, *copied, encoding.max_bytes)
+            return _copy(work, plan, copied, encoding.max_bytes)
         except OutputTooLarge:
             if encoding.max_bytes is None:
                 raise
@@ -115,19 +115,30 @@ def _lengths(sources: Sources, params: Mapping[str, Any], work: Work) -> tuple[f
     return length_s, sound_end_s
 
 
-def _copied_video(
-    sources: Sources, length_s: float, encoding: Mapping[str, Any], work: Work
-) -> tuple[list[str], int | None] | None:
-    """Options that copy the video and how many packets that should give, if known; None where it must be encoded."""
-    shorter = sources.is_cut_by(length_s)
-    if "quality" in encoding or encoding.get("codec", sources.stream.codec) != sources.stream.codec:
+@dataclass(frozen=True)
+class Copied:
+    """How the video is copied."""
+
+    #: FFmpeg's options of the stream.
+    options: list[str]
+    #: How many packets that should give, None where it is unknown.
+    packets: int | None
+    #: How many of them are decoded only for others.
+    hidden: int = 0
+
+
+def _copied_video(sources: Sources, length_s: float, encoding: Mapping[str, Any], work: Work) -> Copied | None:
+    """How the video is copied; None where it must be encoded."""
+    stream = sources.stream
+    if "quality" in encoding or encoding.get("codec", stream.codec) != stream.codec:
         return None
-    if sources.is_extended_by(length_s) or not video_options.copyable(sources.info, sources.stream, shorter):
+    shorter = sources.is_cut_by(length_s) or sources.hides_frames
+    if sources.is_extended_by(length_s) or not video_options.copyable(sources.info, stream, shorter):
         return None
     if not shorter:
-        return video_options.copy(sources.stream), sources.header_frames
-    cut = video_options.cut(sources.packets_before(length_s, work), length_s - sources.frame_s / 2)
-    return video_options.copy(sources.stream, cut), cut.packets if cut else None
+        return Copied(video_options.copy(stream), sources.header_frames)
+    cut = video_options.cut(sources.packets_before(length_s, work), length_s, sources.slack_s)
+    return Copied(video_options.copy(stream, cut), cut.packets, cut.hidden)
 
 
 def _can_copy_sound(
@@ -163,18 +174,18 @@ def _graph(sources: Sources, params: Mapping[str, Any], length_s: float, sound_e
     return graph(sounds, params, filters.gain(measured, params["loudness"]))
 
 
-def _copy(work: Work, plan: Plan, options: list[str], frames: int | None, max_bytes: int | None) -> dict[str, Any]:
+def _copy(work: Work, plan: Plan, copied: Copied, max_bytes: int | None) -> dict[str, Any]:
     """Copy the video. With `max_bytes`, raises OutputTooLarge past it, and reports progress only on success."""
     sources = plan.sources
     trial = replace(ladder.limited(work, max_bytes), progress=lambda share: None) if max_bytes else work
-    encoded = ffmpeg.encode(plan.command(options, decoded=False), trial, length_s=plan.length_s)
+    encoded = ffmpeg.encode(plan.command(copied.options, decoded=False), trial, length_s=plan.length_s)
     work.progress(1.0)
     shown = plan.made_video(work, encoded)
-    _require(shown.packets, frames)
+    _require(shown.packets, copied.packets)
     decodable = sources.stream.width * sources.stream.height <= inspect.MAX_PICTURE
     if encoded.errors and decodable and not inspect.is_decodable(work.output("video"), work):
         raise output.damaged(0, shown.packets)
-    stream = replace(sources.stream, frames=shown.packets, duration_s=plan.length_s)
+    stream = replace(sources.stream, frames=shown.packets - copied.hidden, duration_s=plan.length_s)
     errors = sources.errors + encoded.errors
     made = replace(sources.info, video=stream)
     return output.stats(work, output.COPY, made, warnings=sources.warnings, errors=errors)

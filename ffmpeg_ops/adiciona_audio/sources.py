@@ -17,6 +17,8 @@ from wire.errors import AssetInvalid
 
 T = TypeVar("T")
 
+_LONG_FRAME_S = 0.04
+
 # Since FFmpeg 6, timestamps of these formats count from the first stream that is used.
 _COUNTED_FROM_USED_STREAMS = frozenset({"mpegts", "mpeg", "ogg"})
 
@@ -85,13 +87,23 @@ class Sources:
         """The number of frames in the header; None where it is unreliable: that of AVI includes empty packets."""
         return self.stream.frames if "mov" in self.info.formats else None
 
+    @property
+    def slack_s(self) -> float:
+        """How much two lengths of the video may differ: half a frame, of which a slideshow has long ones."""
+        return min(self.frame_s, _LONG_FRAME_S) / 2
+
+    @property
+    def hides_frames(self) -> bool:
+        """Whether an edit list shows less of the video than its packets hold."""
+        return (self.header_frames or 0) > self.video_s / self.frame_s + 2
+
     def is_extended_by(self, length_s: float) -> bool:
         """Whether an output of `length_s` lasts longer than the video."""
-        return length_s > self.video_s + self.frame_s / 2
+        return length_s > self.video_s + self.slack_s
 
     def is_cut_by(self, length_s: float) -> bool:
         """Whether an output of `length_s` ends before the video does."""
-        return length_s < self.video_s - self.frame_s / 2
+        return length_s < self.video_s - self.slack_s
 
     def sound_s(self, work: Work) -> float:
         """The decoded length of the new sound.

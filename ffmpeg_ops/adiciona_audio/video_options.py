@@ -33,12 +33,18 @@ class Cut:
 
     #: How many packets are copied.
     packets: int
-    #: When the first frame that is left out would be shown, in seconds.
+    #: How many of them are decoded only for others, because they are shown before the first frame.
+    hidden: int
+    #: How many of them are shown at the end or later.
+    late: int
+    #: When the last frame that is seen is shown, in seconds.
+    last_s: float
+    #: When that frame ends, and the output with it, in seconds.
     end_s: float
+    #: When the first frame that is left out would be shown, in seconds; `end_s` where there is none.
+    next_s: float
     #: The smallest distance between two frames, in seconds.
     gap_s: float
-    #: How many of the copied packets are shown at `end_s` or later.
-    late: int
 
 
 def packets(path: Path, stream: VideoStream, work: Work) -> list[Packet]:
@@ -79,16 +85,21 @@ def copy(video: VideoStream, upto: Cut | None = None) -> list[str]:
     if video.codec == "hevc":
         options += ["-tag:v", "hvc1"]  # Apple's players refuse the other tag
     if upto is not None:
-        filters = [f"noise=drop='gte(n,{upto.packets})'"]  # -frames:v would end the sound as well
-        if upto.late:
-            late = f"gte(PTS*TB,{upto.end_s - upto.gap_s / 2:.6f})"
-            rank = f"floor((PTS*TB-{upto.end_s:.6f})/{upto.gap_s:.6f}+0.25)"
-            pts = f"if({late},round({upto.end_s:.6f}/TB)+{rank},PTS)"
-            # FFmpeg 5.1 gives this filter the output's time base but timestamps in the input's: make both the same
-            options += ["-video_track_timescale", str(video.time_base.denominator)]
-            filters.append(f"setts=pts='{pts}':dts=DTS:duration='if({late},1,DURATION)'")
-        options += ["-bsf:v", ",".join(filters)]
+        late = f"gte(PTS*TB,{upto.next_s - upto.gap_s / 2:.6f})" if upto.late else "0"
+        rank = f"floor((PTS*TB-{upto.next_s:.6f})/{upto.gap_s:.6f}+0.25)"
+        end = f"round({upto.end_s:.6f}/TB)"
+        pts = f"if({late},{end}+{rank},PTS)"
+        last = f"gte(PTS*TB,{upto.last_s - upto.gap_s / 2:.6f})"
+        duration = f"if({late},1,if({last},{end}-PTS,DURATION))"
+        # -frames:v would end the sound as well
+        filters = [f"noise=drop='gte(n,{upto.packets})'", f"setts=pts='{pts}':dts=DTS:duration='{duration}'"]
+        options += [*_same_ticks(video), "-bsf:v", ",".join(filters)]
     return options
+
+
+def _same_ticks(video: VideoStream) -> list[str]:
+    """FFmpeg 5.1 gives `setts` the output's time base but timestamps in the input's: make both the same."""
+    return ["-video_track_timescale", str(video.time_base.denominator)]
 
 
 def encode(encoder: Encoder, info: MediaInfo, video: VideoStream, video_s: float, length_s: float) -> list[str]:
@@ -99,23 +110,34 @@ def encode(encoder: Encoder, info: MediaInfo, video: VideoStream, video_s: float
     filters = [*on_time, *to_even(video), *to_yuv420p(video)]
     if length_s > video_s:
         filters.append(f"tpad=stop_mode=clone:stop_duration={length_s - video_s:.6f}")
+    ends: list[str] = []
     if length_s != video_s:
         filters.append(f"trim=end={length_s:.6f}")
-    return ["-vf", ",".join(filters), "-fps_mode", "passthrough", *encoder.arguments]
+        # The last frame is shown until the end: `trim` keeps its whole length, which FFmpeg 5.1 does not even know.
+        # MP4 stores the duration of the last packet only.
+        last = f"setts=pts=PTS:dts=DTS:duration='max(1,round({length_s:.6f}/TB)-PTS)'"
+        ends = ["-enc_time_base:v", f"1/{video.time_base.denominator}", *_same_ticks(video), "-bsf:v", last]
+    return ["-vf", ",".join(filters), "-fps_mode", "passthrough", *encoder.arguments, *ends]
 
 
-def cut(packets: Sequence[Packet], end_s: float) -> Cut | None:
-    """The shortest run of packets that holds every frame shown before `end_s`; None when that is all of them.
+def cut(packets: Sequence[Packet], end_s: float, slack_s: float = 0.0) -> Cut:
+    """The shortest run of packets that holds every frame shown before `end_s`, by more than `slack_s`.
 
-    With B-frames the run also holds frames shown after the end, because others are decoded from them. `copy` moves
-    those to the very end, one tick each: they are not visible, no frame is missing, and the length is correct.
+    The last of those frames is shown until the end. With B-frames the run also holds frames shown after it, because
+    others are decoded from them. `copy` moves those to the very end, one tick each: they are not visible, no frame is
+    missing, and the length is correct.
     """
     first = next((i for i, packet in enumerate(packets) if packet.key), 0)  # FFmpeg copies from a key frame on
     packets = packets[first:]
-    count = max((i + 1 for i, packet in enumerate(packets) if packet.shown_s < end_s), default=1)
-    if count >= len(packets):
-        return None
+    until_s = end_s - slack_s
+    count = max((i + 1 for i, packet in enumerate(packets) if packet.shown_s < until_s), default=1)
     shown = sorted(packet.shown_s for packet in packets)
-    gap_s = min((b - a for a, b in pairwise(shown) if b > a), default=0.001)
-    late = sum(packet.shown_s >= end_s for packet in packets[:count])
-    return Cut(count, next((s for s in shown if s >= end_s), end_s), gap_s, late)
+    return Cut(
+        packets=count,
+        hidden=sum(packet.shown_s < -slack_s for packet in packets[:count]),
+        late=sum(packet.shown_s >= until_s for packet in packets[:count]),
+        last_s=max((s for s in shown if s < until_s), default=0.0),
+        end_s=end_s,
+        next_s=next((s for s in shown if s >= until_s), end_s),
+        gap_s=min((b - a for a, b in pairwise(shown) if b > a), default=0.001),
+    )

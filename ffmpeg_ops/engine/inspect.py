@@ -141,6 +141,9 @@ def video_asset(path: Path, name: str, work: Work) -> tuple[MediaInfo, VideoStre
         raise AssetInvalid(f"{name}: the video cannot be decoded.")
     if video.duration_s is None:  # Matroska states the length of the longest stream, a live recording none
         video = replace(video, duration_s=_measured_s(path, name, info, video.index, work))
+    elif _may_end_later(info, video):
+        measured_s = _measured_s(path, name, info, video.index, work) or 0
+        video = replace(video, duration_s=max(video.duration_s, measured_s))
     if max(video.duration_s or 0, info.duration_s or 0) > ffmpeg.MAX_LENGTH_S:
         raise AssetTooLarge(f"{name}: the video is longer than {ffmpeg.MAX_LENGTH_S // 3600} hours.")
     return info, video
@@ -221,6 +224,17 @@ def _asset(path: Path, name: str, wanted: str, work: Work) -> MediaInfo:
     if info.audio is not None and info.audio.sample_rate not in SOUND_RATES:
         raise AssetInvalid(f"{name}: a sample rate of {info.audio.sample_rate} Hz is not supported.")
     return info
+
+
+def _may_end_later(info: MediaInfo, video: VideoStream) -> bool:
+    """Whether the header's length may leave out a long last frame: in MP4 it is the sum of the decoding times.
+
+    A video of which an edit list hides frames is as long as the header says.
+    """
+    if not video.duration_s or not info.duration_s or not video.reordered or "mov" not in info.formats:
+        return False
+    hides_frames = (video.frames or 0) > video.duration_s * video.frame_rate + 2
+    return info.duration_s > video.duration_s + _ROUNDING_S and not hides_frames
 
 
 def _measured_s(path: Path, name: str, info: MediaInfo, index: int, work: Work) -> float | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 
 from ffmpeg_ops.adiciona_audio.video_options import Cut, Packet, cut
 from tests.ffmpeg_ops.adiciona_audio.listen import add, length_s
-from tests.ffmpeg_ops.media import Media, VideoWork, ffmpeg, frame_count, frames, stream
+from tests.ffmpeg_ops.media import Media, VideoWork, ffmpeg, frame_count, frames, psnr, stream
 
 slow = partial(pytest.param, marks=pytest.mark.slow)
 B_FRAMES = "-c:v libx264 -preset veryfast -bf 3 -x264-params b-adapt=0:b-pyramid=normal:keyint=50 -pix_fmt yuv420p"
@@ -49,12 +51,19 @@ def test_a_stream_with_b_frames_is_cut_at_any_frame(count: int, container: str, 
 def test_a_cut_keeps_every_packet_needed_before_it() -> None:
     order = [(0, True), (4, False), (2, False), (1, False), (3, False), (8, False), (6, False), (5, False)]
     packets = [Packet(float(pts), key) for pts, key in order]
-    assert cut(packets, 9) is None
-    assert cut(packets, 4.5) == Cut(5, 5, 1, 0)
-    assert cut(packets, 1.5) == Cut(4, 2, 1, 2)
-    assert cut(packets, 0.5) == Cut(1, 1, 1, 0)
-    assert cut(packets, 0) == Cut(1, 0, 1, 1)
-    assert cut([Packet(-1.0, False), *packets], 4.5) == Cut(5, 5, 1, 0), "FFmpeg begins at the first key frame"
+
+    def numbers(found: Cut) -> tuple[float, ...]:
+        return (found.packets, found.late, found.last_s, found.end_s, found.next_s)
+
+    assert cut(packets, 9).gap_s == 1
+    assert numbers(cut(packets, 9)) == (8, 0, 8, 9, 9)
+    assert numbers(cut(packets, 4.5)) == (5, 0, 4, 4.5, 5)
+    assert numbers(cut(packets, 1.5)) == (4, 2, 1, 1.5, 2)
+    assert numbers(cut(packets, 2.5, 0.6)) == (4, 2, 1, 2.5, 2), "a frame at the end is left out"
+    assert numbers(cut(packets, 0.5)) == (1, 0, 0, 0.5, 1)
+    assert numbers(cut(packets, 0)) == (1, 1, 0, 0, 0)
+    assert cut([Packet(-1.0, False), *packets], 4.5) == cut(packets, 4.5), "FFmpeg begins at the first key frame"
+    assert cut([Packet(-1.0, True), *packets], 4.5).hidden == 1
 
 
 def test_the_last_frame_is_held_under_a_longer_sound(media: Media, work: VideoWork) -> None:
@@ -107,3 +116,73 @@ def test_other_containers(
     assert frame_count(work.video) == pytest.approx(seconds * 25, abs=4 if params else 1)
     assert float(stream(work.video, "video")["duration"]) == pytest.approx(seconds, abs=0.042)
     assert length_s(work.video) == pytest.approx(seconds, abs=0.02)
+
+
+def clip(media: Media, name: str, options: str, start_s: float, seconds: float) -> Path:
+    """A film of eight seconds of which an edit list shows a part, as phones trim without encoding."""
+    source = f"-f lavfi -i testsrc2=size=96x64:rate=25:d=8 {options}"
+    content = bytearray(media.made(f"whole-{name}.mp4", source).read_bytes())
+    ticks = int.from_bytes(content[(at := content.index(b"mdhd") + 16) : at + 4])
+    at = content.index(b"elst") + 12
+    first = int.from_bytes(content[at + 4 : at + 8])  # of the first frame, after the encoder's delay
+    struct.pack_into(">II", content, at, round(seconds * 1000), first + round(start_s * ticks))
+    path = media.folder / f"{name}-{start_s}-{seconds}.mp4"
+    path.write_bytes(content)
+    return path
+
+
+PLAIN = "-c:v libx264 -preset ultrafast -pix_fmt yuv420p"
+
+
+@pytest.mark.parametrize("start_s", [0.0, 3.0, 3.2, 6.0])
+@pytest.mark.parametrize("name", ["one-key", "b-frames"])
+def test_only_what_an_edit_list_shows_is_used(name: str, start_s: float, media: Media, work: VideoWork) -> None:
+    options = f"{PLAIN} -g 250" if name == "one-key" else f"{B_FRAMES} -g 25"
+    video = clip(media, name, options, start_s, 2.0)
+    stats = add(work, video, media.tone(1.0))
+    assert (stats["encoder"], stats["duration_s"]) == ("copy", 2.0)
+    assert stats["frames"] == frame_count(work.video) == pytest.approx(50, abs=4)
+    assert np.array_equal(frames(work.video)[:50], frames(video)[:50])
+    assert float(stream(work.video, "video")["duration"]) == pytest.approx(2.0, abs=0.002)
+    assert length_s(work.video) == pytest.approx(2.0, abs=0.02)
+
+
+@pytest.mark.parametrize("params", [{"length": "shortest"}, {"encoding": {"quality": "low"}}], ids=["cut", "encoded"])
+def test_what_an_edit_list_hides_stays_hidden(params: dict[str, Any], media: Media, work: VideoWork) -> None:
+    video = clip(media, "one-key", f"{PLAIN} -g 250", 3.0, 2.0)
+    stats = add(work, video, media.tone(1.0), **params)
+    seconds = 1 if "length" in params else 2
+    assert stats["frames"] == frame_count(work.video) == pytest.approx(25 * seconds, abs=1)
+    assert psnr(frames(work.video)[:25], frames(video)[:25]) > 25
+
+
+def slideshow(media: Media, name: str) -> Path:
+    """A second in motion, then a still of four seconds."""
+    source = "-f lavfi -i testsrc2=size=96x64:rate=25:d=5 -vf select='lt(t\\,1)+gte(t\\,4.96)' -fps_mode vfr"
+    codec = "libvpx -deadline realtime -cpu-used 8" if name.endswith("webm") else "libx264 -pix_fmt yuv420p"
+    return media.made(name, f"{source} -c:v {codec}")
+
+
+@pytest.mark.parametrize("name", ["slides.mp4", "slides.mkv", "slides.webm"])
+@pytest.mark.parametrize(
+    ("seconds", "params"),
+    [(2.0, {}), (2.3, {"encoding": {"quality": "low"}}), (0.5, {}), (4.5, {"start": 0.1}), (7.0, {})],
+)
+def test_the_picture_ends_with_the_sound_inside_a_long_frame(
+    name: str, seconds: float, params: dict[str, Any], media: Media, work: VideoWork
+) -> None:
+    length = seconds + params.get("start", 0)
+    stats = add(work, slideshow(media, name), media.tone(seconds), length="audio", **params)
+    assert stats["duration_s"] == pytest.approx(length, abs=0.02)
+    assert float(stream(work.video, "video")["duration"]) == pytest.approx(length, abs=0.02)
+    assert length_s(work.video) == pytest.approx(length, abs=0.02)
+
+
+@pytest.mark.parametrize("rate", ["1/4", "1"])
+@pytest.mark.parametrize("seconds", [0.5, 2.3, 6.5])
+def test_slow_frames_end_with_the_sound(rate: str, seconds: float, media: Media, work: VideoWork) -> None:
+    video = media.made(f"slow-{rate[-1]}.mp4", f"-f lavfi -i testsrc2=size=96x64:rate={rate}:d=4 {PLAIN}")
+    for more in ({}, {"encoding": {"quality": "low"}}):
+        stats = add(work, video, media.tone(seconds), length="audio", **more)
+        assert stats["duration_s"] == pytest.approx(seconds, abs=0.02)
+        assert float(stream(work.video, "video")["duration"]) == pytest.approx(seconds, abs=0.02)
