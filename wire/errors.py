@@ -11,7 +11,7 @@
     │   │   ├── WorkerOutdated      WorkerLost        WorkerError      WorkerDiskFull
     │   │   ├── EncodeFailed        GatewayUnreachable    UploadFailed     StorageFull
     │   │   ├── OutputMissing       OutputInvalid
-    │   │   ├── EncoderUnavailable  SubmitUnconfirmed     ClaimTimeout
+    │   │   ├── EncoderUnavailable, EncoderUnsuitable     SubmitUnconfirmed     ClaimTimeout
     │   │   └── ProviderUnreachable     StorageUnreachable
     │   └── Stopped                 the attempt is no longer wanted
     │       └── Superseded          Cancelled
@@ -154,6 +154,10 @@ class EncodeFailed(WorkerFault, code="encode_failed"):
 
 class EncoderUnavailable(WorkerFault, code="encoder_unavailable"):
     """The worker has no working encoder for the codec, or only the CPU's where a GPU is required."""
+
+
+class EncoderUnsuitable(EncoderUnavailable, code="encoder_unsuitable"):
+    """The worker's GPU does not encode this job: its chip lacks the codec, or all its encoder sessions are in use."""
 
 
 class GatewayUnreachable(WorkerFault, code="gateway_unreachable"):

@@ -15,7 +15,7 @@ from ffmpeg_ops.engine.encoder_errors import Blame, Failure
 from ffmpeg_ops.engine.encoders import LADDERS, Encoder
 from ffmpeg_ops.engine.encoding import QUALITIES, Encoding
 from ffmpeg_ops.operation import Work
-from wire.errors import AssetInvalid, EncodeFailed, EncoderUnavailable, OutputTooLarge
+from wire.errors import AssetInvalid, EncodeFailed, EncoderUnsuitable, OutputTooLarge
 
 log = structlog.get_logger(__name__)
 
@@ -127,10 +127,10 @@ class _Failed:
         self.note(encoder, failure)
 
     def note(self, encoder: Encoder, failure: Failure) -> None:
-        """Raises EncoderUnavailable if a GPU is required and the picture is not to blame; NoEncoder if the host is."""
+        """Raises NoEncoder if a GPU is required and the host is to blame, EncoderUnsuitable if chip or load are."""
         self._failures.append((encoder, failure))
         if encoder.device == "gpu" and self._work.requires_gpu and failure.blame is not Blame.MEDIA:
-            error = probe.NoEncoder if failure.blame is Blame.HOST else EncoderUnavailable
+            error = probe.NoEncoder if failure.blame is Blame.HOST else EncoderUnsuitable
             raise error(f"The GPU does not encode: {failure.reason}.")
 
     def encodes(self, encoder: Encoder) -> bool:

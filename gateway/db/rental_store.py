@@ -16,7 +16,7 @@ from gateway.db.transaction import StaleLease, Transaction
 from gateway.domain import ids
 from gateway.domain.attempts import ENDED, Attempt, AttemptState
 from gateway.domain.rentals import ORPHAN, OVER, FleetState, Rental, Stage, rental_of
-from wire.errors import EncoderUnavailable
+from wire.errors import EncoderUnavailable, EncoderUnsuitable
 
 
 class Rentals:
@@ -169,7 +169,8 @@ def bound(tx: Transaction, provider: str) -> list[Attempt]:
 
 def refused(tx: Transaction, job_id: str) -> set[str]:
     """Ids of the rentals that had no encoder for the job."""
-    had_none = sa.and_(attempts.c.job_id == job_id, attempts.c.error_code == EncoderUnavailable.code)
+    codes = (EncoderUnavailable.code, EncoderUnsuitable.code)
+    had_none = sa.and_(attempts.c.job_id == job_id, attempts.c.error_code.in_(codes))
     return {rental_of(row[0]) for row in tx.connection.execute(sa.select(attempts.c.remote_id).where(had_none))}
 
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from gateway.domain.attempts import Attempt
 from gateway.providers.base import NoCapacity, Provider, Unavailable
-from wire.errors import EncoderUnavailable, WorkerOutdated
+from wire.errors import EncoderUnavailable, EncoderUnsuitable, WorkerOutdated
 
 # Error codes of an attempt after which the next provider is tried.
-_ASK_NEXT = frozenset({NoCapacity.code, Unavailable.code, WorkerOutdated.code, EncoderUnavailable.code})
+_ASK_NEXT = frozenset(
+    error.code for error in (NoCapacity, Unavailable, WorkerOutdated, EncoderUnavailable, EncoderUnsuitable)
+)
 
 
 def next_provider(names: Sequence[str], previous: Attempt | None) -> str:

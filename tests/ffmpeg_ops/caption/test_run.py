@@ -14,7 +14,7 @@ from ffmpeg_ops.engine import probe
 from ffmpeg_ops.engine.subtitles.parse import parse_file
 from ffmpeg_ops.engine.subtitles.style import look
 from ffmpeg_ops.operation import Work
-from tests.ffmpeg_ops.media import Frames, Media, VideoWork, ffmpeg, frames, run, stream
+from tests.ffmpeg_ops.media import Frames, Media, VideoWork, ffmpeg, frame_times, frames, run, stream
 from wire.errors import AssetInvalid
 
 FPS = 25
@@ -147,6 +147,45 @@ def test_a_cue_stays_where_the_file_places_it_unless_a_position_is_set(
         run("caption", work, {"subtitles": text, "style": style}, url_video=media.gray("160x90", 0.2))
         rows = np.flatnonzero(drawn(frames(work.video))[2].any(axis=1))
         assert rows.max() < 45 if upper else rows.min() > 45
+
+
+GRAY = "-f lavfi -i color=gray:size=160x90:rate={rate}:duration={seconds} -f lavfi -i sine=duration=8 -pix_fmt yuv420p"
+SLIDES = [(0.2, 0.9, "a"), (1.2, 1.9, "b"), (2.5, 4.4, "c"), (7.2, 7.8, "d")]
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "seconds"),
+    [
+        ("slow.mp4", "1", 8),
+        ("slower.mkv", "1/4", 8),
+        ("still.mp4", "25", 0.04),
+        ("short.mp4", "25", 6),
+    ],
+)
+def test_captions_are_seen_where_the_video_has_no_frames(
+    name: str, rate: str, seconds: float, media: Media, work: VideoWork
+) -> None:
+    """Slide shows, a podcast with one still, sound that goes on: each cue is drawn within a frame of its times."""
+    video = media.made(name, GRAY.format(rate=rate, seconds=seconds))
+    run_on(work, video, srt(*SLIDES))
+    times, shown = frame_times(work.video), drawn(frames(work.video)).any(axis=(1, 2))
+    assert len(times) == len(shown) and set(np.round(frame_times(video), 2)) <= set(np.round(times, 2))
+    for time, text in zip(times, shown, strict=True):
+        assert bool(text) is any(a <= time + 0.001 < b for a, b, _ in SLIDES), time
+    for a, b, _ in SLIDES:
+        assert any(a <= time < a + 0.05 for time in times) and any(b <= time < b + 0.05 for time in times)
+    assert float(stream(work.video, "video")["duration"]) == pytest.approx(8, abs=0.1)
+
+
+def test_a_sparse_video_that_is_cut_off_is_still_refused(media: Media, work: VideoWork) -> None:
+    """The frames that are added do not count as its own."""
+    source = (
+        "-f lavfi -i testsrc2=size=96x64:rate=1:duration=60 -c:v libx264 -g 1 -pix_fmt yuv420p -movflags +faststart"
+    )
+    whole = media.made("cut-slow.mp4", source)
+    (cut := work.directory / "asset-url_video").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(AssetInvalid, match="damaged or cut off"):
+        run_on(work, cut)
 
 
 def test_what_was_guessed_is_in_the_warnings(media: Media, work: VideoWork) -> None:

@@ -18,7 +18,7 @@ from tests.emulators.nvenc import Driver
 from tests.ffmpeg_ops.media import Media, frame_count, frame_times, psnr, run, stream
 from tests.ffmpeg_ops.media import frames as shown_frames
 from wire.envelope import Limits
-from wire.errors import EncoderUnavailable
+from wire.errors import EncoderUnavailable, EncoderUnsuitable
 
 pytestmark = [
     pytest.mark.slow,
@@ -154,7 +154,7 @@ def test_a_chip_without_the_codec_is_not_to_blame(nvenc: Driver, work: Work, pho
     stats = shot(work, photo, codec="av1")
     on_the_cpu(stats, work, "this GPU does not encode the codec", encoder="libsvtav1")
     assert "gpu_failure" not in stats, "a rented machine is kept for other codecs"
-    with pytest.raises(EncoderUnavailable, match="does not encode the codec"):
+    with pytest.raises(EncoderUnsuitable, match="does not encode the codec"):
         shot(replace(work, requires_gpu=True), photo, codec="av1")
 
 

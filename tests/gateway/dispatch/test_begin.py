@@ -16,7 +16,7 @@ from gateway.providers.base import Accepted, Ambiguous, NoCapacity, NotYet, Phas
 from gateway.settings import Settings
 from tests.gateway.conftest import PARAMS, SECRET_KEY, START_MS, Gateway, JobFactory, Wire, on_every_database, video_key
 from wire.envelope import parse_job_input
-from wire.errors import EncodeFailed, EncoderUnavailable, WorkerOutdated
+from wire.errors import EncodeFailed, EncoderUnavailable, EncoderUnsuitable, WorkerOutdated
 
 
 @on_every_database
@@ -65,6 +65,7 @@ def test_the_chain_wraps_round_with_back_off_up_to_the_queue_limit(two: Gateway)
         ("submit", Ambiguous("500"), "two", 2),
         ("poll", Remote(Phase.FAILED, error=WorkerOutdated()), "two", 2),
         ("poll", Remote(Phase.FAILED, error=EncoderUnavailable()), "two", 1),
+        ("poll", Remote(Phase.FAILED, error=EncoderUnsuitable()), "two", 1),
         ("poll", Remote(Phase.FAILED, error=EncodeFailed()), "one", 2),
     ],
 )

@@ -14,7 +14,7 @@ from gateway.providers.base import Accepted, NotYet, Phase
 from tests.gateway.conftest import new_attempt
 from tests.gateway.providers.vast_scene import Scene
 from tests.servers import eventually
-from wire.errors import EncoderUnavailable
+from wire.errors import EncoderUnavailable, EncoderUnsuitable, JobError
 
 
 def test_a_job_gets_a_machine_which_goes_when_no_job_needs_it(scene: Scene) -> None:
@@ -118,12 +118,13 @@ def test_a_machine_whose_gpu_does_not_encode_finishes_its_jobs_gets_no_other_and
     assert (gone.stage in OVER, gone.code, gone.reason) == (True, "encoder_unavailable", "its GPU does not encode")
 
 
-def test_a_job_does_not_return_to_a_machine_that_had_no_encoder_for_it(scene: Scene) -> None:
+@pytest.mark.parametrize("error", [EncoderUnavailable, EncoderUnsuitable])
+def test_a_job_does_not_return_to_a_machine_that_had_no_encoder_for_it(scene: Scene, error: type[JobError]) -> None:
     """Its retry may come before the fleet manager has looked at the machine."""
     ready = scene.ready()
     attempt = scene.accepted()
     scene.vast.advance(30)  # the worker has a free place again
-    scene._save(attempt, state=AttemptState.FAILED, error_code=EncoderUnavailable.code)
+    scene._save(attempt, state=AttemptState.FAILED, error_code=error.code)
     with scene.store.transaction() as tx:
         job = tx.job(attempt.job_id)
         assert job is not None
@@ -132,6 +133,8 @@ def test_a_job_does_not_return_to_a_machine_that_had_no_encoder_for_it(scene: Sc
         tx.save_job(replace(job, attempt_id=again.id))
     assert isinstance(scene.submit(again), NotYet)
     assert ready.has(scene.fresh(scene.accepted()).remote_id), "another job may go there"
+    scene.round()
+    assert (scene.rows.get(ready.id).code is None) is (error is EncoderUnsuitable)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(("codes", "goes"), [
