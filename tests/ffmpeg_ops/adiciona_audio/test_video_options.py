@@ -29,8 +29,9 @@ def times(work: VideoWork) -> list[tuple[float, float]]:
     return [(int(row[1]) * tick, int(row[2]) * tick) for row in rows]
 
 
-@pytest.mark.parametrize("container", ["mp4", slow("mkv"), "ts"])
-@pytest.mark.parametrize("count", [1, slow(6), 7, 49])
+@pytest.mark.slow
+@pytest.mark.parametrize("container", ["mp4", "mkv", "ts"])
+@pytest.mark.parametrize("count", [1, 6, 7, 49])
 def test_a_stream_with_b_frames_is_cut_at_any_frame(count: int, container: str, media: Media, work: VideoWork) -> None:
     video = media.made(f"b.{container}", f"-f lavfi -i testsrc2=size=96x64:rate=25:d=2 {B_FRAMES}")
     stats = add(work, video, media.tone(count / 25), length="shortest")
@@ -134,6 +135,7 @@ def clip(media: Media, name: str, options: str, start_s: float, seconds: float) 
 PLAIN = "-c:v libx264 -preset ultrafast -pix_fmt yuv420p"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start_s", [0.0, 3.0, 3.2, 6.0])
 @pytest.mark.parametrize("name", ["one-key", "b-frames"])
 def test_only_what_an_edit_list_shows_is_used(name: str, start_s: float, media: Media, work: VideoWork) -> None:
@@ -163,6 +165,7 @@ def slideshow(media: Media, name: str) -> Path:
     return media.made(name, f"{source} -c:v {codec}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["slides.mp4", "slides.mkv", "slides.webm"])
 @pytest.mark.parametrize(
     ("seconds", "params"),
@@ -178,6 +181,7 @@ def test_the_picture_ends_with_the_sound_inside_a_long_frame(
     assert length_s(work.video) == pytest.approx(length, abs=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", ["1/4", "1"])
 @pytest.mark.parametrize("seconds", [0.5, 2.3, 6.5])
 def test_slow_frames_end_with_the_sound(rate: str, seconds: float, media: Media, work: VideoWork) -> None:

@@ -53,6 +53,7 @@ def test_full_range_becomes_limited_with_the_same_colours(name: str, media: Medi
     assert name != "caption" or pictures.max() >= 253, "captions are white"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pixels", ["yuv422p10le", "yuv444p", "yuv422p", "gray"])
 @pytest.mark.parametrize("name", ["caption", "adicionaAudio"])
 def test_other_depths_and_samplings_keep_their_levels(name: str, pixels: str, media: Media, work: VideoWork) -> None:
