@@ -8,6 +8,7 @@ import resource
 import subprocess
 import threading
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,8 @@ def _run(raw: dict[str, Any], settings: Settings, timeout_s: int) -> Outcome:
 
 
 def _files() -> int:
-    gc.collect()  # rarely, a download that ends with its attempt leaves its connection to the collector
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        gc.collect()  # rarely, a download that ends with its attempt leaves its connection to the collector
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
