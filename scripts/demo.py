@@ -49,20 +49,23 @@ def main() -> int:
     parser.add_argument(
         "--fail", choices=["runpod"], help="RunPod accepts no job, so that Vast.ai does them; with --cloud"
     )
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help=f"for videos and logs (default: {OUTPUT.name})")
     chosen = parser.parse_args()
     if chosen.fail and not chosen.cloud:
         parser.error("--fail needs --cloud")
     way = (_fallback if chosen.fail else _cloud) if chosen.cloud else _laptop
     console = Console(highlight=False, soft_wrap=True)
-    shutil.rmtree(OUTPUT, ignore_errors=True)
-    OUTPUT.mkdir()
+    if not chosen.output:
+        shutil.rmtree(OUTPUT, ignore_errors=True)
+    output: Path = chosen.output or OUTPUT
+    output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="reelay-demo-") as data:
         try:
-            with way(Path(data), console) as stack:
-                _run(stack, console)
+            with way(Path(data), output / "logs", console) as stack:
+                _run(stack, output, console)
         except (StackError, DemoError, ApiError, requests.RequestException) as error:
             console.print(f"The demo failed: {error}", markup=False)
-            console.print(f"Logs are in {OUTPUT / 'logs'}.")
+            console.print(f"Logs are in {output / 'logs'}.")
             return 1
         except KeyboardInterrupt:
             console.print("Stopped.")
@@ -72,21 +75,21 @@ def main() -> int:
 
 
 @contextmanager
-def _laptop(data: Path, console: Console) -> Iterator[Stack]:
-    with Stack(data, OUTPUT / "logs") as stack:
+def _laptop(data: Path, logs: Path, console: Console) -> Iterator[Stack]:
+    with Stack(data, logs) as stack:
         console.print(f"Gateway at {stack.url}, worker at port {stack.worker_port}.")
         yield stack
 
 
 @contextmanager
-def _cloud(data: Path, console: Console) -> Iterator[Stack]:
+def _cloud(data: Path, logs: Path, console: Console) -> Iterator[Stack]:
     from tests.emulators.runpod import Config, Emulator
 
     port = free_port()
     env = {"FETCH_ALLOW_ORIGINS": f"http://127.0.0.1:{port}", "RUNPOD_GPU_NAME": "NVIDIA+L4"}
     with (
-        Emulator(Config(env=env, home=OUTPUT / "logs" / "runpod")) as runpod,
-        Stack(data, OUTPUT / "logs", port=port, environ=runpod.gateway_environ) as stack,
+        Emulator(Config(env=env, home=logs / "runpod")) as runpod,
+        Stack(data, logs, port=port, environ=runpod.gateway_environ) as stack,
     ):
         console.print(f"Gateway at {stack.url}, stand-in for RunPod at {runpod.endpoint_url}.")
         console.print("Its workers start when there is work, with a cold start of three seconds.")
@@ -96,19 +99,19 @@ def _cloud(data: Path, console: Console) -> Iterator[Stack]:
 
 
 @contextmanager
-def _fallback(data: Path, console: Console) -> Iterator[Stack]:
+def _fallback(data: Path, logs: Path, console: Console) -> Iterator[Stack]:
     from tests.emulators import runpod, vast
 
     port = free_port()
     env = {"FETCH_ALLOW_ORIGINS": f"http://127.0.0.1:{port}"}
     with (
-        runpod.Emulator(runpod.Config(home=OUTPUT / "logs" / "runpod")) as first,
-        vast.Emulator(vast.Config(env=env, home=OUTPUT / "logs" / "vast", boot_s=BOOT_S)) as second,
+        runpod.Emulator(runpod.Config(home=logs / "runpod")) as first,
+        vast.Emulator(vast.Config(env=env, home=logs / "vast", boot_s=BOOT_S)) as second,
     ):
         first.inject("status", "run", status=402, times=None)
         rented = {"PROVIDERS": "runpod,vast", "VAST_IDLE_TIMEOUT": str(IDLE_S)}
         environ = {**first.gateway_environ, **second.gateway_environ, **rented}
-        with Stack(data, OUTPUT / "logs", port=port, environ=environ) as stack:
+        with Stack(data, logs, port=port, environ=environ) as stack:
             console.print(f"Gateway at {stack.url}, stand-ins for RunPod at {first.url} and Vast.ai at {second.url}.")
             console.print(f"RunPod refuses for lack of payment. A machine at Vast.ai takes {BOOT_S} s to boot.")
             yield stack
@@ -127,13 +130,13 @@ def _await_end(vast: vast.Emulator) -> None:
         time.sleep(0.2)
 
 
-def _run(stack: Stack, console: Console) -> None:
+def _run(stack: Stack, output: Path, console: Console) -> None:
     client = Client(stack.url, stack.api_key)
     try:
         jobs = {operation: client.submit(operation, _uploaded(client, params)) for operation, params in JOBS.items()}
         finished = _follow(client, stack, jobs, console)
         for operation, job in finished.items():
-            _save(client, operation, job, console)
+            _save(client, job, output / f"{operation}.mp4", console)
     finally:
         client.close()
 
@@ -186,18 +189,19 @@ def _show(progress: Progress, bar: TaskID, job: dict[str, Any], console: Console
         progress.stop_task(bar)
 
 
-def _save(client: Client, operation: str, job: dict[str, Any], console: Console) -> None:
+def _save(client: Client, job: dict[str, Any], path: Path, console: Console) -> None:
+    operation = job["operation"]
     if job["status"] != "completed":
         error = job.get("error", {})
         raise DemoError(f"{operation} ended as {job['status']}: {error.get('code')}: {error.get('message')}")
-    path = OUTPUT / f"{operation}.mp4"
     client.download(job["video_url"], path)
     stats = job["stats"]
     if path.stat().st_size != stats["size_bytes"]:
         raise DemoError(f"{operation}: {path.stat().st_size} bytes were downloaded, {stats['size_bytes']} were made")
     cost = f", ${stats['cost_usd']:.6f} and at most ${stats['idle_cost_usd']:.6f} idle" if stats["cost_usd"] else ""
+    shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
     console.print(
-        f"{path.relative_to(ROOT)}: {stats['duration_s']:.2f} s of {stats['width']}x{stats['height']} video"
+        f"{shown}: {stats['duration_s']:.2f} s of {stats['width']}x{stats['height']} video"
         f" in {stats['processing_s']:.2f} s, encoder {stats['encoder']} ({stats['device']}),"
         f" {stats['size_bytes'] / 1e6:.2f} MB{cost}\n  {job['video_url']}",
         markup=False,

@@ -16,7 +16,8 @@ STATEMENT_S = 15
 BUSY_S = 10
 # Maximum number of SQLite connections: more are not faster, and each keeps schema, statements and cache in memory.
 MAX_CONNECTIONS, STATEMENTS, CACHE_KB = 8, 32, 256
-WRITES = "reelay.writes"  # key in a connection's `info`: its next transaction will write
+# Keys in a connection's `info`: its next transaction will write; it has read a damaged page.
+WRITES, DAMAGED = "reelay.writes", "reelay.damaged"
 # How long a process that froze inside a transaction keeps its locks, and how long to wait for a silent server.
 IDLE_S = 30
 
@@ -75,11 +76,21 @@ def _sqlite(url: str, pool: Mapping[str, Any], may_create: bool) -> sa.Engine:
         connection.execute(f"PRAGMA cache_size=-{CACHE_KB}")
         record.info["file"] = _file(path)
 
+    @sa.event.listens_for(engine, "handle_error")
+    def _note_damage(context: Any) -> None:
+        # Only a damaged file raises the base class.
+        if type(context.original_exception) is sqlite3.DatabaseError and context.connection is not None:
+            context.connection.info[DAMAGED] = True
+
     @sa.event.listens_for(engine, "checkout")
-    def _same_file(connection: Any, record: Any, _: Any) -> None:
+    def _usable(connection: Any, record: Any, _: Any) -> None:
         # SQLite would keep writing to a file that was moved or removed, and the data would be lost.
         if _file(path) != record.info["file"]:
             raise sa.exc.DisconnectionError("the database file was replaced by another one")
+        # Its cache would serve the damaged page until the next commit, even if the file has been repaired. Closing the
+        # connection would not do: the last one that closes writes the WAL into the damaged file and removes it.
+        if record.info.pop(DAMAGED, False):
+            connection.execute("PRAGMA shrink_memory")
 
     # Replaced, because an event handler would take a third of the time of every read.
     engine.dialect.do_begin = _begin  # type: ignore[method-assign]

@@ -40,7 +40,8 @@ def listens(port: int) -> bool:
 
 def test_the_demo_exits_non_zero_with_the_reason_when_a_job_fails(tmp_path: Path) -> None:
     environ = {**os.environ, "PATH": tools(tmp_path, "setpriv")}
-    demo = subprocess.run([sys.executable, "-m", "scripts.demo"], cwd=ROOT, env=environ, capture_output=True, text=True)
+    command = [sys.executable, "-m", "scripts.demo", "--output", str(tmp_path / "videos")]
+    demo = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
     assert demo.returncode == 1
     assert re.search(r"The demo failed: \w+ ended as failed: worker_error: ff\w+ is not installed", demo.stdout)
     for port in re.findall(r"Gateway at http://127\.0\.0\.1:(\d+), worker at port (\d+)", demo.stdout)[0]:
@@ -48,12 +49,13 @@ def test_the_demo_exits_non_zero_with_the_reason_when_a_job_fails(tmp_path: Path
 
 
 @pytest.mark.parametrize("runpod_fails", [False, True])
-def test_the_cloud_demo_makes_every_video_and_leaves_nothing_running(runpod_fails: bool) -> None:
+def test_the_cloud_demo_makes_every_video_and_leaves_nothing_running(runpod_fails: bool, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "scripts.demo", "--cloud", *(["--fail", "runpod"] if runpod_fails else [])]
+    command += ["--output", str(tmp_path / "videos")]
     demo = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert demo.returncode == 0, demo.stdout
     for operation in OPERATIONS:
-        assert re.search(rf"demo-output/{operation}\.mp4: .*, \$0\.\d{{6}} and at most \$0\.\d{{6}} idle", demo.stdout)
+        assert re.search(rf"/videos/{operation}\.mp4: .*, \$0\.\d{{6}} and at most \$0\.\d{{6}} idle", demo.stdout)
     counted = r"RunPod refused (\d+) times" if runpod_fails else r"The gateway made (\d+) calls to RunPod"
     [calls] = re.findall(counted, demo.stdout)
     assert int(calls) >= (1 if runpod_fails else len(OPERATIONS))

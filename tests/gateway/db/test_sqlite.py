@@ -60,3 +60,18 @@ def test_more_threads_than_connections_wait_for_each_other_and_all_are_served(st
     with ThreadPoolExecutor(len(made)) as threads:
         assert list(threads.map(use, made)) == [replace(job, waits=1) for job in made]
     assert store._engine.pool.checkedin() <= MAX_CONNECTIONS
+
+
+def test_a_damaged_page_is_forgotten_when_the_file_is_repaired(store: Store) -> None:
+    job = new_job(START_MS)
+    store.add_job(job, PARAMS)
+    path = Path(store._engine.url.database)
+    with store._engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.exec_driver_sql("PRAGMA shrink_memory")
+    sound = path.read_bytes()
+    path.write_bytes(sound[:100] + b"this was a database once. " * 4000)
+    with pytest.raises(sa.exc.DatabaseError, match="malformed|not a database"):
+        store.job(job.id)
+    path.write_bytes(sound)
+    assert store.job(job.id) == job
