@@ -75,6 +75,8 @@ class Work:
     decodes_on_gpu: bool = False
     #: The files that the operation has declared.
     outputs: Outputs = field(default_factory=lambda: VIDEO)
+    #: Ids of the processes that work for the attempt now.
+    processes: set[int] = field(default_factory=set)
 
     def output(self, name: str) -> Path:
         """Where to write the output `name`. Raises LookupError when the operation has not declared it."""

@@ -83,7 +83,7 @@ def run(
         on_error(line)
 
     limited = _limited(list(command), file_bytes=file_bytes, cpu_s=math.ceil(timeout_s) * (os.cpu_count() or 1))
-    with _started(limited, work.directory, subprocess.DEVNULL if feed is None else subprocess.PIPE) as process:
+    with _started(limited, work, subprocess.DEVNULL if feed is None else subprocess.PIPE) as process:
         threads = [_read(process.stdout, on_output), _read(process.stderr, on_error_line)]
         if feed is not None:
             threads.append(_write(process.stdin, feed, feed_errors))
@@ -164,15 +164,17 @@ def _limited(command: list[str], *, file_bytes: int, cpu_s: int) -> list[str]:
 
 
 @contextmanager
-def _started(command: list[str], directory: Path, stdin: int) -> Iterator[subprocess.Popen[bytes]]:
+def _started(command: list[str], work: Work, stdin: int) -> Iterator[subprocess.Popen[bytes]]:
     """Start the command, and kill the whole group at the end of the block.
 
     A process that waits in the kernel, as for a GPU that has died, cannot be killed. It is left with its pipes.
     """
-    process, parent = _spawn(command, directory, stdin)
+    process, parent = _spawn(command, work.directory, stdin)
+    work.processes.add(process.pid)
     try:
         yield process
     finally:
+        work.processes.discard(process.pid)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         parent.join(_KILL_S)
