@@ -68,6 +68,8 @@ def load(path: Path, name: str, factor: Factor) -> Loaded:
         raise AssetTooLarge(f"{name}: the image has more than {MAX_PIXELS // 1_000_000} megapixels.") from error
     except UnidentifiedImageError as error:
         raise AssetInvalid(f"{name}: the file is {sniff_file(path).label}, not a readable image.") from error
+    except MemoryError as error:
+        raise AssetTooLarge(f"{name}: the image needs more memory than the worker allows.") from error
     except JobError:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds of errors on damaged files
