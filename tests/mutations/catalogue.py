@@ -38,6 +38,14 @@ MUTATIONS = (
         ("tests/gateway/db/test_store.py",),
     ),
     Mutation(
+        "attempt-begun-without-lease",
+        "Only the holder of a job's lease begins an attempt",
+        "gateway/db/statements.py",
+        'BEGIN_ATTEMPT = save(jobs, frozenset({"attempt_id"}), leased=True)',
+        'BEGIN_ATTEMPT = save(jobs, frozenset({"attempt_id"}))',
+        ("tests/gateway/db/test_store.py",),
+    ),
+    Mutation(
         "stale-result-written",
         "A result that comes after the lease was lost changes no row",
         "gateway/db/statements.py",
