@@ -82,7 +82,7 @@ class Transaction:
 
     def params(self, job_id: str) -> Mapping[str, Any]:
         """The job's params as the client set them."""
-        params: Mapping[str, Any] = self.connection.scalar(PARAMS, {"row_id": job_id})
+        params: Mapping[str, Any] = self.connection.execute(PARAMS, {"row_id": job_id}).scalar_one()
         return params
 
     def save_job(self, job: Job, lease_token: str | None = None) -> None:
