@@ -130,6 +130,14 @@ MUTATIONS = (
         ("tests/gateway/dispatch/test_submit.py",),
     ),
     Mutation(
+        "rotation-locks-out-workers",
+        "Workers that began before SECRET_KEY was rotated are still driven",
+        "gateway/providers/worker_client.py",
+        "        for credentials in self._credentials:\n            if hmac",
+        "        for credentials in self._credentials[:1]:\n            if hmac",
+        ("tests/gateway/providers/test_worker_client_tls.py",),
+    ),
+    Mutation(
         "absence-counts-as-silence",
         "A worker is not taken for dead because no gateway ran that could hear it",
         "gateway/dispatch/limits.py",
