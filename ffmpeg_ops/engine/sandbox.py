@@ -70,8 +70,8 @@ def hide() -> None:
         _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def confine(directory: Path, readable: Iterable[Path] = ()) -> None:
-    """Confine this thread and its processes to reading and writing below `directory` and reading `readable`.
+def confine(directory: Path | None, readable: Iterable[Path] = ()) -> None:
+    """Confine this thread and its processes to reading and writing below `directory`, if any, and reading `readable`.
 
     This cannot be undone, so call it on a dedicated thread. Raises OSError when a restriction that the kernel supports
     cannot be applied.
@@ -131,12 +131,13 @@ def _has_seccomp() -> bool:
     return bool(_libc.syscall(call, _SET_MODE_FILTER, 0, None) == -1 and ctypes.get_errno() == 14)
 
 
-def _keep_to(directory: Path, readable: Iterable[Path], landlock: int) -> None:
+def _keep_to(directory: Path | None, readable: Iterable[Path], landlock: int) -> None:
     every = _OF_FIRST_ABI | (_TRUNCATE if landlock >= 3 else 0)
     size = 24 if landlock >= 6 else 16 if landlock >= 4 else 8
     rules = _check(_libc.syscall(_CREATE_RULESET, struct.pack("=QQQ", every, _TCP, _SCOPES), ctypes.c_size_t(size), 0))
     try:
-        _allow(rules, directory, every)
+        if directory is not None:
+            _allow(rules, directory, every)
         for path, rights in _common(every):
             with suppress(OSError):  # not every system has all of them
                 _allow(rules, path, rights)
