@@ -50,12 +50,15 @@ def made(name: str, *arguments: str) -> Make:
     return make
 
 
-def video(size: str, seconds: float = 3, rate: int = 25, codec: str = "libx264 -preset ultrafast -bf 0") -> Make:
+def video(size: str, seconds: float = 2, rate: int = 25, codec: str = "libx264 -preset ultrafast -bf 0") -> Make:
     return made("video.mkv", f"-f lavfi -i testsrc2=size={size}:rate={rate}:duration={seconds} -c:v {codec}")
 
 
-def sound(seconds: float, codec: str = "libmp3lame -b:a 64k", name: str = "sound.mp3", source: str = "sine") -> Make:
-    return made(name, f"-f lavfi -i {source}=duration={seconds} -c:a {codec}")
+def sound(seconds: float) -> Make:
+    return made("sound.mp3", f"-f lavfi -i sine=duration={seconds} -c:a libmp3lame -b:a 64k")
+
+
+fast_sound = made("sound.wav", "-f lavfi -i anoisesrc=r=768000:d=30 -ac 8")
 
 
 def text(name: str, content: Callable[[], str]) -> Make:
@@ -93,7 +96,7 @@ def glyphs() -> str:
     return srt([(i / 25, (i + 1) / 25, "".join(chr(0x4E00 + 60 * i + j) for j in range(60))) for i in range(75)])
 
 
-def gray(width: int, height: int, mode: str = "L") -> Callable[[], Image.Image]:
+def plain(width: int, height: int, mode: str) -> Callable[[], Image.Image]:
     return lambda: Image.new(mode, (width, height))
 
 
@@ -101,10 +104,6 @@ def noise(width: int, height: int) -> Image.Image:
     """Rows of noise that compress well, because few of them differ."""
     row = np.random.default_rng(1).integers(0, 256, (16, width, 3), np.uint8)
     return Image.fromarray(np.tile(row, (height // 16, 1, 1)))
-
-
-def rgba(width: int, height: int) -> Callable[[], Image.Image]:
-    return lambda: Image.new("RGBA", (width, height), (200, 30, 30, 128))
 
 
 def png(width: int, height: int, depth: int, color: int, bits: int) -> Make:
@@ -145,85 +144,84 @@ def with_attachment(folder: Path) -> Path:
     return made("video.mkv", f"-f lavfi -i testsrc=size=128x72:rate=10:duration=3 {attach} -c:v libx264")(folder)
 
 
-def sound_last(folder: Path) -> Path:
-    """A Matroska file of two minutes that stores all of the video before all of the sound."""
-    inputs = "-f lavfi -i testsrc2=size=1280x720:rate=25:duration=120 -f lavfi -i sine=duration=120"
-    return made("video.avi", f"{inputs} -c:v libx264 -bf 0 -preset ultrafast -qp 5 -c:a pcm_s16le "
-                "-max_interleave_delta 0")(folder)
+def many_channels(folder: Path) -> Path:
+    """Ten seconds of WAV with 255 channels."""
+    channels, rate = 255, 8000
+    data = np.random.default_rng(1).bytes(10 * rate * channels)
+    form = struct.pack("<HHIIHH", 1, channels, rate, rate * channels, channels, 8)
+    body = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", len(data)) + data
+    path = folder / "sound.wav"
+    path.write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+    return path
 
 
 CAPTION, AUDIO, SHOT = "caption", "adicionaAudio", "img2vid"
-_CUE = text("cues.srt", lambda: srt([(0, 3, "One short line")]))
-_BIG = {"style": {"size": 0.3, "line_length": 100, "max_lines": 10, "outline": 0.3, "shadow": 0.3, "margin_y": 0, "margin_x": 0}}
-_HDR = "libx265 -preset ultrafast -pix_fmt yuv420p10le -x265-params log-level=none:colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc -color_trc smpte2084 -color_primaries bt2020 -colorspace bt2020nc"
+CUE = text("cues.srt", lambda: srt([(0, 3, "One short line")]))
+HUGE = {"size": 0.3, "line_length": 100, "max_lines": 10, "outline": 0.3, "shadow": 0.3, "margin_y": 0, "margin_x": 0}
+MANY_REFERENCES = "libx264 -preset ultrafast -refs 16 -bf 16"
+PQ = "-color_trc smpte2084 -color_primaries bt2020 -colorspace bt2020nc"
+HDR = f"libx265 -preset ultrafast -pix_fmt yuv420p10le {PQ} -x265-params log-level=none"
 
 
-def _codec(codec: str, **more: Any) -> dict[str, Any]:
+def best(codec: str, **more: Any) -> dict[str, Any]:
     return {"encoding": {"codec": codec, "quality": "best"}, **more}
 
 
-def _caption(name: str, meaning: str, make: Make, cues: Make = _CUE, **more: Any) -> Case:
-    quick, params = more.pop("quick", False), more.pop("params", {})
-    return Case(f"caption.{name}", CAPTION, meaning, {"url_video": make, "url_srt": cues}, params, quick=quick, **more)
+def caption(name: str, meaning: str, make: Make, params: Mapping[str, Any], cues: Make = CUE, **more: Any) -> Case:
+    limit_bytes = SMALL_BYTES if name.endswith("hd") else LARGE_BYTES
+    return Case(f"caption.{name}", CAPTION, meaning, {"url_video": make, "url_srt": cues}, params, limit_bytes, **more)
 
 
-def _audio(name: str, meaning: str, make: Make, new: Make, **more: Any) -> Case:
-    params = more.pop("params", {})
-    return Case(f"audio.{name}", AUDIO, meaning, {"url_video": make, "url_audio": new}, params, **more)
+def audio(name: str, meaning: str, make: Make, new: Make, params: Mapping[str, Any], **more: Any) -> Case:
+    limit_bytes = LARGE_BYTES if name.endswith("4k") else SMALL_BYTES
+    return Case(f"audio.{name}", AUDIO, meaning, {"url_video": make, "url_audio": new}, params, limit_bytes, **more)
 
 
-def _shot(name: str, meaning: str, make: Make, **more: Any) -> Case:
-    params = {"duration": 3, **more.pop("params", {})}
-    return Case(f"image.{name}", SHOT, meaning, {"url_image": make}, params, **more)
+def shot(name: str, meaning: str, make: Make, quick: bool = False, **params: Any) -> Case:
+    """With a name that ends in `4k`, a video of 3840x2160, which counts as large."""
+    large = name.endswith("4k")
+    given = {"duration": 3, **({"size": "4k"} if large else {}), **params}
+    return Case(
+        f"image.{name}", SHOT, meaning, {"url_image": make}, given, LARGE_BYTES if large else SMALL_BYTES, quick
+    )
 
 
-_4K = {"size": "4k"}
+def deflated(mode: str) -> Make:
+    return image("image.tiff", plain(10_000, 10_000, mode), compression="tiff_deflate")
+
+
 CASES = (
-    _caption("cues_4k", "50 cues that fill the frame, 4096x2304", video(LARGE, 1), text("c.srt", at_once),
-             params=_BIG, limit_bytes=LARGE_BYTES, quick=True),
-    _caption("cues_hd", "50 cues that fill the frame, 1080p", video(HD, 1), text("c.srt", at_once), params=_BIG),
-    _caption("glyphs_4k", "thousands of large ideographs, 4096x2304", video(LARGE), text("c.srt", glyphs),
-             params=_BIG, limit_bytes=LARGE_BYTES),
-    _caption("x264_4k", "x264, 4096x2304", video(LARGE), limit_bytes=LARGE_BYTES),
-    _caption("x265_4k", "x265, 4096x2304", video(LARGE), params=_codec("hevc"), limit_bytes=LARGE_BYTES),
-    _caption("av1_4k", "SVT-AV1, 4096x2304", video(LARGE), params=_codec("av1"), limit_bytes=LARGE_BYTES),
-    _caption("x264_hd", "x264, 1080p", video(HD)),
-    _caption("x265_hd", "x265, 1080p", video(HD), params=_codec("hevc")),
-    _caption("av1_hd", "SVT-AV1, 1080p", video(HD), params=_codec("av1")),
-    _caption("hdr_4k", "HDR of 10 bits to SDR with x265, 4096x2304", video(LARGE, 2, codec=_HDR),
-             params=_codec("hevc"), limit_bytes=LARGE_BYTES),
-    _caption("refs_4k", "16 reference frames, to AV1", video(LARGE, 2, codec="libx264 -preset ultrafast -refs 16 -bf 16"),
-             params=_codec("av1"), limit_bytes=LARGE_BYTES),
-    _caption("narrow", "16384x576 with SVT-AV1", video("16384x576", 2), params=_codec("av1"), limit_bytes=LARGE_BYTES),
-    _caption("still_4k", "one frame of two minutes, 4096x2304", made("v.mp4", f"-f lavfi -i color=size={LARGE}:rate=1:duration=20 -c:v libx264 -preset ultrafast"),
-             params=_codec("av1"), limit_bytes=LARGE_BYTES),
-    _caption("samples", "a header that claims 200 million samples", many_samples, quick=True),
-    _caption("attachment", "an attachment of 300 MB", with_attachment),
-    _audio("loop", "forty minutes of sound, repeated for an hour",
-           video("64x64", 3600, 1), sound(2400, "libmp3lame -b:a 32k"), params={"loop": True}),
-    _audio("loop_short", "a second of sound, repeated for an hour",
-           video("64x64", 3600, 1), sound(1), params={"loop": True}, quick=True),
-    _audio("sound_last", "a video that stores its sound after its frames, mixed", sound_last, sound(100),
-           params={"mode": "mix", "ducking": "new"}),
-    _audio("hold_4k", "the last frame held for a minute, 4096x2304 to AV1",
-           video(LARGE, 1), sound(20), params=_codec("av1", length="audio"), limit_bytes=LARGE_BYTES),
-    _audio("rate", "sound of 768 kHz and 8 channels, with loudness", video("64x64", 60),
-           made("s.wav", "-f lavfi -i anoisesrc=r=768000:d=30 -ac 8"), params={"loudness": -14, "mode": "mix"}),
-    _audio("channels", "255 channels", video("64x64", 60),
-           made("s.wav", "-f lavfi -i anoisesrc=d=5 -af pan=64c|c0=c0"), params={"loudness": -14}),
-    _audio("late", "the new sound begins after an hour", video("64x64", 7200, 1), sound(60), params={"start": 3600}),
-    _shot("float", "TIFF of 100 megapixels, 32-bit floats", image("i.tiff", gray(10_000, 10_000, "F"), compression="tiff_deflate"), quick=True),
-    _shot("integer", "TIFF of 100 megapixels, 32-bit integers", image("i.tiff", gray(10_000, 10_000, "I"), compression="tiff_deflate")),
-    _shot("high_4k", "2x100000 pixels with `contain`, 4K", image("i.png", gray(2, 100_000)),
-          params={**_4K, "fit": "contain"}, limit_bytes=LARGE_BYTES, quick=True),
-    _shot("wide_4k", "100000x2 pixels with `cover`, 4K to AV1", image("i.png", gray(100_000, 2)),
-          params={**_4K, **_codec("av1")}, limit_bytes=LARGE_BYTES),
-    _shot("webp", "WebP of 100 megapixels", image("i.webp", rgba(10_000, 10_000), lossless=True, method=0)),
-    _shot("avif", "AVIF of 100 megapixels", image("i.avif", rgba(10_000, 10_000), speed=10)),
-    _shot("png16", "PNG of 100 megapixels, 16 bits, with alpha", png(10_000, 10_000, 16, 6, 64)),
-    _shot("palette", "PNG of 100 megapixels with a palette", image("i.png", gray(10_000, 10_000, "P"), transparency=0)),
-    _shot("gif", "GIF of 100 megapixels, animated", image("i.gif", gray(10_000, 10_000, "P"), save_all=True, append_images=[Image.new("P", (10_000, 10_000), 1)])),
-    _shot("jpeg", "progressive CMYK JPEG of 100 megapixels", image("i.jpg", gray(10_000, 10_000, "CMYK"), progressive=True)),
-    _shot("photo_4k", "JPEG of 100 megapixels, 4K, x265", image("i.jpg", lambda: noise(10_000, 10_000)),
-          params={**_4K, **_codec("hevc")}, limit_bytes=LARGE_BYTES),
+    caption(
+        "cues_4k", "50 cues that fill the frame", video(LARGE, 1), {"style": HUGE}, text("c.srt", at_once), quick=True
+    ),
+    caption("cues_hd", "50 cues that fill the frame, 1080p", video(HD, 1), {"style": HUGE}, text("c.srt", at_once)),
+    caption("glyphs_4k", "4500 large ideographs", video(LARGE), {"style": HUGE}, text("c.srt", glyphs)),
+    caption("x264_4k", "x264, 4096x2304", video(LARGE), {}),
+    caption("x265_4k", "x265, 4096x2304", video(LARGE), best("hevc")),
+    caption("av1_4k", "SVT-AV1, 4096x2304", video(LARGE), best("av1")),
+    caption("x264_hd", "x264, 1080p", video(HD), {}),
+    caption("x265_hd", "x265, 1080p", video(HD), best("hevc")),
+    caption("av1_hd", "SVT-AV1, 1080p", video(HD), best("av1")),
+    caption("hdr_4k", "HDR to SDR with x265, 4096x2304", video(LARGE, 1, codec=HDR), best("hevc")),
+    caption("references_4k", "16 reference frames, to AV1", video(LARGE, 2, codec=MANY_REFERENCES), best("av1")),
+    caption("narrow_4k", "16384x576, to AV1", video("16384x576", 2), best("av1")),
+    caption("sparse_4k", "a frame a second, to AV1", video(LARGE, 10, 1), best("av1")),
+    caption("samples_hd", "an MP4 whose header claims 200 million samples", many_samples, {}, quick=True),
+    caption("attachment_hd", "an attachment of 300 MB", with_attachment, {}),
+    audio("loop", "fifteen minutes, repeated", video("64x64", 1200, 1), sound(900), {"loop": True}),
+    audio("loop_short", "a second, repeated", video("64x64", 600, 1), sound(1), {"loop": True}, quick=True),
+    audio("hold_4k", "a last frame held, 4096x2304 to AV1", video(LARGE, 1), sound(10), best("av1", length="audio")),
+    audio("rate", "768 kHz, 8 channels, loudness", video("64x64", 60), fast_sound, {"loudness": -14, "mode": "mix"}),
+    audio("channels", "255 channels", video("64x64", 60), many_channels, {"loudness": -14}),
+    audio("late", "a sound that begins after ten minutes", video("64x64", 1200, 1), sound(60), {"start": 600}),
+    shot("float", "TIFF of 100 megapixels, 32-bit floats", deflated("F"), quick=True),
+    shot("integer", "TIFF of 100 megapixels, 32-bit integers", deflated("I")),
+    shot("tall_4k", "2x100000 pixels, `contain`", image("i.png", plain(2, 100_000, "L")), quick=True, fit="contain"),
+    shot("wide_4k", "100000x2 pixels, to AV1", image("i.png", plain(100_000, 2, "L")), **best("av1")),
+    shot("webp", "WebP of 50 megapixels", image("i.webp", plain(7000, 7000, "RGBA"), lossless=True, method=0)),
+    shot("avif", "AVIF of 50 megapixels", image("i.avif", plain(7000, 7000, "RGBA"), speed=10)),
+    shot("png", "PNG of 100 megapixels, 16 bits, alpha", png(10_000, 10_000, 16, 6, 64)),
+    shot("palette", "PNG of 100 megapixels, palette", image("i.png", plain(10_000, 10_000, "P"), transparency=0)),
+    shot("jpeg", "CMYK JPEG of 100 megapixels", image("i.jpg", plain(10_000, 10_000, "CMYK"), progressive=True)),
+    shot("photo_4k", "JPEG of 100 megapixels, to HEVC", image("i.jpg", lambda: noise(10_000, 10_000)), **best("hevc")),
 )

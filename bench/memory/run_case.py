@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 
+from bench.memory.cases import LARGE_BYTES
 from common import log
 from handler.attempt import run_attempt
 from handler.settings import Settings
@@ -17,7 +17,10 @@ def main() -> None:
     log.configure("WARNING")  # to standard error
     raw, folder, origin = json.load(sys.stdin)
     settings = Settings(
-        work_dir=Path(folder) / "work", output_dir=Path(folder) / "output", fetch_allow_origins=(origin,), worker_max_memory_bytes=int(os.environ.get("MAXMEM", "3000000000"))
+        work_dir=Path(folder) / "work",
+        output_dir=Path(folder) / "output",
+        fetch_allow_origins=(origin,),
+        worker_max_memory_bytes=LARGE_BYTES,
     )
     try:
         run_attempt(raw, settings)

@@ -33,10 +33,13 @@ def resident_bytes(process_ids: Iterable[int]) -> int:
 
 @contextmanager
 def limited(work: Work, max_bytes: int) -> Iterator[None]:
-    """Stop `work` with JobTooLarge when its commands and its share of this process take more than `max_bytes`."""
+    """Stop `work` with JobTooLarge when its commands and its share of this process take more than `max_bytes`.
+
+    Half as much is allowed until `work.large` is set.
+    """
     global _limited
     ended = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(work, max_bytes, ended), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(work, max_bytes, ended), daemon=True, name="memory")
     with _lock:
         _limited += 1
     watcher.start()
@@ -44,18 +47,20 @@ def limited(work: Work, max_bytes: int) -> Iterator[None]:
         yield
     finally:
         ended.set()
+        watcher.join()
         with _lock:
             _limited -= 1
 
 
 def _watch(work: Work, max_bytes: int, ended: threading.Event) -> None:
-    own = os.getpid()
     while not ended.wait(SAMPLE_S):
-        commands = resident_bytes(work.processes.copy())
-        if commands + _resident_bytes(own) / max(1, _limited) > max_bytes:
-            log.warning("attempt.memory_exceeded", commands_bytes=commands, worker_bytes=_resident_bytes(own))
+        allowed_bytes = max_bytes if work.large.is_set() else max_bytes // 2
+        commands_bytes = resident_bytes(work.processes.copy())
+        worker_bytes = _resident_bytes(os.getpid()) // max(1, _limited)
+        if commands_bytes + worker_bytes > allowed_bytes:
+            log.warning("attempt.memory_exceeded", commands_bytes=commands_bytes, worker_bytes=worker_bytes)
             work.stop.set(
-                JobTooLarge(f"The job needs more than {max_bytes / 1e9:.3g} GB of memory, the limit of the worker.")
+                JobTooLarge(f"The job needs more memory than the {allowed_bytes / 1e9:.3g} GB allowed to it.")
             )
             return
 
