@@ -8,7 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from ffmpeg_ops.engine import ffmpeg, inspect, ladder, output
+from ffmpeg_ops.engine import ffmpeg, inspect, joined, ladder, output
 from ffmpeg_ops.engine.encoders import Encoder
 from ffmpeg_ops.engine.encoding import Encoding
 from ffmpeg_ops.engine.pixels import even, to_one_size, to_yuv420p
@@ -72,7 +72,7 @@ def command(
 def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> dict[str, Any]:
     warnings: list[str] = []
     parsed = _parsed(params, assets, warnings.append)
-    video = assets["url_video"]
+    video = joined.continuous(assets["url_video"], "url_video", work, warnings.append)
     info, stream = inspect.video_asset(video, "url_video", work)
     inspect.require_size(stream, "url_video")
     length_s = output.length_s(info, stream)

@@ -247,9 +247,9 @@ def _measured_s(path: Path, name: str, info: MediaInfo, index: int, work: Work) 
 
     def on_packet(line: str) -> None:
         stream, pts, length, *_ = f"{line},,".split(",")
-        if stream.isdigit() and (start := _number(pts)) is not None:
+        if stream.isdigit() and (start := number(pts)) is not None:
             starts[int(stream)] = min(starts[int(stream)], start)
-            ends[int(stream)] = max(ends[int(stream)], start + (_number(length) or 0))
+            ends[int(stream)] = max(ends[int(stream)], start + (number(length) or 0))
 
     try:
         each_packet(path, ["stream_index", "pts_time", "duration_time"], on_packet, work)
@@ -324,10 +324,11 @@ def _rotation(stream: Mapping[str, Any]) -> int:
 
 
 def _seconds(part: Mapping[str, Any], key: str = "duration") -> float | None:
-    return _number(part.get(key, ""))
+    return number(part.get(key, ""))
 
 
-def _number(text: str) -> float | None:
+def number(text: str) -> float | None:
+    """What ffprobe printed for a number; None where it is unknown."""
     try:
         return float(text)
     except ValueError:
