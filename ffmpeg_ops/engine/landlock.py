@@ -41,8 +41,8 @@ def version() -> int:
     return max(0, int(_libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION)))
 
 
-def keep_to(directory: Path, readable: Iterable[Path]) -> None:
-    """Confine the calling thread to the system's files, `directory` and reading `readable`. Raises OSError.
+def keep_to(directory: Path | None, readable: Iterable[Path]) -> None:
+    """Confine the calling thread to the system's files, `directory`, if any, and reading `readable`. Raises OSError.
 
     It must have set no_new_privs, and the kernel must have Landlock.
     """
@@ -50,7 +50,8 @@ def keep_to(directory: Path, readable: Iterable[Path]) -> None:
     size = 24 if version() >= 6 else 16 if version() >= 4 else 8
     rules = _check(_libc.syscall(_CREATE_RULESET, struct.pack("=QQQ", every, _TCP, _SCOPES), ctypes.c_size_t(size), 0))
     try:
-        _allow(rules, directory, every)
+        if directory is not None:
+            _allow(rules, directory, every)
         for path, rights in _common(every):
             with suppress(OSError):  # not every system has all of them
                 _allow(rules, path, rights)

@@ -1,4 +1,4 @@
-"""The only module that starts processes for a job: argv lists, confined, bounded in time and output, killed as a group.
+"""The only module that starts programs for a job: argv lists, confined, bounded in time and output, killed as a group.
 
 A command runs in a process group of its own and in the attempt's private directory. The whole group is killed when the
 work is stopped, when the command's time is over, and by the kernel when this process dies. The command has no network,

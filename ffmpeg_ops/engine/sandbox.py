@@ -41,8 +41,8 @@ def hide() -> None:
         _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def confine(directory: Path, readable: Iterable[Path] = (), *, reduced: bool = False) -> None:
-    """Confine this thread and its processes to reading and writing below `directory` and reading `readable`.
+def confine(directory: Path | None, readable: Iterable[Path] = (), *, reduced: bool = False) -> None:
+    """Confine this thread and its processes to reading and writing below `directory`, if any, and reading `readable`.
 
     This cannot be undone, so call it on a dedicated thread or in a process that does nothing else. Raises OSError when
     a restriction that the system supports cannot be applied.
@@ -53,10 +53,15 @@ def confine(directory: Path, readable: Iterable[Path] = (), *, reduced: bool = F
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     if landlock.version() and not reduced:
         landlock.keep_to(directory, readable)
-    # Some capabilities bypass the sandbox. With no_new_privs, not even root gets them back.
-    _check(_libc.capset(struct.pack("=Ii", _CAPABILITY_VERSION, 0), bytes(24)))
+    drop_capabilities()  # with no_new_privs, not even root gets them back
     if program:
         program.load()
+
+
+def drop_capabilities() -> None:
+    """Take all capabilities from the calling thread: some bypass the sandbox. Raises OSError."""
+    if _ON_LINUX:
+        _check(_libc.capset(struct.pack("=Ii", _CAPABILITY_VERSION, 0), bytes(24)))
 
 
 @cache

@@ -14,12 +14,14 @@ from common.clock import DAY_MS
 from gateway.db.records import ApiKey, Usage
 from gateway.db.rows import read_api_keys, read_attempt, read_job, read_usage, to_job, to_webhook
 from gateway.db.statements import (
+    BEGIN_ATTEMPT,
     INSERT_JOBS,
     INSERT_PARAMS,
     LEASE,
     LEASED_JOB,
     LOCKED_JOB,
     LOCKED_KEY,
+    PARAMS,
     STILL_DUE,
     WAKE,
     due,
@@ -70,6 +72,18 @@ class Transaction:
 
     def add_attempt(self, attempt: Attempt) -> None:
         self.connection.execute(attempts.insert(), dict(vars(attempt)))
+
+    def begin_attempt(self, attempt: Attempt, lease_token: str) -> None:
+        """Add the attempt and make it its job's newest. Raises StaleLease if `lease_token` is no longer valid."""
+        values = {"attempt_id": attempt.id, "row_id": attempt.job_id, "token": lease_token}
+        if self.connection.execute(BEGIN_ATTEMPT, values).rowcount != 1:
+            raise StaleLease(attempt.job_id)
+        self.add_attempt(attempt)
+
+    def params(self, job_id: str) -> Mapping[str, Any]:
+        """The job's params as the client set them."""
+        params: Mapping[str, Any] = self.connection.execute(PARAMS, {"row_id": job_id}).scalar_one()
+        return params
 
     def save_job(self, job: Job, lease_token: str | None = None) -> None:
         """Write the columns that have changed since it was read, and create the webhook of a job that has ended.

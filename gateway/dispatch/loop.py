@@ -15,6 +15,7 @@ import structlog
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from gateway.db import clock_repair
 from gateway.db.engine import brief
 from gateway.db.transaction import StaleLease
 from gateway.dispatch.context import DispatchContext, Look
@@ -155,6 +156,10 @@ class Dispatcher:
             return
         self._beat_at = now
         with self._store.transaction() as tx:
+            if clock_repair.was_set_back(tx, now):
+                clock_repair.bring_back(tx, now)
+                self._listening_since = None
+                log.warning("clock.was_set_back")
             tx.hold(HEARTBEAT_LEASE, self._id, now, now + HEARTBEAT_MS)
             since = tx.hold_shared(LISTENING_LEASE, now, now + HEARTBEAT_MS)
             free = [name for name in self._chores if name not in self._doing or self._doing[name].done()]

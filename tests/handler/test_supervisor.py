@@ -18,7 +18,7 @@ import requests
 
 from common.settings import read
 from gateway.providers.base import Unavailable
-from gateway.providers.worker_client import WorkerClient
+from gateway.providers.worker_client import Credentials, WorkerClient
 from handler import runs, supervisor
 from handler.settings import Settings
 from handler.supervisor import Config
@@ -90,7 +90,7 @@ class Instance:
 
     @property
     def client(self) -> WorkerClient:
-        return WorkerClient(f"https://127.0.0.1:{self.port}", TOKEN, KEY, tls=True)
+        return WorkerClient(f"https://127.0.0.1:{self.port}", [Credentials(TOKEN, KEY)], tls=True)
 
     @property
     def process(self) -> subprocess.Popen[bytes]:

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageFilter, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from ffmpeg_ops.engine.stills import cut_off
 from wire.errors import AssetInvalid, AssetTooLarge, JobError
 from wire.sniffing import sniff_file
 
@@ -22,6 +23,7 @@ MAX_PIXELS = 100_000_000
 MAX_SCANS = 100
 MIN_COMPLETE = 0.98  # the share of its lines that an image which is cut off must still have
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF")
+_NAMES = frozenset(name.lower() for name in _FORMATS)  # as sniffing has them
 # Larger JPEGs are decoded at a half, a quarter or an eighth of their size where that is enough, to save memory.
 _DRAFT_PIXELS = 30_000_000
 _STRIP = 512
@@ -54,7 +56,7 @@ def load(path: Path, name: str, factor: Factor) -> Loaded:
     """Load the image of param `name`.
 
     For its upright size, `factor` returns how many times smaller the image may be; it is shrunk with Lanczos before
-    anything that needs a copy. A JPEG that is cut off is loaded when at least MIN_COMPLETE of its lines are there.
+    anything that needs a copy. A damaged one is loaded when at least MIN_COMPLETE of its lines are there.
     Raises AssetTooLarge past MAX_PIXELS and AssetInvalid past MAX_SCANS, both before decoding.
     """
     try:
@@ -67,11 +69,15 @@ def load(path: Path, name: str, factor: Factor) -> Loaded:
     except Image.DecompressionBombError as error:
         raise AssetTooLarge(f"{name}: the image has more than {MAX_PIXELS // 1_000_000} megapixels.") from error
     except UnidentifiedImageError as error:
-        raise AssetInvalid(f"{name}: the file is {sniff_file(path).label}, not a readable image.") from error
+        found = sniff_file(path)
+        wrong = "that is cut off or damaged" if found.name in _NAMES else "not a readable image"
+        raise AssetInvalid(f"{name}: the file is {found.label}, {wrong}.", detail=repr(error)) from error
+    except MemoryError as error:
+        raise AssetTooLarge(f"{name}: the image needs more memory than the worker allows.") from error
     except JobError:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds of errors on damaged files
-        raise AssetInvalid(f"{name}: the image is damaged.", detail=repr(error)) from error
+        return _load_damaged(path.read_bytes(), name, factor, error)
 
 
 def _load_jpeg(content: bytes, image: Image.Image, name: str, factor: Factor) -> Loaded:
@@ -86,6 +92,16 @@ def _load_jpeg(content: bytes, image: Image.Image, name: str, factor: Factor) ->
         raise AssetInvalid(f"{name}: the image is cut off: {share:.0%} of its lines can be read.")
     with Image.open(io.BytesIO(content + _END), formats=("JPEG",)) as image:
         return _loaded(image, factor, f"{name}: the image is cut off; {share:.1%} of its lines could be read")
+
+
+def _load_damaged(content: bytes, name: str, factor: Factor, why: Exception) -> Loaded:
+    try:
+        image, share = cut_off.decode(content, _FORMATS)
+    except Exception as error:
+        raise AssetInvalid(f"{name}: the image is cut off or damaged.", detail=repr(why)) from error
+    if share < MIN_COMPLETE:
+        raise AssetInvalid(f"{name}: the image is cut off or damaged: {share:.0%} of its lines can be read.")
+    return _loaded(image, factor, f"{name}: the image is cut off or damaged; {share:.1%} of its lines could be read")
 
 
 def _loaded(image: Image.Image, factor: Factor, *found: str) -> Loaded:

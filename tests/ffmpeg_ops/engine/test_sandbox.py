@@ -167,7 +167,7 @@ def listening(tmp_path: Path) -> Iterator[dict[str, Any]]:
     """Servers of all kinds, as `attack` takes them."""
     tcp = socket.create_server(("127.0.0.1", 0))
     kinds = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
-    names = [str(tmp_path / "socket-1"), str(tmp_path / "socket-2"), f"\0{CANARY}-1", f"\0{CANARY}-2"]
+    names = [str(tmp_path / "socket-1"), str(tmp_path / "socket-2"), *(f"\0{CANARY}-{os.getpid()}-{n}" for n in (1, 2))]
     found = [tcp]
     for name, kind in zip(names, kinds * 2, strict=True):
         one = socket.socket(socket.AF_UNIX, kind)

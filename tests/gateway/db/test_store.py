@@ -152,6 +152,19 @@ def test_a_stale_write_is_refused(store: Store) -> None:
     assert store.job(job.id).progress == 0.0
 
 
+def test_an_attempt_begins_only_under_its_jobs_lease(store: Store) -> None:
+    (job,) = add(store, new_job(NOW))
+    early, late = new_attempt(job, NOW), new_attempt(job, NOW)
+    lease(store, "one")
+    with store.transaction() as tx:
+        tx.begin_attempt(early, "one")
+    lease(store, "two", now=UNTIL)
+    with pytest.raises(StaleLease), store.transaction() as tx:
+        tx.begin_attempt(late, "one")
+    assert store.job(job.id).attempt_id == early.id
+    assert store.attempts(job.id) == [early]
+
+
 def test_a_stale_write_undoes_its_whole_transaction(store: Store) -> None:
     (job,) = add(store, new_job(NOW))
     attempt = new_attempt(job, NOW)

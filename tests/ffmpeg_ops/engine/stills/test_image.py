@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 
 from ffmpeg_ops.engine.stills import image as module
 from ffmpeg_ops.engine.stills.image import contained
@@ -182,13 +182,57 @@ def test_a_whole_jpeg_has_no_warning_whatever_follows_it(options: dict[str, Any]
     assert module.load(path, "url_image", lambda size: 1.0).warnings == ()
 
 
-@pytest.mark.parametrize("form", ["PNG", "WEBP", "AVIF"])
-@pytest.mark.parametrize("kept", [0.5, 0.9])
-def test_another_image_that_is_cut_off_is_damaged(form: str, kept: float, path: Path) -> None:
-    Image.effect_noise((200, 200), 80).save(path, form)
+def without_end(form: str, kept: float, path: Path, mode: str = "RGB", **options: Any) -> Image.Image:
+    """The whole of an image of which `path` gets the first bytes."""
+    picture = gradient().convert(mode)
+    if mode == "RGBA":
+        picture.putalpha(200)
+    whole = saved(picture, path, form, **options)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
-    with pytest.raises(AssetInvalid, match="url_image"):
+    return whole
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "1"])
+@pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "GIF"])
+def test_an_image_that_is_cut_off_near_its_end_is_used_with_a_warning(form: str, mode: str, path: Path) -> None:
+    whole = without_end(form, 0.985, path, "L" if (form, mode) == ("GIF", "1") else mode)
+    loaded = module.load(path, "url_image", lambda size: 1.0)
+    assert len(loaded.warnings) == 1 and "of its lines could be read" in loaded.warnings[0]
+    same = (np.asarray(loaded.picture) == np.asarray(whole)).all(axis=(1, 2)).mean()
+    assert float(loaded.warnings[0].split("; ")[1].split("%")[0]) / 100 == pytest.approx(same, abs=0.002)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_a_webp_that_is_cut_off_near_its_end_is_used_with_a_warning(mode: str, path: Path) -> None:
+    whole = np.asarray(without_end("WEBP", 0.9999, path, mode))
+    loaded = module.load(path, "url_image", lambda size: 1.0)
+    assert len(loaded.warnings) == 1 and "cut off" in loaded.warnings[0]
+    assert near(np.asarray(loaded.picture)[:780], whole[:780], 0)
+
+
+def test_a_png_with_a_wrong_checksum_is_used_with_a_warning(path: Path) -> None:
+    whole = saved(gradient(), path, "PNG")
+    content = bytearray(path.read_bytes())
+    at = content.index(b"IEND") - 8  # the checksum of the last pixels
+    content[at : at + 4] = b"\0\0\0\0"
+    path.write_bytes(content)
+    loaded = module.load(path, "url_image", lambda size: 1.0)
+    assert near(np.asarray(loaded.picture), np.asarray(whole), 0)
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF"])
+@pytest.mark.parametrize("kept", [0.5, 0.9])
+def test_an_image_of_which_lines_are_missing_is_refused(form: str, kept: float, path: Path) -> None:
+    without_end(form, kept, path)
+    with pytest.raises(AssetInvalid, match="url_image: .* cut off or damaged"):
         load(path, "url_image")
+
+
+def test_a_damaged_image_leaves_no_tolerance_behind(path: Path) -> None:
+    without_end("PNG", 0.5, path)
+    with suppress(AssetInvalid):
+        load(path, "url_image")
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 @pytest.mark.parametrize(("orientation", "size", "red_at"), [(3, (40, 20), (39, 0)), (6, (20, 40), (0, 0))])
@@ -281,7 +325,8 @@ def test_a_contained_image_is_whole_and_in_the_middle(size: tuple[int, int], bac
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "AVIF", "TIFF", "GIF", "BMP"])
-def test_a_damaged_image_is_loaded_or_refused(form: str, path: Path) -> None:
+def test_a_damaged_image_is_loaded_or_refused(form: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PIXELS", 1_000_000)  # damaged headers ask for large images, which take long
     out = io.BytesIO()
     mode = "P" if form == "GIF" else "RGB"
     Image.effect_noise((48, 40), 80).convert(mode).save(out, form)
