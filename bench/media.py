@@ -21,9 +21,8 @@ from PIL import Image
 
 from bench.figures import Figure, rounded, side_by_side
 from ffmpeg_ops.engine import probe
-from ffmpeg_ops.engine.stills import frames
+from ffmpeg_ops.engine.stills import frames, shot
 from ffmpeg_ops.engine.stills.camera import Move
-from ffmpeg_ops.img2vid.run import shot
 from ffmpeg_ops.operation import OPERATIONS, Work
 from wire.envelope import Limits
 
@@ -110,15 +109,16 @@ def _audio(folder: Path) -> Iterator[Figure]:
 
 
 def _frames(image: Path, move: Move) -> list[bytes]:
-    loaded, boxes = shot(image, "image", move, SIZE, COUNT)
-    return list(frames.render(loaded.picture, boxes, SIZE))
+    with tempfile.TemporaryDirectory() as directory:
+        loaded = shot.load(Work(Path(directory)), image, "image", move, SIZE, COUNT)
+    return list(frames.render(loaded.pixels, loaded.boxes, SIZE))
 
 
 def _psnr(photo: Path) -> float:
     move = Move()
     made = _frames(photo, move)
     with Image.open(photo) as opened:
-        luma = Image.fromarray(frames.planes_of(opened.convert("RGB"))[0])
+        luma = Image.fromarray(frames.planes_of(np.asarray(opened.convert("RGB")))[0])
     boxes = move.boxes(luma.size, SIZE, COUNT)
     found = []
     for i in range(0, COUNT, 10):

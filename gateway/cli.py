@@ -15,7 +15,7 @@ from gateway.db.records import ApiKey
 from gateway.domain.prices import usd
 from gateway.providers.clouds.vast.vast_commands import vast
 from gateway.providers.runpod.endpoint.runpod_commands import runpod
-from gateway.providers.worker_client import worker_secrets
+from gateway.providers.worker_client import credentials_of
 from gateway.upkeep import backup
 from gateway.wiring import services
 
@@ -160,5 +160,5 @@ def webhook_secret(key_id: str, rotate: bool) -> None:
 @with_appcontext
 def worker_env() -> None:
     """Print the secrets that the local worker needs, as environment variables."""
-    for name, value in worker_secrets(services().signer).items():
+    for name, value in credentials_of(services().signer)[0].environ.items():
         click.echo(f"{name}={value}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from ffmpeg_ops.engine import probe, sandbox
+from ffmpeg_ops.engine import confined, probe, sandbox
 from ffmpeg_ops.operation import OPERATIONS
 from wire.errors import JobError
 
@@ -42,7 +42,12 @@ def skip_imports() -> None:
 
 def warm_up() -> None:
     """Find a working encoder and load the operations' libraries before the first job needs them. Never raises."""
-    log.info("sandbox.checked", available=sandbox.available())
+    say = log.warning if sandbox.gaps() else log.info
+    say("sandbox.checked", gaps=sandbox.gaps())
+    try:
+        confined.start()
+    except OSError:
+        log.exception("zygote.start_failed")
     try:
         probe.best()
     except JobError as error:

@@ -20,7 +20,7 @@ import requests
 
 from common.settings import read, variables
 from gateway.providers.registry import PROVIDERS
-from gateway.providers.worker_client import worker_secrets
+from gateway.providers.worker_client import credentials_of
 from gateway.settings import Settings, secrets_of
 from gateway.signing import Signer
 from handler.settings import Settings as WorkerSettings
@@ -131,7 +131,7 @@ class Stack:
             **{name: value for name, value in self.environ.items() if name in WORKER_VARIABLES},
             "WORKER_PORT": str(self.worker_port),
             "FETCH_ALLOW_ORIGINS": ",".join(filter(None, (self.url, self.environ.get("FETCH_ALLOW_ORIGINS")))),
-            **worker_secrets(signer),
+            **credentials_of(signer)[0].environ,
         }
         self._start("worker", "handler.http_worker", environ)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from typing import Any
 from ffmpeg_ops.engine import ffmpeg, ladder, output
 from ffmpeg_ops.engine.encoders import Encoder
 from ffmpeg_ops.engine.encoding import Encoding
-from ffmpeg_ops.engine.stills import frames, image
-from ffmpeg_ops.engine.stills.camera import Box, Move
+from ffmpeg_ops.engine.stills import frames, shot
+from ffmpeg_ops.engine.stills.camera import Move
 from ffmpeg_ops.img2vid import parse_size
 from ffmpeg_ops.operation import Work
 
@@ -49,32 +48,15 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
     count = frame_count(params["duration"], params["frame_rate"])
     focus = (params["focus_x"], params["focus_y"])
     move = Move(params["motion"], params["amount"], focus, params["easing"])
-    loaded, boxes = shot(assets["url_image"], "url_image", move, size, count, params["fit"], params["background"])
+    loaded = shot.load(work, assets["url_image"], "url_image", move, size, count, params["fit"], params["background"])
     made = ladder.encode(
         lambda encoder: command(size, rate, count, encoder),
         work,
         Encoding.of(params),
         length_s=float(count / rate),
         megapixels=size[0] * size[1] * count / 1e6,
-        feed=lambda: frames.render(loaded.picture, boxes, size),
+        feed=lambda: frames.render(loaded.pixels, loaded.boxes, size),
     )
     output.require_written(count, work)
     info = output.made(size, count, float(count / rate))
     return output.stats(work, made.stats, info, warnings=[*loaded.warnings, *made.warnings])
-
-
-def shot(
-    path: Path, name: str, move: Move, size: tuple[int, int], count: int, fit: str = "cover", background: str = "blur"
-) -> tuple[image.Loaded, list[Box]]:
-    """The image that the camera moves over, and the box that it shows in each of `count` frames."""
-
-    def factor(whole: tuple[int, int]) -> float:
-        stage = whole if fit == "cover" else image.canvas_size(whole, size)
-        return frames.finest(move.boxes(stage, size, count), size) / frames.FINEST
-
-    loaded = image.load(path, name, factor)
-    if fit == "contain":
-        canvas = image.contained(loaded.picture, size, background)
-        return replace(loaded, picture=canvas), move.boxes(canvas.size, size, count)
-    scale = (loaded.picture.width / loaded.size[0], loaded.picture.height / loaded.size[1])
-    return loaded, [box.scaled(*scale) for box in move.boxes(loaded.size, size, count)]

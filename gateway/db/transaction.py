@@ -14,12 +14,14 @@ from common.clock import DAY_MS
 from gateway.db.records import ApiKey, Usage
 from gateway.db.rows import read_api_keys, read_attempt, read_job, read_usage, to_job, to_webhook
 from gateway.db.statements import (
+    BEGIN_ATTEMPT,
     INSERT_JOBS,
     INSERT_PARAMS,
     LEASE,
     LEASED_JOB,
     LOCKED_JOB,
     LOCKED_KEY,
+    PARAMS,
     STILL_DUE,
     WAKE,
     due,
@@ -70,6 +72,18 @@ class Transaction:
 
     def add_attempt(self, attempt: Attempt) -> None:
         self.connection.execute(attempts.insert(), dict(vars(attempt)))
+
+    def begin_attempt(self, attempt: Attempt, lease_token: str) -> None:
+        """Add the attempt and make it its job's newest. Raises StaleLease if `lease_token` is no longer valid."""
+        values = {"attempt_id": attempt.id, "row_id": attempt.job_id, "token": lease_token}
+        if self.connection.execute(BEGIN_ATTEMPT, values).rowcount != 1:
+            raise StaleLease(attempt.job_id)
+        self.add_attempt(attempt)
+
+    def params(self, job_id: str) -> Mapping[str, Any]:
+        """The job's params as the client set them."""
+        params: Mapping[str, Any] = self.connection.execute(PARAMS, {"row_id": job_id}).scalar_one()
+        return params
 
     def save_job(self, job: Job, lease_token: str | None = None) -> None:
         """Write the columns that have changed since it was read, and create the webhook of a job that has ended.
@@ -158,8 +172,8 @@ class Transaction:
         insert = self._dialect.insert(webhooks).values(**asdict(webhook))
         self.connection.execute(insert.on_conflict_do_nothing(index_elements=["job_id"]))
 
-    def wake_oldest_waiting(self, now: int) -> None:
-        """A worker has become free: make the job that has waited longest due at once."""
+    def wake_next_waiting(self, now: int) -> None:
+        """A worker is free: of the key with the fewest running jobs, make the oldest waiting job due at once."""
         self.connection.execute(WAKE, {"now": now})
 
     def claim_idempotency_key(

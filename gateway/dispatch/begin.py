@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from gateway.db.transaction import Transaction
 from gateway.dispatch import fallback, limits
@@ -31,8 +33,8 @@ def begin(look: Look, previous: Attempt | None) -> Update:
         sent_at=now,
         deadline=job.queue_deadline + job.timeout_s * 1000 + MARGIN_MS,
     )
-    look.context.store.together(partial(_add, look, attempt))
-    return submit(look, attempt)
+    params = look.context.store.together(partial(_add, look, attempt))
+    return submit(look, attempt, params)
 
 
 def send_again(look: Look, attempt: Attempt) -> Update:
@@ -47,13 +49,13 @@ def send_again(look: Look, attempt: Attempt) -> Update:
             return Update(fresh, unchanged, next_in_ms=0)  # claimed meanwhile: an earlier submit took effect after all
         attempt = replace(fresh, sent_at=now)
         tx.save_attempt(attempt)
-    return submit(look, attempt)
+        params = tx.params(look.job.id)
+    return submit(look, attempt, params)
 
 
-def _add(look: Look, attempt: Attempt, tx: Transaction) -> None:
-    job = tx.leased_job(look.job.id, look.token)
-    tx.add_attempt(attempt)
-    tx.save_job(replace(job, attempt_id=attempt.id), look.token)
+def _add(look: Look, attempt: Attempt, tx: Transaction) -> Mapping[str, Any]:
+    tx.begin_attempt(attempt, look.token)
+    return tx.params(attempt.job_id)
 
 
 def _reason_not_to_begin(look: Look, now: int) -> JobError | None:

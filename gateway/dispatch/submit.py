@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import structlog
 
@@ -31,11 +33,10 @@ MAX_WAIT_MS = 10_000
 MAX_BACKOFF_MS = 60_000
 
 
-def submit(look: Look, attempt: Attempt) -> Update:
-    """Hand the attempt to its provider."""
+def submit(look: Look, attempt: Attempt, params: Mapping[str, Any]) -> Update:
+    """Hand the attempt and the job's params to its provider."""
     structlog.contextvars.bind_contextvars(attempt_id=attempt.id)
     try:
-        params = look.context.store.params(look.job.id)
         response = look.provider(attempt).submit(attempt, job_input(look.context, look.job, attempt, params))
     except Refused as error:
         fault = error.fault

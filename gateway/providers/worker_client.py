@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,12 +23,25 @@ from wire.identity import fingerprint_of, proof
 _RETRY_S = 2.0
 
 
-def worker_secrets(signer: Signer, worker: str = "local") -> dict[str, str]:
-    """The session token and the key of one worker, both derived from SECRET_KEY."""
-    return {
-        "SESSION_TOKEN": signer.derive("session-token", worker),
-        "WORKER_API_KEY": signer.derive("worker-key", worker),
-    }
+@dataclass(frozen=True)
+class Credentials:
+    """The secrets of one worker."""
+
+    #: Proves the worker to the gateway, and the gateway to the worker.
+    session_token: str
+    #: The worker's own key.
+    api_key: str
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The worker's environment variables."""
+        return {"SESSION_TOKEN": self.session_token, "WORKER_API_KEY": self.api_key}
+
+
+def credentials_of(signer: Signer, worker: str = "local") -> list[Credentials]:
+    """The credentials that a worker may have: one derived from each SECRET_KEY, the newest first."""
+    tokens, keys = (signer.derive_all(purpose, worker) for purpose in ("session-token", "worker-key"))
+    return [Credentials(*both) for both in zip(tokens, keys, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -60,15 +73,16 @@ class NotAllowed(Unavailable):
 
 
 class WorkerClient:
-    """One worker at `base_url`, with its own session token and key.
+    """One worker at `base_url`, with one of `credentials`: those of a worker that began before SECRET_KEY was rotated
+    are older. The ones that it accepts are tried first from then on.
 
     With `tls`, the worker first has to prove that it owns the certificate it presents; all calls are then pinned to
     that certificate. A restarted worker has a new certificate and has to prove it again.
     """
 
-    def __init__(self, base_url: str, session_token: str, api_key: str, *, tls: bool = False) -> None:
-        self._base, self._token, self._key = base_url, session_token, api_key
-        self._api = None if tls else self._trusted_api()
+    def __init__(self, base_url: str, credentials: Sequence[Credentials], *, tls: bool = False) -> None:
+        self._base, self._credentials, self._tls = base_url, credentials, tls
+        self._api = None if tls else self._trusted_api(credentials[0])
 
     def submit(self, job_input: Mapping[str, Any]) -> Accepted | NotYet:
         """Submit a worker's input. Returns and raises what `Provider.submit` does."""
@@ -120,11 +134,23 @@ class WorkerClient:
         """Raises requests.RequestException if the call fails, and Unavailable if the proof of identity does."""
         api = self._api or self._prove()
         try:
-            return api.call(method, path, body)
+            answer = api.call(method, path, body)
         except requests.RequestException as error:
             if not wrong_certificate(error):
                 raise
-        return self._prove().call(method, path, body)
+            return self._prove().call(method, path, body)
+        if answer.status == 401 and not self._tls and len(self._credentials) > 1:
+            return self._with_any(method, path, body)
+        return answer
+
+    def _with_any(self, method: str, path: str, body: Mapping[str, Any] | None) -> Answer:
+        """Repeat a call that was refused with each of the credentials, and keep those that the worker accepts."""
+        for credentials in self._credentials:
+            self._api = self._trusted_api(credentials)
+            answer = self._api.call(method, path, body)
+            if answer.status != 401:
+                break
+        return answer
 
     def _prove(self) -> Api:
         """Pin the certificate that the worker presents now, after it has proved that it owns it."""
@@ -136,15 +162,17 @@ class WorkerClient:
             answer = unverified.call("GET", f"/identity?nonce={nonce}")
         except (OSError, ValueError) as error:  # requests' errors are OSErrors
             raise Unreachable(error) from error
-        given, expected = answer.body.get("proof"), proof(self._token, nonce, fingerprint)
-        if not (isinstance(given, str) and given.isascii() and hmac.compare_digest(given, expected)):
-            raise Unavailable(f"the server did not prove that it is the worker (status {answer.status})")
-        self._api = self._trusted_api(fingerprint)
-        return self._api
+        given = answer.body.get("proof")
+        given = given.encode() if isinstance(given, str) else b""
+        for credentials in self._credentials:
+            if hmac.compare_digest(given, proof(credentials.session_token, nonce, fingerprint).encode()):
+                self._api = self._trusted_api(credentials, fingerprint)
+                return self._api
+        raise Unavailable(f"the server did not prove that it is the worker (status {answer.status})")
 
-    def _trusted_api(self, fingerprint: str | None = None) -> Api:
+    def _trusted_api(self, credentials: Credentials, fingerprint: str | None = None) -> Api:
         # a kept connection that the worker has just closed would make the next submit ambiguous
-        headers = {"X-Session-Token": self._token, "X-API-Key": self._key}
+        headers = {"X-Session-Token": credentials.session_token, "X-API-Key": credentials.api_key}
         return Api(self._base, headers, keep_alive=False, fingerprint=fingerprint)
 
 

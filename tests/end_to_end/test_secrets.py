@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from gateway.access.keys import webhook_secrets
-from gateway.providers.worker_client import worker_secrets
+from gateway.providers.worker_client import credentials_of
 from gateway.signing import Signer
 from scripts.stack import Stack
 from tests.end_to_end.conftest import FINISHED, MakeStack
@@ -143,7 +143,7 @@ def test_known_secrets_are_in_no_log_and_no_response(gateway: Gateway, sample_fi
     signer = Signer((SECRET_KEY,))
     key_id = upload.split("/uploads/")[1].split("/")[0]
     hooks = [secret.removeprefix("whsec_") for secret in webhook_secrets(signer, key_id, None, 0)]
-    made = [*worker_secrets(signer).values(), *hooks, *tokens, *puts]
+    made = [*credentials_of(signer)[0].environ.values(), *hooks, *tokens, *puts]
     assert all(len(secret) > 10 for secret in (*signatures, *made))
 
     logs = "".join(path.read_text() for path in gateway.stack.log_dir.glob("*.log"))

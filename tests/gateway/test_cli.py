@@ -10,7 +10,7 @@ from click.testing import Result
 from flask import Flask
 
 from gateway.providers.clouds.vast.settings import VastSettings
-from gateway.providers.worker_client import worker_secrets
+from gateway.providers.worker_client import credentials_of
 from tests.gateway.conftest import Gateway
 
 
@@ -109,7 +109,7 @@ def test_the_webhook_secret_is_printed_alone_until_it_is_rotated(app: Flask, ser
 def test_the_worker_s_secrets_are_printed_as_environment_variables(app: Flask, services: Gateway) -> None:
     result = run(app, "worker-env")
     assert result.exit_code == 0, result.output
-    assert dict(line.split("=") for line in result.stdout.split()) == worker_secrets(services.signer)
+    assert dict(line.split("=") for line in result.stdout.split()) == credentials_of(services.signer)[0].environ
 
 
 def test_the_commands_migrate_a_fresh_database(app: Flask, services: Gateway) -> None:

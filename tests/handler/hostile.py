@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ffmpeg_ops.engine import confined
 from handler.attempt import run_attempt
 from handler.settings import Settings
 from tests.handler.support import FOREVER_S, children
@@ -51,6 +52,7 @@ class Outcome:
 
 def endure(raw: dict[str, Any], settings: Settings, timeout_s: int = TIMEOUT_S) -> Outcome:
     """Run the attempt; check that it ends in time with an expected code, within memory, without leftovers."""
+    confined.start()  # it stays
     threads, files, before = _threads(), _files(), set(children(os.getpid()))
     _forget_peak()
     before_kb = _memory_kb("VmRSS")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.clock import to_rfc3339
+from ffmpeg_ops.engine import confined
 from ffmpeg_ops.operation import StopSignal
 from handler.attempt import run_attempt
 from handler.settings import Settings
@@ -160,6 +161,11 @@ class Job:
 def ffmpegs(parent: int | None = None) -> list[int]:
     """The ids of the running FFmpeg processes that `parent` (default: this process) started."""
     return [pid for pid, comm, ppid in _processes() if comm == "ffmpeg" and ppid == (parent or os.getpid())]
+
+
+def decoders() -> list[int]:
+    """The ids of the processes in which this process decodes images."""
+    return children(confined.start())
 
 
 def children(parent: int) -> list[int]:

@@ -11,8 +11,9 @@ import pytest
 
 from handler import attempt as job
 from handler import events
+from tests.conftest import ROOT
 from tests.handler.conftest import LONG
-from tests.handler.support import FOREVER_S, Attempt, Gateway, Job, alive, deaf_server, ffmpegs
+from tests.handler.support import FOREVER_S, Attempt, Gateway, Job, alive, deaf_server, decoders, ffmpegs
 from tests.servers import STOP_S, FileServer, Reply, eventually
 from wire.errors import Cancelled, WorkerLost
 
@@ -48,6 +49,16 @@ def storing(request: pytest.FixtureRequest, img2vid: Job, gateway: Gateway, monk
 
 
 @pytest.fixture
+def decoding(img2vid: Job, gateway: Gateway, files: FileServer) -> Begin:
+    """A JPEG of millions of empty comments, each of which Pillow keeps."""
+    content = (ROOT / "samples" / "photo.jpg").read_bytes()
+    files.routes["/comments"] = Reply(body=content[:2] + b"\xff\xfe\0\2" * 10_000_000 + content[2:])
+    limits = {"max_asset_bytes": 50_000_000, "max_output_bytes": 50_000_000, "timeout_s": 60}
+    more = {"url_image": files.url("/comments"), "delivery": gateway.delivery(limits=limits)}
+    return lambda: _once(decoders, img2vid, **more)
+
+
+@pytest.fixture
 def encoding(img2vid: Job) -> Begin:
     found = partial(img2vid.settings.work_dir.glob, "attempt-*/output-video.mp4")
     return lambda: _once(lambda: list(found()), img2vid, **LONG)
@@ -68,6 +79,9 @@ class TestEveryStageStops:
     def test_fetching(self, fetching: Begin, gateway: Gateway, by: str) -> None:
         _stops(fetching(), gateway, by)
 
+    def test_decoding(self, decoding: Begin, gateway: Gateway, by: str) -> None:
+        _stops(decoding(), gateway, by)
+
     def test_encoding(self, encoding: Begin, gateway: Gateway, by: str) -> None:
         _stops(encoding(), gateway, by)
 
@@ -76,14 +90,14 @@ class TestEveryStageStops:
 
 
 def _stops(attempt: Attempt, gateway: Gateway, by: str) -> None:
-    pids, settings = ffmpegs(), attempt.settings
+    pids, settings = [*ffmpegs(), *decoders()], attempt.settings
     if by == "409":
         gateway.on_event = lambda event: Reply(409)
     else:
         attempt.stop.set(Cancelled())
         attempt.stop.set(WorkerLost())  # only the first reason counts
     attempt.join(STOP_S)
-    assert not any(alive(pid) for pid in pids), "FFmpeg is dead before the attempt ends"
+    assert not any(alive(pid) for pid in pids), "they are dead before the attempt ends"
     assert attempt.failure.code == ("superseded" if by == "409" else "cancelled")
     assert gateway.milestones == ["started"]
     assert list(settings.work_dir.glob("attempt-*")) == []

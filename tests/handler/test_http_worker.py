@@ -26,7 +26,7 @@ from werkzeug.test import TestResponse
 
 from common import http_server
 from gateway.providers.base import Unavailable
-from gateway.providers.worker_client import WorkerClient
+from gateway.providers.worker_client import Credentials, WorkerClient
 from handler import http_worker
 from handler.http_worker import create_app
 from handler.settings import Settings
@@ -371,7 +371,7 @@ def _serve(settings: Settings, folder: Path, *, tls: bool = False) -> Iterator[S
     port = free_port()
     given = {"SESSION_TOKEN": TOKEN, "WORKER_API_KEY": KEY, "ALLOWED_IPS": "127.0.0.1", "WORKER_PORT": str(port)}
     env = environment(settings, **given, WORKER_TLS=str(tls).lower())
-    client = WorkerClient(f"http{'s' * tls}://127.0.0.1:{port}", TOKEN, KEY, tls=tls)
+    client = WorkerClient(f"http{'s' * tls}://127.0.0.1:{port}", [Credentials(TOKEN, KEY)], tls=tls)
     with subprocess.Popen(COMMAND, cwd=folder, env=env, stderr=subprocess.DEVNULL, text=True) as process:
         served = Served(process, port, client)
         try:

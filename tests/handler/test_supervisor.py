@@ -18,7 +18,7 @@ import requests
 
 from common.settings import read
 from gateway.providers.base import Unavailable
-from gateway.providers.worker_client import WorkerClient
+from gateway.providers.worker_client import Credentials, WorkerClient
 from handler import runs, supervisor
 from handler.settings import Settings
 from handler.supervisor import Config
@@ -90,7 +90,7 @@ class Instance:
 
     @property
     def client(self) -> WorkerClient:
-        return WorkerClient(f"https://127.0.0.1:{self.port}", TOKEN, KEY, tls=True)
+        return WorkerClient(f"https://127.0.0.1:{self.port}", [Credentials(TOKEN, KEY)], tls=True)
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -361,9 +361,10 @@ def test_it_imports_nothing_of_the_worker() -> None:
     code = "import sys, handler.supervisor; print(*sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(said.stdout.split())
-    assert not loaded & {"flask", "gunicorn", "marshmallow", "structlog", "wire", "cryptography"}
+    assert not loaded & {"flask", "gunicorn", "marshmallow", "structlog", "wire", "cryptography", "pyseccomp"}
     assert {name for name in loaded if name.startswith("ffmpeg_ops")} == {
         "ffmpeg_ops",
         "ffmpeg_ops.engine",
-        "ffmpeg_ops.engine.sandbox",
+        *("ffmpeg_ops.engine.sandbox", "ffmpeg_ops.engine.landlock", "ffmpeg_ops.engine.system_calls"),
+        "ffmpeg_ops.engine.gpu",
     }

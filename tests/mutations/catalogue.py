@@ -38,6 +38,14 @@ MUTATIONS = (
         ("tests/gateway/db/test_store.py",),
     ),
     Mutation(
+        "attempt-begun-without-lease",
+        "Only the holder of a job's lease begins an attempt",
+        "gateway/db/statements.py",
+        'BEGIN_ATTEMPT = save(jobs, frozenset({"attempt_id"}), leased=True)',
+        'BEGIN_ATTEMPT = save(jobs, frozenset({"attempt_id"}))',
+        ("tests/gateway/db/test_store.py",),
+    ),
+    Mutation(
         "stale-result-written",
         "A result that comes after the lease was lost changes no row",
         "gateway/db/statements.py",
@@ -120,6 +128,14 @@ MUTATIONS = (
         "if attempt.state is AttemptState.INTENT and attempt.sent_at is None:",
         "if attempt.state is AttemptState.INTENT:",
         ("tests/gateway/dispatch/test_submit.py",),
+    ),
+    Mutation(
+        "rotation-locks-out-workers",
+        "Workers that began before SECRET_KEY was rotated are still driven",
+        "gateway/providers/worker_client.py",
+        "        for credentials in self._credentials:\n            if hmac",
+        "        for credentials in self._credentials[:1]:\n            if hmac",
+        ("tests/gateway/providers/test_worker_client_tls.py",),
     ),
     Mutation(
         "absence-counts-as-silence",
@@ -400,7 +416,7 @@ MUTATIONS = (
         "ffmpeg-not-confined",
         "FFmpeg reaches no network and no file but its own",
         "ffmpeg_ops/engine/process.py",
-        "            sandbox.confine(directory, _readable(command))\n",
+        "            sandbox.confine(directory, _readable(command), reduced=reduced)\n",
         "",
         ("tests/ffmpeg_ops/engine/test_sandbox.py",),
     ),

@@ -20,6 +20,10 @@ _PANS: Mapping[str, tuple[float | None, float | None, float | None, float | None
 }
 
 
+# How many source pixels each pixel of a frame should have: fewer lose detail, more alias under a cubic kernel.
+FINEST = 1.06
+
+
 @dataclass(frozen=True)
 class Box:
     """The part of the image that a frame shows, in pixels of the image, measured to pixel edges."""
@@ -36,6 +40,10 @@ class Box:
     def scaled(self, x: float, y: float) -> Box:
         """The same part of an image that is `x` times as wide and `y` times as high."""
         return Box(self.left * x, self.top * y, self.width * x, self.height * y)
+
+    def step(self, frame: tuple[int, int]) -> float:
+        """Source pixels for each pixel of a frame."""
+        return min(self.width / frame[0], self.height / frame[1])
 
 
 @dataclass(frozen=True)
@@ -76,3 +84,8 @@ class Move:
         x = self.focus[0] if x0 is None or x1 is None else x0 + (x1 - x0) * t
         y = self.focus[1] if y0 is None or y1 is None else y0 + (y1 - y0) * t
         return x, y
+
+
+def finest(boxes: list[Box], frame: tuple[int, int]) -> float:
+    """Source pixels for each pixel of the most magnified frame."""
+    return min(box.step(frame) for box in boxes)

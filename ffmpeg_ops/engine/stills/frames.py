@@ -25,13 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ffmpeg_ops.engine.stills.camera import Box
+from ffmpeg_ops.engine.stills.camera import FINEST, Box
 
 Plane = NDArray[Any]  # of uint8; OpenCV's stubs are not precise
 
-# How many source pixels each pixel of a frame should have: fewer lose detail, more alias under a cubic kernel. A zoom
-# runs through several sources, each made from the one before with Lanczos, at most _LEVEL times smaller.
-FINEST = 1.06
+# A zoom runs through several sources, each made from the one before with Lanczos, at most _LEVEL times smaller.
 _LEVEL = 1.16
 # Maximum number of pixels made besides those shown, and maximum error of a sample, in source pixels.
 _SLACK = 128
@@ -66,17 +64,15 @@ class Span:
     error: float
 
 
-def finest(boxes: list[Box], frame: tuple[int, int]) -> float:
-    """Source pixels for each pixel of the most magnified frame."""
-    return min(_step(box, frame) for box in boxes)
+def render(pixels: Plane, boxes: list[Box], frame: tuple[int, int]) -> Iterator[bytes]:
+    """Yield one raw yuv420p frame of `frame` pixels (even numbers) per box, rendered on all cores, in order.
 
-
-def render(image: Image.Image, boxes: list[Box], frame: tuple[int, int]) -> Iterator[bytes]:
-    """Yield one raw yuv420p frame of `frame` pixels (even numbers) per box, rendered on all cores, in order."""
+    `pixels` is the image as RGB: rows, columns, channels.
+    """
     cv2.setNumThreads(1)  # whole frames in parallel scale better than parts of one
     workers = len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(workers) as pool:
-        camera = _Camera(image, boxes, frame)
+        camera = _Camera(pixels, boxes, frame)
         ahead: deque[Future[bytes]] = deque()
         for box in boxes:
             ahead.append(pool.submit(camera.frame, box))
@@ -88,16 +84,17 @@ def render(image: Image.Image, boxes: list[Box], frame: tuple[int, int]) -> Iter
 class _Camera:
     """Renders frames, each from the most suitable source; safe to share between threads."""
 
-    def __init__(self, image: Image.Image, boxes: list[Box], frame: tuple[int, int]) -> None:
+    def __init__(self, pixels: Plane, boxes: list[Box], frame: tuple[int, int]) -> None:
         self._size = frame
         self._half = (frame[0] // 2, frame[1] // 2)
-        y, cb, cr = planes_of(image)
-        steps = [_step(box, frame) for box in boxes]
+        y, cb, cr = planes_of(pixels)
+        steps = [box.step(frame) for box in boxes]
         margin = math.ceil(_SLACK * max(steps)) + 8
         self._lumas = [_Source([plane], margin) for plane in _levels(y, min(steps), max(steps))]
-        half = (math.ceil(image.width / 2), math.ceil(image.height / 2))
+        height, width, _ = pixels.shape
+        half = (math.ceil(width / 2), math.ceil(height / 2))
         self._chroma = _Source([cv2.resize(plane, half, interpolation=cv2.INTER_AREA) for plane in (cb, cr)], margin)
-        self._image_size = image.size
+        self._image_size = (width, height)
 
     def frame(self, box: Box) -> bytes:
         """The raw frame that shows `box`."""
@@ -108,17 +105,13 @@ class _Camera:
     def _luma(self, box: Box) -> _Source:
         """The smallest source with at least FINEST pixels for each pixel of the frame; if none, the largest."""
         for source in reversed(self._lumas):
-            if _step(box, self._size) * source.size[0] / self._image_size[0] >= FINEST * 0.999:
+            if box.step(self._size) * source.size[0] / self._image_size[0] >= FINEST * 0.999:
                 return source
         return self._lumas[0]
 
     def _cut(self, source: _Source, box: Box, size: tuple[int, int], siting: float) -> list[Plane]:
         scale = (source.size[0] / self._image_size[0], source.size[1] / self._image_size[1])
         return source.cut(box.scaled(*scale), size, siting)
-
-
-def _step(box: Box, frame: tuple[int, int]) -> float:
-    return min(box.width / frame[0], box.height / frame[1])
 
 
 def _levels(plane: Plane, finest_step: float, coarsest_step: float) -> list[Plane]:
@@ -194,7 +187,7 @@ def _resized(plane: Plane, x: Span, y: Span, size: tuple[int, int]) -> Plane:
     return made[y.skip : y.skip + size[1], x.skip : x.skip + size[0]]
 
 
-def planes_of(image: Image.Image) -> list[Plane]:
+def planes_of(pixels: Plane) -> list[Plane]:
     """Y, Cb and Cr of an RGB image."""
-    ycbcr = cv2.transform(np.asarray(image), _TO_YCBCR)
+    ycbcr = cv2.transform(pixels, _TO_YCBCR)
     return [np.ascontiguousarray(ycbcr[:, :, i]) for i in range(3)]

@@ -72,6 +72,8 @@ def load(path: Path, name: str, factor: Factor) -> Loaded:
         found = sniff_file(path)
         wrong = "that is cut off or damaged" if found.name in _NAMES else "not a readable image"
         raise AssetInvalid(f"{name}: the file is {found.label}, {wrong}.", detail=repr(error)) from error
+    except MemoryError as error:
+        raise AssetTooLarge(f"{name}: the image needs more memory than the worker allows.") from error
     except JobError:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds of errors on damaged files

@@ -8,7 +8,7 @@ from typing import Any
 from gateway.domain.attempts import Attempt
 from gateway.providers.base import Accepted, Context, NotYet, Remote
 from gateway.providers.local.settings import LocalSettings
-from gateway.providers.worker_client import WorkerClient, worker_secrets
+from gateway.providers.worker_client import WorkerClient, credentials_of
 
 
 class LocalProvider:
@@ -18,10 +18,7 @@ class LocalProvider:
     queue_limit_s: int | None = None
 
     def __init__(self, context: Context) -> None:
-        credentials = worker_secrets(context.signer)
-        self._worker = WorkerClient(
-            context.settings.of(LocalSettings).worker_url, credentials["SESSION_TOKEN"], credentials["WORKER_API_KEY"]
-        )
+        self._worker = WorkerClient(context.settings.of(LocalSettings).worker_url, credentials_of(context.signer))
 
     def submit(self, attempt: Attempt, job_input: Mapping[str, Any]) -> Accepted | NotYet:
         return self._worker.submit(job_input)

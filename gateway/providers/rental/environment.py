@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from gateway.providers.rental.settings import RentalSettings
-from gateway.providers.worker_client import worker_secrets
+from gateway.providers.worker_client import credentials_of
 from gateway.signing import Signer
 
 PORT = 3334
@@ -25,5 +25,5 @@ def environment(settings: RentalSettings, signer: Signer, rental: str, allowed: 
         "NVENC_HIDE_FOREIGN_GPUS": str(settings.nvenc_hide_foreign_gpus),
         "WORKER_LIFETIME_SECONDS": str(settings.max_lifetime),
         "WORKER_SILENCE_SECONDS": str(SILENCE_S),
-        **worker_secrets(signer, rental),
+        **credentials_of(signer, rental)[0].environ,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from gateway.domain.rentals import Rental
-from gateway.providers.worker_client import WorkerClient, worker_secrets
+from gateway.providers.worker_client import WorkerClient, credentials_of
 from gateway.signing import Signer
 
 _KEPT = 200
@@ -32,6 +32,5 @@ class Workers:
 
 
 def rented_worker(signer: Signer, rental_uuid: str, host: str, port: int) -> WorkerClient:
-    secrets = worker_secrets(signer, rental_uuid)
     where = f"[{host}]" if ":" in host else host
-    return WorkerClient(f"https://{where}:{port}", secrets["SESSION_TOKEN"], secrets["WORKER_API_KEY"], tls=True)
+    return WorkerClient(f"https://{where}:{port}", credentials_of(signer, rental_uuid), tls=True)

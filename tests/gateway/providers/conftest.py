@@ -22,7 +22,7 @@ from gateway.providers.local.settings import LocalSettings
 from gateway.providers.registry import PROVIDERS, make
 from gateway.providers.runpod.provider import RunPodProvider
 from gateway.providers.runpod.settings import RunPodSettings
-from gateway.providers.worker_client import worker_secrets
+from gateway.providers.worker_client import credentials_of
 from gateway.settings import Settings
 from gateway.signing import Signer
 from handler.certificate import Certificate
@@ -155,7 +155,7 @@ def serve(
 @pytest.fixture
 def local_stand(tmp_path: Path) -> Iterator[Stand]:
     signer = Signer((SECRET_KEY,))
-    tokens = worker_secrets(signer)
+    tokens = credentials_of(signer)[0].environ
     worker = WorkerSettings(
         session_token=tokens["SESSION_TOKEN"],
         worker_api_key=tokens["WORKER_API_KEY"],

@@ -11,9 +11,9 @@ import pytest
 
 from gateway.providers import http
 from gateway.providers.base import Accepted, Ambiguous, NotYet, ProviderError, Refused, Unavailable
-from gateway.providers.worker_client import WorkerClient
+from gateway.providers.worker_client import Credentials, WorkerClient
 from tests.gateway.providers.conftest import attempt_named, job_input
-from tests.servers import PATIENCE_S, FileServer, RawServer, Reply
+from tests.servers import PATIENCE_S, FileServer, RawServer, Reply, Request
 from wire.errors import JobFault, WorkerFault
 
 ATTEMPT = attempt_named()
@@ -23,7 +23,7 @@ GARBAGE = [b"", b"<html>", b"[]", b"null", b'"x"', b"\xff\xfe", b"{", b"{}", b"[
 
 
 def client_of(files: FileServer) -> WorkerClient:
-    return WorkerClient(files.origin + "/", "token", "key")
+    return WorkerClient(files.origin + "/", [Credentials("token", "key")])
 
 
 def reply(status: int, /, **body: object) -> Reply:
@@ -125,7 +125,7 @@ def test_a_connection_that_does_not_come_about_is_not_yet(
             name = "getaddrinfo" if isinstance(failure, socket.gaierror) else "create_connection"
             monkeypatch.setattr(socket, name, fail)
             monkeypatch.setattr(socket.socket, "connect", fail)
-        client = WorkerClient(f"http://127.0.0.1:{bound.getsockname()[1]}", "t", "k")
+        client = WorkerClient(f"http://127.0.0.1:{bound.getsockname()[1]}", [Credentials("t", "k")])
         assert isinstance(client.submit(INPUT), NotYet)
         for call in (client.poll, client.cancel):
             with pytest.raises(Unavailable):
@@ -140,7 +140,7 @@ def test_headers_that_never_end_meet_the_read_timeout(monkeypatch: pytest.Monkey
     monkeypatch.setattr(http, "READ_TIMEOUT_S", 0.3)
     with closing(RawServer(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000, pause_s=0.02)) as server:
         with pytest.raises(Unavailable):
-            WorkerClient(server.origin, "t", "k").poll(ATTEMPT.id)
+            WorkerClient(server.origin, [Credentials("t", "k")]).poll(ATTEMPT.id)
         assert server.left.wait(PATIENCE_S), "it hangs up while bytes still arrive"
 
 
@@ -241,4 +241,26 @@ def test_no_broken_answer_lets_a_foreign_exception_out(name: str, impatient: Non
     call, expected = CALLS[name]
     for answer in BROKEN:
         with closing(RawServer(answer)) as server, pytest.raises(expected):
-            call(WorkerClient(server.origin, "t", "k"))
+            call(WorkerClient(server.origin, [Credentials("t", "k")]))
+
+
+def test_after_a_rotation_a_worker_is_called_with_the_secrets_that_it_has(files: FileServer) -> None:
+    """A worker that began before the rotation, and then restarts with the new secrets."""
+    old, new = Credentials("old token", "old key"), Credentials("new token", "new key")
+    has = old
+
+    def answer(request: Request) -> Reply:
+        theirs = Credentials(request.headers["X-Session-Token"], request.headers["X-API-Key"])
+        return reply(202, attemptId="a1") if theirs == has else reply(401, title="wrong token")
+
+    files.routes[SUBMIT] = answer
+    client = WorkerClient(files.origin, [new, old])
+    assert isinstance(client.submit(INPUT), Accepted)
+    files.requests.clear()
+    assert isinstance(client.submit(INPUT), Accepted)
+    assert len(files.requests) == 1, "what it accepted is tried first"
+    has = new
+    assert isinstance(client.submit(INPUT), Accepted)
+    has = Credentials("foreign token", "foreign key")
+    with pytest.raises(Unavailable, match="refuses this gateway"):
+        client.submit(INPUT)

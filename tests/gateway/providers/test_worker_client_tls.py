@@ -19,7 +19,7 @@ import pytest
 from gateway.providers import http as provider_http
 from gateway.providers import worker_client
 from gateway.providers.base import Accepted, Ambiguous, NotYet, Phase, Unavailable
-from gateway.providers.worker_client import Health, NotAllowed, Unreachable, WorkerClient
+from gateway.providers.worker_client import Credentials, Health, NotAllowed, Unreachable, WorkerClient
 from handler import certificate
 from handler.certificate import Certificate
 from handler.settings import Settings as WorkerSettings
@@ -74,7 +74,7 @@ def worker(settings: WorkerSettings) -> Iterator[Worker]:
 
 
 def client_of(url: str) -> WorkerClient:
-    return WorkerClient(url, TOKEN, KEY, tls=True)
+    return WorkerClient(url, [Credentials(TOKEN, KEY)], tls=True)
 
 
 class Impostor(FileServer):
@@ -211,7 +211,7 @@ def test_no_list_of_authorities_is_read_for_a_pinned_certificate(
 def test_without_tls_no_proof_is_asked_for(settings: WorkerSettings) -> None:
     server, _, stop = serve(settings)
     try:
-        assert WorkerClient(f"http://127.0.0.1:{server.server_port}", TOKEN, KEY).health().slots == 1
+        assert WorkerClient(f"http://127.0.0.1:{server.server_port}", [Credentials(TOKEN, KEY)]).health().slots == 1
         for call in every_call(client_of(f"https://127.0.0.1:{server.server_port}"))[1:]:
             with pytest.raises(Unreachable):
                 call()
@@ -354,3 +354,11 @@ def test_a_health_that_makes_no_sense_is_unavailable(body: bytes) -> None:
     telling = proving(lambda nonce, own: proof(TOKEN, nonce, own), lambda path: (200, body))
     with closing(telling), pytest.raises(Unavailable, match="invalid response"):
         client_of(telling.url).health()
+
+
+def test_a_worker_from_before_a_rotation_proves_itself_with_its_own_secrets(worker: Worker) -> None:
+    rotated = WorkerClient(worker.url, [Credentials("new token", "new key"), Credentials(TOKEN, KEY)], tls=True)
+    assert rotated.health().slots == 1
+    foreign = WorkerClient(worker.url, [Credentials("new token", "new key")], tls=True)
+    with pytest.raises(Unavailable, match="did not prove"):
+        foreign.health()

@@ -15,7 +15,7 @@ from gateway.providers.clouds.vast.settings import VastSettings
 from gateway.providers.registry import PROVIDERS
 from gateway.providers.rental.cloud import Order
 from gateway.providers.rental.environment import environment
-from gateway.providers.worker_client import worker_secrets
+from gateway.providers.worker_client import credentials_of
 from gateway.settings import Settings as GatewaySettings
 from gateway.signing import Signer
 from handler.http_worker import _check
@@ -57,7 +57,7 @@ def test_no_secret_of_ours_is_in_it() -> None:
 def test_the_worker_understands_it_and_lets_the_gateway_in() -> None:
     worker = read(WorkerSettings, given(allowed=("192.0.2.1", "2001:db8::/32")))
     _check(worker)
-    secrets = worker_secrets(SIGNER, RENTAL)
+    secrets = credentials_of(SIGNER, RENTAL)[0].environ
     assert (worker.session_token, worker.worker_api_key) == (secrets["SESSION_TOKEN"], secrets["WORKER_API_KEY"])
     assert worker.worker_tls and worker.worker_host == "0.0.0.0" and worker.worker_port == 3334
     assert worker.allowed_ips == ("192.0.2.1", "2001:db8::/32")
