@@ -84,7 +84,8 @@ class Sources:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is wrong with the files, as far as they are used, in plain words."""
-        return (*self.jumps, *(self.info.warnings if self.original else ()), *self.audio_info.warnings)
+        heard = self.info.audio_warnings if self.original else ()
+        return (*self.jumps, *self.info.video_warnings, *heard, *self.audio_info.audio_warnings)
 
     @property
     def header_frames(self) -> int | None:

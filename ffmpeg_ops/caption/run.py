@@ -81,7 +81,7 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
     length_s = output.length_s(info, stream)
     cues = _cues(parsed, params, gaps.played_s(info, length_s), warnings.append)
     style = look(params.get("style"), *shown_size(stream))
-    warnings += [*info.warnings, *_write_script(work, cues, style)]
+    warnings += [*info.video_warnings, *info.audio_warnings, *_write_script(work, cues, style)]
     times = gaps.frame_times(video, info, stream, work)
     added = gaps.filling(cues, info, stream, length_s, times, moving=style.highlight != "none")
     made = ladder.encode(

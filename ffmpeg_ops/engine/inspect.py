@@ -23,6 +23,7 @@ SOUND_RATES = range(2000, 768_001)  # resampling from a few samples a second tak
 MAX_FRAMES = 1_000_000  # more than four hours at 60 frames a second
 MIN_COMPLETE = 0.98  # the share of a damaged file that must be readable
 _ROUNDING_S = 0.1  # how much headers and packets may differ
+_IMAGES = frozenset({"mjpeg", "png", "bmp", "gif", "webp", "tiff"})
 _FIRST_PACKETS = 500  # broadcasts begin in the middle of a group of pictures, and groups may be long
 _MAY_BE_ANY_MEDIA = frozenset({sniffing.MP4, sniffing.MATROSKA, sniffing.OGG, sniffing.AVI})
 
@@ -97,14 +98,16 @@ class MediaInfo:
     duration_s: float | None
     #: Size of the file.
     size_bytes: int
-    #: The first video stream.
+    #: The video stream that players choose, or the next one where that one cannot be decoded.
     video: VideoStream | None
     #: The audio stream that players choose, or the next one where that one cannot be decoded.
     audio: AudioStream | None
     #: The earliest timestamp in the file, in seconds.
     start_s: float = 0.0
-    #: What is wrong with the file, in plain words.
-    warnings: tuple[str, ...] = ()
+    #: What is wrong with its video streams, in plain words.
+    video_warnings: tuple[str, ...] = ()
+    #: What is wrong with its audio streams.
+    audio_warnings: tuple[str, ...] = ()
 
     @property
     def formats(self) -> frozenset[str]:
@@ -122,21 +125,23 @@ def probe(path: Path, work: Work) -> MediaInfo:
             raise AssetTooLarge(f"The video has more than {ffmpeg.MAX_PROBED / 1e6:.0f} megapixels.") from error
         raise AssetInvalid(f"The file is {sniff_file(path).label}, not a media file.", detail=error.detail) from error
     streams, formats = raw.get("streams", []), raw.get("format", {}).get("format_name", "")
-    video = next((_video(s) for s in streams if _is_video(s)), None)
+    shown, missed = _chosen(path, [s for s in streams if _is_video(s)], "video", work)
+    heard, unheard = _chosen(path, [s for s in streams if s.get("codec_type") == "audio"], "sound", work)
+    video = _video(shown) if shown else None
     duration_s = _seconds(raw.get("format", {}))
     if video is not None and video.frames and formats == "avi":
         # FFmpeg shortens the length that it states for a file which is cut off
         duration_s = max(duration_s or 0.0, float(video.frames / (video.frame_rate or 1)))
         video = replace(video, frames=None)
-    audio, found = _audio_of(path, [s for s in streams if s.get("codec_type") == "audio"], work)
     return MediaInfo(
         format=formats,
         duration_s=duration_s,
         size_bytes=path.stat().st_size,
         video=video,
-        audio=audio,
+        audio=_audio(heard) if heard else None,
         start_s=_seconds(raw.get("format", {}), "start_time") or 0.0,
-        warnings=found,
+        video_warnings=missed,
+        audio_warnings=unheard,
     )
 
 
@@ -245,7 +250,11 @@ def _asset(path: Path, name: str, wanted: str, work: Work) -> MediaInfo:
         is_wanted = found in _MAY_BE_ANY_MEDIA or (found.label.endswith(" audio") and wanted == "an audio file")
         wrong = " that is damaged or cut off" if is_wanted else f", not {wanted}"
         raise AssetInvalid(f"{name}: the file is {found.label}{wrong}.", detail=error.detail) from error
-    info = replace(info, warnings=tuple(f"{name}: {warning}" for warning in info.warnings))
+    info = replace(
+        info,
+        video_warnings=tuple(f"{name}: {warning}" for warning in info.video_warnings),
+        audio_warnings=tuple(f"{name}: {warning}" for warning in info.audio_warnings),
+    )
     if info.audio is not None and info.audio.sample_rate not in SOUND_RATES:
         raise AssetInvalid(f"{name}: a sample rate of {info.audio.sample_rate} Hz is not supported.")
     return info
@@ -287,7 +296,7 @@ def _measured_s(path: Path, name: str, info: MediaInfo, index: int, work: Work) 
 
 
 def _is_video(stream: Mapping[str, Any]) -> bool:
-    cover = stream.get("disposition", {}).get("attached_pic")
+    cover = _disposition(stream, "attached_pic")
     return stream.get("codec_type") == "video" and not cover and int(stream.get("width") or 0) > 0
 
 
@@ -315,21 +324,33 @@ def _video(stream: Mapping[str, Any]) -> VideoStream:
     )
 
 
-def _audio_of(path: Path, streams: list[Mapping[str, Any]], work: Work) -> tuple[AudioStream | None, tuple[str, ...]]:
-    """The stream that players choose, and a warning where that is not the first choice.
+def _chosen(
+    path: Path, streams: list[Mapping[str, Any]], kind: str, work: Work
+) -> tuple[Mapping[str, Any] | None, tuple[str, ...]]:
+    """The stream of a kind that players choose, and a warning where that is not the first choice.
 
-    Players prefer the stream marked as default, and take the first one that they can decode: phones put a format that
-    hardly any player knows before AAC. A single stream is taken as it is.
+    Players prefer the stream marked as default, pass over thumbnails, and take the first one that they can decode:
+    phones put sound in a format that hardly any player knows before AAC. A single stream is taken as it is.
     """
-    choices = sorted(streams, key=lambda stream: not stream.get("disposition", {}).get("default"))
+    choices = sorted(streams, key=lambda stream: (_is_thumbnail(stream), not _disposition(stream, "default")))
     if len(choices) < 2:
-        return (_audio(choices[0]) if choices else None), ()
-    audible = (s for s in choices if s.get("sample_fmt") and is_decodable(path, work, str(s["index"])))
-    chosen = next(audible, choices[0])
+        return (choices[0] if choices else None), ()
+    form = "sample_fmt" if kind == "sound" else "pix_fmt"
+    decodable = (s for s in choices if s.get(form) and is_decodable(path, work, str(s["index"])))
+    chosen = next(decodable, choices[0])
     if chosen is choices[0]:
-        return _audio(chosen), ()
+        return chosen, ()
     numbers = [streams.index(stream) + 1 for stream in (choices[0], chosen)]
-    return _audio(chosen), ("sound track {} cannot be decoded; track {} was used".format(*numbers),)
+    return chosen, ("{} track {} cannot be decoded; track {} was used".format(kind, *numbers),)
+
+
+def _is_thumbnail(stream: Mapping[str, Any]) -> bool:
+    marked = any(_disposition(stream, name) for name in ("timed_thumbnails", "still_image"))
+    return marked or stream.get("codec_name") in _IMAGES
+
+
+def _disposition(stream: Mapping[str, Any], name: str) -> bool:
+    return bool(stream.get("disposition", {}).get(name))
 
 
 def _audio(stream: Mapping[str, Any]) -> AudioStream:

@@ -91,7 +91,29 @@ def test_the_default_track_comes_first_then_the_first_that_can_be_decoded(
 ) -> None:
     info, audio = inspect.audio_asset(with_tracks(media, default, *unknown), "url_audio", work)
     assert audio.channels == channels
-    assert info.warnings == ((f"url_audio: {said}",) if said else ())
+    assert info.audio_warnings == ((f"url_audio: {said}",) if said else ())
+
+
+@pytest.mark.parametrize("extension", ["mp4", "mkv"])
+@pytest.mark.parametrize("first", ["unknown", "still", "good"])
+def test_the_first_video_track_that_is_one_and_can_be_decoded_is_used(
+    first: str, extension: str, media: Media, work: Work
+) -> None:
+    small = media.made("still.jpg", "-f lavfi -i color=red:size=48x32 -frames:v 1 -pix_fmt yuvj420p")
+    small = small if first == "still" else media.video("48x32", audio=False)
+    both = f"-i {small.name} -i {media.video().name} -map 0:v -map 1:v -c copy"
+    path = media.made(f"two-{first}.{extension}", both)
+    if first == "unknown":
+        codec, other = (b"avc1", b"xxxx") if extension == "mp4" else (b"V_MPEG4/ISO/AVC", b"V_MPEG9/XYZ/ABC")
+        head, *tail = path.read_bytes().split(codec)
+        tracks = [other, codec] if extension == "mkv" else [codec, other, codec]  # MP4 also names it as a brand
+        content = head + b"".join(name + part for name, part in zip(tracks, tail, strict=True))
+        path = media.folder / f"unknown.{extension}"
+        path.write_bytes(content)
+    info, video = inspect.video_asset(path, "url_video", work)
+    assert video.width == (48 if first == "good" else 96)
+    said = ("url_video: video track 1 cannot be decoded; track 2 was used",) if first == "unknown" else ()
+    assert info.video_warnings == said
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
