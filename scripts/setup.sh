@@ -52,6 +52,10 @@ if [ -n "$missing" ]; then
         echo "setup: continuing without them; captions in these scripts will lack characters" >&2
 fi
 
+ldconfig -p 2>/dev/null | grep -q 'libseccomp\.so\.2' ||
+    (install_debian "libseccomp is missing" libseccomp2) ||
+    echo "setup: continuing without it; FFmpeg is then less confined (see SECURITY.md)" >&2
+
 command -v "$python" >/dev/null || fail "$python is missing; install Python 3.11 or newer"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "Python 3.11 or newer is needed, $python is older"
 

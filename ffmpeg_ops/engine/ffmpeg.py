@@ -91,10 +91,12 @@ def encode(
     feed: Iterable[bytes] | None = None,
     made: Path | None = None,
     stall_s: float = math.inf,
+    reduced: str | None = None,
 ) -> Encoded:
     """Run `ffmpeg` with `arguments`, reporting progress as a share of `length_s` seconds of output.
 
-    `feed` is written to standard input; `made` is the file that comes out, by default `work.output("video")`. Raises
+    `feed` is written to standard input; `made` is the file that comes out, by default `work.output("video")`. `reduced`
+    is the reason to run this command in the reduced sandbox. Raises
     the reason of `work.stop`, JobTimeout after `work.limits.timeout_s`, OutputTooLarge, WorkerDiskFull, AssetInvalid
     where an input cannot be decoded, Stopped after `stall_s` without progress, at a signal, and for wrong timestamps,
     or EncodeFailed with the end of standard error as its detail.
@@ -111,6 +113,7 @@ def encode(
         on_error=report.error,
         feed=report.noted(feed) if feed else None,
         check=report.check,
+        reduced=reduced,
     )
     _raise_failure(ended, report.errors, made, max_bytes)
     if ended.feed_error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from wire.sniffing import sniff_file
 
 MAX_PICTURE, MAX_SIDE = 4096 * 2304, 16_384  # no H.264 encoder takes a longer side
 SOUND_RATES = range(2000, 768_001)  # resampling from a few samples a second takes gigabytes
+MAX_FRAMES = 1_000_000  # more than four hours at 60 frames a second
 MIN_COMPLETE = 0.98  # the share of a damaged file that must be readable
 _ROUNDING_S = 0.1  # how much headers and packets may differ
 _FIRST_PACKETS = 500  # broadcasts begin in the middle of a group of pictures, and groups may be long
@@ -39,7 +41,7 @@ class VideoStream:
     height: int
     #: Average frames a second, 0 when unknown.
     frame_rate: Fraction
-    #: Number of frames in the header, None when it has none.
+    #: Number of frames in the header, None when it has none, or as in AVI includes empty packets.
     frames: int | None
     #: Length in seconds, None when unknown.
     duration_s: float | None
@@ -57,6 +59,8 @@ class VideoStream:
     start_s: float = 0.0
     #: Whether it has B-frames: packets are stored in another order than frames are shown.
     reordered: bool = False
+    #: Whether all frames last equally long, as far as FFmpeg has seen: in MP4 all of them.
+    constant_rate: bool = False
 
     def megapixels(self, seconds: float) -> float:
         """What all frames of the first `seconds` have together, in millions of pixels."""
@@ -117,13 +121,19 @@ def probe(path: Path, work: Work) -> MediaInfo:
         if "exceeds specified max pixel count" in (error.detail or ""):
             raise AssetTooLarge(f"The video has more than {ffmpeg.MAX_PROBED / 1e6:.0f} megapixels.") from error
         raise AssetInvalid(f"The file is {sniff_file(path).label}, not a media file.", detail=error.detail) from error
-    streams = raw.get("streams", [])
+    streams, formats = raw.get("streams", []), raw.get("format", {}).get("format_name", "")
+    video = next((_video(s) for s in streams if _is_video(s)), None)
+    duration_s = _seconds(raw.get("format", {}))
+    if video is not None and video.frames and formats == "avi":
+        # FFmpeg shortens the length that it states for a file which is cut off
+        duration_s = max(duration_s or 0.0, float(video.frames / (video.frame_rate or 1)))
+        video = replace(video, frames=None)
     audio, found = _audio_of(path, [s for s in streams if s.get("codec_type") == "audio"], work)
     return MediaInfo(
-        format=raw.get("format", {}).get("format_name", ""),
-        duration_s=_seconds(raw.get("format", {})),
+        format=formats,
+        duration_s=duration_s,
         size_bytes=path.stat().st_size,
-        video=next((_video(s) for s in streams if _is_video(s)), None),
+        video=video,
         audio=audio,
         start_s=_seconds(raw.get("format", {}), "start_time") or 0.0,
         warnings=found,
@@ -139,7 +149,8 @@ def video_asset(path: Path, name: str, work: Work) -> tuple[MediaInfo, VideoStre
     video = info.video
     if video.pixel_format in {"", "unknown"}:  # ffprobe could not decode a single frame
         raise AssetInvalid(f"{name}: the video cannot be decoded.")
-    if video.duration_s is None:  # Matroska states the length of the longest stream, a live recording none
+    if video.duration_s is None or info.format == "avi":
+        # Matroska states the length of the longest stream, a live recording none, and AVI counts what is missing
         video = replace(video, duration_s=_measured_s(path, name, info, video.index, work))
     elif _may_end_later(info, video):
         measured_s = _measured_s(path, name, info, video.index, work) or 0
@@ -178,6 +189,20 @@ def count_frames(path: Path, stream: VideoStream, work: Work) -> int | None:
     except EncodeFailed:
         return None
     return count
+
+
+def frame_times(path: Path, stream: VideoStream, work: Work) -> array[float]:
+    """When the frames of a stream are shown, in order, by its packets: at most MAX_FRAMES of them."""
+    found = array("d")
+
+    def on_packet(line: str) -> None:
+        pts, dts, flags, *_ = f"{line},,,".split(",")
+        shown_s = _either(pts, dts)
+        if shown_s is not None and "D" not in flags and len(found) < MAX_FRAMES:
+            found.append(shown_s)
+
+    each_packet(path, ["pts_time", "dts_time", "flags"], on_packet, work, stream.index)
+    return array("d", sorted(found))
 
 
 def each_packet(
@@ -246,13 +271,13 @@ def _measured_s(path: Path, name: str, info: MediaInfo, index: int, work: Work) 
     ends: dict[int, float] = defaultdict(lambda: -math.inf)
 
     def on_packet(line: str) -> None:
-        stream, pts, length, *_ = f"{line},,".split(",")
-        if stream.isdigit() and (start := _number(pts)) is not None:
+        stream, pts, dts, length, *_ = f"{line},,,".split(",")
+        if stream.isdigit() and (start := _either(pts, dts)) is not None:
             starts[int(stream)] = min(starts[int(stream)], start)
-            ends[int(stream)] = max(ends[int(stream)], start + (_number(length) or 0))
+            ends[int(stream)] = max(ends[int(stream)], start + (number(length) or 0))
 
     try:
-        each_packet(path, ["stream_index", "pts_time", "duration_time"], on_packet, work)
+        each_packet(path, ["stream_index", "pts_time", "dts_time", "duration_time"], on_packet, work)
     except EncodeFailed:
         return None
     found_s = max(ends.values(), default=-math.inf)
@@ -286,6 +311,7 @@ def _video(stream: Mapping[str, Any]) -> VideoStream:
         color_transfer=stream.get("color_transfer", ""),
         start_s=_seconds(stream, "start_time") or 0.0,
         reordered=bool(stream.get("has_b_frames")),
+        constant_rate=stream.get("avg_frame_rate") == stream.get("r_frame_rate"),
     )
 
 
@@ -324,14 +350,21 @@ def _rotation(stream: Mapping[str, Any]) -> int:
 
 
 def _seconds(part: Mapping[str, Any], key: str = "duration") -> float | None:
-    return _number(part.get(key, ""))
+    return number(part.get(key, ""))
 
 
-def _number(text: str) -> float | None:
+def number(text: str) -> float | None:
+    """What ffprobe printed for a number; None where it is unknown."""
     try:
         return float(text)
     except ValueError:
         return None
+
+
+def _either(pts: str, dts: str) -> float | None:
+    """When a packet is shown: AVI has decoding times only."""
+    shown_s = number(pts)
+    return number(dts) if shown_s is None else shown_s
 
 
 def _rate(text: str | None) -> Fraction | None:

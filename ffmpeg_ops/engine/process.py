@@ -68,12 +68,15 @@ def run(
     on_error: Callable[[str], object] = lambda line: None,
     feed: Iterable[bytes] | None = None,
     check: Callable[[], object] = lambda: None,
+    reduced: str | None = None,
 ) -> Ended:
     """Run `command`; `on_output` and `on_error` get its lines, each on a thread of its own, and `feed` is its input.
 
     No file that it writes grows past `file_bytes`. `check` is called many times a second, and ends the command with
-    what it raises. Raises the reason of `work.stop`, JobTimeout after `timeout_s` or as much CPU time on every core,
-    and WorkerError when the command is not installed.
+    what it raises. `reduced` is the reason to run this command in the reduced sandbox.
+
+    Raises the reason of `work.stop`, JobTimeout after `timeout_s` or as much CPU time on every core, and WorkerError
+    when the command is not installed.
     """
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     feed_errors: list[Exception] = []
@@ -83,7 +86,10 @@ def run(
         on_error(line)
 
     limited = _limited(list(command), file_bytes=file_bytes, cpu_s=math.ceil(timeout_s) * (os.cpu_count() or 1))
-    with _started(limited, work.directory, subprocess.DEVNULL if feed is None else subprocess.PIPE) as process:
+    if reduced:
+        log.warning("sandbox.reduced", command=command[0], reason=reduced)
+    stdin = subprocess.DEVNULL if feed is None else subprocess.PIPE
+    with _started(limited, work.directory, stdin, reduced=bool(reduced)) as process:
         threads = [_read(process.stdout, on_output), _read(process.stderr, on_error_line)]
         if feed is not None:
             threads.append(_write(process.stdin, feed, feed_errors))
@@ -94,13 +100,18 @@ def run(
 
 
 def each_line_of(
-    command: Sequence[str], work: Work, consume: Callable[[str], object], *, timeout_s: float = SHORT_TIMEOUT_S
+    command: Sequence[str],
+    work: Work,
+    consume: Callable[[str], object],
+    *,
+    timeout_s: float = SHORT_TIMEOUT_S,
+    reduced: str | None = None,
 ) -> bool:
     """Pass every line of a short command's standard output to `consume`, and return whether it printed errors.
 
     Raises like `run`, WorkerError when the command was killed, and EncodeFailed for any other failure.
     """
-    ended = run(command, work, timeout_s=timeout_s, file_bytes=_SHORT_FILE_BYTES, on_output=consume)
+    ended = run(command, work, timeout_s=timeout_s, file_bytes=_SHORT_FILE_BYTES, on_output=consume, reduced=reduced)
     if ended.status == -signal.SIGXCPU:
         raise JobTimeout
     if ended.status < 0:
@@ -110,7 +121,9 @@ def each_line_of(
     return bool(ended.tail)
 
 
-def output_of(command: Sequence[str], work: Work, *, timeout_s: float = SHORT_TIMEOUT_S) -> bytes:
+def output_of(
+    command: Sequence[str], work: Work, *, timeout_s: float = SHORT_TIMEOUT_S, reduced: str | None = None
+) -> bytes:
     """Return the standard output of a short command. Raises like `each_line_of`, and EncodeFailed past the limit."""
     lines: list[str] = []
     size = 0
@@ -121,16 +134,18 @@ def output_of(command: Sequence[str], work: Work, *, timeout_s: float = SHORT_TI
         if size <= _SHORT_OUTPUT_BYTES:
             lines.append(line)
 
-    each_line_of(command, work, keep, timeout_s=timeout_s)
+    each_line_of(command, work, keep, timeout_s=timeout_s, reduced=reduced)
     if size > _SHORT_OUTPUT_BYTES:
         raise EncodeFailed(detail=f"{command[0]} printed {size} bytes")
     return "\n".join(lines).encode()
 
 
-def output_outside_job(command: Sequence[str], *, timeout_s: float = SHORT_TIMEOUT_S) -> str:
+def output_outside_job(
+    command: Sequence[str], *, timeout_s: float = SHORT_TIMEOUT_S, reduced: str | None = None
+) -> str:
     """Like `output_of`, in a temporary directory, for commands that belong to no job."""
     with tempfile.TemporaryDirectory() as directory:
-        return output_of(command, Work(Path(directory)), timeout_s=timeout_s).decode()
+        return output_of(command, Work(Path(directory)), timeout_s=timeout_s, reduced=reduced).decode()
 
 
 def preload(library: Path | None) -> None:
@@ -158,18 +173,17 @@ def _limited(command: list[str], *, file_bytes: int, cpu_s: int) -> list[str]:
         limits = [f"--fsize={file_bytes}", f"--cpu={cpu_s}", f"--nofile={_OPEN_FILES}", "--core=0"]
         command = ["prlimit", *limits, "--", *command]
     if find("setpriv"):
-        capabilities = ["--bounding-set=-all", "--inh-caps=-all"] if sandbox.drops_capabilities() else []
-        command = ["setpriv", "--pdeathsig", "KILL", *capabilities, "--", *command]
+        command = ["setpriv", "--pdeathsig", "KILL", "--", *command]
     return command
 
 
 @contextmanager
-def _started(command: list[str], directory: Path, stdin: int) -> Iterator[subprocess.Popen[bytes]]:
+def _started(command: list[str], directory: Path, stdin: int, *, reduced: bool) -> Iterator[subprocess.Popen[bytes]]:
     """Start the command, and kill the whole group at the end of the block.
 
     A process that waits in the kernel, as for a GPU that has died, cannot be killed. It is left with its pipes.
     """
-    process, parent = _spawn(command, directory, stdin)
+    process, parent = _spawn(command, directory, stdin, reduced=reduced)
     try:
         yield process
     finally:
@@ -183,7 +197,9 @@ def _started(command: list[str], directory: Path, stdin: int) -> Iterator[subpro
                 _close(pipe)
 
 
-def _spawn(command: list[str], directory: Path, stdin: int) -> tuple[subprocess.Popen[bytes], threading.Thread]:
+def _spawn(
+    command: list[str], directory: Path, stdin: int, *, reduced: bool
+) -> tuple[subprocess.Popen[bytes], threading.Thread]:
     """Start the command, confined, on a thread that ends with it.
 
     The thread is needed because the command inherits the thread's confinement, which cannot be undone, and because the
@@ -193,7 +209,7 @@ def _spawn(command: list[str], directory: Path, stdin: int) -> tuple[subprocess.
 
     def parent() -> None:
         try:
-            sandbox.confine(directory, _readable(command))
+            sandbox.confine(directory, _readable(command), reduced=reduced)
             process = subprocess.Popen(
                 command,
                 cwd=directory,

@@ -46,7 +46,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def main() -> None:
     """Serve the socket whose number is the only argument, until the worker has closed its end."""
     sandbox.hide()
-    sandbox.available()  # looked up once, not in every child
+    sandbox.drop_capabilities()
+    sandbox.gaps()  # looked up once, not in every child
     resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for name in PRELOADED:

@@ -150,6 +150,15 @@ def with_tracks(media: Media, default: int, *unknown: int) -> Path:
     return path
 
 
+def broadcasts(media: Media, *begin_s: int) -> Path:
+    """A transport stream of parts of one second joined byte by byte, whose timestamps begin at these times."""
+    source = f"-i {media.video().name} -c copy"
+    parts = [media.made(f"part-{s}.ts", f"{source} -output_ts_offset {s}").read_bytes() for s in begin_s]
+    path = media.folder / f"broadcasts-{'-'.join(map(str, begin_s))}.ts"
+    path.write_bytes(b"".join(parts))
+    return path
+
+
 @dataclass(frozen=True)
 class VideoWork(Work):
     """The context of a run whose output is one video; `shares` is all progress that it has reported."""

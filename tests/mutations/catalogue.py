@@ -416,7 +416,7 @@ MUTATIONS = (
         "ffmpeg-not-confined",
         "FFmpeg reaches no network and no file but its own",
         "ffmpeg_ops/engine/process.py",
-        "            sandbox.confine(directory, _readable(command))\n",
+        "            sandbox.confine(directory, _readable(command), reduced=reduced)\n",
         "",
         ("tests/ffmpeg_ops/engine/test_sandbox.py",),
     ),

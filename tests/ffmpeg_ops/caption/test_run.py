@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from tests.ffmpeg_ops.media import Frames, Media, VideoWork, ffmpeg, frame_times
 from wire.errors import AssetInvalid
 
 FPS = 25
+slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
 def srt(*cues: tuple[float, float, str]) -> str:
@@ -159,14 +160,23 @@ SLIDES = [(0.2, 0.9, "a"), (1.2, 1.9, "b"), (2.5, 4.4, "c"), (7.2, 7.8, "d")]
         ("slow.mp4", "1", 8),
         ("slower.mkv", "1/4", 8),
         ("still.mp4", "25", 0.04),
+        ("still.mkv", "25", 0.04),
+        ("pause.mp4", "25", 8),
+        ("pause.avi", "25", 8),
+        slow("pause.mkv", "25", 8),
         ("short.mp4", "25", 6),
     ],
 )
 def test_captions_are_seen_where_the_video_has_no_frames(
     name: str, rate: str, seconds: float, media: Media, work: VideoWork
 ) -> None:
-    """Slide shows, a podcast with one still, sound that goes on: each cue is drawn within a frame of its times."""
-    video = media.made(name, GRAY.format(rate=rate, seconds=seconds))
+    """Slide shows, a podcast with one still, screen recordings that pause, sound that goes on."""
+    pauses = (
+        "-vf select=not(between(t\\,1\\,2.8)+between(t\\,4\\,5)+between(t\\,7.1\\,7.9)) -fps_mode vfr -bf 0"
+        if "pause" in name
+        else ""
+    )
+    video = media.made(name, f"{GRAY.format(rate=rate, seconds=seconds)} {pauses}")
     run_on(work, video, srt(*SLIDES))
     times, shown = frame_times(work.video), drawn(frames(work.video)).any(axis=(1, 2))
     assert len(times) == len(shown) and set(np.round(frame_times(video), 2)) <= set(np.round(times, 2))

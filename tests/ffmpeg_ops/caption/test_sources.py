@@ -12,6 +12,7 @@ from tests.ffmpeg_ops.media import (
     Media,
     VideoWork,
     audio_length_s,
+    broadcasts,
     damaged,
     frame_count,
     frame_times,
@@ -172,6 +173,12 @@ def test_frames_that_an_edit_list_hides_are_not_missed(media: Media, work: Video
     assert int(stream(clip, "video")["nb_frames"]) > 50
     caption(work, clip)
     assert frame_count(work.video) == frame_count(clip)
+
+
+def test_captions_are_drawn_in_every_part_of_a_joined_recording(media: Media, work: VideoWork) -> None:
+    stats = caption(work, broadcasts(media, 0, 3000, 0), "1\n00:00:02,200 --> 00:00:02,800\nLater\n")
+    assert stats["warnings"] == ["url_video: its timestamps jump; its parts were joined"]
+    assert (stats["frames"], stats["duration_s"]) == (75, pytest.approx(3.0, abs=0.04))
 
 
 def test_progress_never_goes_back(media: Media, work: VideoWork) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from ffmpeg_ops.engine import confined, sandbox
+from ffmpeg_ops.engine import confined, landlock
 from ffmpeg_ops.engine.confined import Crashed, Result
 from ffmpeg_ops.engine.zygote import DATA_AT, Returned
 from ffmpeg_ops.operation import Work
@@ -275,7 +275,7 @@ def test_a_child_has_no_network_and_reaches_no_other_process_s_memory(got: dict[
     assert (got["connect"], got["trace the zygote"]) == ("refused", "refused")
 
 
-@pytest.mark.skipif("landlock" not in sandbox.available(), reason="this kernel has no Landlock")
+@pytest.mark.skipif(not landlock.version(), reason="this kernel has no Landlock")
 def test_a_child_reads_its_input_and_nothing_else(got: dict[str, Any]) -> None:
     assert got["own input"] == "'input'"
     names = ("other file", "write", "overwrite", "environment of the zygote")

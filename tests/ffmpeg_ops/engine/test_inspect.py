@@ -115,6 +115,21 @@ def test_media_without_its_end_is_called_cut_off(
     assert refusal(fake, work) == f"url_video: the file is {name} that is damaged or cut off."
 
 
+@pytest.mark.parametrize("kept", [0.5, 0.9])
+def test_an_avi_that_is_cut_off_is_told_from_one_that_drops_frames(
+    kept: float, media: Media, fake: Path, work: Work
+) -> None:
+    """Its header counts frames, of which a screen recorder stores unchanged ones as nothing."""
+    some = "-f lavfi -i testsrc2=size=96x64:rate=25:duration=4 -c:v mpeg4"
+    info, video = inspect.video_asset(media.made("whole.avi", some), "url_video", work)
+    assert (video.frames, video.duration_s, info.duration_s) == (None, 4, 4)
+    fake.write_bytes((whole := (media.folder / "whole.avi").read_bytes())[: int(len(whole) * kept)])
+    assert "the file is cut off" in refusal(fake, work)
+    drops = media.made("drops.avi", f"{some} -vf select=lt(t\\,1)+gt(t\\,3) -fps_mode vfr")
+    _, video = inspect.video_asset(drops, "url_video", work)
+    assert video.duration_s == 4 and inspect.count_frames(drops, video, work) == 49
+
+
 @pytest.mark.parametrize(("head", "name"), [(b"fLaC", "FLAC audio"), (b"RIFF\0\0\0\0WAVE", "WAV audio")])
 def test_unreadable_audio_is_called_damaged_and_no_video(head: bytes, name: str, fake: Path, work: Work) -> None:
     fake.write_bytes(head + b"\0" * 40)
