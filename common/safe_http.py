@@ -141,11 +141,21 @@ class _HttpsPool(HTTPSConnectionPool):
 
 
 class TimelyAdapter(HTTPAdapter):
-    """Ends a call whose headers have not all arrived within the read time-out."""
+    """Ends a call whose headers have not all arrived within the read time-out, and closes its connections when closed.
+
+    urllib3 leaves idle connections open until nothing refers to their pool. A response does, and with it the traceback
+    of an error that ended a download.
+    """
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+
+    def close(self) -> None:
+        pools = self.poolmanager.pools
+        for pool in [pools[key] for key in pools.keys()]:  # noqa: SIM118  # it cannot be iterated
+            pool.close()
+        super().close()
 
 
 class _PublicOnly(IPFilterAdapter, TimelyAdapter):  # type: ignore[misc]
@@ -268,7 +278,11 @@ def _get(http: _Session, url: str, ends_at: float) -> requests.Response:
     """The response after redirects, with its body unread."""
     for _ in range(MAX_REDIRECTS + 1):
         response = _request(http, url, ends_at)
-        target = http.next_url(response)
+        try:
+            target = http.next_url(response)
+        except ForbiddenUrl:
+            response.close()
+            raise
         if target is None:
             return response
         response.close()

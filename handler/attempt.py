@@ -222,7 +222,7 @@ def _interruptible(task: Callable[[], T], stop: StopSignal) -> T:
             grace_ends_at = grace_ends_at or time.monotonic() + STOP_GRACE_S
             if time.monotonic() > grace_ends_at:
                 log.warning("attempt.thread_abandoned")
-                raise stop.reason
+                stop.check()
     return outcome.result()
 
 
