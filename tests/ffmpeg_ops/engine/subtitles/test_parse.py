@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import codecs
+import json
 import tempfile
 import time
 from contextlib import suppress
@@ -92,6 +93,15 @@ def srt(text: str) -> str:
 
 
 # --- formats and encodings -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("line_break", ["\n", "\r\n"])
+def test_a_text_that_comes_as_json_is_read(line_break: str) -> None:
+    """From tools that pass values on without decoding them."""
+    text = json.dumps(SRT.replace("\n", line_break))
+    assert parse_text(text, "subtitles") == parse_text(text[1:-1], "subtitles") == CUES
+    assert parse_text(json.dumps(SRT, ensure_ascii=False)[1:-1], "subtitles") == CUES
+    assert parse_text(SRT.replace("acorda!", "C:\\new"), "subtitles")[1].text == "Bom dia:\nC:\\new"
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
