@@ -30,6 +30,9 @@ from gunicorn.workers.gthread import ThreadWorker
 log = structlog.get_logger(__name__)
 
 IDLE_S = 60.0
+# A request may wait PATIENCE_S for its client. Every MIN_RATE bytes that are transferred give back a second of it: the
+# client may pause, but not be slower on average.
+PATIENCE_S, MIN_RATE = 15.0, 16_000
 HANDSHAKE_S = 10.0
 UNREAD_BODY_S = 5.0
 CHUNK_BYTES, DRAIN_CHUNKS = 65536, 16
@@ -67,21 +70,45 @@ class _Logger(glogging.Logger):  # type: ignore[misc]
 
 
 class _Connection(socket.socket):
-    """Breaks when the client stalls for IDLE_S. gunicorn has no such limit once a request has begun."""
+    """Breaks when the client stalls for IDLE_S, or is slower than MIN_RATE. gunicorn has no such limits."""
 
     request: Any = None  # gunicorn's request in progress
     read_to_end = False
+    _waited_s = 0.0  # of PATIENCE_S
+
+    def begin(self, request: Any) -> None:
+        self.request, self._waited_s = request, 0.0
 
     def setblocking(self, flag: bool, /) -> None:
         self.settimeout(IDLE_S if flag else 0.0)
 
     def recv(self, *args: Any) -> bytes:
-        with _timeout_as_reset():
-            return super().recv(*args)
+        with self._paced(0):
+            data = super().recv(*args)
+        self._give_back(len(data))
+        return data
 
-    def sendall(self, *args: Any) -> None:
-        with _timeout_as_reset():
-            super().sendall(*args)
+    def sendall(self, data: Any, *args: Any) -> None:
+        with self._paced(len(data)):
+            super().sendall(data, *args)
+        self._give_back(len(data))
+
+    @contextmanager
+    def _paced(self, size: int) -> Iterator[None]:
+        """Limit the time of a call that is to transfer `size` bytes, and count it."""
+        began, limit = time.monotonic(), self.gettimeout() or 0.0
+        left = PATIENCE_S + size / MIN_RATE - self._waited_s
+        if limit:  # otherwise the call does not wait
+            self.settimeout(max(0.001, min(limit, left)))
+        try:
+            with _timeout_as_reset():
+                yield
+        finally:
+            self._waited_s += time.monotonic() - began
+            self.settimeout(limit)
+
+    def _give_back(self, transferred: int) -> None:
+        self._waited_s = max(0.0, self._waited_s - transferred / MIN_RATE)
 
 
 class _SecureConnection(_Connection, ssl.SSLSocket):
@@ -156,7 +183,7 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
         return keep
 
     def handle_request(self, req: Any, conn: Any) -> Any:
-        conn.sock.request = req
+        conn.sock.begin(req)
         keep = super().handle_request(req, conn)
         if conn.sock.read_to_end:
             with suppress(OSError):  # closing with unread data would reset the connection and lose the response

@@ -17,6 +17,7 @@ import structlog
 from marshmallow import ValidationError
 
 from common.validation import describe, too_complex
+from ffmpeg_ops.engine import sandbox
 from ffmpeg_ops.operation import OPERATIONS, Operation, StopSignal, Work
 from handler import outputs
 from handler.events import Events, Reporter
@@ -132,6 +133,8 @@ def _run(
             reporter.encoding()
             made, processing_s = _timed(lambda: operation.run(work, params, assets), stop)
             stats, facts = _stats_and_result(made)
+            if found := (*stats.get("warnings", ()), *sandbox.warnings()):
+                stats["warnings"] = list(found)
             sizes = outputs.check(work)
         gpu = {"gpu": unquote_plus(settings.runpod_gpu_name)} if settings.runpod_gpu_name else {}
         left_s = limits.timeout_s + UPLOAD_S - (time.monotonic() - began_at)

@@ -4,6 +4,7 @@
     GET    /jobs/<attempt id>   {attemptId, status: running|completed|failed|cancelled, progress, result?, error?}
     DELETE /jobs/<attempt id>   stop the attempt within two seconds
     GET    /health              slots, and the caller's address as seen here
+    GET    /ready               whether the sandbox is whole, and in plain words what it does not hold here
     GET    /identity?nonce=…    with WORKER_TLS: the proof that the certificate is this worker's (wire/identity.py)
 
 Every call but the last requires the session token, the worker's own key and an allowed address; an unset setting
@@ -104,6 +105,11 @@ def create_app(
     def health() -> Response:
         slots = {"total": settings.worker_concurrency, "busy": runs.active()}
         return jsonify({"status": "ok", "slots": slots, "peer": request.remote_addr})
+
+    @app.get("/ready")
+    def ready() -> Response:
+        gaps = sandbox.gaps()
+        return jsonify({"status": "ready", "sandbox": {"whole": not gaps, "gaps": list(gaps)}})
 
     @app.get("/identity", endpoint=_IDENTITY)
     def identity() -> Response:

@@ -77,6 +77,11 @@ def gaps() -> tuple[str, ...]:
     return tuple(found)
 
 
+def warnings() -> tuple[str, ...]:
+    """`gaps` as a line for `stats.warnings`; empty where the sandbox is whole."""
+    return (f"the worker's sandbox is not whole: {'; '.join(gaps())}",) if gaps() else ()
+
+
 def _check(result: int) -> None:
     if result < 0:
         number = ctypes.get_errno()

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
+from gateway.access.transfers import Transfers
+
 
 @contextmanager
 def held(threads: threading.BoundedSemaphore) -> Iterator[bool]:
@@ -20,11 +22,11 @@ def held(threads: threading.BoundedSemaphore) -> Iterator[bool]:
 
 
 class ThreadLimits:
-    """At most half of `threads` wait for jobs, `per_key` (0: all) of these for one key; a quarter transfer files."""
+    """At most half of `threads` wait for jobs, `per_key` (0: all) of these for one key; a quarter transfers files."""
 
     def __init__(self, threads: int, per_key: int = 0) -> None:
         self.waiting = threading.BoundedSemaphore(threads // 2)
-        self.transfers = threading.BoundedSemaphore(threads // 4)
+        self.transfers = Transfers(threads // 4)
         self._per_key = per_key or threads
         self._lock, self._waiting_of = threading.Lock(), Counter[str]()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import structlog
@@ -13,7 +14,7 @@ from werkzeug.exceptions import ClientDisconnected
 from werkzeug.wsgi import ClosingIterator
 
 from common.clock import to_rfc3339
-from gateway.access.thread_limits import held
+from gateway.access.rate_limits import address_of
 from gateway.api.blueprint import Blueprint
 from gateway.domain import ids
 from gateway.domain.jobs import MARGIN_MS
@@ -107,7 +108,9 @@ def _upload() -> dict[str, Any]:
     if here.storage.free_percent() < here.settings.min_free_disk_percent:
         raise StorageLow
     key = f"uploads/{g.key_id}/{ids.ulid(now)}"
-    size = _store(key, here.settings.max_asset_bytes, sniffed=True)
+    client = address_of(request.remote_addr)
+    with here.thread_limits.transfers.held(g.key_id, client) as taken:
+        size = _store(key, here.settings.max_asset_bytes, taken, sniffed=True)
     expires_at = now + here.settings.upload_retention_seconds * 1000
     # The file is removed when it expires, unless a job needs it. The URL stays valid for all tries of such a job.
     try_ms = (here.settings.queue_limit_seconds + here.settings.job_timeout_seconds) * 1000 + MARGIN_MS
@@ -120,7 +123,9 @@ def _send(key: str, signature: str) -> Response:
     if _local().allowed("GET", key, signature) is None:
         raise SignatureInvalid
     _bind_ids(key)
-    if not here.thread_limits.transfers.acquire(blocking=False):
+    # Uploads are fetched by workers. Videos are fetched by clients, and need no key.
+    holder = _owner(key), None if key.startswith("uploads/") else address_of(request.remote_addr)
+    if not here.thread_limits.transfers.take(*holder):
         raise TransfersBusy
     try:
         mime = mime_of(key)
@@ -133,7 +138,7 @@ def _send(key: str, signature: str) -> Response:
             max_age=0,
         )
     except BaseException as error:
-        here.thread_limits.transfers.release()
+        here.thread_limits.transfers.give_back(*holder)
         if isinstance(error, FileNotFoundError | ValueError):
             raise NotFound("The file does not exist or was removed.") from error
         if isinstance(error, OSError):
@@ -141,7 +146,8 @@ def _send(key: str, signature: str) -> Response:
         raise
     # Hold the thread until the last byte was sent or the client left. `call_on_close` is not called for responses that
     # are passed through.
-    response.response = ClosingIterator(response.response, here.thread_limits.transfers.release)  # type: ignore[arg-type]
+    release = partial(here.thread_limits.transfers.give_back, *holder)
+    response.response = ClosingIterator(response.response, release)  # type: ignore[arg-type]
     response.cache_control.private = True  # a caching proxy would serve files after their URL has expired
     return response
 
@@ -152,7 +158,8 @@ def _receive(key: str, signature: str) -> Response:
         raise SignatureInvalid
     _bind_ids(key)
     _check_unfinished(key)
-    size = _store(key, max_bytes, lambda: _check_unfinished(key))
+    with services().thread_limits.transfers.held(_owner(key)) as taken:
+        size = _store(key, max_bytes, taken, lambda: _check_unfinished(key))
     log.info("file.stored", key=key, size_bytes=size)
     return Response(status=201)
 
@@ -172,6 +179,16 @@ def _bind_ids(key: str) -> None:
             structlog.contextvars.bind_contextvars(job_id=job_id, attempt_id=attempt_id)
 
 
+def _owner(key: str) -> str:
+    """The id of the API key to which the file belongs; empty if its job has been removed."""
+    match key.split("/"):
+        case ["uploads", key_id, _]:
+            return key_id
+        case ["outputs", job_id, *_] if (job := services().store.job(job_id)) is not None:
+            return job.key_id
+    return ""
+
+
 def _check_unfinished(key: str) -> None:
     """Raise AttemptSuperseded unless the output's attempt is the newest of its job and unfinished."""
     store = services().store
@@ -181,10 +198,12 @@ def _check_unfinished(key: str) -> None:
         raise AttemptSuperseded
 
 
-def _store(key: str, max_bytes: int, check: Callable[[], None] = lambda: None, *, sniffed: bool = False) -> int:
+def _store(
+    key: str, max_bytes: int, taken: bool, check: Callable[[], None] = lambda: None, *, sniffed: bool = False
+) -> int:
     """Store the request's body under `key` and return its size. `check` is called after the last byte.
 
-    `sniffed`: refuse files that do not begin like media.
+    `taken`: whether there is a place for the transfer. `sniffed`: refuse files that do not begin like media.
     """
     here = services()
     length = request.content_length
@@ -195,11 +214,10 @@ def _store(key: str, max_bytes: int, check: Callable[[], None] = lambda: None, *
     if length == 0:
         raise BadRequest("The body is empty.")
     request.max_content_length = length + 1  # instead of the limit for JSON; a body of exactly the limit is refused
-    with held(here.thread_limits.transfers) as taken:
-        if not taken:
-            raise TransfersBusy
-        chunks = _body(length, check)
-        here.storage.write(key, _media(chunks) if sniffed else chunks, length)
+    if not taken:
+        raise TransfersBusy
+    chunks = _body(length, check)
+    here.storage.write(key, _media(chunks) if sniffed else chunks, length)
     return length
 
 

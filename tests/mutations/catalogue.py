@@ -421,6 +421,22 @@ MUTATIONS = (
         ("tests/ffmpeg_ops/engine/test_sandbox.py",),
     ),
     Mutation(
+        "system-calls-not-refused",
+        "FFmpeg cannot signal, limit or trace other processes of its user",
+        "ffmpeg_ops/engine/sandbox.py",
+        "        program.load()\n",
+        "        pass\n",
+        ("tests/ffmpeg_ops/engine/test_system_calls.py",),
+    ),
+    Mutation(
+        "sandbox-reduced-for-all",
+        "A GPU that needs a reduced sandbox reduces that of no other command",
+        "ffmpeg_ops/engine/process.py",
+        "reduced=bool(reduced)",
+        "reduced=True",
+        ("tests/ffmpeg_ops/engine/test_sandbox.py",),
+    ),
+    Mutation(
         "group-not-killed",
         "A stop kills FFmpeg and everything that it started",
         "ffmpeg_ops/engine/process.py",

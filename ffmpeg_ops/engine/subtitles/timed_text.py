@@ -16,7 +16,7 @@ _TIMES = re.compile(
     rf"\s*(?P<bracket>\[)?(?P<start>{_CLOCK})\s*(?P<arrow>{_ARROW}|[-–—−]+)\s*(?P<end>{_CLOCK})"
     r"(?(bracket)\]|(?=\s|$))(?P<rest>.*)$"
 )
-_LOOKS_TIMED = re.compile(rf"\s*\[?(?:{_CLOCK}\s*--?>|--?>\s*{_CLOCK}|[\d\s.,:;-]*\d\s*-->\s*\d[\d\s.,:;-]*$)")
+_LOOKS_TIMED = re.compile(rf"\s*\[?{_CLOCK}\s*--?>|\s*--?>\s*{_CLOCK}|[\d\s.,:;-]*\d\s*-->\s*\d[\d\s.,:;-]*$")
 _PARTS = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+)(?:[.,](\d+)|:(\d{3}))?")
 _STANDARD_ARROW = re.compile(r"--\s?(?:>|&gt;)")
 _NUMBER = re.compile(r"\s*(\d+)\s*$")
