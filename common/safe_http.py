@@ -106,6 +106,26 @@ def is_public(address: str) -> bool:
     return not any(ip.version == net.version and ip in net for net in _DENIED)
 
 
+def names_inside_address(url: str, allow_origins: Collection[str] = ()) -> bool:
+    """Whether the URL itself names a non-public address, as a number or as localhost; origins that are allowed do not.
+
+    A host name may still resolve to one, which only a request finds out.
+    """
+    if any(f"{url.lower()}/".startswith(f"{origin.rstrip('/').lower()}/") for origin in allow_origins):
+        return False
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return not is_public(host)
+    except ValueError:
+        pass
+    try:
+        return not is_public(socket.inet_ntoa(socket.inet_aton(host)))  # other notations, such as 127.1
+    except OSError:
+        return False
+
+
 class _HeadersInTime:
     """A connection whose headers must all arrive within the read time-out, which otherwise restarts at every byte."""
 

@@ -261,6 +261,7 @@ def test_a_busy_server_is_waited_for_as_long_as_it_says(
     caption: Job, files: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
+    monkeypatch.setattr("handler.fetch.BUSY_S", 60.0)
     monkeypatch.setattr("handler.fetch._MAX_RETRY_AFTER_S", 30.0)
     monkeypatch.setattr(StopSignal, "wait", lambda self, seconds: pauses.append(seconds))
     video = files.routes["/video.mp4"]

@@ -16,8 +16,11 @@ MAX_BYTES = 5_000_000
 MAX_CUES = 50_000  # more than four hours of three words a second, each a cue of its own
 MAX_AT_ONCE = 50
 MAX_CUE = 5000  # characters
-_TIMED_OR_ASS = re.compile(r"^[ \t]*(?:Dialogue|\[[^\[\]\n]+\]|WEBVTT|.*\d.*[->→;].*\d)", re.MULTILINE)
-_FENCE = re.compile(r"^[ \t]*```[ \t]*\w*[ \t]*$", re.MULTILINE)
+# No pattern may try a long line in more than one way: a thread that matches cannot be stopped.
+_TIMED_OR_ASS = re.compile(
+    r"^[ \t]*(?:Dialogue|\[[^\[\]\n]+\]|WEBVTT|[^\d\n]*\d[^>→;\n-]*[->→;][^\d\n]*\d)", re.MULTILINE
+)
+_FENCE = re.compile(r"^[ \t]*```[ \t]*(?:\w+[ \t]*)?$", re.MULTILINE)
 
 Warn = Callable[[str], object]
 

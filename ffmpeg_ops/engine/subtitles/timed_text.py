@@ -13,7 +13,7 @@ from ffmpeg_ops.engine.subtitles.cue import Cue, Row, timed
 _CLOCK = r"[-−]?\s?\d{1,6}(?:\s?[:：.,，]\s?\d{1,9}){1,4}"
 _ARROW = r"(?:[-–—−]{1,3}\s?(?:>|&gt;)|=>|→)"
 _TIMES = re.compile(rf"\s*(?P<start>{_CLOCK})\s*(?P<arrow>{_ARROW}|[-–—−]+)\s*(?P<end>{_CLOCK})(?P<settings>\s.*)?$")
-_LOOKS_TIMED = re.compile(rf"\s*(?:{_CLOCK}\s*--?>|--?>\s*{_CLOCK}|[\d\s.,:;-]*\d\s*-->\s*\d[\d\s.,:;-]*$)")
+_LOOKS_TIMED = re.compile(rf"\s*{_CLOCK}\s*--?>|\s*--?>\s*{_CLOCK}|[\d\s.,:;-]*\d\s*-->\s*\d[\d\s.,:;-]*$")
 _PARTS = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+)(?:[.,](\d+)|:(\d{3}))?")
 _STANDARD_ARROW = re.compile(r"--\s?(?:>|&gt;)")
 _NUMBER = re.compile(r"\s*\d+\s*$")

@@ -230,3 +230,31 @@ def test_parsing_takes_linear_time(head: str, piece: str) -> None:
 )
 def test_tags_are_removed_and_numbers_and_signs_are_text(text: str, shown: list[str]) -> None:
     assert [cue.text for cue in parse_text(text, "subtitles")] == shown
+
+
+LONG = 1_000_000
+CUE = "1\n00:00:00,000 --> 00:00:01,000\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"```\n{'1' * LONG}\n```\n{CUE}x",
+        f"```\n{'1' * LONG}{';' * LONG}\n```\n{CUE}x",
+        f"```{' ' * LONG}!\n{CUE}x",
+        f"```{'a' * LONG}!\n{CUE}x",
+        f"{' ' * LONG}x\n{CUE}x",
+        f"{' ' * LONG}-->\n{CUE}x",
+        f"{'1 ' * LONG}--> x\n{CUE}x",
+        f"00:00:00,000{' ' * LONG}x\n{CUE}x",
+        f"00:00:00,000 {'-' * LONG}\n{CUE}x",
+        f"1{' : 1' * LONG}\n{CUE}x",
+        f"{CUE}{'<a ' * LONG}",
+        f"{CUE}{'&a' * LONG}",
+    ],
+    ids=range(12),
+)
+def test_no_pattern_takes_a_long_line_in_more_than_one_way(text: str) -> None:
+    """Else this would take hours: the time grows with the square, or the cube, of the length."""
+    with suppress(AssetInvalid):
+        parse_text(text, "subtitles")
