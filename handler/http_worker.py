@@ -32,7 +32,7 @@ from werkzeug.exceptions import HTTPException
 from common import log as logs
 from common.http_server import Server, close_if_body_unread
 from common.settings import SettingsError, read
-from ffmpeg_ops.engine import sandbox
+from ffmpeg_ops.engine import orphans, sandbox
 from handler import certificate, hide_foreign_gpus, workdir
 from handler.attempt import validated
 from handler.runs import Busy, Runs
@@ -187,6 +187,7 @@ def main() -> None:
 
 
 def _serving_app(settings: Settings, fingerprint: str | None, heartbeat_fd: int | None) -> Flask:
+    orphans.adopt()
     workdir.sweep(settings.work_dir)  # leftovers of a killed process
     threading.Thread(target=warm_up, daemon=True).start()
     if heartbeat_fd is None:

@@ -1,9 +1,9 @@
 """The only module that starts programs for a job: argv lists, confined, bounded in time and output, killed as a group.
 
-A command runs in a process group of its own and in the attempt's private directory. The whole group is killed when the
-work is stopped, when the command's time is over, and by the kernel when this process dies. The command has no network,
-and can access only the system's files, its directory and the inputs it names (see `sandbox.py`). Its standard error
-goes to the log and never to a client.
+A command runs in a process group of its own and in the attempt's private directory. The whole group, and what has left
+it, is killed when the work is stopped and when the command's time is over; the kernel kills the command when this
+process dies. The command has no network, and can access only the system's files, its directory and the inputs it names
+(see `sandbox.py`). Its standard error goes to the log and never to a client.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import IO
 
 import structlog
 
-from ffmpeg_ops.engine import sandbox
+from ffmpeg_ops.engine import orphans, sandbox
 from ffmpeg_ops.operation import Work
 from wire.errors import EncodeFailed, JobTimeout, WorkerError
 
@@ -94,6 +94,7 @@ def run(
         if feed is not None:
             threads.append(_write(process.stdin, feed, feed_errors))
         status = _wait(process, work, timeout_s, check)
+        _kill(process)  # what it has left behind may hold its pipes open
         for thread in threads:
             thread.join()
     return Ended(status, "\n".join(tail), next(iter(feed_errors), None))
@@ -187,14 +188,21 @@ def _started(command: list[str], directory: Path, stdin: int, *, reduced: bool) 
     try:
         yield process
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        _kill(process)
         parent.join(_KILL_S)
+        orphans.kill()
         if parent.is_alive():
             log.error("process.kill_failed", command=command[0], pid=process.pid)
         else:
             for pipe in (process.stdin, process.stdout, process.stderr):
                 _close(pipe)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill the command's group, and what has left it."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    orphans.kill()
 
 
 def _spawn(
@@ -210,20 +218,23 @@ def _spawn(
     def parent() -> None:
         try:
             sandbox.confine(directory, _readable(command), reduced=reduced)
-            process = subprocess.Popen(
-                command,
-                cwd=directory,
-                stdin=stdin,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-                env=_environment(command, directory),
-            )
+            with orphans.starting() as note:
+                process = subprocess.Popen(
+                    command,
+                    cwd=directory,
+                    stdin=stdin,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    start_new_session=True,
+                    env=_environment(command, directory),
+                )
+                note(process.pid)
         except BaseException as error:
             outcome.put(error)
             return
         outcome.put(process)
         process.wait()
+        orphans.ended(process.pid)
 
     thread = _in_thread(parent)
     process = outcome.get()

@@ -538,3 +538,13 @@ def test_wrong_settings_end_it_and_are_all_named(
     assert all(name in done.stderr for name in named)
     assert "Traceback" not in done.stderr
     assert TOKEN not in done.stderr
+
+
+def test_the_serving_process_adopts_what_its_commands_leave_behind(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+    monkeypatch.setattr(http_worker.orphans, "adopt", lambda: called.append("adopt"))
+    monkeypatch.setattr(http_worker, "warm_up", lambda: None)
+    http_worker._serving_app(settings, None, None).extensions["runs"].shut_down()
+    assert called == ["adopt"]

@@ -445,6 +445,14 @@ MUTATIONS = (
         ("tests/ffmpeg_ops/engine/test_process.py::test_a_stop_kills_what_the_process_started_too",),
     ),
     Mutation(
+        "orphans-left",
+        "What FFmpeg starts outside its group dies with the command",
+        "ffmpeg_ops/engine/orphans.py",
+        "    while _adopted and (pids := _kill_once()):",
+        "    while not _adopted and (pids := _kill_once()):",
+        ("tests/ffmpeg_ops/engine/test_orphans.py",),
+    ),
+    Mutation(
         "frames-not-verified",
         "An output with other than the promised number of frames is a failure",
         "ffmpeg_ops/engine/output.py",
