@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from itertools import accumulate
@@ -73,7 +74,7 @@ def _max_overlap(cues: list[Cue]) -> int:
 
 
 def _parse(text: str) -> list[Cue]:
-    text = _without_fences(re.sub(r"\r\n?", "\n", text.removeprefix("\ufeff")))
+    text = _without_fences(re.sub(r"\r{0,2}\n|\r", "\n", _unquoted(text.replace("\ufeff", ""))))
     webvtt = text.lstrip().startswith("WEBVTT")
     script = None if webvtt else substation.starts_at(text)
     if script is not None and not timed_text.is_timed_text(text[:script]):
@@ -83,6 +84,20 @@ def _parse(text: str) -> list[Cue]:
     else:
         raise ValueError("no cue times")
     return [cue for cue in cues if cue.text]
+
+
+def _unquoted(text: str) -> str:
+    """The text itself where it comes as a JSON string, or as the inside of one."""
+    bare = text.strip()
+    if "\n" in bare or "\r" in bare:
+        return text
+    for string in (bare, f'"{bare}"'):
+        try:
+            loaded = json.loads(string, strict=False)
+        except (ValueError, RecursionError):
+            continue
+        return loaded if isinstance(loaded, str) else text
+    return re.sub(r"\\r\\n|\\n|\\r", "\n", text)
 
 
 def _without_fences(text: str) -> str:
