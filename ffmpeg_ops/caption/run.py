@@ -14,7 +14,7 @@ from ffmpeg_ops.engine import ffmpeg, inspect, joined, ladder, output, packets
 from ffmpeg_ops.engine.encoders import Encoder
 from ffmpeg_ops.engine.encoding import Encoding
 from ffmpeg_ops.engine.pixels import even, to_one_size, to_yuv420p
-from ffmpeg_ops.engine.subtitles import parse, timeline, words
+from ffmpeg_ops.engine.subtitles import parse, source, timeline, words
 from ffmpeg_ops.engine.subtitles.ass_script import to_ass
 from ffmpeg_ops.engine.subtitles.cue import Cue
 from ffmpeg_ops.engine.subtitles.fonts import Fonts, installed
@@ -74,7 +74,7 @@ def command(
 
 def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> dict[str, Any]:
     warnings: list[str] = []
-    parsed = _parsed(params, assets, warnings.append)
+    parsed = _parsed(work, params, assets, warnings.append)
     video = joined.continuous(assets["url_video"], "url_video", work, warnings.append)
     info, stream = inspect.video_asset(video, "url_video", work)
     inspect.require_size(stream, "url_video")
@@ -106,11 +106,11 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
     return stats
 
 
-def _parsed(params: Mapping[str, Any], assets: Mapping[str, Path], warn: parse.Warn) -> list[Cue]:
+def _parsed(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path], warn: parse.Warn) -> list[Cue]:
     """The cues of a file or a text; none of words, whose times need the video's length to be understood."""
     if "url_srt" in assets:
-        return parse.parse_file(assets["url_srt"], "url_srt", warn)
-    return parse.parse_text(params["subtitles"], "subtitles") if "subtitles" in params else []
+        return source.from_file(assets["url_srt"], "url_srt", work, warn)
+    return source.from_text(params["subtitles"], "subtitles", work) if "subtitles" in params else []
 
 
 def _cues(parsed: list[Cue], params: Mapping[str, Any], length_s: float, warn: parse.Warn) -> list[Cue]:

@@ -68,6 +68,16 @@ class Store:
         """The jobs that exist, by id."""
         return {row["id"]: to_job(row) for row in self.rows(sa.select(jobs).where(jobs.c.id.in_(job_ids)))}
 
+    def finished(self, job_ids: Collection[str]) -> set[str]:
+        """Those of the jobs that have ended."""
+        query = sa.select(jobs.c.id).where(jobs.c.id.in_(job_ids), jobs.c.finished_at.is_not(None))
+        return {row["id"] for row in self.rows(query)}
+
+    def revoked(self, key_ids: Collection[str]) -> set[str]:
+        """Those of the keys that are revoked."""
+        query = sa.select(api_keys.c.id).where(api_keys.c.id.in_(key_ids), api_keys.c.revoked_at.is_not(None))
+        return {row["id"] for row in self.rows(query)}
+
     def unfinished_params(self, containing: str) -> list[str]:
         """The params of unfinished jobs, as JSON text, that contain the text `containing`."""
         text = sa.cast(job_params.c.params, sa.Text).label("text")

@@ -155,6 +155,7 @@ class AttemptWriter:
         if written.job_ended:
             log.info("job.ended", job_id=job.id, job_status=str(job.status), code=job.error_code)
             self.metrics.job_ended(job, attempt)
+            self.notifier.on_end(job.id)
         if written.attempt_ended or written.job_ended:
             self.notifier.notify()
 

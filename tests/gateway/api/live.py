@@ -18,7 +18,8 @@ import requests
 
 from common.http_server import IDLE_S, PATIENCE_S
 from gateway.__main__ import STOP_S
-from gateway.api.job_service import _LOOK_S
+from gateway.access import thread_limits
+from gateway.api.waiting_room import LOOK_S
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import Job, JobStatus
 from gateway.settings import Settings
@@ -30,15 +31,15 @@ from tests.servers import eventually
 
 API_KEY = "tests-api-key-0123456789"
 THREADS = 16
-WAITING = THREADS // 2
-TRANSFERS = THREADS // 8  # at once, of one key
+WAITING = 12  # MAX_WAITING_PER_KEY
+TRANSFERS = thread_limits.TRANSFERS // 2  # at once, of one key
 MAX_ASSET_BYTES = 64_000_000
 MAIN = """
 from gateway import __main__ as gateway
-from gateway.api import job_service
+from gateway.api import waiting_room
 from common import http_server as serve
 
-serve.IDLE_S, serve.PATIENCE_S, gateway.STOP_S, job_service._LOOK_S = {}, {}, {}, {}
+serve.IDLE_S, serve.PATIENCE_S, gateway.STOP_S, waiting_room.LOOK_S = {}, {}, {}, {}
 gateway.main()
 """
 
@@ -130,13 +131,13 @@ def live(
     idle_s: float = IDLE_S,
     patience_s: float = PATIENCE_S,
     stop_s: int = STOP_S,
-    look_s: float = _LOOK_S,
+    look_s: float = LOOK_S,
     **more: str,
 ) -> Iterator[Live]:
     """Run a gateway until the block ends. `more` are settings.
 
-    Stalled clients are cut off after `idle_s`, slow ones after `patience_s`, transfers `stop_s` after the server got the signal to stop. Waiting requests
-    poll the database every `look_s`.
+    Stalled clients are cut off after `idle_s`, slow ones after `patience_s`, transfers `stop_s` after the server got the
+    signal to stop. Ends of jobs that another process committed are looked for every `look_s`.
     """
     port = free_port()
     settings = {
@@ -146,6 +147,7 @@ def live(
         "SECRET_KEY": SECRET_KEY,
         "X_API_KEY": API_KEY,
         "THREADS": str(THREADS),
+        "MAX_WAITING_PER_KEY": str(WAITING),
         "MIN_FREE_DISK_PERCENT": "0",
         "FAILED_KEYS_PER_ADDRESS": "0",
         "MAX_ASSET_BYTES": str(MAX_ASSET_BYTES),

@@ -21,6 +21,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from gateway.access.thread_limits import TRANSFERS
 from gateway.domain import ids
 from tests.gateway.api.conftest import CAPTION, VIDEO, Worker, assert_problem, local
 from tests.gateway.conftest import START_MS, Gateway, Wire
@@ -403,7 +404,7 @@ def test_without_a_free_transfer_thread_responses_have_retry_after(
     api: FlaskClient, worker: Worker, services: Gateway
 ) -> None:
     url = local(upload(api).get_json()["url"])
-    others = [f"key_{number}" for number in range(services.settings.threads)]
+    others = [f"key_{number}" for number in range(TRANSFERS)]
     held = [key for key in others if services.thread_limits.transfers.take(key)]
     for response in (upload(api), worker.put(), fetch(worker.client, url)):
         assert_problem(response, 503, "transfers_busy")

@@ -250,6 +250,29 @@ def test_a_client_that_does_not_read_holds_its_thread_until_it_leaves(
     eventually(lambda: server.call("GET", big_url, headers={"Range": "bytes=0-0"}).status_code == 206)
 
 
+def test_a_hundred_waits_of_one_key_are_answered_and_delay_nobody(tmp_path: Path) -> None:
+    with live(tmp_path / "data", MAX_WAITING_PER_KEY="0") as server, ThreadPoolExecutor(100) as pool:
+        jobs = [server.claimed_job()[0].id for _ in range(100)]
+        waiting = [pool.submit(server.call, "GET", f"/jobs/{job}?wait=90") for job in jobs]
+        time.sleep(1)
+        assert not any(wait.done() for wait in waiting)
+        assert server.health_s() < QUICK_S
+        assert server.call("POST", "/video/caption", json=CAPTION).status_code == 202
+        for job in jobs:
+            assert server.call("DELETE", f"/jobs/{job}").status_code == 200
+        ends = [wait.result(30) for wait in waiting]
+        assert {(end.status_code, end.json()["status"]) for end in ends} == {(200, "cancelled")}
+
+
+def test_half_sent_requests_hold_no_place(server: Live, stack: ExitStack) -> None:
+    body = f"POST /video/caption HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Type: application/json\nContent-Length: 900"
+    for _ in range(2 * THREADS):
+        stack.enter_context(server.half_sent(body))
+        stack.enter_context(server.dial()).sendall(b"GET /health HTT")
+    assert max(server.health_s() for _ in range(5)) < QUICK_S
+    assert server.call("POST", "/video/caption", json=CAPTION).status_code == 202
+
+
 def test_a_key_that_holds_its_transfers_holds_no_other_key(server: Live, stack: ExitStack) -> None:
     hold_transfers(server, stack)
     _, attempt = server.claimed_job(key_id="key_of_another")
