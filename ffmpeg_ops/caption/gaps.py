@@ -13,6 +13,7 @@ from ffmpeg_ops.engine.subtitles.cue import Cue
 from ffmpeg_ops.operation import Work
 
 SHORT_S = 0.201  # captions may begin and end so much too late: a frame of five a second, in whole milliseconds
+_TAIL_S = 0.4  # a long last frame gets so much: with B-frames, MP4 cannot say how long it is shown
 _MAX_GAPS = 200  # of which each is a part of a filter's expression
 
 
@@ -48,6 +49,8 @@ def filling(
     found = [(a, b) for a, b in pairwise(edges) if b - a > SHORT_S and (moving or _any_between(changes, a, b))]
     if not found:
         return None
+    if until_s - edges[-2] > SHORT_S and found[-1][1] < until_s:
+        found.append((max(edges[-2], until_s - _TAIL_S), until_s))
     everywhere = len(found) > _MAX_GAPS or sum(b - a for a, b in found) > until_s / 2
     return Filling(until_s, () if everywhere else tuple(found))
 

@@ -59,8 +59,8 @@ def command(
     """FFmpeg's arguments. The filters contain no text from the client, because the script has a fixed name."""
     # The source's own time base, so that frames at a variable rate keep their exact timestamps.
     clock = ["-enc_time_base:v", str(stream.time_base)] if stream.time_base else []
-    if added is not None:  # the last frame would last as long as one of the source
-        each = f"setts=pts=PTS:dts=DTS:duration={1 / (_CLOCK * _RATE)}"
+    if added is not None:  # MP4 stores the duration of the last packet only
+        each = f"setts=pts=PTS:dts=DTS:duration='max(1,{round(added.until_s / _CLOCK)}-PTS)'"
         clock = ["-enc_time_base:v", str(_CLOCK), "-bsf:v", each]
     return [
         *ffmpeg.DECODE_LIMITS,
