@@ -52,10 +52,6 @@ if [ -n "$missing" ]; then
         echo "setup: continuing without them; captions in these scripts will lack characters" >&2
 fi
 
-ldconfig -p 2>/dev/null | grep -q 'libseccomp\.so\.2' ||
-    (install_debian "libseccomp is missing" libseccomp2) ||
-    echo "setup: continuing without it; FFmpeg is then less confined (see SECURITY.md)" >&2
-
 command -v "$python" >/dev/null || fail "$python is missing; install Python 3.11 or newer"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "Python 3.11 or newer is needed, $python is older"
 
@@ -71,6 +67,10 @@ if [ "$(cat .venv/.complete 2>/dev/null || true)" != "$stamp" ]; then
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
     printf '%s' "$stamp" >.venv/.complete
 fi
+
+# Without it jobs run, with a warning.
+.venv/bin/python -c 'import pyseccomp' 2>/dev/null || (install_debian "libseccomp is missing" libseccomp2) ||
+    echo "setup: continuing without it; FFmpeg is then less confined, see SECURITY.md" >&2
 
 # What only tests need. Those tests are skipped where it is missing, but not in CI.
 if [ -n "${CI:-}" ]; then

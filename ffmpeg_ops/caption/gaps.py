@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from ffmpeg_ops.engine import inspect
+from ffmpeg_ops.engine import inspect, packets
 from ffmpeg_ops.engine.subtitles.cue import Cue
 from ffmpeg_ops.operation import Work
 
@@ -66,4 +66,4 @@ def frame_times(path: Path, info: inspect.MediaInfo, stream: inspect.VideoStream
     """When the frames of a video are shown, in seconds of the output; only the last one where there are no gaps."""
     if "mov" in info.formats and stream.constant_rate and stream.frame_rate > 1 / SHORT_S and stream.duration_s:
         return [stream.start_s - info.start_s + stream.duration_s - 1 / float(stream.frame_rate)]
-    return [time - info.start_s for time in inspect.frame_times(path, stream, work)]
+    return [time - info.start_s for time in packets.frame_times(path, stream.index, work)]

@@ -10,7 +10,7 @@ from typing import Any
 
 from ffmpeg_ops.caption import gaps
 from ffmpeg_ops.caption.gaps import Filling
-from ffmpeg_ops.engine import ffmpeg, inspect, joined, ladder, output
+from ffmpeg_ops.engine import ffmpeg, inspect, joined, ladder, output, packets
 from ffmpeg_ops.engine.encoders import Encoder
 from ffmpeg_ops.engine.encoding import Encoding
 from ffmpeg_ops.engine.pixels import even, to_one_size, to_yuv420p
@@ -101,7 +101,7 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
     known = output.made(size, encoded.frames, length_s) if whole else None
     warnings += made.warnings
     stats = output.stats(work, made.stats, known, warnings=warnings, errors=encoded.errors)
-    written = stats["frames"] if added is None else inspect.count_frames(video, stream, work)
+    written = stats["frames"] if added is None else packets.count_frames(video, stream.index, work)
     output.require_frames(written or 0, video, stream, length_s, work)
     return stats
 

@@ -47,6 +47,7 @@ _NO_DECODER = re.compile(r"Decoder \(codec \w+\) not found")
 _NOT_DECODED = re.compile(
     r"Error while decoding stream|Error submitting packet to decoder|Cannot determine format of input"
 )
+_NO_NUMBERS = "contains (near) NaN"
 _RESTARTED = "[warning] Queue input is backward in time"
 # Some encoders' timestamps are wrong in some releases of FFmpeg; the muxer then guesses others.
 _GUESSED_TIME = re.compile(r"Invalid DTS: .* replacing by guess")
@@ -241,6 +242,8 @@ def _failure(text: str, errors: int = 0) -> JobError:
 
     An input that cannot be decoded is the job's own fault: another worker could not decode it either.
     """
+    if _NO_NUMBERS in text:
+        return AssetInvalid("A file is damaged: its sound has values that are no numbers.", detail=text)
     if ENCODER_FAILED.search(text):
         return EncodeFailed(detail=text)
     if _NO_DECODER.search(text):

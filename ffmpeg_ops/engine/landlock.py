@@ -18,6 +18,8 @@ _EXECUTE, _WRITE, _READ, _LIST = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _REMOVE_FILE, _MAKE_FILE, _TRUNCATE = 1 << 5, 1 << 8, 1 << 14
 _OF_FIRST_ABI = (1 << 13) - 1
 _OF_FILES = _EXECUTE | _WRITE | _READ | _TRUNCATE
+# Devices, sockets, pipes and symbolic links, through which the worker could be led elsewhere or kept waiting.
+_MAKE_SPECIAL = 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12
 _TCP, _SCOPES = 0b11, 0b11  # bind and connect; abstract sockets and signals
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION, _PATH_BENEATH = 1, 1
@@ -51,7 +53,7 @@ def keep_to(directory: Path | None, readable: Iterable[Path]) -> None:
     rules = _check(_libc.syscall(_CREATE_RULESET, struct.pack("=QQQ", every, _TCP, _SCOPES), ctypes.c_size_t(size), 0))
     try:
         if directory is not None:
-            _allow(rules, directory, every)
+            _allow(rules, directory, every & ~_MAKE_SPECIAL)
         for path, rights in _common(every):
             with suppress(OSError):  # not every system has all of them
                 _allow(rules, path, rights)

@@ -8,6 +8,7 @@ What is refused and why:
 - **Other processes**: their memory, limits, priority and processors, and every signal, except to the own process group.
   A signal by number cannot be allowed to the sender itself: the filter is loaded before the process has a number.
   `abort` still ends a program, by another signal.
+- **Links, pipes and devices**: the worker reads what a command leaves in its directory, and must not be led elsewhere.
 - **Files**, beyond what Landlock controls: modes, owners, times, attributes, truncation by path, and watching them.
 - **Shared memory, semaphores and message queues** that have names outside the file system.
 - **The kernel**: calls that no program here needs and that have been used to attack it, such as io_uring and bpf.
@@ -38,6 +39,7 @@ _KERNEL = (
     *("init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "reboot", "vhangup"),
     *("iopl", "ioperm", "memfd_secret", "fanotify_init", "fanotify_mark", "lsm_set_self_attr"),
 )
+_LINKS = ("symlink", "symlinkat", "link", "linkat", "mknod", "mknodat")
 _FILES = (
     *("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat", "truncate"),
     *("utime", "utimes", "futimesat", "utimensat", "setxattr", "lsetxattr", "fsetxattr"),
@@ -146,7 +148,7 @@ def _refused(seccomp: Any, reduced: bool) -> Iterator[tuple[Any, ...]]:
     def has(place: int, mask: int, value: int) -> Any:
         return seccomp.Arg(place, seccomp.MASKED_EQ, mask, value)
 
-    always = (*_NETWORK, *_PROCESSES, *_KERNEL)
+    always = (*_NETWORK, *_PROCESSES, *_KERNEL, *_LINKS)
     for name in always if reduced else (*always, *_FILES, *_SHARED):
         yield (name,) if name != "kill" else (name, is_not(0, 0))  # 0: the own process group
     for name in ("socket", "socketpair"):

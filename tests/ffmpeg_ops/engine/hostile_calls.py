@@ -16,6 +16,7 @@ import os
 import platform
 import resource
 import signal
+import stat
 import sys
 from pathlib import Path
 
@@ -150,6 +151,14 @@ AGAINST_PROCESSES = {
     "clone with CLONE_PARENT": lambda: forked(0x8000),
     "clone3": lambda: call("clone3", 0, 0),
 }
+LINKS = {
+    "symlink": lambda: Path("symbolic").symlink_to(file),
+    "symlinkat": lambda: os.symlink(file, "symbolic-2", dir_fd=os.open(".", os.O_RDONLY)),
+    "link": lambda: os.link(file, "hard"),
+    "link of its own": lambda: (Path("own").write_bytes(b"x"), os.link("own", "own-2")),
+    "mkfifo": lambda: os.mkfifo("pipe"),
+    "mknod of a socket": lambda: os.mknod("socket", stat.S_IFSOCK | 0o600),
+}
 AGAINST_FILES = {
     "chmod": lambda: Path(file).chmod(0o600),
     "chmod of its directory": lambda: Path(folder).chmod(0o755),
@@ -195,6 +204,7 @@ OTHER_ARCHITECTURES = {"i386": on_i386, "x32": lambda: checked(libc.syscall(ctyp
 
 kinds = {
     "processes": AGAINST_PROCESSES,
+    "links": LINKS,
     "files": AGAINST_FILES,
     "shared": SHARED,
     "kernel": AGAINST_THE_KERNEL,

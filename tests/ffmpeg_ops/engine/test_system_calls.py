@@ -24,7 +24,7 @@ from tests.ffmpeg_ops.media import VideoWork
 from wire.errors import EncodeFailed
 
 PROGRAM = Path(__file__).with_name("hostile_calls.py").read_text()
-KINDS = ("processes", "files", "shared", "kernel", "architectures")
+KINDS = ("processes", "links", "files", "shared", "kernel", "architectures")
 REFUSALS = {"EPERM", "EACCES", "ENOSYS"}
 USER = 1000
 
@@ -104,7 +104,7 @@ def test_every_call_is_refused_whatever_landlock_the_kernel_has(
 @needs_seccomp
 def test_the_reduced_sandbox_protects_processes_and_the_kernel(work: VideoWork) -> None:
     with targets(os.geteuid()) as given:
-        results = tried(work, given, "processes", "kernel", "architectures", reduced="a test")
+        results = tried(work, given, "processes", "links", "kernel", "architectures", reduced="a test")
         assert len(results) > 50 and allowed(results) == {}
         shared = tried(work, given, "shared", reduced="a test")
         assert shared["shmat"] == "done", "the driver may need it"
