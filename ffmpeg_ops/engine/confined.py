@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ffmpeg_ops.engine import orphans
 from ffmpeg_ops.engine.zygote import DATA_AT, MAX_REQUEST_BYTES, SIZE_BYTES, Returned
 from ffmpeg_ops.operation import Work
 from wire.errors import CODES, MAX_MESSAGE, JobError, JobFault, JobTimeout, WorkerError
@@ -221,9 +222,10 @@ class _Zygote:
             raise _ZygoteLost from error
 
     def kill(self) -> None:
-        """Kill it and, by the kernel, its children."""
+        """Kill it and what it leaves to this process: its children, which the kernel kills, and what they started."""
         self._process.kill()
         self._process.wait()
+        orphans.kill()
         self.forget()
 
     def forget(self) -> None:
