@@ -25,11 +25,17 @@ from flask import Flask, Response, request
 from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
 from gunicorn.http.errors import ParseException
-from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.workers.gthread import _DEFER, ThreadWorker
 
 log = structlog.get_logger(__name__)
 
 IDLE_S = 60.0
+# A request may wait PATIENCE_S for its client. Every MIN_RATE bytes that are transferred give back a second of it: the
+# client may pause, but not be slower on average.
+PATIENCE_S, MIN_RATE = 15.0, 16_000
+# Maximum number of threads of a server for plain HTTP whose requests wait: for their client, or for something else.
+AWAY = 400
+FIRST_BYTE_S = 1.0
 HANDSHAKE_S = 10.0
 UNREAD_BODY_S = 5.0
 CHUNK_BYTES, DRAIN_CHUNKS = 65536, 16
@@ -67,21 +73,68 @@ class _Logger(glogging.Logger):  # type: ignore[misc]
 
 
 class _Connection(socket.socket):
-    """Breaks when the client stalls for IDLE_S. gunicorn has no such limit once a request has begun."""
+    """Breaks when the client stalls for IDLE_S, or is slower than MIN_RATE. gunicorn has no such limits.
+
+    While it waits for its client, another request has its place.
+    """
 
     request: Any = None  # gunicorn's request in progress
     read_to_end = False
+    place: threading.BoundedSemaphore | None = None
+    _waited_s = 0.0  # of PATIENCE_S
+
+    def begin(self, request: Any) -> None:
+        self.request, self._waited_s = request, 0.0
 
     def setblocking(self, flag: bool, /) -> None:
         self.settimeout(IDLE_S if flag else 0.0)
 
     def recv(self, *args: Any) -> bytes:
-        with _timeout_as_reset():
-            return super().recv(*args)
+        data = self._at_once(super().recv, *args)
+        if data is None:
+            with self._paced(0):
+                data = super().recv(*args)
+        self._give_back(len(data))
+        return data  # type: ignore[no-any-return]
 
-    def sendall(self, *args: Any) -> None:
-        with _timeout_as_reset():
-            super().sendall(*args)
+    def sendall(self, data: Any, *args: Any) -> None:
+        sent = self._at_once(super().send, data, *args) or 0
+        if sent < len(data):
+            with self._paced(len(data) - sent):
+                super().sendall(memoryview(data)[sent:], *args)
+        self._give_back(len(data))
+
+    def _at_once(self, call: Callable[..., Any], *args: Any) -> Any:
+        """Return what `call` returns, or None where it would have to wait."""
+        limit = self.gettimeout()
+        if self.place is None or not limit:
+            return None
+        self.settimeout(0.0)
+        try:
+            return call(*args)
+        except BlockingIOError:
+            return None
+        finally:
+            self.settimeout(limit)
+
+    @contextmanager
+    def _paced(self, size: int) -> Iterator[None]:
+        """Limit the time of a call that is to transfer `size` bytes, and count it."""
+        limit = self.gettimeout() or 0.0
+        left = PATIENCE_S + size / MIN_RATE - self._waited_s
+        if limit:  # otherwise the call does not wait
+            self.settimeout(max(0.001, min(limit, left)))
+        with _lent(self.place):
+            began = time.monotonic()
+            try:
+                with _timeout_as_reset():
+                    yield
+            finally:
+                self._waited_s += time.monotonic() - began
+                self.settimeout(limit)
+
+    def _give_back(self, transferred: int) -> None:
+        self._waited_s = max(0.0, self._waited_s - transferred / MIN_RATE)
 
 
 class _SecureConnection(_Connection, ssl.SSLSocket):
@@ -90,6 +143,36 @@ class _SecureConnection(_Connection, ssl.SSLSocket):
         with _timeout_as_reset():
             super().do_handshake(block)
         self.setblocking(True)
+
+
+@contextmanager
+def _lent(place: threading.BoundedSemaphore | None) -> Iterator[None]:
+    """Let another request have the place inside the block."""
+    if place is None:
+        yield
+        return
+    place.release()
+    try:
+        yield
+    finally:
+        place.acquire()
+
+
+@contextmanager
+def away(other: threading.BoundedSemaphore | None = None) -> Iterator[None]:
+    """Let another request have the place of the one in progress inside the block, which has one of `other` instead."""
+    connection: Any = request.environ.get("gunicorn.socket")
+    place = getattr(connection, "place", None)
+    if place is None or other is None:
+        with _lent(place):
+            yield
+        return
+    with _lent(place), other:
+        connection.place = other
+        try:
+            yield
+        finally:
+            connection.place = place
 
 
 @contextmanager
@@ -109,6 +192,7 @@ def _shutdown(connection: socket.socket, how: int) -> None:
 class _Worker(ThreadWorker):  # type: ignore[misc]
     """gthread, except that clients that stall or keep a closed connection open delay no other client.
 
+    Without TLS, `threads` is the number of requests that are worked on at once. Those that wait have threads besides.
     Requests from addresses that are not `expected` run on UNEXPECTED threads of their own. While all of these are busy,
     further such connections are closed unread.
     """
@@ -116,7 +200,11 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
     def init_process(self) -> None:
         self._unexpected = ThreadPoolExecutor(UNEXPECTED, thread_name_prefix="unexpected")
         self._places = threading.BoundedSemaphore(UNEXPECTED)
+        self._at_work = None if self.cfg.is_ssl else threading.BoundedSemaphore(self.cfg.threads)
         super().init_process()
+
+    def get_thread_pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.cfg.threads + (0 if self._at_work is None else AWAY))
 
     def handle_exit(self, sig: int, frame: object) -> None:
         super().handle_exit(sig, frame)
@@ -148,6 +236,15 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
     def handle(self, conn: Any) -> Any:
         if not isinstance(conn.sock, _Connection):
             conn.sock = _Connection(fileno=conn.sock.detach())
+        if self._at_work is None:
+            return self._handled(conn)
+        if not conn.initialized and not conn.wait_for_data(FIRST_BYTE_S):
+            return _DEFER
+        conn.sock.place = self._at_work
+        with self._at_work:
+            return self._handled(conn)
+
+    def _handled(self, conn: Any) -> Any:
         keep = super().handle(conn)
         if keep is False:
             # Otherwise gunicorn waits up to two seconds for the client to hang up, on the thread that accepts.
@@ -156,7 +253,7 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
         return keep
 
     def handle_request(self, req: Any, conn: Any) -> Any:
-        conn.sock.request = req
+        conn.sock.begin(req)
         keep = super().handle_request(req, conn)
         if conn.sock.read_to_end:
             with suppress(OSError):  # closing with unread data would reset the connection and lose the response

@@ -106,6 +106,26 @@ def is_public(address: str) -> bool:
     return not any(ip.version == net.version and ip in net for net in _DENIED)
 
 
+def names_inside_address(url: str, allow_origins: Collection[str] = ()) -> bool:
+    """Whether the URL itself names a non-public address, as a number or as localhost; origins that are allowed do not.
+
+    A host name may still resolve to one, which only a request finds out.
+    """
+    if any(f"{url.lower()}/".startswith(f"{origin.rstrip('/').lower()}/") for origin in allow_origins):
+        return False
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return not is_public(host)
+    except ValueError:
+        pass
+    try:
+        return not is_public(socket.inet_ntoa(socket.inet_aton(host)))  # other notations, such as 127.1
+    except OSError:
+        return False
+
+
 class _HeadersInTime:
     """A connection whose headers must all arrive within the read time-out, which otherwise restarts at every byte."""
 
@@ -141,11 +161,21 @@ class _HttpsPool(HTTPSConnectionPool):
 
 
 class TimelyAdapter(HTTPAdapter):
-    """Ends a call whose headers have not all arrived within the read time-out."""
+    """Ends a call whose headers have not all arrived within the read time-out, and closes its connections when closed.
+
+    urllib3 leaves idle connections open until nothing refers to their pool. A response does, and with it the traceback
+    of an error that ended a download.
+    """
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+
+    def close(self) -> None:
+        pools = self.poolmanager.pools
+        for pool in [pools[key] for key in pools.keys()]:  # noqa: SIM118  # it cannot be iterated
+            pool.close()
+        super().close()
 
 
 class _PublicOnly(IPFilterAdapter, TimelyAdapter):  # type: ignore[misc]
@@ -268,7 +298,11 @@ def _get(http: _Session, url: str, ends_at: float) -> requests.Response:
     """The response after redirects, with its body unread."""
     for _ in range(MAX_REDIRECTS + 1):
         response = _request(http, url, ends_at)
-        target = http.next_url(response)
+        try:
+            target = http.next_url(response)
+        except ForbiddenUrl:
+            response.close()
+            raise
         if target is None:
             return response
         response.close()

@@ -7,6 +7,7 @@ every package that has an `OPERATION`.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import pkgutil
 import threading
@@ -48,9 +49,9 @@ class StopSignal:
         self._event.set()
 
     def check(self) -> None:
-        """Raise the reason once there is one."""
+        """Raise the reason once there is one: a copy, because tracebacks would keep all that the work holds alive."""
         if self.reason is not None:
-            raise self.reason
+            raise copy.copy(self.reason)
 
     def wait(self, seconds: float) -> None:
         """Sleep for `seconds`, or until there is a reason to stop, which is raised."""

@@ -80,7 +80,7 @@ def _start(worker: Any) -> None:
 def _begin_stop(app: Flask) -> None:
     services = app.extensions["reelay"]
     services.dispatcher.request_stop()  # a step that began now could be killed between a call and its record
-    services.jobs.stop_waiting()
+    services.waiting_room.close()
 
 
 def _stop(server: Any, worker: Any) -> None:

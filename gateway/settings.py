@@ -107,7 +107,7 @@ class Settings:
         "Whether the gateway runs a dispatcher; if not, run `python -m gateway.dispatch`.",
     )
     threads: int = setting(
-        whole(4, 256), 16, "Threads that serve requests: at most half wait for jobs, a quarter transfer files."
+        whole(4, 256), 16, "Requests that are worked on at once. Those that wait for a job or a client do not count."
     )
     public_url: str | None = setting(
         http_url(), None, "URL of the gateway for clients. Default: http://127.0.0.1:PORT."
@@ -147,7 +147,7 @@ class Settings:
     )
     max_jobs_per_key: int = setting(whole(0, 10_000_000), 5000, "Maximum unfinished jobs of one key.")
     max_waiting_per_key: int = setting(
-        whole(0, 128), 0, "Maximum requests of one key that wait for jobs at once. 0: half of THREADS."
+        whole(0, 128), 0, "Maximum requests of one key that wait for jobs at once. 0: 128, half of all that may."
     )
     daily_spending_limit_usd: Decimal = setting(
         fields.Decimal(allow_nan=False, places=6, validate=validate.Range(0, 1_000_000)),

@@ -15,6 +15,7 @@ from gateway.access.rate_limits import RateLimits
 from gateway.access.thread_limits import ThreadLimits
 from gateway.api.job_document import JobDocuments
 from gateway.api.job_service import Jobs
+from gateway.api.waiting_room import WaitingRoom
 from gateway.db.engine import make_engine
 from gateway.db.store import Store
 from gateway.dispatch.attempt_writer import AttemptWriter
@@ -45,6 +46,7 @@ class Services:
     providers: Mapping[str, Provider]
     keys: Keys
     jobs: Jobs
+    waiting_room: WaitingRoom
     reports: WorkerReports
     documents: JobDocuments
     dispatcher: Dispatcher
@@ -65,7 +67,8 @@ class Services:
         poll_scheduler, metrics = PollScheduler(), Metrics(store, chain, clock)
         writer = AttemptWriter(store, chain, clock, poll_scheduler, metrics, notifier)
         quotas = Quotas(settings, store)
-        documents = JobDocuments(settings, store, storage, clock)
+        documents, waiting_room = JobDocuments(settings, store, storage, clock), WaitingRoom(store)
+        notifier.on_end = waiting_room.ended
         return cls(
             settings=settings,
             clock=clock,
@@ -75,6 +78,7 @@ class Services:
             providers=chain,
             keys=Keys(store, clock),
             jobs=Jobs(store, storage, clock, settings, notifier, writer, quotas),
+            waiting_room=waiting_room,
             reports=WorkerReports(settings, store, storage, clock, writer, metrics),
             documents=documents,
             dispatcher=Dispatcher(

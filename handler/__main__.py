@@ -15,7 +15,7 @@ import structlog
 
 from common import log as logs
 from common.settings import SettingsError, read
-from ffmpeg_ops.engine import ffmpeg, sandbox
+from ffmpeg_ops.engine import ffmpeg, orphans, sandbox
 from ffmpeg_ops.engine.probe import NoEncoder
 from ffmpeg_ops.operation import StopSignal
 from handler import hide_foreign_gpus, workdir
@@ -134,6 +134,7 @@ def main() -> None:
         sys.exit(f"Wrong settings: {error}")
     logs.configure(settings.log_level)
     hide_foreign_gpus.configure(settings)
+    orphans.adopt()
     workdir.sweep(settings.work_dir)
     _configure_sdk()
     skip_imports()

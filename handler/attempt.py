@@ -17,7 +17,7 @@ import structlog
 from marshmallow import ValidationError
 
 from common.validation import describe, too_complex
-from ffmpeg_ops.engine import memory
+from ffmpeg_ops.engine import memory, sandbox
 from ffmpeg_ops.operation import OPERATIONS, Operation, StopSignal, Work
 from handler import outputs
 from handler.events import Events, Reporter
@@ -134,6 +134,8 @@ def _run(
             reporter.encoding()
             made, processing_s = _timed(lambda: operation.run(work, params, assets), stop)
             stats, facts = _stats_and_result(made)
+            if found := (*stats.get("warnings", ()), *sandbox.warnings()):
+                stats["warnings"] = list(found)
             sizes = outputs.check(work)
         gpu = {"gpu": unquote_plus(settings.runpod_gpu_name)} if settings.runpod_gpu_name else {}
         left_s = limits.timeout_s + UPLOAD_S - (time.monotonic() - began_at)
@@ -224,7 +226,7 @@ def _interruptible(task: Callable[[], T], stop: StopSignal) -> T:
             grace_ends_at = grace_ends_at or time.monotonic() + STOP_GRACE_S
             if time.monotonic() > grace_ends_at:
                 log.warning("attempt.thread_abandoned")
-                raise stop.reason
+                stop.check()
     return outcome.result()
 
 

@@ -83,6 +83,7 @@ class Events(Reporter):
 
     def close(self) -> None:
         self._closed.set()
+        self._http.close()
 
     def _end(self) -> None:
         """Stop reporting progress, which must not arrive after the end."""

@@ -37,10 +37,11 @@ log = structlog.get_logger(__name__)
 AT_ONCE = 4
 # Pauses before the retries, unless the server states how long to wait.
 PAUSES_S: tuple[float, ...] = (1, 2)
-# Longer pauses for a server that is busy, such as a gateway with too many transfers.
-PAUSES_BUSY_S: tuple[float, ...] = (1, 2, 4, 8, 15, 15, 15)
+# A server that is busy, such as a gateway with too many transfers, is asked for BUSY_S, however short a pause it wants.
+BUSY_S = 60.0
+PAUSES_BUSY_S: tuple[float, ...] = (1, 2, 4, 8, 15)
 _BUSY = frozenset({429, 503})
-_MAX_RETRY_AFTER_S = 30.0
+_MIN_RETRY_AFTER_S, _MAX_RETRY_AFTER_S = 1.0, 30.0
 
 
 def fetch_all(
@@ -157,18 +158,20 @@ class _Download:
 
         Server errors and broken connections are retried from the first byte; downloads that are too slow are not.
         """
+        waited_s = 0.0
         for failed in itertools.count():
             self._pool.check()
             try:
                 self._try()
                 return
             except AssetUnavailable as error:
-                pause = _pause_s(error.__cause__, failed)
+                pause = _pause_s(error.__cause__, failed, waited_s)
                 if pause is None or time.monotonic() + pause > self._ends_at:
                     raise
                 log.warning(
                     "asset.fetch_failed", param=self._path, tries=failed + 1, reason=error.message, detail=error.detail
                 )
+            waited_s += pause
             self._pool.stop.wait(pause)
 
     def _try(self) -> None:
@@ -222,17 +225,18 @@ class _Counted:
         self._file.write(chunk)
 
 
-def _pause_s(cause: BaseException | None, failed: int) -> float | None:
-    """How long to wait after `failed` earlier failures; None to give up."""
+def _pause_s(cause: BaseException | None, failed: int, waited_s: float) -> float | None:
+    """How long to wait after `failed` earlier failures with pauses of `waited_s` in all; None to give up."""
     if isinstance(cause, safe_http.TooSlow):
         return None  # another try would be as slow, on a machine that is billed by the second
     response = cause.response if isinstance(cause, requests.HTTPError) else None
-    busy = response is not None and response.status_code in _BUSY
-    pauses = PAUSES_BUSY_S if busy else PAUSES_S
-    if failed >= len(pauses):
-        return None
-    asked = response.headers.get("Retry-After", "") if response is not None else ""
-    return min(float(asked), _MAX_RETRY_AFTER_S) if busy and asked.isdecimal() else pauses[failed]
+    if response is None or response.status_code not in _BUSY:
+        return PAUSES_S[failed] if failed < len(PAUSES_S) else None
+    asked = response.headers.get("Retry-After", "")
+    pause = PAUSES_BUSY_S[min(failed, len(PAUSES_BUSY_S) - 1)]
+    if asked.isascii() and asked.isdecimal():
+        pause = max(_MIN_RETRY_AFTER_S, min(float(asked), _MAX_RETRY_AFTER_S))
+    return pause if waited_s + pause <= BUSY_S else None
 
 
 def _status_error(name: str, error: requests.HTTPError) -> JobError:

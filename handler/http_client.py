@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import requests
 
+from common.safe_http import TimelyAdapter
+
 
 def session() -> requests.Session:
-    """A session that ignores the environment: no proxy sees tokens and signed URLs, no .netrc replaces them."""
+    """A session that ignores the environment: no proxy sees tokens and signed URLs, no .netrc replaces them.
+
+    Closing it closes its connections.
+    """
     http = requests.Session()
     http.trust_env = False
+    for scheme in ("http://", "https://"):
+        http.mount(scheme, TimelyAdapter())
     return http
 
 

@@ -4,6 +4,7 @@
     GET    /jobs/<attempt id>   {attemptId, status: running|completed|failed|cancelled, progress, result?, error?}
     DELETE /jobs/<attempt id>   stop the attempt within two seconds
     GET    /health              slots, and the caller's address as seen here
+    GET    /ready               whether the sandbox is whole, and in plain words what it does not hold here
     GET    /identity?nonce=…    with WORKER_TLS: the proof that the certificate is this worker's (wire/identity.py)
 
 Every call but the last requires the session token, the worker's own key and an allowed address; an unset setting
@@ -31,7 +32,7 @@ from werkzeug.exceptions import HTTPException
 from common import log as logs
 from common.http_server import Server, close_if_body_unread
 from common.settings import SettingsError, read
-from ffmpeg_ops.engine import sandbox
+from ffmpeg_ops.engine import orphans, sandbox
 from handler import certificate, hide_foreign_gpus, workdir
 from handler.attempt import validated
 from handler.runs import Busy, Runs
@@ -104,6 +105,11 @@ def create_app(
     def health() -> Response:
         slots = {"total": settings.worker_concurrency, "busy": runs.active()}
         return jsonify({"status": "ok", "slots": slots, "peer": request.remote_addr})
+
+    @app.get("/ready")
+    def ready() -> Response:
+        gaps = sandbox.gaps()
+        return jsonify({"status": "ready", "sandbox": {"whole": not gaps, "gaps": list(gaps)}})
 
     @app.get("/identity", endpoint=_IDENTITY)
     def identity() -> Response:
@@ -181,6 +187,7 @@ def main() -> None:
 
 
 def _serving_app(settings: Settings, fingerprint: str | None, heartbeat_fd: int | None) -> Flask:
+    orphans.adopt()
     workdir.sweep(settings.work_dir)  # leftovers of a killed process
     threading.Thread(target=warm_up, daemon=True).start()
     if heartbeat_fd is None:

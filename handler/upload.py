@@ -44,9 +44,10 @@ def _put(path: Path, size: int, target: Upload, mime: str, stop: StopSignal) -> 
     """Make one try. Returns the error of one that may be repeated; raises those after which that is useless."""
     headers = {"Content-Type": mime, **target.headers, "Content-Length": str(size)}
     try:
-        response = http_client.session().put(
-            target.url, data=_Body(path, size, stop), headers=headers, timeout=TIMEOUT_S, allow_redirects=False
-        )
+        with http_client.session() as http:
+            response = http.put(
+                target.url, data=_Body(path, size, stop), headers=headers, timeout=TIMEOUT_S, allow_redirects=False
+            )
     except requests.RequestException as error:
         stop.check()  # a stop of the attempt also breaks the connection
         return UploadFailed(detail=http_client.error_classes(error))

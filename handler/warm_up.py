@@ -42,7 +42,8 @@ def skip_imports() -> None:
 
 def warm_up() -> None:
     """Find a working encoder and load the operations' libraries before the first job needs them. Never raises."""
-    log.info("sandbox.checked", available=sandbox.available())
+    say = log.warning if sandbox.gaps() else log.info
+    say("sandbox.checked", gaps=sandbox.gaps())
     try:
         confined.start()
     except OSError:

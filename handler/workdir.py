@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fcntl
-import shutil
+import itertools
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ def private_directory(root: Path) -> Iterator[Path]:
     try:
         yield directory
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        _remove(directory)
         owner.close()
 
 
@@ -38,11 +39,46 @@ def sweep(root: Path) -> int:
     with _locked(root / _LOCK):
         for directory in root.glob("attempt-*"):
             if _abandoned(directory):
-                shutil.rmtree(directory, ignore_errors=True)
+                _remove(directory)
                 removed += 1
     if removed:
         log.warning("workdir.swept", removed=removed)
     return removed
+
+
+def _remove(directory: Path) -> None:
+    """Remove a directory, however deep a hijacked FFmpeg has made it: what lies in its folders is moved up first.
+
+    What cannot be removed stays, which is logged.
+    """
+    prefix, number = uuid.uuid4().hex, itertools.count()
+    try:
+        while folders := _without_files(directory):
+            for folder in folders:
+                for path in _opened(folder).iterdir():
+                    _opened(path).rename(directory / f"{prefix}-{next(number)}")
+                folder.rmdir()
+        directory.rmdir()
+    except OSError as error:
+        log.warning("workdir.remove_failed", error=str(error))
+
+
+def _without_files(directory: Path) -> list[Path]:
+    """Remove the files of a directory; return its folders."""
+    folders = []
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            folders.append(path)
+        else:
+            path.unlink()
+    return folders
+
+
+def _opened(path: Path) -> Path:
+    """`path`, which may be changed if it is a folder, whatever its mode was."""
+    if path.is_dir() and not path.is_symlink():
+        path.chmod(0o700)
+    return path
 
 
 def _abandoned(directory: Path) -> bool:

@@ -68,6 +68,10 @@ if [ "$(cat .venv/.complete 2>/dev/null || true)" != "$stamp" ]; then
     printf '%s' "$stamp" >.venv/.complete
 fi
 
+# Without it jobs run, with a warning.
+.venv/bin/python -c 'import pyseccomp' 2>/dev/null || (install_debian "libseccomp is missing" libseccomp2) ||
+    echo "setup: continuing without it; FFmpeg is then less confined, see SECURITY.md" >&2
+
 # What only tests need. Those tests are skipped where it is missing, but not in CI.
 if [ -n "${CI:-}" ]; then
     ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || install_debian "PostgreSQL is missing" postgresql

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ffmpeg_ops.engine import ffmpeg, probe, process, sandbox
+from ffmpeg_ops.engine import ffmpeg, landlock, probe, process
 from tests.emulators import nvenc as stand_in
 from tests.emulators.nvenc import debian13
 
@@ -54,7 +54,8 @@ def nvenc(
     driver = stand_in.Driver(tmp_path / "nvenc", nvenc_libraries(kind), programs)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{driver.bin}{os.pathsep}{os.environ['PATH']}")
-        patch.setattr(sandbox, "_SYSTEM", (*sandbox._SYSTEM, str(debian13.FOLDER)))
+        patch.setattr(landlock, "_SYSTEM", (*landlock._SYSTEM, str(debian13.FOLDER)))
+        patch.setattr(landlock, "_DEVICES", (*landlock._DEVICES, str(driver.log_file)))
         _forget_machine()
         yield driver
     _forget_machine()

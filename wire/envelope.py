@@ -225,7 +225,7 @@ class StatsSchema(_Wire):
         fields.String(),
         metadata={
             "description": "Problems that did not stop the job, such as parts that could not be decoded, missing "
-            "glyphs or fonts, or an encoder that failed. Usually missing."
+            "glyphs or fonts, an encoder that failed, or a worker whose sandbox is not whole. Usually missing."
         },
     )
     fetched_bytes = fields.Integer(metadata={"description": "Size of the assets; of equal URLs, one counts."})

@@ -40,8 +40,8 @@ _HEIC = Content("heic", "an HEIC image")
 _AVIF = Content("avif", "an AVIF image")
 _MP3 = Content("mp3", "MP3 audio")
 _AAC = Content("aac", "AAC audio")
-_MPEG = Content("mpeg", "an MPEG video")
-_TRANSPORT = Content("mpegts", "an MPEG transport stream")
+MPEG = Content("mpeg", "an MPEG video")
+TRANSPORT = Content("mpegts", "an MPEG transport stream")
 _TIFF = Content("tiff", "a TIFF image")
 _GIF = Content("gif", "a GIF image")
 _BMP = Content("bmp", "a BMP image")
@@ -75,8 +75,8 @@ _SIGNATURES: tuple[tuple[bytes, Content], ...] = (
     (b"nut/multimedia container\0", Content("nut", "a NUT file")),
     (b"\x06\x0e+4\x02\x05\x01\x01", Content("mxf", "an MXF video")),
     (b"\x1f\x07\0", Content("dv", "a DV video")),
-    (b"\0\0\x01\xba", _MPEG),  # program stream
-    (b"\0\0\x01\xb3", _MPEG),
+    (b"\0\0\x01\xba", MPEG),  # program stream
+    (b"\0\0\x01\xb3", MPEG),
     (b"\0\0\0\x01", _H26X),
     (b"\0\0\x01\x09", _H26X),
     (b"\0\0\x01\x67", _H26X),
@@ -165,7 +165,7 @@ def _transport_stream(head: bytes) -> Content | None:
         len(head) > start + 2 * size and all(head[start + i * size] == 0x47 for i in range(3))
         for start, size in ((0, 188), (4, 192))
     )
-    return _TRANSPORT if found else None
+    return TRANSPORT if found else None
 
 
 def _text(head: bytes) -> Content | None:

@@ -21,6 +21,7 @@ from wire.errors import EncodeFailed, InvalidParams, OutputTooLarge
 
 log = structlog.get_logger(__name__)
 
+_SIZES = "sizes.txt"  # in the work directory
 _SLACK_FRAMES = 1  # a cut may fall on either side of a frame
 _HEADER_ERROR_S = 0.1  # maximum error of a length in a header
 _COPY_SHORT_S = 0.015  # how much earlier than the output a copied sound may end
@@ -98,6 +99,9 @@ def _make(work: Work, params: Mapping[str, Any], sources: Sources) -> dict[str, 
     if copied is not None:
         try:
             return _copy(work, plan, copied, encoding.max_bytes)
+        except _ChangesSize:
+            log.info("video.size_changed")
+            work = replace(work, progress=lambda share: None)  # it has reached its end, and never goes back
         except OutputTooLarge:
             if encoding.max_bytes is None:
                 raise
@@ -177,11 +181,18 @@ def _graph(sources: Sources, params: Mapping[str, Any], length_s: float, sound_e
     return graph(sounds, params, filters.gain(measured, params["loudness"]))
 
 
+class _ChangesSize(Exception):
+    """A copied video changes its size midway, which can only be mended by encoding it."""
+
+
 def _copy(work: Work, plan: Plan, copied: Copied, max_bytes: int | None) -> dict[str, Any]:
-    """Copy the video. With `max_bytes`, raises OutputTooLarge past it, and reports progress only on success."""
+    """Copy the video. Raises _ChangesSize. With `max_bytes`, raises OutputTooLarge past it, and reports no progress."""
     sources = plan.sources
     trial = replace(ladder.limited(work, max_bytes), progress=lambda share: None) if max_bytes else work
-    encoded = ffmpeg.encode(plan.command(copied.options, decoded=False), trial, length_s=plan.length_s)
+    command = [*plan.command(copied.options, decoded=False), *video_options.sizes_to(sources.stream, _SIZES)]
+    encoded = ffmpeg.encode(command, trial, length_s=plan.length_s)
+    if video_options.changes_size(work.directory / _SIZES, work.output("video"), work):
+        raise _ChangesSize
     work.progress(1.0)
     shown = plan.made_video(work, encoded)
     _require(shown.packets, copied.packets)

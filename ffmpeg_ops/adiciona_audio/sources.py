@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ffmpeg_ops.adiciona_audio import video_options
-from ffmpeg_ops.engine import ffmpeg, inspect, output
+from ffmpeg_ops.engine import ffmpeg, inspect, joined, output
 from ffmpeg_ops.engine.mixing import measure, predecode
 from ffmpeg_ops.operation import Work
 from wire.errors import AssetInvalid
@@ -52,17 +52,21 @@ class Sources:
     repeated: bool = False
     #: Decode errors met while decoding to files.
     errors: int = 0
+    #: Warnings about files whose timestamps jump, of which `video` and `audio` are continuous copies.
+    jumps: tuple[str, ...] = ()
 
     @classmethod
     def probe(cls, video: Path, audio: Path, work: Work, *, mixed: bool) -> Sources:
         """Probe both files concurrently: starting ffprobe takes as long as copying the streams."""
+        found: list[str] = []
         with ThreadPoolExecutor(2) as pool:
-            first = _submit(pool, lambda: inspect.video_asset(video, "url_video", work))
-            second = _submit(pool, lambda: inspect.audio_asset(audio, "url_audio", work))
-            (info, stream), (audio_info, sound) = first(), second()
+            first = _submit(pool, lambda: _continuous(video, "url_video", inspect.video_asset, work, found.append))
+            second = _submit(pool, lambda: _continuous(audio, "url_audio", inspect.audio_asset, work, found.append))
+            (video, (info, stream)), (audio, (audio_info, sound)) = first(), second()
         sound = replace(sound, start_s=sound.start_s - audio_info.start_s)
         original = info.audio if mixed else None
-        return cls(video, info, stream, audio, audio_info, sound, original, output.length_s(info, stream))
+        video_s = output.length_s(info, stream)
+        return cls(video, info, stream, audio, audio_info, sound, original, video_s, jumps=tuple(sorted(found)))
 
     def predecode(self, max_s: float, work: Work) -> Sources:
         """These sources with `max_s` of the new sound, and the original where it is heard, decoded to files."""
@@ -96,8 +100,9 @@ class Sources:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is wrong with the sounds that are heard, in plain words."""
-        return (*(self.info.warnings if self.original else ()), *self.audio_info.warnings)
+        """What is wrong with the files, as far as they are used, in plain words."""
+        heard = self.info.audio_warnings if self.original else ()
+        return (*self.jumps, *self.info.video_warnings, *heard, *self.audio_info.audio_warnings)
 
     @property
     def header_frames(self) -> int | None:
@@ -168,6 +173,13 @@ class Sources:
             return self.sound.start_s
         file_s = self.audio_info.start_s
         return _time_zero_s(self.audio_info, [file_s + self.sound.start_s]) - file_s
+
+
+def _continuous(
+    path: Path, name: str, probe: Callable[[Path, str, Work], T], work: Work, warn: Callable[[str], object]
+) -> tuple[Path, T]:
+    path = joined.continuous(path, name, work, warn)
+    return path, probe(path, name, work)
 
 
 def _submit(pool: ThreadPoolExecutor, task: Callable[[], T]) -> Callable[[], T]:

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from ffmpeg_ops.engine import output
+from ffmpeg_ops.engine import ffmpeg, output, process
 from ffmpeg_ops.engine.encoders import Encoder
-from ffmpeg_ops.engine.inspect import MediaInfo, VideoStream, each_packet
+from ffmpeg_ops.engine.inspect import MediaInfo, VideoStream
+from ffmpeg_ops.engine.packets import each
 from ffmpeg_ops.engine.pixels import to_one_size, to_yuv420p
 from ffmpeg_ops.operation import Work
 from wire.errors import AssetTooLarge
 
+# The units of a packet that state the size of the picture.
+_SIZE_UNITS = {"h264": 7, "hevc": 33, "av1": 1}
 MAX_PACKETS = 1_000_000  # more than four hours at 60 frames a second
 
 
@@ -56,7 +59,7 @@ def packets(path: Path, stream: VideoStream, work: Work) -> list[Packet]:
         if flags and pts != "N/A" and len(found) <= MAX_PACKETS:
             found.append(Packet(float(pts) - stream.start_s, "K" in flags))
 
-    each_packet(path, ["pts_time", "flags"], on_packet, work, stream.index)
+    each(path, ["pts_time", "flags"], on_packet, work, stream.index)
     if len(found) > MAX_PACKETS:
         raise AssetTooLarge(f"url_video: the video has more than {MAX_PACKETS} frames.")
     return found
@@ -95,6 +98,38 @@ def copy(video: VideoStream, upto: Cut | None = None) -> list[str]:
         filters = [f"noise=drop='gte(n,{upto.packets})'", f"setts=pts='{pts}':dts=DTS:duration='{duration}'"]
         options += [*_same_ticks(video), "-bsf:v", ",".join(filters)]
     return options
+
+
+def sizes_to(video: VideoStream, name: str) -> list[str]:
+    """Options of a second output: a checksum of each unit of the stream that states a size, in file `name`."""
+    units = ["-c:v", "copy", "-bsf:v", f"filter_units=pass_types={_SIZE_UNITS[video.codec]}"]
+    return ["-map", f"0:{video.index}", *units, *ffmpeg.OUTPUT_LIMITS, "-f", "framecrc", name]
+
+
+def changes_size(sizes: Path, made: Path, work: Work) -> bool:
+    """Whether the picture of a copied video changes its size, which most players of MP4 expect in no packet.
+
+    Its key frames are decoded where the checksums in the file `sizes` differ.
+    """
+    units = {line.split(",", 4)[-1] for line in sizes.read_text().splitlines() if not line.startswith("#")}
+    return len(units) > 1 and len(_key_sizes(made, work)) > 1
+
+
+def _key_sizes(path: Path, work: Work) -> set[str]:
+    found: set[str] = set()
+    entries = [
+        "-of",
+        "csv=p=0",
+        "-select_streams",
+        "v:0",
+        "-show_entries",
+        "frame=width,height",
+        "-skip_frame",
+        "nokey",
+    ]
+    command = ["ffprobe", "-v", "quiet", *entries, *ffmpeg.DECODE_LIMITS, "-i", str(path)]
+    process.each_line_of(command, work, lambda line: found.add(line.rstrip(",")), timeout_s=work.limits.timeout_s)
+    return found - {""}
 
 
 def _same_ticks(video: VideoStream) -> list[str]:

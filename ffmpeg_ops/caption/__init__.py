@@ -4,8 +4,8 @@ Captions come from exactly one of a subtitle file (`url_srt`), subtitles as text
 their times (`words`). Files and texts may be SRT, WebVTT or ASS, detected from their content. Every cue is shown from
 its start to its end, exactly; sizes follow the video, and long lines are broken evenly within the margins. Captions
 that the file places at the top or in the middle (`{\\an8}`, WebVTT's `line`) stay there unless `style.position` is set.
-Videos of fewer than five frames a second, such as slide shows, get frames in between, and a last frame that stays while
-the sound goes on is repeated, so that every caption is seen while it lasts.
+Slide shows, screen recordings that pause and a last frame that stays while the sound goes on get frames where captions
+begin and end, so that every caption is seen while it lasts.
 
 A file that is not UTF-8 is read in the encoding that its text suggests. Cues that all begin whole hours too late, and
 words with times in milliseconds, are moved into the video. `warnings` says so, and when cues lie outside the video; a

@@ -8,11 +8,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from ffmpeg_ops.engine import ffmpeg, inspect, ladder, output
+from ffmpeg_ops.caption import gaps
+from ffmpeg_ops.caption.gaps import Filling
+from ffmpeg_ops.engine import ffmpeg, inspect, joined, ladder, output, packets
 from ffmpeg_ops.engine.encoders import Encoder
 from ffmpeg_ops.engine.encoding import Encoding
 from ffmpeg_ops.engine.pixels import even, to_one_size, to_yuv420p
-from ffmpeg_ops.engine.subtitles import parse, timeline, words
+from ffmpeg_ops.engine.subtitles import parse, source, timeline, words
 from ffmpeg_ops.engine.subtitles.ass_script import to_ass
 from ffmpeg_ops.engine.subtitles.cue import Cue
 from ffmpeg_ops.engine.subtitles.fonts import Fonts, installed
@@ -20,7 +22,7 @@ from ffmpeg_ops.engine.subtitles.style import Look, look
 from ffmpeg_ops.operation import Work
 
 SCRIPT = "captions.ass"
-_SPARSE, _RATE = 5, 25  # frames a second: what has fewer gets so many
+_RATE = 25  # frames a second that are added
 _CLOCK = Fraction(1, 90_000)
 _SAMPLE = 20_000  # characters from which the language is guessed
 
@@ -30,40 +32,41 @@ def shown_size(stream: inspect.VideoStream) -> tuple[int, int]:
     return max(2, round(even(stream.width) * stream.pixel_aspect)), even(stream.height)
 
 
-def is_sparse(stream: inspect.VideoStream) -> bool:
-    """Whether captions could begin and end between frames, as in slide shows, and not be seen."""
-    return stream.frames == 1 or stream.frame_rate < _SPARSE
-
-
-def filters(stream: inspect.VideoStream, until_s: float | None = None) -> list[str]:
+def filters(stream: inspect.VideoStream, filling: Filling | None = None) -> list[str]:
     """FFmpeg's video filters. Captions come last: they are drawn in SDR whatever the video was.
 
-    With `until_s`, frames are added between those of the video, and the last one is repeated until then.
+    With `filling`, frames are added between those of the video, and the last one is repeated until the end.
     """
     width, height = shown_size(stream)
     shape = "" if stream.pixel_aspect == 1 else f":original_size={width}x{height}"
-    added = []
-    if until_s is not None:
-        # `streamselect` passes a frame of the first input whenever either has one
-        own = f"tpad=stop=-1:stop_mode=clone,settb={_CLOCK}[video];color=size=2x2:rate={_RATE}[clock]"
-        added = [f"{own};[video][clock]streamselect=map=0,trim=end={until_s:.6f}"]
+    added = [] if filling is None else [_with_frames(filling)]
     return [*added, *to_one_size(stream), *to_yuv420p(stream), f"ass={SCRIPT}{shape}"]
 
 
+def _with_frames(filling: Filling) -> str:
+    """The filters that add frames: `streamselect` passes a frame of the first input whenever either has one."""
+    clock = f"color=size=2x2:rate={_RATE}"
+    if filling.gaps:  # it has to begin and end with the video
+        gaps = "+".join(f"between(t\\,{begin_s:.3f}\\,{end_s:.3f})" for begin_s, end_s in filling.gaps)
+        clock += f",select=eq(n\\,0)+{gaps}+gte(t\\,{filling.until_s:.3f})"
+    own = f"tpad=stop=-1:stop_mode=clone,settb={_CLOCK}"
+    return f"{own}[video];{clock}[clock];[video][clock]streamselect=map=0,trim=end={filling.until_s:.6f}"
+
+
 def command(
-    video: Path, info: inspect.MediaInfo, stream: inspect.VideoStream, encoder: Encoder, until_s: float | None = None
+    video: Path, info: inspect.MediaInfo, stream: inspect.VideoStream, encoder: Encoder, added: Filling | None = None
 ) -> list[str]:
     """FFmpeg's arguments. The filters contain no text from the client, because the script has a fixed name."""
     # The source's own time base, so that frames at a variable rate keep their exact timestamps.
     clock = ["-enc_time_base:v", str(stream.time_base)] if stream.time_base else []
-    if until_s is not None:  # the last frame would last as long as one of the source
-        each = f"setts=pts=PTS:dts=DTS:duration={1 / (_CLOCK * _RATE)}"
+    if added is not None:  # MP4 stores the duration of the last packet only
+        each = f"setts=pts=PTS:dts=DTS:duration='max(1,{round(added.until_s / _CLOCK)}-PTS)'"
         clock = ["-enc_time_base:v", str(_CLOCK), "-bsf:v", each]
     return [
         *ffmpeg.DECODE_LIMITS,
         *encoder.input_options,
         *["-i", str(video), "-map", f"0:{stream.index}"],
-        *["-vf", ",".join(filters(stream, until_s)), "-fps_mode", "passthrough", *clock, *encoder.arguments],
+        *["-vf", ",".join(filters(stream, added)), "-fps_mode", "passthrough", *clock, *encoder.arguments],
         *output.keep_audio(info),
         *output.MP4,
     ]
@@ -71,17 +74,18 @@ def command(
 
 def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> dict[str, Any]:
     warnings: list[str] = []
-    parsed = _parsed(params, assets, warnings.append)
-    video = assets["url_video"]
+    parsed = _parsed(work, params, assets, warnings.append)
+    video = joined.continuous(assets["url_video"], "url_video", work, warnings.append)
     info, stream = inspect.video_asset(video, "url_video", work)
     inspect.require_size(stream, "url_video")
     length_s = output.length_s(info, stream)
-    cues = _cues(parsed, params, _played_s(info, length_s), warnings.append)
+    cues = _cues(parsed, params, gaps.played_s(info, length_s), warnings.append)
     style = look(params.get("style"), *shown_size(stream))
-    warnings += [*info.warnings, *_write_script(work, cues, style)]
-    until_s = _until_s(info, stream, length_s, max(cue.start_ms for cue in cues) / 1000)
+    warnings += [*info.video_warnings, *info.audio_warnings, *_write_script(work, cues, style)]
+    times = gaps.frame_times(video, info, stream, work)
+    added = gaps.filling(cues, info, stream, length_s, times, moving=style.highlight != "none")
     made = ladder.encode(
-        lambda encoder: command(video, info, stream, encoder, until_s),
+        lambda encoder: command(video, info, stream, encoder, added),
         work,
         Encoding.of(params),
         length_s=length_s,
@@ -93,21 +97,21 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
     encoded = made.encoded
     output.require_written(encoded.frames, work)
     # If all frames in the header were written, the header's length is right; otherwise the output is probed.
-    whole = until_s is None and encoded.frames == stream.frames and not encoded.errors
+    whole = added is None and encoded.frames == stream.frames and not encoded.errors
     size = (even(stream.width), even(stream.height))
     known = output.made(size, encoded.frames, length_s) if whole else None
     warnings += made.warnings
     stats = output.stats(work, made.stats, known, warnings=warnings, errors=encoded.errors)
-    written = stats["frames"] if until_s is None else inspect.count_frames(video, stream, work)
+    written = stats["frames"] if added is None else packets.count_frames(video, stream.index, work)
     output.require_frames(written or 0, video, stream, length_s, work)
     return stats
 
 
-def _parsed(params: Mapping[str, Any], assets: Mapping[str, Path], warn: parse.Warn) -> list[Cue]:
+def _parsed(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path], warn: parse.Warn) -> list[Cue]:
     """The cues of a file or a text; none of words, whose times need the video's length to be understood."""
     if "url_srt" in assets:
-        return parse.parse_file(assets["url_srt"], "url_srt", warn)
-    return parse.parse_text(params["subtitles"], "subtitles") if "subtitles" in params else []
+        return source.from_file(assets["url_srt"], "url_srt", work, warn)
+    return source.from_text(params["subtitles"], "subtitles", work) if "subtitles" in params else []
 
 
 def _cues(parsed: list[Cue], params: Mapping[str, Any], length_s: float, warn: parse.Warn) -> list[Cue]:
@@ -118,20 +122,6 @@ def _cues(parsed: list[Cue], params: Mapping[str, Any], length_s: float, warn: p
     cues = timeline.fit(parsed, length_s, name, warn)
     # a requested position is for all captions, whatever the file says
     return [replace(cue, row=None) for cue in cues] if "position" in params.get("style", {}) else cues
-
-
-def _played_s(info: inspect.MediaInfo, length_s: float) -> float:
-    """How long players show the video: its last frame stays while there is sound."""
-    return max(length_s, info.duration_s or 0, (info.audio and info.audio.duration_s) or 0)
-
-
-def _until_s(info: inspect.MediaInfo, stream: inspect.VideoStream, length_s: float, begins_s: float) -> float | None:
-    """When the output ends if frames are added to show cues, the last at `begins_s`; None when none are."""
-    end_s = stream.start_s - info.start_s + length_s
-    played_s = _played_s(info, length_s)
-    if end_s <= begins_s < played_s:
-        return played_s
-    return end_s if is_sparse(stream) else None
 
 
 def _write_script(work: Work, cues: list[Cue], style: Look) -> list[str]:

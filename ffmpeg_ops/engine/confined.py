@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ffmpeg_ops.engine import process, sandbox
+from ffmpeg_ops.engine import orphans
 from ffmpeg_ops.engine.zygote import DATA_AT, MAX_REQUEST_BYTES, SIZE_BYTES, Returned
 from ffmpeg_ops.operation import Work
 from wire.errors import CODES, MAX_MESSAGE, JobError, JobFault, JobTimeout, WorkerError
@@ -200,8 +200,6 @@ class _Zygote:
         with theirs:
             program = "from ffmpeg_ops.engine import zygote; zygote.main()"
             command = [sys.executable, "-P", "-c", program, str(theirs.fileno())]
-            if sandbox.drops_capabilities() and process.find("setpriv"):
-                command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--", *command]
             self._process = subprocess.Popen(
                 command,
                 cwd="/",
@@ -228,9 +226,10 @@ class _Zygote:
             raise _ZygoteLost from error
 
     def kill(self) -> None:
-        """Kill it and, by the kernel, its children."""
+        """Kill it and what it leaves to this process: its children, which the kernel kills, and what they started."""
         self._process.kill()
         self._process.wait()
+        orphans.kill()
         self.forget()
 
     def forget(self) -> None:

@@ -57,6 +57,8 @@ class Encoder:
     max_rate: int | None = None
     #: Whether `max_rate` counts more than the quality.
     strict: bool = False
+    #: Why its commands run in the reduced sandbox; None in the whole one.
+    reduced: str | None = None
 
     @property
     def arguments(self) -> list[str]:

@@ -53,6 +53,7 @@ _NO_DECODER = re.compile(r"Decoder \(codec \w+\) not found")
 _NOT_DECODED = re.compile(
     r"Error while decoding stream|Error submitting packet to decoder|Cannot determine format of input"
 )
+_NO_NUMBERS = "contains (near) NaN"
 _RESTARTED = "[warning] Queue input is backward in time"
 # Some encoders' timestamps are wrong in some releases of FFmpeg; the muxer then guesses others.
 _GUESSED_TIME = re.compile(r"Invalid DTS: .* replacing by guess")
@@ -97,10 +98,12 @@ def encode(
     feed: Iterable[bytes] | None = None,
     made: Path | None = None,
     stall_s: float = math.inf,
+    reduced: str | None = None,
 ) -> Encoded:
     """Run `ffmpeg` with `arguments`, reporting progress as a share of `length_s` seconds of output.
 
-    `feed` is written to standard input; `made` is the file that comes out, by default `work.output("video")`. Raises
+    `feed` is written to standard input; `made` is the file that comes out, by default `work.output("video")`. `reduced`
+    is the reason to run this command in the reduced sandbox. Raises
     the reason of `work.stop`, JobTimeout after `work.limits.timeout_s`, OutputTooLarge, WorkerDiskFull, AssetInvalid
     where an input cannot be decoded, Stopped after `stall_s` without progress, at a signal, and for wrong timestamps,
     or EncodeFailed with the end of standard error as its detail.
@@ -117,6 +120,7 @@ def encode(
         on_error=report.error,
         feed=report.noted(feed) if feed else None,
         check=report.check,
+        reduced=reduced,
     )
     _raise_failure(ended, report.errors, made, max_bytes)
     if ended.feed_error:
@@ -244,6 +248,8 @@ def _failure(text: str, errors: int = 0) -> JobError:
 
     An input that cannot be decoded is the job's own fault: another worker could not decode it either.
     """
+    if _NO_NUMBERS in text:
+        return AssetInvalid("A file is damaged: its sound has values that are no numbers.", detail=text)
     if ENCODER_FAILED.search(text):
         return EncodeFailed(detail=text)
     if _NO_DECODER.search(text):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from ffmpeg_ops.engine import ffmpeg, process
+from ffmpeg_ops.engine import ffmpeg, packets, process
 from ffmpeg_ops.operation import Work
 from wire import sniffing
 from wire.errors import AssetHasNoAudio, AssetInvalid, AssetTooLarge, EncodeFailed
@@ -19,8 +19,11 @@ from wire.sniffing import sniff_file
 
 MAX_PICTURE, MAX_SIDE = 4096 * 2304, 16_384  # no H.264 encoder takes a longer side
 SOUND_RATES = range(2000, 768_001)  # resampling from a few samples a second takes gigabytes
+MAX_CHANNELS = 64  # FFmpeg's filters take no more
+_GUESSED = 8  # channels of an unknown layout are taken for the usual one
 MIN_COMPLETE = 0.98  # the share of a damaged file that must be readable
 _ROUNDING_S = 0.1  # how much headers and packets may differ
+_IMAGES = frozenset({"mjpeg", "png", "bmp", "gif", "webp", "tiff"})
 _FIRST_PACKETS = 500  # broadcasts begin in the middle of a group of pictures, and groups may be long
 _MAY_BE_ANY_MEDIA = frozenset({sniffing.MP4, sniffing.MATROSKA, sniffing.OGG, sniffing.AVI})
 
@@ -39,7 +42,7 @@ class VideoStream:
     height: int
     #: Average frames a second, 0 when unknown.
     frame_rate: Fraction
-    #: Number of frames in the header, None when it has none.
+    #: Number of frames in the header, None when it has none, or as in AVI includes empty packets.
     frames: int | None
     #: Length in seconds, None when unknown.
     duration_s: float | None
@@ -57,6 +60,8 @@ class VideoStream:
     start_s: float = 0.0
     #: Whether it has B-frames: packets are stored in another order than frames are shown.
     reordered: bool = False
+    #: Whether all frames last equally long, as far as FFmpeg has seen: in MP4 all of them.
+    constant_rate: bool = False
 
     def megapixels(self, seconds: float) -> float:
         """What all frames of the first `seconds` have together, in millions of pixels."""
@@ -81,6 +86,13 @@ class AudioStream:
     start_s: float = 0.0
     #: FFmpeg's name of the codec's profile, `LC` for plain AAC.
     profile: str = ""
+    #: FFmpeg's name of the channel layout, empty when unknown.
+    layout: str = ""
+
+    @property
+    def is_mixable(self) -> bool:
+        """Whether FFmpeg knows, or guesses, which channel belongs where."""
+        return bool(self.layout) or self.channels <= _GUESSED
 
 
 @dataclass(frozen=True)
@@ -93,14 +105,16 @@ class MediaInfo:
     duration_s: float | None
     #: Size of the file.
     size_bytes: int
-    #: The first video stream.
+    #: The video stream that players choose, or the next one where that one cannot be decoded.
     video: VideoStream | None
     #: The audio stream that players choose, or the next one where that one cannot be decoded.
     audio: AudioStream | None
     #: The earliest timestamp in the file, in seconds.
     start_s: float = 0.0
-    #: What is wrong with the file, in plain words.
-    warnings: tuple[str, ...] = ()
+    #: What is wrong with its video streams, in plain words.
+    video_warnings: tuple[str, ...] = ()
+    #: What is wrong with its audio streams.
+    audio_warnings: tuple[str, ...] = ()
 
     @property
     def formats(self) -> frozenset[str]:
@@ -117,16 +131,24 @@ def probe(path: Path, work: Work) -> MediaInfo:
         if "exceeds specified max pixel count" in (error.detail or ""):
             raise AssetTooLarge(f"The video has more than {ffmpeg.MAX_PROBED / 1e6:.0f} megapixels.") from error
         raise AssetInvalid(f"The file is {sniff_file(path).label}, not a media file.", detail=error.detail) from error
-    streams = raw.get("streams", [])
-    audio, found = _audio_of(path, [s for s in streams if s.get("codec_type") == "audio"], work)
+    streams, formats = raw.get("streams", []), raw.get("format", {}).get("format_name", "")
+    shown, missed = _chosen(path, [s for s in streams if _is_video(s)], "video", work)
+    heard, unheard = _chosen(path, [s for s in streams if s.get("codec_type") == "audio"], "sound", work)
+    video = _video(shown) if shown else None
+    duration_s = _seconds(raw.get("format", {}))
+    if video is not None and video.frames and formats == "avi":
+        # FFmpeg shortens the length that it states for a file which is cut off
+        duration_s = max(duration_s or 0.0, float(video.frames / (video.frame_rate or 1)))
+        video = replace(video, frames=None)
     return MediaInfo(
-        format=raw.get("format", {}).get("format_name", ""),
-        duration_s=_seconds(raw.get("format", {})),
+        format=formats,
+        duration_s=duration_s,
         size_bytes=path.stat().st_size,
-        video=next((_video(s) for s in streams if _is_video(s)), None),
-        audio=audio,
+        video=video,
+        audio=_audio(heard) if heard else None,
         start_s=_seconds(raw.get("format", {}), "start_time") or 0.0,
-        warnings=found,
+        video_warnings=missed,
+        audio_warnings=unheard,
     )
 
 
@@ -139,7 +161,8 @@ def video_asset(path: Path, name: str, work: Work) -> tuple[MediaInfo, VideoStre
     video = info.video
     if video.pixel_format in {"", "unknown"}:  # ffprobe could not decode a single frame
         raise AssetInvalid(f"{name}: the video cannot be decoded.")
-    if video.duration_s is None:  # Matroska states the length of the longest stream, a live recording none
+    if video.duration_s is None or info.format == "avi":
+        # Matroska states the length of the longest stream, a live recording none, and AVI counts what is missing
         video = replace(video, duration_s=_measured_s(path, name, info, video.index, work))
     elif _may_end_later(info, video):
         measured_s = _measured_s(path, name, info, video.index, work) or 0
@@ -165,41 +188,6 @@ def audio_asset(path: Path, name: str, work: Work) -> tuple[MediaInfo, AudioStre
     return info, info.audio
 
 
-def count_frames(path: Path, stream: VideoStream, work: Work) -> int | None:
-    """How many frames of a stream are shown, counted by its packets; None when they cannot be read."""
-    count = 0
-
-    def on_packet(flags: str) -> None:
-        nonlocal count
-        count += bool(flags) and "D" not in flags
-
-    try:
-        each_packet(path, ["flags"], on_packet, work, stream.index)
-    except EncodeFailed:
-        return None
-    return count
-
-
-def each_packet(
-    path: Path,
-    fields: Sequence[str],
-    consume: Callable[[str], object],
-    work: Work,
-    index: int | None = None,
-    *,
-    upto_s: float | None = None,
-) -> None:
-    """Pass the `fields` of every packet to `consume`, comma-separated, in ffprobe's own order.
-
-    Only stream `index` is read, or all of them, and only the first `upto_s` seconds, or everything.
-    """
-    selected = [] if index is None else ["-select_streams", str(index)]
-    selected += [] if upto_s is None else ["-read_intervals", f"%+{upto_s:.6f}"]
-    entries = ["-of", "csv=p=0", "-show_entries", f"packet={','.join(fields)}", *selected]
-    command = ["ffprobe", "-v", "error", *entries, *ffmpeg.INPUT_LIMITS, "-i", str(path)]
-    process.each_line_of(command, work, consume, timeout_s=work.limits.timeout_s)
-
-
 def is_decodable(path: Path, work: Work, stream: str = "v:0") -> bool:
     """Whether any frame can be decoded from the first packets of a stream, by default of the first video stream."""
     frames: list[str] = []
@@ -220,9 +208,15 @@ def _asset(path: Path, name: str, wanted: str, work: Work) -> MediaInfo:
         is_wanted = found in _MAY_BE_ANY_MEDIA or (found.label.endswith(" audio") and wanted == "an audio file")
         wrong = " that is damaged or cut off" if is_wanted else f", not {wanted}"
         raise AssetInvalid(f"{name}: the file is {found.label}{wrong}.", detail=error.detail) from error
-    info = replace(info, warnings=tuple(f"{name}: {warning}" for warning in info.warnings))
+    info = replace(
+        info,
+        video_warnings=tuple(f"{name}: {warning}" for warning in info.video_warnings),
+        audio_warnings=tuple(f"{name}: {warning}" for warning in info.audio_warnings),
+    )
     if info.audio is not None and info.audio.sample_rate not in SOUND_RATES:
         raise AssetInvalid(f"{name}: a sample rate of {info.audio.sample_rate} Hz is not supported.")
+    if info.audio is not None and info.audio.channels > MAX_CHANNELS:
+        raise AssetInvalid(f"{name}: a sound of {info.audio.channels} channels is not supported.")
     return info
 
 
@@ -246,13 +240,13 @@ def _measured_s(path: Path, name: str, info: MediaInfo, index: int, work: Work) 
     ends: dict[int, float] = defaultdict(lambda: -math.inf)
 
     def on_packet(line: str) -> None:
-        stream, pts, length, *_ = f"{line},,".split(",")
-        if stream.isdigit() and (start := _number(pts)) is not None:
+        stream, pts, dts, length, *_ = f"{line},,,".split(",")
+        if stream.isdigit() and (start := packets.shown_s(pts, dts)) is not None:
             starts[int(stream)] = min(starts[int(stream)], start)
-            ends[int(stream)] = max(ends[int(stream)], start + (_number(length) or 0))
+            ends[int(stream)] = max(ends[int(stream)], start + (packets.number(length) or 0))
 
     try:
-        each_packet(path, ["stream_index", "pts_time", "duration_time"], on_packet, work)
+        packets.each(path, ["stream_index", "pts_time", "dts_time", "duration_time"], on_packet, work)
     except EncodeFailed:
         return None
     found_s = max(ends.values(), default=-math.inf)
@@ -262,7 +256,7 @@ def _measured_s(path: Path, name: str, info: MediaInfo, index: int, work: Work) 
 
 
 def _is_video(stream: Mapping[str, Any]) -> bool:
-    cover = stream.get("disposition", {}).get("attached_pic")
+    cover = _disposition(stream, "attached_pic")
     return stream.get("codec_type") == "video" and not cover and int(stream.get("width") or 0) > 0
 
 
@@ -286,24 +280,37 @@ def _video(stream: Mapping[str, Any]) -> VideoStream:
         color_transfer=stream.get("color_transfer", ""),
         start_s=_seconds(stream, "start_time") or 0.0,
         reordered=bool(stream.get("has_b_frames")),
+        constant_rate=stream.get("avg_frame_rate") == stream.get("r_frame_rate"),
     )
 
 
-def _audio_of(path: Path, streams: list[Mapping[str, Any]], work: Work) -> tuple[AudioStream | None, tuple[str, ...]]:
-    """The stream that players choose, and a warning where that is not the first choice.
+def _chosen(
+    path: Path, streams: list[Mapping[str, Any]], kind: str, work: Work
+) -> tuple[Mapping[str, Any] | None, tuple[str, ...]]:
+    """The stream of a kind that players choose, and a warning where that is not the first choice.
 
-    Players prefer the stream marked as default, and take the first one that they can decode: phones put a format that
-    hardly any player knows before AAC. A single stream is taken as it is.
+    Players prefer the stream marked as default, pass over thumbnails, and take the first one that they can decode:
+    phones put sound in a format that hardly any player knows before AAC. A single stream is taken as it is.
     """
-    choices = sorted(streams, key=lambda stream: not stream.get("disposition", {}).get("default"))
+    choices = sorted(streams, key=lambda stream: (_is_thumbnail(stream), not _disposition(stream, "default")))
     if len(choices) < 2:
-        return (_audio(choices[0]) if choices else None), ()
-    audible = (s for s in choices if s.get("sample_fmt") and is_decodable(path, work, str(s["index"])))
-    chosen = next(audible, choices[0])
+        return (choices[0] if choices else None), ()
+    form = "sample_fmt" if kind == "sound" else "pix_fmt"
+    decodable = (s for s in choices if s.get(form) and is_decodable(path, work, str(s["index"])))
+    chosen = next(decodable, choices[0])
     if chosen is choices[0]:
-        return _audio(chosen), ()
+        return chosen, ()
     numbers = [streams.index(stream) + 1 for stream in (choices[0], chosen)]
-    return _audio(chosen), ("sound track {} cannot be decoded; track {} was used".format(*numbers),)
+    return chosen, ("{} track {} cannot be decoded; track {} was used".format(kind, *numbers),)
+
+
+def _is_thumbnail(stream: Mapping[str, Any]) -> bool:
+    marked = any(_disposition(stream, name) for name in ("timed_thumbnails", "still_image"))
+    return marked or stream.get("codec_name") in _IMAGES
+
+
+def _disposition(stream: Mapping[str, Any], name: str) -> bool:
+    return bool(stream.get("disposition", {}).get(name))
 
 
 def _audio(stream: Mapping[str, Any]) -> AudioStream:
@@ -315,6 +322,7 @@ def _audio(stream: Mapping[str, Any]) -> AudioStream:
         duration_s=_seconds(stream),
         start_s=_seconds(stream, "start_time") or 0.0,
         profile=stream.get("profile", ""),
+        layout=stream.get("channel_layout", ""),
     )
 
 
@@ -324,14 +332,7 @@ def _rotation(stream: Mapping[str, Any]) -> int:
 
 
 def _seconds(part: Mapping[str, Any], key: str = "duration") -> float | None:
-    return _number(part.get(key, ""))
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+    return packets.number(part.get(key, ""))
 
 
 def _rate(text: str | None) -> Fraction | None:

@@ -83,7 +83,8 @@ def encode(
         work.output("video").unlink(missing_ok=True)  # leftovers of an earlier try
         stall_s = STALL_S if encoder.device == "gpu" else math.inf
         given = feed() if feed else None
-        return ffmpeg.encode(command(encoder), work, length_s=length_s, feed=given, stall_s=stall_s)
+        arguments = command(encoder)
+        return ffmpeg.encode(arguments, work, length_s=length_s, feed=given, stall_s=stall_s, reduced=encoder.reduced)
 
     failed = _Failed(work)
     for encoder in _working(encoding.codec, failed, work, decodes=decodes):
@@ -144,6 +145,8 @@ class _Failed:
 
     def made(self, encoder: Encoder, encoded: ffmpeg.Encoded) -> Made:
         warnings = tuple(_warning(failed, why, encoder) for failed, why in self._failures)
+        if encoder.reduced:
+            warnings += (f"FFmpeg ran in a reduced sandbox: {encoder.reduced}",)
         to_blame = (why.reason for rung, why in self._failures if rung.device == "gpu" and why.blame is Blame.HOST)
         return Made(encoder, encoded, warnings, next(to_blame, None))
 

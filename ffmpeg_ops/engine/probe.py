@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
-from ffmpeg_ops.engine import ffmpeg, gpu, process, sandbox
+from ffmpeg_ops.engine import ffmpeg, gpu, process
 from ffmpeg_ops.engine.encoder_errors import Blame, Failure, understood
 from ffmpeg_ops.engine.encoders import LADDERS, Encoder
 from wire.errors import EncodeFailed, EncoderUnavailable, JobTimeout, WorkerError
@@ -80,26 +80,14 @@ def no_encoder(codec: str) -> EncoderUnavailable:
 def works(encoder: Encoder) -> Encoder | Failure:
     """The encoder with the options of a real job that work for a few small frames, or why none do.
 
-    If the GPU works only without the sandbox, the sandbox is disabled for good, because the GPU is paid for.
+    A GPU that works only in the reduced sandbox is used there, because it is paid for. Other commands stay in the
+    whole one.
     """
     found = _fitted(encoder)
-    if isinstance(found, Encoder) or found.blame is not Blame.HOST:
+    if isinstance(found, Encoder) or found.blame is not Blame.HOST or encoder.device != "gpu" or not gpu.present():
         return found
-    return (_unconfined(encoder) if encoder.device == "gpu" and sandbox.may_block_gpu() else None) or found
-
-
-def _unconfined(encoder: Encoder) -> Encoder | None:
-    """The encoder if it works without the sandbox, which then stays disabled."""
-    found: Encoder | Failure | None = None
-    sandbox.disable(True)
-    try:
-        found = _fitted(encoder)
-    finally:
-        sandbox.disable(isinstance(found, Encoder))
-    if not isinstance(found, Encoder):
-        return None
-    log.error("sandbox.disabled", reason=f"{encoder.name} does not work inside it")
-    return found
+    reduced = _fitted(replace(encoder, reduced=f"{encoder.name} does not work in the whole one: {found.reason}"))
+    return reduced if isinstance(reduced, Encoder) else found
 
 
 def _probe(encoder: Encoder, last_pause_s: float) -> Probed:
@@ -148,7 +136,7 @@ def _fails(encoder: Encoder) -> str | None:
     options = ["-hide_banner", "-nostdin", "-v", "warning"]
     command = ["ffmpeg", *options, *source, *encoder.arguments, "-t", "1", "-f", "null", "-"]
     try:
-        process.output_outside_job(command, timeout_s=_TIMEOUT_S)
+        process.output_outside_job(command, timeout_s=_TIMEOUT_S, reduced=encoder.reduced)
     except EncodeFailed as error:
         return error.detail or ""
     return None

@@ -1,9 +1,9 @@
 """The only module that starts programs for a job: argv lists, confined, bounded in time and output, killed as a group.
 
-A command runs in a process group of its own and in the attempt's private directory. The whole group is killed when the
-work is stopped, when the command's time is over, and by the kernel when this process dies. The command has no network,
-and can access only the system's files, its directory and the inputs it names (see `sandbox.py`). Its standard error
-goes to the log and never to a client.
+A command runs in a process group of its own and in the attempt's private directory. The whole group, and what has left
+it, is killed when the work is stopped and when the command's time is over; the kernel kills the command when this
+process dies. The command has no network, and can access only the system's files, its directory and the inputs it names
+(see `sandbox.py`). Its standard error goes to the log and never to a client.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import IO
 
 import structlog
 
-from ffmpeg_ops.engine import sandbox
+from ffmpeg_ops.engine import orphans, sandbox
 from ffmpeg_ops.operation import Work
 from wire.errors import EncodeFailed, JobTimeout, WorkerError
 
@@ -68,12 +68,15 @@ def run(
     on_error: Callable[[str], object] = lambda line: None,
     feed: Iterable[bytes] | None = None,
     check: Callable[[], object] = lambda: None,
+    reduced: str | None = None,
 ) -> Ended:
     """Run `command`; `on_output` and `on_error` get its lines, each on a thread of its own, and `feed` is its input.
 
     No file that it writes grows past `file_bytes`. `check` is called many times a second, and ends the command with
-    what it raises. Raises the reason of `work.stop`, JobTimeout after `timeout_s` or as much CPU time on every core,
-    and WorkerError when the command is not installed.
+    what it raises. `reduced` is the reason to run this command in the reduced sandbox.
+
+    Raises the reason of `work.stop`, JobTimeout after `timeout_s` or as much CPU time on every core, and WorkerError
+    when the command is not installed.
     """
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     feed_errors: list[Exception] = []
@@ -83,24 +86,33 @@ def run(
         on_error(line)
 
     limited = _limited(list(command), file_bytes=file_bytes, cpu_s=math.ceil(timeout_s) * (os.cpu_count() or 1))
-    with _started(limited, work, subprocess.DEVNULL if feed is None else subprocess.PIPE) as process:
+    if reduced:
+        log.warning("sandbox.reduced", command=command[0], reason=reduced)
+    stdin = subprocess.DEVNULL if feed is None else subprocess.PIPE
+    with _started(limited, work, stdin, reduced=bool(reduced)) as process:
         threads = [_read(process.stdout, on_output), _read(process.stderr, on_error_line)]
         if feed is not None:
             threads.append(_write(process.stdin, feed, feed_errors))
         status = _wait(process, work, timeout_s, check)
+        _kill(process)  # what it has left behind may hold its pipes open
         for thread in threads:
             thread.join()
     return Ended(status, "\n".join(tail), next(iter(feed_errors), None))
 
 
 def each_line_of(
-    command: Sequence[str], work: Work, consume: Callable[[str], object], *, timeout_s: float = SHORT_TIMEOUT_S
+    command: Sequence[str],
+    work: Work,
+    consume: Callable[[str], object],
+    *,
+    timeout_s: float = SHORT_TIMEOUT_S,
+    reduced: str | None = None,
 ) -> bool:
     """Pass every line of a short command's standard output to `consume`, and return whether it printed errors.
 
     Raises like `run`, WorkerError when the command was killed, and EncodeFailed for any other failure.
     """
-    ended = run(command, work, timeout_s=timeout_s, file_bytes=_SHORT_FILE_BYTES, on_output=consume)
+    ended = run(command, work, timeout_s=timeout_s, file_bytes=_SHORT_FILE_BYTES, on_output=consume, reduced=reduced)
     if ended.status == -signal.SIGXCPU:
         raise JobTimeout
     if ended.status < 0:
@@ -110,7 +122,9 @@ def each_line_of(
     return bool(ended.tail)
 
 
-def output_of(command: Sequence[str], work: Work, *, timeout_s: float = SHORT_TIMEOUT_S) -> bytes:
+def output_of(
+    command: Sequence[str], work: Work, *, timeout_s: float = SHORT_TIMEOUT_S, reduced: str | None = None
+) -> bytes:
     """Return the standard output of a short command. Raises like `each_line_of`, and EncodeFailed past the limit."""
     lines: list[str] = []
     size = 0
@@ -121,16 +135,18 @@ def output_of(command: Sequence[str], work: Work, *, timeout_s: float = SHORT_TI
         if size <= _SHORT_OUTPUT_BYTES:
             lines.append(line)
 
-    each_line_of(command, work, keep, timeout_s=timeout_s)
+    each_line_of(command, work, keep, timeout_s=timeout_s, reduced=reduced)
     if size > _SHORT_OUTPUT_BYTES:
         raise EncodeFailed(detail=f"{command[0]} printed {size} bytes")
     return "\n".join(lines).encode()
 
 
-def output_outside_job(command: Sequence[str], *, timeout_s: float = SHORT_TIMEOUT_S) -> str:
+def output_outside_job(
+    command: Sequence[str], *, timeout_s: float = SHORT_TIMEOUT_S, reduced: str | None = None
+) -> str:
     """Like `output_of`, in a temporary directory, for commands that belong to no job."""
     with tempfile.TemporaryDirectory() as directory:
-        return output_of(command, Work(Path(directory)), timeout_s=timeout_s).decode()
+        return output_of(command, Work(Path(directory)), timeout_s=timeout_s, reduced=reduced).decode()
 
 
 def preload(library: Path | None) -> None:
@@ -158,26 +174,25 @@ def _limited(command: list[str], *, file_bytes: int, cpu_s: int) -> list[str]:
         limits = [f"--fsize={file_bytes}", f"--cpu={cpu_s}", f"--nofile={_OPEN_FILES}", "--core=0"]
         command = ["prlimit", *limits, "--", *command]
     if find("setpriv"):
-        capabilities = ["--bounding-set=-all", "--inh-caps=-all"] if sandbox.drops_capabilities() else []
-        command = ["setpriv", "--pdeathsig", "KILL", *capabilities, "--", *command]
+        command = ["setpriv", "--pdeathsig", "KILL", "--", *command]
     return command
 
 
 @contextmanager
-def _started(command: list[str], work: Work, stdin: int) -> Iterator[subprocess.Popen[bytes]]:
+def _started(command: list[str], work: Work, stdin: int, *, reduced: bool) -> Iterator[subprocess.Popen[bytes]]:
     """Start the command, and kill the whole group at the end of the block.
 
     A process that waits in the kernel, as for a GPU that has died, cannot be killed. It is left with its pipes.
     """
-    process, parent = _spawn(command, work.directory, stdin)
+    process, parent = _spawn(command, work.directory, stdin, reduced=reduced)
     work.processes.add(process.pid)
     try:
         yield process
     finally:
         work.processes.discard(process.pid)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        _kill(process)
         parent.join(_KILL_S)
+        orphans.kill()
         if parent.is_alive():
             log.error("process.kill_failed", command=command[0], pid=process.pid)
         else:
@@ -185,7 +200,16 @@ def _started(command: list[str], work: Work, stdin: int) -> Iterator[subprocess.
                 _close(pipe)
 
 
-def _spawn(command: list[str], directory: Path, stdin: int) -> tuple[subprocess.Popen[bytes], threading.Thread]:
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill the command's group, and what has left it."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    orphans.kill()
+
+
+def _spawn(
+    command: list[str], directory: Path, stdin: int, *, reduced: bool
+) -> tuple[subprocess.Popen[bytes], threading.Thread]:
     """Start the command, confined, on a thread that ends with it.
 
     The thread is needed because the command inherits the thread's confinement, which cannot be undone, and because the
@@ -195,21 +219,24 @@ def _spawn(command: list[str], directory: Path, stdin: int) -> tuple[subprocess.
 
     def parent() -> None:
         try:
-            sandbox.confine(directory, _readable(command))
-            process = subprocess.Popen(
-                command,
-                cwd=directory,
-                stdin=stdin,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-                env=_environment(command, directory),
-            )
+            sandbox.confine(directory, _readable(command), reduced=reduced)
+            with orphans.starting() as note:
+                process = subprocess.Popen(
+                    command,
+                    cwd=directory,
+                    stdin=stdin,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    start_new_session=True,
+                    env=_environment(command, directory),
+                )
+                note(process.pid)
         except BaseException as error:
             outcome.put(error)
             return
         outcome.put(process)
         process.wait()
+        orphans.ended(process.pid)
 
     thread = _in_thread(parent)
     process = outcome.get()

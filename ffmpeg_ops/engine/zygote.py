@@ -33,7 +33,7 @@ from wire.errors import JobError, WorkerError
 #: What a confined function returns: facts that JSON can hold, and its data in pieces.
 Returned = tuple[Mapping[str, Any], Iterable[bytes]]
 
-PRELOADED = ("ffmpeg_ops.engine.stills.reading",)
+PRELOADED = ("ffmpeg_ops.engine.stills.reading", "ffmpeg_ops.engine.subtitles.transfer")
 MAX_REQUEST_BYTES = 32_000
 # A reply is a file: the size of the facts, the facts as JSON, and at DATA_AT the data.
 SIZE_BYTES, DATA_AT = 4, 64 * 1024
@@ -46,7 +46,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def main() -> None:
     """Serve the socket whose number is the only argument, until the worker has closed its end."""
     sandbox.hide()
-    sandbox.available()  # looked up once, not in every child
+    sandbox.drop_capabilities()
+    sandbox.gaps()  # looked up once, not in every child
     resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for name in PRELOADED:

@@ -1,44 +1,59 @@
-"""Limits for requests that hold a thread for long, so that `/health` and short requests always get one."""
+"""Limits for requests that take long, so that one key's cannot hold all threads of the server."""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+
+from common.http_server import AWAY
+from gateway.access.transfers import Transfers
+
+# Of the threads for requests that wait: for jobs, and for the clients of transfers. The others are for slow bodies.
+WAITING, TRANSFERS = 256, 64
+IN_PROGRESS_PER_KEY = AWAY // 2
 
 
-@contextmanager
-def held(threads: threading.BoundedSemaphore) -> Iterator[bool]:
-    """Hold one of `threads` inside the block; yields whether one was free."""
-    taken = threads.acquire(blocking=False)
-    try:
-        yield taken
-    finally:
-        if taken:
-            threads.release()
+class Shares:
+    """At most `places` in all, and `share` of them for one name."""
+
+    def __init__(self, places: int, share: int) -> None:
+        self._places, self._share = places, share
+        self._lock, self._held = threading.Lock(), Counter[str]()
+
+    def take(self, name: str) -> bool:
+        """Take a place. Returns False if there is none for `name`."""
+        with self._lock:
+            if self._held[name] >= self._share or self._held.total() >= self._places:
+                return False
+            self._held[name] += 1
+            return True
+
+    def give_back(self, name: str) -> None:
+        with self._lock:
+            self._held -= Counter([name])
+
+    @contextmanager
+    def held(self, name: str) -> Iterator[bool]:
+        """Hold a place inside the block; yields whether there was one."""
+        taken = self.take(name)
+        try:
+            yield taken
+        finally:
+            if taken:
+                self.give_back(name)
 
 
 class ThreadLimits:
-    """At most half of `threads` wait for jobs, `per_key` (0: all) of these for one key; a quarter transfer files."""
+    """Who holds how many threads. `threads`: how many requests are worked on at once.
 
-    def __init__(self, threads: int, per_key: int = 0) -> None:
-        self.waiting = threading.BoundedSemaphore(threads // 2)
-        self.transfers = threading.BoundedSemaphore(threads // 4)
-        self._per_key = per_key or threads
-        self._lock, self._waiting_of = threading.Lock(), Counter[str]()
+    `waiting_per_key`: at most so many wait for the jobs of one key; 0: half of all that may.
+    """
 
-    @contextmanager
-    def waiting_for(self, key_id: str) -> Iterator[bool]:
-        """Hold a waiting thread inside the block; yields whether one was free and the key may have another."""
-        with self._lock:
-            self._waiting_of[key_id] += 1
-            may = self._waiting_of[key_id] <= self._per_key
-        try:
-            with held(self.waiting) if may else nullcontext(False) as taken:
-                yield taken
-        finally:
-            with self._lock:
-                self._waiting_of[key_id] -= 1
-                if not self._waiting_of[key_id]:
-                    del self._waiting_of[key_id]
+    def __init__(self, threads: int, waiting_per_key: int = 0) -> None:
+        #: Held by transfers while they do not wait for their client: they are worked on besides other requests.
+        self.moving = threading.BoundedSemaphore(max(1, threads // 4))
+        self.waiting = Shares(WAITING, waiting_per_key or WAITING // 2)
+        self.transfers = Transfers(TRANSFERS)
+        self.in_progress = Shares(AWAY, IN_PROGRESS_PER_KEY)

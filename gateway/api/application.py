@@ -63,6 +63,7 @@ def register(app: Flask, settings: Settings) -> None:
     app.before_request(callers.check)
     app.after_request(_finish)
     app.after_request(callers.add_headers)
+    app.teardown_request(callers.end)
     app.after_request(close_if_body_unread)
     app.add_url_rule("/", "root", lambda: redirect("/docs/"))
     app.add_url_rule("/docs", "root")

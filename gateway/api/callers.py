@@ -45,6 +45,12 @@ def add_headers(response: Response) -> Response:
     return response
 
 
+def end(_: object) -> None:
+    """Forget the request. For `app.teardown_request`."""
+    if g.pop("in_progress", False):
+        services().thread_limits.in_progress.give_back(g.key_id)
+
+
 def _check_key() -> None:
     here, secret = services(), request.headers.get("X-API-Key") or _scraper_key()
     # Failed attempts from a shared address must not lock out keys that were valid recently.
@@ -55,6 +61,9 @@ def _check_key() -> None:
         _count("failed", address_of(request.remote_addr))
         raise Unauthorized(_MISTYPED if secret and mistyped(secret) else None)
     g.key_id = key.id
+    if not here.thread_limits.in_progress.take(key.id):
+        raise RateLimited(retry_after_s=1)
+    g.in_progress = True
     _count("key", key.id)
     scope = "" if request.endpoint is None else SCOPE_OF.get(request.endpoint.partition(".")[0], "admin")
     if scope and not may(key, scope):

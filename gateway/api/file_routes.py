@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import structlog
@@ -13,7 +14,8 @@ from werkzeug.exceptions import ClientDisconnected
 from werkzeug.wsgi import ClosingIterator
 
 from common.clock import to_rfc3339
-from gateway.access.thread_limits import held
+from common.http_server import away
+from gateway.access.rate_limits import address_of
 from gateway.api.blueprint import Blueprint
 from gateway.domain import ids
 from gateway.domain.jobs import MARGIN_MS
@@ -107,7 +109,9 @@ def _upload() -> dict[str, Any]:
     if here.storage.free_percent() < here.settings.min_free_disk_percent:
         raise StorageLow
     key = f"uploads/{g.key_id}/{ids.ulid(now)}"
-    size = _store(key, here.settings.max_asset_bytes, sniffed=True)
+    client = address_of(request.remote_addr)
+    with here.thread_limits.transfers.held(g.key_id, client) as taken:
+        size = _store(key, here.settings.max_asset_bytes, taken, sniffed=True)
     expires_at = now + here.settings.upload_retention_seconds * 1000
     # The file is removed when it expires, unless a job needs it. The URL stays valid for all tries of such a job.
     try_ms = (here.settings.queue_limit_seconds + here.settings.job_timeout_seconds) * 1000 + MARGIN_MS
@@ -120,11 +124,25 @@ def _send(key: str, signature: str) -> Response:
     if _local().allowed("GET", key, signature) is None:
         raise SignatureInvalid
     _bind_ids(key)
-    if not here.thread_limits.transfers.acquire(blocking=False):
-        raise TransfersBusy
+    # Uploads are fetched by workers. Videos are fetched by clients, and need no key.
+    holder = _owner(key), None if key.startswith("uploads/") else address_of(request.remote_addr)
+    with ExitStack() as held:
+        if not held.enter_context(here.thread_limits.transfers.held(*holder)):
+            raise TransfersBusy
+        held.enter_context(away(here.thread_limits.moving))
+        response = _file(key)
+        # Until the last byte was sent or the client left. `call_on_close` is not called for responses that are passed
+        # through.
+        response.response = ClosingIterator(response.response, held.pop_all().close)  # type: ignore[arg-type]
+    response.cache_control.private = True  # a caching proxy would serve files after their URL has expired
+    return response
+
+
+def _file(key: str) -> Response:
+    """The response with the file. Raises NotFound or StorageUnavailable."""
     try:
         mime = mime_of(key)
-        response = send_file(
+        return send_file(
             _local().path(key),
             mimetype=mime,
             as_attachment=mime == ANY_MIME,  # uploads of clients must not be shown as pages
@@ -132,18 +150,10 @@ def _send(key: str, signature: str) -> Response:
             conditional=True,
             max_age=0,
         )
-    except BaseException as error:
-        here.thread_limits.transfers.release()
-        if isinstance(error, FileNotFoundError | ValueError):
-            raise NotFound("The file does not exist or was removed.") from error
-        if isinstance(error, OSError):
-            raise StorageUnavailable(f"the disk: {error.strerror}") from error
-        raise
-    # Hold the thread until the last byte was sent or the client left. `call_on_close` is not called for responses that
-    # are passed through.
-    response.response = ClosingIterator(response.response, here.thread_limits.transfers.release)  # type: ignore[arg-type]
-    response.cache_control.private = True  # a caching proxy would serve files after their URL has expired
-    return response
+    except (FileNotFoundError, ValueError) as error:
+        raise NotFound("The file does not exist or was removed.") from error
+    except OSError as error:
+        raise StorageUnavailable(f"the disk: {error.strerror}") from error
 
 
 def _receive(key: str, signature: str) -> Response:
@@ -152,7 +162,8 @@ def _receive(key: str, signature: str) -> Response:
         raise SignatureInvalid
     _bind_ids(key)
     _check_unfinished(key)
-    size = _store(key, max_bytes, lambda: _check_unfinished(key))
+    with services().thread_limits.transfers.held(_owner(key)) as taken:
+        size = _store(key, max_bytes, taken, lambda: _check_unfinished(key))
     log.info("file.stored", key=key, size_bytes=size)
     return Response(status=201)
 
@@ -172,6 +183,16 @@ def _bind_ids(key: str) -> None:
             structlog.contextvars.bind_contextvars(job_id=job_id, attempt_id=attempt_id)
 
 
+def _owner(key: str) -> str:
+    """The id of the API key to which the file belongs; empty if its job has been removed."""
+    match key.split("/"):
+        case ["uploads", key_id, _]:
+            return key_id
+        case ["outputs", job_id, *_] if (job := services().store.job(job_id)) is not None:
+            return job.key_id
+    return ""
+
+
 def _check_unfinished(key: str) -> None:
     """Raise AttemptSuperseded unless the output's attempt is the newest of its job and unfinished."""
     store = services().store
@@ -181,10 +202,12 @@ def _check_unfinished(key: str) -> None:
         raise AttemptSuperseded
 
 
-def _store(key: str, max_bytes: int, check: Callable[[], None] = lambda: None, *, sniffed: bool = False) -> int:
+def _store(
+    key: str, max_bytes: int, taken: bool, check: Callable[[], None] = lambda: None, *, sniffed: bool = False
+) -> int:
     """Store the request's body under `key` and return its size. `check` is called after the last byte.
 
-    `sniffed`: refuse files that do not begin like media.
+    `taken`: whether there is a place for the transfer. `sniffed`: refuse files that do not begin like media.
     """
     here = services()
     length = request.content_length
@@ -195,10 +218,10 @@ def _store(key: str, max_bytes: int, check: Callable[[], None] = lambda: None, *
     if length == 0:
         raise BadRequest("The body is empty.")
     request.max_content_length = length + 1  # instead of the limit for JSON; a body of exactly the limit is refused
-    with held(here.thread_limits.transfers) as taken:
-        if not taken:
-            raise TransfersBusy
-        chunks = _body(length, check)
+    if not taken:
+        raise TransfersBusy
+    chunks = _body(length, check)
+    with away(here.thread_limits.moving):
         here.storage.write(key, _media(chunks) if sniffed else chunks, length)
     return length
 

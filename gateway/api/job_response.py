@@ -9,6 +9,7 @@ from flask import Response, jsonify, request
 from marshmallow import Schema, fields, validate
 from sqlalchemy.exc import SQLAlchemyError
 
+from common.http_server import away
 from gateway.api.job_document import JobSchema
 from gateway.domain.jobs import Job, JobStatus
 from gateway.wiring import services
@@ -44,7 +45,7 @@ def job_response(job: Job, *, wait: int | None = None) -> Response:
     applied = None
     if asked and not job.finished:
         here = services()
-        with here.thread_limits.waiting_for(job.key_id) as may_wait:
+        with here.thread_limits.waiting.held(job.key_id) as may_wait:
             if may_wait:
                 applied = min(asked, here.settings.max_wait_seconds)
                 job = _waited(job, applied)
@@ -69,7 +70,8 @@ def _retry_after_s(job: Job, now: int) -> int:
 
 def _waited(job: Job, seconds: int) -> Job:
     try:
-        return services().jobs.wait(job, seconds)
+        with away():
+            return services().waiting_room.wait(job, seconds)
     except SQLAlchemyError as error:
         # The job is stored. After an error response the client would create it again.
         log.warning("wait.aborted", job_id=job.id, error=repr(error))

@@ -1,10 +1,9 @@
-"""What the HTTP API does with jobs: create, read, cancel, wait, and send a webhook again."""
+"""What the HTTP API does with jobs: create, read, cancel, and send a webhook again."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,12 +26,9 @@ from wire.media_types import MediaType
 
 log = structlog.get_logger(__name__)
 
-# How often a waiting request looks for ends that another process committed.
-_LOOK_S = 0.5
-
 
 class Jobs:
-    """Every method is one or two short transactions; changes wake the dispatcher and waiting requests."""
+    """Every method is one or two short transactions; changes wake the dispatcher."""
 
     def __init__(
         self,
@@ -46,7 +42,6 @@ class Jobs:
     ) -> None:
         self._store, self._storage, self._clock, self._settings = store, storage, clock, settings
         self._notifier, self._writer, self._quotas = notifier, writer, quotas
-        self._closing = False
 
     def create(
         self,
@@ -140,22 +135,6 @@ class Jobs:
         log.info("webhook.replayed", job_id=job_id)
         self._notifier.notify()
         return job
-
-    def wait(self, job: Job, seconds: float) -> Job:
-        """Wait until the job has finished, but not longer than `seconds` or until `stop_waiting`."""
-        ends_at = time.monotonic() + seconds
-        while True:
-            changes = self._notifier.changes
-            job = self._store.job(job.id) or job
-            left = ends_at - time.monotonic()
-            if job.finished or left <= 0 or self._closing:
-                return job
-            self._notifier.wait(changes, min(left, _LOOK_S))
-
-    def stop_waiting(self) -> None:
-        """Let all waiting requests return now, because the server stops and would cut them off."""
-        self._closing = True
-        self._notifier.notify()
 
 
 def _same_request(known: tuple[str, str], fingerprint: str, job: Job | None) -> Job:

@@ -8,6 +8,7 @@ from typing import Any
 from flask import Response, g, request
 from marshmallow import ValidationError, fields
 
+from common import safe_http
 from common.validation import describe, flatten
 from ffmpeg_ops.assets import WebUrl
 from ffmpeg_ops.operation import OPERATIONS, Operation
@@ -75,6 +76,9 @@ def _create(operation: Operation, loaded: dict[str, Any], wait: int | None) -> R
     # Only what the client sent: defaults are applied by the worker.
     params = {name: value for name, value in request.get_json().items() if name not in _FIELDS}
     webhook_url = request.get_json().get("webhook_url")
+    if webhook_url and safe_http.names_inside_address(webhook_url, here.settings.webhook_allow_origins):
+        reason = "The address is not public. An operator can allow it by its origin in WEBHOOK_ALLOW_ORIGINS."
+        raise ValidationFailed(f"webhook_url: {reason}", errors={"webhook_url": [reason]})
     job = here.jobs.create(g.key_id, operation.name, params, outputs, _idempotency_key(), webhook_url)
     return job_response(job, wait=wait)
 

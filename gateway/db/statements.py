@@ -54,13 +54,16 @@ KEY_BY_HASH = sa.select(api_keys).where(sa.or_(api_keys.c.secret_sha256 == HASH,
 LOCKED_KEY = sa.select(api_keys.c.id).where(api_keys.c.id == ROW_ID).with_for_update()
 SPENT = sa.select(spending.c.cost_nano).where(spending.c.key_id == ROW_ID, spending.c.day == sa.bindparam("day"))
 USAGE = usage_of_key()
+NOT_KEYS: sa.BindParameter[Any] = sa.bindparam("not_keys", expanding=True)
 # Both use an index, so that a few rows can be read without scanning a whole backlog.
-DUE_IDS = sa.select(jobs.c.id).where(due(jobs)).order_by(jobs.c.next_at, jobs.c.id).limit(LIMIT)
-DUE_UNTRIED, DUE_TRIED = DUE_IDS.where(UNTRIED), DUE_IDS.where(jobs.c.attempt_id.is_not(None))
+DUE_JOBS = sa.select(jobs.c.id, jobs.c.key_id).where(due(jobs), jobs.c.key_id.not_in(NOT_KEYS)).limit(LIMIT)
+DUE_JOBS = DUE_JOBS.order_by(jobs.c.next_at, jobs.c.id)
+DUE_UNTRIED, DUE_TRIED = DUE_JOBS.where(UNTRIED), DUE_JOBS.where(jobs.c.attempt_id.is_not(None))
 NEXT_DUE_AT = sa.select(sa.func.min(jobs.c.next_at))
 DUE_WEBHOOKS = (
-    sa.select(webhooks.c.job_id, webhooks.c.host)
-    .where(due(webhooks), webhooks.c.host.not_in(sa.bindparam("not_hosts", expanding=True)))
+    sa.select(webhooks.c.job_id, webhooks.c.key_id, webhooks.c.host)
+    .where(due(webhooks), webhooks.c.key_id.not_in(NOT_KEYS))
+    .where(webhooks.c.host.not_in(sa.bindparam("not_hosts", expanding=True)))
     .order_by(webhooks.c.next_at)
     .limit(LIMIT)
 )
@@ -71,10 +74,17 @@ LEASE = (
     .values(lease_token=TOKEN, lease_expires_at=sa.bindparam("until"), next_at=sa.bindparam("until"))
 )
 WAITING_IDLE = sa.and_(jobs.c.status == JobStatus.QUEUED, WAITING, jobs.c.next_at > NOW, jobs.c.lease_token.is_(None))
-# Skips locked rows: each caller has locked a job, and two callers that wait for each other's job would deadlock.
-OLDEST_WAITING = sa.select(jobs.c.id).where(WAITING_IDLE).order_by(jobs.c.id).limit(1)
+# Of the key with the fewest running jobs, the oldest. Skips locked rows: each caller has locked a job, and two callers
+# that wait for each other's job would deadlock.
+_RUNNING = jobs.alias()
+_RUNNING_OF_KEY = sa.select(sa.func.count()).where(
+    _RUNNING.c.key_id == jobs.c.key_id, _RUNNING.c.status == JobStatus.RUNNING
+)
+NEXT_WAITING = (
+    sa.select(jobs.c.id).where(WAITING_IDLE).order_by(_RUNNING_OF_KEY.correlate(jobs).scalar_subquery(), jobs.c.id)
+).limit(1)
 WAKE = (
     jobs.update()
-    .where(jobs.c.id == OLDEST_WAITING.with_for_update(skip_locked=True).scalar_subquery())
+    .where(jobs.c.id == NEXT_WAITING.with_for_update(skip_locked=True, of=jobs).scalar_subquery())
     .values(next_at=NOW)
 )

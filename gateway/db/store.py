@@ -68,6 +68,16 @@ class Store:
         """The jobs that exist, by id."""
         return {row["id"]: to_job(row) for row in self.rows(sa.select(jobs).where(jobs.c.id.in_(job_ids)))}
 
+    def finished(self, job_ids: Collection[str]) -> set[str]:
+        """Those of the jobs that have ended."""
+        query = sa.select(jobs.c.id).where(jobs.c.id.in_(job_ids), jobs.c.finished_at.is_not(None))
+        return {row["id"] for row in self.rows(query)}
+
+    def revoked(self, key_ids: Collection[str]) -> set[str]:
+        """Those of the keys that are revoked."""
+        query = sa.select(api_keys.c.id).where(api_keys.c.id.in_(key_ids), api_keys.c.revoked_at.is_not(None))
+        return {row["id"] for row in self.rows(query)}
+
     def unfinished_params(self, containing: str) -> list[str]:
         """The params of unfinished jobs, as JSON text, that contain the text `containing`."""
         text = sa.cast(job_params.c.params, sa.Text).label("text")
@@ -105,17 +115,13 @@ class Store:
             query = query if value is None else query.where(column == value)
         return [to_job(row) for row in self.rows(query if before is None else query.where(jobs.c.id < before))]
 
-    def due(self, now: int, limit: int, untried: int | None = None) -> list[str]:
-        """The ids of due jobs: those without an attempt first, then the most overdue.
+    def due(self, now: int, limit: int, *, untried: bool, not_keys: Collection[str] = ()) -> list[tuple[str, str]]:
+        """(job id, key id) of due jobs, the most overdue first, without those of `not_keys`.
 
-        `untried`: maximum number of jobs without an attempt.
+        `untried`: those that have had no attempt; otherwise all others.
         """
-        max_untried = limit if untried is None else min(limit, untried)
-        with self._engine.connect() as connection:
-            found = list(connection.scalars(DUE_UNTRIED, {"now": now, "max_rows": max_untried}))
-            if len(found) < limit:
-                found += connection.scalars(DUE_TRIED, {"now": now, "max_rows": limit - len(found)})
-            return found
+        query = DUE_UNTRIED if untried else DUE_TRIED
+        return self.pairs(query, {"now": now, "max_rows": limit, "not_keys": list(not_keys)})
 
     def unfinished(self, now: int, margin_ms: int) -> Unfinished:
         """Figures of the jobs that have not ended. `past_limits`: by more than `margin_ms`."""
@@ -138,9 +144,12 @@ class Store:
         query = sa.select(webhooks).where(webhooks.c.job_id.in_(job_ids))
         return {row["job_id"]: to_webhook(row) for row in self.rows(query)}
 
-    def due_webhooks(self, now: int, limit: int, not_hosts: Collection[str]) -> list[tuple[str, str]]:
-        """(job id, host) of due webhooks, the longest waiting first, except those to `not_hosts`."""
-        return self.pairs(DUE_WEBHOOKS, {"now": now, "max_rows": limit, "not_hosts": list(not_hosts)})
+    def due_webhooks(
+        self, now: int, limit: int, *, not_keys: Collection[str] = (), not_hosts: Collection[str] = ()
+    ) -> list[tuple[str, str, str]]:
+        """(job id, key id, host) of due webhooks, the longest waiting first, not of or to those named."""
+        values = {"now": now, "max_rows": limit, "not_keys": list(not_keys), "not_hosts": list(not_hosts)}
+        return [(row["job_id"], row["key_id"], row["host"]) for row in self.rows(DUE_WEBHOOKS, values)]
 
     def unsent_webhooks(self) -> tuple[int, int | None]:
         """Number of webhooks still to be sent, and when the oldest of their jobs ended."""

@@ -75,11 +75,14 @@ jobs = Table(
     Column("lease_token", sa.String(40)),
     Column("lease_expires_at", sa.BigInteger),
     sa.Index("jobs_by_key", "key_id", "id"),
+    # One for each filter of a key's jobs: a filter without a hit would read all of them.
+    sa.Index("jobs_by_status", "key_id", "status", "id"),
+    sa.Index("jobs_by_operation", "key_id", "operation", "id"),
     sa.Index("jobs_due", "next_at"),
     sa.Index("jobs_unfinished", "key_id", "finished_at", sqlite_where=UNFINISHED, postgresql_where=UNFINISHED),
     # These two stay small: most jobs have ended, and most of the others are at a provider.
-    sa.Index("jobs_untried", "next_at", sqlite_where=UNTRIED, postgresql_where=UNTRIED),
-    sa.Index("jobs_waiting", "id", sqlite_where=WAITING, postgresql_where=WAITING),
+    sa.Index("jobs_untried", "next_at", "key_id", sqlite_where=UNTRIED, postgresql_where=UNTRIED),
+    sa.Index("jobs_waiting", "status", "id", sqlite_where=WAITING, postgresql_where=WAITING),
 )
 
 # A table of its own: params may hold 500 kB of subtitles, and the rows of `jobs` are written at every heartbeat.
@@ -154,6 +157,7 @@ webhooks = Table(
     "webhooks",
     metadata,
     Column("job_id", ID_TYPE, sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("key_id", ID_TYPE, nullable=False),
     Column("host", sa.String(hooks.MAX_HOST), nullable=False),
     Column("state", sa.String(16), nullable=False),
     Column("tries", sa.Integer, nullable=False),
@@ -163,7 +167,7 @@ webhooks = Table(
     Column("next_at", sa.BigInteger),
     Column("lease_token", sa.String(40)),
     Column("lease_expires_at", sa.BigInteger),
-    sa.Index("webhooks_due", "next_at"),
+    sa.Index("webhooks_due", "next_at", "key_id", "host"),
 )
 
 leases = Table(

@@ -172,8 +172,8 @@ class Transaction:
         insert = self._dialect.insert(webhooks).values(**asdict(webhook))
         self.connection.execute(insert.on_conflict_do_nothing(index_elements=["job_id"]))
 
-    def wake_oldest_waiting(self, now: int) -> None:
-        """A worker has become free: make the job that has waited longest due at once."""
+    def wake_next_waiting(self, now: int) -> None:
+        """A worker is free: of the key with the fewest running jobs, make the oldest waiting job due at once."""
         self.connection.execute(WAKE, {"now": now})
 
     def claim_idempotency_key(

@@ -120,7 +120,7 @@ class AttemptWriter:
             job = self._released(written.job, update.next_in_ms) if lease_token else written.job
             tx.save_job(job, lease_token)
             if update.frees_worker or (written.attempt_ended and fresh and fresh.state is not AttemptState.INTENT):
-                tx.wake_oldest_waiting(self.clock.now_ms())
+                tx.wake_next_waiting(self.clock.now_ms())
             return written
 
         written = self.store.together(transact)
@@ -155,6 +155,7 @@ class AttemptWriter:
         if written.job_ended:
             log.info("job.ended", job_id=job.id, job_status=str(job.status), code=job.error_code)
             self.metrics.job_ended(job, attempt)
+            self.notifier.on_end(job.id)
         if written.attempt_ended or written.job_ended:
             self.notifier.notify()
 

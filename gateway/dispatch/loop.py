@@ -7,6 +7,7 @@ may be killed at any point. `python -m gateway.dispatch` runs one alone.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -28,10 +29,11 @@ from gateway.webhooks.sender import Sender
 
 log = structlog.get_logger(__name__)
 
-# Number of threads: enough for POLLS_PER_S and for new jobs when a call takes 0.15 s.
-POOL = 24
+# Number of threads. KEY_POOL of them, for the jobs of one key, are enough for POLLS_PER_S and for new jobs when a call
+# takes 0.15 s; the others are left for other keys, however slow the first one's jobs are.
+POOL, KEY_POOL = 32, 24
 # Maximum number of these for new jobs, so that the others are still followed. Allows about as many submits as RunPod.
-POOL_UNTRIED = 16
+POOL_UNTRIED, KEY_POOL_UNTRIED = 21, 16
 LEASE_MS = 60_000
 IDLE_S = 1.0
 # Longest pause while the database fails.
@@ -64,8 +66,8 @@ class Dispatcher:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._pool = ThreadPoolExecutor(POOL, thread_name_prefix="dispatch")
-        # Steps in progress, each with whether it is the first of its job.
-        self._busy: dict[Future[None], bool] = {}
+        # Steps in progress, each with the job's key and whether it is the job's first.
+        self._busy: dict[Future[None], tuple[str, bool]] = {}
         self._janitor = Janitor(context.store, context.storage, context.clock, context.settings)
         reconcile = {f"reconcile:{name}": partial(_reconcile, each) for name, each in context.providers.items()}
         self._chores: Mapping[str, Callable[[], None]] = {**reconcile, CLEAN_UP_LEASE: self._clean_up}
@@ -121,21 +123,46 @@ class Dispatcher:
 
     def tick(self) -> int:
         """Start due webhooks, and a step for every due job while threads are free. Return the number of steps."""
-        self._busy = {future: first for future, first in self._busy.items() if not future.done()}
+        self._busy = {future: of for future, of in self._busy.items() if not future.done()}
         self._beat()
         self._webhooks.tick()
         now = self._clock.now_ms()
-        free = POOL - len(self._busy)
-        due = self._store.due(now, free, POOL_UNTRIED - sum(self._busy.values())) if free else []
-        if not due:
+        if not (due := self._due(now)):
             return 0
         token = ids.ulid(now)
         leased = self._store.together(lambda tx: tx.lease(due, token, now, now + LEASE_MS))
         for job in leased:
             future = self._pool.submit(self._step, job, token)
             future.add_done_callback(lambda _: self._notifier.notify())
-            self._busy[future] = job.attempt_id is None
+            self._busy[future] = job.key_id, job.attempt_id is None
         return len(leased)
+
+    def _due(self, now: int) -> list[str]:
+        """Due jobs for which threads are free, new ones first."""
+        steps, firsts = Counter[str](), Counter[str]()
+        for key_id, first in self._busy.values():
+            steps[key_id] += 1
+            firsts[key_id] += first
+        free = POOL - steps.total()
+        untried = self._within(now, min(free, POOL_UNTRIED - firsts.total()), firsts, KEY_POOL_UNTRIED, untried=True)
+        for key_id in untried.values():
+            steps[key_id] += 1
+        return [*untried, *self._within(now, POOL - steps.total(), steps, KEY_POOL, untried=False)]
+
+    def _within(self, now: int, free: int, busy: Counter[str], share: int, *, untried: bool) -> dict[str, str]:
+        """Key ids of up to `free` due jobs by job id. No key gets more than `share`, together with what is `busy`."""
+        chosen: dict[str, str] = {}
+        while free > len(chosen):
+            full = [key_id for key_id, count in busy.items() if count >= share]
+            found = self._store.due(now, free, untried=untried, not_keys=full)
+            new = [(job_id, key_id) for job_id, key_id in found if job_id not in chosen]
+            for job_id, key_id in new[: free - len(chosen)]:
+                if busy[key_id] < share:
+                    busy[key_id] += 1
+                    chosen[job_id] = key_id
+            if not new or len(found) < free:
+                break
+        return chosen
 
     def settle(self) -> None:
         """Wait for steps, chores and webhooks in progress."""

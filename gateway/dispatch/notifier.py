@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 
 class ChangeNotifier:
@@ -14,6 +15,8 @@ class ChangeNotifier:
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._changes = 0
+        #: Called with the id of every job that has ended in this process.
+        self.on_end: Callable[[str], object] = lambda job_id: None
 
     @property
     def changes(self) -> int:

@@ -38,6 +38,8 @@ class Webhook:
 
     #: Id of the job whose end it reports.
     job_id: str
+    #: The job's key; the number of its concurrent tries is limited.
+    key_id: str
     #: Receiver as `host:port`; the number of concurrent tries per host is limited.
     host: str
     #: Whether it is still to be sent, or how it ended.
@@ -82,9 +84,8 @@ class Outcome:
 def due(job: Job, now: int) -> Webhook:
     """The webhook of a job that has just ended."""
     parts = urlsplit(job.webhook_url or "")
-    return Webhook(
-        job.id, f"{parts.hostname}:{parts.port or parts.scheme}"[:MAX_HOST], WebhookState.PENDING, next_at=now
-    )
+    host = f"{parts.hostname}:{parts.port or parts.scheme}"[:MAX_HOST]
+    return Webhook(job.id, job.key_id, host, WebhookState.PENDING, next_at=now)
 
 
 def again(webhook: Webhook, now: int) -> Webhook:

@@ -33,8 +33,10 @@ from gateway.webhooks import message
 
 log = structlog.get_logger(__name__)
 
-# Webhooks sent at once, in total and to one host, so that a slow host delays only its own webhooks.
+# Webhooks sent at once: in total, of one key, and to one host. A slow host delays only the webhooks to it, and many of
+# them only those of their key.
 POOL = 16
+PER_KEY = 12
 PER_HOST = 2
 TRY_S = 15.0
 LEASE_MS = 60_000
@@ -57,7 +59,7 @@ class Sender:
         self._settings, self._store, self._describe = settings, store, describe
         self._signer, self._clock, self._notifier, self._metrics = signer, clock, notifier, metrics
         self._lock = threading.Lock()
-        self._in_progress: Counter[str] = Counter()  # by host
+        self._keys, self._hosts = Counter[str](), Counter[str]()  # how many are being sent
         self._threads: set[threading.Thread] = set()
 
     def tick(self) -> int:
@@ -86,23 +88,26 @@ class Sender:
             thread.join(max(0.0, ends_at - time.monotonic()))
 
     def _choose(self) -> list[str]:
-        """Due webhooks within the limits of the pool and of their hosts."""
+        """Due webhooks within the limits of the pool, their keys and their hosts."""
         with self._lock:
-            busy = Counter(self._in_progress)
-        free = POOL - busy.total()
+            keys, hosts = Counter(self._keys), Counter(self._hosts)
+        free = POOL - keys.total()
         if free <= 0:
             return []
+        full_keys, full_hosts = _at_least(keys, PER_KEY), _at_least(hosts, PER_HOST)
+        found = self._store.due_webhooks(self._clock.now_ms(), free, not_keys=full_keys, not_hosts=full_hosts)
         chosen = []
-        full = [host for host, count in busy.items() if count >= PER_HOST]
-        for job_id, host in self._store.due_webhooks(self._clock.now_ms(), free, full):
-            if busy[host] < PER_HOST:
-                busy[host] += 1
+        for job_id, key_id, host in found:
+            if keys[key_id] < PER_KEY and hosts[host] < PER_HOST:
+                keys[key_id] += 1
+                hosts[host] += 1
                 chosen.append(job_id)
         return chosen
 
     def _start(self, webhook: Webhook, token: str) -> None:
         with self._lock:
-            self._in_progress[webhook.host] += 1
+            self._keys[webhook.key_id] += 1
+            self._hosts[webhook.host] += 1
         # Not an executor: its threads delay the end of the process.
         thread = threading.Thread(target=self._run, args=(webhook, token), name="webhook", daemon=True)
         self._threads.add(thread)
@@ -119,7 +124,8 @@ class Sender:
                 log.exception("webhook.try_aborted")
             finally:
                 with self._lock:
-                    self._in_progress -= Counter({webhook.host: 1})
+                    self._keys -= Counter({webhook.key_id: 1})
+                    self._hosts -= Counter({webhook.host: 1})
                 self._notifier.notify()
 
     def _send(self, webhook: Webhook, token: str) -> None:
@@ -140,6 +146,10 @@ class Sender:
         headers = message.headers(webhook.id, secrets, body, now)
         allowed = self._settings.webhook_allow_origins
         return safe_http.post(job.webhook_url or "", body, headers, timeout_s=TRY_S, allow_origins=allowed)
+
+
+def _at_least(counts: Counter[str], limit: int) -> list[str]:
+    return [name for name, count in counts.items() if count >= limit]
 
 
 def _outcome(post: Callable[[], safe_http.PostResponse]) -> Outcome:

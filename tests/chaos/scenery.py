@@ -149,7 +149,7 @@ def leave_old_things(data: Path) -> None:
         tx.add_job(job, {})
         tx.add_attempt(attempt)
         tx.save_job(job)
-        tx.save_webhook(Webhook(job.id, "example.com", webhooks.WebhookState.SUCCEEDED, tries=1))
+        tx.save_webhook(Webhook(job.id, job.key_id, "example.com", webhooks.WebhookState.SUCCEEDED, tries=1))
         tx.claim_idempotency_key(job.key_id, "old", "", job.id, now=now, after=0)
     output = data / "files" / video_key(attempt)
     output.parent.mkdir(parents=True)

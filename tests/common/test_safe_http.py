@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from common import safe_http
 from common.safe_http import Downloaded, ForbiddenUrl, TooLarge, TooSlow, download, is_public, post
 from tests.common.conftest import StartRaw
-from tests.servers import PATIENCE_S, FileServer, RawServer, Reply, file_server
+from tests.servers import PATIENCE_S, STOP_S, FileServer, RawServer, Reply, eventually, file_server
 
 BODY = bytes(range(256)) * 1000
 
@@ -46,6 +46,10 @@ def get(
     into = io.BytesIO()
     done = download(url, into, max_bytes=max_bytes, deadline_s=deadline_s, allow_origins=allow, check=check)
     return done, into.getvalue()
+
+
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 # --- which addresses -------------------------------------------------------------------------------------------------
@@ -338,6 +342,35 @@ def test_an_exception_of_check_ends_the_download(body: bytes, files: FileServer)
     files.routes["/x"] = Reply(200, b"")
     assert get(files.url("/x"), allow=(files.origin,)) == (Downloaded(0, ""), b"")
     assert "Cookie" not in files.requests[1].headers
+
+
+class Full(Exception):
+    """Raised after the whole body was read, when its connection is idle."""
+
+
+@pytest.mark.parametrize("target", ["/x", "/broken-redirect"])
+def test_no_connection_outlives_a_download_that_fails(target: str, files: FileServer) -> None:
+    """Not even while its error is alive, whose traceback holds the response, and the response its pool."""
+    files.routes["/x"] = Reply(body=BODY)
+    files.routes["/broken-redirect"] = Reply(302, headers={"Location": "http://[::1"})
+    before = open_files()
+    received = 0
+
+    def check() -> None:
+        if received == len(BODY):
+            raise Full
+
+    class Counting:
+        def write(self, chunk: bytes) -> None:
+            nonlocal received
+            received += len(chunk)
+
+    with pytest.raises((Full, ForbiddenUrl)) as caught:
+        download(
+            files.url(target), Counting(), max_bytes=10**6, deadline_s=60, allow_origins=[files.origin], check=check
+        )
+    eventually(lambda: open_files() <= before, STOP_S)
+    assert caught.tb is not None
 
 
 def test_an_error_of_the_disk_is_raised_as_it_is(files: FileServer) -> None:

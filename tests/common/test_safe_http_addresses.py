@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import requests
 
-from common.safe_http import ForbiddenUrl, download, post
+from common.safe_http import ForbiddenUrl, download, names_inside_address, post
 from tests.common.forbidden_urls import HOSTS, URLS
 from tests.servers import FileServer, Reply
 
@@ -211,3 +211,43 @@ def test_connections_are_recorded(way: Way, net: Net) -> None:
         one.connect_ex(("127.0.0.1", net.inside.port))
         two.connect(("127.0.0.1", net.inside.port))
     assert net.wrong() == [("127.0.0.1", net.inside.port)] * 3  # the audit sees both, the patch one
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *(
+            "127.0.0.1",
+            "127.1",
+            "2130706433",
+            "0x7f.1",
+            "0",
+            "10.0.0.1",
+            "192.168.257",
+            "169.254.169.254",
+            "100.64.0.1",
+        ),
+        *(
+            "[::1]",
+            "[::]",
+            "[::ffff:10.0.0.1]",
+            "[fd00::1]",
+            "[fe80::1%25lo]",
+            "localhost",
+            "LOCALHOST.",
+            "api.localhost",
+        ),
+    ],
+)
+def test_a_url_that_names_an_inside_address_is_recognised_unless_its_origin_is_allowed(host: str) -> None:
+    for url in (f"http://{host}/hook", f"https://me:secret@{host}:8443", f"http://{host}"):
+        assert names_inside_address(url)
+    assert not names_inside_address(f"http://{host}:8000/hook", [f"http://{host}:8000"])
+    assert names_inside_address(f"http://{host}:80001/hook", [f"http://{host}:8000"])
+
+
+@pytest.mark.parametrize(
+    "host", ["8.8.8.8", "[2606:4700::1111]", "example.com", "localhost.example.com", "n8n", "1.2.3.4.5"]
+)
+def test_other_hosts_are_left_to_the_request(host: str) -> None:
+    assert not names_inside_address(f"https://{host}/hook")

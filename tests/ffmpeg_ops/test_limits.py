@@ -28,9 +28,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Path]]:
     really = process._started
 
     @contextmanager
-    def running(command: list[str], directory: Path, stdin: int) -> Iterator[subprocess.Popen[bytes]]:
+    def running(command: list[str], directory: Path, stdin: int, *, reduced: bool) -> Iterator[subprocess.Popen[bytes]]:
         seen.append((command, directory))
-        with really(command, directory, stdin) as child:
+        with really(command, directory, stdin, reduced=reduced) as child:
             assert os.getpgid(child.pid) == child.pid, "a group of its own, to be killed as one"
             yield child
 

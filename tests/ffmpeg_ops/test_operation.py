@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import re
 import subprocess
 import sys
 import threading
+import weakref
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -153,6 +156,32 @@ def test_the_first_reason_to_stop_stays() -> None:
     stop.set(Cancelled())
     with pytest.raises(Superseded):
         stop.check()
+
+
+def test_a_stop_keeps_nothing_alive_that_the_work_held() -> None:
+    """As the reason's own traceback would: the pixels, files and connections of every thread that checked."""
+
+    class Pixels: ...
+
+    stop, held = StopSignal(), []
+
+    def work() -> None:
+        pixels = Pixels()
+        held.append(weakref.ref(pixels))
+        stop.check()
+
+    stop.set(Cancelled("by hand", detail="why"))
+    gc.disable()
+    try:
+        for _ in range(2):
+            with suppress(Cancelled):
+                work()
+        assert [ref() for ref in held] == [None, None]
+    finally:
+        gc.enable()
+    with pytest.raises(Cancelled) as caught:
+        stop.check()
+    assert (caught.value.message, caught.value.detail) == ("by hand", "why")
 
 
 def test_waiting_ends_with_the_reason_to_stop() -> None:

@@ -25,6 +25,8 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "PERIOD_S", 0.05)
     monkeypatch.setattr(fetch, "PAUSES_S", (0.01, 0.01))
     monkeypatch.setattr(fetch, "PAUSES_BUSY_S", (0.01,) * 5)
+    monkeypatch.setattr(fetch, "BUSY_S", 0.05)
+    monkeypatch.setattr(fetch, "_MIN_RETRY_AFTER_S", 0.01)
     monkeypatch.setattr(fetch, "_MAX_RETRY_AFTER_S", 0.01)
     monkeypatch.setattr(upload, "PAUSES_S", (0.01, 0.01, 0.01))
     monkeypatch.setattr(upload, "PAUSES_FULL_S", (0.01, 0.01))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import resource
 import subprocess
 import threading
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,8 +102,6 @@ def _run(raw: dict[str, Any], settings: Settings, timeout_s: int) -> Outcome:
 
 
 def _files() -> int:
-    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
-        gc.collect()  # rarely, a download that ends with its attempt leaves its connection to the collector
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 

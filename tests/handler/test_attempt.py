@@ -13,6 +13,7 @@ import pytest
 
 from common import safe_http
 from common.clock import to_rfc3339
+from ffmpeg_ops.engine import sandbox
 from ffmpeg_ops.operation import StopSignal
 from handler import attempt as job
 from handler.settings import Settings
@@ -46,9 +47,19 @@ def test_an_attempt_claims_uploads_its_output_and_reports_its_result(each: Job, 
     assert put.body[4:8] == b"ftyp"
     assert set(result) == {"outputs", "stats"} and result["outputs"] == {"video": {"size_bytes": size}}
     assert (result["stats"]["size_bytes"], result["stats"]["gpu"]) == (size, "NVIDIA GeForce RTX 4090")
-    assert set(result["stats"]) == set(StatsSchema().fields) - {"warnings", "gpu_failure"}
+    assert set(result["stats"]) - {"warnings"} == set(StatsSchema().fields) - {"warnings", "gpu_failure"}
+    assert result["stats"].get("warnings", []) == list(sandbox.warnings())
     assert all(value is not None for value in result["stats"].values())
     assert gateway.events[-1]["result"] == json.loads(json.dumps(result))
+
+
+def test_every_job_of_a_worker_whose_sandbox_is_not_whole_says_so_once(
+    caption: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "gaps", lambda: ("one thing is lacking", "another too"))
+    warnings = caption.result(style={"font": "No Such Font"})["stats"]["warnings"]
+    assert warnings[-1] == "the worker's sandbox is not whole: one thing is lacking; another too"
+    assert len(warnings) == 2 and "No Such Font" in warnings[0], "those of the job are kept"
 
 
 def test_the_bytes_fetched_are_those_of_the_assets_equal_urls_once(
@@ -251,6 +262,7 @@ def test_a_busy_server_is_waited_for_as_long_as_it_says(
     caption: Job, files: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
+    monkeypatch.setattr("handler.fetch.BUSY_S", 60.0)
     monkeypatch.setattr("handler.fetch._MAX_RETRY_AFTER_S", 30.0)
     monkeypatch.setattr(StopSignal, "wait", lambda self, seconds: pauses.append(seconds))
     video = files.routes["/video.mp4"]

@@ -11,12 +11,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import requests
 
 from common import safe_http
 from ffmpeg_ops.assets import NamedAsset
 from ffmpeg_ops.operation import Work
 from handler import share_links
-from handler.fetch import AT_ONCE, fetch_all
+from handler.fetch import AT_ONCE, _pause_s, fetch_all
 from tests.servers import PATIENCE_S, STOP_S, FileServer, Loopback, RawServer, Reply, Request, eventually
 from wire.envelope import Limits
 from wire.errors import AssetInvalid, AssetNotFound, AssetTooLarge, AssetUnavailable, Cancelled, JobError
@@ -302,3 +303,18 @@ def test_progress_counts_bytes_where_all_sizes_are_known_and_files_where_not(fil
             fetch(assets(server, *paths), Work(tmp_path), server, progress=reported.append)
             assert max(reported) == 1.0 and min(reported) >= 0
             assert reported[-1] == 1.0 if server is files else 0.0 in reported
+
+
+@pytest.mark.parametrize(
+    ("asked", "at_most"), [("", 8), ("0", 61), ("2", 31), ("30", 3), ("900", 3), ("soon", 8), ("²", 8)]
+)
+def test_a_busy_server_is_asked_for_a_minute(monkeypatch: pytest.MonkeyPatch, asked: str, at_most: int) -> None:
+    monkeypatch.undo()  # the pauses of production
+    response = requests.Response()
+    response.status_code = 503
+    response.headers["Retry-After"] = asked
+    busy, pauses = requests.HTTPError(response=response), list[float]()
+    while (pause := _pause_s(busy, len(pauses), sum(pauses))) is not None:
+        pauses.append(pause)
+    assert 55 <= sum(pauses) <= 60
+    assert len(pauses) < at_most + 1

@@ -25,6 +25,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from common import http_server
+from ffmpeg_ops.engine import landlock, sandbox
 from gateway.providers.base import Unavailable
 from gateway.providers.worker_client import Credentials, WorkerClient
 from handler import http_worker
@@ -40,6 +41,7 @@ COMMAND = [sys.executable, "-m", "handler.http_worker"]
 PASS = {"X-Session-Token": TOKEN, "X-API-Key": KEY}
 CALLS = [
     ("GET", "/health"),
+    ("GET", "/ready"),
     ("GET", "/jobs/att_1"),
     ("DELETE", "/jobs/att_1"),
     ("POST", "/video/caption"),
@@ -49,6 +51,13 @@ CALLS = [
     ("GET", "/static/x"),
     ("OPTIONS", "/health"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def gaps_are_found_anew() -> Iterator[None]:
+    sandbox.gaps.cache_clear()
+    yield
+    sandbox.gaps.cache_clear()
 
 
 @pytest.fixture
@@ -144,6 +153,16 @@ def test_a_setting_that_is_not_set_matches_no_caller(
     settings: Settings, unset: dict[str, Any], headers: dict[str, str]
 ) -> None:
     assert _statuses(replace(settings, **unset), headers, "127.0.0.1") <= {401, 403}
+
+
+def test_ready_says_what_the_sandbox_does_not_hold(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = client.get("/ready", headers=PASS).get_json()
+    assert shown == {"status": "ready", "sandbox": {"whole": not sandbox.gaps(), "gaps": list(sandbox.gaps())}}
+    sandbox.gaps.cache_clear()
+    monkeypatch.setattr(landlock, "version", lambda: 0)
+    shown = client.get("/ready", headers=PASS).get_json()
+    assert (shown["status"], shown["sandbox"]["whole"]) == ("ready", False)
+    assert any("no Landlock" in gap for gap in shown["sandbox"]["gaps"])
 
 
 @pytest.mark.parametrize(
@@ -519,3 +538,13 @@ def test_wrong_settings_end_it_and_are_all_named(
     assert all(name in done.stderr for name in named)
     assert "Traceback" not in done.stderr
     assert TOKEN not in done.stderr
+
+
+def test_the_serving_process_adopts_what_its_commands_leave_behind(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+    monkeypatch.setattr(http_worker.orphans, "adopt", lambda: called.append("adopt"))
+    monkeypatch.setattr(http_worker, "warm_up", lambda: None)
+    http_worker._serving_app(settings, None, None).extensions["runs"].shut_down()
+    assert called == ["adopt"]

@@ -212,3 +212,20 @@ def test_a_hijacked_ffprobe_does_not_see_the_secrets(caption: Job, settings: Set
     done = _main(settings, tmp_path, "--test_input", json.dumps({"input": caption()}), **environ)
     found = re.search(r"looked at (\d+), found: (\d+)", done.stdout + done.stderr)
     assert found and int(found[1]) > 2 and found[2] == "0"
+
+
+def test_the_worker_adopts_what_its_commands_leave_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+
+    def sweep(root: Path) -> int:
+        called.append("sweep")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main.sandbox, "hide", lambda: None)
+    monkeypatch.setattr(main.logs, "configure", lambda level: None)
+    monkeypatch.setattr(main.hide_foreign_gpus, "configure", lambda settings: None)
+    monkeypatch.setattr(main.orphans, "adopt", lambda: called.append("adopt"))
+    monkeypatch.setattr(main.workdir, "sweep", sweep)
+    with pytest.raises(KeyboardInterrupt):
+        main.main()
+    assert called == ["adopt", "sweep"]

@@ -361,9 +361,10 @@ def test_it_imports_nothing_of_the_worker() -> None:
     code = "import sys, handler.supervisor; print(*sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(said.stdout.split())
-    assert not loaded & {"flask", "gunicorn", "marshmallow", "structlog", "wire", "cryptography"}
+    assert not loaded & {"flask", "gunicorn", "marshmallow", "structlog", "wire", "cryptography", "pyseccomp"}
     assert {name for name in loaded if name.startswith("ffmpeg_ops")} == {
         "ffmpeg_ops",
         "ffmpeg_ops.engine",
-        "ffmpeg_ops.engine.sandbox",
+        *("ffmpeg_ops.engine.sandbox", "ffmpeg_ops.engine.landlock", "ffmpeg_ops.engine.system_calls"),
+        "ffmpeg_ops.engine.gpu",
     }

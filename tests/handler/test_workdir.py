@@ -57,6 +57,26 @@ def test_it_is_private_whatever_the_umask_and_gone_afterwards(tmp_path: Path) ->
     assert not directory.exists()
 
 
+def test_no_depth_and_no_name_of_folders_keeps_it(tmp_path: Path) -> None:
+    """As a hijacked FFmpeg can make them: deeper than recursion and paths go, without permissions, beside links."""
+    here = Path.cwd()
+    with private_directory(tmp_path) as directory:
+        try:
+            os.chdir(directory)
+            for _ in range(3000):
+                Path("d").mkdir()
+                os.chdir("d")
+            Path("file").write_bytes(b"x")
+        finally:
+            os.chdir(here)
+        (directory / "closed" / "inner").mkdir(parents=True)
+        for folder in (directory / "closed" / "inner", directory / "closed"):
+            folder.chmod(0)
+        (tmp_path / "kept").mkdir()
+        (directory / "link").symlink_to(tmp_path / "kept")
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == ["kept"]
+
+
 def test_it_is_gone_after_an_error(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), private_directory(tmp_path) as directory:
         raise RuntimeError

@@ -19,17 +19,17 @@ _RIFF_HEADER, _CHUNK_HEADER = 12, 8
 _WEBP_PICTURES = frozenset({b"VP8 ", b"VP8L"})
 
 
-def decode(content: bytes, formats: tuple[str, ...]) -> tuple[Image.Image, float]:
+def decode(content: bytes, formats: tuple[str, ...], max_pixels: int) -> tuple[Image.Image, float]:
     """The image as far as it goes, and the share of its lines that are there.
 
     It is decoded twice, with something else in place of what is missing: the lines that differ are not there. Raises
-    what Pillow raises when nothing can be decoded.
+    what Pillow raises when nothing can be decoded, and OSError past `max_pixels`, before decoding.
     """
     with _tolerant():
         if content.startswith(b"RIFF"):
-            tries = (_opened(_extended(content, tail), formats) for tail in _TAILS)
+            tries = (_opened(_extended(content, tail), formats, max_pixels) for tail in _TAILS)
         else:
-            tries = (_filled(_opened(content, formats), ink) for ink in _INKS)
+            tries = (_filled(_opened(content, formats, max_pixels), ink) for ink in _INKS)
         first, image = _checksums(next(tries)), next(tries)
         second = _checksums(image)
     there = sum(a == b for a, b in zip(first, second, strict=True))
@@ -46,8 +46,11 @@ def _tolerant() -> Iterator[None]:
             ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
-def _opened(content: bytes, formats: tuple[str, ...]) -> Image.Image:
-    return Image.open(io.BytesIO(content), formats=formats)
+def _opened(content: bytes, formats: tuple[str, ...], max_pixels: int) -> Image.Image:
+    image = Image.open(io.BytesIO(content), formats=formats)
+    if image.width * image.height > max_pixels:
+        raise OSError("the image is too large")
+    return image
 
 
 def _filled(image: Image.Image, ink: int) -> Image.Image:

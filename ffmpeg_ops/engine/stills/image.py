@@ -25,6 +25,7 @@ MAX_SCANS = 100
 MIN_COMPLETE = 0.98  # the share of its lines that an image which is cut off must still have
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF")
 _COPIED = frozenset({"WEBP", "AVIF"})
+_TOLERANT_FORMATS = tuple(name for name in _FORMATS if name != "JPEG")  # which has limits of its own
 _NAMES = frozenset(name.lower() for name in _FORMATS)  # as sniffing has them
 # Larger JPEGs are decoded at a half, a quarter or an eighth of their size where that is enough, to save memory.
 _DRAFT_PIXELS = 30_000_000
@@ -73,8 +74,9 @@ def load(path: Path, name: str, factor: Factor) -> Loaded:
         raise AssetTooLarge(f"{name}: the image has more than {MAX_PIXELS // 1_000_000} megapixels.") from error
     except UnidentifiedImageError as error:
         found = sniff_file(path)
-        wrong = "that is cut off or damaged" if found.name in _NAMES else "not a readable image"
-        raise AssetInvalid(f"{name}: the file is {found.label}, {wrong}.", detail=repr(error)) from error
+        if found.name in _NAMES:
+            return _load_damaged(path.read_bytes(), name, factor, error)
+        raise AssetInvalid(f"{name}: the file is {found.label}, not a readable image.") from error
     except MemoryError as error:
         raise AssetTooLarge(f"{name}: the image needs more memory than the worker allows.") from error
     except JobError:
@@ -99,7 +101,7 @@ def _load_jpeg(content: bytes, image: Image.Image, name: str, factor: Factor) ->
 
 def _load_damaged(content: bytes, name: str, factor: Factor, why: Exception) -> Loaded:
     try:
-        image, share = cut_off.decode(content, _FORMATS)
+        image, share = cut_off.decode(content, _TOLERANT_FORMATS, MAX_PIXELS)
     except Exception as error:
         raise AssetInvalid(f"{name}: the image is cut off or damaged.", detail=repr(why)) from error
     if share < MIN_COMPLETE:

@@ -41,6 +41,7 @@ _FOREIGN = r"[^\W\d_A-Za-z\u00c0-\u024f]"  # a letter that is not Latin
 _ODD = re.compile(rf"\w[¿¡]|[A-Za-z]{_FOREIGN}|{_FOREIGN}[A-Za-z]")  # within a word
 # Characters of two bytes: the lead bytes of those that are common, and the share of them that tells the encoding.
 _KANA = re.compile("[\u3040-\u30ff]")
+_JAPANESE = ("cp932", "euc_jp")
 _PAIRS = (("cp949", range(0xB0, 0xC9), 0.97), ("gb18030", range(0xB0, 0xD8), 0.9), ("big5", range(0xA4, 0xC7), 0.9))
 
 
@@ -66,6 +67,13 @@ def decode(raw: bytes, warn: Callable[[str], object]) -> str:
     return raw.decode(encoding, "replace")
 
 
+def load_codecs() -> None:
+    """Import all codecs that `decode` and its callers may need, before a confined process can import no more."""
+    names = {*(encoding for _, encoding in _BOMS), *(row[0] for row in (*_ALPHABETS, *_PAIRS)), *_JAPANESE}
+    for name in (*names, "utf-16-le", "utf-16-be", "latin-1"):
+        codecs.lookup(name)
+
+
 def _half_of_zeros(raw: bytes) -> str | None:
     """UTF-16, in which every other byte of the times is zero."""
     low, high = (half.count(0) * 4 > len(raw) for half in (raw[1::2], raw[::2]))
@@ -78,7 +86,7 @@ def _guess(raw: bytes) -> str:
 
 
 def _east_asian(raw: bytes) -> str | None:
-    for encoding in ("cp932", "euc_jp"):
+    for encoding in _JAPANESE:
         text = _decoded(raw, encoding)
         if text and len(_KANA.findall(text)) > 0.2 * _beyond_ascii(text):
             return encoding

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from itertools import accumulate
@@ -16,8 +17,11 @@ MAX_BYTES = 5_000_000
 MAX_CUES = 50_000  # more than four hours of three words a second, each a cue of its own
 MAX_AT_ONCE = 50
 MAX_CUE = 5000  # characters
-_TIMED_OR_ASS = re.compile(r"^[ \t]*(?:Dialogue|\[[^\[\]\n]+\]|WEBVTT|.*\d.*[->→;].*\d)", re.MULTILINE)
-_FENCE = re.compile(r"^[ \t]*```[ \t]*\w*[ \t]*$", re.MULTILINE)
+# No pattern may try a long line in more than one way: a thread that matches cannot be stopped.
+_TIMED_OR_ASS = re.compile(
+    r"^[ \t]*(?:Dialogue|\[[^\[\]\n]+\]|WEBVTT|[^\d\n]*\d[^>→;\n-]*[->→;][^\d\n]*\d)", re.MULTILINE
+)
+_FENCE = re.compile(r"^[ \t]*```[ \t]*(?:\w+[ \t]*)?$", re.MULTILINE)
 
 Warn = Callable[[str], object]
 
@@ -70,7 +74,7 @@ def _max_overlap(cues: list[Cue]) -> int:
 
 
 def _parse(text: str) -> list[Cue]:
-    text = _without_fences(re.sub(r"\r\n?", "\n", text.removeprefix("\ufeff")))
+    text = _without_fences(re.sub(r"\r{0,2}\n|\r", "\n", _unquoted(text.replace("\ufeff", ""))))
     webvtt = text.lstrip().startswith("WEBVTT")
     script = None if webvtt else substation.starts_at(text)
     if script is not None and not timed_text.is_timed_text(text[:script]):
@@ -80,6 +84,20 @@ def _parse(text: str) -> list[Cue]:
     else:
         raise ValueError("no cue times")
     return [cue for cue in cues if cue.text]
+
+
+def _unquoted(text: str) -> str:
+    """The text itself where it comes as a JSON string, or as the inside of one."""
+    bare = text.strip()
+    if "\n" in bare or "\r" in bare:
+        return text
+    for string in (bare, f'"{bare}"'):
+        try:
+            loaded = json.loads(string, strict=False)
+        except (ValueError, RecursionError):
+            continue
+        return loaded if isinstance(loaded, str) else text
+    return re.sub(r"\\r\\n|\\n|\\r", "\n", text)
 
 
 def _without_fences(text: str) -> str:

@@ -10,8 +10,8 @@ from ffmpeg_ops.engine.subtitles.cue import Cue, Row, timed
 _HEADING = re.compile(r"^[ \t]*\[(?:script info|v4\+? styles|events)\]", re.IGNORECASE | re.MULTILINE)
 _EVENT = "Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text"
 _TIME = re.compile(r"\s*(-?)(\d{1,6}):(\d{1,2}):(\d{1,2})(?:[.:,](\d{1,3}))?\s*")
-_BLOCK = re.compile(r"\{([^{}]*)\}")
-_LEFT_OPEN = re.compile(r"\{(?=[^{}]*(?:\{|\Z))")
+_BLOCK = re.compile(r"(?<!\\)\{([^{}]*)\}")
+_LEFT_OPEN = re.compile(r"(?<!\\)\{(?=[^{}]*(?:\{|\Z))")
 _SYLLABLE = re.compile(r"\\(?:k|K|kf|ko)(\d{1,6})")
 _DRAWING = re.compile(r"\\p(\d{1,12})")
 _ALIGNED = re.compile(r"\\an?(\d{1,2})")
@@ -101,4 +101,5 @@ def _cue(start_ms: int, end_ms: int, text: str, row: Row | None) -> Cue:
 
 
 def _plain(text: str) -> str:
+    text = re.sub(r"\\([{}])", r"\1", text)
     return re.sub(r"\\[Nn]", "\n", text).replace("\\h", "\xa0")

@@ -12,11 +12,17 @@ from ffmpeg_ops.engine.subtitles.cue import Cue, Row, timed
 
 _CLOCK = r"[-−]?\s?\d{1,6}(?:\s?[:：.,，]\s?\d{1,9}){1,4}"
 _ARROW = r"(?:[-–—−]{1,3}\s?(?:>|&gt;)|=>|→)"
-_TIMES = re.compile(rf"\s*(?P<start>{_CLOCK})\s*(?P<arrow>{_ARROW}|[-–—−]+)\s*(?P<end>{_CLOCK})(?P<settings>\s.*)?$")
-_LOOKS_TIMED = re.compile(rf"\s*(?:{_CLOCK}\s*--?>|--?>\s*{_CLOCK}|[\d\s.,:;-]*\d\s*-->\s*\d[\d\s.,:;-]*$)")
+_TIMES = re.compile(
+    rf"\s*(?P<bracket>\[)?(?P<start>{_CLOCK})\s*(?P<arrow>{_ARROW}|[-–—−]+)\s*(?P<end>{_CLOCK})"
+    r"(?(bracket)\]|(?=\s|$))(?P<rest>.*)$"
+)
+_LOOKS_TIMED = re.compile(rf"\s*\[?{_CLOCK}\s*--?>|\s*--?>\s*{_CLOCK}|[\d\s.,:;-]*\d\s*-->\s*\d[\d\s.,:;-]*$")
 _PARTS = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+)(?:[.,](\d+)|:(\d{3}))?")
 _STANDARD_ARROW = re.compile(r"--\s?(?:>|&gt;)")
-_NUMBER = re.compile(r"\s*\d+\s*$")
+_NUMBER = re.compile(r"\s*(\d+)\s*$")
+_ADORNED = re.compile(r"\s*[#*_(\[]{0,3}(\d{1,9})[.:*_)\]]{0,3}\s*$")  # as language models write it
+_SETTINGS = re.compile(r"(?:\s+[A-Za-z]\w*:\S*)*\s*$")  # of WebVTT, and coordinates of SRT
+_INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069"))
 # No pattern may look past the next bracket of its kind, or a file of brackets alone would take quadratic time.
 _MARKUP = re.compile(
     r"<(?:(?P<hours>\d{1,4}):)?(?P<minutes>\d{1,2}):(?P<seconds>\d{2})[.,](?P<millis>\d{3})>"  # when a word is spoken
@@ -44,7 +50,7 @@ class _Block:
 def is_timed_text(text: str) -> bool:
     """Whether any line has the times of a cue, or tries to."""
     lines = text.split("\n")
-    return any(_times(line) or _LOOKS_TIMED.match(line) for line in lines)
+    return any(_times(line) or _LOOKS_TIMED.match(line) for line in map(_visible, lines))
 
 
 def read(text: str, *, webvtt: bool) -> list[Cue]:
@@ -56,9 +62,9 @@ def _blocks(lines: list[str], *, webvtt: bool) -> Iterator[_Block]:
     block: _Block | None = None
     count = 0
     for i, line in enumerate(lines):
-        alone = i == 0 or not lines[i - 1].strip() or bool(_NUMBER.match(lines[i - 1]))
-        times = _times(line, alone=alone)
-        if times is None and _LOOKS_TIMED.match(line):
+        alone = i == 0 or not lines[i - 1].strip() or bool(_ADORNED.match(_visible(lines[i - 1])))
+        times = _times(_visible(line), alone=alone)
+        if times is None and _LOOKS_TIMED.match(_visible(line)):
             raise SyntaxError(f"line {i + 1} has no valid cue times: {line.strip()[:60]}")
         if times is None:
             if block:
@@ -67,7 +73,9 @@ def _blocks(lines: list[str], *, webvtt: bool) -> Iterator[_Block]:
         if block:
             _drop_number(block.lines, count + 1)
             yield block
-        block, count = _Block(*times), count + 1
+        start_ms, end_ms, rest = times
+        is_text = not webvtt and not _SETTINGS.match(rest)
+        block, count = _Block(start_ms, end_ms, "" if is_text else rest, [rest] if is_text else []), count + 1
     if block:
         yield block
 
@@ -78,15 +86,25 @@ def _drop_number(lines: list[str], number: int) -> None:
     while lines and not lines[-1].strip():
         lines.pop()
         apart = True
-    if not lines or not _NUMBER.match(lines[-1]):
+    found = _ADORNED.match(_visible(lines[-1])) if lines else None
+    if not found:
         return
     below_empty = len(lines) == 1 or not lines[-2].strip()
-    if not apart or (below_empty and (int(lines[-1]) in {number - 1, number} or len(lines) > 1)):
+    expected = int(found[1]) in {number - 1, number}
+    if not _NUMBER.match(_visible(lines[-1])):
+        if below_empty and expected:
+            lines.pop()
+    elif not apart or (below_empty and (expected or len(lines) > 1)):
         lines.pop()
 
 
+def _visible(line: str) -> str:
+    """A line without marks of direction and the like, which may stand around numbers and times."""
+    return line.translate(_INVISIBLE)
+
+
 def _times(line: str, *, alone: bool = True) -> tuple[int, int, str] | None:
-    """Start, end and settings of a line with the times of a cue. A loose form counts only where a cue may begin."""
+    """Start, end and the rest of a line with the times of a cue. A loose form counts only where a cue may begin."""
     match = _TIMES.match(line)
     if not match:
         return None
@@ -98,7 +116,7 @@ def _times(line: str, *, alone: bool = True) -> tuple[int, int, str] | None:
         return None
     if not re.search(r"[>;→]", arrow) and not re.search(r"[.,，]\s?\d{3}$", match["end"]):
         return None  # 10:30 - 11:30 is more likely text
-    return start, end, match["settings"] or ""
+    return start, end, match["rest"]
 
 
 def _milliseconds(clock: str) -> int | None:

@@ -70,4 +70,4 @@ def _record(writer: RentalWriter, rental: Rental, error: Unavailable | None, *, 
         return move(i, Stage.READY, now, ready_at=now) if i.stage is Stage.PROBING else i
 
     if writer.change(rental, note).stage is Stage.READY:
-        writer.transaction(lambda tx: tx.wake_oldest_waiting(now))
+        writer.transaction(lambda tx: tx.wake_next_waiting(now))

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import shutil
@@ -27,7 +26,6 @@ LIBRARIES = {
 HEADERS = ("ffnvcodec/nvEncodeAPI.h", "x264.h", "x265.h", "aom/aom_encoder.h")
 SETTINGS = frozenset(re.findall(r"(?:TEXT|NUMBER)\((\w+)\)[,\s]", (SOURCES / "settings.c").read_text())) - {"name"}
 _LOG_BYTES = 1 << 20  # as in settings.c
-_IPC_PRIVATE, _IPC_RMID = 0, 0
 
 
 def missing() -> str | None:
@@ -66,10 +64,12 @@ class Driver:
         for name, command in programs(self._lib).items():
             (self.bin / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
             (self.bin / name).chmod(0o755)
-        self._log = _SharedMemory(_LOG_BYTES)
+        #: What the libraries write to; the sandbox must admit it.
+        self.log_file = self._lib / "nvenc.log"
+        self.log_file.write_bytes(bytes(_LOG_BYTES))
         self._settings: dict[str, int | float | str] = {
-            "tag": f"nvenc-{os.getpid()}-{self._log.id}",
-            "log": self._log.id,
+            "tag": f"nvenc-{os.getpid()}-{self.log_file.stat().st_ino}",
+            "log": self.log_file.name,
         }
         self.set()
 
@@ -79,14 +79,14 @@ class Driver:
             raise TypeError(f"no such settings: {', '.join(unknown)}; known are {', '.join(sorted(SETTINGS))}")
         self._settings |= settings
         written = self._lib / "nvenc.conf.new"
-        written.write_text("".join(f"{name} = {value}\n" for name, value in self._settings.items()))
+        written.write_text("".join(f"{name} = {value}\n" for name, value in self._settings.items() if value != ""))
         written.replace(self._lib / "nvenc.conf")
 
     @property
     def log(self) -> list[str]:
         """What FFmpeg asked of the driver so far, a line a call."""
-        content = self._log.read(8, _LOG_BYTES - 8)
-        return content[: int.from_bytes(self._log.read(0, 4), "little")].decode().splitlines()
+        content = self.log_file.read_bytes()
+        return content[8 : 8 + int.from_bytes(content[:4], "little")].decode().splitlines()
 
     @property
     def encodes(self) -> list[dict[str, str]]:
@@ -102,19 +102,3 @@ class Driver:
                 held = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
                 held.bind(f"\0{self._settings['tag']}/{number}")
             yield
-
-
-class _SharedMemory:
-    """A System V segment: FFmpeg can write to it inside the sandbox, which admits no file. Freed with this process."""
-
-    def __init__(self, size: int) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.shmat.restype = ctypes.c_void_p
-        self.id = libc.shmget(_IPC_PRIVATE, ctypes.c_size_t(size), 0o600)
-        self._at = libc.shmat(self.id, None, 0)
-        if self.id < 0 or self._at == ctypes.c_void_p(-1).value:
-            raise OSError(ctypes.get_errno(), "no shared memory")
-        libc.shmctl(self.id, _IPC_RMID, None)  # it can be attached until the last process detaches it
-
-    def read(self, start: int, size: int) -> bytes:
-        return ctypes.string_at(self._at + start, size)

@@ -19,7 +19,7 @@ def main() -> None:
         parser.exit(1, f"{lacking} is missing; with CI set, scripts/setup.sh installs what is needed\n")
     with tempfile.TemporaryDirectory() as libraries:
         driver = Driver(given.folder.resolve(), build(Path(libraries)))
-    driver.set(log=-1, **dict(setting.split("=", 1) for setting in given.settings))
+    driver.set(log="", **dict(setting.split("=", 1) for setting in given.settings))
     print(f"export PATH={driver.bin}:$PATH")
 
 

@@ -22,7 +22,7 @@ struct settings {
     int faults;                 /* how many faults happen, over all processes, before all is well; -1: no end */
     int frame_rate;             /* frames a second; 0: as fast as the CPU can */
     int min_width, min_height;  /* smallest picture; 0: that of the chip */
-    int log;                    /* id of the shared memory for the log; -1: no log */
+    char log[64];               /* name of the file for the log, beside the settings; empty: no log */
 };
 
 /* The settings. Ends the process with a message where the file has a mistake. */

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.ffmpeg_ops.adiciona_audio.listen import add, length_s, level_db, tone, wave, with_sound
-from tests.ffmpeg_ops.media import X264, Media, VideoWork, packets_md5, stream
+from tests.ffmpeg_ops.media import X264, Media, VideoWork, broadcasts, packets_md5, stream
 from wire.errors import InvalidParams
 
 TOLERANCE_S = 0.02
@@ -75,6 +75,15 @@ def test_five_minutes_do_not_drift(media: Media, work: VideoWork) -> None:
     assert len(heard) / 48000 == pytest.approx(300, abs=TOLERANCE_S)
     first, last = abs(heard[:48000]).argmax(), abs(heard[290 * 48000 : 291 * 48000]).argmax()
     assert abs(int(first) - int(last)) / 48000 < 0.005
+
+
+@pytest.mark.parametrize("mode", ["replace", "mix"])
+def test_all_parts_of_a_joined_recording_count(mode: str, media: Media, work: VideoWork) -> None:
+    stats = add(work, broadcasts(media, 0, 3000, 0), broadcasts(media, 0, 0), mode=mode)
+    assert (stats["frames"], stats["duration_s"]) == (75, pytest.approx(3.0, abs=0.04))
+    assert length_s(work.video) == pytest.approx(3.0, abs=TOLERANCE_S)
+    assert level_db(wave(work.video), 440, 1.2, 1.9) > -30, "the second part of the new sound"
+    assert len(stats["warnings"]) == 2
 
 
 def test_a_start_behind_the_end_is_refused(media: Media, work: VideoWork) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import struct
+import subprocess
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise
@@ -190,3 +192,29 @@ def test_slow_frames_end_with_the_sound(rate: str, seconds: float, media: Media,
         stats = add(work, video, media.tone(seconds), length="audio", **more)
         assert stats["duration_s"] == pytest.approx(seconds, abs=0.02)
         assert float(stream(work.video, "video")["duration"]) == pytest.approx(seconds, abs=0.02)
+
+
+@pytest.mark.parametrize("codec", ["libx264 -preset ultrafast", slow("libx265 -x265-params log-level=none")])
+@pytest.mark.parametrize("container", ["mp4", slow("mkv"), slow("ts")])
+@pytest.mark.parametrize("changes", [True, False])
+def test_a_copied_video_has_one_size(changes: bool, container: str, codec: str, media: Media, work: VideoWork) -> None:
+    """Players of MP4 stretch what follows, or show nothing: where the size changes, the video is encoded."""
+    name, parts = f"{codec[:7]}-{changes}", b""
+    for i, size in enumerate(("96x64", "64x96" if changes else "96x64")):
+        source = f"-f lavfi -i color=white:size={size}:rate=25:d=1 -c:v {codec} -bf 0 -pix_fmt yuv420p"
+        parts += media.made(f"{name}-{i}.ts", f"{source} -output_ts_offset {i}").read_bytes()
+    (both := media.folder / f"{name}.ts").write_bytes(parts)
+    video = media.made(f"{name}-both.{container}", f"-i {both.name} -c copy")
+    stats = add(work, video, media.tone(1.0))
+    assert (stats["encoder"] == "copy") is not changes
+    assert {(s["width"], s["height"]) for s in sizes(work.video)} == {(96, 64)}
+    shown = frames(work.video)
+    assert len(shown) == stats["frames"] == 50
+    assert (shown[40, 32, 5] < 40 < 200 < shown[40, 32, 48]) if changes else (shown[40] > 200).all()
+    assert work.shares == sorted(work.shares) and work.shares[-1] == 1
+
+
+def sizes(path: Path) -> list[dict[str, Any]]:
+    command = ["ffprobe", "-v", "error", "-of", "json", "-select_streams", "v", "-show_frames", str(path)]
+    found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return found["frames"]  # type: ignore[no-any-return]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from tests.ffmpeg_ops.media import Frames, Media, VideoWork, ffmpeg, frame_times
 from wire.errors import AssetInvalid
 
 FPS = 25
+slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
 def srt(*cues: tuple[float, float, str]) -> str:
@@ -159,14 +160,23 @@ SLIDES = [(0.2, 0.9, "a"), (1.2, 1.9, "b"), (2.5, 4.4, "c"), (7.2, 7.8, "d")]
         ("slow.mp4", "1", 8),
         ("slower.mkv", "1/4", 8),
         ("still.mp4", "25", 0.04),
+        ("still.mkv", "25", 0.04),
+        ("pause.mp4", "25", 8),
+        ("pause.avi", "25", 8),
+        slow("pause.mkv", "25", 8),
         ("short.mp4", "25", 6),
     ],
 )
 def test_captions_are_seen_where_the_video_has_no_frames(
     name: str, rate: str, seconds: float, media: Media, work: VideoWork
 ) -> None:
-    """Slide shows, a podcast with one still, sound that goes on: each cue is drawn within a frame of its times."""
-    video = media.made(name, GRAY.format(rate=rate, seconds=seconds))
+    """Slide shows, a podcast with one still, screen recordings that pause, sound that goes on."""
+    pauses = (
+        "-vf select=not(between(t\\,1\\,2.8)+between(t\\,4\\,5)+between(t\\,7.1\\,7.9)) -fps_mode vfr -bf 0"
+        if "pause" in name
+        else ""
+    )
+    video = media.made(name, f"{GRAY.format(rate=rate, seconds=seconds)} {pauses}")
     run_on(work, video, srt(*SLIDES))
     times, shown = frame_times(work.video), drawn(frames(work.video)).any(axis=(1, 2))
     assert len(times) == len(shown) and set(np.round(frame_times(video), 2)) <= set(np.round(times, 2))
@@ -175,6 +185,19 @@ def test_captions_are_seen_where_the_video_has_no_frames(
     for a, b, _ in SLIDES:
         assert any(a <= time < a + 0.05 for time in times) and any(b <= time < b + 0.05 for time in times)
     assert float(stream(work.video, "video")["duration"]) == pytest.approx(8, abs=0.1)
+
+
+@pytest.mark.parametrize(("rate", "last"), [("1/4", 7.9), ("3", 2.9), ("25", 2.9)])
+def test_a_last_frame_to_which_none_is_added_stays_as_long(
+    rate: str, last: float, media: Media, work: VideoWork
+) -> None:
+    seconds = 8 if rate == "1/4" else 3
+    source = f"-f lavfi -i color=gray:size=160x90:rate={rate}:duration={seconds} -pix_fmt yuv420p"
+    pause = "-vf select=not(between(t\\,0.5\\,1.5)) -fps_mode vfr" if rate == "25" else ""
+    stats = run_on(work, media.made(f"stays-{rate.replace('/', '_')}.mp4", f"{source} {pause}"), srt((0.1, 1000, "a")))
+    run_on(work, media.folder / f"stays-{rate.replace('/', '_')}.mp4", srt((0.6, last, "a")))
+    for found in (stats["duration_s"], float(stream(work.video, "video")["duration"])):
+        assert found == pytest.approx(seconds, abs=0.05)
 
 
 def test_a_sparse_video_that_is_cut_off_is_still_refused(media: Media, work: VideoWork) -> None:

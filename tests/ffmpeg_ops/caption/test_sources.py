@@ -12,11 +12,13 @@ from tests.ffmpeg_ops.media import (
     Media,
     VideoWork,
     audio_length_s,
+    broadcasts,
     damaged,
     frame_count,
     frame_times,
     frames,
     packets_md5,
+    recorded,
     run,
     samples_of,
     stream,
@@ -104,6 +106,13 @@ def test_surround_becomes_aac_in_a_layout_that_every_player_has(
     assert (made["codec_name"], made["channel_layout"]) == ("aac", layout)
 
 
+def test_of_channels_that_nobody_can_place_two_are_kept(media: Media, work: VideoWork) -> None:
+    """A recorder's sixteen inputs: FFmpeg cannot mix them down, because it does not know where they belong."""
+    sound = media.made("inputs.mkv", f"-i {recorded(media, 16).name} {SECOND} {X264} -c:a pcm_s16le")
+    caption(work, sound)
+    assert stream(work.video, "audio")["channel_layout"] == "stereo"
+
+
 def test_the_default_sound_track_is_kept(media: Media, work: VideoWork) -> None:
     more = "-map 0 -map 1 -map 2 -ac:a:1 2 -c:a aac -disposition:a:0 0 -disposition:a:1 default -pix_fmt yuv420p"
     caption(work, media.made("two-tracks.mp4", f"{SECOND} {TONE} -f lavfi -i sine=880:duration=1 {more} {X264}"))
@@ -172,6 +181,12 @@ def test_frames_that_an_edit_list_hides_are_not_missed(media: Media, work: Video
     assert int(stream(clip, "video")["nb_frames"]) > 50
     caption(work, clip)
     assert frame_count(work.video) == frame_count(clip)
+
+
+def test_captions_are_drawn_in_every_part_of_a_joined_recording(media: Media, work: VideoWork) -> None:
+    stats = caption(work, broadcasts(media, 0, 3000, 0), "1\n00:00:02,200 --> 00:00:02,800\nLater\n")
+    assert stats["warnings"] == ["url_video: its timestamps jump; its parts were joined"]
+    assert (stats["frames"], stats["duration_s"]) == (75, pytest.approx(3.0, abs=0.04))
 
 
 def test_progress_never_goes_back(media: Media, work: VideoWork) -> None:

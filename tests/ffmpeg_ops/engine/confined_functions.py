@@ -48,7 +48,7 @@ def work_forever(arguments: Mapping[str, Any]) -> Returned:
 
 
 def die(arguments: Mapping[str, Any]) -> Returned:
-    os.kill(os.getpid(), arguments["signal"])
+    os.kill(0, arguments["signal"])  # its group: the sandbox allows no other signal
     return {}, ()
 
 

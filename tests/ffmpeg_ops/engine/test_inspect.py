@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ffmpeg_ops.engine import inspect, process
+from ffmpeg_ops.engine import inspect, packets, process
 from ffmpeg_ops.operation import Work
 from tests.ffmpeg_ops.media import Media, with_tracks
 from wire.errors import AssetHasNoAudio, AssetInvalid, JobFault, WorkerError
@@ -91,7 +91,29 @@ def test_the_default_track_comes_first_then_the_first_that_can_be_decoded(
 ) -> None:
     info, audio = inspect.audio_asset(with_tracks(media, default, *unknown), "url_audio", work)
     assert audio.channels == channels
-    assert info.warnings == ((f"url_audio: {said}",) if said else ())
+    assert info.audio_warnings == ((f"url_audio: {said}",) if said else ())
+
+
+@pytest.mark.parametrize("extension", ["mp4", "mkv"])
+@pytest.mark.parametrize("first", ["unknown", "still", "good"])
+def test_the_first_video_track_that_is_one_and_can_be_decoded_is_used(
+    first: str, extension: str, media: Media, work: Work
+) -> None:
+    small = media.made("still.jpg", "-f lavfi -i color=red:size=48x32 -frames:v 1 -pix_fmt yuvj420p")
+    small = small if first == "still" else media.video("48x32", audio=False)
+    both = f"-i {small.name} -i {media.video().name} -map 0:v -map 1:v -c copy"
+    path = media.made(f"two-{first}.{extension}", both)
+    if first == "unknown":
+        codec, other = (b"avc1", b"xxxx") if extension == "mp4" else (b"V_MPEG4/ISO/AVC", b"V_MPEG9/XYZ/ABC")
+        head, *tail = path.read_bytes().split(codec)
+        tracks = [other, codec] if extension == "mkv" else [codec, other, codec]  # MP4 also names it as a brand
+        content = head + b"".join(name + part for name, part in zip(tracks, tail, strict=True))
+        path = media.folder / f"unknown.{extension}"
+        path.write_bytes(content)
+    info, video = inspect.video_asset(path, "url_video", work)
+    assert video.width == (48 if first == "good" else 96)
+    said = ("url_video: video track 1 cannot be decoded; track 2 was used",) if first == "unknown" else ()
+    assert info.video_warnings == said
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -113,6 +135,21 @@ def test_media_without_its_end_is_called_cut_off(
     whole = media.made(f"to-cut.{extension}", f"-i {media.video().name} -c copy").read_bytes()
     fake.write_bytes(whole[: len(whole) // 2] if extension == "mp4" else whole[:40])
     assert refusal(fake, work) == f"url_video: the file is {name} that is damaged or cut off."
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.9])
+def test_an_avi_that_is_cut_off_is_told_from_one_that_drops_frames(
+    kept: float, media: Media, fake: Path, work: Work
+) -> None:
+    """Its header counts frames, of which a screen recorder stores unchanged ones as nothing."""
+    some = "-f lavfi -i testsrc2=size=96x64:rate=25:duration=4 -c:v mpeg4"
+    info, video = inspect.video_asset(media.made("whole.avi", some), "url_video", work)
+    assert (video.frames, video.duration_s, info.duration_s) == (None, 4, 4)
+    fake.write_bytes((whole := (media.folder / "whole.avi").read_bytes())[: int(len(whole) * kept)])
+    assert "the file is cut off" in refusal(fake, work)
+    drops = media.made("drops.avi", f"{some} -vf select=lt(t\\,1)+gt(t\\,3) -fps_mode vfr")
+    _, video = inspect.video_asset(drops, "url_video", work)
+    assert video.duration_s == 4 and packets.count_frames(drops, video.index, work) == 49
 
 
 @pytest.mark.parametrize(("head", "name"), [(b"fLaC", "FLAC audio"), (b"RIFF\0\0\0\0WAVE", "WAV audio")])

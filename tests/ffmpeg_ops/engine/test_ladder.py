@@ -13,13 +13,12 @@ import pytest
 from PIL import Image
 
 from ffmpeg_ops.engine import bitrate, encoders, ffmpeg, ladder, probe, process, sandbox
-from ffmpeg_ops.engine.encoder_errors import Failure
 from ffmpeg_ops.engine.encoders import AV1_NVENC, HEVC_NVENC, NVENC, X264, Encoder
 from ffmpeg_ops.engine.encoding import CODECS, QUALITIES, Encoding
 from ffmpeg_ops.operation import Work
 from tests.ffmpeg_ops.media import Media, frame_count, frames, run, stream
 from wire.envelope import Limits
-from wire.errors import Cancelled, EncodeFailed, EncoderUnavailable, JobTimeout, OutputTooLarge, WorkerError
+from wire.errors import Cancelled, EncodeFailed, EncoderUnavailable, OutputTooLarge
 
 slow = partial(pytest.param, marks=pytest.mark.slow)
 MISSPELT = replace(X264, options=("-presett", "veryfast"))
@@ -110,7 +109,8 @@ def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gpu:
     folder = tmp_path / "bin"
     folder.mkdir()
     made = Gpu(folder, str(process.find("ffmpeg")))
-    monkeypatch.setattr(sandbox, "_disabled", True)  # it keeps files beside itself
+    # It keeps files beside itself.
+    monkeypatch.setattr(sandbox, "confine", lambda directory, readable=(), *, reduced=False: None)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(ladder, "_PAUSES_S", (0.001, 0.001, 0.001))
     return made
@@ -125,39 +125,6 @@ def photo(tmp_path: Path) -> Path:
 def shot(work: Work, photo: Path, **encoding: Any) -> dict[str, Any]:
     params = {"size": "160x90", "duration": 1, "frame_rate": 25, "motion": "none", "encoding": encoding}
     return run("img2vid", work, params, url_image=photo)
-
-
-@pytest.mark.skipif("landlock" not in sandbox.available(), reason="this kernel has no Landlock")
-@pytest.mark.parametrize(("driver", "working"), [(True, True), (False, True), (True, False)])
-def test_the_sandbox_is_disabled_only_for_a_gpu_that_works_without_it(
-    driver: bool, working: bool, gpu: Gpu, work: Work, photo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sandbox, "_disabled", False)
-    monkeypatch.setattr(sandbox, "_GPU", "/dev/null" if driver else "/dev/no-driver")
-    if not working:
-        gpu.says(LOST, to="probe")
-    used = driver and working
-    assert shot(work, photo)["encoder"] == ("h264_nvenc" if used else "libx264")
-    assert sandbox._disabled is used
-    assert isinstance(probe.works(replace(NVENC, name="h264_of_tomorrow")), Failure)
-    assert sandbox._disabled is used, "another encoder changes nothing"
-
-
-@pytest.mark.parametrize("error", [JobTimeout(), WorkerError(detail="killed by signal 11")])
-def test_the_sandbox_stays_where_a_gpu_hangs_or_crashes_without_it(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sandbox, "_disabled", False)
-    monkeypatch.setattr(sandbox, "_GPU", "/dev/null")
-
-    def fails(encoder: Encoder) -> str:
-        if sandbox._disabled:
-            raise error
-        return LOST
-
-    monkeypatch.setattr(probe, "_fails", fails)
-    assert isinstance(probe.ask(NVENC).failure, Failure)
-    assert not sandbox._disabled
 
 
 @pytest.mark.parametrize(("message", "times"), [("", 0), (LIMIT, 2), (NEW_LIMIT, 2), (NO_MEMORY, 2)])

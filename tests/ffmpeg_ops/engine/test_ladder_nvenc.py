@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -10,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from PIL import Image
 
-from ffmpeg_ops.engine import ffmpeg, ladder, probe
+from ffmpeg_ops.engine import ffmpeg, gpu, ladder, landlock, probe, sandbox
 from ffmpeg_ops.operation import Work
 from tests.emulators.nvenc import Driver
 from tests.ffmpeg_ops.media import Media, frame_count, frame_times, psnr, run, stream
@@ -296,3 +298,39 @@ def test_a_video_that_the_gpu_does_not_decode_is_decoded_by_the_cpu(nvenc: Drive
     stats = run("caption", replace(work, decodes_on_gpu=True), CUE, url_video=media.video())
     on_the_cpu(stats, work, "h264_nvenc failed: it did not open or stopped working")
     assert len(nvenc.encodes) == 3, "without the decoder the encoder would fail too"
+
+
+# --- a driver that does not work in the whole sandbox ----------------------------------------------------------------
+
+
+def test_only_the_commands_that_use_such_a_gpu_run_in_the_reduced_sandbox(
+    nvenc: Driver, media: Media, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This one cannot write its log. The commands for probing, and a job on the CPU, stay in the whole sandbox."""
+    if not landlock.version():
+        pytest.skip("this kernel has no Landlock")
+    video = media.video("320x180")
+    confined: list[tuple[str, bool]] = []
+    really = sandbox.confine
+
+    def confine(directory: Path | None, readable: Iterable[Path] = (), *, reduced: bool = False) -> None:
+        confined.append((str(directory), reduced))
+        really(directory, readable, reduced=reduced)
+
+    monkeypatch.setattr(landlock, "_DEVICES", landlock._DEVICES[:-1])
+    monkeypatch.setattr(gpu, "present", lambda: True)
+    monkeypatch.setattr(sandbox, "confine", confine)
+    with structlog.testing.capture_logs() as logs:
+        stats = run("caption", work, CUE, url_video=video)
+    assert (stats["encoder"], stats["device"]) == ("h264_nvenc", "gpu")
+    [warning] = stats["warnings"]
+    assert warning.startswith("FFmpeg ran in a reduced sandbox: h264_nvenc does not work in the whole one: ")
+    reduced = [line["command"] for line in logs if line["event"] == "sandbox.reduced"]
+    assert reduced == ["ffmpeg"] * len(reduced) and len(reduced) == sum(flag for _, flag in confined) >= 2
+    mine = [flag for directory, flag in confined if directory == str(work.directory)]
+    assert mine.count(True) == 1 and mine.count(False) >= 1, "only the encode, and not ffprobe"
+    nvenc.set(cu_init=100)
+    confined.clear()
+    probe._probed.clear()
+    assert run("caption", work, CUE, url_video=video)["encoder"] == "libx264"
+    assert not any(flag for directory, flag in confined if directory == str(work.directory))

@@ -88,6 +88,48 @@ def test_without_any_encoder_the_worker_is_to_blame(codec: str, monkeypatch: pyt
         probe.best(codec)
 
 
+@pytest.mark.parametrize("end", ["works", JobTimeout(), WorkerError(detail="signal 11"), EncodeFailed(detail="again")])
+def test_a_gpu_is_tried_in_the_reduced_sandbox_whose_failures_change_nothing_else(
+    end: str | Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[str, bool]] = []
+
+    def start(command: list[str], *, timeout_s: float = 0, reduced: str | None = None) -> str:
+        started.append((command[command.index("-c:v") + 1], reduced is not None))
+        if command[command.index("-c:v") + 1] == "h264_nvenc":
+            if reduced is None:
+                raise EncodeFailed(detail="Operation not permitted")
+            if isinstance(end, Exception):
+                raise end
+        return ""
+
+    monkeypatch.setattr(ffmpeg, "is_from", lambda release: True)
+    monkeypatch.setattr(process, "output_outside_job", start)
+    monkeypatch.setattr(gpu, "present", lambda: True)
+    probed = probe.ask(NVENC)
+    assert (probed.failure is None, probed.encoder.reduced is not None) == (
+        (True, True) if end == "works" else (False, False)
+    )
+    assert probe.best("h264").name == ("h264_nvenc" if end == "works" else "libx264")
+    assert probe.ask(X264).encoder.reduced is None
+    assert started == [("h264_nvenc", False), ("h264_nvenc", True), ("libx264", False)]
+
+
+def test_without_a_gpu_nothing_leaves_the_whole_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str | None] = []
+
+    def start(command: list[str], *, timeout_s: float = 0, reduced: str | None = None) -> str:
+        started.append(reduced)
+        raise EncodeFailed(detail="Cannot load libcuda.so.1")
+
+    monkeypatch.setattr(ffmpeg, "is_from", lambda release: True)
+    monkeypatch.setattr(process, "output_outside_job", start)
+    monkeypatch.setattr(gpu, "present", lambda: False)
+    assert probe.ask(NVENC).failure and probe.ask(X264).failure
+    monkeypatch.setattr(gpu, "present", lambda: True)
+    assert isinstance(probe.works(X264), Failure) and set(started) == {None}, "nor an encoder of the CPU"
+
+
 def test_an_unknown_encoder_or_option_does_not_work() -> None:
     assert probe.works(X264) == X264
     assert probe.works(MISSPELT) == Failure("it did not open or stopped working")
@@ -111,7 +153,7 @@ class Chip:
         self.lacks = lacks
         monkeypatch.setattr(process, "output_outside_job", self)
 
-    def __call__(self, command: list[str], *, timeout_s: float = 0) -> str:
+    def __call__(self, command: list[str], *, timeout_s: float = 0, reduced: str | None = None) -> str:
         for message, (option, value) in self.lacks.items():
             if f"{option} {value}" in " ".join(command):
                 raise EncodeFailed(detail=f"[h264_nvenc @ 0x1] {message}\n[h264_nvenc @ 0x1] No capable devices found")
@@ -146,7 +188,7 @@ def test_frames_are_not_reordered_before_ffmpeg_7(release: int, monkeypatch: pyt
 
 
 def test_an_ffmpeg_that_does_not_run_has_no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(command: list[str], *, timeout_s: float = 0) -> str:
+    def fails(command: list[str], *, timeout_s: float = 0, reduced: str | None = None) -> str:
         raise EncodeFailed(detail="no such encoder")
 
     monkeypatch.setattr(process, "output_outside_job", fails)

@@ -212,7 +212,7 @@ def test_the_end_of_a_long_complaint_is_kept(work: Work) -> None:
     assert len(caught.value.detail or "") < 10_000
 
 
-@pytest.mark.parametrize("command", [["sh", "-c", "kill -SEGV $$"], ["ffsomething"]], ids=["killed", "missing"])
+@pytest.mark.parametrize("command", [["sh", "-c", "kill -SEGV 0"], ["ffsomething"]], ids=["killed", "missing"])
 def test_a_killed_or_missing_command_is_the_worker_s_fault(command: list[str], work: Work) -> None:
     with pytest.raises(WorkerError):
         process.output_of(command, work)

@@ -2,46 +2,44 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import ExitStack
 
 import pytest
 
-from gateway.access.thread_limits import ThreadLimits, held
+from common.http_server import AWAY
+from gateway.access.thread_limits import IN_PROGRESS_PER_KEY, TRANSFERS, WAITING, Shares, ThreadLimits
 
 
-def test_a_thread_is_given_back_once_when_its_block_ends() -> None:
-    limit = threading.BoundedSemaphore(1)
-    with pytest.raises(RuntimeError), held(limit) as taken:
+def test_a_place_is_given_back_once_when_its_block_ends() -> None:
+    shares = Shares(1, 1)
+    with pytest.raises(RuntimeError), shares.held("a") as taken:
         assert taken
-        with held(limit) as refused:
+        with shares.held("a") as refused:
             assert not refused
         raise RuntimeError
-    assert [limit.acquire(blocking=False) for _ in range(2)] == [True, False]
+    assert [shares.take("a") for _ in range(2)] == [True, False]
 
 
-def test_one_key_holds_no_more_waiting_threads_than_its_limit() -> None:
-    limits = ThreadLimits(8, per_key=2)
-    with limits.waiting_for("a") as one, limits.waiting_for("a") as two, limits.waiting_for("a") as three:
+def test_one_name_holds_no_more_than_its_share() -> None:
+    shares = Shares(4, 2)
+    with shares.held("a") as one, shares.held("a") as two, shares.held("a") as three:
         assert (one, two, three) == (True, True, False)
-        with limits.waiting_for("b") as four, limits.waiting_for("b") as five, limits.waiting_for("c") as six:
-            assert (four, five, six) == (True, True, False), "all keys together hold half of the threads"
-    with limits.waiting_for("a") as again:
+        with shares.held("b") as four, shares.held("b") as five, shares.held("c") as six:
+            assert (four, five, six) == (True, True, False), "all together hold no more than there is"
+    with shares.held("a") as again:
         assert again
-    assert not limits._waiting_of
+    assert not shares._held
 
 
-def test_without_a_limit_one_key_may_hold_all_waiting_threads() -> None:
-    limits = ThreadLimits(8)
+@pytest.mark.parametrize(("per_key", "expected"), [(0, WAITING // 2), (3, 3)])
+def test_one_key_may_wait_for_so_many_jobs(per_key: int, expected: int) -> None:
+    limits = ThreadLimits(16, per_key)
     with ExitStack() as stack:
-        found = [stack.enter_context(limits.waiting_for("a")) for _ in range(5)]
-    assert found == [True] * 4 + [False]
+        found = [stack.enter_context(limits.waiting.held("a")) for _ in range(expected + 5)]
+    assert found == [True] * expected + [False] * 5
 
 
-@pytest.mark.parametrize("threads", [4, 5, 16, 256])
-def test_waiting_and_transfers_leave_a_quarter_free(threads: int) -> None:
-    limits = ThreadLimits(threads)
-    waiting = sum(limits.waiting.acquire(blocking=False) for _ in range(threads))
-    transfers = sum(limits.transfers.acquire(blocking=False) for _ in range(threads))
-    assert (waiting, transfers) == (threads // 2, threads // 4)
-    assert threads - waiting - transfers >= 1
+def test_no_key_can_hold_all_threads() -> None:
+    assert WAITING + TRANSFERS < AWAY
+    assert IN_PROGRESS_PER_KEY <= AWAY // 2
+    assert WAITING // 2 < IN_PROGRESS_PER_KEY

@@ -16,9 +16,10 @@ from typing import Any
 
 import requests
 
-from common.http_server import IDLE_S
+from common.http_server import IDLE_S, PATIENCE_S
 from gateway.__main__ import STOP_S
-from gateway.api.job_service import _LOOK_S
+from gateway.access import thread_limits
+from gateway.api.waiting_room import LOOK_S
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import Job, JobStatus
 from gateway.settings import Settings
@@ -29,16 +30,16 @@ from tests.outputs import video_key
 from tests.servers import eventually
 
 API_KEY = "tests-api-key-0123456789"
-THREADS = 8
-WAITING = THREADS // 2
-TRANSFERS = THREADS // 4
+THREADS = 16
+WAITING = 12  # MAX_WAITING_PER_KEY
+TRANSFERS = thread_limits.TRANSFERS // 2  # at once, of one key
 MAX_ASSET_BYTES = 64_000_000
 MAIN = """
 from gateway import __main__ as gateway
-from gateway.api import job_service
+from gateway.api import waiting_room
 from common import http_server as serve
 
-serve.IDLE_S, gateway.STOP_S, job_service._LOOK_S = {}, {}, {}
+serve.IDLE_S, serve.PATIENCE_S, gateway.STOP_S, waiting_room.LOOK_S = {}, {}, {}, {}
 gateway.main()
 """
 
@@ -79,9 +80,10 @@ class Live:
         connection.sendall("\r\n".join([*head.splitlines(), "Host: x", "", ""]).encode() + body)
         return connection
 
-    def claimed_job(self) -> tuple[Job, Attempt]:
-        """A running job that no dispatcher touches."""
-        fields = {"key_id": self.services.keys.list()[0].id, "next_at": None, "status": JobStatus.RUNNING}
+    def claimed_job(self, key_id: str | None = None) -> tuple[Job, Attempt]:
+        """A running job, of this key or of API_KEY's, that no dispatcher touches."""
+        key_id = key_id or self.services.keys.list()[0].id
+        fields = {"key_id": key_id, "next_at": None, "status": JobStatus.RUNNING}
         job = self.services.add_job(attempt=AttemptState.CLAIMED, started_at=self.services.clock.now_ms(), **fields)
         return job, self.services.attempt(job)
 
@@ -125,12 +127,17 @@ def _closed(connection: socket.socket, seconds: float) -> bool:
 
 @contextmanager
 def live(
-    folder: Path, idle_s: float = IDLE_S, stop_s: int = STOP_S, look_s: float = _LOOK_S, **more: str
+    folder: Path,
+    idle_s: float = IDLE_S,
+    patience_s: float = PATIENCE_S,
+    stop_s: int = STOP_S,
+    look_s: float = LOOK_S,
+    **more: str,
 ) -> Iterator[Live]:
     """Run a gateway until the block ends. `more` are settings.
 
-    Stalled clients are cut off after `idle_s`, transfers `stop_s` after the server got the signal to stop. Waiting requests
-    poll the database every `look_s`.
+    Stalled clients are cut off after `idle_s`, slow ones after `patience_s`, transfers `stop_s` after the server got the
+    signal to stop. Ends of jobs that another process committed are looked for every `look_s`.
     """
     port = free_port()
     settings = {
@@ -140,6 +147,7 @@ def live(
         "SECRET_KEY": SECRET_KEY,
         "X_API_KEY": API_KEY,
         "THREADS": str(THREADS),
+        "MAX_WAITING_PER_KEY": str(WAITING),
         "MIN_FREE_DISK_PERCENT": "0",
         "FAILED_KEYS_PER_ADDRESS": "0",
         "MAX_ASSET_BYTES": str(MAX_ASSET_BYTES),
@@ -150,7 +158,11 @@ def live(
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", MAIN.format(idle_s, stop_s, look_s)], cwd=folder, env=environ, stderr=log, stdout=log
+            [sys.executable, "-c", MAIN.format(idle_s, patience_s, stop_s, look_s)],
+            cwd=folder,
+            env=environ,
+            stderr=log,
+            stdout=log,
         )
     services = Gateway.wire(
         Settings(

@@ -48,7 +48,7 @@ def test_an_expired_video_is_not_found(api: FlaskClient, worker: Worker, service
     clean(services)
     assert_problem(worker.client.get(url, buffered=True), 404, "not_found")
     assert_problem(worker.client.get(url, headers={"Range": "bytes=5-"}, buffered=True), 404, "not_found")
-    assert services.thread_limits.transfers.acquire(blocking=False)
+    assert services.thread_limits.transfers.take("key", "192.0.2.1")
 
 
 def test_a_job_that_was_removed_is_not_found(api: FlaskClient, worker: Worker, services: Gateway) -> None:

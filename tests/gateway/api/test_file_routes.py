@@ -21,6 +21,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from gateway.access.thread_limits import TRANSFERS
 from gateway.domain import ids
 from tests.gateway.api.conftest import CAPTION, VIDEO, Worker, assert_problem, local
 from tests.gateway.conftest import START_MS, Gateway, Wire
@@ -403,11 +404,12 @@ def test_without_a_free_transfer_thread_responses_have_retry_after(
     api: FlaskClient, worker: Worker, services: Gateway
 ) -> None:
     url = local(upload(api).get_json()["url"])
-    while services.thread_limits.transfers.acquire(blocking=False):
-        pass
+    others = [f"key_{number}" for number in range(TRANSFERS)]
+    held = [key for key in others if services.thread_limits.transfers.take(key)]
     for response in (upload(api), worker.put(), fetch(worker.client, url)):
         assert_problem(response, 503, "transfers_busy")
         assert int(response.headers["Retry-After"]) >= 1
-    services.thread_limits.transfers.release()
+    for key in held:
+        services.thread_limits.transfers.give_back(key)
     assert worker.put().status_code == 201
     assert fetch(worker.client, url).status_code == 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy.exc import OperationalError
 
+from gateway.access.thread_limits import WAITING
 from gateway.domain.attempts import AttemptState
 from gateway.domain.jobs import JobStatus
 from gateway.wiring import Services
@@ -125,7 +127,7 @@ def test_a_wait_ends_when_the_job_does(api: FlaskClient, worker: Worker, job_fac
 
 def test_a_wait_is_capped(api: FlaskClient, services: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     waited = []
-    monkeypatch.setattr(services.jobs, "wait", lambda job, seconds: waited.append(seconds) or job)
+    monkeypatch.setattr(services.waiting_room, "wait", lambda job, seconds: waited.append(seconds) or job)
     for asked in ("91", "3600", "99999999999999999999"):
         response = api.post(f"/video/caption?wait={asked}", json=CAPTION)
         assert (response.status_code, response.headers["Preference-Applied"]) == (202, "wait=90")
@@ -140,7 +142,7 @@ IGNORED += ["await=1", "handling=lenient", ",,;", "x" * 5000]
 def test_a_preference_is_applied_or_ignored(
     api: FlaskClient, job_factory: JobFactory, services: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(services.jobs, "wait", lambda job, seconds: job)
+    monkeypatch.setattr(services.waiting_room, "wait", lambda job, seconds: job)
     path = f"/jobs/{job_factory().id}"
     for prefer in APPLIED + IGNORED:
         response = api.get(path, headers={"Prefer": prefer})
@@ -173,7 +175,8 @@ def test_a_default_wait_applies(api: FlaskClient, app: Flask, wire: Wire) -> Non
 def test_without_a_free_waiting_thread_the_response_is_immediate(
     api: FlaskClient, services: Gateway, job_factory: JobFactory
 ) -> None:
-    while services.thread_limits.waiting.acquire(blocking=False):
+    others = itertools.count()
+    while services.thread_limits.waiting.take(f"key_{next(others)}"):
         pass
     response = api.post("/video/caption?wait=90", json=CAPTION)
     assert response.status_code == 202
@@ -181,8 +184,8 @@ def test_without_a_free_waiting_thread_the_response_is_immediate(
 
 
 def test_a_wait_gives_its_thread_back(api: FlaskClient, patient: Services, job_factory: JobFactory) -> None:
-    for _ in range(patient.settings.threads // 2 - 1):
-        assert patient.thread_limits.waiting.acquire(blocking=False)
+    for number in range(WAITING - 1):
+        assert patient.thread_limits.waiting.take(f"key_{number}")
     for _ in range(2):
         response = api.get(f"/jobs/{job_factory().id}?wait=1")
         assert response.headers["Preference-Applied"] == "wait=1"

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from ffmpeg_ops.operation import VIDEO
-from gateway.api import job_service
 from gateway.domain.attempts import AttemptState
 from gateway.domain.jobs import Job, JobStatus
 from gateway.errors import AttemptSuperseded, IdempotencyMismatch, JobFinished, NotFound
-from tests.gateway.conftest import RESULT, START_MS, Gateway, JobFactory, Wire, on_every_database, together
+from tests.gateway.conftest import RESULT, START_MS, Gateway, Wire, on_every_database, together
 
 PARAMS = {"url_image": "https://example.com/i.jpg", "duration": 5}
 DAY_MS = 24 * 3600 * 1000
@@ -83,7 +80,7 @@ def test_a_key_is_kept_for_a_day(services: Gateway, after_ms: int, same: bool) -
     assert create(services, idempotency_key="k").id == again.id
 
 
-# Cancelling and waiting
+# Cancelling
 
 
 @on_every_database
@@ -99,49 +96,3 @@ def test_cancel_or_complete_wins_but_never_both(services: Gateway) -> None:
         errors = [type(end.exception()) for end in ends if end.exception()]
         after = services.jobs.get(job.id, job.key_id)
         assert errors == [AttemptSuperseded if after.status is JobStatus.CANCELLED else JobFinished]
-
-
-def test_wait_returns_the_job_so_far_when_the_time_is_up(services: Gateway) -> None:
-    job = services.add_job()
-    assert services.jobs.wait(job, 0) == job
-    assert services.jobs.wait(job, 0.05) == job
-
-
-@pytest.fixture
-def waited_while(services: Gateway, monkeypatch: pytest.MonkeyPatch) -> Callable[[Job, Callable[[], object]], Job]:
-    """What a waiter gets when something happens while it really waits."""
-    waits, wait = threading.Event(), services.jobs._notifier.wait
-
-    def watched(since: int, seconds: float) -> int:
-        waits.set()
-        return wait(since, seconds)
-
-    def run(job: Job, end: Callable[[], object]) -> Job:
-        monkeypatch.setattr(services.jobs._notifier, "wait", watched)
-        with ThreadPoolExecutor(1) as pool:
-            waiter = pool.submit(services.jobs.wait, job, 120)
-            assert waits.wait(30)
-            end()
-            return waiter.result(60)
-
-    return run
-
-
-def test_wait_is_woken_by_the_end(
-    services: Gateway, waited_while: Callable[[Job, Callable[[], object]], Job], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(job_service, "_LOOK_S", 3600)  # it does not see the end by itself
-    job = services.add_job(attempt=AttemptState.CLAIMED, status=JobStatus.RUNNING)
-    services.put_output(job.attempt_id)
-    after = waited_while(job, lambda: services.report(job.attempt_id, "completed", result=RESULT))
-    assert after.status is JobStatus.COMPLETED
-
-
-@on_every_database
-def test_wait_sees_what_another_process_committed(
-    wire: Wire, job_factory: JobFactory, waited_while: Callable[[Job, Callable[[], object]], Job]
-) -> None:
-    assert job_service._LOOK_S <= 0.5
-    job, other = job_factory(), wire()
-    after = waited_while(job, lambda: other.jobs.cancel(job.id, job.key_id))
-    assert after.status is JobStatus.CANCELLED

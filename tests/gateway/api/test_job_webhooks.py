@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 
 from gateway.wiring import Services
@@ -49,6 +50,14 @@ def test_an_invalid_url_is_refused(api: FlaskClient, services: Gateway) -> None:
     for url in [*INVALID_URLS, "https://example.com:99999/", f"https://example.com/{'x' * 4096}"]:
         refused_field(api, "caption", {**CAPTION, "webhook_url": url}, "webhook_url")
     assert api.get("/jobs").get_json()["jobs"] == []
+
+
+def test_an_inside_address_is_refused_with_the_name_of_the_setting(api: FlaskClient, app: Flask, wire: Wire) -> None:
+    inside = {**CAPTION, "webhook_url": "http://127.0.0.1:5678/hook"}
+    (reason,) = refused_field(api, "caption", inside, "webhook_url")
+    assert "WEBHOOK_ALLOW_ORIGINS" in reason
+    app.extensions["reelay"] = wire(webhook_allow_origins=("http://127.0.0.1:5678",))
+    assert api.post("/video/caption", json=inside).status_code == 202
 
 
 def test_a_host_of_any_length_does_not_keep_a_job_from_ending(api: FlaskClient, services: Gateway) -> None:

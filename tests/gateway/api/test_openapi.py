@@ -137,7 +137,7 @@ def test_rare_statuses_are_documented(spec: dict[str, Any], call: str) -> None:
 def test_documents_have_only_documented_fields(
     spec: dict[str, Any], api: FlaskClient, worker: Worker, services: Gateway
 ) -> None:
-    job = api.post("/video/caption", json={**CAPTION, "webhook_url": "http://127.0.0.1:1/"}).get_json()
+    job = api.post("/video/caption", json={**CAPTION, "webhook_url": "http://receiver.invalid/"}).get_json()
     api.delete(f"/jobs/{job['jobId']}")
     services.turn()
     log = api.get(f"/jobs/{job['jobId']}").get_json()["webhook"]

@@ -36,7 +36,7 @@ def test_waking_passes_a_locked_job_by(opened: Open) -> None:
     with one.transaction() as tx:
         tx.save_job(replace(oldest, lease_token="t", lease_expires_at=UNTIL))
         with two.transaction() as other:
-            other.wake_oldest_waiting(NOW + 5)
+            other.wake_next_waiting(NOW + 5)
     assert one.job(oldest.id).next_at == NOW + 9_000
     assert one.job(next_one.id).next_at == NOW + 5
 
@@ -50,7 +50,7 @@ def test_jobs_that_wake_each_other_never_deadlock(opened: Open) -> None:
         for _ in range(20):
             with stores[number % 3].transaction() as tx:
                 tx.job(made[number].id)
-                tx.wake_oldest_waiting(NOW)
+                tx.wake_next_waiting(NOW)
             with stores[number % 3].transaction() as tx:
                 job = tx.job(made[number].id)
                 tx.save_job(replace(job, next_at=NOW + 9_000))

@@ -25,8 +25,12 @@ pytestmark = on_every_database
 UNTIL = NOW + 60_000
 
 
+def due_jobs(store: Store, now: int = NOW, limit: int = 100) -> list[str]:
+    return [job_id for untried in (True, False) for job_id, _ in store.due(now, limit, untried=untried)]
+
+
 def lease(store: Store, token: str, now: int = NOW, until: int = UNTIL, limit: int = 100) -> list[Job]:
-    due = store.due(now, limit)
+    due = due_jobs(store, now, limit)
     with store.transaction() as tx:
         return tx.lease(due, token, now, until)
 
@@ -121,8 +125,8 @@ def test_only_due_and_free_jobs_are_due(store: Store) -> None:
         new_job(NOW, next_at=None),
         new_job(NOW, lease_token="t", lease_expires_at=NOW + 1),
     )
-    assert store.due(NOW, 10) == [due.id, expired.id]
-    assert store.due(NOW, 1) == [due.id]
+    assert due_jobs(store) == [due.id, expired.id]
+    assert due_jobs(store, limit=1) == [due.id]
 
 
 def test_a_leased_job_is_not_leased_again_before_it_expires(store: Store) -> None:
@@ -134,7 +138,7 @@ def test_a_leased_job_is_not_leased_again_before_it_expires(store: Store) -> Non
 
 def test_a_job_taken_between_look_and_lease_is_left_out(store: Store) -> None:
     (job,) = add(store, new_job(NOW))
-    due = store.due(NOW, 10)
+    due = due_jobs(store)
     lease(store, "quick")
     with store.transaction() as tx:
         assert tx.lease(due, "slow", NOW, UNTIL) == []
@@ -207,6 +211,14 @@ def test_next_due_is_the_earliest_job_or_the_end_of_its_lease(store: Store) -> N
     assert store.next_due_at() == UNTIL
 
 
+def test_of_the_key_with_the_fewest_running_jobs_the_oldest_is_woken(store: Store) -> None:
+    busy = [new_job(NOW - 9 + i, key_id="busy", waits=1, next_at=NOW + 9_000) for i in range(3)]
+    quiet = [new_job(NOW + i, key_id="quiet", waits=1, next_at=NOW + 9_000) for i in range(2)]
+    add(store, *busy, *quiet, new_job(NOW - 20, key_id="busy", status=JobStatus.RUNNING))
+    store.together(lambda tx: tx.wake_next_waiting(NOW))
+    assert [store.job(job.id).next_at == NOW for job in (*busy, *quiet)] == [False, False, False, True, False]
+
+
 def test_the_job_that_has_waited_longest_is_woken(store: Store) -> None:
     oldest = new_job(NOW, waits=2, next_at=NOW + 9_000)
     others = [
@@ -216,7 +228,7 @@ def test_the_job_that_has_waited_longest_is_woken(store: Store) -> None:
         new_job(NOW + 1, waits=5, next_at=NOW + 9_000),
     ]
     add(store, *others, oldest)
-    store.together(lambda tx: tx.wake_oldest_waiting(NOW))
+    store.together(lambda tx: tx.wake_next_waiting(NOW))
     assert store.job(oldest.id).next_at == NOW
     assert [store.job(job.id) for job in others] == others
 
@@ -258,7 +270,7 @@ def owe(store: Store, *paths: str, host: str = "example.com") -> list[Job]:
 
 
 def lease_webhooks(store: Store, token: str, now: int = NOW, until: int = UNTIL, limit: int = 100) -> list[Webhook]:
-    chosen = [job_id for job_id, _ in store.due_webhooks(now, limit, [])]
+    chosen = [job_id for job_id, *_ in store.due_webhooks(now, limit)]
     with store.transaction() as tx:
         return tx.lease_webhooks(chosen, token, now, until)
 
@@ -269,7 +281,7 @@ def test_the_end_of_a_job_with_a_url_makes_its_webhook(store: Store, status: Job
     with store.transaction() as tx:
         for job in (with_url, without):
             tx.save_job(replace(job, status=status, finished_at=NOW + 5))
-    made = Webhook(with_url.id, "example.com:https", WebhookState.PENDING, next_at=NOW + 5)
+    made = Webhook(with_url.id, with_url.key_id, "example.com:https", WebhookState.PENDING, next_at=NOW + 5)
     assert store.webhooks([with_url.id, without.id]) == ({with_url.id: made} if status in FINISHED else {})
 
 
@@ -289,14 +301,17 @@ def test_a_webhook_goes_with_its_job(store: Store) -> None:
         assert connection.scalar(sa.text("SELECT count(*) FROM webhooks")) == 0
 
 
-def test_due_webhooks_come_oldest_first_and_not_of_hosts_that_are_busy(store: Store) -> None:
+def test_due_webhooks_come_oldest_first_and_not_of_keys_or_hosts_that_are_busy(store: Store) -> None:
     one, two = owe(store, "a", "b")
     (other,) = owe(store, "c", host="other.example:81")
     later = NOW + 9
-    assert store.due_webhooks(NOW - 1, 9, []) == []
-    assert [job_id for job_id, _ in store.due_webhooks(later, 9, ["other.example:81"])] == [one.id, two.id]
-    assert store.due_webhooks(later, 9, ["example.com:https"]) == [(other.id, "other.example:81")]
-    assert len(store.due_webhooks(later, 2, [])) == 2
+    assert store.due_webhooks(NOW - 1, 9) == []
+    assert [job_id for job_id, *_ in store.due_webhooks(later, 9, not_hosts=["other.example:81"])] == [one.id, two.id]
+    assert store.due_webhooks(later, 9, not_hosts=["example.com:https"]) == [
+        (other.id, other.key_id, "other.example:81")
+    ]
+    assert store.due_webhooks(later, 9, not_keys=[one.key_id, two.key_id, other.key_id]) == []
+    assert len(store.due_webhooks(later, 2)) == 2
 
 
 def test_a_leased_webhook_is_leased_again_only_after_its_lease(store: Store) -> None:
@@ -429,12 +444,28 @@ def plans(store: Store, *work: Callable[[], object]) -> list[list[str]]:
 
 
 def test_a_backlog_is_never_read_whole(store: Store) -> None:
-    untried, tried, waiting = plans(
-        store, lambda: store.due(NOW, 5), lambda: store.together(lambda tx: tx.wake_oldest_waiting(NOW))
+    untried, tried, waiting, hooks = plans(
+        store,
+        lambda: store.due(NOW, 5, untried=True),
+        lambda: store.due(NOW, 5, untried=False),
+        lambda: store.together(lambda tx: tx.wake_next_waiting(NOW)),
+        lambda: store.due_webhooks(NOW, 5),
     )
     assert untried[0] == "SEARCH jobs USING INDEX jobs_untried (next_at<?)"
     assert tried[0] == "SEARCH jobs USING INDEX jobs_due (next_at<?)"
-    assert waiting[-1] == "SCAN jobs USING INDEX jobs_waiting"
+    assert "SEARCH jobs USING INDEX jobs_waiting (status=?)" in waiting
+    assert "SEARCH jobs_1 USING COVERING INDEX jobs_by_status (key_id=? AND status=?)" in waiting
+    assert hooks[0] == "SEARCH webhooks USING INDEX webhooks_due (next_at<?)"
+
+
+def test_no_filter_of_a_list_reads_all_jobs_of_a_key(store: Store) -> None:
+    by_status, by_operation = plans(
+        store,
+        lambda: store.list_jobs("key", status="failed", operation=None, before="job_z", limit=5),
+        lambda: store.list_jobs("key", status=None, operation="caption", before=None, limit=5),
+    )
+    assert by_status == ["SEARCH jobs USING INDEX jobs_by_status (key_id=? AND status=? AND id<?)"]
+    assert by_operation == ["SEARCH jobs USING INDEX jobs_by_operation (key_id=? AND operation=?)"]
 
 
 def test_neither_search_goes_through_all_jobs(store: Store) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 from sqlalchemy.exc import OperationalError
 
 from ffmpeg_ops.operation import VIDEO
 from gateway.dispatch import loop
-from gateway.dispatch.loop import CHORE_MS, LEASE_MS, POOL, POOL_UNTRIED, TICK_MS
+from gateway.dispatch.loop import CHORE_MS, KEY_POOL, KEY_POOL_UNTRIED, LEASE_MS, POOL, POOL_UNTRIED, TICK_MS
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.providers.base import Accepted, Phase, Remote, Unavailable
 from tests.gateway.conftest import START_MS, Gateway, Wire, on_every_database, together
@@ -37,8 +38,7 @@ def test_the_job_that_waited_longest_is_woken_when_a_worker_may_be_free(services
 def test_untried_jobs_go_before_polls(services: Gateway) -> None:
     followed = [services.add_job(attempt=AttemptState.SUBMITTED) for _ in range(3)]
     new = services.add_job()
-    assert services.store.due(START_MS, 1) == [new.id]
-    assert services.store.due(START_MS, 9) == [new.id, *[job.id for job in followed]]
+    assert services.dispatcher._due(START_MS) == [new.id, *[job.id for job in followed]]
 
 
 @on_every_database
@@ -63,8 +63,8 @@ def test_providers_are_called_concurrently_up_to_a_limit(services: Gateway) -> N
         go_on.wait(30)
         return Remote(Phase.RUNNING)
 
-    for _ in range(POOL + 5):
-        services.add_job(attempt=AttemptState.SUBMITTED)
+    for number in range(POOL + 5):
+        services.add_job(attempt=AttemptState.SUBMITTED, key_id=f"key_{number % 2}")
     services.provider.script("poll", *[slow] * POOL)
     assert services.dispatcher.tick() == POOL
     all_in.wait(30)
@@ -82,8 +82,8 @@ def test_many_new_jobs_leave_room_for_polls(services: Gateway) -> None:
         return Accepted("r")
 
     services.provider.script("submit", *[slow] * POOL_UNTRIED)
-    for _ in range(POOL + 5):
-        services.add_job()
+    for number in range(POOL + 5):
+        services.add_job(key_id=f"key_{number % 2}")
     assert services.dispatcher.tick() == POOL_UNTRIED
     followed = services.add_job(attempt=AttemptState.SUBMITTED)
     assert services.dispatcher.tick() == 1
@@ -92,6 +92,35 @@ def test_many_new_jobs_leave_room_for_polls(services: Gateway) -> None:
     go_on.set()
     services.dispatcher.settle()
     assert services.turn() == POOL + 5 - POOL_UNTRIED
+
+
+@on_every_database
+def test_slow_jobs_of_one_key_leave_room_for_those_of_others(services: Gateway) -> None:
+    go_on = threading.Event()
+
+    def slow(attempt: Attempt) -> Remote:
+        go_on.wait(30)
+        return Remote(Phase.RUNNING)
+
+    services.provider.script("poll", *[slow] * KEY_POOL)
+    for _ in range(3 * POOL):
+        services.add_job(attempt=AttemptState.SUBMITTED, key_id="greedy")
+    assert services.dispatcher.tick() == KEY_POOL
+    assert services.dispatcher.tick() == 0
+    other = services.add_job(key_id="modest")
+    assert services.dispatcher.tick() == 1
+    eventually(lambda: services.states(other) == [AttemptState.SUBMITTED])
+    go_on.set()
+    services.dispatcher.settle()
+
+
+def test_new_jobs_of_one_key_are_not_all_begun_before_the_first_of_another(services: Gateway) -> None:
+    for _ in range(3 * POOL):
+        services.add_job(key_id="greedy")
+    others = {services.add_job(key_id="modest").id for _ in range(2)}
+    chosen = services.dispatcher._due(services.clock.now_ms())
+    assert others < set(chosen)
+    assert len(chosen) == KEY_POOL_UNTRIED + 2
 
 
 # Chores
@@ -185,10 +214,10 @@ def test_the_loop_outlives_a_broken_database_and_a_bug(services: Gateway, monkey
     broken = [OperationalError("SELECT", {}, Exception("disk I/O error")) for _ in range(3)]
     due = services.store.due
 
-    def sometimes(*asked: int) -> list[str]:
+    def sometimes(*asked: Any, **named: Any) -> list[tuple[str, str]]:
         if broken:
             raise broken.pop()
-        return due(*asked)
+        return due(*asked, **named)
 
     monkeypatch.setattr(services.store, "due", sometimes)
     services.provider.script("submit", RuntimeError("a bug"))

@@ -234,7 +234,7 @@ def test_a_workers_fault_is_tried_again_after_a_pause(tries: int, pause: int) ->
 
 def test_a_retry_sits_out_its_pause_even_if_the_job_waited_before() -> None:
     job, _ = transitions.fail(*pair(AttemptState.AMBIGUOUS, waits=3), WorkerLost(), NOW)
-    assert job.waits == 0  # what makes `wake_oldest_waiting` pass it by
+    assert job.waits == 0  # what makes `wake_next_waiting` pass it by
 
 
 def test_two_machines_without_an_encoder_use_up_no_try() -> None:

@@ -15,7 +15,7 @@ DAY_S = 86_400
 
 
 def after_try(outcome: Outcome, now: int = 1_700_000_000_000, tries: int = 0) -> Webhook:
-    return webhooks.tried(Webhook("job_1", "h:80", webhooks.WebhookState.PENDING, tries=tries), outcome, now)
+    return webhooks.tried(Webhook("job_1", "key_1", "h:80", webhooks.WebhookState.PENDING, tries=tries), outcome, now)
 
 
 def test_pauses_vary_by_ten_percent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +31,7 @@ from gateway.domain.outputs import Output
 from gateway.domain.webhooks import Webhook
 from gateway.settings import Settings
 from gateway.webhooks import sender
-from gateway.webhooks.sender import LEASE_MS, PER_HOST, POOL
+from gateway.webhooks.sender import LEASE_MS, PER_HOST, PER_KEY, POOL
 from tests.conftest import ROOT
 from tests.gateway.conftest import PROCESSES, RESULT, FixedClock, Gateway, JobFactory, Key, Wire
 from tests.servers import FileServer, Reply, Request, eventually, file_server
@@ -388,6 +389,27 @@ def test_a_slow_receiver_delays_neither_jobs_nor_other_receivers(
     wait_for_webhooks(services)
     assert len(files.requests) == 3 * POOL
     assert len(set(ids_of(files))) == 3 * POOL
+
+
+def test_many_slow_receivers_of_one_key_do_not_delay_the_webhooks_of_another(
+    wire: Wire, files: FileServer, quick: FileServer
+) -> None:
+    with ExitStack() as opened:
+        slow = [opened.enter_context(file_server()) for _ in range(POOL)]
+        services = wire(webhook_allow_origins=(*(server.origin for server in slow), quick.origin))
+        for server in slow:
+            server.routes["/hook"] = Reply(200, pause_s=60)
+            for _ in range(2):
+                ended(services, server.url("/hook"), key_id="greedy")
+        services.dispatcher.tick()
+        services.clock.advance(1)
+        late = ended(services, quick.url("/hook"), key_id="modest")
+        services.dispatcher.tick()
+        eventually(lambda: webhook_of(services, late).state == "succeeded")
+        assert sum(len(server.requests) for server in slow) <= PER_KEY
+        for server in slow:
+            server.closing.set()
+        wait_for_webhooks(services)
 
 
 # Leases and crashes

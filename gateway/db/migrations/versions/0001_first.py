@@ -84,6 +84,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("jobs_by_key", "jobs", ["key_id", "id"], unique=False)
+    op.create_index("jobs_by_operation", "jobs", ["key_id", "operation", "id"], unique=False)
+    op.create_index("jobs_by_status", "jobs", ["key_id", "status", "id"], unique=False)
     op.create_index("jobs_due", "jobs", ["next_at"], unique=False)
     op.create_index(
         "jobs_unfinished",
@@ -96,7 +98,7 @@ def upgrade() -> None:
     op.create_index(
         "jobs_untried",
         "jobs",
-        ["next_at"],
+        ["next_at", "key_id"],
         unique=False,
         sqlite_where=sa.text("attempt_id IS NULL"),
         postgresql_where=sa.text("attempt_id IS NULL"),
@@ -104,7 +106,7 @@ def upgrade() -> None:
     op.create_index(
         "jobs_waiting",
         "jobs",
-        ["id"],
+        ["status", "id"],
         unique=False,
         sqlite_where=sa.text("waits > 0 AND next_at IS NOT NULL"),
         postgresql_where=sa.text("waits > 0 AND next_at IS NOT NULL"),
@@ -193,6 +195,7 @@ def upgrade() -> None:
     op.create_table(
         "webhooks",
         sa.Column("job_id", sa.String(length=40), nullable=False),
+        sa.Column("key_id", sa.String(length=40), nullable=False),
         sa.Column("host", sa.String(length=255), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("tries", sa.Integer(), nullable=False),
@@ -205,4 +208,4 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id"),
     )
-    op.create_index("webhooks_due", "webhooks", ["next_at"], unique=False)
+    op.create_index("webhooks_due", "webhooks", ["next_at", "key_id", "host"], unique=False)

@@ -231,14 +231,20 @@ def test_a_webp_that_is_cut_off_near_its_end_is_used_with_a_warning(mode: str, p
     assert near(np.asarray(loaded.picture)[:780], whole[:780], 0)
 
 
-def test_a_png_with_a_wrong_checksum_is_used_with_a_warning(path: Path) -> None:
-    whole = saved(gradient(), path, "PNG")
+def with_wrong_profile(path: Path) -> Image.Image:
+    """A PNG whose colour profile has a wrong checksum: viewers show it, but Pillow refuses to open it."""
+    whole = saved(gradient(), path, "PNG", icc_profile=SRGB)
     content = bytearray(path.read_bytes())
-    at = content.index(b"IEND") - 8  # the checksum of the last pixels
-    content[at : at + 4] = b"\0\0\0\0"
+    at = content.index(b"IDAT") - 8
+    content[at : at + 4] = bytes(4)
     path.write_bytes(content)
+    return whole
+
+
+def test_a_png_with_a_wrong_checksum_is_used_with_a_warning(path: Path) -> None:
+    whole = with_wrong_profile(path)
     loaded = module.load(path, "url_image", lambda size: 1.0)
-    assert near(np.asarray(loaded.picture), np.asarray(whole), 0)
+    assert near(np.asarray(loaded.picture), np.asarray(whole), 0) and len(loaded.warnings) == 1
 
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF"])
@@ -246,6 +252,13 @@ def test_a_png_with_a_wrong_checksum_is_used_with_a_warning(path: Path) -> None:
 def test_an_image_of_which_lines_are_missing_is_refused(form: str, kept: float, path: Path) -> None:
     without_end(form, kept, path)
     with pytest.raises(AssetInvalid, match="url_image: .* cut off or damaged"):
+        load(path, "url_image")
+
+
+def test_a_damaged_image_is_not_decoded_past_the_limit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_wrong_profile(path)
+    monkeypatch.setattr(module, "MAX_PIXELS", 80 * 800 - 1)
+    with pytest.raises(AssetInvalid, match="cut off or damaged"):
         load(path, "url_image")
 
 

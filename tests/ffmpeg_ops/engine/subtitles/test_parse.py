@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import codecs
+import json
 import tempfile
 import time
 from contextlib import suppress
@@ -92,6 +93,15 @@ def srt(text: str) -> str:
 
 
 # --- formats and encodings -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("line_break", ["\n", "\r\n"])
+def test_a_text_that_comes_as_json_is_read(line_break: str) -> None:
+    """From tools that pass values on without decoding them."""
+    text = json.dumps(SRT.replace("\n", line_break))
+    assert parse_text(text, "subtitles") == parse_text(text[1:-1], "subtitles") == CUES
+    assert parse_text(json.dumps(SRT, ensure_ascii=False)[1:-1], "subtitles") == CUES
+    assert parse_text(SRT.replace("acorda!", "C:\\new"), "subtitles")[1].text == "Bom dia:\nC:\\new"
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
@@ -230,3 +240,35 @@ def test_parsing_takes_linear_time(head: str, piece: str) -> None:
 )
 def test_tags_are_removed_and_numbers_and_signs_are_text(text: str, shown: list[str]) -> None:
     assert [cue.text for cue in parse_text(text, "subtitles")] == shown
+
+
+LONG = 1_000_000
+CUE = "1\n00:00:00,000 --> 00:00:01,000\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"```\n{'1' * LONG}\n```\n{CUE}x",
+        f"```\n{'1' * LONG}{';' * LONG}\n```\n{CUE}x",
+        f"```{' ' * LONG}!\n{CUE}x",
+        f"```{'a' * LONG}!\n{CUE}x",
+        f"{' ' * LONG}x\n{CUE}x",
+        f"{' ' * LONG}-->\n{CUE}x",
+        f"{'1 ' * LONG}--> x\n{CUE}x",
+        f"00:00:00,000{' ' * LONG}x\n{CUE}x",
+        f"00:00:00,000 {'-' * LONG}\n{CUE}x",
+        f"1{' : 1' * LONG}\n{CUE}x",
+        f"{CUE}{'<a ' * LONG}",
+        f"{CUE}{'&a' * LONG}",
+        f"1\n00:00:00,000 --> 00:00:01,000{' a:b' * LONG}\t!!",
+        f"1\n00:00:00,000 --> 00:00:01,000{' ' * LONG}a{'a' * LONG} :",
+        f"{CUE}x{chr(13) * LONG}",
+        "\\r" * LONG + "00:00:00,000 --> 00:00:01,000",
+    ],
+    ids=range(16),
+)
+def test_no_pattern_takes_a_long_line_in_more_than_one_way(text: str) -> None:
+    """Else this would take hours: the time grows with the square, or the cube, of the length."""
+    with suppress(AssetInvalid):
+        parse_text(text, "subtitles")

@@ -16,6 +16,11 @@ def rows(script: str) -> list[tuple[str, str | None]]:
     return [(cue.text, cue.row) for cue in parse_text(script, "subtitles")]
 
 
+def test_escaped_braces_are_text() -> None:
+    script = f"[Events]\n{FORMAT}" + LINE.format(r"{\b1}a \{b\} {\i1}c \{d")
+    assert [text for text, _ in rows(script)] == ["a {b} c {d"]
+
+
 @pytest.mark.parametrize(
     "head",
     [

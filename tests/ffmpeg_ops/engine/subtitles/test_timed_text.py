@@ -34,14 +34,31 @@ FIRST = Cue(500, 1000, "good")
         "00:00:03,000 --> 00:00:05,000 X1:10 X2:20 Y1:1 Y2:2",
         "٠٠:٠٠:٠٣,٠٠٠ --> ٠٠:٠٠:٠٥,٠٠٠",
         "00：00：03，000 --> 00：00：05，000",
+        "\u200e00:00:03,000 --> 00:00:05,000\u200f",
+        "[00:00:03.000 --> 00:00:05.000]",
     ],
 )
-@pytest.mark.parametrize("before", ["\n2\n", "\n2\n\n", "\n", "2\n"])
+@pytest.mark.parametrize(
+    "before", ["\n2\n", "\n2\n\n", "\n", "2\n", "\n**2**\n", "\n2.\n", "\n#2\n", "\n\ufeff2\n", "\n\u200b2\u200b\n"]
+)
 def test_any_form_of_times_is_read(times: str, before: str) -> None:
     for rest in ("then\n", "then\n\n3\n00:00:06,000 --> 00:00:07,000\nlast\n"):
         cues = parse_text(f"{GOOD}{before}{times}\n{rest}", "subtitles")
         assert cues[:2] == [FIRST, Cue(3000, 5000, "then")]
         assert [cue.text for cue in cues[2:]] == ["last"] * ("last" in rest)
+
+
+@pytest.mark.parametrize("times", ["00:00:03,000 --> 00:00:05,000", "[00:00:03.000 --> 00:00:05.000]"])
+def test_text_behind_the_times_is_the_cue_s_first_line(times: str) -> None:
+    """As speech recognisers print it."""
+    cues = parse_text(f"{times}  a: b\n{times} {{\\an8}}\nc\n{times} X1:1 Y1:2\nd\n", "subtitles")
+    assert [(cue.text, cue.row) for cue in cues] == [("a: b", None), ("c", "top"), ("d", None)]
+
+
+@pytest.mark.parametrize("line", ["#1", "2.", "(3)", "**12**", "1.000"])
+def test_a_number_that_is_not_the_next_cue_s_is_text(line: str) -> None:
+    text = f"7\n00:00:01,000 --> 00:00:02,000\na\n\n{line}\n\n8\n00:00:03,000 --> 00:00:04,000\nb\n"
+    assert [cue.text for cue in parse_text(text, "subtitles")] == [f"a\n\n{line}", "b"]
 
 
 def test_signs_and_hundreds_of_hours_are_read() -> None:
