@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -26,9 +27,8 @@ SAMPLE_S = 0.05
 TIMEOUT_S = 300
 
 
-def measure(quick: bool = False, only: str = "") -> list[Figure]:
-    cases = [case for case in CASES if (case.quick or not quick) and only in case.name]
-    return [_figure(case) for case in cases]
+def measure(quick: bool = False) -> list[Figure]:
+    return [_figure(case) for case in CASES if case.quick or not quick]
 
 
 def _figure(case: Case) -> Figure:
@@ -48,20 +48,16 @@ def _peak(case: Case) -> tuple[int, str]:
         limits = {"max_asset_bytes": 2_000_000_000, "max_output_bytes": 2_000_000_000, "timeout_s": TIMEOUT_S}
         delivery = {"job_id": "job_1", "attempt_id": "att_1", "deadline": "2099-01-01T00:00:00Z", "limits": limits}
         raw = {"operation": case.operation, **urls, **case.params, "delivery": delivery}
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "bench.memory.run_case"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert worker.stdin is not None and worker.stdout is not None
-        worker.stdin.write(json.dumps([raw, name, origin]))
-        worker.stdin.close()
-        peak_bytes = 0
-        while worker.poll() is None:
-            peak_bytes = max(peak_bytes, memory.resident_bytes([worker.pid]))
-            threading.Event().wait(SAMPLE_S)
-        return peak_bytes, worker.stdout.read().strip() or f"killed {worker.returncode}"
+        command = [sys.executable, "-m", "bench.memory.run_case"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
+            assert worker.stdin is not None and worker.stdout is not None
+            worker.stdin.write(json.dumps([raw, name, origin]))
+            worker.stdin.close()
+            peak_bytes = 0
+            while worker.poll() is None:
+                peak_bytes = max(peak_bytes, memory.resident_bytes([worker.pid]))
+                time.sleep(SAMPLE_S)
+            return peak_bytes, worker.stdout.read().strip() or f"killed {worker.returncode}"
 
 
 @contextmanager
