@@ -18,8 +18,7 @@ from tests.handler.support import FOREVER_S, children
 from tests.servers import STOP_S, eventually
 from wire.errors import JobError
 
-# Pillow holds five copies of a WebP while it decodes it: 5 x 100 megapixels x 4 bytes is 1,953,125 kB, plus all else.
-MEMORY_KB = 1_953_125 + 300_000
+MEMORY_KB = 1_500_000_000 // 1024
 TIMEOUT_S = 20
 # `worker_error` would mean a case that the worker does not handle.
 EXPECTED = frozenset(
@@ -32,6 +31,7 @@ EXPECTED = frozenset(
         "asset_not_found",
         "encode_failed",
         "output_too_large",
+        "job_too_large",
         "job_timeout",
     ]
 )

@@ -629,4 +629,20 @@ MUTATIONS = (
         "            pass",
         ("tests/common/test_safe_http.py",),
     ),
+    Mutation(
+        "memory-without-end",
+        "A job that takes more memory than allowed ends for good",
+        "ffmpeg_ops/engine/memory.py",
+        "if commands_bytes + worker_bytes > allowed_bytes:",
+        "if False:",
+        ("tests/handler/test_attempt.py",),
+    ),
+    Mutation(
+        "children-use-memory-for-free",
+        "The memory of confined children counts",
+        "ffmpeg_ops/engine/confined.py",
+        "                work.processes.add(process_id)\n",
+        "",
+        ("tests/ffmpeg_ops/engine/test_memory.py",),
+    ),
 )
