@@ -113,13 +113,13 @@ _HD, _LARGE = 1_000_000, 4_000_000  # pixels from which memory has to be bounded
 
 def _x264_bounds(pixels: int) -> tuple[str, ...]:
     # x264 alone needs 0.7 GB for 4096x2304, and with the 72 threads of a machine of 48 cores 3.8 GB.
-    most = max(1, 60_000_000 // pixels)
-    return ("-threads", str(most)) if most < 1.5 * (os.cpu_count() or 1) else ()
+    threads = max(1, 60_000_000 // pixels)
+    return ("-threads", str(threads)) if threads < 1.5 * (os.cpu_count() or 1) else ()
 
 
 def _x265_bounds(pixels: int) -> tuple[str, ...]:
-    # These are frames encoded at a time: the threads that share a frame cost little.
-    return ("-threads", "2") if pixels > _LARGE else ()
+    # To x265 these are frames that are encoded at a time: by default more than two from eight cores on.
+    return ("-threads", "2") if pixels > _LARGE and (os.cpu_count() or 1) >= 8 else ()
 
 
 def _svt_av1_bounds(pixels: int) -> tuple[str, ...]:

@@ -60,13 +60,13 @@ def load(path: Path, name: str, factor: Factor) -> Loaded:
 
     For its upright size, `factor` returns how many times smaller the image may be; it is shrunk with Lanczos before
     anything that needs a copy. A damaged one is loaded when at least MIN_COMPLETE of its lines are there.
-    Raises AssetTooLarge past MAX_PIXELS and AssetInvalid past MAX_SCANS, both before decoding.
+    Raises AssetTooLarge past MAX_PIXELS or MAX_COPIED_PIXELS, and AssetInvalid past MAX_SCANS, both before decoding.
     """
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=_FORMATS) as image:
-            most = MAX_COPIED_PIXELS if image.format in _COPIED else MAX_PIXELS
-            if image.width * image.height > most:
-                raise AssetTooLarge(f"{name}: the image has more than {most // 1_000_000} megapixels.")
+            limit = MAX_COPIED_PIXELS if image.format in _COPIED else MAX_PIXELS
+            if image.width * image.height > limit:
+                raise AssetTooLarge(f"{name}: the image has more than {limit // 1_000_000} megapixels.")
             if isinstance(image, JpegImageFile):
                 return _load_jpeg(path.read_bytes(), image, name, factor)
             return _loaded(image, factor)

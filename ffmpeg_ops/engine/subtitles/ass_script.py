@@ -32,7 +32,7 @@ def to_ass(
 ) -> str:
     """An ASS script for one frame size, with one style. `check` is called for every cue and may raise.
 
-    Captions without room in the frame beside others are left out, and `warn` is told.
+    Captions without room in the frame beside others are left out and reported to `warn`.
     """
     script = pysubs2.SSAFile()
     size = {"PlayResX": str(look.width), "PlayResY": str(look.height)}
