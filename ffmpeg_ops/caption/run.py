@@ -89,6 +89,7 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
         work,
         Encoding.of(params),
         length_s=length_s,
+        pixels=stream.width * stream.height,
         megapixels=stream.megapixels(length_s),
         sound_bytes=lambda: output.sound_bytes(video, info, length_s, work),
         decodes=True,
@@ -127,8 +128,9 @@ def _write_script(work: Work, cues: list[Cue], style: Look) -> list[str]:
     """Write the script and return warnings about text that cannot be drawn as requested."""
     sample = "".join(cue.text for cue in cues)[:_SAMPLE]
     fonts = Fonts(installed(), style.font, bold=style.bold, sample=sample)
-    (work.directory / SCRIPT).write_text(to_ass(cues, style, fonts, work.stop.check), encoding="utf-8")
-    warnings = []
+    warnings: list[str] = []
+    script = to_ass(cues, style, fonts, work.stop.check, warnings.append)
+    (work.directory / SCRIPT).write_text(script, encoding="utf-8")
     if fonts.family.lower() != style.font.lower():
         warnings.append(f"the font {style.font} is not installed; {fonts.family} was used")
     if fonts.missing:

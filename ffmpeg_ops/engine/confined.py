@@ -104,8 +104,12 @@ def _call(zygote: _Zygote, request: bytes, work: Work, ends_at: float, data_byte
             with theirs:
                 zygote.send(request, theirs.fileno(), reply)
             try:
-                _received(control, work, ends_at)  # the process id
-                status = _received(control, work, ends_at)
+                process_id = _received(control, work, ends_at)
+                work.processes.add(process_id)
+                try:
+                    status = _received(control, work, ends_at)
+                finally:
+                    work.processes.discard(process_id)
             except JobError:
                 _kill(control, zygote)
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import signal
 import time
@@ -27,7 +28,12 @@ FORMATS = (
 # The largest picture that is probed, 8192x8192, and the largest that is decoded: 4096x2304 and its padding.
 MAX_PROBED, MAX_DECODED = 8192 * 8192, 4160 * 2368
 INPUT_LIMITS = ("-protocol_whitelist", "file,pipe", "-format_whitelist", FORMATS, "-max_pixels", str(MAX_PROBED))
-DECODE_LIMITS = (*INPUT_LIMITS, "-max_pixels", str(MAX_DECODED))
+# FFmpeg's decoders start up to 16 threads, and every thread holds some frames.
+_DECODE_THREADS = 8
+DECODE_LIMITS = (
+    *(*INPUT_LIMITS, "-max_pixels", str(MAX_DECODED)),
+    *(("-threads", str(_DECODE_THREADS)) if (os.cpu_count() or 1) > _DECODE_THREADS else ()),
+)
 MAX_LENGTH_S = 4 * 3600
 OUTPUT_LIMITS = ("-t", str(MAX_LENGTH_S))  # a file may be longer than its header says, even endless
 _ENCODE = ("ffmpeg", "-hide_banner", "-nostdin", "-y", "-v", "repeat+level+warning", "-progress", "pipe:1")

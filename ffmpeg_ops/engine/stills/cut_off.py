@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import random
-import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,6 @@ from itertools import pairwise
 
 from PIL import Image, ImageFile
 
-_one_at_a_time = threading.Lock()  # Pillow's switch is a global variable
 _TAILS = (bytes(1 << 20), random.Random(0).randbytes(1 << 20))
 _INKS = (0, 128)
 _RIFF_HEADER, _CHUNK_HEADER = 12, 8
@@ -38,12 +36,11 @@ def decode(content: bytes, formats: tuple[str, ...], max_pixels: int) -> tuple[I
 
 @contextmanager
 def _tolerant() -> Iterator[None]:
-    with _one_at_a_time:
-        ImageFile.LOAD_TRUNCATED_IMAGES = True
-        try:
-            yield
-        finally:
-            ImageFile.LOAD_TRUNCATED_IMAGES = False
+    ImageFile.LOAD_TRUNCATED_IMAGES = True  # of the whole process, which decodes nothing else
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
 def _opened(content: bytes, formats: tuple[str, ...], max_pixels: int) -> Image.Image:

@@ -148,6 +148,27 @@ def test_a_pixel_bomb_is_refused_before_it_is_decoded(
         saved(halves((40, 21)), path, "PNG")
 
 
+@pytest.mark.parametrize("form", ["WEBP", "AVIF"])
+def test_formats_that_are_copied_may_have_fewer_pixels(form: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_COPIED_PIXELS", 800)
+    assert saved(halves((40, 20)), path, form).size == (40, 20)
+    with pytest.raises(AssetTooLarge, match="url_image"):
+        saved(halves((40, 21)), path, form)
+
+
+@pytest.mark.parametrize("mode", ["F", "I", "I;16", "RGBA", "LA"])
+def test_strips_make_the_same_image_as_one_piece(mode: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.add.outer(np.arange(20), np.arange(30)) * 5
+    image = Image.fromarray(rows.astype(np.uint8)).convert(mode) if mode != "I;16" else Image.fromarray(
+        (rows * 257).astype(np.uint16)
+    )  # fmt: skip
+    image.save(path, "TIFF")
+    whole = load(path, "url_image")
+    monkeypatch.setattr(module, "_STRIP_PIXELS", 70)
+    assert np.array_equal(np.asarray(load(path, "url_image")), np.asarray(whole))
+    assert len(np.unique(np.asarray(whole))) > 40
+
+
 def gradient() -> Image.Image:
     """Detail in every line, much of it black or white, in a picture of fifty rows of blocks."""
     y, x = np.mgrid[0:800, 0:80]
