@@ -1,4 +1,4 @@
-"""`python -m bench NAME [--json] [--jobs N] [--rentals N]`."""
+"""`python -m bench NAME [--json] [--jobs N] [--rentals N] [--quick]`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one flat object of figures on standard output, no table")
     parser.add_argument("--jobs", type=int, help="for chaos: the number of jobs under random kills")
     parser.add_argument("--rentals", type=int, help="for chaos: the number of random runs with a rented machine")
+    parser.add_argument("--quick", action="store_true", default=None, help="for memory: only a few inputs")
     chosen = parser.parse_args()
-    given = {"jobs": chosen.jobs, "rentals": chosen.rentals}
+    given = {"jobs": chosen.jobs, "rentals": chosen.rentals, "quick": chosen.quick}
     options = {name: value for name, value in given.items() if value is not None}
-    if options and chosen.name != "chaos":
+    if chosen.name != "chaos" and {"jobs", "rentals"} & options.keys():
         parser.error("only chaos takes --jobs and --rentals")
+    if chosen.name != "memory" and "quick" in options:
+        parser.error("only memory takes --quick")
     log.configure("WARNING")  # to standard error
     figures: list[Figure] = importlib.import_module(f"bench.{chosen.name}").measure(**options)
     if chosen.json:

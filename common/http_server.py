@@ -159,10 +159,20 @@ def _lent(place: threading.BoundedSemaphore | None) -> Iterator[None]:
 
 
 @contextmanager
-def away() -> Iterator[None]:
-    """While the request in progress waits inside the block, let another one run."""
-    with _lent(getattr(request.environ.get("gunicorn.socket"), "place", None)):
-        yield
+def away(other: threading.BoundedSemaphore | None = None) -> Iterator[None]:
+    """Let another request have the place of the one in progress inside the block, which has one of `other` instead."""
+    connection: Any = request.environ.get("gunicorn.socket")
+    place = getattr(connection, "place", None)
+    if place is None or other is None:
+        with _lent(place):
+            yield
+        return
+    with _lent(place), other:
+        connection.place = other
+        try:
+            yield
+        finally:
+            connection.place = place
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from wire.errors import JobError
 from wire.media_types import MEDIA_TYPES, MP4, MediaType
 
 Outputs = Mapping[str, MediaType]
+MAX_SMALL = 1920 * 1088
 # The outputs of most operations.
 VIDEO: Outputs = {"video": MP4}
 
@@ -76,6 +77,10 @@ class Work:
     decodes_on_gpu: bool = False
     #: The files that the operation has declared.
     outputs: Outputs = field(default_factory=lambda: VIDEO)
+    #: Ids of the processes that work for the attempt now.
+    processes: set[int] = field(default_factory=set)
+    #: Set once a picture of more than MAX_SMALL pixels is encoded, for which more memory is allowed.
+    large: threading.Event = field(default_factory=threading.Event)
 
     def output(self, name: str) -> Path:
         """Where to write the output `name`. Raises LookupError when the operation has not declared it."""

@@ -88,7 +88,7 @@ class Services:
                 Sender(settings, store, documents.of, signer, clock, notifier, metrics),
             ),
             metrics=metrics,
-            thread_limits=ThreadLimits(settings.max_waiting_per_key),
+            thread_limits=ThreadLimits(settings.threads, settings.max_waiting_per_key),
             rate_limits=RateLimits(settings, clock),
         )
 

@@ -17,7 +17,7 @@ import structlog
 from marshmallow import ValidationError
 
 from common.validation import describe, too_complex
-from ffmpeg_ops.engine import sandbox
+from ffmpeg_ops.engine import memory, sandbox
 from ffmpeg_ops.operation import OPERATIONS, Operation, StopSignal, Work
 from handler import outputs
 from handler.events import Events, Reporter
@@ -117,7 +117,8 @@ def _run(
         work = Work(
             directory, limits, stop, on_operation, requires_gpu, settings.gpu_decode, operation.declared(params)
         )
-        with _time_limit(limits.timeout_s, stop, JobTimeout()):
+        memory_limit = memory.limited(work, settings.worker_max_memory_bytes)
+        with memory_limit, _time_limit(limits.timeout_s, stop, JobTimeout()):
             assets, fetch_s = _timed(
                 lambda: fetch_all(
                     operation.named_assets(params),

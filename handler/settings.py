@@ -40,6 +40,12 @@ class Settings:
         "",
         "Comma-separated non-public origins (scheme://host:port) that assets may be fetched from.",
     )
+    worker_max_memory_bytes: int = setting(
+        fields.Integer(validate=validate.Range(min=300_000_000)),
+        3_000_000_000,
+        "Maximum memory of a job's commands and the worker together; half of it for videos of up to 1920x1080. A job "
+        "that takes more is ended with `job_too_large`.",
+    )
     worker_host: str = setting(fields.String(), "127.0.0.1", "HTTP worker: address to listen on.")
     worker_port: int = setting(whole(1, 65535), 3334, "HTTP worker: port to listen on.")
     worker_concurrency: int = setting(whole(1, 16), 1, "HTTP worker: concurrent attempts; more get `worker_busy`.")

@@ -6,7 +6,8 @@
     │   ├── JobFault                the job's own fault: never tried again
     │   │   ├── InvalidParams       AssetForbidden    AssetNotFound    AssetUnavailable
     │   │   ├── AssetTooLarge       AssetEmpty        AssetInvalid     AssetHasNoAudio
-    │   │   └── OutputTooLarge      JobTimeout        QueueTimeout     BudgetExhausted
+    │   │   ├── OutputTooLarge      JobTooLarge       JobTimeout       QueueTimeout
+    │   │   └── BudgetExhausted
     │   ├── WorkerFault             another try may succeed
     │   │   ├── WorkerOutdated      WorkerLost        WorkerError      WorkerDiskFull
     │   │   ├── EncodeFailed        GatewayUnreachable    UploadFailed     StorageFull
@@ -112,6 +113,10 @@ class AssetHasNoAudio(JobFault, code="asset_has_no_audio"):
 
 class OutputTooLarge(JobFault, code="output_too_large"):
     """The finished files would be larger than allowed."""
+
+
+class JobTooLarge(JobFault, code="job_too_large"):
+    """The job needs more memory than the worker allows."""
 
 
 class JobTimeout(JobFault, code="job_timeout"):

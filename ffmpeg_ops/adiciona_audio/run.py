@@ -75,6 +75,8 @@ class Plan:
 def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> dict[str, Any]:
     sources = Sources.probe(assets["url_video"], assets["url_audio"], work, mixed=params["mode"] == "mix")
     try:
+        if params["loop"]:
+            sources = sources.repeat(work)
         return _make(work, params, sources)
     except UnsteadySound as error:
         log.warning("sound.predecode_needed", reason=str(error))
@@ -171,6 +173,7 @@ def _graph(sources: Sources, params: Mapping[str, Any], length_s: float, sound_e
     original, original_input = sources.original, 0
     if original is not None and sources.original_file is not None:
         original, original_input = replace(original, index=0), 2
+    params = {**params, "loop": params["loop"] and not sources.repeated}
     sounds = Sounds(sources.sound, original, length_s, sound_end_s or length_s, original_input)
     if params["loudness"] is None:
         return graph(sounds, params)
@@ -218,6 +221,7 @@ def _encode(work: Work, plan: Plan, encoding: Encoding) -> dict[str, Any]:
         work,
         encoding,
         length_s=length_s,
+        pixels=stream.width * stream.height,
         megapixels=stream.megapixels(shown_s),
         sound_bytes=lambda: plan.sound_bytes(work),
     )

@@ -18,6 +18,7 @@ from wire.errors import AssetInvalid
 T = TypeVar("T")
 
 _LONG_FRAME_S = 0.04
+_REPEATED_IN_MEMORY_S = 60.0
 
 # Since FFmpeg 6, timestamps of these formats count from the first stream that is used.
 _COUNTED_FROM_USED_STREAMS = frozenset({"mpegts", "mpeg", "ogg"})
@@ -47,6 +48,8 @@ class Sources:
     predecoded: bool = False
     #: The file that `original` was decoded to.
     original_file: Path | None = None
+    #: Whether `audio` is read again and again, without end.
+    repeated: bool = False
     #: Decode errors met while decoding to files.
     errors: int = 0
     #: Warnings about files whose timestamps jump, of which `video` and `audio` are continuous copies.
@@ -67,14 +70,28 @@ class Sources:
 
     def predecode(self, max_s: float, work: Work) -> Sources:
         """These sources with `max_s` of the new sound, and the original where it is heard, decoded to files."""
-        audio, errors = predecode.decode(self.audio, self.sound, "new.w64", max_s, work)
-        original_file = None
+        sources = self if self.predecoded else self._predecoded_new(max_s, work)
+        errors, original_file = sources.errors, None
         if (original := self.original) is not None:
             needed_s = self.video_s + max(0.0, self.stream.start_s - original.start_s)
             original_file, more = predecode.decode(self.video, original, "original.w64", needed_s, work)
             errors += more
+        return replace(sources, original_file=original_file, errors=errors)
+
+    def repeat(self, work: Work) -> Sources:
+        """These sources for a new sound that is repeated; a long one is decoded to a file, which is read repeatedly.
+
+        The filter that repeats a short one keeps all of it in memory.
+        """
+        sound_s = self.sound.duration_s or self.audio_info.duration_s
+        if sound_s is not None and sound_s <= _REPEATED_IN_MEMORY_S:
+            return self
+        return replace(self._predecoded_new(self.video_s, work), repeated=True)
+
+    def _predecoded_new(self, max_s: float, work: Work) -> Sources:
+        audio, errors = predecode.decode(self.audio, self.sound, "new.w64", max_s, work)
         sound = replace(self.sound, index=0, codec=predecode.CODEC)
-        return replace(self, audio=audio, sound=sound, predecoded=True, original_file=original_file, errors=errors)
+        return replace(self, audio=audio, sound=sound, predecoded=True, errors=errors)
 
     @property
     def frame_s(self) -> float:
@@ -143,6 +160,7 @@ class Sources:
         limits = ffmpeg.DECODE_LIMITS if decoded else ffmpeg.INPUT_LIMITS
         video = [*offset, *video_options.input_options(self.info, self.stream), *limits, "-i", str(self.video)]
         until = [] if sound_end_s is None else ["-t", f"{sound_end_s:.6f}"]
+        until += ["-stream_loop", "-1"] if self.repeated else []
         new = [*_offset(self._sound_offset_s), *until, *ffmpeg.INPUT_LIMITS, "-i", str(self.audio)]
         if self.original is None or self.original_file is None:
             return [*video, *new]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ffmpeg_ops.engine import ffmpeg, output, process
 from ffmpeg_ops.engine.encoders import Encoder
-from ffmpeg_ops.engine.inspect import MediaInfo, VideoStream, each_packet
+from ffmpeg_ops.engine.inspect import MediaInfo, VideoStream
+from ffmpeg_ops.engine.packets import each
 from ffmpeg_ops.engine.pixels import to_one_size, to_yuv420p
 from ffmpeg_ops.operation import Work
 from wire.errors import AssetTooLarge
@@ -58,7 +59,7 @@ def packets(path: Path, stream: VideoStream, work: Work) -> list[Packet]:
         if flags and pts != "N/A" and len(found) <= MAX_PACKETS:
             found.append(Packet(float(pts) - stream.start_s, "K" in flags))
 
-    each_packet(path, ["pts_time", "flags"], on_packet, work, stream.index)
+    each(path, ["pts_time", "flags"], on_packet, work, stream.index)
     if len(found) > MAX_PACKETS:
         raise AssetTooLarge(f"url_video: the video has more than {MAX_PACKETS} frames.")
     return found

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from ffmpeg_ops.engine import inspect
+from ffmpeg_ops.engine import inspect, packets
 from ffmpeg_ops.engine.subtitles.cue import Cue
 from ffmpeg_ops.operation import Work
 
 SHORT_S = 0.201  # captions may begin and end so much too late: a frame of five a second, in whole milliseconds
+_TAIL_S = 0.4  # a long last frame gets so much: with B-frames, MP4 cannot say how long it is shown
 _MAX_GAPS = 200  # of which each is a part of a filter's expression
 
 
@@ -48,6 +49,8 @@ def filling(
     found = [(a, b) for a, b in pairwise(edges) if b - a > SHORT_S and (moving or _any_between(changes, a, b))]
     if not found:
         return None
+    if until_s - edges[-2] > SHORT_S and found[-1][1] < until_s:
+        found.append((max(edges[-2], until_s - _TAIL_S), until_s))
     everywhere = len(found) > _MAX_GAPS or sum(b - a for a, b in found) > until_s / 2
     return Filling(until_s, () if everywhere else tuple(found))
 
@@ -66,4 +69,4 @@ def frame_times(path: Path, info: inspect.MediaInfo, stream: inspect.VideoStream
     """When the frames of a video are shown, in seconds of the output; only the last one where there are no gaps."""
     if "mov" in info.formats and stream.constant_rate and stream.frame_rate > 1 / SHORT_S and stream.duration_s:
         return [stream.start_s - info.start_s + stream.duration_s - 1 / float(stream.frame_rate)]
-    return [time - info.start_s for time in inspect.frame_times(path, stream, work)]
+    return [time - info.start_s for time in packets.frame_times(path, stream.index, work)]

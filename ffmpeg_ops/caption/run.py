@@ -10,7 +10,7 @@ from typing import Any
 
 from ffmpeg_ops.caption import gaps
 from ffmpeg_ops.caption.gaps import Filling
-from ffmpeg_ops.engine import ffmpeg, inspect, joined, ladder, output
+from ffmpeg_ops.engine import ffmpeg, inspect, joined, ladder, output, packets
 from ffmpeg_ops.engine.encoders import Encoder
 from ffmpeg_ops.engine.encoding import Encoding
 from ffmpeg_ops.engine.pixels import even, to_one_size, to_yuv420p
@@ -59,8 +59,8 @@ def command(
     """FFmpeg's arguments. The filters contain no text from the client, because the script has a fixed name."""
     # The source's own time base, so that frames at a variable rate keep their exact timestamps.
     clock = ["-enc_time_base:v", str(stream.time_base)] if stream.time_base else []
-    if added is not None:  # the last frame would last as long as one of the source
-        each = f"setts=pts=PTS:dts=DTS:duration={1 / (_CLOCK * _RATE)}"
+    if added is not None:  # MP4 stores the duration of the last packet only
+        each = f"setts=pts=PTS:dts=DTS:duration='max(1,{round(added.until_s / _CLOCK)}-PTS)'"
         clock = ["-enc_time_base:v", str(_CLOCK), "-bsf:v", each]
     return [
         *ffmpeg.DECODE_LIMITS,
@@ -89,6 +89,7 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
         work,
         Encoding.of(params),
         length_s=length_s,
+        pixels=stream.width * stream.height,
         megapixels=stream.megapixels(length_s),
         sound_bytes=lambda: output.sound_bytes(video, info, length_s, work),
         decodes=True,
@@ -101,7 +102,7 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
     known = output.made(size, encoded.frames, length_s) if whole else None
     warnings += made.warnings
     stats = output.stats(work, made.stats, known, warnings=warnings, errors=encoded.errors)
-    written = stats["frames"] if added is None else inspect.count_frames(video, stream, work)
+    written = stats["frames"] if added is None else packets.count_frames(video, stream.index, work)
     output.require_frames(written or 0, video, stream, length_s, work)
     return stats
 
@@ -127,8 +128,9 @@ def _write_script(work: Work, cues: list[Cue], style: Look) -> list[str]:
     """Write the script and return warnings about text that cannot be drawn as requested."""
     sample = "".join(cue.text for cue in cues)[:_SAMPLE]
     fonts = Fonts(installed(), style.font, bold=style.bold, sample=sample)
-    (work.directory / SCRIPT).write_text(to_ass(cues, style, fonts, work.stop.check), encoding="utf-8")
-    warnings = []
+    warnings: list[str] = []
+    script = to_ass(cues, style, fonts, work.stop.check, warnings.append)
+    (work.directory / SCRIPT).write_text(script, encoding="utf-8")
     if fonts.family.lower() != style.font.lower():
         warnings.append(f"the font {style.font} is not installed; {fonts.family} was used")
     if fonts.missing:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from ffmpeg_ops.engine import inspect
+from ffmpeg_ops.engine import packets
 from ffmpeg_ops.operation import Work
 from wire.errors import OutputTooLarge
 
@@ -35,5 +35,5 @@ def packet_bytes(path: Path, index: int, work: Work, seconds: float | None = Non
         nonlocal size
         size += int(line.rstrip(",")) if line.rstrip(",").isdigit() else 0
 
-    inspect.each_packet(path, ["size"], on_packet, work, index, upto_s=seconds)
+    packets.each(path, ["size"], on_packet, work, index, upto_s=seconds)
     return size

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ffmpeg_ops.engine import orphans
 from ffmpeg_ops.engine.zygote import DATA_AT, MAX_REQUEST_BYTES, SIZE_BYTES, Returned
 from ffmpeg_ops.operation import Work
 from wire.errors import CODES, MAX_MESSAGE, JobError, JobFault, JobTimeout, WorkerError
@@ -103,8 +104,12 @@ def _call(zygote: _Zygote, request: bytes, work: Work, ends_at: float, data_byte
             with theirs:
                 zygote.send(request, theirs.fileno(), reply)
             try:
-                _received(control, work, ends_at)  # the process id
-                status = _received(control, work, ends_at)
+                process_id = _received(control, work, ends_at)
+                work.processes.add(process_id)
+                try:
+                    status = _received(control, work, ends_at)
+                finally:
+                    work.processes.discard(process_id)
             except JobError:
                 _kill(control, zygote)
                 raise
@@ -221,9 +226,10 @@ class _Zygote:
             raise _ZygoteLost from error
 
     def kill(self) -> None:
-        """Kill it and, by the kernel, its children."""
+        """Kill it and what it leaves to this process: its children, which the kernel kills, and what they started."""
         self._process.kill()
         self._process.wait()
+        orphans.kill()
         self.forget()
 
     def forget(self) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ffmpeg_ops.engine.encoding import QUALITIES
@@ -44,6 +46,9 @@ class Encoder:
     features: tuple[Feature, ...] = ()
     #: CPU encoders: megapixels a second and core, a rough figure.
     speed: float = 1.0
+    #: Returns FFmpeg's options that bound the encoder's memory for frames of so many pixels. By default encoders start
+    #: as many threads as the machine has cores, and every thread holds some frames.
+    bounds: Callable[[int], tuple[str, ...]] = lambda pixels: ()
     #: FFmpeg's options for the video that is read.
     input_options: tuple[str, ...] = ()
     #: One of QUALITIES.
@@ -70,6 +75,10 @@ class Encoder:
         kept = tuple(feature for feature in self.features if feature not in lacking)
         instead = tuple(word for feature in lacking for word in feature.instead)
         return replace(self, features=kept, options=(*self.options, *instead))
+
+    def for_frames_of(self, pixels: int) -> Encoder:
+        """The same encoder with its memory bounded for frames of so many pixels."""
+        return replace(self, options=(*self.options, *self.bounds(pixels)))
 
     def decoding(self) -> Encoder:
         """The same encoder, which gets its frames from the GPU's decoder."""
@@ -99,19 +108,42 @@ def _nvenc(codec: str, levels: tuple[int, ...], *more: str) -> Encoder:
     )
 
 
+_HD, _LARGE = 1_000_000, 4_000_000  # pixels from which memory has to be bounded
+
+
+def _x264_bounds(pixels: int) -> tuple[str, ...]:
+    # x264 alone needs 0.7 GB for 4096x2304, and with the 72 threads of a machine of 48 cores 3.8 GB.
+    most = max(1, 60_000_000 // pixels)
+    return ("-threads", str(most)) if most < 1.5 * (os.cpu_count() or 1) else ()
+
+
+def _x265_bounds(pixels: int) -> tuple[str, ...]:
+    # These are frames encoded at a time: the threads that share a frame cost little.
+    return ("-threads", "2") if pixels > _LARGE else ()
+
+
+def _svt_av1_bounds(pixels: int) -> tuple[str, ...]:
+    # SVT-AV1 alone needs 1.8 GB for 4096x2304 with a level of 2, and 6.5 GB with the default on 64 cores.
+    level = 2 if pixels > _LARGE else 4
+    return ("-svtav1-params", f"lp={level}") if pixels > _HD and level < (os.cpu_count() or 1) else ()
+
+
 _APPLE = ("-tag:v", "hvc1")  # Apple's players refuse HEVC under the other tag
 NVENC = _nvenc("h264", (28, 23, 19, 16), "-profile:v", "high")
 HEVC_NVENC = _nvenc("hevc", (31, 26, 22, 18), "-profile:v", "main", *_APPLE)
 AV1_NVENC = _nvenc("av1", (41, 33, 27, 22))
-X264 = Encoder("libx264", "cpu", ("-preset", "veryfast", "-profile:v", "high"), (28, 23, 19, 16), speed=18)
+X264 = Encoder(
+    "libx264", "cpu", ("-preset", "veryfast", "-profile:v", "high"), (28, 23, 19, 16), speed=18, bounds=_x264_bounds
+)
 X265 = Encoder(
     "libx265",
     "cpu",
     ("-preset", "veryfast", "-profile:v", "main", "-x265-params", "log-level=none", *_APPLE),
     (31, 26, 22, 18),
     speed=9,
+    bounds=_x265_bounds,
 )
-SVT_AV1 = Encoder("libsvtav1", "cpu", ("-preset", "10"), (45, 35, 28, 21), speed=17)
+SVT_AV1 = Encoder("libsvtav1", "cpu", ("-preset", "10"), (45, 35, 28, 21), speed=17, bounds=_svt_av1_bounds)
 # For what SVT-AV1 does not accept: sides of less than 64 pixels.
 AOM_AV1 = Encoder("libaom-av1", "cpu", ("-cpu-used", "8", "-row-mt", "1"), (45, 35, 28, 21), cap=("-b:v",), speed=3)
 LADDERS = {"h264": (NVENC, X264), "hevc": (HEVC_NVENC, X265), "av1": (AV1_NVENC, SVT_AV1, AOM_AV1)}

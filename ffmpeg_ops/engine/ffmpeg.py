@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import signal
 import time
@@ -27,7 +28,12 @@ FORMATS = (
 # The largest picture that is probed, 8192x8192, and the largest that is decoded: 4096x2304 and its padding.
 MAX_PROBED, MAX_DECODED = 8192 * 8192, 4160 * 2368
 INPUT_LIMITS = ("-protocol_whitelist", "file,pipe", "-format_whitelist", FORMATS, "-max_pixels", str(MAX_PROBED))
-DECODE_LIMITS = (*INPUT_LIMITS, "-max_pixels", str(MAX_DECODED))
+# FFmpeg's decoders start up to 16 threads, and every thread holds some frames.
+_DECODE_THREADS = 8
+DECODE_LIMITS = (
+    *(*INPUT_LIMITS, "-max_pixels", str(MAX_DECODED)),
+    *(("-threads", str(_DECODE_THREADS)) if (os.cpu_count() or 1) > _DECODE_THREADS else ()),
+)
 MAX_LENGTH_S = 4 * 3600
 OUTPUT_LIMITS = ("-t", str(MAX_LENGTH_S))  # a file may be longer than its header says, even endless
 _ENCODE = ("ffmpeg", "-hide_banner", "-nostdin", "-y", "-v", "repeat+level+warning", "-progress", "pipe:1")
@@ -47,6 +53,7 @@ _NO_DECODER = re.compile(r"Decoder \(codec \w+\) not found")
 _NOT_DECODED = re.compile(
     r"Error while decoding stream|Error submitting packet to decoder|Cannot determine format of input"
 )
+_NO_NUMBERS = "contains (near) NaN"
 _RESTARTED = "[warning] Queue input is backward in time"
 # Some encoders' timestamps are wrong in some releases of FFmpeg; the muxer then guesses others.
 _GUESSED_TIME = re.compile(r"Invalid DTS: .* replacing by guess")
@@ -241,6 +248,8 @@ def _failure(text: str, errors: int = 0) -> JobError:
 
     An input that cannot be decoded is the job's own fault: another worker could not decode it either.
     """
+    if _NO_NUMBERS in text:
+        return AssetInvalid("A file is damaged: its sound has values that are no numbers.", detail=text)
     if ENCODER_FAILED.search(text):
         return EncodeFailed(detail=text)
     if _NO_DECODER.search(text):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from array import array
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from ffmpeg_ops.engine import ffmpeg, process
+from ffmpeg_ops.engine import ffmpeg, packets, process
 from ffmpeg_ops.operation import Work
 from wire import sniffing
 from wire.errors import AssetHasNoAudio, AssetInvalid, AssetTooLarge, EncodeFailed
@@ -20,7 +19,8 @@ from wire.sniffing import sniff_file
 
 MAX_PICTURE, MAX_SIDE = 4096 * 2304, 16_384  # no H.264 encoder takes a longer side
 SOUND_RATES = range(2000, 768_001)  # resampling from a few samples a second takes gigabytes
-MAX_FRAMES = 1_000_000  # more than four hours at 60 frames a second
+MAX_CHANNELS = 64  # FFmpeg's filters take no more
+_GUESSED = 8  # channels of an unknown layout are taken for the usual one
 MIN_COMPLETE = 0.98  # the share of a damaged file that must be readable
 _ROUNDING_S = 0.1  # how much headers and packets may differ
 _IMAGES = frozenset({"mjpeg", "png", "bmp", "gif", "webp", "tiff"})
@@ -86,6 +86,13 @@ class AudioStream:
     start_s: float = 0.0
     #: FFmpeg's name of the codec's profile, `LC` for plain AAC.
     profile: str = ""
+    #: FFmpeg's name of the channel layout, empty when unknown.
+    layout: str = ""
+
+    @property
+    def is_mixable(self) -> bool:
+        """Whether FFmpeg knows, or guesses, which channel belongs where."""
+        return bool(self.layout) or self.channels <= _GUESSED
 
 
 @dataclass(frozen=True)
@@ -181,55 +188,6 @@ def audio_asset(path: Path, name: str, work: Work) -> tuple[MediaInfo, AudioStre
     return info, info.audio
 
 
-def count_frames(path: Path, stream: VideoStream, work: Work) -> int | None:
-    """How many frames of a stream are shown, counted by its packets; None when they cannot be read."""
-    count = 0
-
-    def on_packet(flags: str) -> None:
-        nonlocal count
-        count += bool(flags) and "D" not in flags
-
-    try:
-        each_packet(path, ["flags"], on_packet, work, stream.index)
-    except EncodeFailed:
-        return None
-    return count
-
-
-def frame_times(path: Path, stream: VideoStream, work: Work) -> array[float]:
-    """When the frames of a stream are shown, in order, by its packets: at most MAX_FRAMES of them."""
-    found = array("d")
-
-    def on_packet(line: str) -> None:
-        pts, dts, flags, *_ = f"{line},,,".split(",")
-        shown_s = _either(pts, dts)
-        if shown_s is not None and "D" not in flags and len(found) < MAX_FRAMES:
-            found.append(shown_s)
-
-    each_packet(path, ["pts_time", "dts_time", "flags"], on_packet, work, stream.index)
-    return array("d", sorted(found))
-
-
-def each_packet(
-    path: Path,
-    fields: Sequence[str],
-    consume: Callable[[str], object],
-    work: Work,
-    index: int | None = None,
-    *,
-    upto_s: float | None = None,
-) -> None:
-    """Pass the `fields` of every packet to `consume`, comma-separated, in ffprobe's own order.
-
-    Only stream `index` is read, or all of them, and only the first `upto_s` seconds, or everything.
-    """
-    selected = [] if index is None else ["-select_streams", str(index)]
-    selected += [] if upto_s is None else ["-read_intervals", f"%+{upto_s:.6f}"]
-    entries = ["-of", "csv=p=0", "-show_entries", f"packet={','.join(fields)}", *selected]
-    command = ["ffprobe", "-v", "error", *entries, *ffmpeg.INPUT_LIMITS, "-i", str(path)]
-    process.each_line_of(command, work, consume, timeout_s=work.limits.timeout_s)
-
-
 def is_decodable(path: Path, work: Work, stream: str = "v:0") -> bool:
     """Whether any frame can be decoded from the first packets of a stream, by default of the first video stream."""
     frames: list[str] = []
@@ -257,6 +215,8 @@ def _asset(path: Path, name: str, wanted: str, work: Work) -> MediaInfo:
     )
     if info.audio is not None and info.audio.sample_rate not in SOUND_RATES:
         raise AssetInvalid(f"{name}: a sample rate of {info.audio.sample_rate} Hz is not supported.")
+    if info.audio is not None and info.audio.channels > MAX_CHANNELS:
+        raise AssetInvalid(f"{name}: a sound of {info.audio.channels} channels is not supported.")
     return info
 
 
@@ -281,12 +241,12 @@ def _measured_s(path: Path, name: str, info: MediaInfo, index: int, work: Work) 
 
     def on_packet(line: str) -> None:
         stream, pts, dts, length, *_ = f"{line},,,".split(",")
-        if stream.isdigit() and (start := _either(pts, dts)) is not None:
+        if stream.isdigit() and (start := packets.shown_s(pts, dts)) is not None:
             starts[int(stream)] = min(starts[int(stream)], start)
-            ends[int(stream)] = max(ends[int(stream)], start + (number(length) or 0))
+            ends[int(stream)] = max(ends[int(stream)], start + (packets.number(length) or 0))
 
     try:
-        each_packet(path, ["stream_index", "pts_time", "dts_time", "duration_time"], on_packet, work)
+        packets.each(path, ["stream_index", "pts_time", "dts_time", "duration_time"], on_packet, work)
     except EncodeFailed:
         return None
     found_s = max(ends.values(), default=-math.inf)
@@ -362,6 +322,7 @@ def _audio(stream: Mapping[str, Any]) -> AudioStream:
         duration_s=_seconds(stream),
         start_s=_seconds(stream, "start_time") or 0.0,
         profile=stream.get("profile", ""),
+        layout=stream.get("channel_layout", ""),
     )
 
 
@@ -371,21 +332,7 @@ def _rotation(stream: Mapping[str, Any]) -> int:
 
 
 def _seconds(part: Mapping[str, Any], key: str = "duration") -> float | None:
-    return number(part.get(key, ""))
-
-
-def number(text: str) -> float | None:
-    """What ffprobe printed for a number; None where it is unknown."""
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _either(pts: str, dts: str) -> float | None:
-    """When a packet is shown: AVI has decoding times only."""
-    shown_s = number(pts)
-    return number(dts) if shown_s is None else shown_s
+    return packets.number(part.get(key, ""))
 
 
 def _rate(text: str | None) -> Fraction | None:

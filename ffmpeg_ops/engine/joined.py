@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ffmpeg_ops.engine import ffmpeg, inspect
+from ffmpeg_ops.engine import ffmpeg, packets
 from ffmpeg_ops.operation import Work
 from wire import sniffing
 from wire.errors import AssetInvalid, EncodeFailed
@@ -43,10 +43,10 @@ def _jumps(path: Path, work: Work) -> bool:
     def on_packet(line: str) -> None:
         nonlocal found
         kind, stream, dts, *_ = f"{line},,".split(",")
-        if kind not in {"video", "audio"} or (now := inspect.number(dts)) is None:
+        if kind not in {"video", "audio"} or (now := packets.number(dts)) is None:
             return
         found |= not -_BACK_S < now - previous.get(stream, now) < _AHEAD_S
         previous[stream] = now
 
-    inspect.each_packet(path, ["codec_type", "stream_index", "dts_time"], on_packet, work)
+    packets.each(path, ["codec_type", "stream_index", "dts_time"], on_packet, work)
     return found

@@ -14,7 +14,7 @@ from ffmpeg_ops.engine import bitrate, encoder_errors, ffmpeg, gpu, probe
 from ffmpeg_ops.engine.encoder_errors import Blame, Failure
 from ffmpeg_ops.engine.encoders import LADDERS, Encoder
 from ffmpeg_ops.engine.encoding import QUALITIES, Encoding
-from ffmpeg_ops.operation import Work
+from ffmpeg_ops.operation import MAX_SMALL, Work
 from wire.errors import AssetInvalid, EncodeFailed, EncoderUnsuitable, OutputTooLarge
 
 log = structlog.get_logger(__name__)
@@ -52,6 +52,7 @@ def encode(
     encoding: Encoding,
     *,
     length_s: float,
+    pixels: int,
     megapixels: float,
     sound_bytes: Callable[[], int] = lambda: 0,
     decodes: bool = False,
@@ -59,13 +60,16 @@ def encode(
 ) -> Made:
     """Run FFmpeg with the arguments that `command` returns for an encoder, on the first rung that succeeds.
 
-    `megapixels` is what all frames have together. While the GPU has no free session, it is retried for as long as the
-    CPU would take. `feed` makes standard input anew for every try; progress never goes back, and reaches 1 only with
-    a success. With `encoding.max_bytes` the output is at most that large; `sound_bytes`, called only then, returns how
-    many of them the sound takes. `decodes`: `command` uses the encoder's `input_options` for the video that it reads,
-    so that the GPU may decode it. Raises like `ffmpeg.encode`, OutputTooLarge for a video that cannot be made to fit,
-    and EncoderUnavailable without any encoder, or without the GPU where `work.requires_gpu`.
+    `pixels` is what one frame has, `megapixels` what all frames have together. While the GPU has no free session, it
+    is retried for as long as the CPU would take. `feed` makes standard input anew for every try; progress never goes
+    back, and reaches 1 only with a success. With `encoding.max_bytes` the output is at most that large; `sound_bytes`,
+    called only then, returns how many of them the sound takes. `decodes`: `command` uses the encoder's `input_options`
+    for the video that it reads, so that the GPU may decode it. Raises like `ffmpeg.encode`, OutputTooLarge for a video
+    that cannot be made to fit, and EncoderUnavailable without any encoder, or without the GPU where
+    `work.requires_gpu`.
     """
+    if pixels > MAX_SMALL:
+        work.large.set()
     whole, work = work, _monotonic(work)
     rates: list[int] = []
     if encoding.max_bytes is not None:
@@ -85,7 +89,8 @@ def encode(
     failed = _Failed(work)
     for encoder in _working(encoding.codec, failed, work, decodes=decodes):
         try:
-            encoded = _fitted(replace(encoder, quality=encoding.quality), run, work, rates, patience_s)
+            chosen = replace(encoder.for_frames_of(pixels), quality=encoding.quality)
+            encoded = _fitted(chosen, run, work, rates, patience_s)
         except (EncodeFailed, AssetInvalid) as error:
             failed.add(encoder, error)
             continue

@@ -9,7 +9,8 @@ from typing import Any
 
 import structlog
 
-from ffmpeg_ops.engine import bitrate, ffmpeg, inspect, mp4
+from ffmpeg_ops.engine import bitrate, ffmpeg, inspect, mp4, packets
+from ffmpeg_ops.engine.mixing.filters import FIRST_TWO
 from ffmpeg_ops.operation import Work, output_file
 from wire import media_types
 from wire.errors import AssetInvalid, EncodeFailed
@@ -34,7 +35,8 @@ def keep_audio(info: inspect.MediaInfo) -> list[str]:
     """Options that keep the sound: copied where every player supports it, otherwise as AAC."""
     if info.audio is None:
         return ["-an"]
-    aac = ["-af", f"aformat=channel_layouts={_PLAYED_LAYOUTS}", "-c:a", "aac", "-b:a", str(_aac_rate(info.audio))]
+    channels = f"aformat=channel_layouts={_PLAYED_LAYOUTS}" if info.audio.is_mixable else FIRST_TWO
+    aac = ["-af", channels, "-c:a", "aac", "-b:a", str(_aac_rate(info.audio))]
     return ["-map", f"0:{info.audio.index}", *(["-c:a", "copy"] if _is_played(info.audio) else aac)]
 
 
@@ -49,7 +51,7 @@ def sound_bytes(source: Path, info: inspect.MediaInfo, length_s: float, work: Wo
 
 def _aac_rate(audio: inspect.AudioStream) -> int:
     """Bits a second."""
-    return max(192_000, 64_000 * audio.channels)
+    return max(192_000, 64_000 * audio.channels if audio.is_mixable else 0)
 
 
 def _is_played(audio: inspect.AudioStream) -> bool:
@@ -73,7 +75,7 @@ def require_frames(made: int, source: Path, stream: inspect.VideoStream, length_
         return
     # Both figures may be too high, so the lower one counts: headers include frames that an edit list hides, packets may
     # be fields or frames that are never shown, and the length may be a guess.
-    counted = stream.frames or inspect.count_frames(source, stream, work) or 0
+    counted = stream.frames or packets.count_frames(source, stream.index, work) or 0
     expected = min(counted, round(length_s * stream.frame_rate))
     if made + _SLACK < inspect.MIN_COMPLETE * expected:
         log.info("source.damaged", frames=made, counted=counted, length_s=length_s, rate=str(stream.frame_rate))

@@ -89,7 +89,7 @@ def run(
     if reduced:
         log.warning("sandbox.reduced", command=command[0], reason=reduced)
     stdin = subprocess.DEVNULL if feed is None else subprocess.PIPE
-    with _started(limited, work.directory, stdin, reduced=bool(reduced)) as process:
+    with _started(limited, work, stdin, reduced=bool(reduced)) as process:
         threads = [_read(process.stdout, on_output), _read(process.stderr, on_error_line)]
         if feed is not None:
             threads.append(_write(process.stdin, feed, feed_errors))
@@ -179,15 +179,17 @@ def _limited(command: list[str], *, file_bytes: int, cpu_s: int) -> list[str]:
 
 
 @contextmanager
-def _started(command: list[str], directory: Path, stdin: int, *, reduced: bool) -> Iterator[subprocess.Popen[bytes]]:
+def _started(command: list[str], work: Work, stdin: int, *, reduced: bool) -> Iterator[subprocess.Popen[bytes]]:
     """Start the command, and kill the whole group at the end of the block.
 
     A process that waits in the kernel, as for a GPU that has died, cannot be killed. It is left with its pipes.
     """
-    process, parent = _spawn(command, directory, stdin, reduced=reduced)
+    process, parent = _spawn(command, work.directory, stdin, reduced=reduced)
+    work.processes.add(process.pid)
     try:
         yield process
     finally:
+        work.processes.discard(process.pid)
         _kill(process)
         parent.join(_KILL_S)
         orphans.kill()

@@ -54,6 +54,7 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
         work,
         Encoding.of(params),
         length_s=float(count / rate),
+        pixels=size[0] * size[1],
         megapixels=size[0] * size[1] * count / 1e6,
         feed=lambda: frames.render(loaded.pixels, loaded.boxes, size),
     )

@@ -46,9 +46,14 @@ class Shares:
 
 
 class ThreadLimits:
-    """Who holds how many threads. `waiting_per_key`: at most so many wait for the jobs of one key; 0: half of them."""
+    """Who holds how many threads. `threads`: how many requests are worked on at once.
 
-    def __init__(self, waiting_per_key: int = 0) -> None:
+    `waiting_per_key`: at most so many wait for the jobs of one key; 0: half of all that may.
+    """
+
+    def __init__(self, threads: int, waiting_per_key: int = 0) -> None:
+        #: Held by transfers while they do not wait for their client: they are worked on besides other requests.
+        self.moving = threading.BoundedSemaphore(max(1, threads // 4))
         self.waiting = Shares(WAITING, waiting_per_key or WAITING // 2)
         self.transfers = Transfers(TRANSFERS)
         self.in_progress = Shares(AWAY, IN_PROGRESS_PER_KEY)

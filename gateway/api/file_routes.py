@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from contextlib import ExitStack
 from typing import Any
 
 import structlog
@@ -14,6 +14,7 @@ from werkzeug.exceptions import ClientDisconnected
 from werkzeug.wsgi import ClosingIterator
 
 from common.clock import to_rfc3339
+from common.http_server import away
 from gateway.access.rate_limits import address_of
 from gateway.api.blueprint import Blueprint
 from gateway.domain import ids
@@ -125,11 +126,23 @@ def _send(key: str, signature: str) -> Response:
     _bind_ids(key)
     # Uploads are fetched by workers. Videos are fetched by clients, and need no key.
     holder = _owner(key), None if key.startswith("uploads/") else address_of(request.remote_addr)
-    if not here.thread_limits.transfers.take(*holder):
-        raise TransfersBusy
+    with ExitStack() as held:
+        if not held.enter_context(here.thread_limits.transfers.held(*holder)):
+            raise TransfersBusy
+        held.enter_context(away(here.thread_limits.moving))
+        response = _file(key)
+        # Until the last byte was sent or the client left. `call_on_close` is not called for responses that are passed
+        # through.
+        response.response = ClosingIterator(response.response, held.pop_all().close)  # type: ignore[arg-type]
+    response.cache_control.private = True  # a caching proxy would serve files after their URL has expired
+    return response
+
+
+def _file(key: str) -> Response:
+    """The response with the file. Raises NotFound or StorageUnavailable."""
     try:
         mime = mime_of(key)
-        response = send_file(
+        return send_file(
             _local().path(key),
             mimetype=mime,
             as_attachment=mime == ANY_MIME,  # uploads of clients must not be shown as pages
@@ -137,19 +150,10 @@ def _send(key: str, signature: str) -> Response:
             conditional=True,
             max_age=0,
         )
-    except BaseException as error:
-        here.thread_limits.transfers.give_back(*holder)
-        if isinstance(error, FileNotFoundError | ValueError):
-            raise NotFound("The file does not exist or was removed.") from error
-        if isinstance(error, OSError):
-            raise StorageUnavailable(f"the disk: {error.strerror}") from error
-        raise
-    # Hold the thread until the last byte was sent or the client left. `call_on_close` is not called for responses that
-    # are passed through.
-    release = partial(here.thread_limits.transfers.give_back, *holder)
-    response.response = ClosingIterator(response.response, release)  # type: ignore[arg-type]
-    response.cache_control.private = True  # a caching proxy would serve files after their URL has expired
-    return response
+    except (FileNotFoundError, ValueError) as error:
+        raise NotFound("The file does not exist or was removed.") from error
+    except OSError as error:
+        raise StorageUnavailable(f"the disk: {error.strerror}") from error
 
 
 def _receive(key: str, signature: str) -> Response:
@@ -217,7 +221,8 @@ def _store(
     if not taken:
         raise TransfersBusy
     chunks = _body(length, check)
-    here.storage.write(key, _media(chunks) if sniffed else chunks, length)
+    with away(here.thread_limits.moving):
+        here.storage.write(key, _media(chunks) if sniffed else chunks, length)
     return length
 
 

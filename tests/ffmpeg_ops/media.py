@@ -150,6 +150,18 @@ def with_tracks(media: Media, default: int, *unknown: int) -> Path:
     return path
 
 
+def recorded(media: Media, channels: int, seconds: float = 1.0) -> Path:
+    """A WAV whose header does not say where its channels belong: 500 Hz in the first, 1300 Hz in the others."""
+    times = np.arange(round(48000 * seconds)) / 48000
+    waves = [0.2 * np.sin(2 * np.pi * (500 if i == 0 else 1300) * times) for i in range(channels)]
+    path = media.folder / f"recorded-{channels}.wav"
+    samples = (np.stack(waves, axis=1) * 32767).astype("<i2").tobytes()
+    form = struct.pack("<IHHIIHH", 16, 1, channels, 48000, 96000 * channels, 2 * channels, 16)
+    body = b"WAVEfmt " + form + b"data" + struct.pack("<I", len(samples)) + samples
+    path.write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+    return path
+
+
 def broadcasts(media: Media, *begin_s: int) -> Path:
     """A transport stream of parts of one second joined byte by byte, whose timestamps begin at these times."""
     source = f"-i {media.video().name} -c copy"

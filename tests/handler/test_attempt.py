@@ -21,6 +21,7 @@ from scripts.stack import free_port
 from tests.handler.support import EVENT_TOKEN, FOREVER_S, Gateway, Job, deaf_server
 from tests.servers import FileServer, RawServer, Reply
 from wire.envelope import EventSchema, ResultSchema, StatsSchema
+from wire.errors import JobTooLarge
 
 SECRET = "s3cret"
 
@@ -303,4 +304,13 @@ def test_an_unexpected_error_or_a_full_disk_is_the_worker_s_fault(
 @pytest.mark.parametrize("file", ["captions.srt", "page.html"])
 def test_nothing_is_left_behind(caption: Job, settings: Settings, files: FileServer, file: str) -> None:
     caption.ended(url_srt=files.url(f"/{file}"), delivery=None)
+    assert list(settings.work_dir.glob("attempt-*")) == []
+
+
+def test_a_job_that_takes_too_much_memory_ends_for_good(each: Job, gateway: Gateway, settings: Settings) -> None:
+    each.settings = replace(each.settings, worker_max_memory_bytes=1_000_000)
+    error = each.error()
+    assert isinstance(error, JobTooLarge) and "0.0005 GB" in error.message
+    assert gateway.milestones == ["started", "failed"]
+    assert gateway.events[-1]["error"]["retryable"] is False
     assert list(settings.work_dir.glob("attempt-*")) == []

@@ -36,6 +36,13 @@ def test_an_invalid_origin_is_named(entry: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
+def test_a_limit_of_memory_that_no_job_can_keep_is_refused() -> None:
+    assert read(Settings, {}).worker_max_memory_bytes == 3_000_000_000
+    for wrong in ("1000000", "3 GB", "-1"):
+        with pytest.raises(SettingsError, match="WORKER_MAX_MEMORY_BYTES"):
+            read(Settings, {"WORKER_MAX_MEMORY_BYTES": wrong})
+
+
 def test_all_mistakes_are_reported_together_without_the_secrets() -> None:
     wrong = {"WORKER_PORT": "0", "WORKER_CONCURRENCY": "99", "SESSION_TOKEN": "tooshort", "LOG_LEVEL": "loud"}
     with pytest.raises(SettingsError) as caught:

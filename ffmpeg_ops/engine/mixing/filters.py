@@ -15,6 +15,7 @@ LIMITER = "alimiter=limit=0.89:attack=5:release=80:level=0:latency=1"
 # Peaks between samples are higher than the samples, and AAC adds a little: hence the oversampling and the 1.5 dB of
 # headroom.
 _TRUE_PEAK_LIMITER = f"aresample={4 * RATE},alimiter=limit=0.84:attack=5:release=80:level=0:latency=1,aresample={RATE}"
+FIRST_TWO = "pan=stereo|c0=c0|c1=c1"
 _DUCKING = "sidechaincompress=threshold=0.02:ratio=6:attack=15:release=350"
 _ENDLESS = 2**31 - 1
 _ENCODER_DELAY_S = 0.06
@@ -56,6 +57,8 @@ def on_time(stream: AudioStream) -> str:
 
 
 def _stereo(stream: AudioStream) -> str:
+    if not stream.is_mixable:
+        return FIRST_TWO
     return "pan=stereo|c0=c0|c1=c0" if stream.channels == 1 else "aformat=channel_layouts=stereo"  # aformat: −3 dB
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import random
-import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,24 +11,23 @@ from itertools import pairwise
 
 from PIL import Image, ImageFile
 
-_one_at_a_time = threading.Lock()  # Pillow's switch is a global variable
 _TAILS = (bytes(1 << 20), random.Random(0).randbytes(1 << 20))
 _INKS = (0, 128)
 _RIFF_HEADER, _CHUNK_HEADER = 12, 8
 _WEBP_PICTURES = frozenset({b"VP8 ", b"VP8L"})
 
 
-def decode(content: bytes, formats: tuple[str, ...]) -> tuple[Image.Image, float]:
+def decode(content: bytes, formats: tuple[str, ...], max_pixels: int) -> tuple[Image.Image, float]:
     """The image as far as it goes, and the share of its lines that are there.
 
     It is decoded twice, with something else in place of what is missing: the lines that differ are not there. Raises
-    what Pillow raises when nothing can be decoded.
+    what Pillow raises when nothing can be decoded, and OSError past `max_pixels`, before decoding.
     """
     with _tolerant():
         if content.startswith(b"RIFF"):
-            tries = (_opened(_extended(content, tail), formats) for tail in _TAILS)
+            tries = (_opened(_extended(content, tail), formats, max_pixels) for tail in _TAILS)
         else:
-            tries = (_filled(_opened(content, formats), ink) for ink in _INKS)
+            tries = (_filled(_opened(content, formats, max_pixels), ink) for ink in _INKS)
         first, image = _checksums(next(tries)), next(tries)
         second = _checksums(image)
     there = sum(a == b for a, b in zip(first, second, strict=True))
@@ -38,16 +36,18 @@ def decode(content: bytes, formats: tuple[str, ...]) -> tuple[Image.Image, float
 
 @contextmanager
 def _tolerant() -> Iterator[None]:
-    with _one_at_a_time:
-        ImageFile.LOAD_TRUNCATED_IMAGES = True
-        try:
-            yield
-        finally:
-            ImageFile.LOAD_TRUNCATED_IMAGES = False
+    ImageFile.LOAD_TRUNCATED_IMAGES = True  # of the whole process, which decodes nothing else
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
-def _opened(content: bytes, formats: tuple[str, ...]) -> Image.Image:
-    return Image.open(io.BytesIO(content), formats=formats)
+def _opened(content: bytes, formats: tuple[str, ...], max_pixels: int) -> Image.Image:
+    image = Image.open(io.BytesIO(content), formats=formats)
+    if image.width * image.height > max_pixels:
+        raise OSError("the image is too large")
+    return image
 
 
 def _filled(image: Image.Image, ink: int) -> Image.Image:

@@ -35,6 +35,7 @@ _LEVEL = 1.16
 _SLACK = 128
 _TOLERANCE = 0.015
 _LEFT_SITED = -0.25
+_AT_ONCE_PIXELS = 100_000_000  # of all frames that are rendered at a time: 12 of 4K
 
 # R'G'B' of 0..255 to Y'CbCr of BT.709 in limited range; the last column is the offset.
 _KR, _KB = 0.2126, 0.0722
@@ -70,7 +71,7 @@ def render(pixels: Plane, boxes: list[Box], frame: tuple[int, int]) -> Iterator[
     `pixels` is the image as RGB: rows, columns, channels.
     """
     cv2.setNumThreads(1)  # whole frames in parallel scale better than parts of one
-    workers = len(os.sched_getaffinity(0))
+    workers = max(1, min(len(os.sched_getaffinity(0)), _AT_ONCE_PIXELS // (frame[0] * frame[1])))
     with ThreadPoolExecutor(workers) as pool:
         camera = _Camera(pixels, boxes, frame)
         ahead: deque[Future[bytes]] = deque()

@@ -7,7 +7,7 @@ import math
 import random
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +20,16 @@ from wire.errors import AssetInvalid, AssetTooLarge, JobError
 from wire.sniffing import sniff_file
 
 MAX_PIXELS = 100_000_000
+MAX_COPIED_PIXELS = 50_000_000  # of formats of which Pillow holds several copies while it decodes them
 MAX_SCANS = 100
 MIN_COMPLETE = 0.98  # the share of its lines that an image which is cut off must still have
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF")
+_COPIED = frozenset({"WEBP", "AVIF"})
+_TOLERANT_FORMATS = tuple(name for name in _FORMATS if name != "JPEG")  # which has limits of its own
 _NAMES = frozenset(name.lower() for name in _FORMATS)  # as sniffing has them
 # Larger JPEGs are decoded at a half, a quarter or an eighth of their size where that is enough, to save memory.
 _DRAFT_PIXELS = 30_000_000
-_STRIP = 512
+_STRIP_PIXELS = 5_000_000
 # A marker in a JPEG. In coded data, FF is followed by a zero or a restart marker instead.
 _MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
@@ -61,8 +64,9 @@ def load(path: Path, name: str, factor: Factor) -> Loaded:
     """
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise AssetTooLarge(f"{name}: the image has more than {MAX_PIXELS // 1_000_000} megapixels.")
+            most = MAX_COPIED_PIXELS if image.format in _COPIED else MAX_PIXELS
+            if image.width * image.height > most:
+                raise AssetTooLarge(f"{name}: the image has more than {most // 1_000_000} megapixels.")
             if isinstance(image, JpegImageFile):
                 return _load_jpeg(path.read_bytes(), image, name, factor)
             return _loaded(image, factor)
@@ -70,8 +74,9 @@ def load(path: Path, name: str, factor: Factor) -> Loaded:
         raise AssetTooLarge(f"{name}: the image has more than {MAX_PIXELS // 1_000_000} megapixels.") from error
     except UnidentifiedImageError as error:
         found = sniff_file(path)
-        wrong = "that is cut off or damaged" if found.name in _NAMES else "not a readable image"
-        raise AssetInvalid(f"{name}: the file is {found.label}, {wrong}.", detail=repr(error)) from error
+        if found.name in _NAMES:
+            return _load_damaged(path.read_bytes(), name, factor, error)
+        raise AssetInvalid(f"{name}: the file is {found.label}, not a readable image.") from error
     except MemoryError as error:
         raise AssetTooLarge(f"{name}: the image needs more memory than the worker allows.") from error
     except JobError:
@@ -96,7 +101,7 @@ def _load_jpeg(content: bytes, image: Image.Image, name: str, factor: Factor) ->
 
 def _load_damaged(content: bytes, name: str, factor: Factor, why: Exception) -> Loaded:
     try:
-        image, share = cut_off.decode(content, _FORMATS)
+        image, share = cut_off.decode(content, _TOLERANT_FORMATS, MAX_PIXELS)
     except Exception as error:
         raise AssetInvalid(f"{name}: the image is cut off or damaged.", detail=repr(why)) from error
     if share < MIN_COMPLETE:
@@ -174,29 +179,38 @@ def _scans(content: bytes) -> tuple[int, bool]:
 def _eight_bit(image: Image.Image) -> Image.Image:
     """The image as opaque L, RGB or CMYK of 8 bits."""
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_to_bytes(np.asarray(image)))
+        return _grey(image)
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
         return _on_white(image)
     return image if image.mode in {"L", "RGB", "CMYK"} else image.convert("RGB")
 
 
-def _to_bytes(values: np.ndarray) -> np.ndarray:
+def _grey(image: Image.Image) -> Image.Image:
     """Convert grey of 16 bits, or of any other depth, to 8 bits."""
-    if values.dtype == np.uint16:
-        return (values >> 8).astype(np.uint8)
-    highest = float(values.max(initial=1))
+    highest = max(float(np.asarray(strip).max()) for _, strip in _strips(image))
     full = 1.0 if highest <= 1 else 255.0 if highest <= 255 else 65535.0
-    return np.clip(values / full * 255, 0, 255).astype(np.uint8)
+    grey = Image.new("L", image.size)
+    for top, strip in _strips(image):
+        values = np.asarray(strip)
+        shorter = values >> 8 if values.dtype == np.uint16 else np.clip(values / full * 255, 0, 255)
+        grey.paste(Image.fromarray(shorter.astype(np.uint8)), (0, top))
+    return grey
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """Flatten alpha onto white, in strips: copies of a large image would not fit in a job's memory."""
+    """Flatten alpha onto white."""
     opaque = Image.new("RGB", image.size)
-    for top in range(0, image.height, _STRIP):
-        strip = image.crop((0, top, image.width, min(top + _STRIP, image.height))).convert("RGBA")
+    for top, strip in _strips(image):
         white = Image.new("RGBA", strip.size, "white")
-        opaque.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
+        opaque.paste(Image.alpha_composite(white, strip.convert("RGBA")).convert("RGB"), (0, top))
     return opaque
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """The image in strips with their tops: copies of a whole large image would not fit in a job's memory."""
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
 def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:

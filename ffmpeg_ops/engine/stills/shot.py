@@ -15,8 +15,8 @@ from ffmpeg_ops.engine.stills.camera import Box, Move
 from ffmpeg_ops.operation import Work
 from wire.errors import AssetInvalid, JobTimeout
 
-# A WebP of a hundred megapixels needs two gigabytes. Whatever takes longer was made to.
-MEMORY_BYTES = 2_300_000_000
+# With the worker it stays below 1.5 GB. Whatever takes longer was made to.
+MEMORY_BYTES = 1_300_000_000
 TIMEOUT_S = 120
 _MAX_SIDE = 1_000_000
 _MAX_DATA_BYTES = 600_000_000

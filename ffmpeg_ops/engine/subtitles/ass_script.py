@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import pysubs2
 
+from ffmpeg_ops.engine.subtitles.crowding import Drawn, with_room
 from ffmpeg_ops.engine.subtitles.cue import Cue
 from ffmpeg_ops.engine.subtitles.fonts import Fonts
 from ffmpeg_ops.engine.subtitles.lines import Limit, Line, Word, in_parts, lay_out
@@ -22,20 +23,34 @@ _ROWS = {"bottom": 1, "middle": 4, "top": 7}  # the alignment of their left corn
 _STAYS_LIT_MS = 300  # a word stays highlighted over shorter pauses
 
 
-def to_ass(cues: Iterable[Cue], look: Look, fonts: Fonts, check: Callable[[], object] = lambda: None) -> str:
-    """An ASS script for one frame size, with one style. `check` is called for every cue and may raise."""
+def to_ass(
+    cues: Iterable[Cue],
+    look: Look,
+    fonts: Fonts,
+    check: Callable[[], object] = lambda: None,
+    warn: Callable[[str], object] = lambda text: None,
+) -> str:
+    """An ASS script for one frame size, with one style. `check` is called for every cue and may raise.
+
+    Captions without room in the frame beside others are left out, and `warn` is told.
+    """
     script = pysubs2.SSAFile()
     size = {"PlayResX": str(look.width), "PlayResY": str(look.height)}
     script.info.update({**size, "ScaledBorderAndShadow": "yes", "WrapStyle": "0"})
     script.styles["Default"] = _style(look, fonts)
     limit = Limit(look.line_width / look.size, look.line_length, fonts.width)
+    drawn: list[Drawn] = []
     for cue in cues:
         check()
         lines = lay_out(cue, limit, upper_case=look.upper_case)
         for part, its_lines in in_parts(cue, lines, look.max_lines) if lines else ():
             text = _text(part, its_lines, look, fonts)
             if text and part.end_ms > max(0, part.start_ms):
-                script.append(pysubs2.SSAEvent(start=max(0, part.start_ms), end=part.end_ms, text=text))
+                event = pysubs2.SSAEvent(start=max(0, part.start_ms), end=part.end_ms, text=text)
+                drawn.append(Drawn(event, len(its_lines) * look.size))
+    script.events = with_room(drawn, look.height)
+    if left_out := len(drawn) - len(script.events):
+        warn(f"{left_out} captions have no room in the frame beside others; left out")
     return script.to_string("ass")
 
 

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from ffmpeg_ops.engine import probe
-from tests.ffmpeg_ops.adiciona_audio.listen import add, length_s
+from tests.ffmpeg_ops.adiciona_audio.listen import add, length_s, level_db, wave
 from tests.ffmpeg_ops.media import (
     Media,
     VideoWork,
     frame_count,
     frames,
     packets_md5,
+    recorded,
     run,
     samples_of,
     stream,
@@ -112,3 +113,23 @@ def test_wrong_assets_are_refused_by_name(media: Media, work: VideoWork) -> None
         path.write_bytes(content)
         with pytest.raises(AssetInvalid, match="url_audio"):
             run("adicionaAudio", work, url_video=media.video(), url_audio=path)
+
+
+@pytest.mark.parametrize("channels", [9, 64])
+def test_of_channels_that_nobody_can_place_the_first_two_are_heard(
+    channels: int, media: Media, work: VideoWork
+) -> None:
+    add(work, media.video(), recorded(media, channels))
+    heard = wave(work.video)
+    assert level_db(heard, 500, 0.2, 0.8) == pytest.approx(-14, abs=1)
+    assert level_db(heard, 1300, 0.2, 0.8) < -40
+
+
+def test_sound_that_no_player_takes_is_refused(media: Media, work: VideoWork) -> None:
+    with pytest.raises(AssetInvalid, match="url_audio: a sound of 65 channels is not supported"):
+        add(work, media.video(), recorded(media, 65))
+    broken = np.full(48000, np.nan, "<f4").tobytes()
+    raw = media.folder / "broken.raw"
+    raw.write_bytes(broken)
+    with pytest.raises(AssetInvalid, match="no numbers"):
+        add(work, media.video(), media.made("broken.wav", f"-f f32le -ar 48000 -i {raw.name} -c:a pcm_f32le"))

@@ -38,6 +38,12 @@ def test_other_gaps_get_none() -> None:
     assert found(every_tenth(*pauses), (1000, 5000), moving=True) == Filling(10.0, ((2.0, 4.0),))
 
 
+def test_a_long_last_frame_is_repeated_near_the_end() -> None:
+    assert found(every_tenth((8, 11)), (500, 9000)) == Filling(10.0, ((8.0, 10.0),))
+    pauses = every_tenth((2, 4), (8, 11))
+    assert found(pauses, (3000, 20_000)) == Filling(10.0, ((2.0, 4.0), (9.6, 10.0)))
+
+
 def test_where_most_of_a_video_is_gaps_frames_are_added_everywhere() -> None:
     assert found([0, 4, 8], (1000, 2000), (5000, 6000)) == Filling(10.0)
     assert found([0], (1000, 2000)) == Filling(10.0)

@@ -187,6 +187,19 @@ def test_captions_are_seen_where_the_video_has_no_frames(
     assert float(stream(work.video, "video")["duration"]) == pytest.approx(8, abs=0.1)
 
 
+@pytest.mark.parametrize(("rate", "last"), [("1/4", 7.9), ("3", 2.9), ("25", 2.9)])
+def test_a_last_frame_to_which_none_is_added_stays_as_long(
+    rate: str, last: float, media: Media, work: VideoWork
+) -> None:
+    seconds = 8 if rate == "1/4" else 3
+    source = f"-f lavfi -i color=gray:size=160x90:rate={rate}:duration={seconds} -pix_fmt yuv420p"
+    pause = "-vf select=not(between(t\\,0.5\\,1.5)) -fps_mode vfr" if rate == "25" else ""
+    stats = run_on(work, media.made(f"stays-{rate.replace('/', '_')}.mp4", f"{source} {pause}"), srt((0.1, 1000, "a")))
+    run_on(work, media.folder / f"stays-{rate.replace('/', '_')}.mp4", srt((0.6, last, "a")))
+    for found in (stats["duration_s"], float(stream(work.video, "video")["duration"])):
+        assert found == pytest.approx(seconds, abs=0.05)
+
+
 def test_a_sparse_video_that_is_cut_off_is_still_refused(media: Media, work: VideoWork) -> None:
     """The frames that are added do not count as its own."""
     source = (

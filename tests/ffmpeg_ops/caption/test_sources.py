@@ -18,6 +18,7 @@ from tests.ffmpeg_ops.media import (
     frame_times,
     frames,
     packets_md5,
+    recorded,
     run,
     samples_of,
     stream,
@@ -103,6 +104,13 @@ def test_surround_becomes_aac_in_a_layout_that_every_player_has(
     caption(work, video)
     made = stream(work.video, "audio")
     assert (made["codec_name"], made["channel_layout"]) == ("aac", layout)
+
+
+def test_of_channels_that_nobody_can_place_two_are_kept(media: Media, work: VideoWork) -> None:
+    """A recorder's sixteen inputs: FFmpeg cannot mix them down, because it does not know where they belong."""
+    sound = media.made("inputs.mkv", f"-i {recorded(media, 16).name} {SECOND} {X264} -c:a pcm_s16le")
+    caption(work, sound)
+    assert stream(work.video, "audio")["channel_layout"] == "stereo"
 
 
 def test_the_default_sound_track_is_kept(media: Media, work: VideoWork) -> None:

@@ -56,6 +56,12 @@ def leave(arguments: Mapping[str, Any]) -> Returned:
     os._exit(arguments["status"])
 
 
+def hold(arguments: Mapping[str, Any]) -> Returned:
+    held = bytearray(b"1") * arguments["bytes"]
+    time.sleep(600)
+    return {"size": len(held)}, ()
+
+
 def allocate(arguments: Mapping[str, Any]) -> Returned:
     return {"size": len(bytearray(arguments["bytes"]))}, ()
 

@@ -353,6 +353,36 @@ def test_a_worker_that_is_killed_leaves_no_process(work: Work) -> None:
         eventually(lambda: not any(alive(pid) for pid in processes), STOP_S)
 
 
+ADOPTING = """
+import os, signal, sys, threading
+from pathlib import Path
+from ffmpeg_ops.engine import confined, orphans
+from ffmpeg_ops.operation import Work
+from tests.ffmpeg_ops.engine import confined_functions, test_confined
+from tests.handler.support import children
+from tests.servers import eventually
+orphans.adopt()
+work = Work(Path(sys.argv[1]))
+before = set(children(os.getpid()))
+call = test_confined.Running(work, confined_functions.have_children, returns=False)
+(child,) = call.children
+eventually(lambda: len(children(child)) == 2)
+os.kill(confined.start(), signal.SIGKILL)
+eventually(lambda: set(children(confined.start())) - call.children)  # the call is repeated
+work.stop.set(test_confined.Cancelled())
+call.ended()
+eventually(lambda: set(children(os.getpid())) - before == {confined.start()})
+print("alone")
+"""
+
+
+def test_a_worker_buries_what_its_killed_zygote_has_left(work: Work) -> None:
+    """Its children, and what they had started, become the worker's own, in production."""
+    command = [sys.executable, "-c", ADOPTING, str(work.directory)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.stdout == "alone\n", done.stderr
+
+
 def test_a_forked_process_has_a_zygote_of_its_own(work: Work) -> None:
     """Else it would keep the first one's socket open, and with it that zygote."""
     first = zygote()

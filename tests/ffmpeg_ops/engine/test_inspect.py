@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ffmpeg_ops.engine import inspect, process
+from ffmpeg_ops.engine import inspect, packets, process
 from ffmpeg_ops.operation import Work
 from tests.ffmpeg_ops.media import Media, with_tracks
 from wire.errors import AssetHasNoAudio, AssetInvalid, JobFault, WorkerError
@@ -149,7 +149,7 @@ def test_an_avi_that_is_cut_off_is_told_from_one_that_drops_frames(
     assert "the file is cut off" in refusal(fake, work)
     drops = media.made("drops.avi", f"{some} -vf select=lt(t\\,1)+gt(t\\,3) -fps_mode vfr")
     _, video = inspect.video_asset(drops, "url_video", work)
-    assert video.duration_s == 4 and inspect.count_frames(drops, video, work) == 49
+    assert video.duration_s == 4 and packets.count_frames(drops, video.index, work) == 49
 
 
 @pytest.mark.parametrize(("head", "name"), [(b"fLaC", "FLAC audio"), (b"RIFF\0\0\0\0WAVE", "WAV audio")])

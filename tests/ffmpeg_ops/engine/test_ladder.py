@@ -214,7 +214,7 @@ def test_a_slow_feed_is_no_stall_of_the_gpu(gpu: Gpu, work: Work, monkeypatch: p
         raw = ["-f", "rawvideo", "-pix_fmt", "yuv420p", "-video_size", "64x64", "-i", "pipe:0"]
         return [*raw, *encoder.arguments, "-f", "mp4", "output-video.mp4"]
 
-    made = ladder.encode(command, work, Encoding(), length_s=1, megapixels=1, feed=slow_feed)
+    made = ladder.encode(command, work, Encoding(), length_s=1, pixels=1, megapixels=1, feed=slow_feed)
     assert (made.encoder.name, made.encoded.frames, made.warnings) == ("h264_nvenc", 4, ())
 
 
@@ -283,7 +283,7 @@ def test_a_bad_input_is_not_tried_on_another_encoder(gpu: Gpu, work: Work) -> No
         return ["-i", "nothing.mp4", *encoder.arguments, "-f", "mp4", "output-video.mp4"]
 
     with pytest.raises(EncodeFailed) as caught:
-        ladder.encode(command, work, Encoding(), length_s=1, megapixels=1)
+        ladder.encode(command, work, Encoding(), length_s=1, pixels=1, megapixels=1)
     assert "nothing.mp4" in (caught.value.detail or "") and tried == ["h264_nvenc"]
 
 

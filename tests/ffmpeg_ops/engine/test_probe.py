@@ -82,7 +82,7 @@ def test_without_any_encoder_the_worker_is_to_blame(codec: str, monkeypatch: pyt
     for module in (probe, ladder):
         monkeypatch.setattr(module, "LADDERS", {codec: (MISSPELT, MISSPELT)})
     with pytest.raises(EncoderUnavailable, match=codec) as caught:
-        ladder.encode(lambda encoder: [], work, Encoding(codec), length_s=1, megapixels=1)
+        ladder.encode(lambda encoder: [], work, Encoding(codec), length_s=1, pixels=1, megapixels=1)
     assert caught.value.retryable
     with pytest.raises(EncoderUnavailable, match=codec):
         probe.best(codec)

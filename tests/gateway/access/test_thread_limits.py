@@ -33,7 +33,7 @@ def test_one_name_holds_no_more_than_its_share() -> None:
 
 @pytest.mark.parametrize(("per_key", "expected"), [(0, WAITING // 2), (3, 3)])
 def test_one_key_may_wait_for_so_many_jobs(per_key: int, expected: int) -> None:
-    limits = ThreadLimits(per_key)
+    limits = ThreadLimits(16, per_key)
     with ExitStack() as stack:
         found = [stack.enter_context(limits.waiting.held("a")) for _ in range(expected + 5)]
     assert found == [True] * expected + [False] * 5

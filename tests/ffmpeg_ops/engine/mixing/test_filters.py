@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ffmpeg_ops.adiciona_audio import sources
 from tests.ffmpeg_ops.adiciona_audio.listen import RATE, Wave, add, level_db, loudness, tone, wave, with_sound
 from tests.ffmpeg_ops.media import Media, VideoWork, packets_md5, stream, streams
 
@@ -68,11 +69,33 @@ def test_a_short_sound_fades_out_where_it_ends(media: Media, video: Any, work: V
     assert level_db(heard, NEW, 2.1, 2.9) < -70
 
 
-def test_a_loop_has_no_gap(media: Media, video: Any, work: VideoWork) -> None:
+@pytest.mark.parametrize("in_memory_s", [60, 0], ids=["memory", "file"])
+def test_a_loop_has_no_gap(
+    in_memory_s: float, media: Media, video: Any, work: VideoWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_REPEATED_IN_MEMORY_S", in_memory_s)
     add(work, video, tone(media, "half.wav", sine(NEW), 0.5), loop=True)
     heard = wave(work.video)
     parts = [float(np.sqrt(np.mean(heard[i : i + 480] ** 2))) for i in range(4800, int(2.9 * RATE), 480)]
     assert min(parts) > 0.9 * max(parts)
+
+
+@pytest.mark.parametrize(
+    "params", [{}, {"start": 0.7, "volume": 0.5}, {"mode": "mix", "ducking": "new", "fade_in": 0.5}]
+)
+@pytest.mark.parametrize("extension", ["mp3", "flac"])
+def test_a_loop_from_a_file_sounds_like_one_from_memory(
+    extension: str, params: Any, media: Media, video: Any, work: VideoWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = tone(media, f"loop.{extension}", f"{sine(NEW)}*t", 0.7)
+    heard = []
+    for in_memory_s in (60, 0):
+        monkeypatch.setattr(sources, "_REPEATED_IN_MEMORY_S", in_memory_s)
+        add(work, video, new, loop=True, **params)
+        heard.append(wave(work.video))
+    assert len(heard[0]) == len(heard[1])
+    assert np.abs(heard[0] - heard[1]).max() < 0.02 * np.abs(heard[0]).max()
+    assert (work.directory / "new.w64").exists()
 
 
 @pytest.mark.parametrize("quieter", ["new", "original"])

@@ -148,6 +148,27 @@ def test_a_pixel_bomb_is_refused_before_it_is_decoded(
         saved(halves((40, 21)), path, "PNG")
 
 
+@pytest.mark.parametrize("form", ["WEBP", "AVIF"])
+def test_formats_that_are_copied_may_have_fewer_pixels(form: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_COPIED_PIXELS", 800)
+    assert saved(halves((40, 20)), path, form).size == (40, 20)
+    with pytest.raises(AssetTooLarge, match="url_image"):
+        saved(halves((40, 21)), path, form)
+
+
+@pytest.mark.parametrize("mode", ["F", "I", "I;16", "RGBA", "LA"])
+def test_strips_make_the_same_image_as_one_piece(mode: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.add.outer(np.arange(20), np.arange(30)) * 5
+    image = Image.fromarray(rows.astype(np.uint8)).convert(mode) if mode != "I;16" else Image.fromarray(
+        (rows * 257).astype(np.uint16)
+    )  # fmt: skip
+    image.save(path, "TIFF")
+    whole = load(path, "url_image")
+    monkeypatch.setattr(module, "_STRIP_PIXELS", 70)
+    assert np.array_equal(np.asarray(load(path, "url_image")), np.asarray(whole))
+    assert len(np.unique(np.asarray(whole))) > 40
+
+
 def gradient() -> Image.Image:
     """Detail in every line, much of it black or white, in a picture of fifty rows of blocks."""
     y, x = np.mgrid[0:800, 0:80]
@@ -210,14 +231,20 @@ def test_a_webp_that_is_cut_off_near_its_end_is_used_with_a_warning(mode: str, p
     assert near(np.asarray(loaded.picture)[:780], whole[:780], 0)
 
 
-def test_a_png_with_a_wrong_checksum_is_used_with_a_warning(path: Path) -> None:
-    whole = saved(gradient(), path, "PNG")
+def with_wrong_profile(path: Path) -> Image.Image:
+    """A PNG whose colour profile has a wrong checksum: viewers show it, but Pillow refuses to open it."""
+    whole = saved(gradient(), path, "PNG", icc_profile=SRGB)
     content = bytearray(path.read_bytes())
-    at = content.index(b"IEND") - 8  # the checksum of the last pixels
-    content[at : at + 4] = b"\0\0\0\0"
+    at = content.index(b"IDAT") - 8
+    content[at : at + 4] = bytes(4)
     path.write_bytes(content)
+    return whole
+
+
+def test_a_png_with_a_wrong_checksum_is_used_with_a_warning(path: Path) -> None:
+    whole = with_wrong_profile(path)
     loaded = module.load(path, "url_image", lambda size: 1.0)
-    assert near(np.asarray(loaded.picture), np.asarray(whole), 0)
+    assert near(np.asarray(loaded.picture), np.asarray(whole), 0) and len(loaded.warnings) == 1
 
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF"])
@@ -225,6 +252,13 @@ def test_a_png_with_a_wrong_checksum_is_used_with_a_warning(path: Path) -> None:
 def test_an_image_of_which_lines_are_missing_is_refused(form: str, kept: float, path: Path) -> None:
     without_end(form, kept, path)
     with pytest.raises(AssetInvalid, match="url_image: .* cut off or damaged"):
+        load(path, "url_image")
+
+
+def test_a_damaged_image_is_not_decoded_past_the_limit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_wrong_profile(path)
+    monkeypatch.setattr(module, "MAX_PIXELS", 80 * 800 - 1)
+    with pytest.raises(AssetInvalid, match="cut off or damaged"):
         load(path, "url_image")
 
 
