@@ -4,10 +4,10 @@ The new sound replaces the video's own, or is mixed with it. By default it is cu
 exact length of the video.
 
 - The video stream is copied unchanged where possible. It is encoded only where MP4 players do not know its codec (VP9,
-  MPEG-4 ASP and older ones), where the picture changes its size, where an AVI has B-frames or is cut, and where
-  `length` is audio and the sound is longer than the video: then the last frame stays on screen until the end. With
-  `encoding` it is also encoded where that names another `codec` or a `quality`, and where a copy would exceed
-  `max_bytes`. A video that is encoded may have up to 4096x2304 pixels, and HDR becomes SDR.
+  MPEG-4 ASP and older ones), where the picture changes its size, where an AVI has B-frames or is cut, where a raw
+  stream has no timestamps, and where `length` is audio and the sound is longer than the video: then the last frame
+  stays on screen until the end. With `encoding` it is also encoded where that names another `codec` or a `quality`, and
+  where a copy would exceed `max_bytes`. A video that is encoded may have up to 4096x2304 pixels, and HDR becomes SDR.
 - Only what an edit list shows is used, and all parts of a joined transport stream. A video that is cut inside a long
   still frame ends with the sound.
 - Videos may last up to four hours. Parts of a damaged source that cannot be decoded are counted in `warnings`; the job

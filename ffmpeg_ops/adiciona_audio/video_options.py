@@ -68,9 +68,12 @@ def packets(path: Path, stream: VideoStream, work: Work) -> list[Packet]:
 def copyable(info: MediaInfo, video: VideoStream, shorter: bool) -> bool:
     """Whether MP4 can carry the packets and, for a `shorter` output, whether they can be cut.
 
-    AVI stores decoding times, not display times: it can only be copied whole and without B-frames.
+    AVI stores decoding times, not display times: it can only be copied whole and without B-frames. Raw streams have no
+    times.
     """
-    return video.codec in output.VIDEO_IN_MP4 and not (_is_avi(info) and (shorter or video.reordered))
+    if info.is_raw or (_is_avi(info) and (shorter or video.reordered)):
+        return False
+    return video.codec in output.VIDEO_IN_MP4
 
 
 def input_options(info: MediaInfo, video: VideoStream) -> list[str]:
@@ -139,9 +142,11 @@ def _same_ticks(video: VideoStream) -> list[str]:
 
 def encode(encoder: Encoder, info: MediaInfo, video: VideoStream, video_s: float, length_s: float) -> list[str]:
     """Options that encode the stream, cut or with its last frame held to last `length_s` instead of `video_s`."""
-    # AVI's timestamps are guesses, but its rate is constant. No setpts for other formats: after it, FFmpeg 7 does not
-    # know the frame rate, and so not how long the last frame lasts.
-    on_time = [f"setpts=PTS-STARTPTS,fps={video.frame_rate}"] if _is_avi(info) else []
+    # AVI's timestamps are guesses, and raw streams have none, but their rate is constant. No setpts for other formats:
+    # after it, FFmpeg 7 does not know the frame rate, and so not how long the last frame lasts.
+    rate = video.frame_rate
+    times = f"N/TB/({rate})" if info.is_raw else "PTS-STARTPTS"
+    on_time = [f"setpts={times},fps={rate}"] if info.is_raw or _is_avi(info) else []
     filters = [*on_time, *to_one_size(video), *to_yuv420p(video)]
     if length_s > video_s:
         filters.append(f"tpad=stop_mode=clone:stop_duration={length_s - video_s:.6f}")

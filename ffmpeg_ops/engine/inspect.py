@@ -117,6 +117,11 @@ class MediaInfo:
     audio_warnings: tuple[str, ...] = ()
 
     @property
+    def is_raw(self) -> bool:
+        """Whether it is a bare H.264 or HEVC stream, which has no timestamps: its frames follow each other evenly."""
+        return self.format in {"h264", "hevc"}
+
+    @property
     def formats(self) -> frozenset[str]:
         """The names in `format`."""
         return frozenset(self.format.split(","))
@@ -163,9 +168,9 @@ def video_asset(path: Path, name: str, work: Work) -> tuple[MediaInfo, VideoStre
         raise AssetInvalid(f"{name}: the video cannot be decoded.")
     if video.duration_s is None or info.format == "avi":
         # Matroska states the length of the longest stream, a live recording none, and AVI counts what is missing
-        video = replace(video, duration_s=_measured_s(path, name, info, video.index, work))
+        video = replace(video, duration_s=_measured_s(path, name, info, video, work))
     elif _may_end_later(info, video):
-        measured_s = _measured_s(path, name, info, video.index, work) or 0
+        measured_s = _measured_s(path, name, info, video, work) or 0
         video = replace(video, duration_s=max(video.duration_s, measured_s))
     if max(video.duration_s or 0, info.duration_s or 0) > ffmpeg.MAX_LENGTH_S:
         raise AssetTooLarge(f"{name}: the video is longer than {ffmpeg.MAX_LENGTH_S // 3600} hours.")
@@ -231,11 +236,13 @@ def _may_end_later(info: MediaInfo, video: VideoStream) -> bool:
     return info.duration_s > video.duration_s + _ROUNDING_S and not hides_frames
 
 
-def _measured_s(path: Path, name: str, info: MediaInfo, index: int, work: Work) -> float | None:
-    """The length of a stream by its packets; None when they have no timestamps.
+def _measured_s(path: Path, name: str, info: MediaInfo, video: VideoStream, work: Work) -> float | None:
+    """The length of a video stream by its packets; None when they have no timestamps.
 
     Raises AssetInvalid for a file that is cut off: its header states a longer time than its longest stream has.
     """
+    if info.is_raw and video.frame_rate:
+        return float((packets.count_frames(path, video.index, work) or 0) / video.frame_rate)
     starts: dict[int, float] = defaultdict(lambda: math.inf)
     ends: dict[int, float] = defaultdict(lambda: -math.inf)
 
@@ -252,7 +259,7 @@ def _measured_s(path: Path, name: str, info: MediaInfo, index: int, work: Work) 
     found_s = max(ends.values(), default=-math.inf)
     if info.duration_s and 0 <= found_s < MIN_COMPLETE * info.duration_s - _ROUNDING_S:
         raise AssetInvalid(f"{name}: the file is cut off: {found_s:.1f} of {info.duration_s:.1f} seconds can be read.")
-    return ends[index] - starts[index] if index in ends else None
+    return ends[video.index] - starts[video.index] if video.index in ends else None
 
 
 def _is_video(stream: Mapping[str, Any]) -> bool:

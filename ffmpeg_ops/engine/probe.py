@@ -80,14 +80,17 @@ def no_encoder(codec: str) -> EncoderUnavailable:
 def works(encoder: Encoder) -> Encoder | Failure:
     """The encoder with the options of a real job that work for a few small frames, or why none do.
 
-    A GPU that works only in the reduced sandbox is used there, because it is paid for. Other commands stay in the
-    whole one.
+    A GPU that works only in the reduced sandbox is used there, because it is paid for; it is tried in the whole one
+    before and after, so that no passing failure leads there. Other commands stay in the whole one.
     """
     found = _fitted(encoder)
     if isinstance(found, Encoder) or found.blame is not Blame.HOST or encoder.device != "gpu" or not gpu.present():
         return found
     reduced = _fitted(replace(encoder, reduced=f"{encoder.name} does not work in the whole one: {found.reason}"))
-    return reduced if isinstance(reduced, Encoder) else found
+    if not isinstance(reduced, Encoder):
+        return found
+    again = _fitted(encoder)
+    return again if isinstance(again, Encoder) else reduced
 
 
 def _probe(encoder: Encoder, last_pause_s: float) -> Probed:
@@ -101,7 +104,7 @@ def _probe(encoder: Encoder, last_pause_s: float) -> Probed:
     except EncodeFailed as error:  # FFmpeg could not even report its version
         found = understood(error.detail)
     if isinstance(found, Encoder):
-        return Probed(found)
+        return Probed(found, until=time.monotonic() + _REPEAT_AT_MOST_S if found.reduced else float("inf"))
     if found.blame is Blame.LOAD:  # it counts as working, but only another probe shows with which options
         return Probed(_supported(encoder), until=0.0)
     may_pass = may_pass and found.blame is Blame.HOST

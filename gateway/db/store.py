@@ -6,7 +6,7 @@ and save them. Reads outside a transaction never wait for writers. Rentals are i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,6 +21,9 @@ from gateway.db.transaction import Refuse, insert_jobs
 from gateway.domain.attempts import Attempt
 from gateway.domain.jobs import Job, JobStatus
 from gateway.domain.webhooks import Webhook
+
+# Rows that are read at a time where each may be large.
+_FEW = 8
 
 
 class Store:
@@ -78,13 +81,14 @@ class Store:
         query = sa.select(api_keys.c.id).where(api_keys.c.id.in_(key_ids), api_keys.c.revoked_at.is_not(None))
         return {row["id"] for row in self.rows(query)}
 
-    def unfinished_params(self, containing: str) -> list[str]:
-        """The params of unfinished jobs, as JSON text, that contain the text `containing`."""
+    def unfinished_params(self, containing: str) -> Iterator[str]:
+        """The params of unfinished jobs, as JSON text, that contain the text `containing`; read a few at a time."""
         text = sa.cast(job_params.c.params, sa.Text).label("text")
         # `next_at` is set until a job is over; with IS NOT NULL, SQLite would not use the index.
         query = sa.select(text).join_from(jobs, job_params)
         query = query.where(jobs.c.next_at > 0, text.contains(containing, autoescape=True))
-        return [row["text"] for row in self.rows(query)]
+        with self._engine.connect() as connection:
+            yield from connection.execute(query.execution_options(yield_per=_FEW)).scalars()
 
     def old_idempotency_keys(self, until: int, limit: int) -> list[tuple[str, str]]:
         """(key id, idempotency key) of records that were created at or before `until`."""

@@ -15,6 +15,7 @@ from gateway.db.records import ApiKey, Usage
 from gateway.db.rows import read_api_keys, read_attempt, read_job, read_usage, to_job, to_webhook
 from gateway.db.statements import (
     BEGIN_ATTEMPT,
+    FORGET_PARAMS,
     INSERT_JOBS,
     INSERT_PARAMS,
     LEASE,
@@ -84,6 +85,19 @@ class Transaction:
         """The job's params as the client set them."""
         params: Mapping[str, Any] = self.connection.execute(PARAMS, {"row_id": job_id}).scalar_one()
         return params
+
+    def forget_params(self, job_id: str) -> None:
+        """Delete the params of a job that has ended: they may be large."""
+        self.connection.execute(FORGET_PARAMS, {"row_id": job_id})
+
+    def give_back_pages(self, limit: int) -> int:
+        """Return up to `limit` pages of deleted rows to the disk, and their number. PostgreSQL does so by itself."""
+        if self._dialect is postgresql:
+            return 0
+        free: int = self.connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
+        for _ in range(min(free, limit)):  # Python's module stops after the first page, whatever number it is given
+            self.connection.exec_driver_sql("PRAGMA incremental_vacuum(1)")
+        return min(free, limit)
 
     def save_job(self, job: Job, lease_token: str | None = None) -> None:
         """Write the columns that have changed since it was read, and create the webhook of a job that has ended.

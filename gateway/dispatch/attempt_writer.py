@@ -117,6 +117,8 @@ class AttemptWriter:
                 written = _charge(tx, written, price, ending)
             if written.attempt is not None:
                 tx.save_attempt(written.attempt)
+            if written.job_ended:
+                tx.forget_params(job_id)
             job = self._released(written.job, update.next_in_ms) if lease_token else written.job
             tx.save_job(job, lease_token)
             if update.frees_worker or (written.attempt_ended and fresh and fresh.state is not AttemptState.INTENT):

@@ -163,7 +163,7 @@ class WorkerClient:
         except (OSError, ValueError) as error:  # requests' errors are OSErrors
             raise Unreachable(error) from error
         given = answer.body.get("proof")
-        given = given.encode() if isinstance(given, str) else b""
+        given = given.encode() if isinstance(given, str) and given.isascii() else b""
         for credentials in self._credentials:
             if hmac.compare_digest(given, proof(credentials.session_token, nonce, fingerprint).encode()):
                 self._api = self._trusted_api(credentials, fingerprint)

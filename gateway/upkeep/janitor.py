@@ -30,6 +30,8 @@ ROUND_MS = 300_000
 BATCH = 100
 STEP_S = 1.0
 PAUSE_S = 0.01
+# Pages of 4 kB that are given back to the disk at a time.
+PAGES = 500
 RENTALS_KEPT_S = 2 * 86_400
 
 
@@ -65,6 +67,7 @@ class Janitor:
             self._idempotency,
             self._files,
             self._tidy,
+            self._pages,
         )
         for part in parts:
             try:
@@ -119,6 +122,13 @@ class Janitor:
         self._storage.tidy()
         yield
 
+    def _pages(self) -> Iterator[None]:
+        given_back = PAGES
+        while given_back == PAGES:
+            with self._store.transaction() as tx:
+                given_back = tx.give_back_pages(PAGES)
+            yield
+
     def _unwanted_outputs(self, keys: Collection[str]) -> list[str]:
         job_of = {key: key.split("/")[1] for key in keys if key.startswith("outputs/")}
         jobs = self._store.jobs_by_id(set(job_of.values()))
@@ -138,8 +148,9 @@ class Janitor:
         before = self._before(self._settings.upload_retention_seconds)
         old = [key for key in keys if key.startswith("uploads/") and ids.made_at(key.rpartition("/")[2]) <= before]
         # Queried after they have expired, when no new job may use them any more.
-        needed = self._store.unfinished_params("uploads/") if old else []
-        return [key for key in old if not any(key in params for params in needed)]
+        for params in self._store.unfinished_params("uploads/") if old else ():
+            old = [key for key in old if key not in params]
+        return old
 
     def _delete(self, key: str) -> None:
         try:

@@ -165,7 +165,7 @@ def counting(home: Path) -> Path:
     folder = home / "bin"
     folder.mkdir()
     script = folder / "ffmpeg"
-    note = f'case "$*" in *output-video.mp4) echo encode >> {home}/encodes;; esac'
+    note = f'case "$*" in *"-f mp4 output-video.mp4"*) echo encode >> {home}/encodes;; esac'
     script.write_text(f'#!/bin/sh\n{note}\nexec {shutil.which("ffmpeg")} "$@"\n')
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     return folder

@@ -26,7 +26,9 @@ def migrate(settings: Settings) -> None:
         with _locked(settings, engine):
             if engine.dialect.name == "sqlite":
                 with engine.connect() as connection:
-                    # Stored in the file. Processes that switch a new file at the same time get "database is locked".
+                    # Stored in the file, the first one only if it is new: deleted rows then give their space back.
+                    # Processes that switch a new file at the same time get "database is locked".
+                    connection.connection.cursor().execute("PRAGMA auto_vacuum=INCREMENTAL")
                     connection.connection.cursor().execute("PRAGMA journal_mode=WAL")
             config = Config()
             config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))

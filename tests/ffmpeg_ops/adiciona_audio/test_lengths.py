@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.ffmpeg_ops.adiciona_audio.listen import add, length_s, level_db, tone, wave, with_sound
-from tests.ffmpeg_ops.media import X264, Media, VideoWork, broadcasts, packets_md5, stream
+from tests.ffmpeg_ops.media import X264, Media, VideoWork, broadcasts, frame_times, packets_md5, stream
 from wire.errors import InvalidParams
 
 TOLERANCE_S = 0.02
@@ -84,6 +84,21 @@ def test_all_parts_of_a_joined_recording_count(mode: str, media: Media, work: Vi
     assert length_s(work.video) == pytest.approx(3.0, abs=TOLERANCE_S)
     assert level_db(wave(work.video), 440, 1.2, 1.9) > -30, "the second part of the new sound"
     assert len(stats["warnings"]) == 2
+
+
+@pytest.mark.parametrize(("length", "expected_s"), [("video", 2.0), slow("shortest", 1.0), slow("audio", 3.0)])
+@pytest.mark.parametrize("codec", ["libx264", slow("libx265 -x265-params log-level=none")])
+def test_a_stream_without_timestamps_has_even_frames(
+    codec: str, length: str, expected_s: float, media: Media, work: VideoWork
+) -> None:
+    """As security cameras and hardware encoders write it."""
+    extension = "h264" if codec == "libx264" else "hevc"
+    source = f"-f lavfi -i testsrc2=size=96x64:rate=25:d=2 -c:v {codec} -pix_fmt yuv420p"
+    seconds = 1.0 if length == "shortest" else 3.0
+    stats = add(work, media.made(f"raw.{extension}", source), media.tone(seconds), length=length)
+    assert (stats["frames"], stats["duration_s"]) == (25 * expected_s, pytest.approx(expected_s, abs=0.04))
+    assert length_s(work.video) == pytest.approx(expected_s, abs=TOLERANCE_S)
+    assert frame_times(work.video)[:3] == pytest.approx([0, 0.04, 0.08], abs=0.001)
 
 
 def test_a_start_behind_the_end_is_refused(media: Media, work: VideoWork) -> None:

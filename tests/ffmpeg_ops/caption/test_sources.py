@@ -67,12 +67,16 @@ def test_frames_at_uneven_times_keep_their_times(seconds: int, extension: str, m
         ("a.ts", "-c:v mpeg2video -c:a mp2", "aac"),
         ("a.webm", "-c:v libvpx -deadline realtime -cpu-used 8 -c:a libvorbis", "aac"),
         ("live.webm", "", "aac"),
+        ("a.h264", f"{X264} -pix_fmt yuv420p -an", ""),
     ],
 )
 def test_any_container_and_codec_becomes_mp4(name: str, codecs: str, sound: str, media: Media, work: VideoWork) -> None:
     video = media.made(name, f"{SECOND} {TONE} {codecs}") if codecs else media.live()
     stats = caption(work, video)
     assert stats["frames"] == frame_count(video) == frame_count(work.video) == (30 if name == "a.mp4" else 25)
+    if not sound:
+        assert kinds(work.video) == ["video"]
+        return
     assert stream(work.video, "audio")["codec_name"] == sound
     assert audio_length_s(work.video) == pytest.approx(1, abs=0.08)
     assert "warnings" not in stats

@@ -112,7 +112,17 @@ def test_a_gpu_is_tried_in_the_reduced_sandbox_whose_failures_change_nothing_els
     )
     assert probe.best("h264").name == ("h264_nvenc" if end == "works" else "libx264")
     assert probe.ask(X264).encoder.reduced is None
-    assert started == [("h264_nvenc", False), ("h264_nvenc", True), ("libx264", False)]
+    again = [("h264_nvenc", False)] if end == "works" else []
+    assert started == [("h264_nvenc", False), ("h264_nvenc", True), *again, ("libx264", False)]
+    assert (probed.until < float("inf")) or end != "works", "the whole one is tried again later"
+
+
+def test_a_failure_that_passes_does_not_lead_to_the_reduced_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = iter(["CUDA_ERROR_UNKNOWN: unknown error", None, None])
+    monkeypatch.setattr(probe, "_fails", lambda encoder: next(failures))
+    monkeypatch.setattr(gpu, "present", lambda: True)
+    probed = probe.ask(NVENC)
+    assert probed.failure is None and probed.encoder.reduced is None
 
 
 def test_without_a_gpu_nothing_leaves_the_whole_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -205,6 +206,18 @@ def test_a_database_error_while_waiting_still_returns_the_stored_job(
 
 
 # Listing
+
+
+def test_a_list_loads_no_params(api: FlaskClient, services: Gateway) -> None:
+    key_id = services.keys.list()[0].id
+    for _ in range(30):
+        services.add_job(key_id=key_id, params={"text": "x" * 900_000})
+    tracemalloc.start()
+    try:
+        assert len(ids_of(api, "?limit=200")) == 30
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_list_can_be_filtered(api: FlaskClient, job_factory: JobFactory) -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -403,3 +408,49 @@ def test_other_writers_get_their_turn_between_batches(services: Gateway, monkeyp
     cleaner_of(services).step(Pause())
     assert removed == [100, 100, 50]
     assert len(written) > len(removed)
+
+
+# Memory and disk
+
+LARGE = 900_000
+
+
+def large(services: Gateway, number: int) -> list[Job]:
+    """Unfinished jobs with params of LARGE bytes each, which name an upload."""
+    return [services.add_job(params={"text": "x" * LARGE, "url": "/files/uploads/key_1/1"}) for _ in range(number)]
+
+
+def test_large_params_are_read_a_few_at_a_time(services: Gateway) -> None:
+    large(services, 40)
+    upload = f"uploads/{ids.new('key', 0)}/{ids.ulid(services.clock.now_ms())}"
+    services.storage.write(upload, [BODY], len(BODY))
+    services.clock.advance(30 * DAY_MS)
+    with peak_of() as peak:
+        clean(services)
+    assert upload not in keys(services)
+    assert peak() < 25 * LARGE
+
+
+@on_every_database
+def test_the_params_of_an_ended_job_are_dropped_and_their_space_given_back(services: Gateway) -> None:
+    jobs = large(services, 20)
+    for job in jobs:
+        services.jobs.cancel(job.id, job.key_id)
+    assert count(services, "job_params") == 0
+    if services.store._engine.dialect.name == "sqlite":
+        clean(services)
+        path = Path(services.store._engine.url.database or "")
+        with closing(sqlite3.connect(path)) as other:
+            assert other.execute("PRAGMA freelist_count").fetchone() == (0,)
+            other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        assert path.stat().st_size < LARGE
+
+
+@contextmanager
+def peak_of() -> Iterator[Callable[[], int]]:
+    """The most bytes that Python allocates at once inside the block."""
+    tracemalloc.start()
+    try:
+        yield lambda: tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
