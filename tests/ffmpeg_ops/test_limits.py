@@ -14,6 +14,7 @@ import pytest
 
 from ffmpeg_ops.adiciona_audio import video_options
 from ffmpeg_ops.engine import ffmpeg, inspect, output, probe, process
+from ffmpeg_ops.operation import Work
 from tests.ffmpeg_ops.media import Media, VideoWork, cut_off, frames, run, stream
 from wire.errors import AssetInvalid, AssetTooLarge
 
@@ -28,9 +29,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Path]]:
     really = process._started
 
     @contextmanager
-    def running(command: list[str], directory: Path, stdin: int, *, reduced: bool) -> Iterator[subprocess.Popen[bytes]]:
-        seen.append((command, directory))
-        with really(command, directory, stdin, reduced=reduced) as child:
+    def running(command: list[str], work: Work, stdin: int, *, reduced: bool) -> Iterator[subprocess.Popen[bytes]]:
+        seen.append((command, work.directory))
+        with really(command, work, stdin, reduced=reduced) as child:
             assert os.getpgid(child.pid) == child.pid, "a group of its own, to be killed as one"
             yield child
 

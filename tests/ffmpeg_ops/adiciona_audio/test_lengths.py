@@ -77,7 +77,7 @@ def test_five_minutes_do_not_drift(media: Media, work: VideoWork) -> None:
     assert abs(int(first) - int(last)) / 48000 < 0.005
 
 
-@pytest.mark.parametrize("mode", ["replace", "mix"])
+@pytest.mark.parametrize("mode", [slow("replace"), "mix"])
 def test_all_parts_of_a_joined_recording_count(mode: str, media: Media, work: VideoWork) -> None:
     stats = add(work, broadcasts(media, 0, 3000, 0), broadcasts(media, 0, 0), mode=mode)
     assert (stats["frames"], stats["duration_s"]) == (75, pytest.approx(3.0, abs=0.04))

@@ -160,7 +160,7 @@ SLIDES = [(0.2, 0.9, "a"), (1.2, 1.9, "b"), (2.5, 4.4, "c"), (7.2, 7.8, "d")]
         ("slow.mp4", "1", 8),
         ("slower.mkv", "1/4", 8),
         ("still.mp4", "25", 0.04),
-        ("still.mkv", "25", 0.04),
+        slow("still.mkv", "25", 0.04),
         ("pause.mp4", "25", 8),
         ("pause.avi", "25", 8),
         slow("pause.mkv", "25", 8),
@@ -187,7 +187,7 @@ def test_captions_are_seen_where_the_video_has_no_frames(
     assert float(stream(work.video, "video")["duration"]) == pytest.approx(8, abs=0.1)
 
 
-@pytest.mark.parametrize(("rate", "last"), [("1/4", 7.9), ("3", 2.9), ("25", 2.9)])
+@pytest.mark.parametrize(("rate", "last"), [slow("1/4", 7.9), ("3", 2.9), slow("25", 2.9)])
 def test_a_last_frame_to_which_none_is_added_stays_as_long(
     rate: str, last: float, media: Media, work: VideoWork
 ) -> None:

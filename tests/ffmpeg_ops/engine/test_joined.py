@@ -9,7 +9,15 @@ from ffmpeg_ops.operation import Work
 from tests.ffmpeg_ops.media import Media, broadcasts
 
 
-@pytest.mark.parametrize("begin_s", [(0, 0), (0, 3000), (3000, 0), (0, 0, 50, 0)])
+@pytest.mark.parametrize(
+    "begin_s",
+    [
+        pytest.param((0, 0), marks=pytest.mark.slow),
+        pytest.param((0, 3000), marks=pytest.mark.slow),
+        (3000, 0),
+        (0, 0, 50, 0),
+    ],
+)
 def test_joined_parts_become_continuous(begin_s: tuple[int, ...], media: Media, work: Work) -> None:
     said: list[str] = []
     path = joined.continuous(broadcasts(media, *begin_s), "url_video", work, said.append)
