@@ -21,7 +21,7 @@ from wire.errors import EncodeFailed, InvalidParams, OutputTooLarge
 
 log = structlog.get_logger(__name__)
 
-_SIZES = "sizes.txt"  # in the work directory
+_SIZES = "sizes"  # in the work directory
 _SLACK_FRAMES = 1  # a cut may fall on either side of a frame
 _HEADER_ERROR_S = 0.1  # maximum error of a length in a header
 _COPY_SHORT_S = 0.015  # how much earlier than the output a copied sound may end

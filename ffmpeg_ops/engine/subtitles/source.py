@@ -14,7 +14,7 @@ from wire.errors import AssetInvalid, JobTimeout
 TIMEOUT_S = 60
 _MEMORY_BYTES, _DATA_BYTES = 1_000_000_000, 64_000_000
 _MAX_WARNINGS, _MAX_WARNING = 10, 500
-_TEXT = "subtitles.txt"
+_TEXT = "subtitles"
 
 
 def from_file(path: Path, name: str, work: Work, warn: Callable[[str], object]) -> list[Cue]:
