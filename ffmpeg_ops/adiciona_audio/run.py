@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import structlog
 
 from ffmpeg_ops.adiciona_audio import video_options
 from ffmpeg_ops.adiciona_audio.sound_graph import Sounds, graph
-from ffmpeg_ops.adiciona_audio.sources import Sources
+from ffmpeg_ops.adiciona_audio.sources import Sources, submit
 from ffmpeg_ops.engine import bitrate, ffmpeg, inspect, ladder, mp4, output
 from ffmpeg_ops.engine.encoding import Encoding
 from ffmpeg_ops.engine.mixing import filters, measure
@@ -21,7 +22,6 @@ from wire.errors import EncodeFailed, InvalidParams, OutputTooLarge
 
 log = structlog.get_logger(__name__)
 
-_SIZES = "sizes"  # in the work directory
 _SLACK_FRAMES = 1  # a cut may fall on either side of a frame
 _HEADER_ERROR_S = 0.1  # maximum error of a length in a header
 _COPY_SHORT_S = 0.015  # how much earlier than the output a copied sound may end
@@ -189,9 +189,11 @@ def _copy(work: Work, plan: Plan, copied: Copied, max_bytes: int | None) -> dict
     """Copy the video. Raises _ChangesSize. With `max_bytes`, raises OutputTooLarge past it, and reports no progress."""
     sources = plan.sources
     trial = replace(ladder.limited(work, max_bytes), progress=lambda share: None) if max_bytes else work
-    command = [*plan.command(copied.options, decoded=False), *video_options.sizes_to(sources.stream, _SIZES)]
-    encoded = ffmpeg.encode(command, trial, length_s=plan.length_s)
-    if video_options.changes_size(work.directory / _SIZES, work.output("video"), work):
+    with ThreadPoolExecutor(1) as pool:  # beside the sound, whose encoding takes one core
+        units = submit(pool, lambda: video_options.size_units(sources.video, sources.stream, work))
+        encoded = ffmpeg.encode(plan.command(copied.options, decoded=False), trial, length_s=plan.length_s)
+        changes_size = video_options.changes_size(units(), work.output("video"), work)
+    if changes_size:
         raise _ChangesSize
     work.progress(1.0)
     shown = plan.made_video(work, encoded)

@@ -60,8 +60,8 @@ class Sources:
         """Probe both files concurrently: starting ffprobe takes as long as copying the streams."""
         found: list[str] = []
         with ThreadPoolExecutor(2) as pool:
-            first = _submit(pool, lambda: _continuous(video, "url_video", inspect.video_asset, work, found.append))
-            second = _submit(pool, lambda: _continuous(audio, "url_audio", inspect.audio_asset, work, found.append))
+            first = submit(pool, lambda: _continuous(video, "url_video", inspect.video_asset, work, found.append))
+            second = submit(pool, lambda: _continuous(audio, "url_audio", inspect.audio_asset, work, found.append))
             (video, (info, stream)), (audio, (audio_info, sound)) = first(), second()
         sound = replace(sound, start_s=sound.start_s - audio_info.start_s)
         original = info.audio if mixed else None
@@ -182,7 +182,8 @@ def _continuous(
     return path, probe(path, name, work)
 
 
-def _submit(pool: ThreadPoolExecutor, task: Callable[[], T]) -> Callable[[], T]:
+def submit(pool: ThreadPoolExecutor, task: Callable[[], T]) -> Callable[[], T]:
+    """Begin `task`, with the fields of this thread's log lines; returns what waits for its result."""
     return pool.submit(contextvars.copy_context().run, task).result
 
 

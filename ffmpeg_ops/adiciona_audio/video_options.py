@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +14,7 @@ from ffmpeg_ops.engine.inspect import MediaInfo, VideoStream
 from ffmpeg_ops.engine.packets import each
 from ffmpeg_ops.engine.pixels import to_one_size, to_yuv420p
 from ffmpeg_ops.operation import Work
-from wire.errors import AssetTooLarge
+from wire.errors import AssetTooLarge, EncodeFailed
 
 # The units of a packet that state the size of the picture.
 _SIZE_UNITS = {"h264": 7, "hevc": 33, "av1": 1}
@@ -103,18 +104,30 @@ def copy(video: VideoStream, upto: Cut | None = None) -> list[str]:
     return options
 
 
-def sizes_to(video: VideoStream, name: str) -> list[str]:
-    """Options of a second output: a checksum of each unit of the stream that states a size, in file `name`."""
+def size_units(path: Path, video: VideoStream, work: Work) -> set[str]:
+    """Size and checksum of each unit of the stream that states the picture's size; what can be read of it.
+
+    Not a second output of the command that copies: FFmpeg 5.1 then reads the video to its end before the other file.
+    """
     units = ["-c:v", "copy", "-bsf:v", f"filter_units=pass_types={_SIZE_UNITS[video.codec]}"]
-    return ["-map", f"0:{video.index}", *units, *ffmpeg.OUTPUT_LIMITS, "-f", "framecrc", name]
+    read = ["ffmpeg", "-nostdin", "-v", "quiet", *ffmpeg.INPUT_LIMITS, "-i", str(path), "-map", f"0:{video.index}"]
+    command = [*read, *units, *ffmpeg.OUTPUT_LIMITS, "-f", "framecrc", "-"]
+    found: set[str] = set()
+
+    def on_line(line: str) -> None:
+        if not line.startswith("#"):
+            found.add(line.split(",", 4)[-1])
+
+    with suppress(EncodeFailed):
+        process.each_line_of(command, work, on_line, timeout_s=work.limits.timeout_s)
+    return found
 
 
-def changes_size(sizes: Path, made: Path, work: Work) -> bool:
+def changes_size(units: set[str], made: Path, work: Work) -> bool:
     """Whether the picture of a copied video changes its size, which most players of MP4 expect in no packet.
 
-    Its key frames are decoded where the checksums in the file `sizes` differ.
+    Its key frames are decoded where its `size_units` differ.
     """
-    units = {line.split(",", 4)[-1] for line in sizes.read_text().splitlines() if not line.startswith("#")}
     return len(units) > 1 and len(_key_sizes(made, work)) > 1
 
 
