@@ -190,6 +190,7 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> Windows:
     return windows
 
 
+@pytest.mark.slow
 def test_the_remainder_has_the_deadline_of_the_download(
     windows: Windows, monkeypatch: pytest.MonkeyPatch, raw: StartRaw
 ) -> None:

@@ -151,6 +151,7 @@ def test_nothing_is_reported_after_the_end(caption: Job, gateway: Gateway, files
     assert gateway.types.count(end) == 1
 
 
+@pytest.mark.slow
 def test_the_token_does_not_follow_a_redirect(img2vid: Job, gateway: Gateway, files: FileServer) -> None:
     gateway.on_event = lambda event: Reply(307, headers={"Location": files.url("/thief")})
     assert img2vid.error().code == "gateway_unreachable"

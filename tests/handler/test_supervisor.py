@@ -303,6 +303,7 @@ def test_a_worker_that_cannot_start_does_not_stop_it(instance: Instance, vast: V
 # ---- destroying
 
 
+@pytest.mark.slow
 def test_it_asks_for_its_destruction_for_ever(instance: Instance, vast: Vast) -> None:
     over_already(instance.folder)
     troubles = [Reply(500), Reply(429), Reply(404), Reply(401), Reply(drop=True), Reply(302, headers={"Location": "/"})]

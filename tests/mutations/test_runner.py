@@ -29,6 +29,7 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_every_outcome_is_told_apart_and_the_tree_stays_as_it_is(tree: Path) -> None:
     verdicts = run(tree, [CAUGHT, SURVIVOR, STALE, TWICE, NO_PYTHON, NO_TESTS], jobs=1)
     assert {verdict.mutation.name: verdict.outcome for verdict in verdicts} == {
@@ -49,12 +50,14 @@ def test_a_run_that_does_not_end_in_time_is_broken(tree: Path) -> None:
     assert verdict.outcome is Outcome.BROKEN
 
 
+@pytest.mark.slow
 def test_the_unchanged_code_has_to_pass(tree: Path) -> None:
     assert baseline(tree, [CAUGHT, SURVIVOR]) is None
     (tree / "product.py").write_text(PRODUCT.replace("/ 2", "/ 3"))
     assert "test_half" in str(baseline(tree, [CAUGHT]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mutation", "status"), [(CAUGHT, 0), (SURVIVOR, 1), (STALE, 1)])
 def test_the_command_fails_unless_all_are_caught(
     mutation: Mutation, status: int, tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

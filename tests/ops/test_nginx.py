@@ -110,6 +110,7 @@ def test_nginx_refuses_large_headers_and_bodies(front: Live) -> None:
     assert front.call("POST", "/video/caption", data=b"x" * 1_100_000).status_code == 413
 
 
+@pytest.mark.slow
 def test_the_concurrent_requests_of_an_address_are_limited(front: Live) -> None:
     head = f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: 1000000"
     with ExitStack() as stack:

@@ -250,6 +250,7 @@ def test_a_client_that_does_not_read_holds_its_thread_until_it_leaves(
     eventually(lambda: server.call("GET", big_url, headers={"Range": "bytes=0-0"}).status_code == 206)
 
 
+@pytest.mark.slow
 def test_a_hundred_waits_of_one_key_are_answered_and_delay_nobody(tmp_path: Path) -> None:
     with live(tmp_path / "data", MAX_WAITING_PER_KEY="0") as server, ThreadPoolExecutor(100) as pool:
         jobs = [server.claimed_job()[0].id for _ in range(100)]
@@ -273,6 +274,7 @@ def test_half_sent_requests_hold_no_place(server: Live, stack: ExitStack) -> Non
     assert server.call("POST", "/video/caption", json=CAPTION).status_code == 202
 
 
+@pytest.mark.slow
 def test_a_key_that_holds_its_transfers_holds_no_other_key(server: Live, stack: ExitStack) -> None:
     hold_transfers(server, stack)
     _, attempt = server.claimed_job(key_id="key_of_another")
@@ -309,6 +311,7 @@ def test_clients_that_read_a_trickle_are_cut_off(tmp_path: Path, stack: ExitStac
     eventually(is_free)
 
 
+@pytest.mark.slow
 def test_an_honest_slow_transfer_is_finished(tmp_path: Path, stack: ExitStack) -> None:
     server = stack.enter_context(live(tmp_path / "data", patience_s=1.5))
     head = f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: 120003"
@@ -381,6 +384,7 @@ def free(port: int) -> bool:
         return True
 
 
+@pytest.mark.slow
 def test_clients_that_leave_during_a_download_hold_no_thread(server: Live, big_url: str) -> None:
     path = big_url.removeprefix(server.origin)
     for i in range(THREADS * 2):
@@ -393,6 +397,7 @@ def test_clients_that_leave_during_a_download_hold_no_thread(server: Live, big_u
         hold_transfers(server, stack)
 
 
+@pytest.mark.slow
 def test_clients_that_leave_during_an_upload_hold_no_thread_and_leave_no_file(server: Live) -> None:
     before = whole_files(server)
     for _ in range(THREADS * 2):

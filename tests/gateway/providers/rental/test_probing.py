@@ -16,6 +16,7 @@ from tests.gateway.providers.vast_scene import RENTAL, Scene
 from tests.servers import FileServer, Reply
 
 
+@pytest.mark.slow
 def test_a_machine_whose_worker_falls_silent_is_replaced(scene: Scene, impatient: None) -> None:
     attempt = scene.busy()
     scene.vast.strike(scene.vast.alive()[0].id, "black_hole")
@@ -28,6 +29,7 @@ def test_a_machine_whose_worker_falls_silent_is_replaced(scene: Scene, impatient
     assert [i.code for i in scene.all()] == ["worker_lost"]
 
 
+@pytest.mark.slow
 def test_while_vast_does_not_answer_either_no_worker_is_given_up(scene: Scene, impatient: None) -> None:
     scene.busy()
     scene.vast.inject("lost_request", "list", times=1000)

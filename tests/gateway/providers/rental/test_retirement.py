@@ -17,6 +17,7 @@ from tests.servers import eventually
 from wire.errors import EncoderUnavailable, EncoderUnsuitable, JobError
 
 
+@pytest.mark.slow
 def test_a_job_gets_a_machine_which_goes_when_no_job_needs_it(scene: Scene) -> None:
     (attempt,) = scene.wants()
     assert scene.submit(attempt) == NotYet("a machine will be rented", 2.0)
@@ -67,6 +68,7 @@ def test_a_machine_that_does_not_come_up_makes_room_for_another(
     assert scene.rows.avoided(scene.clock.now_ms()) == set()
 
 
+@pytest.mark.slow
 def test_no_machine_outlives_its_deadline_even_with_a_job(scene: Scene) -> None:
     scene.change(max_lifetime=1500)
     scene.busy()
