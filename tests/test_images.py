@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,13 @@ from tests.conftest import ROOT
 
 START = ROOT / "handler/start.sh"
 PACKAGES = {
-    "Dockerfile.worker": {"wire", "ffmpeg_ops", "handler"},
-    "Dockerfile.gateway": {"wire", "ffmpeg_ops", "gateway"},
+    "Dockerfile.worker": {"common", "wire", "ffmpeg_ops", "handler"},
+    "Dockerfile.gateway": {"common", "wire", "ffmpeg_ops", "gateway"},
+}
+# What the images start, and what is imported late.
+PROGRAMS = {
+    "Dockerfile.worker": ["handler.__main__", "handler.supervisor", "handler.http_worker", "ffmpeg_ops.engine.zygote"],
+    "Dockerfile.gateway": ["gateway.__main__", "gateway.dispatch.__main__", "gateway.cli", "gateway.storage.s3"],
 }
 each_image = pytest.mark.parametrize("name", list(PACKAGES))
 
@@ -66,6 +72,17 @@ def test_only_pinned_packages_and_no_code_but_its_own(name: str) -> None:
     installs = [rest for word, rest in instructions(name) if word == "RUN" and "pip" in rest and "all.txt" not in rest]
     assert [rest for rest in installs if " install --" in rest and "apt-get" not in rest] != []
     assert all("--require-hashes" in rest for rest in installs if "apt-get" not in rest)
+
+
+@each_image
+def test_the_programs_of_an_image_import_nothing_that_it_lacks(name: str, tmp_path: Path) -> None:
+    for word, rest in last_stage(name):
+        if word == "COPY" and not rest.startswith("--from"):
+            source, target = rest.split()
+            (tmp_path / target).symlink_to(ROOT / source)
+    command = [sys.executable, "-P", "-c", f"import {', '.join(PROGRAMS[name])}"]
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path)}
+    assert subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True).stderr == ""
 
 
 def test_the_gpu_is_requested_with_its_encoder() -> None:
