@@ -3,8 +3,9 @@
 It builds on requests-hardened, which resolves the host once, checks the address, connects to exactly that address, and
 repeats this for every redirect. This module adds: every address that is not globally routable is refused, including
 forms that the library accepts; proxies and .netrc of the environment are ignored; redirects are limited and their
-bodies unread; nothing is decompressed; headers have a total time-out; a download has a maximum size, a total deadline
-and a minimum speed. A download whose connection breaks is resumed once if the server proves that the file is the same.
+bodies unread; a body that comes compressed is decompressed under the same limit; headers have a total time-out; a
+download has a maximum size, a total deadline and a minimum speed. A download whose connection breaks is resumed once if
+the server proves that the file is the same.
 Origins allowed by name (a laptop's own gateway) skip the address check and nothing else.
 """
 
@@ -15,7 +16,8 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -30,6 +32,7 @@ from requests_hardened.ip_filter_adapter import IPFilterAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from common.content_coding import Damaged, Decoder
 from common.deadlines import after
 
 CONNECT_TIMEOUT_S = 10.0
@@ -233,7 +236,7 @@ def download(
     check: Callable[[], None] = lambda: None,
     expect: Callable[[int], None] = lambda size: None,
 ) -> Downloaded:
-    """GET `url` and write its body to `into`: at most `max_bytes`, within `deadline_s` seconds in all.
+    """GET `url` and write its body, decompressed, to `into`: at most `max_bytes`, within `deadline_s` seconds in all.
 
     `check` is called before every chunk, `expect` with the size of the body where the server states it; an exception
     from either ends the download. Raises ForbiddenUrl, TooLarge, TooSlow or `requests.RequestException`: `HTTPError`
@@ -247,12 +250,13 @@ def download(
                 raise requests.HTTPError(f"status {response.status_code}", response=response)
             total = response.raw.length_remaining
             try:
-                body.begin(total, expect)
+                body.begin(total, expect, response.headers.get("Content-Encoding", ""))
                 body.copy(response)
             except requests.ConnectionError:
                 if not _resumed(http, response, body, total):
                     raise
-            return Downloaded(body.size, response.headers.get("Content-Type", ""))
+            body.end()
+            return Downloaded(body.written, response.headers.get("Content-Type", ""))
     except InvalidIPAddress as error:
         raise ForbiddenUrl("the address is not public") from error
     except (requests.ConnectionError, requests.Timeout) as error:
@@ -333,20 +337,28 @@ def _check_form(url: str) -> None:
 
 
 class _Body:
-    """A body in progress: `size` bytes have arrived and been written to `into`."""
+    """A body in progress: `size` bytes have arrived, and `written` bytes been written to `into`."""
 
     def __init__(self, into: Writable, max_bytes: int, ends_at: float, check: Callable[[], None]) -> None:
-        self.size, self.ends_at = 0, ends_at
+        self.size, self.written, self.ends_at = 0, 0, ends_at
         self._into, self._max_bytes, self._check = into, max_bytes, check
         self._marked = 0  # `size` at the start of the window
         self._late: TooSlow | None = None
+        self.decoder = Decoder("")
 
-    def begin(self, total: int | None, expect: Callable[[int], None]) -> None:
+    def begin(self, total: int | None, expect: Callable[[int], None], coding: str) -> None:
         """Report the size if it is known. Raises TooLarge for a body that would be too large."""
+        self.decoder = Decoder(coding)
         if total is not None:
             if total > self._max_bytes:
                 raise TooLarge
-            expect(total)
+            if not self.decoder.is_active:
+                expect(total)
+
+    def end(self) -> None:
+        """Raise `requests.RequestException` if a compressed body ended early."""
+        with _damage_as_response():
+            self.decoder.end()
 
     def copy(self, response: requests.Response) -> None:
         """Append the body of `response`. Raises `requests.ConnectionError` when the connection breaks."""
@@ -356,9 +368,15 @@ class _Body:
         with after(self._window_s(), partial(self._check_pace, response.raw.shutdown)):
             while chunk := self._read(response):
                 self.size += len(chunk)
-                if self.size > self._max_bytes:
-                    raise TooLarge
-                self._into.write(chunk)
+                with _damage_as_response():
+                    for piece in self.decoder.decoded(chunk):
+                        self._write(piece)
+
+    def _write(self, piece: bytes) -> None:
+        self.written += len(piece)
+        if self.written > self._max_bytes:
+            raise TooLarge
+        self._into.write(piece)
 
     def _read(self, response: requests.Response) -> bytes:
         self._check()
@@ -386,13 +404,21 @@ class _Body:
         return self._window_s()
 
 
+@contextmanager
+def _damage_as_response() -> Iterator[None]:
+    try:
+        yield
+    except Damaged as error:
+        raise requests.exceptions.ContentDecodingError(str(error)) from error
+
+
 def _resumed(http: _Session, broken: requests.Response, body: _Body, total: int | None) -> bool:
     """Download the remainder of a body whose connection broke. Returns whether the body is now complete.
 
     `total`: its size in bytes, if the server sent it. Only the same file from the same URL is accepted, no redirect.
     """
     etag = broken.headers.get("ETag", "")
-    if broken.status_code != 200 or body.size == 0 or not _STRONG_ETAG.fullmatch(etag):
+    if broken.status_code != 200 or body.size == 0 or body.decoder.is_active or not _STRONG_ETAG.fullmatch(etag):
         return False
     range_headers = {"Range": f"bytes={body.size}-", "If-Range": etag}
     with _request(http, broken.url, body.ends_at, range_headers) as remainder:

@@ -31,7 +31,12 @@ def _can_be_called(url: str) -> None:
 
 
 class WebUrl(fields.Url):
-    """An http or https URL, of at most MAX_URL characters."""
+    """An http or https URL, of at most MAX_URL characters. Blanks around it are cut, and those inside encoded."""
+
+    def deserialize(self, value: Any, attr: str | None = None, data: Any = None, **kwargs: Any) -> Any:
+        if isinstance(value, str):
+            value = value.strip().replace(" ", "%20")
+        return super().deserialize(value, attr, data, **kwargs)
 
     def __init__(self, **kwargs: Any) -> None:
         # no top-level domain needed: a gateway on a laptop or in a compose file is http://gateway:8000

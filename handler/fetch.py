@@ -40,7 +40,8 @@ PAUSES_S: tuple[float, ...] = (1, 2)
 # A server that is busy, such as a gateway with too many transfers, is asked for BUSY_S, however short a pause it wants.
 BUSY_S = 60.0
 PAUSES_BUSY_S: tuple[float, ...] = (1, 2, 4, 8, 15)
-_BUSY = frozenset({429, 503})
+# 423 and 425: some hosts send them while they still make the file.
+_BUSY = frozenset({423, 425, 429, 503})
 _MIN_RETRY_AFTER_S, _MAX_RETRY_AFTER_S = 1.0, 30.0
 
 
@@ -197,6 +198,9 @@ class _Download:
             raise AssetUnavailable(f"{name}: the file did not arrive in time.") from error
         except requests.HTTPError as error:
             raise _status_error(name, error) from error
+        except requests.exceptions.SSLError as error:
+            message = f"{name}: the server's certificate is not trusted, or the encrypted connection failed."
+            raise AssetUnavailable(message, detail=http_client.error_classes(error)) from error
         except requests.RequestException as error:
             raise AssetUnavailable(
                 f"{name}: the URL could not be reached.", detail=http_client.error_classes(error)
@@ -242,6 +246,6 @@ def _pause_s(cause: BaseException | None, failed: int, waited_s: float) -> float
 def _status_error(name: str, error: requests.HTTPError) -> JobError:
     status = error.response.status_code
     message = f"{name}: the server returned HTTP status {status}."
-    if status >= 500 or status in {408, 425, 429}:
+    if status >= 500 or status in {408, *_BUSY}:
         return AssetUnavailable(message)
     return AssetNotFound(message)

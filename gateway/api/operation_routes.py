@@ -75,7 +75,7 @@ def _create(operation: Operation, loaded: dict[str, Any], wait: int | None) -> R
     outputs = operation.declared(loaded)
     # Only what the client sent: defaults are applied by the worker.
     params = {name: value for name, value in request.get_json().items() if name not in _FIELDS}
-    webhook_url = request.get_json().get("webhook_url")
+    webhook_url = loaded.get("webhook_url")
     if webhook_url and safe_http.names_inside_address(webhook_url, here.settings.webhook_allow_origins):
         reason = "The address is not public. An operator can allow it by its origin in WEBHOOK_ALLOW_ORIGINS."
         raise ValidationFailed(f"webhook_url: {reason}", errors={"webhook_url": [reason]})

@@ -10,6 +10,7 @@ import io
 import shutil
 import ssl
 import subprocess
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -173,11 +174,34 @@ def test_a_malformed_length_is_ignored_or_an_error(length: bytes, raw: StartRaw)
         assert get(f"{origin}/x", allow=(origin,))[1] == b"hello"
 
 
-def test_a_compressed_body_stays_compressed(files: FileServer) -> None:
-    packed = gzip.compress(bytes(1_000_000))
-    files.routes["/bomb"] = Reply(200, packed, {"Content-Encoding": "gzip"})
-    assert get(files.url("/bomb"), allow=(files.origin,), max_bytes=len(packed))[1] == packed
+@pytest.mark.parametrize("coding", ["gzip", "x-gzip", "GZIP", "deflate"])
+def test_a_body_that_comes_compressed_is_decompressed_under_the_limit(coding: str, files: FileServer) -> None:
+    body = bytes(1_000_000)
+    packed = zlib.compress(body) if coding == "deflate" else gzip.compress(body[:999]) + gzip.compress(body[999:])
+    files.routes["/packed"] = Reply(200, packed, {"Content-Encoding": coding})
+    done, found = get(files.url("/packed"), allow=(files.origin,), max_bytes=len(body))
+    assert (found, done.size_bytes) == (body, len(body))
     assert files.requests[0].headers["Accept-Encoding"] == "identity"
+    with pytest.raises(TooLarge):
+        get(files.url("/packed"), allow=(files.origin,), max_bytes=len(body) - 1)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [b"1\n00:00:01,000", gzip.compress(b"x" * 5000)[:-9], gzip.compress(b"x")[:8]],
+    ids=["text", "cut", "head"],
+)
+def test_a_body_that_is_not_what_its_coding_says_is_an_error(damaged: bytes, files: FileServer) -> None:
+    files.routes["/packed"] = Reply(200, damaged, {"Content-Encoding": "gzip"})
+    with pytest.raises(requests.RequestException):
+        get(files.url("/packed"), allow=(files.origin,))
+
+
+def test_other_codings_and_archives_stay_as_they_are(files: FileServer) -> None:
+    files.routes["/br"] = Reply(200, b"brotli", {"Content-Encoding": "br"})
+    files.routes["/gz"] = Reply(200, gzip.compress(b"x"), {"Content-Type": "application/gzip"})
+    assert get(files.url("/br"), allow=(files.origin,))[1] == b"brotli"
+    assert get(files.url("/gz"), allow=(files.origin,))[1].startswith(b"\x1f\x8b")
 
 
 # --- time ------------------------------------------------------------------------------------------------------------

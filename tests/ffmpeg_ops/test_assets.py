@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from marshmallow import Schema, ValidationError, fields
 
-from ffmpeg_ops.assets import MAX_ASSETS, Asset, NamedAsset, kinds, named
+from ffmpeg_ops.assets import MAX_ASSETS, Asset, NamedAsset, WebUrl, kinds, named
 
 URL = "https://example.com/"
 
@@ -146,3 +146,23 @@ def test_the_number_of_files_is_limited() -> None:
     with pytest.raises(ValidationError) as caught:
         named(Film(), Film().load({**most, "grid": [[{"url_audio": URL}]]}))
     assert caught.value.normalized_messages() == {"grid": ["At most 100 files may be named in all, 101 are."]}
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (" https://example.com/a.mp4\n", "https://example.com/a.mp4"),
+        ("https://example.com/a b.mp4?x=1 2", "https://example.com/a%20b.mp4?x=1%202"),
+        ("https://example.com/a%20b.mp4", "https://example.com/a%20b.mp4"),
+    ],
+)
+def test_blanks_around_a_url_are_cut_and_those_inside_encoded(written: str, meant: str) -> None:
+    assert WebUrl().deserialize(written) == meant
+
+
+@pytest.mark.parametrize(
+    "url", ["", " ", "https://exa\tmple.com/", "https:// example.com/", "https://example.com:1 2/", None]
+)
+def test_a_url_with_blanks_elsewhere_is_refused(url: str | None) -> None:
+    with pytest.raises(ValidationError):
+        WebUrl().deserialize(url)

@@ -16,7 +16,7 @@ import requests
 from common import safe_http
 from ffmpeg_ops.assets import NamedAsset
 from ffmpeg_ops.operation import Work
-from handler import share_links
+from handler import certificate, share_links
 from handler.fetch import AT_ONCE, _pause_s, fetch_all
 from tests.servers import PATIENCE_S, STOP_S, FileServer, Loopback, RawServer, Reply, Request, eventually
 from wire.envelope import Limits
@@ -318,3 +318,16 @@ def test_a_busy_server_is_asked_for_a_minute(monkeypatch: pytest.MonkeyPatch, as
         pauses.append(pause)
     assert 55 <= sum(pauses) <= 60
     assert len(pauses) < at_most + 1
+
+
+@pytest.mark.parametrize("status", [423, 425, 429, 503])
+def test_a_file_that_is_still_being_made_is_asked_for_again(files: FileServer, work: Work, status: int) -> None:
+    files.routes["/0"] = in_turn(*[Reply(status)] * 4, Reply(200, b"there"))
+    (path,) = fetch(assets(files, "/0"), work, files).values()
+    assert path.read_bytes() == b"there"
+
+
+def test_a_certificate_that_is_not_trusted_is_named(work: Work) -> None:
+    with closing(RawServer(b"", tls=certificate.make().context)) as server, pytest.raises(AssetUnavailable) as refused:
+        fetch(assets(server, "/"), work, server)
+    assert "certificate is not trusted" in refused.value.message

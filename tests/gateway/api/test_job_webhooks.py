@@ -52,6 +52,11 @@ def test_an_invalid_url_is_refused(api: FlaskClient, services: Gateway) -> None:
     assert api.get("/jobs").get_json()["jobs"] == []
 
 
+def test_blanks_around_the_url_are_cut(api: FlaskClient, services: Gateway) -> None:
+    job = services.store.job(post(api, webhook_url=" https://example.com/a hook\n")["jobId"])
+    assert job.webhook_url == "https://example.com/a%20hook"
+
+
 def test_an_inside_address_is_refused_with_the_name_of_the_setting(api: FlaskClient, app: Flask, wire: Wire) -> None:
     inside = {**CAPTION, "webhook_url": "http://127.0.0.1:5678/hook"}
     (reason,) = refused_field(api, "caption", inside, "webhook_url")
