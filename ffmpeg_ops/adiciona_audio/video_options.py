@@ -110,8 +110,9 @@ def size_units(path: Path, video: VideoStream, work: Work) -> set[str]:
     Not a second output of the command that copies: FFmpeg 5.1 then reads the video to its end before the other file.
     """
     units = ["-c:v", "copy", "-bsf:v", f"filter_units=pass_types={_SIZE_UNITS[video.codec]}"]
-    read = ["ffmpeg", "-nostdin", "-v", "quiet", *ffmpeg.INPUT_LIMITS, "-i", str(path), "-map", f"0:{video.index}"]
-    command = [*read, *units, *ffmpeg.OUTPUT_LIMITS, "-f", "framecrc", "-"]
+    # Only key frames can change the size; MP4 need not be read between them.
+    read = ["ffmpeg", "-nostdin", "-v", "quiet", "-discard:v", "nokey", *ffmpeg.INPUT_LIMITS, "-i", str(path)]
+    command = [*read, "-map", f"0:{video.index}", *units, *ffmpeg.OUTPUT_LIMITS, "-f", "framecrc", "-"]
     found: set[str] = set()
 
     def on_line(line: str) -> None:
