@@ -75,7 +75,10 @@ class Transaction:
         self.connection.execute(attempts.insert(), dict(vars(attempt)))
 
     def begin_attempt(self, attempt: Attempt, lease_token: str) -> None:
-        """Add the attempt and make it its job's newest. Raises StaleLease if `lease_token` is no longer valid."""
+        """Add the attempt and make it its job's newest.
+
+        Raises StaleLease if `lease_token` is no longer valid, or the job was cancelled in the meantime.
+        """
         values = {"attempt_id": attempt.id, "row_id": attempt.job_id, "token": lease_token}
         if self.connection.execute(BEGIN_ATTEMPT, values).rowcount != 1:
             raise StaleLease(attempt.job_id)

@@ -43,10 +43,10 @@ def send_again(look: Look, attempt: Attempt) -> Update:
     if (error := _reason_not_to_begin(look, now)) is not None:
         return end_job(look, error)
     with look.context.store.transaction() as tx:
-        tx.leased_job(look.job.id, look.token)
-        fresh = tx.attempt(attempt.id)
-        if fresh is None or fresh.state is not AttemptState.INTENT:
-            return Update(fresh, unchanged, next_in_ms=0)  # claimed meanwhile: an earlier submit took effect after all
+        job, fresh = tx.leased_job(look.job.id, look.token), tx.attempt(attempt.id)
+        if job.finished or fresh is None or fresh.state is not AttemptState.INTENT:
+            # Cancelled meanwhile, or claimed: an earlier submit took effect after all.
+            return Update(fresh, unchanged, next_in_ms=0)
         attempt = replace(fresh, sent_at=now)
         tx.save_attempt(attempt)
         params = tx.params(look.job.id)

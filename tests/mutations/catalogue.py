@@ -42,7 +42,7 @@ MUTATIONS = (
         "Only the holder of a job's lease begins an attempt",
         "gateway/db/statements.py",
         'BEGIN_ATTEMPT = save(jobs, frozenset({"attempt_id"}), leased=True)',
-        'BEGIN_ATTEMPT = save(jobs, frozenset({"attempt_id"}))',
+        'BEGIN_ATTEMPT = save(jobs, frozenset({"attempt_id"}), leased=False)',
         ("tests/gateway/db/test_store.py",),
     ),
     Mutation(

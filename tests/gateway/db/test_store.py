@@ -169,6 +169,16 @@ def test_an_attempt_begins_only_under_its_jobs_lease(store: Store) -> None:
     assert store.attempts(job.id) == [early]
 
 
+def test_no_attempt_begins_for_a_job_that_was_cancelled_since_its_lease(store: Store) -> None:
+    (job,) = add(store, new_job(NOW))
+    lease(store, "one")
+    with store.transaction() as tx:
+        tx.save_job(replace(tx.job(job.id), status=JobStatus.CANCELLED, finished_at=NOW))
+    with pytest.raises(StaleLease), store.transaction() as tx:
+        tx.begin_attempt(new_attempt(job, NOW), "one")
+    assert store.attempts(job.id) == []
+
+
 def test_a_stale_write_undoes_its_whole_transaction(store: Store) -> None:
     (job,) = add(store, new_job(NOW))
     attempt = new_attempt(job, NOW)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import structlog
 
 from gateway.dispatch import submit
 from gateway.dispatch.limits import AMBIGUOUS_MS
@@ -217,3 +218,28 @@ def test_a_job_cancelled_during_its_submit_is_taken_back(services: Gateway) -> N
     assert (services.job(job).status, services.states(job)) == (JobStatus.CANCELLED, [AttemptState.SUPERSEDED])
     # at once, and under the id of the late answer
     assert services.provider.called("cancel")[0].remote_id == "r1"
+
+
+@on_every_database
+@pytest.mark.parametrize("again", [False, True])
+def test_a_job_cancelled_just_before_its_submit_is_not_submitted_and_is_no_error(
+    services: Gateway, again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = services.add_job(attempt=AttemptState.INTENT if again else None)
+    if again:  # its provider has definitely not accepted it
+        unsent = replace(services.attempt(job), sent_at=None)
+        services.store.together(lambda tx: tx.save_attempt(unsent))
+
+    def cancel(*_: object) -> bool:
+        services.jobs.cancel(job.id, job.key_id)
+        return False
+
+    monkeypatch.setattr(services.dispatcher._context.quotas, "day_is_spent", cancel)
+    with structlog.testing.capture_logs() as logged:
+        services.turn()
+        services.clock.advance(LEASE_MS)
+        services.turn()
+    assert services.provider.called("submit") == []
+    assert services.job(job).status is JobStatus.CANCELLED
+    assert services.job(job).next_at is None
+    assert not [line for line in logged if line["log_level"] == "error"]
