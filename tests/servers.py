@@ -91,6 +91,9 @@ class FileServer(Loopback):
             def _answer(self) -> None:
                 length = int(self.headers.get("Content-Length") or 0)
                 request = Request(self.command, self.path, dict(self.headers), self.rfile.read(length))
+                if len(request.body) < length:  # the client was killed while it sent
+                    self.close_connection = True
+                    return
                 server.requests.append(request)
                 route = server.routes.get(self.path.partition("?")[0], server.default)
                 reply = route(request) if callable(route) else route

@@ -26,7 +26,11 @@ class _Handler(BaseHTTPRequestHandler):
     server: Server
 
     def _answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length)
+        if len(body) < length:  # the caller was killed while it sent
+            self.close_connection = True
+            return
         self._hung_up = False
         environ = self._environ(body)
         chunks, status, headers = run_wsgi_app(self.server.app, environ, buffered=True)
