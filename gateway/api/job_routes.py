@@ -12,12 +12,15 @@ from ffmpeg_ops.operation import OPERATIONS
 from gateway.api.blueprint import Blueprint
 from gateway.api.job_document import JobSchema, JobView
 from gateway.api.job_response import JobListSchema, WaitSchema, job_response
-from gateway.domain.jobs import JobStatus
+from gateway.domain.jobs import MAX_REFERENCE, JobStatus
 from gateway.errors import JobFinished, JobNotFinished, NotFound, NoWebhook
 from gateway.wiring import services
 
 
 class ListSchema(Schema):
+    reference = fields.String(
+        validate=validate.Length(1, MAX_REFERENCE), metadata={"description": "Only jobs with this `reference`."}
+    )
     status = fields.String(validate=validate.OneOf([str(status) for status in JobStatus]))
     operation = fields.String(validate=validate.OneOf(sorted(OPERATIONS)))
     cursor = fields.String(
@@ -39,8 +42,7 @@ def blueprint() -> Blueprint:
             limit = query["limit"]
             found = services().store.list_jobs(
                 g.key_id,
-                status=query.get("status"),
-                operation=query.get("operation"),
+                **{name: query.get(name) for name in ("status", "operation", "reference")},
                 before=query.get("cursor"),
                 limit=limit + 1,
             )

@@ -220,6 +220,22 @@ def test_a_list_loads_no_params(api: FlaskClient, services: Gateway) -> None:
         tracemalloc.stop()
 
 
+def test_a_reference_filters_among_the_own_jobs(api: FlaskClient, other_client: FlaskClient) -> None:
+    first, second, other = (
+        client.post("/video/caption", json={**CAPTION, "reference": reference}).get_json()["jobId"]
+        for client, reference in ((api, "row 7"), (api, "row 7"), (api, "row"))
+    )
+    other_client.post("/video/caption", json={**CAPTION, "reference": "row 7"})
+    second, first = sorted((first, second), reverse=True)
+    assert ids_of(api, "?reference=row%207") == [second, first]
+    assert ids_of(api, "?reference=row") == [other]
+    assert ids_of(api, "?reference=ROW%207") == ids_of(api, "?reference=row%207%00") == []
+    assert ids_of(api, f"?reference=row%207&limit=1&cursor={second}&status=queued") == [first]
+    assert list(assert_problem(api.get(f"/jobs?reference={'x' * 201}"), 422, "validation_failed")["errors"]) == [
+        "reference"
+    ]
+
+
 def test_the_list_can_be_filtered(api: FlaskClient, job_factory: JobFactory) -> None:
     queued = job_factory()
     failed = job_factory(status=JobStatus.FAILED)

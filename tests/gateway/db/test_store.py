@@ -359,7 +359,7 @@ def test_paging_is_complete_without_duplicates_while_jobs_arrive(store: Store) -
     add(store, new_job(NOW, key_id="key_b"))
     seen: list[str] = []
     before = None
-    while page := store.list_jobs("key_a", status=None, operation=None, before=before, limit=4):
+    while page := store.list_jobs("key_a", before=before, limit=4):
         seen += [job.id for job in page]
         before = page[-1].id
         add(store, new_job(NOW + 1_000 + len(seen), key_id="key_a"))
@@ -371,9 +371,9 @@ def test_lists_are_of_one_key_and_filtered(store: Store) -> None:
     caption, running = add(
         store, new_job(NOW, key_id="key_a"), new_job(NOW, key_id="key_a", operation="img2vid", status=JobStatus.RUNNING)
     )
-    assert store.list_jobs("key_a", status="running", operation=None, before=None, limit=9) == [running]
-    assert store.list_jobs("key_a", status=None, operation="caption", before=None, limit=9) == [caption]
-    assert store.list_jobs("key_a", status="running", operation="caption", before=None, limit=9) == []
+    assert store.list_jobs("key_a", status="running", limit=9) == [running]
+    assert store.list_jobs("key_a", operation="caption", limit=9) == [caption]
+    assert store.list_jobs("key_a", status="running", operation="caption", limit=9) == []
 
 
 def test_figures_of_unfinished_jobs_are_by_status(store: Store) -> None:
@@ -484,13 +484,15 @@ def test_a_backlog_is_never_read_whole(store: Store) -> None:
 
 
 def test_no_filter_of_a_list_reads_all_jobs_of_a_key(store: Store) -> None:
-    by_status, by_operation = plans(
+    by_status, by_operation, by_reference = plans(
         store,
-        lambda: store.list_jobs("key", status="failed", operation=None, before="job_z", limit=5),
-        lambda: store.list_jobs("key", status=None, operation="caption", before=None, limit=5),
+        lambda: store.list_jobs("key", status="failed", before="job_z", limit=5),
+        lambda: store.list_jobs("key", operation="caption", limit=5),
+        lambda: store.list_jobs("key", reference="order-7", before="job_z", limit=5),
     )
     assert by_status == ["SEARCH jobs USING INDEX jobs_by_status (key_id=? AND status=? AND id<?)"]
     assert by_operation == ["SEARCH jobs USING INDEX jobs_by_operation (key_id=? AND operation=?)"]
+    assert by_reference == ["SEARCH jobs USING INDEX jobs_by_reference (key_id=? AND reference=? AND id<?)"]
 
 
 def test_neither_search_goes_through_all_jobs(store: Store) -> None:
