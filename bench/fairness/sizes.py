@@ -24,5 +24,3 @@ class Sizes:
     silent_hosts: int = 96
     #: Connections that send the head of a request slowly.
     slow_heads: int = 400
-    #: Names of the attacks to make; all of them if empty.
-    only: tuple[str, ...] = ()
