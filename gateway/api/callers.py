@@ -6,6 +6,7 @@ from flask import Response, g, request
 
 from gateway.access.keys import may, mistyped
 from gateway.access.rate_limits import address_of
+from gateway.access.turns import Turn
 from gateway.errors import MissingScope, RateLimited, Unauthorized
 from gateway.wiring import services
 
@@ -47,6 +48,8 @@ def add_headers(response: Response) -> Response:
 
 def end(_: object) -> None:
     """Forget the request. For `app.teardown_request`."""
+    if turn := g.pop("turn", None):
+        turn.end()
     if g.pop("in_progress", False):
         services().thread_limits.in_progress.give_back(g.key_id)
 
@@ -68,6 +71,9 @@ def _check_key() -> None:
     scope = "" if request.endpoint is None else SCOPE_OF.get(request.endpoint.partition(".")[0], "admin")
     if scope and not may(key, scope):
         raise MissingScope(f"The key is valid, but lacks the scope `{scope}` that this route needs.")
+    turn = Turn(here.thread_limits.turns, key.id, request.environ.get("gunicorn.socket"))
+    turn.wait()
+    g.turn = turn
 
 
 def _count(kind: str, who: str) -> None:
