@@ -11,7 +11,7 @@ from flask import Response, jsonify, request
 from marshmallow import Schema, fields, validate
 from sqlalchemy.exc import SQLAlchemyError
 
-from common.http_server import away
+from common.http_connection import away
 from gateway.api.job_document import JobSchema
 from gateway.api.problems import problem_of_job
 from gateway.domain.jobs import Job, JobStatus

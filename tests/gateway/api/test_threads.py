@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from common.http_server import AWAY
 from gateway.__main__ import STOP_S
 from tests.gateway.api.conftest import CAPTION
 from tests.gateway.api.live import API_KEY, MAX_ASSET_BYTES, THREADS, TRANSFERS, WAITING, Live, live, read_reply
@@ -292,6 +293,38 @@ def test_half_sent_requests_hold_no_place(server: Live, stack: ExitStack) -> Non
 
 
 @pytest.mark.slow
+def test_slow_heads_hold_no_thread(tmp_path: Path, stack: ExitStack) -> None:
+    server = stack.enter_context(live(tmp_path / "data", idle_s=600, patience_s=600, head_s=600))
+    slow = [stack.enter_context(server.dial()) for _ in range(AWAY + 2 * THREADS)]
+    for part in (b"GET /health HTT", b"P/1.1\r\nX", b"-Slow: "):
+        for connection in slow:
+            connection.sendall(part)
+    assert server.call("GET", "/health", key=None).status_code == 200
+    assert server.call("POST", "/video/caption", json=CAPTION).status_code == 202
+    for connection in slow[::50]:
+        connection.sendall(b"yes\r\nHost: x\r\n\r\n")
+        assert connection.recv(12) == b"HTTP/1.1 200", "they were only waited for"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["", "GET /health HTTP/1.1\r\nHost: x\r\n\r\n"])
+def test_a_head_that_takes_too_long_is_cut_off(tmp_path: Path, stack: ExitStack, head: str) -> None:
+    """The first one of a connection, and a later one."""
+    connection = stack.enter_context(live(tmp_path / "data", head_s=1.5)).dial()
+    stack.enter_context(connection)
+    connection.sendall(head.encode())
+    assert head == "" or b"200 OK" in connection.recv(65536)
+
+    def is_closed() -> bool:
+        with suppress(BrokenPipeError, ConnectionResetError):
+            connection.sendall(b"x")
+            return bool(select.select([connection], [], [], 0.2)[0])
+        return True
+
+    eventually(is_closed)
+
+
+@pytest.mark.slow
 def test_a_key_that_holds_its_transfers_holds_no_other_key(server: Live, stack: ExitStack) -> None:
     hold_transfers(server, stack)
     _, attempt = server.claimed_job(key_id="key_of_another")
@@ -341,7 +374,7 @@ def test_an_honest_slow_transfer_is_finished(tmp_path: Path, stack: ExitStack) -
 
 @pytest.mark.slow
 def test_clients_that_stall_are_cut_off(tmp_path: Path, stack: ExitStack) -> None:
-    server = stack.enter_context(live(tmp_path / "data", idle_s=1.5))
+    server = stack.enter_context(live(tmp_path / "data", idle_s=1.5, head_s=1.5))
     url = str(server.call("POST", "/files", data=b"ID3" + os.urandom(BIG - 3)).json()["url"])
     readers = hold_readers(server, stack, url)
     eventually(lambda: server.call("POST", "/files", data=b"ID3").status_code == 201)
