@@ -14,7 +14,7 @@ from werkzeug.exceptions import ClientDisconnected
 from werkzeug.wsgi import ClosingIterator
 
 from common.clock import to_rfc3339
-from common.http_server import away
+from common.http_connection import away
 from gateway.access.rate_limits import address_of
 from gateway.api.blueprint import Blueprint
 from gateway.domain import ids
