@@ -16,7 +16,7 @@ from marshmallow import Schema, ValidationError, fields, validate
 
 MAX_URL = 4096
 MAX_ASSETS = 100
-ASSET_KINDS = ("video", "image", "audio", "subtitles")
+ASSET_KINDS = ("video", "image", "audio", "subtitles", "media")  # media: video or audio
 PREFIX = "url_"
 
 
