@@ -93,6 +93,12 @@ class Settings:
     s3_endpoint_url: str | None = setting(
         http_url(), None, "URL of S3 for gateway, workers and clients alike. Default: Amazon's in S3_REGION."
     )
+    s3_public_url: str | None = setting(
+        http_url(),
+        None,
+        "URL under which anyone can read the bucket, such as the domain of an R2 bucket. Finished files get URLs below "
+        "it, without a signature, which are valid until the file is removed.",
+    )
     s3_region: str = setting(fields.String(), "us-east-1", "Region of the bucket.")
     s3_access_key_id: str | None = setting(
         fields.String(), None, "Id of a key that may put, get, delete and list objects."

@@ -56,6 +56,8 @@ class VideoStream:
     color_range: str = ""
     #: FFmpeg's name of the transfer characteristics, empty when unknown.
     color_transfer: str = ""
+    #: FFmpeg's name of the colour matrix, empty when unknown.
+    color_space: str = ""
     #: Timestamp of the first frame, in seconds.
     start_s: float = 0.0
     #: Whether it has B-frames: packets are stored in another order than frames are shown.
@@ -285,6 +287,7 @@ def _video(stream: Mapping[str, Any]) -> VideoStream:
         time_base=_rate(stream.get("time_base")) or Fraction(1, 1000),
         color_range=stream.get("color_range", ""),
         color_transfer=stream.get("color_transfer", ""),
+        color_space=stream.get("color_space", ""),
         start_s=_seconds(stream, "start_time") or 0.0,
         reordered=bool(stream.get("has_b_frames")),
         constant_rate=stream.get("avg_frame_rate") == stream.get("r_frame_rate"),

@@ -11,7 +11,7 @@ from flask import Flask, Response, g, redirect, request
 from flask_swagger_ui import get_swaggerui_blueprint
 from ulid import ULID
 
-from common.http_server import close_if_body_unread
+from common.http_connection import close_if_body_unread
 from gateway.api import (
     callers,
     event_routes,

@@ -15,7 +15,7 @@ from werkzeug.exceptions import ClientDisconnected
 from werkzeug.wsgi import ClosingIterator
 
 from common.clock import to_rfc3339
-from common.http_server import away
+from common.http_connection import away
 from gateway.access.rate_limits import address_of
 from gateway.api.blueprint import Blueprint
 from gateway.domain import ids
@@ -35,7 +35,7 @@ from gateway.errors import (
     TransfersBusy,
     UnsupportedMediaType,
 )
-from gateway.storage import StorageUnavailable, download_name, mime_of
+from gateway.storage import StorageUnavailable, mime_of
 from gateway.storage.local import LocalStorage
 from gateway.wiring import services
 from wire import sniffing
@@ -213,7 +213,7 @@ def _file(key: str) -> Response:
             _local().path(key),
             mimetype=mime,
             as_attachment=mime == ANY_MIME,  # uploads of clients must not be shown as pages
-            download_name=download_name(key),
+            download_name=_file_name(key),
             conditional=True,
             max_age=0,
         )
@@ -221,6 +221,15 @@ def _file(key: str) -> Response:
         raise NotFound("The file does not exist or was removed.") from error
     except OSError as error:
         raise StorageUnavailable(f"the disk: {error.strerror}") from error
+
+
+def _file_name(key: str) -> str:
+    """The name for a download: as the job says, or else the last part of the key."""
+    last = key.rpartition("/")[2]
+    match key.split("/"):
+        case ["outputs", job_id, *_] if (job := services().store.job(job_id)) is not None:
+            return job.file_name(last.partition(".")[0])
+    return last
 
 
 def _receive(key: str, signature: str) -> Response:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import Column, Table
 
 from gateway.domain import webhooks as hooks
+from gateway.domain.jobs import MAX_FILENAME, MAX_REFERENCE
 from gateway.domain.outputs import Output
 
 metadata = sa.MetaData()
@@ -57,6 +58,8 @@ jobs = Table(
     Column("queue_limit_s", sa.Integer, nullable=False),
     Column("request_id", sa.String(64)),
     Column("webhook_url", sa.Text),
+    Column("reference", sa.String(MAX_REFERENCE)),
+    Column("filename", sa.String(MAX_FILENAME)),
     Column("progress", sa.Float, nullable=False),
     Column("started_at", sa.BigInteger),
     Column("finished_at", sa.BigInteger),
@@ -78,6 +81,7 @@ jobs = Table(
     # One for each filter of a key's jobs: a filter without a hit would read all of them.
     sa.Index("jobs_by_status", "key_id", "status", "id"),
     sa.Index("jobs_by_operation", "key_id", "operation", "id"),
+    sa.Index("jobs_by_reference", "key_id", "reference", "id"),
     sa.Index("jobs_due", "next_at"),
     sa.Index("jobs_unfinished", "key_id", "finished_at", sqlite_where=UNFINISHED, postgresql_where=UNFINISHED),
     # These two stay small: most jobs have ended, and most of the others are at a provider.

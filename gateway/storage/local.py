@@ -40,7 +40,7 @@ class LocalStorage:
         self._settings, self._signer, self._clock = settings, signer, clock
         self._root = settings.files_dir
 
-    def presign_put(self, key: str, *, max_bytes: int, expires_at: int) -> Upload:
+    def presign_put(self, key: str, *, max_bytes: int, expires_at: int, file_name: str | None = None) -> Upload:
         url = self._url(self._settings.worker_base, "PUT", key, expires_at, max_bytes)
         return Upload(url=url, max_bytes=max_bytes)
 

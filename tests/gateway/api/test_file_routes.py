@@ -390,7 +390,7 @@ def test_the_url_of_an_upload_accepts_no_other_file(api: FlaskClient, client: Fl
 
 def test_a_form_is_refused_with_a_hint(api: FlaskClient) -> None:
     response = api.post("/files", data={"file": (BytesIO(VIDEO), "v.mp4")}, content_type="multipart/form-data")
-    assert "--data-binary" in assert_problem(response, 415, "unsupported_media_type")["title"]
+    assert "--data-binary" in assert_problem(response, 415, "unsupported_media_type")["detail"]
 
 
 def test_uploads_are_limited_to_the_maximum_size(api: FlaskClient, app: Flask, wire: Wire) -> None:

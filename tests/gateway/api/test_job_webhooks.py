@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -103,6 +104,18 @@ def test_the_outcome_of_a_try_is_in_the_job(api: FlaskClient, services: Gateway,
 
 def headers_of(files: FileServer, number: int) -> dict[str, str]:
     return {name.lower(): value for name, value in files.requests[number].headers.items()}
+
+
+def test_the_webhook_has_the_reference_and_the_order_of_the_job(
+    api: FlaskClient, services: Gateway, files: FileServer
+) -> None:
+    files.routes["/hook"] = Reply(200)
+    job = post(api, webhook_url=files.url("/hook"), reference="order-7")
+    job = api.delete(f"/jobs/{job['jobId']}").get_json()
+    services.turn()
+    sent = json.loads(files.requests[0].body)["data"]
+    assert sent["reference"] == "order-7"
+    assert list(sent) == [name for name in job if name in sent]
 
 
 # POST /jobs/<id>/webhook
