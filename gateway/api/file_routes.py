@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import structlog
@@ -16,6 +18,7 @@ from werkzeug.wsgi import ClosingIterator
 from common.clock import to_rfc3339
 from common.http_connection import away
 from gateway.access.rate_limits import address_of
+from gateway.api import form_upload
 from gateway.api.blueprint import Blueprint
 from gateway.domain import ids
 from gateway.domain.jobs import MARGIN_MS
@@ -47,6 +50,15 @@ _FILE_BODY = {
     "required": True,
     "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
 }
+_FILE_OR_FORM = {
+    "required": True,
+    "content": {
+        **_FILE_BODY["content"],  # type: ignore[dict-item]
+        "multipart/form-data": {
+            "schema": {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}}
+        },
+    },
+}
 _OF_STORING = (BadRequest, LengthRequired, PayloadTooLarge, TransfersBusy, StorageLow)
 
 
@@ -72,10 +84,10 @@ def blueprint() -> Blueprint:
 
     @here.route("", methods=["POST"])
     @here.response(201, UploadSchema)
-    @here.doc(requestBody=_FILE_BODY)
+    @here.doc(requestBody=_FILE_OR_FORM)
     @here.refuses(*_OF_STORING, UnsupportedMediaType, FileNotMedia)
     def upload() -> dict[str, Any]:
-        """Upload a file for use in jobs. The body is the file itself, not a form."""
+        """Upload a file for use in jobs. The body is the file itself, or a form with one file."""
         return _upload()
 
     @here.route("/<path:key>")
@@ -103,15 +115,19 @@ def blueprint() -> Blueprint:
 
 def _upload() -> dict[str, Any]:
     here = services()
-    if request.mimetype.startswith("multipart/"):
-        raise UnsupportedMediaType("Send the file itself as the body (curl --data-binary @file), not as a form.")
+    is_form = request.mimetype == "multipart/form-data"
+    if request.mimetype.startswith("multipart/") and not is_form:
+        raise UnsupportedMediaType(
+            "Send the file itself as the body (curl --data-binary @file), or as a form's only file."
+        )
     now = here.clock.now_ms()
     if here.storage.free_percent() < here.settings.min_free_disk_percent:
         raise StorageLow
     key = f"uploads/{g.key_id}/{ids.ulid(now)}"
     client = address_of(request.remote_addr)
     with here.thread_limits.transfers.held(g.key_id, client) as taken:
-        size = _store(key, here.settings.max_asset_bytes, taken, sniffed=True)
+        max_bytes = here.settings.max_asset_bytes
+        size = _store_form(key, max_bytes, taken) if is_form else _store(key, max_bytes, taken, sniffed=True)
     expires_at = now + here.settings.upload_retention_seconds * 1000
     # The file is removed when it expires, unless a job needs it. The URL stays valid for all tries of such a job.
     try_ms = (here.settings.queue_limit_seconds + here.settings.job_timeout_seconds) * 1000 + MARGIN_MS
@@ -218,7 +234,39 @@ def _store(
 
     `taken`: whether there is a place for the transfer. `sniffed`: refuse files that do not begin like media.
     """
-    here = services()
+    here, length = services(), _allowed_length(max_bytes, taken)
+    chunks = _body(length, check)
+    with away(here.thread_limits.moving):
+        here.storage.write(key, _media(chunks) if sniffed else chunks, length)
+    return length
+
+
+def _store_form(key: str, max_bytes: int, taken: bool) -> int:
+    """Store the only file of the request's form under `key` and return its size.
+
+    It is copied to the disk first: S3 needs the size before the first byte, and a second file is seen after the last.
+    """
+    here, boundary = services(), request.mimetype_params.get("boundary", "")
+    length = _allowed_length(max_bytes + form_upload.MAX_OVERHEAD_BYTES, taken)
+    if not boundary.isascii() or not boundary:
+        raise BadRequest("The form has no boundary.")
+    folder = here.settings.data_dir
+    with away(here.thread_limits.moving):
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                size = form_upload.copy_file(_body(length, lambda: None), boundary, file, max_bytes)
+                if size == 0:
+                    raise BadRequest("The form's file is empty.")
+                file.seek(0)
+                here.storage.write(key, _media(iter(partial(file.read, _CHUNK_BYTES), b"")), size)
+        except OSError as error:
+            raise StorageUnavailable(f"the disk: {error.strerror}") from error
+    return size
+
+
+def _allowed_length(max_bytes: int, taken: bool) -> int:
+    """The length of the request's body. Raises the error of a body that may not be stored."""
     length = request.content_length
     if length is None:
         raise LengthRequired
@@ -229,9 +277,6 @@ def _store(
     request.max_content_length = length + 1  # instead of the limit for JSON; a body of exactly the limit is refused
     if not taken:
         raise TransfersBusy
-    chunks = _body(length, check)
-    with away(here.thread_limits.moving):
-        here.storage.write(key, _media(chunks) if sniffed else chunks, length)
     return length
 
 
