@@ -18,7 +18,7 @@ from ffmpeg_ops import share_links
 
 MAX_URL = 4096
 MAX_ASSETS = 100
-ASSET_KINDS = ("video", "image", "audio", "subtitles")
+ASSET_KINDS = ("video", "image", "audio", "subtitles", "media")  # media: video or audio
 PREFIX = "url_"
 
 

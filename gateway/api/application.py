@@ -21,6 +21,7 @@ from gateway.api import (
     monitoring_routes,
     operation_routes,
     problems,
+    upload_checks,
 )
 from gateway.api.webhook_spec import WEBHOOKS
 from gateway.settings import Settings
@@ -73,6 +74,7 @@ def register(app: Flask, settings: Settings) -> None:
     api.ma_plugin.converter.add_attribute_function(_pattern)
     for module in (operation_routes, job_routes, file_routes, event_routes, monitoring_routes):
         api.register_blueprint(module.blueprint())
+    app.register_blueprint(upload_checks.blueprint())
     app.register_blueprint(get_swaggerui_blueprint("/docs", "/openapi.json", _SWAGGER_UI, blueprint_name="docs"))
     front.allow_docs_script(app)
     problems.register(app)

@@ -10,13 +10,15 @@ from gateway.errors import MissingScope, RateLimited, Unauthorized
 from gateway.wiring import services
 
 # Need no API key: they are public, or requests carry a signature or a token.
-PUBLIC_ENDPOINTS = frozenset({"monitoring.Health", "monitoring.Ready", "files.File", "events.Events"})
+PUBLIC_ENDPOINTS = frozenset(
+    {"monitoring.Health", "monitoring.Ready", "files.File", "events.Events", "upload_checks.output"}
+)
 PUBLIC_BLUEPRINTS = frozenset({"docs", "api-docs"})
 # Without a rate limit: `/health` must always respond; the others carry a signature or a token, which is cheap to check,
 # and many workers may share one address.
-UNCOUNTED_ENDPOINTS = frozenset({"monitoring.Health", "files.File", "events.Events"})
+UNCOUNTED_ENDPOINTS = frozenset({"monitoring.Health", "files.File", "events.Events", "upload_checks.output"})
 # The scope that a key needs, by blueprint. Other blueprints need `admin`.
-SCOPE_OF = {"video": "jobs", "jobs": "jobs", "files": "jobs", "monitoring": "metrics"}
+SCOPE_OF = {"video": "jobs", "jobs": "jobs", "files": "jobs", "upload_checks": "jobs", "monitoring": "metrics"}
 
 _MISTYPED = "The key is mistyped: its checksum is wrong."
 

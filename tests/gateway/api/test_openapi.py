@@ -18,7 +18,7 @@ from tests.gateway.api.conftest import CAPTION, Worker
 from tests.gateway.conftest import Gateway, JobFactory
 
 METHODS = {"get", "put", "post", "delete", "head", "options", "patch", "trace"}
-UNDOCUMENTED = {"/", "/docs", "/docs/", "/docs/{path}", "/openapi.json"}
+UNDOCUMENTED = {"/", "/docs", "/docs/", "/docs/{path}", "/openapi.json", "/allowed/files", "/allowed/files/{key}"}
 
 
 @pytest.fixture
