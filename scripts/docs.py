@@ -34,6 +34,7 @@ PUBLIC = {
     "video": "https://mdn.github.io/shared-assets/videos/flower.mp4",
     "image": "https://mdn.github.io/shared-assets/images/examples/balloon.jpg",
     "audio": "https://mdn.github.io/shared-assets/audio/t-rex-roar.mp3",
+    "media": "https://mdn.github.io/shared-assets/videos/flower.mp4",
 }
 _PART = re.compile(r"(<!-- made by scripts\.docs: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

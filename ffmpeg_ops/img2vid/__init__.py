@@ -10,8 +10,9 @@ off or damaged is used, with a warning, when at least 98 % of its lines can be r
 
 import re
 
-from marshmallow import Schema, ValidationError, fields, validate
+from marshmallow import ValidationError, fields, validate
 
+from common.forgiving import ForgivingSchema
 from ffmpeg_ops.assets import Asset
 from ffmpeg_ops.engine.encoding import encoding_param
 from ffmpeg_ops.engine.params import choice, number
@@ -41,7 +42,7 @@ def parse_size(text: str) -> tuple[int, int]:
     return width, height
 
 
-class Img2VidParams(Schema):
+class Img2VidParams(ForgivingSchema):
     url_image = Asset(
         "image", required=True, metadata={"description": "URL of the image: JPEG, PNG, WebP, AVIF, TIFF, BMP or GIF."}
     )
