@@ -34,7 +34,7 @@ class RequestError(ReelayError):
 
 
 class Unauthorized(RequestError, code="unauthorized", status=401):
-    """The request needs a valid key in the header X-API-Key."""
+    """The request needs a valid key in the header X-API-Key, or in Authorization as Bearer."""
 
 
 class MissingScope(RequestError, code="missing_scope", status=403):

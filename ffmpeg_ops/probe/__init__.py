@@ -14,13 +14,14 @@ What is not known is left out. With `loudness`, `loudness_lufs` (integrated, EBU
 that players choose are measured; both are null for silence, or without sound.
 """
 
-from marshmallow import Schema, fields
+from marshmallow import fields
 
+from common.forgiving import ForgivingSchema
 from ffmpeg_ops.assets import Asset
 from ffmpeg_ops.operation import Operation, Weight
 
 
-class ProbeParams(Schema):
+class ProbeParams(ForgivingSchema):
     url_media = Asset("media", required=True, metadata={"description": "URL of a video or sound."})
     loudness = fields.Boolean(
         load_default=False,

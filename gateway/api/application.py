@@ -39,6 +39,7 @@ _CONFIG = {
         "components": {
             "securitySchemes": {
                 "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                "bearer": {"type": "http", "scheme": "bearer", "description": "The same key."},
                 "eventToken": {
                     "type": "http",
                     "scheme": "bearer",
@@ -46,7 +47,7 @@ _CONFIG = {
                 },
             }
         },
-        "security": [{"apiKey": []}],
+        "security": [{"apiKey": []}, {"bearer": []}],
         "webhooks": WEBHOOKS,
     },
 }
@@ -59,6 +60,7 @@ def register(app: Flask, settings: Settings) -> None:
     """Add all routes, the error documents, and the checks before and after every request."""
     app.config.update(_CONFIG, MAX_CONTENT_LENGTH=settings.max_body_bytes)
     app.json.sort_keys = False  # type: ignore[attr-defined]  # keys come as they are documented
+    app.url_map.strict_slashes = False  # a slash at the end changes nothing
     app.before_request(_identify_request)
     front.register(app, settings.trusted_proxy_hops)
     app.before_request(callers.check)
