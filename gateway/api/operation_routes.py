@@ -14,9 +14,17 @@ from ffmpeg_ops.assets import WebUrl
 from ffmpeg_ops.operation import OPERATIONS, Operation
 from gateway.api.blueprint import Blueprint
 from gateway.api.job_document import JobSchema
-from gateway.api.job_response import WaitSchema, job_response
+from gateway.api.job_response import JobQuerySchema, job_response
 from gateway.domain.jobs import MAX_FILENAME, MAX_REFERENCE
-from gateway.errors import IdempotencyMismatch, NotFound, SpendingLimit, StorageLow, TooManyJobs, ValidationFailed
+from gateway.errors import (
+    IdempotencyMismatch,
+    JobCancelled,
+    NotFound,
+    SpendingLimit,
+    StorageLow,
+    TooManyJobs,
+    ValidationFailed,
+)
 from gateway.wiring import services
 
 MAX_IDEMPOTENCY_KEY = 255
@@ -35,7 +43,7 @@ class Reference(fields.String):
         return super()._deserialize(text, attr, data, **kwargs).strip()
 
 
-class CreateSchema(WaitSchema):
+class CreateSchema(JobQuerySchema):
     only_validate = fields.Boolean(
         data_key="validate",
         load_default=False,
@@ -75,7 +83,8 @@ _HEADERS = [
         "in": "header",
         "name": "Prefer",
         "schema": {"type": "string"},
-        "description": "`wait=N` holds the response until the job has ended, at most N seconds.",
+        "description": "`wait=N` holds the response until the job has ended, at most N seconds; `handling=strict` "
+        "makes a job that failed an error.",
     },
     {
         "in": "header",
@@ -104,7 +113,7 @@ def _view(here: Blueprint, operation: Operation) -> Callable[..., Response]:
     @here.doc(summary=summary, description=description)
     @here.response(202, JobSchema, description="The job, accepted")
     @here.alt_response(200, schema=_JOB_OR_PARAMS, description="The finished job; or valid params", success=True)
-    @here.refuses(IdempotencyMismatch, NotFound, StorageLow, TooManyJobs, SpendingLimit)
+    @here.refuses(IdempotencyMismatch, NotFound, StorageLow, TooManyJobs, SpendingLimit, JobCancelled, failed_jobs=True)
     def view(query: dict[str, Any], body: dict[str, Any]) -> Response:
         return _create(operation, body, query)
 
@@ -135,7 +144,7 @@ def _create(operation: Operation, loaded: dict[str, Any], query: dict[str, Any])
         _idempotency_key(),
         **{name: loaded.get(name) for name in _FIELDS},
     )
-    return job_response(job, wait=query.get("wait"))
+    return job_response(job, query)
 
 
 def _idempotency_key() -> str | None:
