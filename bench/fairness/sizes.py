@@ -14,6 +14,8 @@ class Sizes:
     attacked_s: float = 16.0
     #: Requests of the victim per second.
     per_s: int = 10
+    #: Requests that are sent at once, each followed by the next.
+    at_once: int = 64
     #: Requests that wait for a job at once.
     waits: int = 100
     #: Jobs with large params in the attacker's list.

@@ -48,10 +48,15 @@ def add_headers(response: Response) -> Response:
     return response
 
 
-def end(_: object) -> None:
-    """Forget the request. For `app.teardown_request`."""
+def end_turn() -> None:
+    """Let another request of the key have its turn, if this one still has it."""
     if turn := g.pop("turn", None):
         turn.end()
+
+
+def end(_: object) -> None:
+    """Forget the request. For `app.teardown_request`."""
+    end_turn()
     if g.pop("in_progress", False):
         services().thread_limits.in_progress.give_back(g.key_id)
 

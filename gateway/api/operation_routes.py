@@ -13,6 +13,7 @@ from common.http_connection import away
 from common.validation import describe, flatten
 from ffmpeg_ops.assets import WebUrl
 from ffmpeg_ops.operation import OPERATIONS, Operation
+from gateway.api import callers
 from gateway.api.blueprint import Blueprint
 from gateway.api.job_document import JobSchema
 from gateway.api.job_response import JobQuerySchema, job_response
@@ -138,6 +139,7 @@ def _create(operation: Operation, loaded: dict[str, Any], query: dict[str, Any])
     if query["only_validate"]:
         return jsonify({"params": operation.dump(loaded)})
     idempotency_key, others = _idempotency_key(), {name: loaded.get(name) for name in _FIELDS}
+    callers.end_turn()  # what is left is little work
     with away():  # it waits for the disk, and jobs that are created together share a commit
         job = here.jobs.create(g.key_id, operation.name, params, outputs, idempotency_key, **others)
     return job_response(job, query)

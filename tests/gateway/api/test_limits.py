@@ -19,6 +19,7 @@ from gateway import create_app
 from gateway.access.keys import SCOPES, make_secret
 from gateway.access.turns import Turn
 from gateway.api.callers import SCOPE_OF, needs_key
+from gateway.domain.jobs import Job
 from tests.gateway.api.conftest import CAPTION, Worker, assert_problem
 from tests.gateway.conftest import Gateway, Key, Wire
 
@@ -313,3 +314,18 @@ def test_every_response_gives_the_turn_back(services: Gateway, api: FlaskClient)
         api.post("/video/caption", **body)
         api.get(f"/jobs/{JOB}")
     assert not services.thread_limits.turns._turns
+
+
+def test_a_request_that_creates_a_job_does_not_keep_its_turn(
+    services: Gateway, api: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs that are created together share a commit."""
+    create, held = services.jobs.create, []
+
+    def look(*args: Any, **kwargs: Any) -> Job:
+        held.append(dict(services.thread_limits.turns._turns))
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(services.jobs, "create", look)
+    assert api.post("/video/caption", json=CAPTION).status_code == 202
+    assert held == [{}]
