@@ -5,7 +5,7 @@ RequestError
 ├── MissingScope       SignatureInvalid   NotFound             MethodNotAllowed
 ├── JobFinished        JobNotFinished     NoWebhook            AttemptSuperseded
 ├── LengthRequired     PayloadTooLarge    UnsupportedMediaType FileNotMedia         RangeNotSatisfiable
-├── ValidationFailed   IdempotencyMismatch    RateLimited      TooManyJobs
+├── ValidationFailed   IdempotencyMismatch    RateLimited      TooManyJobs          TooManyBytes
 └── InternalError      ServiceUnavailable TransfersBusy        StorageLow
 """
 
@@ -47,6 +47,10 @@ class RateLimited(RequestError, code="rate_limited", status=429):
 
 class TooManyJobs(RequestError, code="too_many_jobs", status=429):
     """The key has reached its maximum number of unfinished jobs. Try again when some have ended."""
+
+
+class TooManyBytes(RequestError, code="too_many_bytes", status=429):
+    """The key's unfinished jobs or its uploads occupy as many bytes as they may. The title says what frees some."""
 
 
 class SpendingLimit(RequestError, code="spending_limit", status=402):

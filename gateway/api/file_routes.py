@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import structlog
@@ -31,6 +31,7 @@ from gateway.errors import (
     ServiceUnavailable,
     SignatureInvalid,
     StorageLow,
+    TooManyBytes,
     TransfersBusy,
     UnsupportedMediaType,
 )
@@ -73,7 +74,7 @@ def blueprint() -> Blueprint:
     @here.route("", methods=["POST"])
     @here.response(201, UploadSchema)
     @here.doc(requestBody=_FILE_BODY)
-    @here.refuses(*_OF_STORING, UnsupportedMediaType, FileNotMedia)
+    @here.refuses(*_OF_STORING, UnsupportedMediaType, FileNotMedia, TooManyBytes)
     def upload() -> dict[str, Any]:
         """Upload a file for use in jobs. The body is the file itself, not a form."""
         return _upload()
@@ -111,7 +112,7 @@ def _upload() -> dict[str, Any]:
     key = f"uploads/{g.key_id}/{ids.ulid(now)}"
     client = address_of(request.remote_addr)
     with here.thread_limits.transfers.held(g.key_id, client) as taken:
-        size = _store(key, here.settings.max_asset_bytes, taken, sniffed=True)
+        size = _store(key, here.settings.max_asset_bytes, taken, sniffed=True, counted=here.upload_quota.counted)
     expires_at = now + here.settings.upload_retention_seconds * 1000
     # The file is removed when it expires, unless a job needs it. The URL stays valid for all tries of such a job.
     try_ms = (here.settings.queue_limit_seconds + here.settings.job_timeout_seconds) * 1000 + MARGIN_MS
@@ -202,12 +203,23 @@ def _check_unfinished(key: str) -> None:
         raise AttemptSuperseded
 
 
+def _not_counted(key: str, size_bytes: int) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 def _store(
-    key: str, max_bytes: int, taken: bool, check: Callable[[], None] = lambda: None, *, sniffed: bool = False
+    key: str,
+    max_bytes: int,
+    taken: bool,
+    check: Callable[[], None] = lambda: None,
+    *,
+    sniffed: bool = False,
+    counted: Callable[[str, int], AbstractContextManager[None]] = _not_counted,
 ) -> int:
     """Store the request's body under `key` and return its size. `check` is called after the last byte.
 
     `taken`: whether there is a place for the transfer. `sniffed`: refuse files that do not begin like media.
+    `counted`: a context in which the file is stored.
     """
     here = services()
     length = request.content_length
@@ -221,7 +233,7 @@ def _store(
     if not taken:
         raise TransfersBusy
     chunks = _body(length, check)
-    with away(here.thread_limits.moving):
+    with counted(key, length), away(here.thread_limits.moving):
         here.storage.write(key, _media(chunks) if sniffed else chunks, length)
     return length
 

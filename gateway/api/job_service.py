@@ -55,7 +55,7 @@ class Jobs:
         """Create and commit a job. With an Idempotency-Key, return the job of the first such request.
 
         Raises IdempotencyMismatch when that request was a different one, StorageLow when the disk is nearly full,
-        TooManyJobs and SpendingLimit when the key has reached a quota.
+        TooManyJobs, TooManyBytes and SpendingLimit when the key has reached a quota.
         """
         now = self._clock.now_ms()
         job = Job(
@@ -68,6 +68,7 @@ class Jobs:
             timeout_s=self._settings.job_timeout_seconds,
             queue_limit_s=self._settings.queue_limit_seconds,
             webhook_url=webhook_url,
+            params_bytes=len(json.dumps(params)),
             outputs={name: Output(media_type.name) for name, media_type in outputs.items()},
             request_id=structlog.contextvars.get_contextvars().get("request_id"),
             next_at=now,

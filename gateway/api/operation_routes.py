@@ -15,7 +15,15 @@ from ffmpeg_ops.operation import OPERATIONS, Operation
 from gateway.api.blueprint import Blueprint
 from gateway.api.job_document import JobSchema
 from gateway.api.job_response import WaitSchema, job_response
-from gateway.errors import IdempotencyMismatch, NotFound, SpendingLimit, StorageLow, TooManyJobs, ValidationFailed
+from gateway.errors import (
+    IdempotencyMismatch,
+    NotFound,
+    SpendingLimit,
+    StorageLow,
+    TooManyBytes,
+    TooManyJobs,
+    ValidationFailed,
+)
 from gateway.wiring import services
 
 MAX_IDEMPOTENCY_KEY = 255
@@ -58,7 +66,7 @@ def _view(here: Blueprint, operation: Operation) -> Callable[..., Response]:
     @here.doc(summary=summary, description=description)
     @here.response(202, JobSchema, description="The job, accepted")
     @here.alt_response(200, schema=JobSchema, description="The finished job, after waiting", success=True)
-    @here.refuses(IdempotencyMismatch, NotFound, StorageLow, TooManyJobs, SpendingLimit)
+    @here.refuses(IdempotencyMismatch, NotFound, StorageLow, TooManyJobs, TooManyBytes, SpendingLimit)
     def view(query: dict[str, Any], body: dict[str, Any]) -> Response:
         return _create(operation, body, query.get("wait"))
 

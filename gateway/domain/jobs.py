@@ -56,6 +56,8 @@ class Job:
     request_id: str | None = None
     #: Where its end is reported.
     webhook_url: str | None = None
+    #: Size of its params as JSON. They are dropped when it ends.
+    params_bytes: int = 0
     #: 0 to 1, of the newest attempt.
     progress: float = 0.0
     #: When a worker first began it.

@@ -12,6 +12,8 @@ from wire.media_types import ANY_MIME, MEDIA_TYPES, of_file_name
 _ULID = "[0-7][0-9A-HJKMNP-TV-Z]{25}"
 _EXTENSION = "|".join(media_type.extension for media_type in MEDIA_TYPES.values())
 _OUTPUT = rf"outputs/job_{_ULID}/att_{_ULID}/{OUTPUT_NAME.pattern}\.(?:{_EXTENSION})"
+# Space that a file takes at least.
+BLOCK_BYTES = 4096
 KEY = re.compile(rf"{_OUTPUT}|uploads/key_{_ULID}/{_ULID}")
 
 

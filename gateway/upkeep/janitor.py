@@ -9,13 +9,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from itertools import islice
 
 import structlog
 
 from common.clock import Clock
-from gateway.db import rental_store
+from gateway.db import rental_store, upload_rows
 from gateway.db.store import Store
 from gateway.domain import ids
 from gateway.domain.jobs import Job
@@ -33,6 +34,8 @@ PAUSE_S = 0.01
 # Pages of 4 kB that are given back to the disk at a time.
 PAGES = 500
 RENTALS_KEPT_S = 2 * 86_400
+# Pause between two looks for the file of an upload that is kept beyond its time because a job needs it.
+CHECK_AGAIN_MS = 3600 * 1000
 
 
 class Janitor:
@@ -67,6 +70,7 @@ class Janitor:
             self._idempotency,
             self._files,
             self._tidy,
+            self._uploads,
             self._pages,
         )
         for part in parts:
@@ -114,9 +118,30 @@ class Janitor:
     def _files(self) -> Iterator[None]:
         keys = self._storage.keys()
         while some := list(islice(keys, BATCH)):
-            for key in [*self._unwanted_outputs(some), *self._unwanted_uploads(some)]:
+            for key in self._unwanted_outputs(some):
                 self._delete(key)
+            gone = [key for key in self._unwanted_uploads(some) if self._delete(key)]
+            self._forget_uploads(key.rpartition("/")[2] for key in gone)
             yield
+
+    def _uploads(self) -> Iterator[None]:
+        """Forget the uploads without a file: their process was killed while it stored or removed the file."""
+        now = self._clock.now_ms()
+        while some := upload_rows.to_check(self._store, now, BATCH):
+            gone, next_at = [], {}
+            for upload_id, key_id in some:
+                if self._storage.size(f"uploads/{key_id}/{upload_id}") is None:
+                    gone.append(upload_id)
+                else:
+                    kept_ms = self._settings.upload_retention_seconds * 1000
+                    next_at[upload_id] = max(ids.made_at(upload_id) + kept_ms, now + CHECK_AGAIN_MS)
+            self._forget_uploads(gone)
+            self._store.together(partial(upload_rows.postpone, check_at=next_at))
+            yield
+
+    def _forget_uploads(self, upload_ids: Iterable[str]) -> None:
+        if found := list(upload_ids):
+            self._store.together(partial(upload_rows.forget, upload_ids=found))
 
     def _tidy(self) -> Iterator[None]:
         self._storage.tidy()
@@ -152,13 +177,14 @@ class Janitor:
             old = [key for key in old if key not in params]
         return old
 
-    def _delete(self, key: str) -> None:
+    def _delete(self, key: str) -> bool:
         try:
             self._storage.delete(key)
         except (OSError, StorageUnavailable) as error:
             log.error("clean_up.delete_failed", key=key, reason=str(error))
-        else:
-            self._removed[key.partition("/")[0]] += 1
+            return False
+        self._removed[key.partition("/")[0]] += 1
+        return True
 
     def _before(self, kept_s: int) -> int:
         """Return the time `kept_s` ago: what was created before it has been kept long enough."""
