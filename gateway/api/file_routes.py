@@ -107,7 +107,7 @@ def _upload() -> dict[str, Any]:
     if request.mimetype.startswith("multipart/"):
         raise UnsupportedMediaType("Send the file itself as the body (curl --data-binary @file), not as a form.")
     now = here.clock.now_ms()
-    if here.storage.free_percent() < here.settings.min_free_disk_percent:
+    if here.store.reserve.is_low() or here.storage.free_percent() < here.settings.min_free_disk_percent:
         raise StorageLow
     key = f"uploads/{g.key_id}/{ids.ulid(now)}"
     client = address_of(request.remote_addr)

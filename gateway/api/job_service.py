@@ -96,7 +96,7 @@ class Jobs:
         return job
 
     def _check_room(self) -> None:
-        if self._storage.free_percent() < self._settings.min_free_disk_percent:
+        if self._store.reserve.is_low() or self._storage.free_percent() < self._settings.min_free_disk_percent:
             raise StorageLow
 
     def get(self, job_id: str, key_id: str) -> Job:

@@ -111,6 +111,8 @@ def _check_dispatcher() -> None:
 
 def _check_storage() -> None:
     here = services()
+    if here.store.reserve.is_low():
+        raise _CheckFailed("the disk of DATA_DIR is full")
     try:
         here.storage.check()
     except StorageFullError as error:

@@ -19,7 +19,7 @@ from urllib.parse import quote
 from common.clock import Clock
 from gateway.settings import Settings
 from gateway.signing import Signer
-from gateway.storage import KEY, StorageFullError, StorageUnavailable
+from gateway.storage import KEY, StorageFullError, StorageUnavailable, kept_free
 from wire.envelope import Upload
 
 _FOLDERS = ("outputs", "uploads")
@@ -114,14 +114,26 @@ class LocalStorage:
         with _disk():
             self._make_root()
             try:
-                _write_whole(path, chunks)
+                _write_whole(path, self._while_there_is_room(chunks, size_bytes))
             except BaseException:
                 self._remove_empty(path.parent)
                 raise
 
+    def _while_there_is_room(self, chunks: Iterable[bytes], size_bytes: int) -> Iterator[bytes]:
+        self._check_room(size_bytes)
+        for chunk in chunks:
+            self._check_room(len(chunk))  # other files grow too
+            yield chunk
+
+    def _check_room(self, size_bytes: int) -> None:
+        usage = shutil.disk_usage(self._root)
+        if usage.free - size_bytes < kept_free(usage.total):
+            raise StorageFullError
+
     def check(self) -> None:
         with _disk():
             self._make_root()
+            self._check_room(0)
             with tempfile.TemporaryFile(dir=self._root, buffering=0) as file:
                 file.write(b"reelay")
 

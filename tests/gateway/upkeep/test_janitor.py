@@ -343,7 +343,7 @@ def test_a_file_that_cannot_be_removed_does_not_keep_others(
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("store.transaction", (8, 4, 0)), ("store.jobs_by_id", (0, 0, 8)), ("storage.tidy", (0, 0, 0))],
+    [("store.together", (8, 4, 0)), ("store.jobs_by_id", (0, 0, 8)), ("storage.tidy", (0, 0, 0))],
 )
 def test_a_part_that_fails_does_not_stop_the_others(
     expired: Gateway, monkeypatch: pytest.MonkeyPatch, name: str, expected: object
