@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,24 @@ def small_disk(place: Path, size: str) -> Iterator[None]:
     place.mkdir(parents=True, exist_ok=True)
     if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], capture_output=True).returncode:
         pytest.skip("needs the right to mount a small disk")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@contextmanager
+def ext4_disk(place: Path, image: Path) -> Iterator[None]:
+    """Mount the ext4 file system in `image` at `place`, made if there is none; skip where that is not permitted."""
+    place.mkdir(parents=True, exist_ok=True)
+    if not image.exists():
+        with image.open("wb") as file:
+            file.truncate(64 * 1024 * 1024)
+        if not shutil.which("mkfs.ext4"):
+            pytest.skip("needs mkfs.ext4")
+        subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    if subprocess.run(["mount", "-o", "loop", image, place], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a loop device")
     try:
         yield
     finally:

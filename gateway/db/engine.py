@@ -27,6 +27,14 @@ def brief(error: SQLAlchemyError) -> str:
     return " ".join(str(error.__cause__ or error).split())
 
 
+def outside_transaction(connection: sa.Connection, statement: str) -> None:
+    """Run a statement that SQLite refuses inside a transaction. Raises sqlalchemy's OperationalError."""
+    try:
+        connection.connection.cursor().execute(statement)
+    except sqlite3.OperationalError as error:
+        raise sa.exc.OperationalError(statement, {}, error) from error
+
+
 def make_engine(
     url: str, pool_size: int = 40, *, statement_s: int = STATEMENT_S, may_create: bool = False
 ) -> sa.Engine:

@@ -6,9 +6,11 @@ could take that space: they always leave `kept_free` bytes.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -49,6 +51,16 @@ class Reserve:
             return False
         kept = kept_free(usage.total)
         return usage.free < kept or (usage.free < 2 * kept and not self._path(self._folder).exists())
+
+    def is_read_only(self) -> bool:
+        """Whether the disk of the database has become read-only, which SQLite reports as a mere I/O error."""
+        if self._folder is None:
+            return False
+        try:  # statvfs does not know it when the kernel has stopped all writes after an error
+            with tempfile.TemporaryFile(dir=self._folder):
+                return False
+        except OSError as error:
+            return error.errno == errno.EROFS
 
     def give_up(self, error: Exception) -> bool:
         """If the full disk has caused the database's `error`, delete the file. Return whether to try again."""

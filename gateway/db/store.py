@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from common.clock import DAY_MS
+from gateway.db.engine import outside_transaction
 from gateway.db.group_commit import GroupCommit
 from gateway.db.records import ApiKey, Unfinished, Usage
 from gateway.db.reserve import Reserve
@@ -68,7 +69,7 @@ class Store:
         """
         if self._engine.dialect.name == "sqlite":
             with self._engine.connect() as connection:
-                connection.connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)")
+                outside_transaction(connection, "PRAGMA wal_checkpoint(PASSIVE)")
 
     def ping(self) -> None:
         """Query the database. Raises sqlalchemy's errors if it does not respond."""

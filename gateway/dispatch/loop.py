@@ -117,7 +117,8 @@ class Dispatcher:
     def _failed(self, error: Exception, failures: int) -> None:
         self._listening_since = self._beat_at = None  # workers could not report in this time
         if isinstance(error, SQLAlchemyError):
-            log.error("dispatcher.database_failed", reason=brief(error), failures=failures)
+            reason = "the disk is read-only" if self._store.reserve.is_read_only() else brief(error)
+            log.error("dispatcher.database_failed", reason=reason, failures=failures)
         else:
             log.exception("dispatcher.tick_failed", failures=failures)
         if self._store.reserve.is_low() and not self._is_doing(CLEAN_UP_LEASE):

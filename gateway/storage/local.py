@@ -148,7 +148,7 @@ class LocalStorage:
         """Create the root folder without its parents: if DATA_DIR is missing, its disk may not be mounted."""
         if not self._root.is_dir():
             self._root.mkdir(exist_ok=True)
-            _sync_folder(self._root.parent)
+            sync_folder(self._root.parent)
 
     def _url(self, base: str, method: str, key: str, expires_at: int, max_bytes: int) -> str:
         signature = self._signer.sign(_purpose(key), [method, expires_at, max_bytes])
@@ -176,7 +176,7 @@ def _make_folder(folder: Path) -> None:
         return
     _make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
+    sync_folder(folder.parent)
 
 
 def _names(folder: Path) -> list[str]:
@@ -221,13 +221,14 @@ def _write_whole(path: Path, chunks: Iterable[bytes]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(name, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Wait until the names of the files in the folder are on the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

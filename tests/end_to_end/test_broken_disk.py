@@ -18,7 +18,7 @@ from scripts.stack import Stack
 from tests.end_to_end.conftest import FINISHED, MakeClient, MakeStack, ended
 from tests.postgres import postgres_server
 from tests.servers import FileServer, eventually, responds
-from tests.small_disk import fill, small_disk
+from tests.small_disk import ext4_disk, fill, small_disk
 
 pytestmark = pytest.mark.slow
 
@@ -139,6 +139,33 @@ def test_a_read_only_disk_of_files(start: Callable[..., Gateway], tmp_path: Path
         assert gateway.upload().status_code == 201
         gateway.works_again()
         gateway.stack.stop()
+
+
+def test_a_disk_that_becomes_read_only(start: Callable[..., Gateway], tmp_path: Path) -> None:
+    """As ext4 makes it after an error: it is said, not traced back, and all goes on once it is repaired."""
+    place, image = tmp_path / "data", tmp_path / "image"
+    with ext4_disk(place, image):
+        gateway = start()
+        subprocess.run(["mount", "-o", "remount,abort", place], check=True)
+        assert {gateway.refuses() for _ in range(3)} == {"service_unavailable"}
+        assert gateway.get(f"/jobs/{gateway.taken[0]}").ok, "existing jobs can be read"
+        assert gateway.cancel(gateway.taken[0]).status_code == 503
+        assert gateway.upload().status_code == 503
+        assert gateway.not_ready("database") == "the disk of DATA_DIR is read-only"
+        assert "Read-only" in gateway.not_ready("storage")
+
+        def reasons() -> list[str]:
+            return [line["reason"] for line in gateway.log() if line["event"] == "dispatcher.database_failed"]
+
+        eventually(lambda: len(reasons()) >= 3)
+        assert set(reasons()) == {"the disk is read-only"}
+        gateway.stack.stop()
+        assert not [line for line in gateway.log() if "exception" in line or "Traceback" in str(line)]
+    with ext4_disk(place, image):
+        repaired = start()
+        repaired.taken += gateway.taken
+        repaired.works_again()
+        repaired.stack.stop()
 
 
 def test_a_full_disk_at_upload_fails_the_job_with_its_code(

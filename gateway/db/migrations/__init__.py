@@ -12,7 +12,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy.exc import DBAPIError
 
-from gateway.db.engine import make_engine
+from gateway.db.engine import make_engine, outside_transaction
 from gateway.db.reserve import Reserve
 from gateway.settings import Settings
 
@@ -41,8 +41,8 @@ def _upgrade(engine: sa.Engine) -> None:
         with engine.connect() as connection:
             # Stored in the file, the first one only if it is new: deleted rows then give their space back.
             # Processes that switch a new file at the same time get "database is locked".
-            connection.connection.cursor().execute("PRAGMA auto_vacuum=INCREMENTAL")
-            connection.connection.cursor().execute("PRAGMA journal_mode=WAL")
+            outside_transaction(connection, "PRAGMA auto_vacuum=INCREMENTAL")
+            outside_transaction(connection, "PRAGMA journal_mode=WAL")
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     with engine.begin() as connection:

@@ -123,7 +123,7 @@ def test_an_upload_that_fails_after_it_was_stored_is_counted_until_it_is_removed
         if folder.name == KEY and any(folder.glob("0*")):
             raise OSError(5, "I/O error")
 
-    monkeypatch.setattr(local, "_sync_folder", fail)
+    monkeypatch.setattr(local, "sync_folder", fail)
     with pytest.raises(Exception, match="I/O error"):
         upload(services)
     assert counted(services) == on_disk(services) == BLOCK_BYTES

@@ -373,7 +373,18 @@ def test_a_step_ends_after_its_time_or_when_stopped_and_the_next_continues(
     cleaner = cleaner_of(expired)
     for step, expected in enumerate([7, 6, 5, 4], 1):
         cleaner.step(stopped if step % 2 else GOING_ON)
-        assert left(expired)[0] == expected
+        assert left(expired)[2] == expected
+
+
+def test_rounds_follow_quickly_while_the_disk_is_full(services: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = []
+    monkeypatch.setattr(services.storage, "keys", lambda: listed.append(services.clock.now_ms()) or iter(()))
+    monkeypatch.setattr(services.store.reserve, "is_low", lambda: True)
+    cleaner = cleaner_of(services)
+    for after in (0, janitor.ROUND_OF_FULL_DISK_MS - 1, 1):
+        services.clock.advance(after)
+        cleaner.step(GOING_ON)
+    assert len(listed) == 2
 
 
 def test_there_is_a_pause_between_rounds(services: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
