@@ -157,6 +157,10 @@ class Operation:
         """The assets that loaded params name. Raises ValidationError when they are too many."""
         return named(self._schema, params)
 
+    def dump(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Loaded params as JSON, with the defaults of those that were not set."""
+        return self._schema.dump(params)  # type: ignore[no-any-return]
+
     def declared(self, params: Mapping[str, Any]) -> Outputs:
         """`outputs` of loaded params. Raises TypeError for an invalid name or media type."""
         declared = self.outputs(params)

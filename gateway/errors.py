@@ -3,7 +3,7 @@
 RequestError
 ├── BadRequest         MalformedBody      BodyTooComplex       Unauthorized         SpendingLimit
 ├── MissingScope       SignatureInvalid   NotFound             MethodNotAllowed
-├── JobFinished        JobNotFinished     NoWebhook            AttemptSuperseded
+├── JobFinished        JobNotFinished     JobCancelled         NoWebhook            AttemptSuperseded
 ├── LengthRequired     PayloadTooLarge    UnsupportedMediaType FileNotMedia         RangeNotSatisfiable
 ├── ValidationFailed   IdempotencyMismatch    RateLimited      TooManyJobs          TooManyBytes
 └── InternalError      ServiceUnavailable TransfersBusy        StorageLow
@@ -34,7 +34,7 @@ class RequestError(ReelayError):
 
 
 class Unauthorized(RequestError, code="unauthorized", status=401):
-    """The request needs a valid key in the header X-API-Key."""
+    """The request needs a valid key in the header X-API-Key, or in Authorization as Bearer."""
 
 
 class MissingScope(RequestError, code="missing_scope", status=403):
@@ -50,7 +50,7 @@ class TooManyJobs(RequestError, code="too_many_jobs", status=429):
 
 
 class TooManyBytes(RequestError, code="too_many_bytes", status=429):
-    """The key's unfinished jobs or its uploads occupy as many bytes as they may. The title says what frees some."""
+    """The key's unfinished jobs or its uploads occupy as many bytes as they may; `detail` says what frees some."""
 
 
 class SpendingLimit(RequestError, code="spending_limit", status=402):
@@ -112,6 +112,10 @@ class JobFinished(RequestError, code="job_finished", status=409):
 
 class JobNotFinished(RequestError, code="job_not_finished", status=409):
     """The job has not ended yet."""
+
+
+class JobCancelled(RequestError, code="job_cancelled", status=409):
+    """The job was cancelled. Only requests with strict handling get this."""
 
 
 class NoWebhook(RequestError, code="no_webhook", status=409):

@@ -19,11 +19,12 @@ from marshmallow import ValidationError, fields, validate
 from common.settings import CommaList, Folder, Origins, http_url, log_level, setting, whole
 from gateway.access.keys import MAX_SECRET_CHARACTERS, mistyped
 from gateway.domain.jobs import MARGIN_MS
-from gateway.storage import BLOCK_BYTES
 from wire.envelope import GPU_ENCODER
 
 GB = 1_000_000_000
 DAY_S = 86_400
+# What a form may add to the file in it, and blocks to both.
+FORM_BYTES = 100_000
 DATABASES = ("sqlite", "postgresql", "postgresql+psycopg", "postgresql+psycopg2")
 
 
@@ -94,6 +95,12 @@ class Settings:
     s3_endpoint_url: str | None = setting(
         http_url(), None, "URL of S3 for gateway, workers and clients alike. Default: Amazon's in S3_REGION."
     )
+    s3_public_url: str | None = setting(
+        http_url(),
+        None,
+        "URL under which anyone can read the bucket, such as the domain of an R2 bucket. Finished files get URLs below "
+        "it, without a signature, which are valid until the file is removed.",
+    )
     s3_region: str = setting(fields.String(), "us-east-1", "Region of the bucket.")
     s3_access_key_id: str | None = setting(
         fields.String(), None, "Id of a key that may put, get, delete and list objects."
@@ -119,6 +126,12 @@ class Settings:
         0,
         "Number of trusted proxies in front of the gateway, which set X-Forwarded-For and -Proto. If it is too high, "
         "clients can forge their address.",
+    )
+    x_accel_redirect: str | None = setting(
+        fields.String(validate=validate.Regexp(r"/[a-z0-9_/-]*[a-z0-9_-]\Z")),
+        None,
+        "Internal location of an nginx in front that serves DATA_DIR/files, for example `/stored`: nginx then sends "
+        "files, after the gateway has checked their signature. Default: the gateway sends them.",
     )
     cors_origins: tuple[str, ...] = setting(
         Origins(), "", "Comma-separated origins (scheme://host[:port]) whose pages may call the API from a browser."
@@ -247,8 +260,8 @@ def mistakes(settings: Settings) -> list[str]:
     # A request of a legal size must fit. Params are stored as ASCII, which may be several times as long as the body.
     if 0 < settings.max_params_bytes_per_key < 6 * settings.max_body_bytes:
         found.append("MAX_PARAMS_BYTES_PER_KEY: must be 0 or at least six times MAX_BODY_BYTES.")
-    if 0 < settings.max_upload_bytes_per_key < settings.max_asset_bytes + BLOCK_BYTES:
-        found.append(f"MAX_UPLOAD_BYTES_PER_KEY: must be 0 or at least MAX_ASSET_BYTES plus {BLOCK_BYTES}.")
+    if 0 < settings.max_upload_bytes_per_key < settings.max_asset_bytes + FORM_BYTES:
+        found.append(f"MAX_UPLOAD_BYTES_PER_KEY: must be 0 or at least MAX_ASSET_BYTES plus {FORM_BYTES}.")
     if settings.job_retention_seconds < max(settings.output_retention_seconds, settings.idempotency_retention_seconds):
         found.append(
             "JOB_RETENTION_SECONDS: must not be less than OUTPUT_RETENTION_SECONDS or IDEMPOTENCY_RETENTION_SECONDS."

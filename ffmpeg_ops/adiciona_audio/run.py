@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ import structlog
 
 from ffmpeg_ops.adiciona_audio import video_options
 from ffmpeg_ops.adiciona_audio.sound_graph import Sounds, graph
-from ffmpeg_ops.adiciona_audio.sources import Sources, submit
-from ffmpeg_ops.engine import bitrate, ffmpeg, inspect, ladder, mp4, output
+from ffmpeg_ops.adiciona_audio.sources import Sources
+from ffmpeg_ops.engine import bitrate, ffmpeg, inspect, ladder, mp4, output, sizes
 from ffmpeg_ops.engine.encoding import Encoding
 from ffmpeg_ops.engine.mixing import filters, measure
 from ffmpeg_ops.engine.mixing.measure import UnsteadySound
@@ -189,15 +188,12 @@ def _copy(work: Work, plan: Plan, copied: Copied, max_bytes: int | None) -> dict
     """Copy the video. Raises _ChangesSize. With `max_bytes`, raises OutputTooLarge past it, and reports no progress."""
     sources = plan.sources
     trial = replace(ladder.limited(work, max_bytes), progress=lambda share: None) if max_bytes else work
-    with ThreadPoolExecutor(1) as pool:  # beside the sound, whose encoding takes one core
-        units = submit(pool, lambda: video_options.size_units(sources.video, sources.stream, work))
-        encoded = ffmpeg.encode(plan.command(copied.options, decoded=False), trial, length_s=plan.length_s)
-        changes_size = video_options.changes_size(units(), work.output("video"), work)
-    if changes_size:
-        raise _ChangesSize
-    work.progress(1.0)
+    encoded = ffmpeg.encode(plan.command(copied.options, decoded=False), trial, length_s=plan.length_s)
     shown = plan.made_video(work, encoded)
     _require(shown.packets, copied.packets)
+    if sizes.changes(work.output("video"), sources.stream.codec, work):
+        raise _ChangesSize
+    work.progress(1.0)
     decodable = sources.stream.width * sources.stream.height <= inspect.MAX_PICTURE
     if encoded.errors and decodable and not inspect.is_decodable(work.output("video"), work):
         raise output.damaged(0, shown.packets)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from ffmpeg_ops.engine import ffmpeg, output, process
+from ffmpeg_ops.engine import output
 from ffmpeg_ops.engine.encoders import Encoder
 from ffmpeg_ops.engine.inspect import MediaInfo, VideoStream
 from ffmpeg_ops.engine.packets import each
 from ffmpeg_ops.engine.pixels import to_one_size, to_yuv420p
 from ffmpeg_ops.operation import Work
-from wire.errors import AssetTooLarge, EncodeFailed
+from wire.errors import AssetTooLarge
 
-# The units of a packet that state the size of the picture.
-_SIZE_UNITS = {"h264": 7, "hevc": 33, "av1": 1}
 MAX_PACKETS = 1_000_000  # more than four hours at 60 frames a second
 
 
@@ -102,51 +99,6 @@ def copy(video: VideoStream, upto: Cut | None = None) -> list[str]:
         filters = [f"noise=drop='gte(n,{upto.packets})'", f"setts=pts='{pts}':dts=DTS:duration='{duration}'"]
         options += [*_same_ticks(video), "-bsf:v", ",".join(filters)]
     return options
-
-
-def size_units(path: Path, video: VideoStream, work: Work) -> set[str]:
-    """Size and checksum of each unit of the stream that states the picture's size; what can be read of it.
-
-    Not a second output of the command that copies: FFmpeg 5.1 then reads the video to its end before the other file.
-    """
-    units = ["-c:v", "copy", "-bsf:v", f"filter_units=pass_types={_SIZE_UNITS[video.codec]}"]
-    # Only key frames can change the size; MP4 need not be read between them.
-    read = ["ffmpeg", "-nostdin", "-v", "quiet", "-discard:v", "nokey", *ffmpeg.INPUT_LIMITS, "-i", str(path)]
-    command = [*read, "-map", f"0:{video.index}", *units, *ffmpeg.OUTPUT_LIMITS, "-f", "framecrc", "-"]
-    found: set[str] = set()
-
-    def on_line(line: str) -> None:
-        if not line.startswith("#"):
-            found.add(line.split(",", 4)[-1])
-
-    with suppress(EncodeFailed):
-        process.each_line_of(command, work, on_line, timeout_s=work.limits.timeout_s)
-    return found
-
-
-def changes_size(units: set[str], made: Path, work: Work) -> bool:
-    """Whether the picture of a copied video changes its size, which most players of MP4 expect in no packet.
-
-    Its key frames are decoded where its `size_units` differ.
-    """
-    return len(units) > 1 and len(_key_sizes(made, work)) > 1
-
-
-def _key_sizes(path: Path, work: Work) -> set[str]:
-    found: set[str] = set()
-    entries = [
-        "-of",
-        "csv=p=0",
-        "-select_streams",
-        "v:0",
-        "-show_entries",
-        "frame=width,height",
-        "-skip_frame",
-        "nokey",
-    ]
-    command = ["ffprobe", "-v", "quiet", *entries, *ffmpeg.DECODE_LIMITS, "-i", str(path)]
-    process.each_line_of(command, work, lambda line: found.add(line.rstrip(",")), timeout_s=work.limits.timeout_s)
-    return found - {""}
 
 
 def _same_ticks(video: VideoStream) -> list[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 _HEAD = struct.Struct(">I4s")
-_TO_PACKETS = (b"mdia", b"minf", b"stbl", b"stsz")
+_TO_TABLES = (b"mdia", b"minf", b"stbl")
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,16 @@ class Track:
     skipped_s: float
 
 
+@dataclass(frozen=True)
+class KeyPackets:
+    """The packets of the video from which decoding can begin."""
+
+    #: The box that describes the codec, with what decoders need before the first packet.
+    description: bytes
+    #: Where in the file each of them begins, and its size in bytes.
+    places: Sequence[tuple[int, int]]
+
+
 def tracks(path: Path) -> dict[str, Track]:
     """The tracks of an MP4 made by FFmpeg, by kind: `vide` and `soun`. Raises ValueError for any other file."""
     try:
@@ -31,20 +43,64 @@ def tracks(path: Path) -> dict[str, Track]:
         raise ValueError(f"{path.name} has no readable header") from error
 
 
+def key_packets(path: Path) -> KeyPackets:
+    """The key packets of the video of an MP4 made by FFmpeg. Raises ValueError for any other file."""
+    try:
+        traks = (trak for kind, trak in _boxes(_movie(path)) if kind == b"trak")
+        tables = next(dict(_boxes(_inside(trak, *_TO_TABLES))) for trak in traks if _track(trak)[0] == "vide")
+        keys = {number for (number,) in _entries(tables[b"stss"], ">I")} if b"stss" in tables else None
+        places = (place for number, place in enumerate(_places(tables), 1) if keys is None or number in keys)
+        return KeyPackets(tables[b"stsd"], list(places))
+    except (struct.error, LookupError, ZeroDivisionError, StopIteration) as error:
+        raise ValueError(f"{path.name} has no readable header") from error
+
+
+def _places(tables: Mapping[bytes, bytes]) -> Iterator[tuple[int, int]]:
+    """Where each packet begins, and its size. Packets are stored in chunks, of which runs are equally long."""
+    same, count = struct.unpack_from(">II", tables[b"stsz"], 4)
+    sizes = iter([same] * count if same else (size for (size,) in struct.iter_unpack(">I", tables[b"stsz"][12:])))
+    chunks = _entries(tables[b"stco"], ">I") if b"stco" in tables else _entries(tables[b"co64"], ">Q")
+    lengths = {first: length for first, length, _ in _entries(tables[b"stsc"], ">III")}
+    length = 0
+    for number, (at,) in enumerate(chunks, 1):
+        length = lengths.get(number, length)
+        for size in islice(sizes, length):
+            yield at, size
+            at += size
+
+
+def _entries(table: bytes, layout: str) -> Iterator[tuple[int, ...]]:
+    """The entries of a table, which come after its version and their number."""
+    return struct.iter_unpack(layout, table[8:])
+
+
+def is_index_first(path: Path) -> bool:
+    """Whether the box `moov` comes before the media, so that players can begin before they have the whole file."""
+    kinds = (kind for kind, _ in _top_level(path))
+    return next((kind for kind in kinds if kind in {b"moov", b"mdat"}), None) == b"moov"
+
+
 def _movie(path: Path) -> bytes:
     """The content of the box `moov`, found without reading the media."""
+    for kind, (file, body) in _top_level(path):
+        if kind == b"moov":
+            return file.read(max(body, 0))
+    raise KeyError("moov")
+
+
+def _top_level(path: Path) -> Iterator[tuple[bytes, tuple[BinaryIO, int]]]:
+    """The kind of each box of the file, and the file at its content with the length of that in bytes."""
     with path.open("rb") as file:
         while len(head := file.read(_HEAD.size)) == _HEAD.size:
             size, kind = _HEAD.unpack(head)
             body = size - _HEAD.size
             if size == 1:  # the size of a large box comes after its kind
                 body = struct.unpack(">Q", file.read(8))[0] - 16
-            if kind == b"moov":
-                return file.read(max(body, 0))
+            begin = file.tell()
+            yield kind, (file, body)
             if body < 0:
                 break
-            file.seek(body, 1)
-    raise KeyError("moov")
+            file.seek(begin + body)
 
 
 def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -64,7 +120,7 @@ def _inside(data: bytes, *path: bytes) -> bytes:
 def _track(trak: bytes) -> tuple[str, Track]:
     header = _inside(trak, b"mdia", b"mdhd")
     ticks, length = struct.unpack_from(">IQ" if header[0] else ">II", header, 20 if header[0] else 12)
-    packets = struct.unpack_from(">I", _inside(trak, *_TO_PACKETS), 8)[0]
+    packets = struct.unpack_from(">I", _inside(trak, *_TO_TABLES, b"stsz"), 8)[0]
     kind = _inside(trak, b"mdia", b"hdlr")[8:12].decode()
     return kind, Track(packets, length / ticks, _skipped(trak) / ticks)
 

@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from common.clock import Clock
-from common.http_server import MIN_RATE
+from common.http_connection import MIN_RATE
 from gateway.db import upload_rows
 from gateway.db.engine import brief
 from gateway.db.store import Store

@@ -117,10 +117,11 @@ class JobAttemptSchema(_Sparse):
 
 
 class JobSchema(_Sparse):
-    """A job; the same document everywhere."""
+    """A job; the same document everywhere, with its keys in this order: what clients look for first, details last."""
 
     jobId = fields.String(attribute="job.id", metadata={"description": "`job_` and a ULID."})
     operation = fields.String(attribute="job.operation")
+    reference = fields.String(attribute="job.reference", metadata={"description": "As the request set it."})
     status = fields.String(attribute="job.status", metadata={"enum": [str(status) for status in JobStatus]})
     progress = fields.Float(metadata={"description": "0 to 1."})
     statusUrl = fields.String(attribute="status_url", metadata={"description": "URL of the job."})
@@ -130,11 +131,7 @@ class JobSchema(_Sparse):
     waitingFor = fields.String(
         attribute="job.waiting_for", metadata={"description": "Why a queued job has not started, where that is known."}
     )
-    attempts = fields.List(
-        fields.Nested(JobAttemptSchema),
-        metadata={"description": "The last ten attempts, oldest first: the provider, and why the attempt ended."},
-    )
-    webhook = fields.Nested(JobWebhookSchema)
+    error = fields.Nested(JobErrorSchema)
     outputs = fields.Dict(
         keys=fields.String(),
         values=fields.Nested(JobOutputSchema),
@@ -148,7 +145,11 @@ class JobSchema(_Sparse):
         metadata={"description": "What the operation returns besides files, if anything."},
     )
     stats = fields.Nested(JobStatsSchema)
-    error = fields.Nested(JobErrorSchema)
+    webhook = fields.Nested(JobWebhookSchema)
+    attempts = fields.List(
+        fields.Nested(JobAttemptSchema),
+        metadata={"description": "The last ten attempts, oldest first: the provider, and why the attempt ended."},
+    )
 
 
 # Created once, because creating it takes longer than using it.

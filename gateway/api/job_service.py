@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import structlog
@@ -51,6 +51,8 @@ class Jobs:
         outputs: Mapping[str, MediaType],
         idempotency_key: str | None = None,
         webhook_url: str | None = None,
+        reference: str | None = None,
+        filename: str | None = None,
     ) -> Job:
         """Create and commit a job. With an Idempotency-Key, return the job of the first such request.
 
@@ -69,6 +71,8 @@ class Jobs:
             queue_limit_s=self._settings.queue_limit_seconds,
             webhook_url=webhook_url,
             params_bytes=len(json.dumps(params)),
+            reference=reference,
+            filename=filename,
             outputs={name: Output(media_type.name) for name, media_type in outputs.items()},
             request_id=structlog.contextvars.get_contextvars().get("request_id"),
             next_at=now,
@@ -77,7 +81,7 @@ class Jobs:
             self._check_room()
             self._store.add_job(job, params, self._quotas.refusals)
         else:
-            fingerprint = _fingerprint(operation, params, webhook_url)
+            fingerprint = _fingerprint(operation, params, webhook_url, reference, filename)
             kept_ms = self._settings.idempotency_retention_seconds * 1000
             with self._store.transaction() as tx:
                 known = tx.claim_idempotency_key(
@@ -105,6 +109,11 @@ class Jobs:
         if job is None or job.key_id != key_id:
             raise NotFound("There is no such job.")
         return job
+
+    def get_many(self, job_ids: Collection[str], key_id: str) -> dict[str, Job]:
+        """Read those of the jobs that exist and belong to the key, by id."""
+        found = self._store.jobs_by_id(job_ids)
+        return {job_id: job for job_id, job in found.items() if job.key_id == key_id}
 
     def cancel(self, job_id: str, key_id: str) -> Job:
         """Cancel a job. Raises NotFound, or JobFinished if it has already ended."""
@@ -146,6 +155,6 @@ def _same_request(known: tuple[str, str], fingerprint: str, job: Job | None) -> 
     return job
 
 
-def _fingerprint(operation: str, params: Mapping[str, Any], webhook_url: str | None) -> str:
+def _fingerprint(operation: str, params: Mapping[str, Any], *others: str | None) -> str:
     """Return the same text for equal requests, whatever the order of keys in their JSON."""
-    return hashlib.sha256(json.dumps([operation, params, webhook_url], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([operation, params, *others], sort_keys=True).encode()).hexdigest()

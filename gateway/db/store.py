@@ -122,13 +122,10 @@ class Store:
         with self._engine.connect() as connection:
             return read_attempt(connection, attempt_id)
 
-    def list_jobs(
-        self, key_id: str, *, status: str | None, operation: str | None, before: str | None, limit: int
-    ) -> list[Job]:
-        """Jobs of one key, newest first, older than the job `before`."""
+    def list_jobs(self, key_id: str, *, limit: int, before: str | None = None, **equal: str | None) -> list[Job]:
+        """Jobs of one key, newest first, older than `before`. `equal`: values of columns; None means any."""
         query = sa.select(jobs).where(jobs.c.key_id == key_id).order_by(jobs.c.id.desc()).limit(limit)
-        for column, value in ((jobs.c.status, status), (jobs.c.operation, operation)):
-            query = query if value is None else query.where(column == value)
+        query = query.where(*(jobs.c[name] == value for name, value in equal.items() if value is not None))
         return [to_job(row) for row in self.rows(query if before is None else query.where(jobs.c.id < before))]
 
     def due(self, now: int, limit: int, *, untried: bool, not_keys: Collection[str] = ()) -> list[tuple[str, str]]:

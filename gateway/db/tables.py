@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import Column, Table
 
 from gateway.domain import webhooks as hooks
+from gateway.domain.jobs import MAX_FILENAME, MAX_REFERENCE
 from gateway.domain.outputs import Output
 
 metadata = sa.MetaData()
@@ -58,6 +59,8 @@ jobs = Table(
     Column("request_id", sa.String(64)),
     Column("webhook_url", sa.Text),
     Column("params_bytes", sa.Integer, nullable=False),
+    Column("reference", sa.String(MAX_REFERENCE)),
+    Column("filename", sa.String(MAX_FILENAME)),
     Column("progress", sa.Float, nullable=False),
     Column("started_at", sa.BigInteger),
     Column("finished_at", sa.BigInteger),
@@ -79,6 +82,7 @@ jobs = Table(
     # One for each filter of a key's jobs: a filter without a hit would read all of them.
     sa.Index("jobs_by_status", "key_id", "status", "id"),
     sa.Index("jobs_by_operation", "key_id", "operation", "id"),
+    sa.Index("jobs_by_reference", "key_id", "reference", "id"),
     sa.Index("jobs_due", "next_at"),
     # With the bytes, so that a key's jobs are counted and their params summed without reading a row.
     sa.Index(

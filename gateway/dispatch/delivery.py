@@ -31,7 +31,10 @@ def job_input(context: DispatchContext, job: Job, attempt: Attempt, params: Mapp
         ),
         uploads={
             name: context.storage.presign_put(
-                attempt.output_key(name, output), max_bytes=settings.max_output_bytes, expires_at=attempt.deadline
+                attempt.output_key(name, output),
+                max_bytes=settings.max_output_bytes,
+                expires_at=attempt.deadline,
+                file_name=job.file_name(name),
             )
             for name, output in job.outputs.items()
         },

@@ -8,9 +8,12 @@ from enum import StrEnum
 from typing import Any
 
 from gateway.domain.outputs import Output
+from wire.media_types import of_file_name
 
 # How long after its time-out an attempt may still upload and report.
 MARGIN_MS = 120_000
+# Maximum length of what clients may set, in characters.
+MAX_REFERENCE, MAX_FILENAME = 200, 120
 
 
 class JobStatus(StrEnum):
@@ -58,6 +61,10 @@ class Job:
     webhook_url: str | None = None
     #: Size of its params as JSON. They are dropped when it ends.
     params_bytes: int = 0
+    #: The client's own id or label of it, which is shown and never interpreted. At most MAX_REFERENCE characters.
+    reference: str | None = None
+    #: The name for its downloads, without a folder, with or without an extension. At most MAX_FILENAME characters.
+    filename: str | None = None
     #: 0 to 1, of the newest attempt.
     progress: float = 0.0
     #: When a worker first began it.
@@ -101,6 +108,15 @@ class Job:
     def queue_deadline(self) -> int:
         """When it fails unless an attempt has begun."""
         return self.queued_at + self.queue_limit_s * 1000
+
+    def file_name(self, name: str) -> str:
+        """The file name under which its output `name` is downloaded."""
+        extension = self.outputs[name].media_type.extension
+        if self.filename is None:
+            return f"{self.id}-{name}.{extension}"
+        known = of_file_name(self.filename.lower())
+        base = self.filename[: -len(known.extension) - 1] if known else self.filename
+        return f"{base}.{extension}" if len(self.outputs) == 1 else f"{base}-{name}.{extension}"
 
     def outputs_expire_at(self, kept_s: int) -> int | None:
         """When the outputs of a completed job are removed, if they are kept for `kept_s` seconds."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Protocol
+from urllib.parse import quote
 
 from wire.envelope import OUTPUT_NAME, Upload
 from wire.media_types import ANY_MIME, MEDIA_TYPES, of_file_name
@@ -28,12 +30,10 @@ def mime_of(key: str) -> str:
     return media_type.mime if media_type else ANY_MIME
 
 
-def download_name(key: str) -> str:
-    """The file name for downloads: `<job>-<output>.<extension>` for an output."""
-    match key.split("/"):
-        case ["outputs", job_id, _, name]:
-            return f"{job_id}-{name}"
-    return key.rpartition("/")[2]
+def content_disposition(file_name: str) -> str:
+    """The header that names a download (RFC 6266), with an ASCII name for clients that read no other."""
+    plain = unicodedata.normalize("NFKD", file_name).encode("ascii", "ignore").decode().replace('"', r"\"")
+    return f"inline; filename=\"{plain}\"; filename*=UTF-8''{quote(file_name, safe='')}"
 
 
 class StorageFullError(Exception):
@@ -50,11 +50,17 @@ class Storage(Protocol):
     Times are in ms UTC. Methods raise StorageUnavailable if the disk or the server fails; presigning accesses neither.
     """
 
-    def presign_put(self, key: str, *, max_bytes: int, expires_at: int) -> Upload:
-        """Sign an upload of the file, which may be repeated until `expires_at`."""
+    def presign_put(self, key: str, *, max_bytes: int, expires_at: int, file_name: str | None = None) -> Upload:
+        """Sign an upload of the file, which may be repeated until `expires_at`.
+
+        `file_name` is the name for its downloads, where the storage serves them itself.
+        """
 
     def presign_get(self, key: str, *, expires_at: int, for_worker: bool = False) -> str:
-        """Sign a URL of the file, valid until `expires_at`. `for_worker`: use the address that workers reach."""
+        """Sign a URL of the file, valid until `expires_at`. `for_worker`: use the address that workers reach.
+
+        The URL of a storage that is public to clients needs no signature, and is valid as long as the file exists.
+        """
 
     def size(self, key: str) -> int | None:
         """Return the size of a completely stored file in bytes; None if it does not exist."""

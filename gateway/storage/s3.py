@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import quote
 
 import boto3
 import requests
@@ -18,7 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from common.clock import Clock
 from gateway.settings import Settings
-from gateway.storage import KEY, StorageUnavailable, download_name, mime_of
+from gateway.storage import KEY, StorageUnavailable, content_disposition, mime_of
 from wire.envelope import Upload
 
 CONNECT_S = 5
@@ -42,6 +43,7 @@ class S3Storage:
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._bucket, self._prefix, self._clock = settings.s3_bucket, settings.s3_prefix, clock
+        self._public_url = (settings.s3_public_url or "").rstrip("/")
         self._s3: Any = boto3.client(
             "s3",
             region_name=settings.s3_region,
@@ -62,16 +64,18 @@ class S3Storage:
             ),
         )
 
-    def presign_put(self, key: str, *, max_bytes: int, expires_at: int) -> Upload:
-        mime = mime_of(key)
-        url = self._presign("put_object", key, expires_at, ContentType=mime)
-        return Upload(url=url, max_bytes=max_bytes, headers={"Content-Type": mime})
+    def presign_put(self, key: str, *, max_bytes: int, expires_at: int, file_name: str | None = None) -> Upload:
+        # Both headers are stored with the file, and sent with every download.
+        headers = {"Content-Type": mime_of(key)}
+        if file_name is not None:
+            headers["Content-Disposition"] = content_disposition(file_name)
+        params = {name.replace("-", ""): value for name, value in headers.items()}
+        return Upload(url=self._presign("put_object", key, expires_at, **params), max_bytes=max_bytes, headers=headers)
 
     def presign_get(self, key: str, *, expires_at: int, for_worker: bool = False) -> str:
-        disposition = f'inline; filename="{download_name(key)}"'
-        return self._presign(
-            "get_object", key, expires_at, ResponseContentType=mime_of(key), ResponseContentDisposition=disposition
-        )
+        if self._public_url and not for_worker:
+            return f"{self._public_url}/{quote(self._prefix + key)}"
+        return self._presign("get_object", key, expires_at)
 
     def size(self, key: str) -> int | None:
         with _translated():

@@ -73,7 +73,7 @@ def test_mistakes_between_settings_are_reported_together(tmp_path: Path) -> None
         max_wait_seconds=90,
         job_retention_seconds=86_399,
         max_params_bytes_per_key=5_999_999,
-        max_upload_bytes_per_key=100_004_095,
+        max_upload_bytes_per_key=100_099_999,
     )
     with pytest.raises(SettingsError) as caught:
         create_app(settings)

@@ -21,7 +21,7 @@ def create(services: Gateway, key_id: str = "key_a", idempotency_key: str | None
 
 
 def count_jobs(services: Gateway, key_id: str = "key_a") -> int:
-    return len(services.store.list_jobs(key_id, status=None, operation=None, before=None, limit=1000))
+    return len(services.store.list_jobs(key_id, limit=1000))
 
 
 @on_every_database

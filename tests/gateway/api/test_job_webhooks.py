@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -47,7 +48,8 @@ def test_the_url_is_no_param(api: FlaskClient, services: Gateway) -> None:
 
 
 def test_an_invalid_url_is_refused(api: FlaskClient, services: Gateway) -> None:
-    for url in [*INVALID_URLS, "https://example.com:99999/", f"https://example.com/{'x' * 4096}"]:
+    invalid = [url for url in INVALID_URLS if url is not None and str(url).strip()]
+    for url in [*invalid, "https://example.com:99999/", f"https://example.com/{'x' * 4096}"]:
         refused_field(api, "caption", {**CAPTION, "webhook_url": url}, "webhook_url")
     assert api.get("/jobs").get_json()["jobs"] == []
 
@@ -103,6 +105,18 @@ def test_the_outcome_of_a_try_is_in_the_job(api: FlaskClient, services: Gateway,
 
 def headers_of(files: FileServer, number: int) -> dict[str, str]:
     return {name.lower(): value for name, value in files.requests[number].headers.items()}
+
+
+def test_the_webhook_has_the_reference_and_the_order_of_the_job(
+    api: FlaskClient, services: Gateway, files: FileServer
+) -> None:
+    files.routes["/hook"] = Reply(200)
+    job = post(api, webhook_url=files.url("/hook"), reference="order-7")
+    job = api.delete(f"/jobs/{job['jobId']}").get_json()
+    services.turn()
+    sent = json.loads(files.requests[0].body)["data"]
+    assert sent["reference"] == "order-7"
+    assert list(sent) == [name for name in job if name in sent]
 
 
 # POST /jobs/<id>/webhook

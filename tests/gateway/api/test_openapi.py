@@ -13,11 +13,12 @@ from flask.testing import FlaskClient
 
 from ffmpeg_ops.operation import OPERATIONS
 from gateway.webhooks import message
+from tests.conftest import ROOT
 from tests.gateway.api.conftest import CAPTION, Worker
 from tests.gateway.conftest import Gateway, JobFactory
 
 METHODS = {"get", "put", "post", "delete", "head", "options", "patch", "trace"}
-UNDOCUMENTED = {"/", "/docs", "/docs/", "/docs/{path}", "/openapi.json"}
+UNDOCUMENTED = {"/", "/docs", "/docs/", "/docs/{path}", "/openapi.json", "/allowed/files", "/allowed/files/{key}"}
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_every_operation_is_documented_with_its_fields_and_examples(spec: dict[s
         assert post["summary"] == operation.summary
         content = post["requestBody"]["content"]["application/json"]
         schema = spec["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]
-        assert set(schema["properties"]) == {*operation.params().fields, "webhook_url"}
+        assert set(schema["properties"]) == {*operation.params().fields, "webhook_url", "reference", "filename"}
         assert [example["value"] for example in content["examples"].values()] == [dict(e) for e in operation.examples]
         assert all(field.get("description") for field in schema["properties"].values())
 
@@ -108,6 +109,7 @@ def test_the_documented_security_is_enforced(spec: dict[str, Any], client: Flask
     schemes = spec["components"]["securitySchemes"]
     named = [spec["security"], *(op["security"] for *_, op in operations(spec) if "security" in op)]
     assert {name for requirements in named for one in requirements for name in one} == set(schemes)
+    assert spec["security"] == [{"apiKey": []}, {"bearer": []}]
     assert schemes["apiKey"] == {"type": "apiKey", "in": "header", "name": "X-API-Key"}
     assert (schemes["eventToken"]["type"], schemes["eventToken"]["scheme"]) == ("http", "bearer")
 
@@ -149,6 +151,14 @@ def test_documents_have_only_documented_fields(
     assert set(job["stats"]) <= set(schemas["JobStats"]["properties"])
     problem = api.post("/video/caption", json={}).get_json()
     assert set(problem) <= set(schemas["Problem"]["properties"])
+
+
+def test_a_job_has_its_keys_in_the_order_that_the_readme_shows(spec: dict[str, Any]) -> None:
+    text = (ROOT / "README.md").read_text()
+    [shown] = re.findall(r"```json\n(\{\n  \"jobId\".*?\n\})\n```", text, re.DOTALL)
+    for name, document in (("Job", json.loads(shown)), ("JobStats", json.loads(shown)["stats"])):
+        fields = list(spec["components"]["schemas"][name]["properties"])
+        assert list(document) == [field for field in fields if field in document]
 
 
 # The pages

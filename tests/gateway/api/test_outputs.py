@@ -80,6 +80,17 @@ def test_the_finished_files_are_in_the_document_and_served_with_their_types(api:
         assert response.headers["Content-Disposition"] == saved_as
 
 
+def test_the_client_names_the_downloads(api: FlaskClient, new_worker: Callable[..., Worker]) -> None:
+    worker = new_worker("collage", {**PARAMS, "filename": " Ação.mp4 "})
+    worker.report("started")
+    put(worker, *FILES)
+    complete(worker)
+    outputs = job(api, worker)["outputs"]
+    response = worker.client.get(local(outputs["poster"]["url"]), buffered=True)
+    named = "inline; filename=Acao-poster.jpg; filename*=UTF-8''A%C3%A7%C3%A3o-poster.jpg"
+    assert response.headers["Content-Disposition"] == named
+
+
 @pytest.mark.parametrize(
     ("stored", "sizes", "code"),
     [

@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from gateway.db.records import ApiKey
 from gateway.db.store import Store
+from gateway.db.tables import jobs
 from gateway.db.transaction import StaleLease
 from gateway.domain.attempts import AttemptState
 from gateway.domain.jobs import FINISHED, Job, JobStatus
@@ -229,6 +230,20 @@ def test_of_the_key_with_the_fewest_running_jobs_the_oldest_is_woken(store: Stor
     assert [store.job(job.id).next_at == NOW for job in (*busy, *quiet)] == [False, False, False, True, False]
 
 
+def test_keys_take_turns_at_a_worker(store: Store) -> None:
+    """With one worker no key has a running job when it becomes free, and one key's backlog is older than all others."""
+    keys = ["a", "a", "a", "a", "b", "b", "c"]
+    add(store, *(new_job(NOW + i, key_id=key, waits=1, next_at=NOW + 9_000) for i, key in enumerate(keys)))
+    turns, last = [], "a"
+    for now in range(NOW, NOW + len(keys)):
+        store.together(lambda tx, now=now, last=last: tx.wake_next_waiting(now, last))
+        ((woken, last),) = store.pairs(sa.select(jobs.c.id, jobs.c.key_id).where(jobs.c.next_at == now))
+        ended = replace(store.job(woken), status=JobStatus.COMPLETED, finished_at=now, next_at=None)
+        store.together(lambda tx, ended=ended: tx.save_job(ended))
+        turns.append(last)
+    assert turns == ["b", "c", "a", "b", "a", "a", "a"]
+
+
 def test_the_job_that_has_waited_longest_is_woken(store: Store) -> None:
     oldest = new_job(NOW, waits=2, next_at=NOW + 9_000)
     others = [
@@ -344,7 +359,7 @@ def test_paging_is_complete_without_duplicates_while_jobs_arrive(store: Store) -
     add(store, new_job(NOW, key_id="key_b"))
     seen: list[str] = []
     before = None
-    while page := store.list_jobs("key_a", status=None, operation=None, before=before, limit=4):
+    while page := store.list_jobs("key_a", before=before, limit=4):
         seen += [job.id for job in page]
         before = page[-1].id
         add(store, new_job(NOW + 1_000 + len(seen), key_id="key_a"))
@@ -356,9 +371,9 @@ def test_lists_are_of_one_key_and_filtered(store: Store) -> None:
     caption, running = add(
         store, new_job(NOW, key_id="key_a"), new_job(NOW, key_id="key_a", operation="img2vid", status=JobStatus.RUNNING)
     )
-    assert store.list_jobs("key_a", status="running", operation=None, before=None, limit=9) == [running]
-    assert store.list_jobs("key_a", status=None, operation="caption", before=None, limit=9) == [caption]
-    assert store.list_jobs("key_a", status="running", operation="caption", before=None, limit=9) == []
+    assert store.list_jobs("key_a", status="running", limit=9) == [running]
+    assert store.list_jobs("key_a", operation="caption", limit=9) == [caption]
+    assert store.list_jobs("key_a", status="running", operation="caption", limit=9) == []
 
 
 def test_figures_of_unfinished_jobs_are_by_status(store: Store) -> None:
@@ -469,13 +484,15 @@ def test_a_backlog_is_never_read_whole(store: Store) -> None:
 
 
 def test_no_filter_of_a_list_reads_all_jobs_of_a_key(store: Store) -> None:
-    by_status, by_operation = plans(
+    by_status, by_operation, by_reference = plans(
         store,
-        lambda: store.list_jobs("key", status="failed", operation=None, before="job_z", limit=5),
-        lambda: store.list_jobs("key", status=None, operation="caption", before=None, limit=5),
+        lambda: store.list_jobs("key", status="failed", before="job_z", limit=5),
+        lambda: store.list_jobs("key", operation="caption", limit=5),
+        lambda: store.list_jobs("key", reference="order-7", before="job_z", limit=5),
     )
     assert by_status == ["SEARCH jobs USING INDEX jobs_by_status (key_id=? AND status=? AND id<?)"]
     assert by_operation == ["SEARCH jobs USING INDEX jobs_by_operation (key_id=? AND operation=?)"]
+    assert by_reference == ["SEARCH jobs USING INDEX jobs_by_reference (key_id=? AND reference=? AND id<?)"]
 
 
 def test_neither_search_goes_through_all_jobs(store: Store) -> None:

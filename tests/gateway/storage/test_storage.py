@@ -242,12 +242,34 @@ def an_output() -> str:
     return f"outputs/{ids.new('job', NOW)}/{ids.new('att', NOW)}/video.mp4"
 
 
-def test_s3_sends_browsers_the_type_and_the_name_of_a_file(bucket: Callable[..., Storage]) -> None:
+def test_s3_sends_browsers_the_type_and_the_name_of_a_file(bucket: Callable[..., Storage], tmp_path: Path) -> None:
     storage, key = bucket(), an_output()
-    storage.write(key, [b"x"], 1)
+    (tmp_path / "video.mp4").write_bytes(b"x")
+    target = storage.presign_put(key, max_bytes=1, expires_at=NOW + HOUR, file_name='Não "já".mp4')
+    upload(tmp_path / "video.mp4", target, MP4.mime, StopSignal())
     headers = requests.get(storage.presign_get(key, expires_at=NOW + HOUR), timeout=10).headers
-    assert headers["Content-Disposition"] == f'inline; filename="{key.split("/")[1]}-video.mp4"'
+    encoded = "N%C3%A3o%20%22j%C3%A1%22.mp4"
+    assert headers["Content-Disposition"] == rf"""inline; filename="Nao \"ja\".mp4"; filename*=UTF-8''{encoded}"""
     assert headers["Content-Type"] == "video/mp4"
+
+
+def test_s3_binds_the_name_of_an_upload(bucket: Callable[..., Storage]) -> None:
+    target = bucket().presign_put(an_output(), max_bytes=1, expires_at=NOW + HOUR, file_name="film.mp4")
+    other = {**target.headers, "Content-Disposition": "attachment; filename=setup.exe"}
+    for headers in (other, {"Content-Type": "video/mp4"}):
+        assert requests.put(target.url, data=b"x", headers=headers, timeout=10).status_code == 403
+
+
+def test_a_public_bucket_gives_clients_unsigned_urls_and_workers_signed_ones(
+    bucket: Callable[..., Storage], s3: str
+) -> None:
+    storage, key = bucket(s3_public_url="https://videos.example.com/"), an_output()
+    storage.write(key, [b"x"], 1)
+    url = storage.presign_get(key, expires_at=NOW + HOUR)
+    assert url.startswith("https://videos.example.com/") and url.endswith(f"/{key}"), "with S3_PREFIX, and no query"
+    signed = storage.presign_get(key, expires_at=NOW + HOUR, for_worker=True)
+    assert signed.startswith(s3) and requests.get(signed, timeout=10).content == b"x"
+    assert storage.presign_put(key, max_bytes=1, expires_at=NOW + HOUR).url.startswith(s3)
 
 
 def test_s3_binds_the_content_type_of_an_upload(bucket: Callable[..., Storage]) -> None:

@@ -65,6 +65,8 @@ def upgrade() -> None:
         sa.Column("request_id", sa.String(length=64), nullable=True),
         sa.Column("webhook_url", sa.Text(), nullable=True),
         sa.Column("params_bytes", sa.Integer(), nullable=False),
+        sa.Column("reference", sa.String(length=200), nullable=True),
+        sa.Column("filename", sa.String(length=120), nullable=True),
         sa.Column("progress", sa.Float(), nullable=False),
         sa.Column("started_at", sa.BigInteger(), nullable=True),
         sa.Column("finished_at", sa.BigInteger(), nullable=True),
@@ -86,6 +88,7 @@ def upgrade() -> None:
     )
     op.create_index("jobs_by_key", "jobs", ["key_id", "id"], unique=False)
     op.create_index("jobs_by_operation", "jobs", ["key_id", "operation", "id"], unique=False)
+    op.create_index("jobs_by_reference", "jobs", ["key_id", "reference", "id"], unique=False)
     op.create_index("jobs_by_status", "jobs", ["key_id", "status", "id"], unique=False)
     op.create_index("jobs_due", "jobs", ["next_at"], unique=False)
     op.create_index(
