@@ -3,8 +3,9 @@
 The camera moves over the image, by default zooming in slowly on its centre, at true sub-pixel positions, so that slow
 moves do not shake. The shot has exactly `duration × frame_rate` frames. `fit` says what happens when the image has
 another shape than the video: `cover` fills the frame and crops the image, `contain` shows the whole image on a blurred
-copy of itself or on a colour. EXIF orientation and colour profiles are respected; transparency becomes white. An
-image that is cut off or damaged is used, with a warning, when at least 98 % of its lines can be read.
+copy of itself or on a colour. EXIF orientation and colour profiles are respected, as are the colours that
+PNG (gAMA, cHRM, cICP) and AVIF describe without one; HDR becomes SDR, transparency becomes white. An image that is cut
+off or damaged is used, with a warning, when at least 98 % of its lines can be read.
 """
 
 import re
