@@ -42,7 +42,7 @@ OPERATION_GUESSES: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("image2video", "imagetovideo", "img2video", "i2v", "kenburns", "zoom", "animate"), ("img2vid",)),
     **dict.fromkeys(("subtitle", "subtitles", "captions", "burn", "burnsubtitles", "srt"), ("caption",)),
     **dict.fromkeys(
-        ("addaudio", "audio", "music", "mergeaudio", "addmusic", "narration", "soundtrack", "mux"), ("adicionaAudio",)
+        ("addaudio", "music", "mergeaudio", "addmusic", "narration", "soundtrack", "mux"), ("adicionaAudio",)
     ),
     **dict.fromkeys(("thumbnail", "screenshot", "snapshot", "poster", "image", "extractframe"), ("frame",)),
     **dict.fromkeys(("info", "metadata", "ffprobe", "inspect", "mediainfo"), ("probe",)),
