@@ -33,10 +33,16 @@ def test_exactly_one_source_is_accepted() -> None:
 
 @pytest.mark.parametrize(
     "word",
-    [*({"word": word, "start": start, "end": 1} for word, start in (("a", 2), ("", 0), ("a", -1))), {"word": "a"}],
+    [*({"word": word, "start": start, "end": 1} for word, start in (("a", 2), ("", 0), ("a", -1))), {"start": 1}],
 )
 def test_words_need_text_and_times_in_order(word: dict[str, Any]) -> None:
     assert list(refused(words=[WORD, word])["words"]) == [1]
+
+
+def test_one_word_needs_a_time() -> None:
+    bare = [{"word": "a"}, {"word": "b", "start": None, "end": None}]
+    assert refused(words=bare) == {"words": ["No word has a time."]}
+    assert len(CaptionParams().load({**URL, "words": [*bare, {"word": "c", "end": 2}]})["words"]) == 3
 
 
 def test_inline_text_has_a_limit() -> None:
