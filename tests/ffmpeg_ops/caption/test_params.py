@@ -52,16 +52,13 @@ def test_inline_text_has_a_limit() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        *(("color", value) for value in ("red", "#FFF", "#12345G", "#1234567", "#FFFFFF\n", "&H00FF&", 5)),
+        *(("color", value) for value in ("red", "#FFF", "#12345G", "#1234567", "&H00FF&", 5)),
         *(("box", value) for value in ("yes", "#FFF", True)),
-        *(
-            ("font", value)
-            for value in ("", "A,B", "A{\\b1}", "A\nStyle: x", "a" * 65, "../x", "A:bold", "@A", "A\x00")
-        ),
+        *(("font", value) for value in ("A,B", "A{\\b1}", "A\nStyle: x", "a" * 65, "../x", "A:bold", "@A", "A\x00")),
         *(("size", value) for value in (0, 0.5, -1, "big", float("nan"))),
-        *(("position", value) for value in ("center", "bottom", "", 2)),
+        *(("position", value) for value in ("center", "bottom", 2)),
         *(("line_length", value) for value in (3, 101, 4.5)),
-        *(("preset", value) for value in ("Pop", "", None)),
+        *(("preset", value) for value in ("Pop", 2)),
         *(("highlight", value) for value in ("yes", True)),
         ("margin_y", 0.9),
         ("colour", "#FFFFFF"),
