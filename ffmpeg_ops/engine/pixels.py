@@ -32,9 +32,14 @@ def to_one_size(stream: VideoStream) -> list[str]:
     ]
 
 
+def is_hdr_transfer(stream: VideoStream) -> bool:
+    """Whether the video is HDR: PQ or HLG."""
+    return stream.color_transfer in _HDR
+
+
 def is_hdr(stream: VideoStream) -> bool:
     """Whether `to_yuv420p` converts the video from HDR."""
-    return stream.color_transfer in _HDR and ffmpeg.has_filter("zscale")
+    return is_hdr_transfer(stream) and ffmpeg.has_filter("zscale")
 
 
 def matrix(stream: VideoStream) -> str:

@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields
+from marshmallow import ValidationError, fields
 
+from common.forgiving import ForgivingSchema
 from ffmpeg_ops.assets import Asset
 from ffmpeg_ops.engine.params import choice, integer
 from ffmpeg_ops.operation import Operation, Outputs, Weight
@@ -64,7 +65,7 @@ def _moment(value: Any) -> Moment:
     return seconds
 
 
-class FrameParams(Schema):
+class FrameParams(ForgivingSchema):
     url_video = Asset("video", required=True, metadata={"description": "URL of the video."})
     at = Moments(
         load_default="middle",

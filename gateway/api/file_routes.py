@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import structlog
@@ -17,6 +19,7 @@ from werkzeug.wsgi import ClosingIterator
 from common.clock import to_rfc3339
 from common.http_connection import away
 from gateway.access.rate_limits import address_of
+from gateway.api import form_upload
 from gateway.api.blueprint import Blueprint
 from gateway.domain import ids
 from gateway.domain.jobs import MARGIN_MS
@@ -48,6 +51,15 @@ _FILE_BODY = {
     "required": True,
     "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
 }
+_FILE_OR_FORM = {
+    "required": True,
+    "content": {
+        **_FILE_BODY["content"],  # type: ignore[dict-item]
+        "multipart/form-data": {
+            "schema": {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}}
+        },
+    },
+}
 # Headers of which servers differ in detail, and the ranges that all understand alike.
 _CONDITIONS = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
 _PLAIN_RANGE = re.compile(r"bytes=(\d{1,15}-\d{0,15}|-\d{1,15})", re.ASCII)
@@ -76,10 +88,10 @@ def blueprint() -> Blueprint:
 
     @here.route("", methods=["POST"])
     @here.response(201, UploadSchema)
-    @here.doc(requestBody=_FILE_BODY)
+    @here.doc(requestBody=_FILE_OR_FORM)
     @here.refuses(*_OF_STORING, UnsupportedMediaType, FileNotMedia)
     def upload() -> dict[str, Any]:
-        """Upload a file for use in jobs. The body is the file itself, not a form."""
+        """Upload a file for use in jobs. The body is the file itself, or a form with one file."""
         return _upload()
 
     @here.route("/<path:key>")
@@ -108,11 +120,13 @@ def blueprint() -> Blueprint:
 def check_upload(length: int | None) -> int:
     """Return `length`. Raises the error of a client's upload of that many bytes, or of unknown size, if it has one."""
     here = services()
-    if request.mimetype.startswith("multipart/"):
-        raise UnsupportedMediaType("Send the file itself as the body (curl --data-binary @file), not as a form.")
+    if request.mimetype.startswith("multipart/") and not _is_form():
+        raise UnsupportedMediaType(
+            "Send the file itself as the body (curl --data-binary @file), or as a form's only file."
+        )
     if here.storage.free_percent() < here.settings.min_free_disk_percent:
         raise StorageLow
-    return _checked(length, here.settings.max_asset_bytes)
+    return _checked(length, here.settings.max_asset_bytes + (form_upload.MAX_OVERHEAD_BYTES if _is_form() else 0))
 
 
 def check_output(key: str, signature: str, length: int | None) -> int:
@@ -135,6 +149,10 @@ def _checked(length: int | None, max_bytes: int) -> int:
     return length
 
 
+def _is_form() -> bool:
+    return request.mimetype == "multipart/form-data"
+
+
 def _upload() -> dict[str, Any]:
     here = services()
     size = check_upload(request.content_length)
@@ -142,7 +160,10 @@ def _upload() -> dict[str, Any]:
     key = f"uploads/{g.key_id}/{ids.ulid(now)}"
     client = address_of(request.remote_addr)
     with here.thread_limits.transfers.held(g.key_id, client) as taken:
-        _store(key, size, taken, sniffed=True)
+        if _is_form():
+            size = _store_form(key, size, taken)
+        else:
+            _store(key, size, taken, sniffed=True)
     expires_at = now + here.settings.upload_retention_seconds * 1000
     # The file is removed when it expires, unless a job needs it. The URL stays valid for all tries of such a job.
     try_ms = (here.settings.queue_limit_seconds + here.settings.job_timeout_seconds) * 1000 + MARGIN_MS
@@ -281,13 +302,32 @@ def _store(
 
     `taken`: whether there is a place for the transfer. `sniffed`: refuse files that do not begin like media.
     """
-    here = services()
-    request.max_content_length = length + 1  # instead of the limit for JSON; a body of exactly the limit is refused
-    if not taken:
-        raise TransfersBusy
-    chunks = _body(length, check)
+    here, chunks = services(), _body(length, taken, check)
     with away(here.thread_limits.moving):
         here.storage.write(key, _media(chunks) if sniffed else chunks, length)
+
+
+def _store_form(key: str, length: int, taken: bool) -> int:
+    """Store the only file of the request's form, which has `length` bytes, under `key`. Return the file's size.
+
+    It is copied to the disk first: S3 needs the size before the first byte, and a second file is seen after the last.
+    """
+    here, boundary = services(), request.mimetype_params.get("boundary", "")
+    if not boundary.isascii() or not boundary:
+        raise BadRequest("The form has no boundary.")
+    chunks, folder = _body(length, taken), here.settings.data_dir
+    with away(here.thread_limits.moving):
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                size = form_upload.copy_file(chunks, boundary, file, here.settings.max_asset_bytes)
+                if size == 0:
+                    raise BadRequest("The form's file is empty.")
+                file.seek(0)
+                here.storage.write(key, _media(iter(partial(file.read, _CHUNK_BYTES), b"")), size)
+        except OSError as error:
+            raise StorageUnavailable(f"the disk: {error.strerror}") from error
+    return size
 
 
 def _media(chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -303,8 +343,16 @@ def _media(chunks: Iterator[bytes]) -> Iterator[bytes]:
     yield from chunks
 
 
-def _body(length: int, check: Callable[[], None]) -> Iterator[bytes]:
-    """The request's body in chunks. Raises BadRequest if the client leaves or stalls before its end."""
+def _body(length: int, taken: bool, check: Callable[[], None] = lambda: None) -> Iterator[bytes]:
+    """The request's body in chunks; `check` is called after the last. Raises TransfersBusy if no place is `taken`."""
+    request.max_content_length = length + 1  # instead of the limit for JSON; a body of exactly the limit is refused
+    if not taken:
+        raise TransfersBusy
+    return _chunks(length, check)
+
+
+def _chunks(length: int, check: Callable[[], None]) -> Iterator[bytes]:
+    """Read the request's body. Raises BadRequest if the client leaves or stalls before its end."""
     received = 0
     cut_off = BadRequest("The connection ended before the end of the file.")
     try:
