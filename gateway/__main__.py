@@ -47,6 +47,7 @@ def main() -> None:
         bind=f"{settings.host}:{settings.port}",
         threads=settings.threads,
         on_stop=_begin_stop,
+        urgent={"/health"},
         graceful_timeout=STOP_S,
         keepalive=5,
         limit_request_line=4094,  # bytes; a signed URL has about 300

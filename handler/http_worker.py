@@ -30,7 +30,8 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from common import log as logs
-from common.http_server import Server, close_if_body_unread
+from common.http_connection import close_if_body_unread
+from common.http_server import Server
 from common.settings import SettingsError, read
 from ffmpeg_ops.engine import orphans, sandbox
 from handler import certificate, hide_foreign_gpus, workdir

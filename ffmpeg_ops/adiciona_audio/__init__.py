@@ -5,9 +5,10 @@ exact length of the video.
 
 - The video stream is copied unchanged where possible. It is encoded only where MP4 players do not know its codec (VP9,
   MPEG-4 ASP and older ones), where the picture changes its size, where an MP4 or FLV describes its codec more than
-  once, where an AVI has B-frames or is cut, where a raw stream has no timestamps, and where `length` is audio and the sound is longer than the video: then the last frame
-  stays on screen until the end. With `encoding` it is also encoded where that names another `codec` or a `quality`, and
-  where a copy would exceed `max_bytes`. A video that is encoded may have up to 4096x2304 pixels, and HDR becomes SDR.
+  once, where an AVI has B-frames or is cut, where a raw stream has no timestamps, and where `length` is audio and the
+  sound is longer than the video: then the last frame stays on screen until the end. With `encoding` it is also encoded
+  where that names another `codec` or a `quality`, and where a copy would exceed `max_bytes`. A video that is encoded may
+  have up to 4096x2304 pixels, and HDR becomes SDR.
 - Only what an edit list shows is used, and all parts of a transport stream, WebM or FLV that was joined byte by byte.
   A video that is cut inside a long still frame ends with the sound.
 - Videos may last up to four hours. Parts of a damaged source that cannot be decoded are counted in `warnings`; the job
@@ -23,8 +24,9 @@ exact length of the video.
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields, validates_schema
+from marshmallow import ValidationError, fields, validates_schema
 
+from common.forgiving import ForgivingSchema
 from ffmpeg_ops.assets import Asset
 from ffmpeg_ops.engine.encoding import encoding_param
 from ffmpeg_ops.engine.params import choice, number
@@ -39,7 +41,7 @@ MAX_FADE_S = 60
 LOUDNESS_LUFS = (-40, -5)
 
 
-class AdicionaAudioParams(Schema):
+class AdicionaAudioParams(ForgivingSchema):
     url_video = Asset("video", required=True, metadata={"description": "URL of the video."})
     url_audio = Asset(
         "audio", required=True, metadata={"description": "URL of the new sound, any audio or video file."}

@@ -24,7 +24,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from common import http_server
+from common import http_connection, http_server
 from ffmpeg_ops.engine import landlock, sandbox
 from gateway.providers.base import Unavailable
 from gateway.providers.worker_client import Credentials, WorkerClient
@@ -503,7 +503,7 @@ def _asked(connection: socket.socket, request: str) -> http.client.HTTPResponse:
 
 def _responds_in_time(client: WorkerClient) -> bool:
     """Whether the worker responds before the time limit of other addresses, which a blocked call would wait for."""
-    assert STOP_S < http_server.HANDSHAKE_S
+    assert STOP_S < http_connection.HANDSHAKE_S
     started = time.monotonic()
     assert client.health().slots == 1
     return time.monotonic() - started < STOP_S

@@ -16,7 +16,8 @@ from typing import Any
 
 import requests
 
-from common.http_server import IDLE_S, PATIENCE_S
+from common.http_connection import IDLE_S, PATIENCE_S
+from common.request_heads import HEAD_S
 from gateway.__main__ import STOP_S
 from gateway.access import thread_limits
 from gateway.api.waiting_room import LOOK_S
@@ -37,9 +38,10 @@ MAX_ASSET_BYTES = 64_000_000
 MAIN = """
 from gateway import __main__ as gateway
 from gateway.api import waiting_room
-from common import http_server as serve
+from common import http_connection, request_heads
 
-serve.IDLE_S, serve.PATIENCE_S, gateway.STOP_S, waiting_room.LOOK_S = {}, {}, {}, {}
+http_connection.IDLE_S, http_connection.PATIENCE_S, request_heads.HEAD_S = {}, {}, {}
+gateway.STOP_S, waiting_room.LOOK_S = {}, {}
 gateway.main()
 """
 
@@ -130,14 +132,15 @@ def live(
     folder: Path,
     idle_s: float = IDLE_S,
     patience_s: float = PATIENCE_S,
+    head_s: float = HEAD_S,
     stop_s: int = STOP_S,
     look_s: float = LOOK_S,
     **more: str,
 ) -> Iterator[Live]:
     """Run a gateway until the block ends. `more` are settings.
 
-    Stalled clients are cut off after `idle_s`, slow ones after `patience_s`, transfers `stop_s` after the server got the
-    signal to stop. Ends of jobs that another process committed are looked for every `look_s`.
+    Stalled clients are cut off after `idle_s`, slow ones after `patience_s`, requests without a whole head after `head_s`,
+    transfers `stop_s` after the server got the signal to stop. Ends of jobs that another process committed are looked for every `look_s`.
     """
     port = free_port()
     settings = {
@@ -158,7 +161,7 @@ def live(
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", MAIN.format(idle_s, patience_s, stop_s, look_s)],
+            [sys.executable, "-c", MAIN.format(idle_s, patience_s, head_s, stop_s, look_s)],
             cwd=folder,
             env=environ,
             stderr=log,

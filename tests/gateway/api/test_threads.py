@@ -17,11 +17,13 @@ from pathlib import Path
 import pytest
 import requests
 
+from common.http_server import AWAY
 from gateway.__main__ import STOP_S
 from tests.gateway.api.conftest import CAPTION
 from tests.gateway.api.live import API_KEY, MAX_ASSET_BYTES, THREADS, TRANSFERS, WAITING, Live, live, read_reply
 from tests.outputs import video_key
 from tests.servers import eventually
+from wire.errors import AssetNotFound
 
 BIG = 24_000_000
 # Far less than stalled clients or waiting requests would take: a minute.
@@ -216,6 +218,22 @@ def test_waiting_requests_return_when_their_job_ends(
     assert {(f.result(30).status_code, f.result().json()["status"]) for f in waiting} == {(200, "cancelled")}
 
 
+def test_clients_that_leave_a_strict_wait_cost_their_job_nothing(server: Live, stack: ExitStack) -> None:
+    job, attempt = server.claimed_job()
+    head = f"GET /jobs/{job.id}?wait=60 HTTP/1.1\nX-API-Key: {API_KEY}\nPrefer: handling=strict"
+    waiting = [stack.enter_context(server.half_sent(head, b"")) for _ in range(WAITING)]
+    other = server.claimed_job()[0].id
+    eventually(lambda: "Preference-Applied" not in server.call("GET", f"/jobs/{other}?wait=1").headers)
+    for connection in waiting:
+        reset(connection)
+    error = AssetNotFound("No such file.")
+    server.services.report(attempt.id, "failed", error=error)
+    answer = server.call("GET", f"/jobs/{job.id}?strict=true")
+    assert (answer.status_code, answer.json()["code"]) == (422, "asset_not_found")
+    eventually(lambda: server.call("GET", f"/jobs/{other}?wait=1").headers.get("Preference-Applied") == "wait=1")
+    assert "Traceback" not in (server.services.settings.data_dir / "log").read_text()
+
+
 def test_health_responds_while_all_other_threads_are_held(
     server: Live, stack: ExitStack, hold_waiting: Callable[[], list[Future[requests.Response]]]
 ) -> None:
@@ -275,6 +293,38 @@ def test_half_sent_requests_hold_no_place(server: Live, stack: ExitStack) -> Non
 
 
 @pytest.mark.slow
+def test_slow_heads_hold_no_thread(tmp_path: Path, stack: ExitStack) -> None:
+    server = stack.enter_context(live(tmp_path / "data", idle_s=600, patience_s=600, head_s=600))
+    slow = [stack.enter_context(server.dial()) for _ in range(AWAY + 2 * THREADS)]
+    for part in (b"GET /health HTT", b"P/1.1\r\nX", b"-Slow: "):
+        for connection in slow:
+            connection.sendall(part)
+    assert server.call("GET", "/health", key=None).status_code == 200
+    assert server.call("POST", "/video/caption", json=CAPTION).status_code == 202
+    for connection in slow[::50]:
+        connection.sendall(b"yes\r\nHost: x\r\n\r\n")
+        assert connection.recv(12) == b"HTTP/1.1 200", "they were only waited for"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["", "GET /health HTTP/1.1\r\nHost: x\r\n\r\n"])
+def test_a_head_that_takes_too_long_is_cut_off(tmp_path: Path, stack: ExitStack, head: str) -> None:
+    """The first one of a connection, and a later one."""
+    connection = stack.enter_context(live(tmp_path / "data", head_s=1.5)).dial()
+    stack.enter_context(connection)
+    connection.sendall(head.encode())
+    assert head == "" or b"200 OK" in connection.recv(65536)
+
+    def is_closed() -> bool:
+        with suppress(BrokenPipeError, ConnectionResetError):
+            connection.sendall(b"x")
+            return bool(select.select([connection], [], [], 0.2)[0])
+        return True
+
+    eventually(is_closed)
+
+
+@pytest.mark.slow
 def test_a_key_that_holds_its_transfers_holds_no_other_key(server: Live, stack: ExitStack) -> None:
     hold_transfers(server, stack)
     _, attempt = server.claimed_job(key_id="key_of_another")
@@ -324,7 +374,7 @@ def test_an_honest_slow_transfer_is_finished(tmp_path: Path, stack: ExitStack) -
 
 @pytest.mark.slow
 def test_clients_that_stall_are_cut_off(tmp_path: Path, stack: ExitStack) -> None:
-    server = stack.enter_context(live(tmp_path / "data", idle_s=1.5))
+    server = stack.enter_context(live(tmp_path / "data", idle_s=1.5, head_s=1.5))
     url = str(server.call("POST", "/files", data=b"ID3" + os.urandom(BIG - 3)).json()["url"])
     readers = hold_readers(server, stack, url)
     eventually(lambda: server.call("POST", "/files", data=b"ID3").status_code == 201)
