@@ -7,8 +7,8 @@ exact length of the video.
   MPEG-4 ASP and older ones), where the picture changes its size, where an MP4 or FLV describes its codec more than
   once, where an AVI has B-frames or is cut, where a raw stream has no timestamps, and where `length` is audio and the
   sound is longer than the video: then the last frame stays on screen until the end. With `encoding` it is also encoded
-  where that names another `codec` or a `quality`, and where a copy would exceed `max_bytes`. A video that is encoded may
-  have up to 4096x2304 pixels, and HDR becomes SDR.
+  where that names another `codec` or a `quality`, and where a copy would exceed `max_bytes`. A video that is encoded
+  may have up to 4096x2304 pixels, and HDR becomes SDR.
 - Only what an edit list shows is used, and all parts of a transport stream, WebM or FLV that was joined byte by byte.
   A video that is cut inside a long still frame ends with the sound.
 - Videos may last up to four hours. Parts of a damaged source that cannot be decoded are counted in `warnings`; the job

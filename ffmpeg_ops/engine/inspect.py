@@ -333,8 +333,8 @@ def _chosen(
     """The stream of a kind that players choose, and a warning where that is not the first choice.
 
     Players prefer the stream marked as default, pass over thumbnails, and take the first one that they can decode:
-    phones put sound in a format that hardly any player knows before AAC. A single stream is taken as it is, unless it
-    is sound that FFmpeg has no decoder for: players then show the picture alone.
+    phones put sound in a format that hardly any player knows before AAC. A single stream is taken as it is, unless
+    FFmpeg has no decoder for a sound.
     """
     choices = sorted(streams, key=lambda stream: (_is_thumbnail(stream), not _disposition(stream, "default")))
     form = "sample_fmt" if kind == "sound" else "pix_fmt"
@@ -384,15 +384,13 @@ def _played_s(container: Mapping[str, Any], streams: list[Mapping[str, Any]]) ->
     for stream in streams:
         group = played if stream.get("codec_type") in {"video", "audio"} else others
         group.append((seconds(stream, "start_time") or 0.0) + (seconds(stream) or 0.0))
-    if stated_s and 0 < max(played) < max(others) and max(others) > stated_s - _ROUNDING_S:
-        return max(played)
-    return stated_s
+    outlasted = stated_s and 0 < max(played) < max(others) and max(others) > stated_s - _ROUNDING_S
+    return max(played) if outlasted else stated_s
 
 
 def seconds(part: Mapping[str, Any], key: str = "duration") -> float | None:
-    """A time in what ffprobe reports; None where it is unknown."""
+    """A time in what ffprobe reports; None where it is unknown, as in a Windows Media file of less than 0 seconds."""
     found = packets.number(part.get(key, ""))
-    # of a Windows Media file that states 0, FFmpeg subtracts the time for buffering
     return None if key == "duration" and found is not None and found < 0 else found
 
 
