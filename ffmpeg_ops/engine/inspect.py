@@ -379,8 +379,7 @@ def _rotation(stream: Mapping[str, Any]) -> int:
 
 def _played_s(container: Mapping[str, Any], streams: list[Mapping[str, Any]]) -> float | None:
     """The length that the container states, without data that lasts longer: some cameras' timecode takes 12 hours."""
-    stated_s = seconds(container)
-    played, others = [0.0], [0.0]
+    played, others, stated_s = [0.0], [0.0], seconds(container)
     for stream in streams:
         group = played if stream.get("codec_type") in {"video", "audio"} else others
         group.append((seconds(stream, "start_time") or 0.0) + (seconds(stream) or 0.0))
