@@ -113,6 +113,7 @@ def test_a_flood_of_addresses_takes_bounded_memory_and_spares_known_ones(
     assert window and window.remaining == 4, "addresses do not count against keys"
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_addresses_take_ten_megabytes_for_a_minute(clock: FixedClock) -> None:
     counted = make(clock, failed_keys_per_address=30)
     tracemalloc.start()
