@@ -144,6 +144,7 @@ def test_many_customers_of_one_provider_fill_no_table(clock: FixedClock, monkeyp
     counted.check("failed", address_of("198.51.100.7"))
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_addresses_take_ten_megabytes_for_a_minute(clock: FixedClock) -> None:
     counted = make(clock, failed_keys_per_address=30)
     tracemalloc.start()
