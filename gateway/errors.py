@@ -5,7 +5,7 @@ RequestError
 ├── MissingScope       SignatureInvalid   NotFound             MethodNotAllowed
 ├── JobFinished        JobNotFinished     JobCancelled         NoWebhook            AttemptSuperseded
 ├── LengthRequired     PayloadTooLarge    UnsupportedMediaType FileNotMedia         RangeNotSatisfiable
-├── ValidationFailed   IdempotencyMismatch    RateLimited      TooManyJobs
+├── ValidationFailed   IdempotencyMismatch    RateLimited      TooManyJobs          TooManyBytes
 └── InternalError      ServiceUnavailable TransfersBusy        StorageLow
 """
 
@@ -59,6 +59,10 @@ class TooManyJobs(RequestError, code="too_many_jobs", status=429):
 
     Wait until some have ended, or ask the operator to raise MAX_JOBS_PER_KEY.
     """
+
+
+class TooManyBytes(RequestError, code="too_many_bytes", status=429):
+    """The key's unfinished jobs or its uploads occupy as many bytes as they may; `detail` says what frees some."""
 
 
 class SpendingLimit(RequestError, code="spending_limit", status=402):

@@ -6,41 +6,29 @@ from collections.abc import Callable
 from typing import Any
 
 from flask import Response, g, jsonify, request
-from marshmallow import Schema, ValidationError, fields, validate
+from marshmallow import Schema, ValidationError, fields
 
 from common import safe_http
 from common.validation import describe, flatten
 from ffmpeg_ops.assets import WebUrl
 from ffmpeg_ops.operation import OPERATIONS, Operation
+from gateway.api import labels
 from gateway.api.blueprint import Blueprint
 from gateway.api.job_document import JobSchema
 from gateway.api.job_response import JobQuerySchema, job_response
-from gateway.domain.jobs import MAX_FILENAME, MAX_REFERENCE
 from gateway.errors import (
     IdempotencyMismatch,
     JobCancelled,
     NotFound,
     SpendingLimit,
     StorageLow,
+    TooManyBytes,
     TooManyJobs,
     ValidationFailed,
 )
 from gateway.wiring import services
 
 MAX_IDEMPOTENCY_KEY = 255
-
-# Without what would make a path, end a header or turn the direction of text, so that another extension seems the last.
-_FILENAME = r"^[^/\\\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+"
-_NO_FILENAME = "Must be a name without a folder and without control characters."
-_UNPRINTABLE = "Must not contain control characters."
-
-
-class Reference(fields.String):
-    """Text, or an integer, which is taken as text: a row's number is a common id."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
-        text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-        return super()._deserialize(text, attr, data, **kwargs).strip()
 
 
 class CreateSchema(JobQuerySchema):
@@ -65,19 +53,11 @@ class ValidParamsSchema(Schema):
 # Fields of the request besides the operation's params.
 _FIELDS: dict[str, fields.Field[Any]] = {
     "webhook_url": WebUrl(metadata={"description": "Receives a webhook when the job has ended (Standard Webhooks)."}),
-    "reference": Reference(
-        validate=[validate.Length(1, MAX_REFERENCE), validate.Regexp(r"^[^\x00-\x1f\x7f]+\Z", error=_UNPRINTABLE)],
-        metadata={"description": "Your own id or label, shown with the job everywhere and a filter of `GET /jobs`."},
-    ),
-    "filename": fields.String(
-        validate=[validate.Length(1, MAX_FILENAME), validate.Regexp(_FILENAME + r"\Z", error=_NO_FILENAME)],
-        metadata={
-            "description": "Name under which the finished file is downloaded; the extension is added. Several files "
-            "get their output's name at the end. Without it, the name is that of the job."
-        },
-    ),
+    "reference": labels.reference("Your own id or label, shown with the job everywhere and a filter of `GET /jobs`."),
+    "filename": labels.filename(),
 }
 _JOB_OR_PARAMS = {"anyOf": [JobSchema, ValidParamsSchema]}
+_OF_QUOTAS = TooManyJobs, TooManyBytes, SpendingLimit
 _HEADERS = [
     {
         "in": "header",
@@ -113,7 +93,16 @@ def _view(here: Blueprint, operation: Operation) -> Callable[..., Response]:
     @here.doc(summary=summary, description=description)
     @here.response(202, JobSchema, description="The job, accepted")
     @here.alt_response(200, schema=_JOB_OR_PARAMS, description="The finished job; or valid params", success=True)
-    @here.refuses(IdempotencyMismatch, NotFound, StorageLow, TooManyJobs, SpendingLimit, JobCancelled, failed_jobs=True)
+    @here.refuses(
+        IdempotencyMismatch,
+        NotFound,
+        StorageLow,
+        TooManyJobs,
+        TooManyBytes,
+        SpendingLimit,
+        JobCancelled,
+        failed_jobs=True,
+    )
     def view(query: dict[str, Any], body: dict[str, Any]) -> Response:
         return _create(operation, body, query)
 
