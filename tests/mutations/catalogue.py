@@ -190,6 +190,22 @@ MUTATIONS = (
         ("tests/gateway/access/test_quotas.py",),
     ),
     Mutation(
+        "params-bytes-ignored",
+        "The params of a key's unfinished jobs take no more bytes than allowed",
+        "gateway/access/quotas.py",
+        "if self._max_bytes and usage.params_bytes + params_bytes > self._max_bytes:",
+        "if False:",
+        ("tests/gateway/access/test_quotas.py",),
+    ),
+    Mutation(
+        "upload-bytes-ignored",
+        "The uploads of a key take no more bytes than allowed",
+        "gateway/db/upload_rows.py",
+        ", where=fits):",
+        "):",
+        ("tests/gateway/access/test_upload_quota.py",),
+    ),
+    Mutation(
         "flood-takes-memory",
         "Rate limits take bounded memory however many addresses call",
         "gateway/access/rate_limits.py",
