@@ -190,6 +190,22 @@ MUTATIONS = (
         ("tests/gateway/access/test_quotas.py",),
     ),
     Mutation(
+        "params-bytes-ignored",
+        "The params of a key's unfinished jobs take no more bytes than allowed",
+        "gateway/access/quotas.py",
+        "if self._max_bytes and usage.params_bytes + params_bytes > self._max_bytes:",
+        "if False:",
+        ("tests/gateway/access/test_quotas.py",),
+    ),
+    Mutation(
+        "upload-bytes-ignored",
+        "The uploads of a key take no more bytes than allowed",
+        "gateway/db/upload_rows.py",
+        ", where=fits):",
+        "):",
+        ("tests/gateway/access/test_upload_quota.py",),
+    ),
+    Mutation(
         "flood-takes-memory",
         "Rate limits take bounded memory however many addresses call",
         "gateway/access/rate_limits.py",
@@ -531,6 +547,14 @@ MUTATIONS = (
         "if stream.width * stream.height > MAX_PICTURE:",
         "if False:",
         ("tests/ffmpeg_ops/test_limits.py::test_a_picture_that_is_too_large_is_refused_at_once",),
+    ),
+    Mutation(
+        "described-twice-copied",
+        "A video that describes its codec twice is encoded, because its copy would lose the second part",
+        "ffmpeg_ops/adiciona_audio/video_options.py",
+        "if info.is_raw or info.changes_description or (",
+        "if info.is_raw or (",
+        ("tests/ffmpeg_ops/adiciona_audio/test_video_options.py::test_a_video_that_is_described_twice_is_encoded",),
     ),
     Mutation(
         "hanging-gpu-waited-for",
