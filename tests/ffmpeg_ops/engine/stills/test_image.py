@@ -103,6 +103,26 @@ def test_the_orientation_of_xmp_is_not_applied(form: str, with_exif: bool, path:
     assert near(image.getpixel((3, 10)), RED, 12) and near(image.getpixel((36, 10)), BLUE, 12)
 
 
+TURNED = b"II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\3\0\0\0\0\0\0\0"
+
+
+@pytest.mark.parametrize("tags", [TURNED[:6], TURNED[:3], b"", b"MM\0*\xff\xff\xff\xff", b"junk" * 9, TURNED[:12]])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_damaged_tags_of_exif_do_no_harm(tags: bytes, form: str, path: Path) -> None:
+    assert near(saved(halves(), path, form, exif=b"Exif\0\0" + TURNED).getpixel((3, 10)), BLUE, 20)
+    assert near(saved(halves(), path, form, exif=b"Exif\0\0" + tags).getpixel((3, 10)), RED, 20)
+
+
+def test_damaged_pixels_are_not_taken_for_damaged_tags(path: Path) -> None:
+    saved(halves(), path, "PNG")
+    content = path.read_bytes()
+    at, end = content.index(b"IDAT") + 4, content.index(b"IEND") - 8
+    raw = content[at + 2 : end - 4] + bytes(6)  # without the head of zlib, as Xcode writes it
+    path.write_bytes(content[:at] + raw + struct.pack(">I", zlib.crc32(b"IDAT" + raw)) + content[end + 4 :])
+    with pytest.raises(AssetInvalid, match="cut off or damaged"):
+        load(path, "url_image")
+
+
 @pytest.mark.parametrize(("alpha", "left"), [(0, RED), (128, (255, 127, 127))])
 def test_a_bmp_whose_alpha_is_empty_is_opaque(alpha: int, left: tuple[int, ...], path: Path) -> None:
     """As Windows and Photoshop write and read it."""
