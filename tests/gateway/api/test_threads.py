@@ -132,7 +132,7 @@ def test_a_refused_upload_is_not_read(server: Live, stack: ExitStack) -> None:
     refusals = {
         f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: {MAX_ASSET_BYTES + 1}": 413,
         f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nTransfer-Encoding: chunked": 411,
-        f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: 9999\nContent-Type: multipart/form-data": 415,
+        f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: 9999\nContent-Type: multipart/mixed": 415,
         f"POST /nothing HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: 9999": 404,
         f"PUT /jobs HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: 9999": 405,
         f"POST /video/caption HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: 9999\nContent-Type: text/plain": 415,
