@@ -6,14 +6,20 @@ RequestError
 ├── JobFinished        JobNotFinished     NoWebhook            AttemptSuperseded
 ├── LengthRequired     PayloadTooLarge    UnsupportedMediaType FileNotMedia         RangeNotSatisfiable
 ├── ValidationFailed   IdempotencyMismatch    RateLimited      TooManyJobs
-└── InternalError      ServiceUnavailable TransfersBusy        StorageLow
+├── TransfersBusy      BodiesBusy         BodyTimeout          StorageLow
+└── InternalError      ServiceUnavailable
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from itertools import islice
+from typing import ClassVar, Self
 
+from common.validation import flatten
 from wire.errors import ReelayError
+
+# Maximum number of wrong fields that are listed: an error in every item of a long list would fill megabytes.
+MAX_ERRORS = 100
 
 
 class RequestError(ReelayError):
@@ -77,6 +83,13 @@ class ValidationFailed(RequestError, code="validation_failed", status=422):
         #: Reasons by the path of the field.
         self.errors = errors or {}
 
+    @classmethod
+    def of(cls, messages: object) -> Self:
+        """The error for marshmallow's messages, of which the first MAX_ERRORS are listed."""
+        found = dict(islice(flatten(messages).items(), MAX_ERRORS))
+        reasons = "; ".join(f"{path}: {first}" for path, (first, *_) in found.items())
+        return cls(f"One or more fields are not valid. {reasons}", errors=found)
+
 
 class MalformedBody(RequestError, code="malformed_body"):
     """The body is not valid JSON."""
@@ -128,6 +141,14 @@ class RangeNotSatisfiable(RequestError, code="range_not_satisfiable", status=416
 
 class TransfersBusy(RequestError, code="transfers_busy", status=503):
     """Too many file transfers at the moment. Try again shortly."""
+
+
+class BodiesBusy(RequestError, code="bodies_busy", status=503):
+    """Too many large request bodies of this key at the moment. Try again shortly."""
+
+
+class BodyTimeout(RequestError, code="body_timeout", status=503):
+    """Checking the body took too long. Try again shortly, or send a smaller one."""
 
 
 class StorageLow(RequestError, code="storage_low", status=507):

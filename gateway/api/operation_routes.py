@@ -5,34 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from flask import Response, g, jsonify, request
-from marshmallow import Schema, ValidationError, fields, validate
+from flask import Response, g, request
+from marshmallow import Schema, fields
 
 from common import safe_http
-from common.validation import describe, flatten
-from ffmpeg_ops.assets import WebUrl
+from common.http_connection import away
 from ffmpeg_ops.operation import OPERATIONS, Operation
-from gateway.api.blueprint import Blueprint
+from gateway.api import job_request
+from gateway.api.blueprint import Blueprint, check_json, read_json
+from gateway.api.body_process import LARGE_BODY
 from gateway.api.job_document import JobSchema
+from gateway.api.job_request import JobRequest
 from gateway.api.job_response import WaitSchema, job_response
-from gateway.domain.jobs import MAX_FILENAME, MAX_REFERENCE
-from gateway.errors import IdempotencyMismatch, NotFound, SpendingLimit, StorageLow, TooManyJobs, ValidationFailed
+from gateway.errors import (
+    BodiesBusy,
+    BodyTimeout,
+    IdempotencyMismatch,
+    NotFound,
+    SpendingLimit,
+    StorageLow,
+    TooManyJobs,
+    ValidationFailed,
+)
 from gateway.wiring import services
 
 MAX_IDEMPOTENCY_KEY = 255
-
-# Without what would make a path, end a header or turn the direction of text, so that another extension seems the last.
-_FILENAME = r"^[^/\\\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+"
-_NO_FILENAME = "Must be a name without a folder and without control characters."
-_UNPRINTABLE = "Must not contain control characters."
-
-
-class Reference(fields.String):
-    """Text, or an integer, which is taken as text: a row's number is a common id."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
-        text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-        return super()._deserialize(text, attr, data, **kwargs).strip()
 
 
 class CreateSchema(WaitSchema):
@@ -54,21 +51,6 @@ class ValidParamsSchema(Schema):
     )
 
 
-# Fields of the request besides the operation's params.
-_FIELDS: dict[str, fields.Field[Any]] = {
-    "webhook_url": WebUrl(metadata={"description": "Receives a webhook when the job has ended (Standard Webhooks)."}),
-    "reference": Reference(
-        validate=[validate.Length(1, MAX_REFERENCE), validate.Regexp(r"^[^\x00-\x1f\x7f]+\Z", error=_UNPRINTABLE)],
-        metadata={"description": "Your own id or label, shown with the job everywhere and a filter of `GET /jobs`."},
-    ),
-    "filename": fields.String(
-        validate=[validate.Length(1, MAX_FILENAME), validate.Regexp(_FILENAME + r"\Z", error=_NO_FILENAME)],
-        metadata={
-            "description": "Name under which the finished file is downloaded; the extension is added. Several files "
-            "get their output's name at the end. Without it, the name is that of the job."
-        },
-    ),
-}
 _JOB_OR_PARAMS = {"anyOf": [JobSchema, ValidParamsSchema]}
 _HEADERS = [
     {
@@ -100,42 +82,43 @@ def _view(here: Blueprint, operation: Operation) -> Callable[..., Response]:
     examples = {f"example{i}": {"value": dict(value)} for i, value in enumerate(operation.examples, 1)}
 
     @here.arguments(CreateSchema, location="query")
-    @here.arguments(operation.params.from_dict(_FIELDS, name=operation.params.__name__), examples=examples)
+    @here.documents(job_request.schema(operation), examples=examples)
     @here.doc(summary=summary, description=description)
     @here.response(202, JobSchema, description="The job, accepted")
     @here.alt_response(200, schema=_JOB_OR_PARAMS, description="The finished job; or valid params", success=True)
-    @here.refuses(IdempotencyMismatch, NotFound, StorageLow, TooManyJobs, SpendingLimit)
-    def view(query: dict[str, Any], body: dict[str, Any]) -> Response:
-        return _create(operation, body, query)
+    @here.refuses(IdempotencyMismatch, NotFound, StorageLow, TooManyJobs, SpendingLimit, BodiesBusy, BodyTimeout)
+    def view(query: dict[str, Any]) -> Response:
+        return _create(_read(operation.name, defaults=query["only_validate"]), query)
 
     return view  # type: ignore[no-any-return]
 
 
-def _create(operation: Operation, loaded: dict[str, Any], query: dict[str, Any]) -> Response:
+def _create(body: JobRequest, query: dict[str, Any]) -> Response:
     here = services()
-    try:
-        operation.named_assets(loaded)
-    except ValidationError as error:
-        errors = flatten(error.normalized_messages())  # type: ignore[no-untyped-call]
-        raise ValidationFailed(describe(error), errors=errors) from error
-    outputs = operation.declared(loaded)
-    # Only what the client sent: defaults are applied by the worker.
-    params = {name: value for name, value in request.get_json().items() if name not in _FIELDS}
-    webhook_url = loaded.get("webhook_url")
+    webhook_url = body.fields.get("webhook_url")
     if webhook_url and safe_http.names_inside_address(webhook_url, here.settings.webhook_allow_origins):
         reason = "The address is not public. An operator can allow it by its origin in WEBHOOK_ALLOW_ORIGINS."
         raise ValidationFailed(f"webhook_url: {reason}", errors={"webhook_url": [reason]})
     if query["only_validate"]:
-        return jsonify({"params": operation.dump(loaded)})
-    job = here.jobs.create(
-        g.key_id,
-        operation.name,
-        params,
-        outputs,
-        _idempotency_key(),
-        **{name: loaded.get(name) for name in _FIELDS},
-    )
-    return job_response(job, wait=query.get("wait"))
+        return Response(f'{{"params":{body.params}}}\n', mimetype="application/json")
+    return job_response(here.jobs.create(g.key_id, body, _idempotency_key()), wait=query.get("wait"))
+
+
+def _read(operation: str, *, defaults: bool) -> JobRequest:
+    """Read the request's body; a large one in another process, while this thread lends its place."""
+    check_json(request)
+    chunked = request.content_length is None and "Transfer-Encoding" in request.headers
+    if not chunked and (request.content_length or 0) <= LARGE_BODY:
+        return job_request.read(operation, read_json(request), defaults=defaults)
+    here = services()
+    with here.thread_limits.large_bodies.held(g.key_id) as held:
+        if not held:
+            raise BodiesBusy
+        data = read_json(request)
+        if len(data) <= LARGE_BODY:
+            return job_request.read(operation, data, defaults=defaults)
+        with away():
+            return here.body_process.read(operation, data, g.key_id, defaults=defaults)
 
 
 def _idempotency_key() -> str | None:

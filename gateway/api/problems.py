@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from itertools import islice
 from typing import Any
 
 import structlog
@@ -14,7 +12,6 @@ from marshmallow import Schema, fields
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 
-from common.validation import flatten
 from gateway import errors
 from gateway.storage import StorageFullError, StorageUnavailable
 
@@ -32,8 +29,6 @@ _OF_THE_FRAMEWORK = (
     errors.ValidationFailed,
 )
 RETRY_AFTER_S = 2
-# Maximum number of wrong fields that are listed: an error in every item of a long list would fill megabytes.
-MAX_ERRORS = 100
 _RETRY = frozenset({503, 507})
 
 
@@ -97,21 +92,13 @@ def problem(error: errors.RequestError) -> Response:
 def _translate(error: HTTPException) -> errors.RequestError:
     messages = getattr(error, "data", {}).get("messages")
     if error.code == 422 and messages:
-        return _validation(messages)
+        (located,) = messages.values()  # by location: `json` or `query`
+        return errors.ValidationFailed.of(located)
     if error.code == 400 and messages:
         return errors.MalformedBody()
     if error.code is not None and error.code >= 500:
         return errors.InternalError()
     return next((known for known in _OF_THE_FRAMEWORK if known.status == error.code), errors.BadRequest)()
-
-
-def _validation(messages: Mapping[str, Any]) -> errors.ValidationFailed:
-    """Merge the messages that webargs returns by location (`json`, `query`)."""
-    found: dict[str, list[str]] = {}
-    for located in messages.values():
-        found.update(islice(flatten(located).items(), MAX_ERRORS))
-    reasons = "; ".join(f"{path}: {first}" for path, (first, *_) in found.items())
-    return errors.ValidationFailed(f"One or more fields are not valid. {reasons}", errors=found)
 
 
 def _unexpected(error: Exception) -> Response:

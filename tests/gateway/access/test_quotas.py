@@ -9,8 +9,8 @@ from decimal import Decimal
 import pytest
 import sqlalchemy as sa
 
-from ffmpeg_ops.operation import VIDEO
 from gateway.access.quotas import ALLOWANCE_MS, MARGIN
+from gateway.api import job_request
 from gateway.db.records import Usage
 from gateway.domain.attempts import AttemptState
 from gateway.domain.jobs import Job, JobStatus
@@ -20,7 +20,7 @@ from tests.gateway.conftest import FakeProvider, Gateway, Wire, on_every_databas
 from tests.servers import eventually
 from wire.errors import AssetNotFound, EncodeFailed
 
-PARAMS = {"url_image": "https://example.com/i.jpg"}
+REQUEST = job_request.read("img2vid", b'{"url_image": "https://example.com/i.jpg"}')
 DAY_MS = 86_400_000
 DOLLAR = 1_000_000_000
 
@@ -33,7 +33,7 @@ def provider(provider: FakeProvider) -> FakeProvider:
 
 
 def create(services: Gateway, key_id: str, idempotency_key: str | None = None) -> Job:
-    return services.jobs.create(key_id, "img2vid", PARAMS, VIDEO, idempotency_key)
+    return services.jobs.create(key_id, REQUEST, idempotency_key)
 
 
 def refused(services: Gateway, key_id: str) -> RequestError:
