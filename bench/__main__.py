@@ -32,16 +32,22 @@ def main() -> int:
     if chosen.name != "memory" and "quick" in options:
         parser.error("only memory takes --quick")
     log.configure("WARNING")  # to standard error
-    figures: list[Figure] = importlib.import_module(f"bench.{chosen.name}").measure(**options)
+    module = importlib.import_module(f"bench.{chosen.name}")
+    figures: list[Figure] = module.measure(**options)
     if chosen.json:
         json.dump({figure.name: figure.value for figure in figures}, sys.stdout, indent=2)
         print()
         return 0
+    Console().print(getattr(module, "table", _table)(figures))
+    return 0
+
+
+def _table(figures: list[Figure]) -> Table:
+    """One row a figure, for benchmarks without a `table` of their own."""
     table = Table("Figure", "Value", "Target", "Meaning")
     for figure in figures:
         table.add_row(figure.name, f"{figure.value:g} {figure.unit}", figure.target, figure.meaning)
-    Console().print(table)
-    return 0
+    return table
 
 
 if __name__ == "__main__":

@@ -14,9 +14,11 @@ from urllib.parse import urlsplit
 
 from marshmallow import Schema, ValidationError, fields, validate
 
+from ffmpeg_ops import share_links
+
 MAX_URL = 4096
 MAX_ASSETS = 100
-ASSET_KINDS = ("video", "image", "audio", "subtitles")
+ASSET_KINDS = ("video", "image", "audio", "subtitles", "media")  # media: video or audio
 PREFIX = "url_"
 
 
@@ -50,13 +52,20 @@ class WebUrl(fields.Url):
 
 
 class Asset(WebUrl):
-    """A param that names a file by URL. `kind` is one of ASSET_KINDS; the worker fetches the file before `run`."""
+    """A param that names a file by URL. `kind` is one of ASSET_KINDS; the worker fetches the file before `run`.
+
+    Share links of services that have direct ones become those.
+    """
 
     def __init__(self, kind: str, **kwargs: Any) -> None:
         if kind not in ASSET_KINDS:
             raise ValueError(f"unknown kind of asset: {kind}")
         self.kind = kind
         super().__init__(**kwargs)
+
+    def deserialize(self, value: Any, attr: str | None = None, data: Any = None, **kwargs: Any) -> Any:
+        url = super().deserialize(value, attr, data, **kwargs)
+        return share_links.direct(url) if isinstance(url, str) else url
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 RequestError
 ├── BadRequest         MalformedBody      BodyTooComplex       Unauthorized         SpendingLimit
 ├── MissingScope       SignatureInvalid   NotFound             MethodNotAllowed
-├── JobFinished        JobNotFinished     NoWebhook            AttemptSuperseded
+├── JobFinished        JobNotFinished     JobCancelled         NoWebhook            AttemptSuperseded
 ├── LengthRequired     PayloadTooLarge    UnsupportedMediaType FileNotMedia         RangeNotSatisfiable
 ├── ValidationFailed   IdempotencyMismatch    RateLimited      TooManyJobs
 ├── TransfersBusy      BodiesBusy         BodyTimeout          StorageLow
@@ -40,7 +40,7 @@ class RequestError(ReelayError):
 
 
 class Unauthorized(RequestError, code="unauthorized", status=401):
-    """The request needs a valid key in the header X-API-Key."""
+    """The request needs a valid key in the header X-API-Key, or in Authorization as Bearer."""
 
 
 class MissingScope(RequestError, code="missing_scope", status=403):
@@ -88,7 +88,7 @@ class ValidationFailed(RequestError, code="validation_failed", status=422):
         """The error for marshmallow's messages, of which the first MAX_ERRORS are listed."""
         found = dict(islice(flatten(messages).items(), MAX_ERRORS))
         reasons = "; ".join(f"{path}: {first}" for path, (first, *_) in found.items())
-        return cls(f"One or more fields are not valid. {reasons}", errors=found)
+        return cls(reasons, errors=found)
 
 
 class MalformedBody(RequestError, code="malformed_body"):
@@ -121,6 +121,10 @@ class JobFinished(RequestError, code="job_finished", status=409):
 
 class JobNotFinished(RequestError, code="job_not_finished", status=409):
     """The job has not ended yet."""
+
+
+class JobCancelled(RequestError, code="job_cancelled", status=409):
+    """The job was cancelled. Only requests with strict handling get this."""
 
 
 class NoWebhook(RequestError, code="no_webhook", status=409):

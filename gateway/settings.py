@@ -125,6 +125,12 @@ class Settings:
         "Number of trusted proxies in front of the gateway, which set X-Forwarded-For and -Proto. If it is too high, "
         "clients can forge their address.",
     )
+    x_accel_redirect: str | None = setting(
+        fields.String(validate=validate.Regexp(r"/[a-z0-9_/-]*[a-z0-9_-]\Z")),
+        None,
+        "Internal location of an nginx in front that serves DATA_DIR/files, for example `/stored`: nginx then sends "
+        "files, after the gateway has checked their signature. Default: the gateway sends them.",
+    )
     cors_origins: tuple[str, ...] = setting(
         Origins(), "", "Comma-separated origins (scheme://host[:port]) whose pages may call the API from a browser."
     )

@@ -16,9 +16,10 @@ import requests
 import structlog
 
 from common import safe_http
+from ffmpeg_ops import share_links
 from ffmpeg_ops.assets import NamedAsset
 from ffmpeg_ops.operation import Work
-from handler import http_client, share_links
+from handler import http_client
 from wire.errors import (
     AssetEmpty,
     AssetForbidden,
@@ -189,7 +190,10 @@ class _Download:
                     expect=lambda size: self._pool.expect(name, size),
                 )
         except safe_http.ForbiddenUrl as error:
-            raise AssetForbidden(f"{name}: the URL may not be fetched: {error}.") from error
+            raise AssetForbidden(
+                f"{name}: the URL may not be fetched: {error}. Upload the file with POST /files and use the URL "
+                "that it returns."
+            ) from error
         except safe_http.TooLarge as error:
             raise AssetTooLarge(f"{name}: the file is larger than {limit} bytes.") from error
         except safe_http.Trickles as error:

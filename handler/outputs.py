@@ -31,7 +31,7 @@ def check(work: Work) -> dict[str, int]:
             raise OutputInvalid(f"The output {name} should be {media_type.name}; the worker made {content.label}.")
     total, limit = sum(sizes.values()), work.limits.max_output_bytes
     if total > limit:
-        what = "The video has" if len(sizes) == 1 else "The outputs together have"
+        what = "The output has" if len(sizes) == 1 else "The outputs together have"
         raise OutputTooLarge(f"{what} {total} bytes; at most {limit} are allowed.")
     return sizes
 

@@ -54,5 +54,5 @@ class Client:
         response = self._http.request(method, f"{self._url}{path}", timeout=TIMEOUT_S, **kwargs)
         body: dict[str, Any] = response.json()
         if not response.ok:
-            raise ApiError(f"{method} {path}: {body.get('code')}: {body.get('title')}")
+            raise ApiError(f"{method} {path}: {body.get('code')}: {body.get('detail') or body.get('title')}")
         return body

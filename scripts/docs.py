@@ -34,6 +34,7 @@ PUBLIC = {
     "video": "https://mdn.github.io/shared-assets/videos/flower.mp4",
     "image": "https://mdn.github.io/shared-assets/images/examples/balloon.jpg",
     "audio": "https://mdn.github.io/shared-assets/audio/t-rex-roar.mp3",
+    "media": "https://mdn.github.io/shared-assets/videos/flower.mp4",
 }
 _PART = re.compile(r"(<!-- made by scripts\.docs: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -76,11 +77,20 @@ def settings() -> dict[str, type[Any]]:
 
 def test_input(operation: Operation) -> dict[str, Any]:
     """Input that any worker can run: the first example for whose files PUBLIC has replacements."""
-    example = next(
-        e for e in operation.examples if all(k in PUBLIC for n, k in operation.asset_kinds.items() if n in e)
+    named = (
+        (example, operation.named_assets(operation.params().load(dict(example)))) for example in operation.examples
     )
-    files = {name: PUBLIC[kind] for name, kind in operation.asset_kinds.items() if name in example}
-    return {"operation": operation.name, **example, **files}
+    example, assets = next((e, assets) for e, assets in named if all(asset.kind in PUBLIC for asset in assets))
+    return {"operation": operation.name, **with_urls(example, {asset.path: PUBLIC[asset.kind] for asset in assets})}
+
+
+def with_urls(value: Any, urls: Mapping[str, str], path: str = "") -> Any:
+    """`value`, which is JSON, with `urls` at these paths: `url_video`, `scenes[2].url_image`."""
+    if isinstance(value, Mapping):
+        return {name: with_urls(item, urls, f"{path}.{name}" if path else name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [with_urls(item, urls, f"{path}[{i}]") for i, item in enumerate(value)]
+    return urls.get(path, value)
 
 
 def hub_tests() -> dict[str, Any]:

@@ -56,6 +56,7 @@ UNKNOWN = Content("unknown", "of an unknown kind", is_media=False)
 
 _SIGNATURES: tuple[tuple[bytes, Content], ...] = (
     (b"\xff\xd8\xff", Content("jpeg", "a JPEG image")),
+    (b"\x89PNG\r\n\x1a\n\0\0\0\x04CgBI", Content("cgbi", "a PNG in Xcode's own format", is_media=False)),
     (b"\x89PNG\r\n\x1a\n", Content("png", "a PNG image")),
     (b"GIF87a", _GIF),
     (b"GIF89a", _GIF),

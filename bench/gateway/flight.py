@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -14,18 +13,12 @@ from pathlib import Path
 from bench.figures import Figure, rounded
 from bench.gateway.client import Load, drive
 from bench.gateway.sizes import Sizes, gateway, post
-from ffmpeg_ops.operation import StopSignal
-from handler.events import Events, Reporter
-from handler.upload import upload
-from tests.emulators.runpod.jobs import Job, Queue
+from bench.gateway.workers import Workers
 from tests.servers import eventually
-from wire.envelope import parse_job_input
-from wire.media_types import MP4
 
-WORKERS, WORK_S = 10, 1.0
+WORK_S = 1.0
 WINDOW_S = 10  # the window of RunPod's own limits
 SUBMITTED_S, SEEN_S = 240, 120
-CONTENT = b"....ftyp"
 
 
 @dataclass(frozen=True)
@@ -54,7 +47,7 @@ def fly(folder: Path, sizes: Sizes, *, events: bool) -> Seen:
         drive(Load(stack.port, (post(stack),), sizes.connections, count=sizes.in_flight))
         eventually(lambda: runpod.queue.counts()["inQueue"] >= sizes.in_flight, SUBMITTED_S)
         submitted_s = time.monotonic() - began
-        workers = _Workers(runpod.queue, folder)
+        workers = Workers(runpod.queue, folder, lambda params: WORK_S)
         polls = [(time.monotonic(), runpod.calls["status"])]
 
         def seen_all(ended_at: Mapping[str, float]) -> bool:
@@ -79,45 +72,6 @@ def fly(folder: Path, sizes: Sizes, *, events: bool) -> Seen:
         file=sys.stderr,
     )
     return seen
-
-
-class _Workers:
-    """Threads that act as workers: take a job, claim it, wait, upload a few bytes and report the result."""
-
-    def __init__(self, queue: Queue, folder: Path) -> None:
-        self._queue, self._output = queue, folder / "output.mp4"
-        self._output.write_bytes(CONTENT)
-        self._over = threading.Event()
-        self._ended_at: dict[str, float] = {}
-        self._threads = [threading.Thread(target=self._run, args=(f"worker{i}",)) for i in range(WORKERS)]
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> dict[str, float]:
-        """Stop; return when the work of each job ended, in ms UTC."""
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-        return self._ended_at
-
-    def _run(self, name: str) -> None:
-        while not self._over.is_set():
-            if job := self._queue.take(name, 1.0, lambda: not self._over.is_set()):
-                self._work(name, job)
-
-    def _work(self, name: str, job: Job) -> None:
-        delivery, stop = parse_job_input(job.input).delivery, StopSignal()
-        assert delivery is not None and "video" in delivery.uploads
-        reporter = Events(delivery, stop) if delivery.events else Reporter()
-        reporter.claim()
-        time.sleep(WORK_S)
-        upload(self._output, delivery.uploads["video"], MP4.mime, stop)
-        size = {"size_bytes": len(CONTENT)}
-        result = {"outputs": {"video": size}, "stats": {**size, "duration_s": WORK_S}}
-        self._ended_at[delivery.job_id] = time.time() * 1000
-        reporter.completed(result)
-        reporter.close()
-        self._queue.done(name, job.id, result)
 
 
 def _finished_at(database: Path) -> dict[str, int]:

@@ -23,8 +23,9 @@ exact length of the video.
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields, validates_schema
+from marshmallow import ValidationError, fields, validates_schema
 
+from common.forgiving import ForgivingSchema
 from ffmpeg_ops.assets import Asset
 from ffmpeg_ops.engine.encoding import encoding_param
 from ffmpeg_ops.engine.params import choice, number
@@ -39,7 +40,7 @@ MAX_FADE_S = 60
 LOUDNESS_LUFS = (-40, -5)
 
 
-class AdicionaAudioParams(Schema):
+class AdicionaAudioParams(ForgivingSchema):
     url_video = Asset("video", required=True, metadata={"description": "URL of the video."})
     url_audio = Asset(
         "audio", required=True, metadata={"description": "URL of the new sound, any audio or video file."}

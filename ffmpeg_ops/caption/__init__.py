@@ -27,8 +27,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+from marshmallow import ValidationError, fields, validate, validates_schema
 
+from common.forgiving import ForgivingSchema
 from ffmpeg_ops.assets import Asset
 from ffmpeg_ops.engine.encoding import encoding_param
 from ffmpeg_ops.engine.subtitles.style import StyleParams
@@ -42,9 +43,11 @@ _seconds = validate.Range(min=0, max=MAX_HOURS * 3600 * 1000)  # milliseconds, w
 SOURCES = ("url_srt", "subtitles", "words")
 
 
-class WordParams(Schema):
+class WordParams(ForgivingSchema):
     word = fields.String(
-        required=True, validate=validate.Length(min=1, max=200), metadata={"description": "The word as it is shown."}
+        required=True,
+        validate=validate.Length(min=1, max=200),
+        metadata={"description": "The word as it is shown.", "verbatim": True},  # a leading space begins a word
     )
     start = fields.Float(required=True, validate=_seconds, metadata={"description": "When it begins, in seconds."})
     end = fields.Float(required=True, validate=_seconds, metadata={"description": "When it ends, in seconds."})
@@ -55,12 +58,12 @@ class WordParams(Schema):
             raise ValidationError("Must not be before `start`.", "end")
 
 
-class CaptionParams(Schema):
+class CaptionParams(ForgivingSchema):
     url_video = Asset("video", required=True, metadata={"description": "URL of the video."})
     url_srt = Asset("subtitles", metadata={"description": "URL of the subtitles: SRT, WebVTT or ASS."})
     subtitles = fields.String(
         validate=validate.Length(min=1, max=MAX_SUBTITLES),
-        metadata={"description": "The subtitles as text: SRT, WebVTT or ASS."},
+        metadata={"description": "The subtitles as text: SRT, WebVTT or ASS.", "verbatim": True},
     )
     words = fields.List(
         fields.Nested(WordParams),

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from marshmallow import Schema, fields
+from marshmallow import fields
 
+from common.forgiving import ForgivingSchema
 from ffmpeg_ops.engine.params import choice, integer
 
 CODECS = ("h264", "hevc", "av1")
@@ -18,7 +19,7 @@ QUALITIES = ("low", "standard", "high", "best")
 MIN_BYTES, MAX_BYTES = 10_000, 5_000_000_000
 
 
-class EncodingParams(Schema):
+class EncodingParams(ForgivingSchema):
     """How the video is encoded."""
 
     codec = choice(

@@ -56,12 +56,16 @@ class VideoStream:
     color_range: str = ""
     #: FFmpeg's name of the transfer characteristics, empty when unknown.
     color_transfer: str = ""
+    #: FFmpeg's name of the colour matrix, empty when unknown.
+    color_space: str = ""
     #: Timestamp of the first frame, in seconds.
     start_s: float = 0.0
     #: Whether it has B-frames: packets are stored in another order than frames are shown.
     reordered: bool = False
     #: Whether all frames last equally long, as far as FFmpeg has seen: in MP4 all of them.
     constant_rate: bool = False
+    #: Degrees clockwise that players turn the picture: 0, 90, 180 or 270.
+    rotation: int = 0
 
     def megapixels(self, seconds: float) -> float:
         """What all frames of the first `seconds` have together, in millions of pixels."""
@@ -111,6 +115,8 @@ class MediaInfo:
     audio: AudioStream | None
     #: The earliest timestamp in the file, in seconds.
     start_s: float = 0.0
+    #: All streams, as ffprobe reports them.
+    streams: tuple[Mapping[str, Any], ...] = ()
     #: What is wrong with its video streams, in plain words.
     video_warnings: tuple[str, ...] = ()
     #: What is wrong with its audio streams.
@@ -139,8 +145,8 @@ def probe(path: Path, work: Work) -> MediaInfo:
     streams, formats = raw.get("streams", []), raw.get("format", {}).get("format_name", "")
     shown, missed = _chosen(path, [s for s in streams if _is_video(s)], "video", work)
     heard, unheard = _chosen(path, [s for s in streams if s.get("codec_type") == "audio"], "sound", work)
-    video = _video(shown) if shown else None
-    duration_s = _seconds(raw.get("format", {}))
+    video = video_stream(shown) if shown else None
+    duration_s = seconds(raw.get("format", {}))
     if video is not None and video.frames and formats == "avi":
         # FFmpeg shortens the length that it states for a file which is cut off
         duration_s = max(duration_s or 0.0, float(video.frames / (video.frame_rate or 1)))
@@ -151,7 +157,8 @@ def probe(path: Path, work: Work) -> MediaInfo:
         size_bytes=path.stat().st_size,
         video=video,
         audio=_audio(heard) if heard else None,
-        start_s=_seconds(raw.get("format", {}), "start_time") or 0.0,
+        start_s=seconds(raw.get("format", {}), "start_time") or 0.0,
+        streams=tuple(streams),
         video_warnings=missed,
         audio_warnings=unheard,
     )
@@ -163,7 +170,21 @@ def video_asset(path: Path, name: str, work: Work) -> tuple[MediaInfo, VideoStre
     if info.video is None:
         kind = "audio only" if info.audio else sniff_file(path).label
         raise AssetInvalid(f"{name}: the file has no video stream; it is {kind}.")
-    video = info.video
+    return info, _checked(path, name, info, info.video, work)
+
+
+def media_asset(path: Path, name: str, work: Work) -> MediaInfo:
+    """Probe the file of param `name` as video or sound. Raises like `video_asset`."""
+    info = _asset(path, name, "a video or sound", work)
+    if info.video is not None:
+        return replace(info, video=_checked(path, name, info, info.video, work))
+    if info.audio is None:
+        raise AssetInvalid(f"{name}: the file has neither video nor sound; it is {sniff_file(path).label}.")
+    return info
+
+
+def _checked(path: Path, name: str, info: MediaInfo, video: VideoStream, work: Work) -> VideoStream:
+    """The video stream with its length measured where the header says nothing reliable."""
     if video.pixel_format in {"", "unknown"}:  # ffprobe could not decode a single frame
         raise AssetInvalid(f"{name}: the video cannot be decoded.")
     if video.duration_s is None or info.format == "avi":
@@ -174,7 +195,7 @@ def video_asset(path: Path, name: str, work: Work) -> tuple[MediaInfo, VideoStre
         video = replace(video, duration_s=max(video.duration_s, measured_s))
     if max(video.duration_s or 0, info.duration_s or 0) > ffmpeg.MAX_LENGTH_S:
         raise AssetTooLarge(f"{name}: the video is longer than {ffmpeg.MAX_LENGTH_S // 3600} hours.")
-    return info, video
+    return video
 
 
 def require_size(stream: VideoStream, name: str) -> None:
@@ -210,7 +231,7 @@ def _asset(path: Path, name: str, wanted: str, work: Work) -> MediaInfo:
         raise AssetTooLarge(f"{name}: {error.message}") from error
     except AssetInvalid as error:
         found = sniff_file(path)
-        is_wanted = found in _MAY_BE_ANY_MEDIA or (found.label.endswith(" audio") and wanted == "an audio file")
+        is_wanted = found in _MAY_BE_ANY_MEDIA or (found.label.endswith(" audio") and wanted != "a video")
         wrong = " that is damaged or cut off" if is_wanted else f", not {wanted}"
         raise AssetInvalid(f"{name}: the file is {found.label}{wrong}.", detail=error.detail) from error
     info = replace(
@@ -267,10 +288,12 @@ def _is_video(stream: Mapping[str, Any]) -> bool:
     return stream.get("codec_type") == "video" and not cover and int(stream.get("width") or 0) > 0
 
 
-def _video(stream: Mapping[str, Any]) -> VideoStream:
+def video_stream(stream: Mapping[str, Any]) -> VideoStream:
+    """A video stream from what ffprobe reports about it."""
     width, height = int(stream["width"]), int(stream["height"])
     pixel_aspect = _rate(stream.get("sample_aspect_ratio", "").replace(":", "/")) or Fraction(1)
-    if _rotation(stream) % 180:
+    rotation = _rotation(stream)
+    if rotation % 180:
         width, height, pixel_aspect = height, width, 1 / pixel_aspect
     return VideoStream(
         index=stream["index"],
@@ -279,15 +302,17 @@ def _video(stream: Mapping[str, Any]) -> VideoStream:
         height=height,
         frame_rate=_rate(stream.get("avg_frame_rate")) or _rate(stream.get("r_frame_rate")) or Fraction(0),
         frames=int(stream["nb_frames"]) if "nb_frames" in stream else None,
-        duration_s=_seconds(stream),
+        duration_s=seconds(stream),
         pixel_format=stream.get("pix_fmt", ""),
         pixel_aspect=pixel_aspect,
         time_base=_rate(stream.get("time_base")) or Fraction(1, 1000),
         color_range=stream.get("color_range", ""),
         color_transfer=stream.get("color_transfer", ""),
-        start_s=_seconds(stream, "start_time") or 0.0,
+        color_space=stream.get("color_space", ""),
+        start_s=seconds(stream, "start_time") or 0.0,
         reordered=bool(stream.get("has_b_frames")),
         constant_rate=stream.get("avg_frame_rate") == stream.get("r_frame_rate"),
+        rotation=-round(rotation / 90) * 90 % 360,
     )
 
 
@@ -326,8 +351,8 @@ def _audio(stream: Mapping[str, Any]) -> AudioStream:
         codec=stream.get("codec_name", ""),
         sample_rate=int(stream.get("sample_rate", 0)),
         channels=int(stream.get("channels", 0)),
-        duration_s=_seconds(stream),
-        start_s=_seconds(stream, "start_time") or 0.0,
+        duration_s=seconds(stream),
+        start_s=seconds(stream, "start_time") or 0.0,
         profile=stream.get("profile", ""),
         layout=stream.get("channel_layout", ""),
     )
@@ -338,7 +363,8 @@ def _rotation(stream: Mapping[str, Any]) -> int:
     return int(next((side for side in sides if side is not None), 0)) % 360
 
 
-def _seconds(part: Mapping[str, Any], key: str = "duration") -> float | None:
+def seconds(part: Mapping[str, Any], key: str = "duration") -> float | None:
+    """A time in what ffprobe reports; None where it is unknown."""
     return packets.number(part.get(key, ""))
 
 

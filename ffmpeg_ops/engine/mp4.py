@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 _HEAD = struct.Struct(">I4s")
 _TO_TABLES = (b"mdia", b"minf", b"stbl")
@@ -73,20 +74,33 @@ def _entries(table: bytes, layout: str) -> Iterator[tuple[int, ...]]:
     return struct.iter_unpack(layout, table[8:])
 
 
+def is_index_first(path: Path) -> bool:
+    """Whether the box `moov` comes before the media, so that players can begin before they have the whole file."""
+    kinds = (kind for kind, _ in _top_level(path))
+    return next((kind for kind in kinds if kind in {b"moov", b"mdat"}), None) == b"moov"
+
+
 def _movie(path: Path) -> bytes:
     """The content of the box `moov`, found without reading the media."""
+    for kind, (file, body) in _top_level(path):
+        if kind == b"moov":
+            return file.read(max(body, 0))
+    raise KeyError("moov")
+
+
+def _top_level(path: Path) -> Iterator[tuple[bytes, tuple[BinaryIO, int]]]:
+    """The kind of each box of the file, and the file at its content with the length of that in bytes."""
     with path.open("rb") as file:
         while len(head := file.read(_HEAD.size)) == _HEAD.size:
             size, kind = _HEAD.unpack(head)
             body = size - _HEAD.size
             if size == 1:  # the size of a large box comes after its kind
                 body = struct.unpack(">Q", file.read(8))[0] - 16
-            if kind == b"moov":
-                return file.read(max(body, 0))
+            begin = file.tell()
+            yield kind, (file, body)
             if body < 0:
                 break
-            file.seek(body, 1)
-    raise KeyError("moov")
+            file.seek(begin + body)
 
 
 def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -46,6 +47,20 @@ def count_frames(path: Path, index: int, work: Work) -> int | None:
     except EncodeFailed:
         return None
     return count
+
+
+def length_s(path: Path, index: int, work: Work) -> float | None:
+    """How long stream `index` lasts, from its first packet to the end of its last; None without timestamps."""
+    first, end = math.inf, -math.inf
+
+    def on_packet(line: str) -> None:
+        nonlocal first, end
+        pts, dts, length, *_ = f"{line},,,".split(",")
+        if (begin := shown_s(pts, dts)) is not None:
+            first, end = min(first, begin), max(end, begin + (number(length) or 0))
+
+    each(path, ["pts_time", "dts_time", "duration_time"], on_packet, work, index)
+    return end - first if end > first else None
 
 
 def frame_times(path: Path, index: int, work: Work) -> array[float]:

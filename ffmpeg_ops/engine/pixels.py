@@ -32,12 +32,33 @@ def to_one_size(stream: VideoStream) -> list[str]:
     ]
 
 
+def is_hdr_transfer(stream: VideoStream) -> bool:
+    """Whether the video is HDR: PQ or HLG."""
+    return stream.color_transfer in _HDR
+
+
+def is_hdr(stream: VideoStream) -> bool:
+    """Whether `to_yuv420p` converts the video from HDR."""
+    return is_hdr_transfer(stream) and ffmpeg.has_filter("zscale")
+
+
+def matrix(stream: VideoStream) -> str:
+    """The colour matrix that players assume, in the words of FFmpeg's scale: `auto` where the video names it."""
+    if stream.color_space not in {"", "unknown"} or _is_rgb(stream):
+        return "auto"
+    return "bt709" if stream.width >= 1280 or stream.height > 576 else "bt601"
+
+
+def _is_rgb(stream: VideoStream) -> bool:
+    return stream.pixel_format.startswith(("rgb", "bgr", "gbr", "argb", "abgr", "pal", "0rgb", "0bgr"))
+
+
 def to_yuv420p(stream: VideoStream) -> list[str]:
     """FFmpeg's filters that convert any pixel format to 8-bit 4:2:0 in limited range, and HDR to BT.709 SDR."""
     full = stream.color_range == "pc"
-    if stream.color_transfer in _HDR and ffmpeg.has_filter("zscale"):
+    if is_hdr(stream):
         return [part.format(transfer=stream.color_transfer, range="pc" if full else "tv") for part in _TONE_MAP]
-    if stream.pixel_format.startswith(("rgb", "bgr", "gbr", "argb", "abgr", "pal", "0rgb", "0bgr")):
+    if _is_rgb(stream):
         tags = "setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709"
         return ["scale=out_color_matrix=bt709:out_range=tv", "format=yuv420p", tags]
     # libass's white is the white of limited range

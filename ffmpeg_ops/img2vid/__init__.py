@@ -3,14 +3,16 @@
 The camera moves over the image, by default zooming in slowly on its centre, at true sub-pixel positions, so that slow
 moves do not shake. The shot has exactly `duration × frame_rate` frames. `fit` says what happens when the image has
 another shape than the video: `cover` fills the frame and crops the image, `contain` shows the whole image on a blurred
-copy of itself or on a colour. EXIF orientation and colour profiles are respected; transparency becomes white. An
-image that is cut off or damaged is used, with a warning, when at least 98 % of its lines can be read.
+copy of itself or on a colour. EXIF orientation and colour profiles are respected, as are the colours that
+PNG (gAMA, cHRM, cICP) and AVIF describe without one; HDR becomes SDR, transparency becomes white. An image that is cut
+off or damaged is used, with a warning, when at least 98 % of its lines can be read.
 """
 
 import re
 
-from marshmallow import Schema, ValidationError, fields, validate
+from marshmallow import ValidationError, fields, validate
 
+from common.forgiving import ForgivingSchema
 from ffmpeg_ops.assets import Asset
 from ffmpeg_ops.engine.encoding import encoding_param
 from ffmpeg_ops.engine.params import choice, number
@@ -40,7 +42,7 @@ def parse_size(text: str) -> tuple[int, int]:
     return width, height
 
 
-class Img2VidParams(Schema):
+class Img2VidParams(ForgivingSchema):
     url_image = Asset(
         "image", required=True, metadata={"description": "URL of the image: JPEG, PNG, WebP, AVIF, TIFF, BMP or GIF."}
     )

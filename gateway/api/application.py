@@ -21,6 +21,7 @@ from gateway.api import (
     monitoring_routes,
     operation_routes,
     problems,
+    upload_checks,
 )
 from gateway.api.webhook_spec import WEBHOOKS
 from gateway.settings import Settings
@@ -38,6 +39,7 @@ _CONFIG = {
         "components": {
             "securitySchemes": {
                 "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                "bearer": {"type": "http", "scheme": "bearer", "description": "The same key."},
                 "eventToken": {
                     "type": "http",
                     "scheme": "bearer",
@@ -45,7 +47,7 @@ _CONFIG = {
                 },
             }
         },
-        "security": [{"apiKey": []}],
+        "security": [{"apiKey": []}, {"bearer": []}],
         "webhooks": WEBHOOKS,
     },
 }
@@ -58,6 +60,7 @@ def register(app: Flask, settings: Settings) -> None:
     """Add all routes, the error documents, and the checks before and after every request."""
     app.config.update(_CONFIG, MAX_CONTENT_LENGTH=settings.max_body_bytes)
     app.json.sort_keys = False  # type: ignore[attr-defined]  # keys come as they are documented
+    app.url_map.strict_slashes = False  # a slash at the end changes nothing
     app.before_request(_identify_request)
     front.register(app, settings.trusted_proxy_hops)
     app.before_request(callers.check)
@@ -71,6 +74,7 @@ def register(app: Flask, settings: Settings) -> None:
     api.ma_plugin.converter.add_attribute_function(_pattern)
     for module in (operation_routes, job_routes, file_routes, event_routes, monitoring_routes):
         api.register_blueprint(module.blueprint())
+    app.register_blueprint(upload_checks.blueprint())
     app.register_blueprint(get_swaggerui_blueprint("/docs", "/openapi.json", _SWAGGER_UI, blueprint_name="docs"))
     front.allow_docs_script(app)
     problems.register(app)

@@ -13,7 +13,7 @@ from webargs.flaskparser import FlaskParser
 
 from gateway import errors
 from gateway.api import json_body
-from gateway.api.problems import MEDIA_TYPE, ProblemSchema
+from gateway.api.problems import MEDIA_TYPE, STATUS_OF_OUR_FAILURE, STATUS_OF_OWN_FAULT, ProblemSchema
 
 Refusal = type[errors.RequestError]
 
@@ -21,6 +21,12 @@ Refusal = type[errors.RequestError]
 _OF_EVERY_VIEW = (errors.Unauthorized, errors.ServiceUnavailable)
 _OF_A_KEY = (errors.MissingScope, errors.RateLimited)
 _OF_A_BODY = (errors.MalformedBody, errors.BodyTooComplex, errors.PayloadTooLarge, errors.UnsupportedMediaType)
+
+
+_OF_A_FAILED_JOB = {
+    STATUS_OF_OWN_FAULT: "With strict handling: the job failed for a reason of its own, with the job's code.",
+    STATUS_OF_OUR_FAILURE: "With strict handling: the job failed for another reason, with the job's code.",
+}
 
 
 def check_json(req: Request) -> None:
@@ -73,11 +79,14 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
 
         return decorate
 
-    def refuses(self, *refusals: Refusal) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Declare the errors that are specific to a view."""
+    def refuses(
+        self, *refusals: Refusal, failed_jobs: bool = False
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Declare the errors that are specific to a view. `failed_jobs`: with strict handling also those of jobs."""
 
         def decorate(view: Callable[..., Any]) -> Callable[..., Any]:
-            view._apidoc = {**getattr(view, "_apidoc", {}), "refusals": refusals}  # type: ignore[attr-defined]
+            declared = {"refusals": refusals, "failed_jobs": failed_jobs}
+            view._apidoc = {**getattr(view, "_apidoc", {}), **declared}  # type: ignore[attr-defined]
             return view
 
         return decorate
@@ -96,12 +105,15 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         responses = doc.setdefault("responses", {})
         # Keep a status that the view documents itself with another schema.
         own = {str(status) for status, response in responses.items() if isinstance(response, dict)}
-        responses.update({s: r for s, r in _responses(refusals).items() if str(s) not in own})
+        made = _responses(refusals, _OF_A_FAILED_JOB if doc_info.get("failed_jobs") else {})
+        responses.update({s: r for s, r in made.items() if str(s) not in own})
         return doc
 
 
-def _responses(refusals: set[Refusal]) -> dict[int, dict[str, Any]]:
+def _responses(refusals: set[Refusal], more: Mapping[int, str]) -> dict[int, dict[str, Any]]:
     by_status: defaultdict[int, list[str]] = defaultdict(list)
+    for status, text in more.items():
+        by_status[status].append(text)
     for refusal in sorted(refusals, key=lambda refusal: refusal.code):
         by_status[refusal.status].append(f"`{refusal.code}`: {refusal.text}")
     content = {MEDIA_TYPE: {"schema": ProblemSchema}}

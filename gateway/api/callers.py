@@ -10,15 +10,17 @@ from gateway.errors import MissingScope, RateLimited, Unauthorized
 from gateway.wiring import services
 
 # Need no API key: they are public, or requests carry a signature or a token.
-PUBLIC_ENDPOINTS = frozenset({"monitoring.Health", "monitoring.Ready", "files.File", "events.Events"})
+PUBLIC_ENDPOINTS = frozenset(
+    {"monitoring.Health", "monitoring.Ready", "files.File", "events.Events", "upload_checks.output"}
+)
 PUBLIC_BLUEPRINTS = frozenset({"docs", "api-docs"})
 # Without a rate limit: `/health` must always respond; the others carry a signature or a token, which is cheap to check,
 # and many workers may share one address.
-UNCOUNTED_ENDPOINTS = frozenset({"monitoring.Health", "files.File", "events.Events"})
+UNCOUNTED_ENDPOINTS = frozenset({"monitoring.Health", "files.File", "events.Events", "upload_checks.output"})
 # The scope that a key needs, by blueprint. Other blueprints need `admin`.
-SCOPE_OF = {"video": "jobs", "jobs": "jobs", "files": "jobs", "monitoring": "metrics"}
+SCOPE_OF = {"video": "jobs", "jobs": "jobs", "files": "jobs", "upload_checks": "jobs", "monitoring": "metrics"}
 
-_MISTYPED = "The key in X-API-Key is mistyped: its checksum is wrong."
+_MISTYPED = "The key is mistyped: its checksum is wrong."
 
 
 def needs_key(endpoint: str | None) -> bool:
@@ -52,7 +54,7 @@ def end(_: object) -> None:
 
 
 def _check_key() -> None:
-    here, secret = services(), request.headers.get("X-API-Key") or _scraper_key()
+    here, secret = services(), request.headers.get("X-API-Key") or _bearer()
     # Failed attempts from a shared address must not lock out keys that were valid recently.
     if not here.keys.recently_valid(secret):
         here.rate_limits.check("failed", address_of(request.remote_addr))
@@ -79,9 +81,7 @@ def _count(kind: str, who: str) -> None:
         raise RateLimited(retry_after_s=window.reset_s)
 
 
-def _scraper_key() -> str | None:
-    """The key as Prometheus sends it, which cannot set X-API-Key."""
+def _bearer() -> str | None:
+    """The key from the header `Authorization: Bearer`, for clients that cannot set another or expect this one."""
     authorization = request.authorization
-    if request.endpoint != "monitoring.Metrics" or authorization is None or authorization.type != "bearer":
-        return None
-    return authorization.token
+    return authorization.token if authorization is not None and authorization.type == "bearer" else None

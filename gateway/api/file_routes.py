@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import structlog
@@ -16,6 +19,7 @@ from werkzeug.wsgi import ClosingIterator
 from common.clock import to_rfc3339
 from common.http_connection import away
 from gateway.access.rate_limits import address_of
+from gateway.api import form_upload
 from gateway.api.blueprint import Blueprint
 from gateway.domain import ids
 from gateway.domain.jobs import MARGIN_MS
@@ -47,6 +51,18 @@ _FILE_BODY = {
     "required": True,
     "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
 }
+_FILE_OR_FORM = {
+    "required": True,
+    "content": {
+        **_FILE_BODY["content"],  # type: ignore[dict-item]
+        "multipart/form-data": {
+            "schema": {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}}
+        },
+    },
+}
+# Headers of which servers differ in detail, and the ranges that all understand alike.
+_CONDITIONS = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
+_PLAIN_RANGE = re.compile(r"bytes=(\d{1,15}-\d{0,15}|-\d{1,15})", re.ASCII)
 _OF_STORING = (BadRequest, LengthRequired, PayloadTooLarge, TransfersBusy, StorageLow)
 
 
@@ -72,10 +88,10 @@ def blueprint() -> Blueprint:
 
     @here.route("", methods=["POST"])
     @here.response(201, UploadSchema)
-    @here.doc(requestBody=_FILE_BODY)
+    @here.doc(requestBody=_FILE_OR_FORM)
     @here.refuses(*_OF_STORING, UnsupportedMediaType, FileNotMedia)
     def upload() -> dict[str, Any]:
-        """Upload a file for use in jobs. The body is the file itself, not a form."""
+        """Upload a file for use in jobs. The body is the file itself, or a form with one file."""
         return _upload()
 
     @here.route("/<path:key>")
@@ -101,17 +117,53 @@ def blueprint() -> Blueprint:
     return here
 
 
-def _upload() -> dict[str, Any]:
+def check_upload(length: int | None) -> int:
+    """Return `length`. Raises the error of a client's upload of that many bytes, or of unknown size, if it has one."""
     here = services()
-    if request.mimetype.startswith("multipart/"):
-        raise UnsupportedMediaType("Send the file itself as the body (curl --data-binary @file), not as a form.")
-    now = here.clock.now_ms()
+    if request.mimetype.startswith("multipart/") and not _is_form():
+        raise UnsupportedMediaType(
+            "Send the file itself as the body (curl --data-binary @file), or as a form's only file."
+        )
     if here.storage.free_percent() < here.settings.min_free_disk_percent:
         raise StorageLow
+    return _checked(length, here.settings.max_asset_bytes + (form_upload.MAX_OVERHEAD_BYTES if _is_form() else 0))
+
+
+def check_output(key: str, signature: str, length: int | None) -> int:
+    """Return `length`. Raises the error of a worker's upload of that many bytes, or of unknown size, if it has one."""
+    max_bytes = _local().allowed("PUT", key, signature)
+    if max_bytes is None:
+        raise SignatureInvalid
+    _bind_ids(key)
+    _check_unfinished(key)
+    return _checked(length, max_bytes)
+
+
+def _checked(length: int | None, max_bytes: int) -> int:
+    if length is None:
+        raise LengthRequired
+    if length > max_bytes:
+        raise PayloadTooLarge(f"The file has {length} bytes; at most {max_bytes} are allowed.")
+    if length == 0:
+        raise BadRequest("The body is empty.")
+    return length
+
+
+def _is_form() -> bool:
+    return request.mimetype == "multipart/form-data"
+
+
+def _upload() -> dict[str, Any]:
+    here = services()
+    size = check_upload(request.content_length)
+    now = here.clock.now_ms()
     key = f"uploads/{g.key_id}/{ids.ulid(now)}"
     client = address_of(request.remote_addr)
     with here.thread_limits.transfers.held(g.key_id, client) as taken:
-        size = _store(key, here.settings.max_asset_bytes, taken, sniffed=True)
+        if _is_form():
+            size = _store_form(key, size, taken)
+        else:
+            _store(key, size, taken, sniffed=True)
     expires_at = now + here.settings.upload_retention_seconds * 1000
     # The file is removed when it expires, unless a job needs it. The URL stays valid for all tries of such a job.
     try_ms = (here.settings.queue_limit_seconds + here.settings.job_timeout_seconds) * 1000 + MARGIN_MS
@@ -120,10 +172,47 @@ def _upload() -> dict[str, Any]:
 
 
 def _send(key: str, signature: str) -> Response:
-    here = services()
     if _local().allowed("GET", key, signature) is None:
         raise SignatureInvalid
     _bind_ids(key)
+    response = _sent_by_nginx(key) or _sent_by_gateway(key)
+    response.cache_control.private = True  # a caching proxy would serve files after their URL has expired
+    return response
+
+
+def _sent_by_nginx(key: str) -> Response | None:
+    """The response whose body nginx sends. None without nginx, and for the requests that it may judge otherwise."""
+    location = services().settings.x_accel_redirect
+    if location is None:
+        return None
+    response = _file(key)
+    response.close()
+    if not _is_plain(response):
+        return None
+    try:
+        _local().publish(key)
+    except OSError:
+        return None
+    response.direct_passthrough = False
+    response.set_data(b"")
+    if response.status_code == 200:
+        del response.headers["Accept-Ranges"]  # nginx adds its own, but not to a part of the file
+    response.headers["X-Accel-Redirect"] = f"{location}/{key}"
+    return response
+
+
+def _is_plain(response: Response) -> bool:
+    """Whether any server comes to the same status, headers and part of the file as `response`."""
+    sent = request.headers
+    if any(name in sent for name in _CONDITIONS) or sent.get("If-Range") not in {None, response.headers.get("ETag")}:
+        return False
+    if "Range" not in sent:
+        return response.status_code == 200
+    return response.status_code == 206 and bool(_PLAIN_RANGE.fullmatch(sent["Range"]))
+
+
+def _sent_by_gateway(key: str) -> Response:
+    here = services()
     # Uploads are fetched by workers. Videos are fetched by clients, and need no key.
     holder = _owner(key), None if key.startswith("uploads/") else address_of(request.remote_addr)
     with ExitStack() as held:
@@ -134,7 +223,6 @@ def _send(key: str, signature: str) -> Response:
         # Until the last byte was sent or the client left. `call_on_close` is not called for responses that are passed
         # through.
         response.response = ClosingIterator(response.response, held.pop_all().close)  # type: ignore[arg-type]
-    response.cache_control.private = True  # a caching proxy would serve files after their URL has expired
     return response
 
 
@@ -166,13 +254,9 @@ def _file_name(key: str) -> str:
 
 
 def _receive(key: str, signature: str) -> Response:
-    max_bytes = _local().allowed("PUT", key, signature)
-    if max_bytes is None:
-        raise SignatureInvalid
-    _bind_ids(key)
-    _check_unfinished(key)
+    size = check_output(key, signature, request.content_length)
     with services().thread_limits.transfers.held(_owner(key)) as taken:
-        size = _store(key, max_bytes, taken, lambda: _check_unfinished(key))
+        _store(key, size, taken, lambda: _check_unfinished(key))
     log.info("file.stored", key=key, size_bytes=size)
     return Response(status=201)
 
@@ -212,27 +296,38 @@ def _check_unfinished(key: str) -> None:
 
 
 def _store(
-    key: str, max_bytes: int, taken: bool, check: Callable[[], None] = lambda: None, *, sniffed: bool = False
-) -> int:
-    """Store the request's body under `key` and return its size. `check` is called after the last byte.
+    key: str, length: int, taken: bool, check: Callable[[], None] = lambda: None, *, sniffed: bool = False
+) -> None:
+    """Store the request's body of `length` bytes under `key`. `check` is called after the last byte.
 
     `taken`: whether there is a place for the transfer. `sniffed`: refuse files that do not begin like media.
     """
-    here = services()
-    length = request.content_length
-    if length is None:
-        raise LengthRequired
-    if length > max_bytes:
-        raise PayloadTooLarge(f"The file has {length} bytes; at most {max_bytes} are allowed.")
-    if length == 0:
-        raise BadRequest("The body is empty.")
-    request.max_content_length = length + 1  # instead of the limit for JSON; a body of exactly the limit is refused
-    if not taken:
-        raise TransfersBusy
-    chunks = _body(length, check)
+    here, chunks = services(), _body(length, taken, check)
     with away(here.thread_limits.moving):
         here.storage.write(key, _media(chunks) if sniffed else chunks, length)
-    return length
+
+
+def _store_form(key: str, length: int, taken: bool) -> int:
+    """Store the only file of the request's form, which has `length` bytes, under `key`. Return the file's size.
+
+    It is copied to the disk first: S3 needs the size before the first byte, and a second file is seen after the last.
+    """
+    here, boundary = services(), request.mimetype_params.get("boundary", "")
+    if not boundary.isascii() or not boundary:
+        raise BadRequest("The form has no boundary.")
+    chunks, folder = _body(length, taken), here.settings.data_dir
+    with away(here.thread_limits.moving):
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                size = form_upload.copy_file(chunks, boundary, file, here.settings.max_asset_bytes)
+                if size == 0:
+                    raise BadRequest("The form's file is empty.")
+                file.seek(0)
+                here.storage.write(key, _media(iter(partial(file.read, _CHUNK_BYTES), b"")), size)
+        except OSError as error:
+            raise StorageUnavailable(f"the disk: {error.strerror}") from error
+    return size
 
 
 def _media(chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -248,8 +343,16 @@ def _media(chunks: Iterator[bytes]) -> Iterator[bytes]:
     yield from chunks
 
 
-def _body(length: int, check: Callable[[], None]) -> Iterator[bytes]:
-    """The request's body in chunks. Raises BadRequest if the client leaves or stalls before its end."""
+def _body(length: int, taken: bool, check: Callable[[], None] = lambda: None) -> Iterator[bytes]:
+    """The request's body in chunks; `check` is called after the last. Raises TransfersBusy if no place is `taken`."""
+    request.max_content_length = length + 1  # instead of the limit for JSON; a body of exactly the limit is refused
+    if not taken:
+        raise TransfersBusy
+    return _chunks(length, check)
+
+
+def _chunks(length: int, check: Callable[[], None]) -> Iterator[bytes]:
+    """Read the request's body. Raises BadRequest if the client leaves or stalls before its end."""
     received = 0
     cut_off = BadRequest("The connection ended before the end of the file.")
     try:

@@ -30,7 +30,7 @@ _HEADERS = {
 _HSTS = "max-age=31536000"
 
 _ALLOWED_METHODS = "GET, HEAD, POST, DELETE"
-_ALLOWED_HEADERS = "Content-Type, Idempotency-Key, Prefer, Range, X-API-Key, X-Request-Id"
+_ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Prefer, Range, X-API-Key, X-Request-Id"
 _EXPOSED_HEADERS = (
     "Accept-Ranges, Content-Length, Content-Range, ETag, Location, Preference-Applied, RateLimit-Limit, "
     "RateLimit-Remaining, RateLimit-Reset, Retry-After, X-Request-Id"

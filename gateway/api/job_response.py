@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import structlog
 from flask import Response, jsonify, request
@@ -11,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from common.http_connection import away
 from gateway.api.job_document import JobSchema
+from gateway.api.problems import problem_of_job
 from gateway.domain.jobs import Job, JobStatus
 from gateway.wiring import services
 
@@ -26,10 +29,17 @@ class JobListSchema(Schema):
     nextCursor = fields.String(
         allow_none=True, metadata={"description": "The `cursor` of the next page; null on the last one."}
     )
+    notFound = fields.List(
+        fields.String(), metadata={"description": "With `id`: those of the ids for which you have no job."}
+    )
+
+
+# Created once, because creating it takes longer than using it.
+_JOB_LIST = JobListSchema()
 
 
 class WaitSchema(Schema):
-    """`?wait=N`, for clients that cannot set the header `Prefer: wait=N`."""
+    """`?wait=N`, for clients that cannot set the header `Prefer`."""
 
     wait = fields.Integer(
         validate=validate.Range(min=0),
@@ -39,23 +49,51 @@ class WaitSchema(Schema):
     )
 
 
-def job_response(job: Job, *, wait: int | None = None) -> Response:
-    """202 with the unfinished job or 200 with the finished one, after waiting if requested and a thread is free."""
-    asked = _wait_s(wait)
-    applied = None
-    if asked and not job.finished:
-        here = services()
-        with here.thread_limits.waiting.held(job.key_id) as may_wait:
-            if may_wait:
-                applied = min(asked, here.settings.max_wait_seconds)
-                job = _waited(job, applied)
-    response = jsonify(services().documents.of(job))
-    response.status_code = 200 if job.finished else 202
+class JobQuerySchema(WaitSchema):
+    strict = fields.Boolean(
+        metadata={
+            "description": "Whether a job that failed or was cancelled is an error: 422 where the job is to blame, 502 "
+            "where it is not, 409 if it was cancelled. Like `Prefer: handling=strict`."
+        },
+    )
+
+
+def job_response(job: Job, query: Mapping[str, Any]) -> Response:
+    """202 with the unfinished job or 200 with the finished one, after waiting if requested and a thread is free.
+
+    `query` is loaded by JobQuerySchema. With strict handling, a job that ended without success is a problem.
+    """
+    [job], applied = _wait([job], query)
+    strict = query.get("strict")
+    if strict is None and (strict := _preference("handling", "strict") is not None):
+        applied.append("handling=strict")
+    document = services().documents.of(job)
+    if strict and job.finished and job.status is not JobStatus.COMPLETED:
+        response = problem_of_job(job, document)
+    else:
+        response = jsonify(document)
+        response.status_code = 200 if job.finished else 202
     response.headers["Location"] = f"/jobs/{job.id}"
-    if not job.finished:
-        response.headers["Retry-After"] = str(_retry_after_s(job, services().clock.now_ms()))
-    if applied is not None:
-        response.headers["Preference-Applied"] = f"wait={applied}"
+    return _with_headers(response, [job], applied)
+
+
+def jobs_response(jobs: list[Job], not_found: list[str], query: Mapping[str, Any]) -> Response:
+    """202 with the jobs if any is unfinished, else 200, after waiting for all if requested and a thread is free."""
+    applied: list[str] = []
+    if jobs:
+        jobs, applied = _wait(jobs, query)
+    page = {"jobs": services().documents.views(jobs), "nextCursor": None, "notFound": not_found}
+    response = jsonify(_JOB_LIST.dump(page))
+    response.status_code = 200 if all(job.finished for job in jobs) else 202
+    return _with_headers(response, jobs, applied)
+
+
+def _with_headers(response: Response, jobs: list[Job], applied: list[str]) -> Response:
+    now = services().clock.now_ms()
+    if unfinished := [job for job in jobs if not job.finished]:
+        response.headers["Retry-After"] = str(min(_retry_after_s(job, now) for job in unfinished))
+    if applied:
+        response.headers["Preference-Applied"] = ", ".join(applied)
     return response
 
 
@@ -68,20 +106,38 @@ def _retry_after_s(job: Job, now: int) -> int:
     return max(MIN_RETRY_S, min(max_s, round(left_s)))
 
 
-def _waited(job: Job, seconds: int) -> Job:
+def _wait(jobs: list[Job], query: Mapping[str, Any]) -> tuple[list[Job], list[str]]:
+    """The jobs after waiting for all of them as requested, and the preferences that were applied."""
+    here, asked_s = services(), _wait_s(query.get("wait"))
+    if not asked_s or all(job.finished for job in jobs):
+        return jobs, []
+    with here.thread_limits.waiting.held(jobs[0].key_id) as may_wait:
+        if not may_wait:
+            return jobs, []
+        seconds = min(asked_s, here.settings.max_wait_seconds)
+        return _waited(jobs, seconds), [f"wait={seconds}"]
+
+
+def _waited(jobs: list[Job], seconds: int) -> list[Job]:
     try:
         with away():
-            return services().waiting_room.wait(job, seconds)
+            return services().waiting_room.wait(jobs, seconds)
     except SQLAlchemyError as error:
-        # The job is stored. After an error response the client would create it again.
-        log.warning("wait.aborted", job_id=job.id, error=repr(error))
-        return job
+        # The jobs are stored. After an error response the client would create them again.
+        log.warning("wait.aborted", job_ids=[job.id for job in jobs], error=repr(error))
+        return jobs
 
 
 def _wait_s(from_query: int | None) -> int:
     if from_query is not None:
         return from_query
+    preferred = _preference("wait", r"\d{1,6}")
+    return services().settings.default_wait_seconds if preferred is None else int(preferred)
+
+
+def _preference(name: str, value: str) -> str | None:
+    """The first value of the preference `name` in the header `Prefer` that fits the pattern `value`."""
     for part in request.headers.get("Prefer", "").split(","):
-        if match := re.fullmatch(r'\s*wait\s*=\s*"?(\d{1,6})"?\s*(;.*)?', part, re.IGNORECASE):
-            return int(match[1])
-    return services().settings.default_wait_seconds
+        if match := re.fullmatch(rf'\s*{name}\s*=\s*"?({value})"?\s*(;.*)?', part, re.IGNORECASE):
+            return match[1]
+    return None

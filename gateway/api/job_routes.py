@@ -6,18 +6,27 @@ from typing import Any
 
 from flask import Response, g
 from flask.views import MethodView
-from marshmallow import Schema, fields, validate
+from marshmallow import ValidationError, fields, validate, validates_schema
 
 from ffmpeg_ops.operation import OPERATIONS
 from gateway.api.blueprint import Blueprint
 from gateway.api.job_document import JobSchema, JobView
-from gateway.api.job_response import JobListSchema, WaitSchema, job_response
+from gateway.api.job_response import JobListSchema, JobQuerySchema, WaitSchema, job_response, jobs_response
 from gateway.domain.jobs import MAX_REFERENCE, JobStatus
-from gateway.errors import JobFinished, JobNotFinished, NotFound, NoWebhook
+from gateway.errors import JobCancelled, JobFinished, JobNotFinished, NotFound, NoWebhook
 from gateway.wiring import services
 
+MAX_IDS = 100
 
-class ListSchema(Schema):
+
+class ListSchema(WaitSchema):
+    id = fields.List(
+        fields.String(validate=validate.Length(1, 40)),
+        validate=validate.Length(1, MAX_IDS, error=f"At most {MAX_IDS} jobs may be read at once."),
+        metadata={
+            "description": "Only these jobs, in this order. Goes with `wait`, which waits for all, and no other."
+        },
+    )
     reference = fields.String(
         validate=validate.Length(1, MAX_REFERENCE), metadata={"description": "Only jobs with this `reference`."}
     )
@@ -27,7 +36,14 @@ class ListSchema(Schema):
         validate=validate.Regexp(r"job_[0-9A-Z]{26}\Z", error="Not a cursor."),
         metadata={"description": "`nextCursor` of the previous page."},
     )
-    limit = fields.Integer(load_default=50, validate=validate.Range(1, 200))
+    limit = fields.Integer(validate=validate.Range(1, 200), metadata={"description": "Jobs per page, by default 50."})
+
+    @validates_schema
+    def _fit_together(self, query: dict[str, Any], **_: Any) -> None:
+        if "id" in query and (others := sorted(set(query) - {"id", "wait"})):
+            raise ValidationError({name: ["Cannot be combined with `id`."] for name in others})
+        if "wait" in query and "id" not in query:
+            raise ValidationError("Needs `id`: the jobs to wait for.", "wait")
 
 
 def blueprint() -> Blueprint:
@@ -37,9 +53,12 @@ def blueprint() -> Blueprint:
     class JobList(MethodView):
         @here.arguments(ListSchema, location="query")
         @here.response(200, JobListSchema)
-        def get(self, query: dict[str, Any]) -> dict[str, Any]:
-            """List your jobs, newest first."""
-            limit = query["limit"]
+        @here.alt_response(202, schema=JobListSchema, description="With `id`: not all have ended", success=True)
+        def get(self, query: dict[str, Any]) -> dict[str, Any] | Response:
+            """List your jobs, newest first, or read up to 100 by their ids, and wait for all of them with `wait`."""
+            if "id" in query:
+                return _read_many(list(dict.fromkeys(query["id"])), query)
+            limit = query.get("limit", 50)
             found = services().store.list_jobs(
                 g.key_id,
                 **{name: query.get(name) for name in ("status", "operation", "reference")},
@@ -54,13 +73,13 @@ def blueprint() -> Blueprint:
 
     @here.route("/<job_id>")
     class OneJob(MethodView):
-        @here.arguments(WaitSchema, location="query")
+        @here.arguments(JobQuerySchema, location="query")
         @here.response(200, JobSchema, description="The finished job")
         @here.alt_response(202, schema=JobSchema, description="The job so far", success=True)
-        @here.refuses(NotFound)
+        @here.refuses(NotFound, JobCancelled, failed_jobs=True)
         def get(self, query: dict[str, Any], job_id: str) -> Response:
             """Read a job. `Prefer: wait=N` holds the response until it has ended."""
-            return job_response(services().jobs.get(job_id, g.key_id), wait=query.get("wait"))
+            return job_response(services().jobs.get(job_id, g.key_id), query)
 
         @here.response(200, JobSchema, description="The cancelled job")
         @here.refuses(NotFound, JobFinished)
@@ -77,3 +96,10 @@ def blueprint() -> Blueprint:
             return services().documents.view(services().jobs.replay_webhook(job_id, g.key_id))
 
     return here
+
+
+def _read_many(job_ids: list[str], query: dict[str, Any]) -> Response:
+    """The jobs with these ids. One that is missing must not hide the others."""
+    found = services().jobs.get_many(job_ids, g.key_id)
+    not_found = [job_id for job_id in job_ids if job_id not in found]
+    return jobs_response([found[job_id] for job_id in job_ids if job_id in found], not_found, query)

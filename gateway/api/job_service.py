@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import structlog
 
 from common.clock import Clock
@@ -90,6 +92,11 @@ class Jobs:
         if job is None or job.key_id != key_id:
             raise NotFound("There is no such job.")
         return job
+
+    def get_many(self, job_ids: Collection[str], key_id: str) -> dict[str, Job]:
+        """Read those of the jobs that exist and belong to the key, by id."""
+        found = self._store.jobs_by_id(job_ids)
+        return {job_id: job for job_id, job in found.items() if job.key_id == key_id}
 
     def cancel(self, job_id: str, key_id: str) -> Job:
         """Cancel a job. Raises NotFound, or JobFinished if it has already ended."""

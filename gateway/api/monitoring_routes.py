@@ -67,10 +67,7 @@ def blueprint() -> Blueprint:
     class Metrics(MethodView):
         @here.response(200, content_type="text/plain", description="Prometheus' text format")
         def get(self) -> Response:
-            """Jobs, attempts, times, sizes, costs and encoders.
-
-            The API key may also be sent as `Authorization: Bearer`, as Prometheus does.
-            """
+            """Jobs, attempts, times, sizes, costs and encoders."""
             return Response(services().metrics.text(), content_type=CONTENT_TYPE_LATEST)
 
     return here

@@ -16,11 +16,12 @@ from gateway.api.blueprint import Blueprint, check_json, read_json
 from gateway.api.body_process import LARGE_BODY
 from gateway.api.job_document import JobSchema
 from gateway.api.job_request import JobRequest
-from gateway.api.job_response import WaitSchema, job_response
+from gateway.api.job_response import JobQuerySchema, job_response
 from gateway.errors import (
     BodiesBusy,
     BodyTimeout,
     IdempotencyMismatch,
+    JobCancelled,
     NotFound,
     SpendingLimit,
     StorageLow,
@@ -32,7 +33,7 @@ from gateway.wiring import services
 MAX_IDEMPOTENCY_KEY = 255
 
 
-class CreateSchema(WaitSchema):
+class CreateSchema(JobQuerySchema):
     only_validate = fields.Boolean(
         data_key="validate",
         load_default=False,
@@ -52,12 +53,23 @@ class ValidParamsSchema(Schema):
 
 
 _JOB_OR_PARAMS = {"anyOf": [JobSchema, ValidParamsSchema]}
+_REFUSALS = (
+    IdempotencyMismatch,
+    NotFound,
+    StorageLow,
+    TooManyJobs,
+    SpendingLimit,
+    JobCancelled,
+    BodiesBusy,
+    BodyTimeout,
+)
 _HEADERS = [
     {
         "in": "header",
         "name": "Prefer",
         "schema": {"type": "string"},
-        "description": "`wait=N` holds the response until the job has ended, at most N seconds.",
+        "description": "`wait=N` holds the response until the job has ended, at most N seconds; `handling=strict` "
+        "makes a job that failed an error.",
     },
     {
         "in": "header",
@@ -86,7 +98,7 @@ def _view(here: Blueprint, operation: Operation) -> Callable[..., Response]:
     @here.doc(summary=summary, description=description)
     @here.response(202, JobSchema, description="The job, accepted")
     @here.alt_response(200, schema=_JOB_OR_PARAMS, description="The finished job; or valid params", success=True)
-    @here.refuses(IdempotencyMismatch, NotFound, StorageLow, TooManyJobs, SpendingLimit, BodiesBusy, BodyTimeout)
+    @here.refuses(*_REFUSALS, failed_jobs=True)
     def view(query: dict[str, Any]) -> Response:
         return _create(_read(operation.name, defaults=query["only_validate"]), query)
 
@@ -101,7 +113,7 @@ def _create(body: JobRequest, query: dict[str, Any]) -> Response:
         raise ValidationFailed(f"webhook_url: {reason}", errors={"webhook_url": [reason]})
     if query["only_validate"]:
         return Response(f'{{"params":{body.params}}}\n', mimetype="application/json")
-    return job_response(here.jobs.create(g.key_id, body, _idempotency_key()), wait=query.get("wait"))
+    return job_response(here.jobs.create(g.key_id, body, _idempotency_key()), query)
 
 
 def _read(operation: str, *, defaults: bool) -> JobRequest:

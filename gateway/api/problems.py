@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -13,11 +14,17 @@ from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 
 from gateway import errors
+from gateway.api.job_document import JobSchema
+from gateway.domain.jobs import Job, JobStatus
 from gateway.storage import StorageFullError, StorageUnavailable
+from wire.errors import CODES, JobFault, QueueTimeout, WorkerError
 
 log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+
+# Of a failed job in a strict response.
+STATUS_OF_OWN_FAULT, STATUS_OF_OUR_FAILURE = 422, 502
 
 # What Flask, werkzeug and webargs raise themselves, apart from 400 and 5xx.
 _OF_THE_FRAMEWORK = (
@@ -36,13 +43,17 @@ class ProblemSchema(Schema):
     """An error."""
 
     type = fields.String(metadata={"description": "`/errors/<code>`, the same for every error with this code."})
-    title = fields.String(metadata={"description": "What went wrong, for people."})
+    title = fields.String(metadata={"description": "What the code means, for people. The same for every such error."})
+    detail = fields.String(metadata={"description": "What is wrong with this request, if more is known."})
     status = fields.Integer(metadata={"description": "The HTTP status."})
     code = fields.String(metadata={"description": "What went wrong, for programs. Never changes."})
     errors = fields.Dict(
         keys=fields.String(),
         values=fields.List(fields.String()),
         metadata={"description": "With `validation_failed`: why each field is wrong, by its path."},
+    )
+    job = fields.Nested(
+        JobSchema, metadata={"description": "With strict handling: the job that failed or was cancelled."}
     )
     requestId = fields.String(metadata={"description": "Identifies the request in the server's log."})
 
@@ -73,20 +84,30 @@ def register(app: Flask) -> None:
 
 def problem(error: errors.RequestError) -> Response:
     """Make the response for `error`."""
-    document: dict[str, Any] = {
-        "type": f"/errors/{error.code}",
-        "title": error.message,
-        "status": error.status,
-        "code": error.code,
-        "requestId": g.get("request_id"),
-    }
-    if isinstance(error, errors.ValidationFailed):
-        document["errors"] = error.errors
-    response = Response(json.dumps(document), error.status, mimetype=MEDIA_TYPE)
+    more = {"errors": error.errors} if isinstance(error, errors.ValidationFailed) else {}
+    response = _response(error.status, error.code, error.text, error.message, more)
     retry_after_s = error.retry_after_s or (RETRY_AFTER_S if error.status in _RETRY else None)
     if retry_after_s is not None:
         response.headers["Retry-After"] = str(retry_after_s)
     return response
+
+
+def problem_of_job(job: Job, document: Mapping[str, Any]) -> Response:
+    """Make the response for a job that failed or was cancelled; `document` is the job as clients see it."""
+    if job.status is JobStatus.CANCELLED:
+        cancelled = errors.JobCancelled
+        return _response(cancelled.status, cancelled.code, cancelled.text, None, {"job": document})
+    cls = CODES.get(job.error_code or "", WorkerError)
+    # Nobody asked the job's author to find a worker.
+    own_fault = issubclass(cls, JobFault) and cls is not QueueTimeout
+    status = STATUS_OF_OWN_FAULT if own_fault else STATUS_OF_OUR_FAILURE
+    return _response(status, job.error_code or cls.code, cls.text, job.error_message, {"job": document})
+
+
+def _response(status: int, code: str, title: str, detail: str | None, more: Mapping[str, Any]) -> Response:
+    known = {"detail": detail} if detail and detail != title else {}
+    document = {"type": f"/errors/{code}", "title": title, **known, "status": status, "code": code, **more}
+    return Response(json.dumps({**document, "requestId": g.get("request_id")}), status, mimetype=MEDIA_TYPE)
 
 
 def _translate(error: HTTPException) -> errors.RequestError:

@@ -75,15 +75,25 @@ LEASE = (
     .values(lease_token=TOKEN, lease_expires_at=sa.bindparam("until"), next_at=sa.bindparam("until"))
 )
 WAITING_IDLE = sa.and_(jobs.c.status == JobStatus.QUEUED, WAITING, jobs.c.next_at > NOW, jobs.c.lease_token.is_(None))
-# Of the key with the fewest running jobs, the oldest. Skips locked rows: each caller has locked a job, and two callers
-# that wait for each other's job would deadlock.
+# Of the key with the fewest running jobs, the oldest. Keys with equally many take turns, in the order of their ids:
+# next is the one after LAST_KEY. Skips locked rows: each caller has locked a job, and two callers that wait for each
+# other's job would deadlock.
+LAST_KEY: sa.BindParameter[str] = sa.bindparam("last_key", type_=sa.String)
 _RUNNING = jobs.alias()
 _RUNNING_OF_KEY = sa.select(sa.func.count()).where(
     _RUNNING.c.key_id == jobs.c.key_id, _RUNNING.c.status == JobStatus.RUNNING
 )
 NEXT_WAITING = (
-    sa.select(jobs.c.id).where(WAITING_IDLE).order_by(_RUNNING_OF_KEY.correlate(jobs).scalar_subquery(), jobs.c.id)
-).limit(1)
+    sa.select(jobs.c.id)
+    .where(WAITING_IDLE)
+    .order_by(
+        _RUNNING_OF_KEY.correlate(jobs).scalar_subquery(),
+        sa.case((jobs.c.key_id > LAST_KEY, 0), else_=1),
+        jobs.c.key_id,
+        jobs.c.id,
+    )
+    .limit(1)
+)
 WAKE = (
     jobs.update()
     .where(jobs.c.id == NEXT_WAITING.with_for_update(skip_locked=True, of=jobs).scalar_subquery())

@@ -189,9 +189,12 @@ class Transaction:
         insert = self._dialect.insert(webhooks).values(**asdict(webhook))
         self.connection.execute(insert.on_conflict_do_nothing(index_elements=["job_id"]))
 
-    def wake_next_waiting(self, now: int) -> None:
-        """A worker is free: of the key with the fewest running jobs, make the oldest waiting job due at once."""
-        self.connection.execute(WAKE, {"now": now})
+    def wake_next_waiting(self, now: int, last_key: str = "") -> None:
+        """A worker is free: of the key with the fewest running jobs, make the oldest waiting job due at once.
+
+        `last_key` had its turn last: of keys with equally many running jobs, the one after it is next.
+        """
+        self.connection.execute(WAKE, {"now": now, "last_key": last_key})
 
     def claim_idempotency_key(
         self, key_id: str, idempotency_key: str, fingerprint: str, job_id: str, *, now: int, after: int

@@ -122,7 +122,7 @@ class AttemptWriter:
             job = self._released(written.job, update.next_in_ms) if lease_token else written.job
             tx.save_job(job, lease_token)
             if update.frees_worker or (written.attempt_ended and fresh and fresh.state is not AttemptState.INTENT):
-                tx.wake_next_waiting(self.clock.now_ms())
+                tx.wake_next_waiting(self.clock.now_ms(), job.key_id)
             return written
 
         written = self.store.together(transact)

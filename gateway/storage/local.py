@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,7 @@ from wire.envelope import Upload
 
 _FOLDERS = ("outputs", "uploads")
 _PART = ".part-"
+_PUBLISHED = 0o644
 # An incomplete file that has not changed for this long is a leftover: clients that stall are cut off much earlier.
 HALF_WRITTEN_MS = 3600 * 1000
 
@@ -101,6 +103,12 @@ class LocalStorage:
         if any(place.is_symlink() for place in (path, *path.parents[: key.count("/")])):
             raise FileNotFoundError(errno.ENOENT, "a symbolic link", key)
         return path
+
+    def publish(self, key: str) -> None:
+        """Let other users read the file: nginx, which sends it, runs as one. Raises OSError if that is impossible."""
+        path = self.path(key)
+        if not path.stat().st_mode & stat.S_IROTH:
+            path.chmod(_PUBLISHED)
 
     def allowed(self, method: str, key: str, signature: str) -> int | None:
         """Return the maximum size that `signature` allows for this call (0 for GET); None if it does not allow it."""

@@ -6,8 +6,9 @@ result, and encodes nothing.
 
 from __future__ import annotations
 
-from marshmallow import Schema, fields, validate
+from marshmallow import fields, validate
 
+from common.forgiving import ForgivingSchema
 from ffmpeg_ops.assets import Asset
 from ffmpeg_ops.operation import Operation, Weight
 from wire.media_types import JPEG, JSON, PNG
@@ -25,16 +26,16 @@ FAULTS = (
 )
 
 
-class SoundParams(Schema):
+class SoundParams(ForgivingSchema):
     url_audio = Asset("audio", required=True, metadata={"description": "URL of a sound."})
 
 
-class SceneParams(Schema):
+class SceneParams(ForgivingSchema):
     url_image = Asset("image", required=True, metadata={"description": "URL of a picture."})
     narration = fields.Nested(SoundParams, metadata={"description": "What is said."})
 
 
-class CollageParams(Schema):
+class CollageParams(ForgivingSchema):
     scenes = fields.List(
         fields.Nested(SceneParams),
         required=True,

@@ -82,12 +82,17 @@ def test_params_are_described_and_refused_by_name(operation: Operation) -> None:
 def test_an_asset_is_an_http_url(operation: Operation, name: str) -> None:
     """Also of a host without a top-level domain."""
     assert name.startswith("url_") and operation.asset_kinds[name] in ASSET_KINDS
+    field = name.removesuffix("[]")
+
+    def given(url: object) -> dict[str, Any]:
+        return {**required(operation), field: [url] if name.endswith("[]") else url}
+
     for good in ("http://gateway:8000/files/x?signature=1", "https://example.com/ação.mp4", "http://127.0.0.1/x"):
-        assert operation.params().load({**required(operation), name: good})[name] == good
+        assert operation.params().load(given(good))[field] == given(good)[field]
     for bad in ("", "x", "ftp://example.com/x", "file:///etc/passwd", "//example.com/x", 5, None, ["http://a/b"]):
         with pytest.raises(ValidationError) as caught:
-            operation.params().load({**required(operation), name: bad})
-        assert list(caught.value.normalized_messages()) == [name]
+            operation.params().load(given(bad))
+        assert list(caught.value.normalized_messages()) == [field]
 
 
 @each_operation

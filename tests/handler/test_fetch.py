@@ -14,9 +14,10 @@ import pytest
 import requests
 
 from common import safe_http
+from ffmpeg_ops import share_links
 from ffmpeg_ops.assets import NamedAsset
 from ffmpeg_ops.operation import Work
-from handler import certificate, share_links
+from handler import certificate
 from handler.fetch import AT_ONCE, _pause_s, fetch_all
 from tests.servers import PATIENCE_S, STOP_S, FileServer, Loopback, RawServer, Reply, Request, eventually
 from wire.envelope import Limits

@@ -21,6 +21,7 @@ from ffmpeg_ops.operation import OPERATIONS
 from handler import attempt, runpod_progress
 from handler.__main__ import handle
 from handler.settings import Settings
+from scripts.docs import with_urls
 from tests.conftest import ROOT
 from tests.handler.conftest import LONG
 from tests.handler.support import Gateway, Job, environment, ffmpegs
@@ -28,6 +29,12 @@ from tests.servers import STOP_S, FileServer, Reply
 
 MP4 = b"\0\0\0\x08ftyp"
 SAMPLE = {"video": "video.mp4", "image": "photo.jpg", "audio": "narration.mp3", "subtitles": "captions.en.srt"}
+SAMPLE["media"] = SAMPLE["video"]
+
+
+def example(given: dict[str, Any]) -> dict[str, Any]:
+    """The params of a test input."""
+    return {key: value for key, value in given["input"].items() if key != "operation"}
 
 
 def _handle(raw: dict[str, Any], settings: Settings) -> dict[str, Any]:
@@ -180,14 +187,16 @@ def test_every_operation_has_a_test_input_that_works(
 ) -> None:
     given = json.loads((ROOT / f"handler/test_inputs/{name}.json").read_text())
     assert given["input"]["operation"] == name
-    for param, kind in OPERATIONS[name].asset_kinds.items():
-        if param in given["input"]:
-            assert given["input"][param].startswith("https://")
-            files.routes[f"/{kind}"] = Reply(body=(ROOT / "samples" / SAMPLE[kind]).read_bytes())
-            given["input"][param] = files.url(f"/{kind}")
+    operation = OPERATIONS[name]
+    assets = operation.named_assets(params := operation.params().load(example(given)))
+    for asset in assets:
+        assert asset.url.startswith("https://")
+        files.routes[f"/{asset.kind}"] = Reply(body=(ROOT / "samples" / SAMPLE[asset.kind]).read_bytes())
+    given = with_urls(given, {f"input.{asset.path}": files.url(f"/{asset.kind}") for asset in assets})
     done = _main(settings, tmp_path, "--test_input", json.dumps(given))
     assert done.returncode == 0, done.stderr
-    assert [path.name.partition("-")[0] for path in settings.output_dir.iterdir()] == [name]
+    made = [path.name.partition("-")[0] for path in settings.output_dir.glob("*")]
+    assert made == [name] * len(operation.declared(params))
 
 
 def test_wrong_settings_end_it_and_are_all_named(settings: Settings, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.conftest import ROOT
@@ -16,17 +17,28 @@ from tests.servers import PATIENCE_S, eventually, responds
 
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 CONFIG = ROOT / "ops/nginx.conf"
+SETTINGS = {"TRUSTED_PROXY_HOPS": "1", "X_ACCEL_REDIRECT": "/stored"}  # as in compose.yaml
 
 
-def config(folder: Path, port: int, gateway_port: int) -> str:
-    """The shipped configuration with only addresses and folders replaced."""
-    places = "".join(
-        f"    {kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
+@dataclass(frozen=True)
+class Front:
+    """`front` is the gateway as clients see it, through nginx; `gateway` is reached without nginx."""
+
+    front: Live
+    gateway: Live
+    nginx: subprocess.Popen[bytes]
+
+
+def config(folder: Path, port: int, gateway_port: int, user: str = "root") -> str:
+    """The shipped configuration with only addresses and folders replaced. `user`: runs nginx, if root starts it."""
+    places = "".join(f"    {kind}_temp_path {folder}/{kind};\n" for kind in ("proxy", "fastcgi", "uwsgi", "scgi"))
     changes = {
-        "pid /run/nginx.pid;": f"pid {folder}/pid;\n" + ("user root;" if os.getuid() == 0 else ""),
+        "pid /run/nginx.pid;": f"pid {folder}/pid;\n" + (f"user {user};" if os.getuid() == 0 else ""),
         "http {\n": "http {\n" + places,
+        "/var/cache/nginx/uploads": f"{folder}/uploads",
         "/var/cache/nginx/pages": f"{folder}/pages",
+        "alias /data/files/;": f"alias {folder}/data/files/;",
+        "from=/data/files;": f"from={folder}/data/files;",
         "/dev/stdout plain": f"{folder}/access.log plain",
         "listen 80 ": f"listen 127.0.0.1:{port} ",
         "server gateway:8000;": f"server 127.0.0.1:{gateway_port};",
@@ -39,13 +51,20 @@ def config(folder: Path, port: int, gateway_port: int) -> str:
 
 
 @contextmanager
-def fronted(folder: Path) -> Iterator[Live]:
-    """A gateway behind nginx: `port`, `origin` and all URLs are nginx's."""
+def fronted(folder: Path, **more: str) -> Iterator[Live]:
+    """A gateway behind nginx: `port`, `origin` and all URLs are nginx's. `more` are settings."""
+    with pair(folder, **more) as both:
+        yield both.front
+
+
+@contextmanager
+def pair(folder: Path, user: str = "root", **more: str) -> Iterator[Front]:
+    """A gateway and nginx in front of it. Arguments as for `config` and `fronted`."""
     assert NGINX is not None
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    with live(folder / "data", PUBLIC_URL=f"http://127.0.0.1:{port}", TRUSTED_PROXY_HOPS="1") as gateway:
-        (folder / "nginx.conf").write_text(config(folder, port, gateway.port))
+    with live(folder / "data", PUBLIC_URL=f"http://127.0.0.1:{port}", **SETTINGS, **more) as gateway:
+        (folder / "nginx.conf").write_text(config(folder, port, gateway.port, user))
         command = [NGINX, "-c", str(folder / "nginx.conf"), "-g", "daemon off;"]
         with (folder / "error.log").open("wb") as log:
             process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
@@ -53,7 +72,7 @@ def fronted(folder: Path) -> Iterator[Live]:
         try:
             eventually(lambda: process.poll() is not None or responds(f"{front.origin}/health"))
             assert process.poll() is None, (folder / "error.log").read_text()
-            yield front
+            yield Front(front, gateway, process)
         finally:
             process.terminate()
             process.wait(PATIENCE_S)

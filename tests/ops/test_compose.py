@@ -25,7 +25,7 @@ def test_only_nginx_is_published(services: dict[str, Any]) -> None:
 
 def test_the_gateway_keeps_its_data_and_has_no_capabilities(services: dict[str, Any]) -> None:
     gateway = services["gateway"]
-    assert gateway["volumes"] == ["data:/data"] and gateway["environment"]["DATA_DIR"] == "/data"
+    assert gateway["volumes"] == ["data:/data", "files:/data/files"] and gateway["environment"]["DATA_DIR"] == "/data"
     assert gateway["read_only"] and gateway["cap_drop"] == ["ALL"]
     assert int(gateway["stop_grace_period"].rstrip("s")) > STOP_S
     assert {name.lower() for name in gateway["environment"]} <= set(Settings.__dataclass_fields__)
@@ -33,4 +33,13 @@ def test_the_gateway_keeps_its_data_and_has_no_capabilities(services: dict[str, 
 
 def test_mounted_and_built_files_exist(services: dict[str, Any]) -> None:
     assert (ROOT / services["gateway"]["build"]["dockerfile"]).exists()
-    assert services["nginx"]["volumes"] == ["./ops/nginx.conf:/etc/nginx/nginx.conf:ro"]
+    assert services["nginx"]["volumes"][0] == "./ops/nginx.conf:/etc/nginx/nginx.conf:ro"
+
+
+def test_nginx_reads_the_files_and_nothing_else_of_the_gateway(services: dict[str, Any]) -> None:
+    config = (ROOT / "ops/nginx.conf").read_text()
+    gateway, nginx = services["gateway"], services["nginx"]
+    assert f"location {gateway['environment']['X_ACCEL_REDIRECT']}/ {{" in config
+    assert "alias /data/files/;" in config and "client_body_temp_path /var/cache/nginx/uploads;" in config
+    assert nginx["volumes"][1:] == ["files:/data/files:ro", "cache:/var/cache/nginx"]
+    assert "install -d -o reelay /data /data/files" in (ROOT / "Dockerfile.gateway").read_text()

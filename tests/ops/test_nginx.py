@@ -13,7 +13,11 @@ from itertools import chain, cycle
 from pathlib import Path
 
 import pytest
+import requests
 
+from gateway.errors import PayloadTooLarge, RateLimited, RequestError, StorageLow
+from tests.end_to_end.processes import children
+from tests.end_to_end.test_broken_disk import small_disk
 from tests.gateway.api.conftest import CAPTION
 from tests.gateway.api.live import API_KEY, MAX_ASSET_BYTES, Live, read_reply
 from tests.ops.nginx import NGINX, config, fronted, latencies
@@ -91,11 +95,11 @@ def test_a_worker_stores_an_output(front: Live) -> None:
 def test_without_a_key_no_byte_of_an_upload_is_stored(front: Live, folder: Path) -> None:
     for head in (
         "POST /files HTTP/1.1\nContent-Length: 60000000",
-        "PUT /files/x?signature=y HTTP/1.1\nContent-Length: 9",
+        "PUT /files/x?signature=y HTTP/1.1\nContent-Length: 90000000",
     ):
         with front.half_sent(head, b"x") as connection:
             assert read_reply(connection, wait_closed_s=0.1).status in {401, 403}
-    assert [path for path in (folder / "client_body").rglob("*") if path.is_file()] == []
+            assert buffered(folder) == []
 
 
 def test_forwarded_headers_of_clients_are_dropped(front: Live) -> None:
@@ -107,7 +111,106 @@ def test_forwarded_headers_of_clients_are_dropped(front: Live) -> None:
 def test_nginx_refuses_large_headers_and_bodies(front: Live) -> None:
     assert front.call("GET", "/jobs", headers={"X-Much": "x" * 9000}).status_code == 400
     assert front.call("GET", "/jobs?x=" + "x" * 9000).status_code == 414
-    assert front.call("POST", "/video/caption", data=b"x" * 1_100_000).status_code == 413
+    refused = front.call("POST", "/video/caption", data=b"x" * 1_100_000)
+    assert_refused(refused, PayloadTooLarge)
+
+
+def assert_refused(response: requests.Response, error: type[RequestError]) -> None:
+    """The response looks like this error of the gateway."""
+    assert (response.status_code, response.headers["Content-Type"]) == (error.status, "application/problem+json")
+    problem = response.json()
+    assert (problem["code"], problem["type"]) == (error.code, f"/errors/{error.code}")
+    assert (problem["status"], bool(problem["title"])) == (error.status, True)
+
+
+def test_an_upload_reaches_the_gateway_when_it_is_complete(front: Live, folder: Path) -> None:
+    body = b"ID3" + os.urandom(2_000_000)
+    head = f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: {len(body)}"
+    before = front.files()
+    with front.half_sent(head, body[:1_000_000]) as connection:
+        eventually(lambda: buffered(folder))
+        assert front.files() == before
+        connection.sendall(body[1_000_000:])
+        assert read_reply(connection, wait_closed_s=0.1).status == 201
+    eventually(lambda: not buffered(folder))
+
+
+def buffered(folder: Path) -> list[Path]:
+    """The files in which nginx collects uploads; it removes their names at once."""
+    master = int((folder / "pid").read_text())
+    opened = [link for pid in children(master) for link in Path(f"/proc/{pid}/fd").iterdir()]
+    return [path for path in map(target, opened) if path.is_relative_to(folder / "uploads")]
+
+
+def target(link: Path) -> Path:
+    try:
+        return link.readlink()
+    except FileNotFoundError:  # just closed
+        return link
+
+
+REFUSED = {
+    f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: {MAX_ASSET_BYTES + 1}": 413,
+    f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nTransfer-Encoding: chunked": 411,
+    f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: 99999\nContent-Type: multipart/form-data": 415,
+    f"POST /files/x HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: 99999": 405,
+    "POST /files HTTP/1.1\nX-API-Key: wrong\nContent-Length: 99999": 401,
+    "POST /files HTTP/1.1\nX-API-Key: wrong\nX-Body-Length: 5\nX-Original-Method: GET\nContent-Length: 99999": 401,
+    "POST /files HTTP/1.1\nContent-Length: 99999": 401,
+    "PUT /files/x?signature=y HTTP/1.1\nContent-Length: 99999": 403,
+    "PUT /files HTTP/1.1\nContent-Length: 99999": 401,
+    "DELETE /files HTTP/1.1\nContent-Length: 90000000": 401,
+    "GET /files/x HTTP/1.1\nContent-Length: 90000000": 403,
+    "PATCH /files/x HTTP/1.1\nTransfer-Encoding: chunked": 401,
+}
+
+
+def test_an_upload_is_refused_in_the_words_of_the_gateway_before_it_is_buffered(front: Live, folder: Path) -> None:
+    for head, status in REFUSED.items():
+        with front.half_sent(head, b"5\r\nhello\r\n" if "chunked" in head else b"") as connection:
+            reply = read_reply(connection, wait_closed_s=0.1)
+        assert reply.status == status, head
+        assert reply.headers["Content-Type"] == "application/problem+json", head
+        assert "X-Request-Id" in reply.headers, head
+        assert buffered(folder) == []
+
+
+@pytest.mark.slow
+def test_an_upload_for_which_nginx_has_no_space_is_refused_like_by_the_gateway(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "uploads", "1m"), fronted(tmp_path, RUN_DISPATCHER="false") as front:
+        assert front.call("POST", "/files", data=b"ID3" + os.urandom(100_000)).status_code == 201
+        response = front.call("POST", "/files", data=b"ID3" + os.urandom(3_000_000))
+        assert_refused(response, StorageLow)
+        assert int(response.headers["Retry-After"]) > 0
+        assert front.call("POST", "/files", data=b"ID3" + os.urandom(100_000)).status_code == 201
+
+
+@pytest.mark.slow
+def test_trickling_transfers_hold_no_thread_of_the_gateway(front: Live) -> None:
+    """Two keys do their worst; another key and a worker notice nothing."""
+    attackers, (_, other) = (
+        [front.services.keys.create("attacker")[1] for _ in range(2)],
+        front.services.keys.create("b"),
+    )
+    urls = [
+        front.call("POST", "/files", key=key, data=b"ID3" + os.urandom(24_000_000)).json()["url"] for key in attackers
+    ]
+    post = "POST {} HTTP/1.1\r\nHost: x\r\nX-API-Key: {}\r\nContent-Length: 900000\r\n\r\nID3"
+    uploads = [post.format(path, key).encode() for key in attackers for path in ("/files", "//files")]
+    downloads = [f"GET {url.removeprefix(front.origin)} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for url in urls]
+    before = set(front.files())
+    with Stalled(front.port, 128, [*uploads, *downloads]) as stalled:
+        for _ in range(3):
+            body = b"ID3" + os.urandom(500_000)
+            stored = front.call("POST", "/files", key=other, data=body)
+            assert stored.status_code == 201
+            assert front.call("GET", stored.json()["url"], key=None).content == body
+            _, attempt = front.claimed_job()
+            assert front.call("PUT", front.upload_path(attempt), key=None, data=body).status_code == 201
+            time.sleep(1)
+        alive, _ = stalled.count()
+        assert alive == 128
+        assert not [path for path in set(front.files()) - before if path.name.startswith(".part-")]
 
 
 @pytest.mark.slow
@@ -124,6 +227,7 @@ def test_the_concurrent_requests_of_an_address_are_limited(front: Live) -> None:
                 refused.append(0)
         assert sorted(refused) == [0] * 16 + [429] * 4, "the limit in nginx.conf"
         assert front.call("GET", "/health").status_code == 200
+        assert_refused(front.call("GET", "/files/x?signature=y", key=None), RateLimited)
 
 
 def test_the_log_contains_no_signature(front: Live, folder: Path) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
-from ffmpeg_ops.engine import ffmpeg
+from ffmpeg_ops.engine import ffmpeg, process
 from ffmpeg_ops.engine.inspect import AudioStream
 from ffmpeg_ops.engine.mixing.filters import RATE, from_its_start
 from ffmpeg_ops.operation import Work
+from wire.errors import EncodeFailed
 
 METER = "ebur128=metadata=1:framelog=verbose,ametadata=mode=print:key=lavfi.r128.I:file=-"
 SILENCE_LUFS = -69.0  # the meter starts at −70
+# The summary at the end of FFmpeg's log.
+_SUMMARY = re.compile(r"\s+(I|Peak):\s+(-?[\d.]+|-inf|inf|nan) (?:LUFS|dBFS)")
 _INTEGRATED = re.compile(r"lavfi\.r128\.I=(-?[\d.]+)")
 
 
@@ -41,6 +45,37 @@ def length_s(path: Path, stream: AudioStream, work: Work) -> tuple[float, bool]:
     if not steady:
         raise UnsteadySound(f"{path.name} restarts before {end / RATE} s")
     return end / RATE, not damaged
+
+
+def loudness(path: Path, stream: AudioStream, work: Work) -> tuple[float, float]:
+    """Integrated loudness (EBU R128) in LUFS and true peak in dBTP of a sound as it is in its file."""
+    found = {"I": -math.inf, "Peak": -math.inf}
+
+    def on_line(line: str) -> None:
+        if value := _SUMMARY.fullmatch(line):
+            found[value[1]] = float(value[2])
+
+    source = [
+        *ffmpeg.INPUT_LIMITS,
+        "-i",
+        str(path),
+        "-map",
+        f"0:{stream.index}",
+        "-af",
+        "ebur128=peak=true:framelog=verbose",
+    ]
+    command = ["ffmpeg", "-hide_banner", "-nostdin", "-nostats", "-v", "info", *source, *ffmpeg.OUTPUT_LIMITS]
+    ended = process.run(
+        [*command, "-f", "null", "-"],
+        work,
+        timeout_s=work.limits.timeout_s,
+        file_bytes=0,
+        on_output=lambda line: None,
+        on_error=on_line,
+    )
+    if ended.status:
+        raise EncodeFailed(detail=ended.tail)
+    return found["I"], found["Peak"]
 
 
 def loudness_lufs(inputs: list[str], graph: str, work: Work) -> float:

@@ -10,12 +10,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageCms, ImageFilter, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFilter, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 
-from ffmpeg_ops.engine.stills import cut_off
+from ffmpeg_ops.engine.stills import color, cut_off
 from wire.errors import AssetInvalid, AssetTooLarge, JobError
 from wire.sniffing import sniff_file
 
@@ -38,6 +39,7 @@ _END = bytes((0xFF, _END_OF_IMAGE))
 _NOISE = random.Random(0).randbytes(4096).replace(b"\xff", b"")  # without markers
 _SWAPPED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
 _ORIENTATION = 0x0112
+_SMALLEST = 64  # pixels of the shorter side of a canvas
 _BLUR = 0.03  # radius as a share of the canvas's height
 
 Factor = Callable[[tuple[int, int]], float]
@@ -69,20 +71,20 @@ def load(path: Path, name: str, factor: Factor) -> Loaded:
                 raise AssetTooLarge(f"{name}: the image has more than {limit // 1_000_000} megapixels.")
             if isinstance(image, JpegImageFile):
                 return _load_jpeg(path.read_bytes(), image, name, factor)
+            with path.open("rb") as file:
+                _describe(image, file)
             return _loaded(image, factor)
     except Image.DecompressionBombError as error:
         raise AssetTooLarge(f"{name}: the image has more than {MAX_PIXELS // 1_000_000} megapixels.") from error
-    except UnidentifiedImageError as error:
-        found = sniff_file(path)
-        if found.name in _NAMES:
-            return _load_damaged(path.read_bytes(), name, factor, error)
-        raise AssetInvalid(f"{name}: the file is {found.label}, not a readable image.") from error
     except MemoryError as error:
         raise AssetTooLarge(f"{name}: the image needs more memory than the worker allows.") from error
     except JobError:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds of errors on damaged files
-        return _load_damaged(path.read_bytes(), name, factor, error)
+        found = sniff_file(path)
+        if found.name in _NAMES:
+            return _load_damaged(path.read_bytes(), name, factor, error)
+        raise AssetInvalid(f"{name}: the file is {found.label}, not a readable image.") from error
 
 
 def _load_jpeg(content: bytes, image: Image.Image, name: str, factor: Factor) -> Loaded:
@@ -94,7 +96,7 @@ def _load_jpeg(content: bytes, image: Image.Image, name: str, factor: Factor) ->
     content = content.rstrip(b"\xff")  # half a marker
     share = _complete(content)
     if share < MIN_COMPLETE:
-        raise AssetInvalid(f"{name}: the image is cut off: {share:.0%} of its lines can be read.")
+        raise AssetInvalid(f"{name}: the image is cut off: {share:.1%} of its lines can be read.")
     with Image.open(io.BytesIO(content + _END), formats=("JPEG",)) as image:
         return _loaded(image, factor, f"{name}: the image is cut off; {share:.1%} of its lines could be read")
 
@@ -103,16 +105,36 @@ def _load_damaged(content: bytes, name: str, factor: Factor, why: Exception) -> 
     try:
         image, share = cut_off.decode(content, _TOLERANT_FORMATS, MAX_PIXELS)
     except Exception as error:
-        raise AssetInvalid(f"{name}: the image is cut off or damaged.", detail=repr(why)) from error
+        message = f"{name}: the image is cut off or damaged, or of a kind that is not supported."
+        raise AssetInvalid(message, detail=repr(why)) from error
     if share < MIN_COMPLETE:
-        raise AssetInvalid(f"{name}: the image is cut off or damaged: {share:.0%} of its lines can be read.")
+        raise AssetInvalid(f"{name}: the image is cut off or damaged: {share:.1%} of its lines can be read.")
+    _describe(image, io.BytesIO(content))
     return _loaded(image, factor, f"{name}: the image is cut off or damaged; {share:.1%} of its lines could be read")
 
 
+def _describe(image: Image.Image, file: BinaryIO) -> None:
+    """Give `image` the profile that stands for the colours which its file describes without one."""
+    if profile := color.described(image, file):
+        image.info["icc_profile"] = profile
+
+
 def _loaded(image: Image.Image, factor: Factor, *found: str) -> Loaded:
-    turned = image.getexif().get(_ORIENTATION) in _SWAPPED
+    exif = _exif(image)
+    turned = exif.get(_ORIENTATION) in _SWAPPED
     size = (image.height, image.width) if turned else image.size
-    return Loaded(_prepared(image, factor(size)), size, found)
+    return Loaded(_prepared(image, exif, factor(size)), size, found)
+
+
+def _exif(image: Image.Image) -> Image.Exif:
+    """The tags of EXIF. Pillow adds the orientation of XMP, which browsers do not obey."""
+    for name in ("xmp", "XML:com.adobe.xmp"):
+        image.info.pop(name, None)
+    if not (content := image.info.get("exif")):
+        return image.getexif()
+    exif = Image.Exif()
+    exif.load(content)
+    return exif
 
 
 def _complete(content: bytes) -> float:
@@ -139,14 +161,17 @@ def canvas_size(image: tuple[int, int], shape: tuple[int, int]) -> tuple[int, in
 
 def contained(image: Image.Image, shape: tuple[int, int], background: str) -> Image.Image:
     """The whole `image` in the middle of a canvas of the given shape, on a blurred copy of itself or a colour."""
+    times = math.ceil(_SMALLEST / min(canvas_size(image.size, shape)))
+    if times > 1:  # in whole pixels, a tiny image has no middle of such a shape
+        image = image.resize((image.width * times, image.height * times), Image.Resampling.BICUBIC)
     size = canvas_size(image.size, shape)
     canvas = _blurred(image, size) if background == "blur" else Image.new("RGB", size, background)
     canvas.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
     return canvas
 
 
-def _prepared(image: Image.Image, factor: float) -> Image.Image:
-    exif, profile, whole = image.getexif(), image.info.get("icc_profile"), image.width
+def _prepared(image: Image.Image, exif: Image.Exif, factor: float) -> Image.Image:
+    profile, whole = image.info.get("icc_profile"), image.width
     if image.width * image.height > _DRAFT_PIXELS and factor > 2:
         image.draft(None, (math.ceil(image.width * 2 / factor), math.ceil(image.height * 2 / factor)))
     factor *= image.width / whole
@@ -180,6 +205,8 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     """The image as opaque L, RGB or CMYK of 8 bits."""
     if image.mode.startswith("I") or image.mode == "F":
         return _grey(image)
+    if image.format == "BMP" and image.mode == "RGBA" and image.getextrema()[-1] == (0, 0):
+        return image.convert("RGB")  # programs leave the fourth byte empty; no viewer shows nothing
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
         return _on_white(image)
     return image if image.mode in {"L", "RGB", "CMYK"} else image.convert("RGB")
@@ -217,6 +244,8 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     if profile:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            if image.mode == "L" and source.profile.xcolor_space == "RGB ":
+                image = image.convert("RGB")
             converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
             if converted is not None:
                 return converted

@@ -16,6 +16,7 @@ from ffmpeg_ops.engine.subtitles.lines import Limit, Line, Word, in_parts, lay_o
 from ffmpeg_ops.engine.subtitles.style import Color, Look
 
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")  # libass ends a line or the script at some of these
+_LTR_MARK, _RTL_MARK = "\u200e", "\u200f"
 _RIGHT_TO_LEFT = re.compile(r"[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
 _BOX_AROUND_ALL = 4  # libass's own border style: one box behind all lines of a cue
 _AUTOMATIC_DIRECTION = -1
@@ -40,11 +41,13 @@ def to_ass(
     script.styles["Default"] = _style(look, fonts)
     limit = Limit(look.line_width / look.size, look.line_length, fonts.width)
     drawn: list[Drawn] = []
+    cues = list(cues)
+    mixed = _RTL_MARK if _mostly_right_to_left(cues) else _LTR_MARK
     for cue in cues:
         check()
         lines = lay_out(cue, limit, upper_case=look.upper_case)
         for part, its_lines in in_parts(cue, lines, look.max_lines) if lines else ():
-            text = _text(part, its_lines, look, fonts)
+            text = _text(part, its_lines, look, fonts, mixed)
             if text and part.end_ms > max(0, part.start_ms):
                 event = pysubs2.SSAEvent(start=max(0, part.start_ms), end=part.end_ms, text=text)
                 drawn.append(Drawn(event, len(its_lines) * look.size))
@@ -78,17 +81,31 @@ def _of_style(color: Color) -> pysubs2.Color:
     return pysubs2.Color(color.red, color.green, color.blue, 255 - color.alpha)
 
 
-def _text(cue: Cue, lines: Sequence[Line], look: Look, fonts: Fonts) -> str:
+def _text(cue: Cue, lines: Sequence[Line], look: Look, fonts: Fonts, mixed: str) -> str:
     tags = _highlights(cue, [word for line in lines for word in line], look)
-    mark = _direction(cue.text)
     row = f"{{\\an{_ROWS[cue.row] + (look.alignment - 1) % 3}}}" if cue.row else ""
-    return row + "\\N".join(mark + _line(line, tags, look, fonts) for line in lines)
+    return row + "\\N".join(_direction(line[0].row, mixed) + _line(line, tags, look, fonts) for line in lines)
 
 
-def _direction(text: str) -> str:
-    """The mark that gives every line of a cue the direction of its first letter, where that is right to left."""
-    first = next((kind for kind in map(unicodedata.bidirectional, text) if kind in {"L", "R", "AL"}), "L")
-    return "" if first == "L" else "\u200f"
+def _mostly_right_to_left(cues: Iterable[Cue]) -> bool:
+    """Whether most letters of all cues belong to a script that is written from right to left."""
+    texts = [cue.text for cue in cues]
+    right_to_left = sum(len(_RIGHT_TO_LEFT.findall(text)) for text in texts)
+    return right_to_left > 0 and 2 * right_to_left > sum(char.isalpha() for text in texts for char in text)
+
+
+def _direction(row: str, mixed: str) -> str:
+    """The mark that gives every line made from `row`, a line of the author, its direction; none from left to right.
+
+    A row that mixes scripts gets `mixed`, unless it begins with a mark of its own: its first letter says little, for
+    a Hebrew sentence may begin with a Latin name.
+    """
+    if row.lstrip()[:1] in {_LTR_MARK, _RTL_MARK}:
+        return row.lstrip()[:1]
+    kinds = {kind for kind in map(unicodedata.bidirectional, row) if kind in {"L", "R", "AL"}}
+    if kinds <= {"L"}:
+        return ""
+    return mixed if "L" in kinds else _RTL_MARK
 
 
 def _line(line: Line, tags: Iterator[str], look: Look, fonts: Fonts) -> str:

@@ -34,6 +34,7 @@ _WANTS_LETTER = re.compile(rf"(?:[{_LEADS}]|[\u0e31\u0e47\u0eb1\u0ebb][\u0e48-\u
 _FOLLOWS = frozenset("\u0e2f\u0e30\u0e32\u0e33\u0e45\u0e46\u0eaf\u0eb0\u0eb2\u0eb3\u0ebd\u0ec6")
 _SILENT = "\u0e4c"  # the letter that carries it belongs to the previous word
 
+_ROW_END = re.compile("[\n\u2028\u2029]")
 # A line may end at any blank but these, one before punctuation that stands alone, as in French, and one inside «  ».
 _NO_BREAK = "\xa0\u2007\u202f"
 _CHUNK = re.compile(rf"(?:[^\s\u200b]|[{_NO_BREAK}]|\ (?=[!?:;»%€]+(?:\s|$))|(?<=«)\ )+")
@@ -54,6 +55,8 @@ class Word:
     start_ms: int
     #: When it has been spoken.
     end_ms: int
+    #: The author's line that it is a part of.
+    row: str
 
 
 Line = tuple[Word, ...]
@@ -107,7 +110,7 @@ def lay_out(cue: Cue, limit: Limit, *, upper_case: bool = False) -> list[Line]:
     """The cue's lines. The author's own line breaks are kept."""
     lines: list[Line] = []
     at = 0
-    for row in cue.text.split("\n"):
+    for row in _ROW_END.split(cue.text):
         spoken = _words(cue, row, at)
         if upper_case:
             spoken = (replace(word, text=word.text.upper()) for word in spoken)
@@ -137,7 +140,7 @@ def _words(cue: Cue, row: str, offset: int) -> Iterator[Word]:
         for a, b in pairwise(edges):
             start, end = offset + begin + a, offset + begin + b
             spaced = a == 0 and begin > 0 and row[begin - 1] != "\u200b"
-            yield Word(text[a:b], spaced, _time(cue, start, last=False), _time(cue, end, last=True))
+            yield Word(text[a:b], spaced, _time(cue, start, last=False), _time(cue, end, last=True), row)
 
 
 def _breaks(chunk: str) -> list[int]:
@@ -174,11 +177,13 @@ def _cut(word: Word, limit: Limit) -> list[Word]:
             packed.append("")
         packed[-1] += piece
     cue = Cue(word.start_ms, word.end_ms, word.text)
-    ends = [sum(map(len, packed[: i + 1])) for i in range(len(packed))]
-    return [
-        Word(text, word.spaced and i == 0, _time(cue, end - len(text), last=False), _time(cue, end, last=True))
-        for i, (text, end) in enumerate(zip(packed, ends, strict=True))
-    ]
+    parts_found: list[Word] = []
+    end = 0
+    for text in packed:
+        begin, end = end, end + len(text)
+        start_ms, end_ms = _time(cue, begin, last=False), _time(cue, end, last=True)
+        parts_found.append(Word(text, word.spaced and not begin, start_ms, end_ms, word.row))
+    return parts_found
 
 
 def _even(words: Sequence[Word], limit: Limit) -> list[Line]:

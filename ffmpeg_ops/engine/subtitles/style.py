@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from marshmallow import Schema, fields, validate
+from marshmallow import fields, validate
 
+from common.forgiving import ForgivingSchema
 from ffmpeg_ops.engine.params import choice, integer, number
 
 POSITIONS = {
@@ -63,7 +64,7 @@ def _color(description: str) -> fields.String:
     return fields.String(validate=rule, metadata={"description": description})
 
 
-class StyleParams(Schema):
+class StyleParams(ForgivingSchema):
     """Fields that are not set come from the preset."""
 
     preset = choice(PRESETS, "The preset that the other fields change.", "classic")

@@ -11,27 +11,29 @@ from dataclasses import dataclass, field
 from ffmpeg_ops.engine.subtitles.cue import Cue, Row, timed
 
 _CLOCK = r"[-−]?\s?\d{1,6}(?:\s?[:：.,，]\s?\d{1,9}){1,4}"
-_ARROW = r"(?:[-–—−]{1,3}\s?(?:>|&gt;)|=>|→)"
+_ARROW = r"(?:[-–—−]{0,3}\s?(?:>|&gt;)|=>|→)"
 _TIMES = re.compile(
     rf"\s*(?P<bracket>\[)?(?P<start>{_CLOCK})\s*(?P<arrow>{_ARROW}|[-–—−]+)\s*(?P<end>{_CLOCK})"
-    r"(?(bracket)\]|(?=\s|$))(?P<rest>.*)$"
+    r"(?(bracket)\]|(?=\s|$|[A-Za-z]))(?P<rest>.*)$"
 )
-_LOOKS_TIMED = re.compile(rf"\s*\[?{_CLOCK}\s*--?>|\s*--?>\s*{_CLOCK}|[\d\s.,:;-]*\d\s*-->\s*\d[\d\s.,:;-]*$")
+_LOOKS_TIMED = re.compile(rf"\s*\[?{_CLOCK}\s*--?>|\s*--?>\s*{_CLOCK}|[\d\s.,:;-]*\d\s*-->[\s-]*\d[\d\s.,:;-]*$")
 _PARTS = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+)(?:[.,](\d+)|:(\d{3}))?")
 _STANDARD_ARROW = re.compile(r"--\s?(?:>|&gt;)")
 _NUMBER = re.compile(r"\s*(\d+)\s*$")
 _ADORNED = re.compile(r"\s*[#*_(\[]{0,3}(\d{1,9})[.:*_)\]]{0,3}\s*$")  # as language models write it
-_SETTINGS = re.compile(r"(?:\s+[A-Za-z]\w*:\S*)*\s*$")  # of WebVTT, and coordinates of SRT
+_SETTINGS = re.compile(r"(?:\s*[A-Za-z]\w*:\S*(?:\s+[A-Za-z]\w*:\S*)*)?\s*$")  # of WebVTT, and coordinates of SRT
 _INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069"))
 # No pattern may look past the next bracket of its kind, or a file of brackets alone would take quadratic time.
 _MARKUP = re.compile(
     r"<(?:(?P<hours>\d{1,4}):)?(?P<minutes>\d{1,2}):(?P<seconds>\d{2})[.,](?P<millis>\d{3})>"  # when a word is spoken
-    r"|(?P<br><br[ \t]*/?>)"
+    r"|(?P<br><br[ \t]*/?>|(?<=[^:\\])(?-i:\\N)(?=.))"  # ASS's line break is left over where a script became SRT
+    r"|<rp>[^<>\n]{0,9}</rp>|<rt>(?P<reading>[^<>\n]{1,99})(?:</rt>)?"  # of ruby
     r"|</?[a-z][a-z0-9]*(?:\.[^\s<>]*)?[ \t]*/?>|<[a-z][a-z0-9]*[ \t]+[a-z:-]+[ \t]*=[^<>\n]*>"
-    r"|<(?:v|c|lang)(?:\.[^\s<>]*)?[ \t][^<>\n]*>|<\d[\d:.,]*>"
+    r"|<(?:v|c|lang)(?:\.[^\s<>]*)?[ \t][^<>\n]*>|<\d[\d:.,]*>|<\d+:[\d:.,]*(?=\s*\Z)"
     r"|\{\\[^{}\n]*\}",  # not in any SRT standard, but players accept it
     re.IGNORECASE,
 )
+_NO_CUE = re.compile(r"(?:NOTE|STYLE|REGION)(?:\s|$)")
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|[a-z][a-z0-9]{1,31});", re.IGNORECASE)
 _ALIGNED = re.compile(r"\\an([1-9])")
 _LINE = re.compile(r"(?:^|\s)line:(-?\d{1,3}(?:\.\d{1,9})?)(%?)")
@@ -71,7 +73,7 @@ def _blocks(lines: list[str], *, webvtt: bool) -> Iterator[_Block]:
                 block.lines.append(line)
             continue
         if block:
-            _drop_number(block.lines, count + 1)
+            _drop_number(block.lines, count + 1, webvtt=webvtt)
             yield block
         start_ms, end_ms, rest = times
         is_text = not webvtt and not _SETTINGS.match(rest)
@@ -80,8 +82,14 @@ def _blocks(lines: list[str], *, webvtt: bool) -> Iterator[_Block]:
         yield block
 
 
-def _drop_number(lines: list[str], number: int) -> None:
-    """Remove the number of the next cue, which may stand before an empty line, from the end of a cue's lines."""
+def _drop_number(lines: list[str], number: int, *, webvtt: bool) -> None:
+    """Remove the number of the next cue, which may stand before an empty line, from the end of a cue's lines.
+
+    In WebVTT, whatever stands alone between an empty line and the next times is that cue's identifier.
+    """
+    if webvtt and len(lines) > 1 and lines[-1].strip() and not lines[-2]:
+        lines.pop()
+        return
     apart = False
     while lines and not lines[-1].strip():
         lines.pop()
@@ -114,8 +122,8 @@ def _times(line: str, *, alone: bool = True) -> tuple[int, int, str] | None:
     arrow = match["arrow"]
     if not _STANDARD_ARROW.fullmatch(arrow) and not alone:
         return None
-    if not re.search(r"[>;→]", arrow) and not re.search(r"[.,，]\s?\d{3}$", match["end"]):
-        return None  # 10:30 - 11:30 is more likely text
+    if not re.search(r"[-–—−=].*[>;]|→", arrow) and not re.search(r"[.,，]\s?\d{3}$", match["end"]):
+        return None  # 10:30 - 11:30 and 2:1 > 1:1 are more likely text
     return start, end, match["rest"]
 
 
@@ -134,10 +142,7 @@ def _milliseconds(clock: str) -> int | None:
 
 
 def _cue(block: _Block, *, webvtt: bool) -> Cue:
-    lines = block.lines
-    if webvtt:
-        end = next((i for i, line in enumerate(lines) if not line.strip()), len(lines))
-        lines = lines[:end]
+    lines = _payload(block.lines) if webvtt else block.lines
     row: Row | None = _row_of_line(block.settings) if webvtt else None
     pieces: list[tuple[int, str]] = [(block.start_ms, "")]
     text, at = "\n".join(lines), 0
@@ -151,10 +156,21 @@ def _cue(block: _Block, *, webvtt: bool) -> Cue:
             pieces.append((((hours * 60 + minutes) * 60 + seconds) * 1000 + millis, ""))
         elif match["br"]:
             _add(pieces, "\n")
+        elif match["reading"]:
+            _add(pieces, f"({match['reading']})")
         elif aligned := _ALIGNED.search(match[0]):
             row = row or _ROWS[(int(aligned[1]) - 1) // 3]
     _add(pieces, text[at:])
     return timed(block.start_ms, block.end_ms, pieces, row)
+
+
+def _payload(lines: list[str]) -> list[str]:
+    """The text of a WebVTT cue, which ends at an empty line: neither at a blank, nor at one before the text."""
+    begin = next((i for i, line in enumerate(lines) if line.strip()), len(lines))
+    if not all(lines[:begin]) and begin < len(lines) and _NO_CUE.match(lines[begin]):
+        return []
+    end = next((i for i in range(begin, len(lines)) if not lines[i]), len(lines))
+    return lines[begin:end]
 
 
 def _add(pieces: list[tuple[int, str]], text: str) -> None:

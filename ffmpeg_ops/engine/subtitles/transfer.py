@@ -11,7 +11,7 @@ from ffmpeg_ops.engine.subtitles import encodings, parse
 from ffmpeg_ops.engine.subtitles.cue import Cue, Span
 from ffmpeg_ops.engine.zygote import Returned
 
-_MAX = 10**12  # of milliseconds
+_MAX = 10**13  # of milliseconds; a clock may show six digits of hours
 _ROWS = ("top", "middle", "bottom", None)
 
 encodings.load_codecs()

@@ -16,12 +16,15 @@ STAYS_MS = 300  # how long a caption stays after its last word
 MAX_MS = 7000  # how long a caption may last
 _MAX_WORD_S = 10  # no word lasts longer
 _CLOSING = re.compile(r"[.,!?;:…%)\]}»”’。、，．！？；：）］」』】؟،؛।]+\Z")
+_OPENING = re.compile(r"[(\[{«“‘¿¡$£]+\Z")
+_CONTROL = re.compile(r"\[_[A-Z]+_\d*\]")  # tokens of whisper.cpp that are no words
 _ENDS_SENTENCE = re.compile(r"[.!?…。！？؟।][\"'”’»)\]」』]*\Z")
 
 
 def to_cues(words: Sequence[Mapping[str, Any]], name: str) -> list[Cue]:
     """Group param `name`, a list of `{word, start, end}`, into cues. Raises AssetInvalid when no word has text."""
-    spoken = _spoken(sorted((word for word in words if word["word"].strip()), key=lambda word: word["start"]))
+    with_text = (word for word in words if word["word"].strip() and not _CONTROL.fullmatch(word["word"].strip()))
+    spoken = _spoken(sorted(with_text, key=lambda word: word["start"]))
     if not spoken:
         raise AssetInvalid(f"{name}: the words contain no text.")
     groups = list(_groups(spoken))
@@ -65,6 +68,7 @@ def _spoken(words: Sequence[Mapping[str, Any]]) -> list[_Spoken]:
         glued = bool(previous) and (
             (led and not word["word"][0].isspace())
             or (bool(_CLOSING.match(text)) and not (led and word["word"][0].isspace()))
+            or (bool(_OPENING.search(previous)) and not led)
             or (is_spaceless(previous[-1]) and is_spaceless(text[0]))
         )
         found.append(_Spoken(text, round(word["start"] * 1000), round(word["end"] * 1000), glued))

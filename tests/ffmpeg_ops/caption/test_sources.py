@@ -196,3 +196,20 @@ def test_captions_are_drawn_in_every_part_of_a_joined_recording(media: Media, wo
 def test_progress_never_goes_back(media: Media, work: VideoWork) -> None:
     caption(work, media.video("320x180", 8.0))
     assert work.shares == sorted(work.shares) and work.shares[-1] == 1.0
+
+
+@pytest.mark.slow
+def test_a_video_that_changes_its_size_is_fitted_into_the_first(media: Media, work: VideoWork) -> None:
+    """As browsers record a phone that is turned."""
+    for name, size in (("wide", "160x96"), ("tall", "96x160")):
+        source = f"-f lavfi -i color=white:size={size}:rate=25:duration=0.4"
+        media.made(f"{name}.webm", f"{source} -c:v libvpx -deadline realtime -cpu-used 8")
+    (media.folder / "turned.txt").write_text("file wide.webm\nfile tall.webm\n")
+    caption(work, media.made("turned.webm", "-f concat -i turned.txt -c copy"))
+    pixels = frames(work.video)
+    assert pixels.shape[:3] == (20, 96, 160)
+    for i, picture in enumerate(pixels):
+        assert (picture[60:, 60:100] < 100).any(), "the caption"
+        shown = picture[:40].mean(axis=0) > 200
+        assert shown.sum() == (160 if i < 10 else pytest.approx(58, abs=2))
+        assert np.flatnonzero(shown).mean() == pytest.approx(79.5, abs=1), "in the middle"

@@ -19,6 +19,7 @@ import pytest
 import structlog
 from flask import Flask
 from flask.testing import FlaskClient
+from urllib3 import encode_multipart_formdata
 from werkzeug.test import TestResponse
 
 from gateway.access.thread_limits import TRANSFERS
@@ -388,9 +389,72 @@ def test_the_url_of_an_upload_accepts_no_other_file(api: FlaskClient, client: Fl
     assert_problem(client.put(signed(services, "PUT", key, size=9), data=b"x"), 409, "attempt_superseded")
 
 
-def test_a_form_is_refused_with_a_hint(api: FlaskClient) -> None:
-    response = api.post("/files", data={"file": (BytesIO(VIDEO), "v.mp4")}, content_type="multipart/form-data")
-    assert "--data-binary" in assert_problem(response, 415, "unsupported_media_type")["title"]
+def form(api: FlaskClient, fields: dict[str, Any]) -> TestResponse:
+    body, content_type = encode_multipart_formdata(fields)
+    return api.post("/files", data=body, content_type=content_type)
+
+
+@pytest.mark.parametrize("body", [VIDEO, b"ID3\r\n--\r\n" * 100_000], ids=["a small file", "a megabyte"])
+def test_the_only_file_of_a_form_is_stored(
+    api: FlaskClient, client: FlaskClient, services: Gateway, body: bytes
+) -> None:
+    fields = {"note": "ignored", "data": ("v.mp4", body), "file": "text"}
+    response = form(api, fields)
+    assert (response.status_code, response.get_json()["size_bytes"]) == (201, len(body))
+    assert fetch(client, local(response.get_json()["url"])).data == body
+    assert [path.stat().st_size for path in stored(services)] == [len(body)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "code", "says"),
+    [
+        ({}, 400, "bad_request", "no file"),
+        ({"file": "photo.jpg"}, 400, "bad_request", "no file"),
+        ({"a": ("a.mp4", VIDEO), "b": ("b.mp4", VIDEO)}, 400, "bad_request", "several files"),
+        ({"file": ("a.mp4", b"")}, 400, "bad_request", "empty"),
+        ({"file": ("a.mp4", b"<html>")}, 415, "file_not_media", ""),
+        ({"file": ("a" * 1_000_000, VIDEO)}, 413, "payload_too_large", ""),
+        ({"file": ("a.mp4", VIDEO), **{f"f{i}": "x" for i in range(100)}}, 413, "payload_too_large", ""),
+    ],
+    ids=["nothing", "text", "two files", "an empty file", "no media", "a long header", "101 parts"],
+)
+def test_a_form_without_exactly_one_file_stores_nothing(
+    api: FlaskClient, services: Gateway, fields: dict[str, Any], status: int, code: str, says: str
+) -> None:
+    document = assert_problem(form(api, fields), status, code)
+    assert says in document.get("detail", "")
+    assert stored(services) == []
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("multipart/form-data", b"x"),
+        ("multipart/form-data; boundary=", b"x"),
+        ("multipart/form-data; boundary=b", b"no boundary"),
+        ("multipart/form-data; boundary=b", b"--b\r\nContent-Disposition: form-data; filename=a\r\n\r\nID3"),
+        (
+            "multipart/form-data; boundary=b",
+            b"--b\r\nContent-Disposition: form-data; name=a; filename=a\r\n\r\nID3\r\n--b",
+        ),
+        ("multipart/form-data; boundary=\u00fc", b"--\xfc\r\n"),
+    ],
+)
+def test_a_malformed_form_stores_nothing(api: FlaskClient, services: Gateway, content_type: str, body: bytes) -> None:
+    assert_problem(api.post("/files", data=body, content_type=content_type), 400, "bad_request")
+    assert stored(services) == []
+
+
+def test_the_file_of_a_form_is_limited_to_the_maximum_size(api: FlaskClient, app: Flask, wire: Wire) -> None:
+    app.extensions["reelay"] = wire(max_asset_bytes=200_000)
+    for size, status in ((200_000, 201), (200_001, 413), (300_000, 413)):
+        assert form(api, {"file": ("a.mp3", b"ID3".ljust(size, b"x"))}).status_code == status
+    assert [path.stat().st_size for path in stored(app.extensions["reelay"])] == [200_000]
+
+
+def test_other_multipart_bodies_are_refused_with_a_hint(api: FlaskClient) -> None:
+    response = api.post("/files", data=b"--b\r\n", content_type="multipart/mixed; boundary=b")
+    assert "--data-binary" in assert_problem(response, 415, "unsupported_media_type")["detail"]
 
 
 def test_uploads_are_limited_to_the_maximum_size(api: FlaskClient, app: Flask, wire: Wire) -> None:

@@ -128,7 +128,7 @@ def test_a_wait_ends_when_the_job_does(api: FlaskClient, worker: Worker, job_fac
 
 def test_a_wait_is_capped(api: FlaskClient, services: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     waited = []
-    monkeypatch.setattr(services.waiting_room, "wait", lambda job, seconds: waited.append(seconds) or job)
+    monkeypatch.setattr(services.waiting_room, "wait", lambda jobs, seconds: waited.append(seconds) or jobs)
     for asked in ("91", "3600", "99999999999999999999"):
         response = api.post(f"/video/caption?wait={asked}", json=CAPTION)
         assert (response.status_code, response.headers["Preference-Applied"]) == (202, "wait=90")
@@ -143,7 +143,7 @@ IGNORED += ["await=1", "handling=lenient", ",,;", "x" * 5000]
 def test_a_preference_is_applied_or_ignored(
     api: FlaskClient, job_factory: JobFactory, services: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(services.waiting_room, "wait", lambda job, seconds: job)
+    monkeypatch.setattr(services.waiting_room, "wait", lambda jobs, seconds: jobs)
     path = f"/jobs/{job_factory().id}"
     for prefer in APPLIED + IGNORED:
         response = api.get(path, headers={"Prefer": prefer})
@@ -195,11 +195,11 @@ def test_a_wait_gives_its_thread_back(api: FlaskClient, patient: Services, job_f
 def test_a_database_error_while_waiting_still_returns_the_stored_job(
     api: FlaskClient, services: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(job_id: str) -> None:
+    def broken(job_ids: object) -> None:
         raise OperationalError("SELECT", {}, Exception("disk I/O error"))
 
     with monkeypatch.context() as patch:
-        patch.setattr(services.store, "job", broken)
+        patch.setattr(services.store, "jobs_by_id", broken)
         response = api.post("/video/caption?wait=30", json=CAPTION)
     assert response.status_code == 202
     assert ids_of(api) == [response.get_json()["jobId"]]
@@ -292,5 +292,5 @@ def test_an_unfinished_job_can_be_cancelled_twice(
 def test_a_job_that_has_ended_cannot_be_cancelled(api: FlaskClient, job_factory: JobFactory, status: JobStatus) -> None:
     job = job_factory(status=status, started_at=1, finished_at=2, error_code="job_timeout", error_message="Too long.")
     document = assert_problem(api.delete(f"/jobs/{job.id}"), 409, "job_finished")
-    assert status in document["title"]
+    assert status in document["detail"]
     assert api.get(f"/jobs/{job.id}").get_json()["status"] == status

@@ -60,7 +60,7 @@ def calls(app: Flask) -> Iterator[tuple[str, str, str]]:
 
 def test_every_route_needs_its_scope(app: Flask, client: FlaskClient, services: Gateway) -> None:
     # Repeated here on purpose: a new route needs `admin` until it is named in both places.
-    wanted = {"/metrics": "metrics", "/jobs": "jobs", "/video": "jobs", "/files": "jobs"}
+    wanted = {"/metrics": "metrics", "/jobs": "jobs", "/video": "jobs", "/files": "jobs", "/allowed": "jobs"}
     secrets = {scope: services.keys.create(scope, (scope,))[1] for scope in SCOPES}
     none = services.keys.create("none", ())[1]
     seen = set()
@@ -86,9 +86,9 @@ def test_a_new_route_needs_admin(app: Flask, client: FlaskClient, services: Gate
 def test_the_refusal_names_the_scope_and_reads_no_body(client: FlaskClient, services: Gateway) -> None:
     secret = services.keys.create("prometheus", ("metrics",))[1]
     response = client.post("/video/caption", data=b"{broken", headers={"X-API-Key": secret})
-    assert "`jobs`" in assert_problem(response, 403, "missing_scope")["title"]
+    assert "`jobs`" in assert_problem(response, 403, "missing_scope")["detail"]
     bearer = {"Authorization": f"Bearer {services.keys.create('n8n')[1]}"}
-    assert "`metrics`" in assert_problem(client.get("/metrics", headers=bearer), 403, "missing_scope")["title"]
+    assert "`metrics`" in assert_problem(client.get("/metrics", headers=bearer), 403, "missing_scope")["detail"]
 
 
 # --- what belongs to a key --------------------------------------------------------------------------------------------
@@ -135,9 +135,9 @@ def test_a_rotated_key_keeps_its_jobs_and_idempotency_keys(client: FlaskClient, 
 
 def test_a_mistyped_key_is_reported_as_such(client: FlaskClient, services: Gateway, key: Key) -> None:
     typed = key.secret[:20] + ("x" if key.secret[20] != "x" else "y") + key.secret[21:]
-    assert "mistyped" in assert_problem(get(client, key=typed), 401, "unauthorized")["title"]
+    assert "mistyped" in assert_problem(get(client, key=typed), 401, "unauthorized")["detail"]
     for secret in (make_secret(), "x" * 49):
-        assert "mistyped" not in assert_problem(get(client, key=secret), 401, "unauthorized")["title"]
+        assert "detail" not in assert_problem(get(client, key=secret), 401, "unauthorized")
 
 
 def test_failed_keys_are_limited_per_address(

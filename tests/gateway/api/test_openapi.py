@@ -18,7 +18,7 @@ from tests.gateway.api.conftest import CAPTION, Worker
 from tests.gateway.conftest import Gateway, JobFactory
 
 METHODS = {"get", "put", "post", "delete", "head", "options", "patch", "trace"}
-UNDOCUMENTED = {"/", "/docs", "/docs/", "/docs/{path}", "/openapi.json"}
+UNDOCUMENTED = {"/", "/docs", "/docs/", "/docs/{path}", "/openapi.json", "/allowed/files", "/allowed/files/{key}"}
 
 
 @pytest.fixture
@@ -109,6 +109,7 @@ def test_the_documented_security_is_enforced(spec: dict[str, Any], client: Flask
     schemes = spec["components"]["securitySchemes"]
     named = [spec["security"], *(op["security"] for *_, op in operations(spec) if "security" in op)]
     assert {name for requirements in named for one in requirements for name in one} == set(schemes)
+    assert spec["security"] == [{"apiKey": []}, {"bearer": []}]
     assert schemes["apiKey"] == {"type": "apiKey", "in": "header", "name": "X-API-Key"}
     assert (schemes["eventToken"]["type"], schemes["eventToken"]["scheme"]) == ("http", "bearer")
 

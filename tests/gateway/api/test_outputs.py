@@ -81,7 +81,7 @@ def test_the_finished_files_are_in_the_document_and_served_with_their_types(api:
 
 
 def test_the_client_names_the_downloads(api: FlaskClient, new_worker: Callable[..., Worker]) -> None:
-    worker = new_worker("collage", {**PARAMS, "filename": "Ação.mp4"})
+    worker = new_worker("collage", {**PARAMS, "filename": " Ação.mp4 "})
     worker.report("started")
     put(worker, *FILES)
     complete(worker)

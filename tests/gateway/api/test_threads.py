@@ -23,6 +23,7 @@ from tests.gateway.api.conftest import CAPTION
 from tests.gateway.api.live import API_KEY, MAX_ASSET_BYTES, THREADS, TRANSFERS, WAITING, Live, live, read_reply
 from tests.outputs import video_key
 from tests.servers import eventually
+from wire.errors import AssetNotFound
 
 BIG = 24_000_000
 # Far less than stalled clients or waiting requests would take: a minute.
@@ -215,6 +216,22 @@ def test_waiting_requests_return_when_their_job_ends(
     for job in server.call("GET", "/jobs?status=running").json()["jobs"]:
         server.call("DELETE", f"/jobs/{job['jobId']}")
     assert {(f.result(30).status_code, f.result().json()["status"]) for f in waiting} == {(200, "cancelled")}
+
+
+def test_clients_that_leave_a_strict_wait_cost_their_job_nothing(server: Live, stack: ExitStack) -> None:
+    job, attempt = server.claimed_job()
+    head = f"GET /jobs/{job.id}?wait=60 HTTP/1.1\nX-API-Key: {API_KEY}\nPrefer: handling=strict"
+    waiting = [stack.enter_context(server.half_sent(head, b"")) for _ in range(WAITING)]
+    other = server.claimed_job()[0].id
+    eventually(lambda: "Preference-Applied" not in server.call("GET", f"/jobs/{other}?wait=1").headers)
+    for connection in waiting:
+        reset(connection)
+    error = AssetNotFound("No such file.")
+    server.services.report(attempt.id, "failed", error=error)
+    answer = server.call("GET", f"/jobs/{job.id}?strict=true")
+    assert (answer.status_code, answer.json()["code"]) == (422, "asset_not_found")
+    eventually(lambda: server.call("GET", f"/jobs/{other}?wait=1").headers.get("Preference-Applied") == "wait=1")
+    assert "Traceback" not in (server.services.settings.data_dir / "log").read_text()
 
 
 def test_health_responds_while_all_other_threads_are_held(

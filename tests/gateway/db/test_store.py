@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from gateway.db.records import ApiKey
 from gateway.db.store import Store
+from gateway.db.tables import jobs
 from gateway.db.transaction import StaleLease
 from gateway.domain.attempts import AttemptState
 from gateway.domain.jobs import FINISHED, Job, JobStatus
@@ -228,6 +229,20 @@ def test_of_the_key_with_the_fewest_running_jobs_the_oldest_is_woken(store: Stor
     add(store, *busy, *quiet, new_job(NOW - 20, key_id="busy", status=JobStatus.RUNNING))
     store.together(lambda tx: tx.wake_next_waiting(NOW))
     assert [store.job(job.id).next_at == NOW for job in (*busy, *quiet)] == [False, False, False, True, False]
+
+
+def test_keys_take_turns_at_a_worker(store: Store) -> None:
+    """With one worker no key has a running job when it becomes free, and one key's backlog is older than all others."""
+    keys = ["a", "a", "a", "a", "b", "b", "c"]
+    add(store, *(new_job(NOW + i, key_id=key, waits=1, next_at=NOW + 9_000) for i, key in enumerate(keys)))
+    turns, last = [], "a"
+    for now in range(NOW, NOW + len(keys)):
+        store.together(lambda tx, now=now, last=last: tx.wake_next_waiting(now, last))
+        ((woken, last),) = store.pairs(sa.select(jobs.c.id, jobs.c.key_id).where(jobs.c.next_at == now))
+        ended = replace(store.job(woken), status=JobStatus.COMPLETED, finished_at=now, next_at=None)
+        store.together(lambda tx, ended=ended: tx.save_job(ended))
+        turns.append(last)
+    assert turns == ["b", "c", "a", "b", "a", "a", "a"]
 
 
 def test_the_job_that_has_waited_longest_is_woken(store: Store) -> None:

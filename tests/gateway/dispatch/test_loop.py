@@ -35,6 +35,19 @@ def test_the_job_that_waited_longest_is_woken_when_a_worker_may_be_free(services
     assert services.job(second).next_at == START_MS + 9_000
 
 
+@on_every_database
+@pytest.mark.parametrize("end", ["accepted", "completed"])
+def test_a_worker_that_becomes_free_goes_to_the_next_key(services: Gateway, end: str) -> None:
+    """Also where the key that has just had it has waited longer, and no key has a running job."""
+    waiting = [services.add_job(key_id=key_id, waits=3, next_at=START_MS + 9_000) for key_id in ("key_a", "key_b")]
+    busy = services.add_job(key_id="key_a", attempt=AttemptState.SUBMITTED if end == "completed" else None)
+    if end == "completed":
+        services.put_output(busy.attempt_id)
+        services.provider.script("poll", COMPLETED)
+    services.turn()
+    assert [services.job(job).next_at for job in waiting] == [START_MS + 9_000, START_MS]
+
+
 def test_untried_jobs_go_before_polls(services: Gateway) -> None:
     followed = [services.add_job(attempt=AttemptState.SUBMITTED) for _ in range(3)]
     new = services.add_job()

@@ -247,8 +247,38 @@ def test_a_cue_s_row_is_kept_in_the_column_of_the_style(row: Row | None, tag: st
     assert script.endswith(f",,{tag}x\n")
 
 
-def test_every_line_reads_in_the_direction_of_the_cue() -> None:
-    script = to_ass([Cue(0, 1000, "12 שלום\n2024 Netflix עכשיו")], look(None, 320, 180), fonts())
-    texts = script.rsplit(",,", 1)[1].strip().split("\\N")
-    assert len(texts) == 2 and all(text.startswith("\u200f") for text in texts)
-    assert "\u200f" not in to_ass([Cue(0, 1000, "Olá שלום\nשלום")], look(None, 320, 180), fonts())
+HEBREW, ENGLISH = "שלום לכולם, ערב טוב.", "It is a greeting, and it means peace."
+
+
+@pytest.mark.parametrize(
+    ("text", "other", "marks"),
+    [
+        ("12 שלום\n2024 Netflix עכשיו", "", ["\u200f", "\u200f"]),
+        ("Netflix מציגה סדרה.", HEBREW, ["\u200f"]),  # a Latin name begins a Hebrew sentence
+        ("Netflix Originals: סדרה.", HEBREW, ["\u200f"]),
+        ("שלום means hello.", ENGLISH, ["\u200e"]),  # a Hebrew word begins an English one
+        ("שלום לך!\nHello, David!", HEBREW, ["\u200f", ""]),  # each of two languages in its own direction
+        ("\u200eשלום means hello.", HEBREW, ["\u200e"]),  # the author's mark decides
+        ("\u200fNetflix מציגה.", ENGLISH, ["\u200f"]),
+        ("Hello! 12", HEBREW, [""]),
+        ("12:30", HEBREW, [""]),
+    ],
+)
+def test_every_line_reads_in_the_direction_of_its_sentence(text: str, other: str, marks: list[str]) -> None:
+    script = to_ass([Cue(0, 1000, other), Cue(0, 1000, text)], look(None, 320, 180), fonts())
+    lines = script.rsplit(",,", 1)[1].strip().split("\\N")
+    assert [line[0] if line[0] in "\u200e\u200f" else "" for line in lines] == marks
+
+
+def test_lines_that_we_break_keep_the_direction_of_the_author_s_line() -> None:
+    text = "הוא גר ברחוב Martin Luther King Boulevard 1200, New York, United States of America עכשיו"
+    cues = [Cue(0, 1000, HEBREW)] * 5 + [Cue(0, 1000, text)]
+    script = to_ass(cues, look({"line_length": 12}, 320, 180), fonts())
+    lines = script.rsplit("Dialogue", 1)[1].rsplit(",,", 1)[1].strip().split("\\N")
+    assert len(lines) > 2 and all(line.startswith("\u200f") for line in lines)
+
+
+def test_a_line_separator_of_unicode_breaks_the_line() -> None:
+    """Word processors write it."""
+    script = to_ass([Cue(0, 1000, "\u2028one\u2028two")], look(None, 320, 180), fonts())
+    assert script.endswith(",,one\\Ntwo\n")

@@ -28,6 +28,7 @@ FIRST = Cue(500, 1000, "good")
         "00:00:03,000 --&gt; 00:00:05,000",
         "00:00:03,000 -- > 00:00:05,000",
         "00:00:03,000 - 00:00:05,000",
+        "00:00:03,000 > 00:00:05,000",
         "00:00:03,000-->00:00:05,000",
         "00: 00: 03, 000 --> 00: 00: 05, 000",
         "  00:00:03,000 --> 00:00:05,000  ",
@@ -55,6 +56,62 @@ def test_text_behind_the_times_is_the_cue_s_first_line(times: str) -> None:
     assert [(cue.text, cue.row) for cue in cues] == [("a: b", None), ("c", "top"), ("d", None)]
 
 
+def test_times_without_hours_are_read_in_a_whole_file() -> None:
+    text = "1\n00:00,500 --> 00:01,000\ngood\n\n2\n01:03,000 --> 01:05,250\nthen\n\n3\n61:00,000 --> 61:01,000\nlast\n"
+    assert parse_text(text, "subtitles") == [FIRST, Cue(63_000, 65_250, "then"), Cue(3_660_000, 3_661_000, "last")]
+
+
+ROLLING = """WEBVTT
+Kind: captions
+Language: en
+
+00:00:00.160 --> 00:00:00.990 align:start position:0%
+{blank}
+Linus,<00:00:00.360><c> do</c><00:00:00.520><c> your</c>
+
+00:00:00.990 --> 00:00:01.000 align:start position:0%
+Linus, do your
+{blank}
+
+00:00:01.000 --> 00:00:01.900 align:start position:0%
+Linus, do your
+kids<00:00:01.300><c> think</c>
+"""
+
+
+@pytest.mark.parametrize("blank", [" ", "", "\t"])
+def test_a_blank_line_does_not_end_a_cue_of_webvtt_before_its_text(blank: str) -> None:
+    """YouTube pads its captions with a space; others leave an empty line."""
+    cues = parse_text(ROLLING.replace("{blank}", blank), "subtitles")
+    assert [cue.text for cue in cues] == ["Linus, do your", "Linus, do your", "Linus, do your\nkids think"]
+    assert [(span.start_ms, span.end_ms) for span in cues[0].spans] == [(160, 360), (360, 520), (520, 990)]
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        ("\nlate\n\n", ["late", "last"]),
+        ("\nlate\nand more\n\nno text\n\n", ["late\nand more", "last"]),
+        ("a\n \nb\n\nno text\n\nintro\n", ["a\n \nb", "last"]),
+        ("\nNOTE a comment\n\n", ["last"]),
+        ("\nSTYLE\n::cue { color: red }\n\n", ["last"]),
+        ("\nintro\n", ["last"]),  # the name of the next cue
+        ("3\n\n2\n", ["3", "last"]),
+        ("2\n\nintro\n", ["2", "last"]),
+        ("a\n", ["a", "last"]),
+        ("NOTE to self\n\n", ["NOTE to self", "last"]),
+    ],
+)
+def test_what_belongs_to_a_cue_of_webvtt(body: str, shown: list[str]) -> None:
+    text = f"WEBVTT\n\n00:00.500 --> 00:01.000\n{body}00:02.000 --> 00:03.000\nlast\n"
+    assert [cue.text for cue in parse_text(text, "subtitles")] == shown
+
+
+def test_no_space_is_needed_before_the_settings_of_webvtt() -> None:
+    text = "WEBVTT\n\n00:00.500 --> 00:01.000line:0 align:start\ngood\n"
+    assert parse_text(text, "subtitles") == [Cue(500, 1000, "good", row="top")]
+
+
 @pytest.mark.parametrize("line", ["#1", "2.", "(3)", "**12**", "1.000"])
 def test_a_number_that_is_not_the_next_cue_s_is_text(line: str) -> None:
     text = f"7\n00:00:01,000 --> 00:00:02,000\na\n\n{line}\n\n8\n00:00:03,000 --> 00:00:04,000\nb\n"
@@ -76,6 +133,8 @@ def test_signs_and_hundreds_of_hours_are_read() -> None:
         "00:00:03,000 -->",
         "--> 00:00:05,000",
         "00:00:03,000 --> x",
+        "-0:-0:-3,-500 --> -0:-0:-1,-500",
+        "0:00:03,200.0000000000582 --> 00:00:05,000",
     ],
 )
 def test_times_that_cannot_be_understood_are_refused_by_line(times: str) -> None:
@@ -83,7 +142,9 @@ def test_times_that_cannot_be_understood_are_refused_by_line(times: str) -> None
         parse_text(f"{GOOD}\n2\n{times}\nthen\n", "subtitles")
 
 
-@pytest.mark.parametrize("text", ["open from\n10:30 - 11:30", "see\n2 -> 3", "A --> B", "from 1:2 -> 2:3 on", "1999"])
+@pytest.mark.parametrize(
+    "text", ["open from\n10:30 - 11:30", "see\n2 -> 3", "A --> B", "from 1:2 -> 2:3 on", "2:1 > 1:1", "1999"]
+)
 def test_what_only_resembles_times_is_text(text: str) -> None:
     end = "\n\n00:00:06,000 --> 00:00:07,000\nlast\n"
     assert [cue.text for cue in parse_text(f"00:00:00,500 --> 00:00:01,000\n{text}{end}", "subtitles")] == [
@@ -106,6 +167,13 @@ def test_what_only_resembles_times_is_text(text: str) -> None:
         ("&lt;i&gt;x&lt;/i&gt;", "<i>x</i>"),
         ("a&nbsp;b", "a\xa0b"),
         ("if a <b and c> d = 1", "if a <b and c> d = 1"),
+        ("one\\Ntwo \\Nthree", "one\ntwo \nthree"),  # of ASS
+        ("C:\\New \\N", "C:\\New \\N"),
+        ("<ruby>規制<rt>きせい</rt></ruby>する", "規制(きせい)する"),
+        ("<ruby><rb>白</rb><rp>(</rp><rt>しろ</rt><rp>)</rp></ruby>い", "白(しろ)い"),
+        ("<ruby>東<rt>とう京<rt>きょう</ruby>", "東(とう京)(きょう)"),
+        ("x <00:00.700", "x"),
+        ("I <3", "I <3"),
     ],
 )
 def test_tags_are_dropped_and_entities_decoded(text: str, shown: str) -> None:

@@ -217,6 +217,27 @@ def test_seconds_are_not_taken_for_milliseconds(words: list[dict[str, Any]], len
     assert in_seconds(words, length_s, pytest.fail) == words
 
 
+def test_control_tokens_of_whisper_are_no_words() -> None:
+    words = [{"word": word, "start": 0.1 * i, "end": 0.1 * i} for i, word in enumerate(["[_BEG_]", " Hi", "[_TT_150]"])]
+    assert [cue.text for cue in to_cues(words, "words")] == ["Hi"]
+    words = [{"word": word, "start": 0, "end": 1} for word in ("[music]", "[A_B]")]
+    assert [cue.text for cue in to_cues(words, "words")] == ["[music] [A_B]"]
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["costs", "$", "64", "or", "£", "9", "."], "costs $64 or £9."),
+        (["said", "“", "no", "”"], "said “no”"),
+        (["¿", "Qué", "?"], "¿Qué?"),
+        ([" a", " (", " b"], "a ( b"),  # leading spaces decide
+    ],
+)
+def test_opening_signs_cling_to_the_word_behind(words: list[str], text: str) -> None:
+    spoken = [{"word": word, "start": 0.1 * i, "end": 0.1 * i + 0.1} for i, word in enumerate(words)]
+    assert " ".join(cue.text for cue in to_cues(spoken, "words")) == text
+
+
 @pytest.mark.parametrize(
     ("text", "lines"),
     [

@@ -1,0 +1,36 @@
+"""Schemas for what people, workflows and language models write: they take what is unambiguous."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from marshmallow import Schema, fields, pre_load
+
+
+class ForgivingSchema(Schema):
+    """Takes null, and for optional fields empty text, as not set; trims text, and takes digits as an integer.
+
+    Text of a field with `metadata={"verbatim": True}` is not trimmed.
+    """
+
+    @pre_load
+    def _clean(self, data: Any, **_: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        known = {field.data_key or name: field for name, field in self.load_fields.items()}
+        cleaned = {name: _cleaned(value, known[name]) if name in known else value for name, value in data.items()}
+        return {name: value for name, value in cleaned.items() if name not in known or _is_set(value, known[name])}
+
+
+def _cleaned(value: Any, field: fields.Field[Any]) -> Any:
+    if not isinstance(value, str) or field.metadata.get("verbatim"):
+        return value
+    text = value.strip()
+    return int(text) if isinstance(field, fields.Integer) and re.fullmatch(r"-?[0-9]{1,18}", text) else text
+
+
+def _is_set(value: Any, field: fields.Field[Any]) -> bool:
+    empty = isinstance(value, str) and not value.strip()
+    return value is not None and (field.required or not empty)
