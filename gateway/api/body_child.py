@@ -22,8 +22,8 @@ from ffmpeg_ops.operation import OPERATIONS
 from gateway.api import job_request
 from gateway.errors import RequestError, ValidationFailed
 
-# Time for one body, and the priority of what works on it.
-BODY_S, NICE = 10, 10
+# Time for one body, of which a megabyte takes half a second of an idle core, and the priority of what works on it.
+BODY_S, NICE = 30, 5
 _LENGTHS = struct.Struct(">II")
 
 

@@ -85,7 +85,7 @@ class _Child:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,
+                process_group=0,  # not a session: a priority may count within its session only
                 env=_environment(),
             )
 

@@ -506,7 +506,7 @@ def test_neither_search_goes_through_all_jobs(store: Store) -> None:
 def test_params_of_unfinished_jobs_are_found_by_their_content(store: Store) -> None:
     url = "https://example.com/files/uploads/key_1/01?signature=a_b%c"
     for job, named in ((new_job(NOW), url), (new_job(NOW), "é"), (ended(NOW), url)):
-        store.add_job(job, {"url": named})
+        store.add_job(job, json.dumps({"url": named}))
     (found,) = store.unfinished_params("uploads/")
     assert url in found
     assert list(store.unfinished_params("uploads_")) == list(store.unfinished_params("%"))[1:] == []

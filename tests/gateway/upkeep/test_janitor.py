@@ -25,7 +25,7 @@ from gateway.domain.rentals import OVER, Rental, Stage
 from gateway.storage import StorageUnavailable
 from gateway.upkeep import janitor
 from gateway.upkeep.janitor import ROUND_MS, Janitor
-from tests.gateway.conftest import BODY, PARAMS, FixedClock, Gateway, Wire, new_attempt, new_job, on_every_database
+from tests.gateway.conftest import BODY, PARAMS_TEXT, FixedClock, Gateway, Wire, new_attempt, new_job, on_every_database
 from tests.outputs import stored_video, video_key
 
 DAY_MS = 24 * 3600 * 1000
@@ -257,7 +257,7 @@ def live_day(services: Gateway, clock: FixedClock, jobs: int) -> None:
             job = new_job(now, status=JobStatus.COMPLETED, next_at=None, started_at=now, finished_at=now)
             attempts = [new_attempt(job, now - 1, AttemptState.FAILED), new_attempt(job, now, AttemptState.DONE)]
             job = replace(job, attempt_id=attempts[1].id, outputs=stored_video(attempts[1]))
-            tx.add_job(job, params)
+            tx.add_job(job, json.dumps(params))
             for attempt in attempts:
                 tx.add_attempt(attempt)
             tx.claim_idempotency_key("key_a", f"{job.id}", "f", job.id, now=now, after=now - DAY_MS)
@@ -390,7 +390,7 @@ def test_other_writers_get_their_turn_between_batches(services: Gateway, monkeyp
     now, removed, written = services.clock.now_ms(), [], []
     with services.store.transaction() as tx:
         for _ in range(250):
-            tx.add_job(new_job(now, status=JobStatus.FAILED, next_at=None, finished_at=now), PARAMS)
+            tx.add_job(new_job(now, status=JobStatus.FAILED, next_at=None, finished_at=now), PARAMS_TEXT)
     services.clock.advance(31 * DAY_MS)
     delete = Transaction.delete_jobs
 
