@@ -6,10 +6,32 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import Schema, fields, pre_load
+from marshmallow import Schema, ValidationError, fields, pre_load
+
+from common.suggestions import UnknownField
+
+_MISSING = fields.Field.default_error_messages["required"]
 
 
-class ForgivingSchema(Schema):
+class HelpfulSchema(Schema):
+    """Says of a missing field what it is, and of an unknown one (see UnknownField) which was meant."""
+
+    def handle_error(self, error: ValidationError, data: Any, *, many: bool, **_: Any) -> None:
+        """Replace marshmallow's reasons in `error`."""
+        found = error.messages
+        for messages in found.values() if many and isinstance(found, dict) else [found]:
+            for name, reasons in messages.items() if isinstance(messages, dict) else ():
+                if reasons == [self.error_messages["unknown"]]:
+                    messages[name] = [UnknownField(str(name), self)]
+                elif reasons == [_MISSING] and (what := self._description(name)):
+                    messages[name] = [f"{_MISSING} {what}"]
+
+    def _description(self, name: str) -> str | None:
+        known = {field.data_key or name: field for name, field in self.load_fields.items()}
+        return known[name].metadata.get("description") if name in known else None
+
+
+class ForgivingSchema(HelpfulSchema):
     """Takes null, and for optional fields empty text, as not set; trims text, and takes digits as an integer.
 
     Text of a field with `metadata={"verbatim": True}` is not trimmed.

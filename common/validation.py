@@ -17,7 +17,7 @@ def flatten(messages: object, path: str = "") -> dict[str, list[str]]:
     """Reasons by path, from marshmallow's nested messages. Reasons without a field have the path `_schema`."""
     if not isinstance(messages, Mapping):
         reasons = messages if isinstance(messages, list) else [messages]
-        return {path or "_schema": [str(reason) for reason in reasons]}
+        return {path or "_schema": [reason if isinstance(reason, str) else str(reason) for reason in reasons]}
     found: dict[str, list[str]] = {}
     for key, inner in messages.items():
         step = f"[{key}]" if isinstance(key, int) else f".{key}" if path else str(key)

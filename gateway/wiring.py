@@ -13,6 +13,7 @@ from gateway.access.keys import Keys
 from gateway.access.quotas import Quotas
 from gateway.access.rate_limits import RateLimits
 from gateway.access.thread_limits import ThreadLimits
+from gateway.access.upload_quota import UploadQuota
 from gateway.api.body_process import BodyProcess
 from gateway.api.job_document import JobDocuments
 from gateway.api.job_service import Jobs
@@ -55,6 +56,7 @@ class Services:
     thread_limits: ThreadLimits
     rate_limits: RateLimits
     body_process: BodyProcess
+    upload_quota: UploadQuota
 
     @classmethod
     def wire(
@@ -93,6 +95,7 @@ class Services:
             thread_limits=ThreadLimits(settings.threads, settings.max_waiting_per_key),
             rate_limits=RateLimits(settings, clock),
             body_process=BodyProcess(),
+            upload_quota=UploadQuota(settings, store, storage, clock),
         )
 
 

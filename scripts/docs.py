@@ -128,9 +128,10 @@ def request_errors() -> str:
     from gateway.errors import RequestError
 
     kinds = [cls for cls in errors.CODES.values() if issubclass(cls, RequestError)]
-    rows = ["| Code | HTTP status | Meaning |", "|---|---|---|"]
+    rows = ["| Code | HTTP status | Meaning | What to do |", "|---|---|---|---|"]
     rows += [
-        f"| `{cls.code}` | {cls.status} | {cls.text} |" for cls in sorted(kinds, key=lambda cls: (cls.status, cls.code))
+        f"| `{cls.code}` | {cls.status} | {cls.text} | {cls.remedy} |"
+        for cls in sorted(kinds, key=lambda cls: (cls.status, cls.code))
     ]
     return "\n".join(rows) + "\n"
 
@@ -207,8 +208,12 @@ PARTS: Mapping[str, Callable[[], str]] = {
 
 
 def _errors(root: type[errors.JobError], retried: str, *, head: bool = True) -> str:
-    rows = ["| Code | Retried | Meaning |", "|---|---|---|"] if head else []
-    rows += [f"| `{cls.code}` | {retried} | {cls.text} |" for cls in errors.CODES.values() if issubclass(cls, root)]
+    rows = ["| Code | Retried | Meaning | What to do |", "|---|---|---|---|"] if head else []
+    rows += [
+        f"| `{cls.code}` | {retried} | {cls.text} | {cls.remedy} |"
+        for cls in errors.CODES.values()
+        if issubclass(cls, root)
+    ]
     return "\n".join(rows) + "\n"
 
 

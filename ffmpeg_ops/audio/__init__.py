@@ -9,8 +9,9 @@ the end; where every sample counts, use `wav`.
 Of several sound tracks in a file the default one is used, or the first that can be decoded, with a warning.
 """
 
-from marshmallow import Schema, fields, validate
+from marshmallow import fields, validate
 
+from common.forgiving import ForgivingSchema
 from ffmpeg_ops.assets import MAX_ASSETS, Asset
 from ffmpeg_ops.engine.params import choice, number
 from ffmpeg_ops.operation import Operation, Weight
@@ -21,7 +22,7 @@ MAX_GAP_S = 60
 LOUDNESS_LUFS = (-40, -5)
 
 
-class AudioParams(Schema):
+class AudioParams(ForgivingSchema):
     url_audios = fields.List(
         Asset("audio"),
         required=True,

@@ -8,8 +8,9 @@ Slide shows, screen recordings that pause and a last frame that stays while the 
 begin and end, so that every caption is seen while it lasts.
 
 A file that is not UTF-8 is read in the encoding that its text suggests. Cues that all begin whole hours too late, and
-words with times in milliseconds, are moved into the video. `warnings` says so, and when cues lie outside the video; a
-job without any cue inside it fails.
+words with times in milliseconds, are moved into the video. A word without `start` or `end`, such as a number that an
+alignment model does not know, gets the time between its neighbours. `warnings` says so, and when cues lie outside the
+video; a job without any cue inside it fails.
 
 With `highlight`, the word being spoken is coloured (`word`), or words fill with colour as they are spoken (`karaoke`).
 The times come from `words`, from the `\\k` tags of ASS or the timestamps of WebVTT; for SRT, a cue's time is divided
@@ -49,12 +50,13 @@ class WordParams(ForgivingSchema):
         validate=validate.Length(min=1, max=200),
         metadata={"description": "The word as it is shown.", "verbatim": True},  # a leading space begins a word
     )
-    start = fields.Float(required=True, validate=_seconds, metadata={"description": "When it begins, in seconds."})
-    end = fields.Float(required=True, validate=_seconds, metadata={"description": "When it ends, in seconds."})
+    start = fields.Float(allow_none=True, validate=_seconds, metadata={"description": "When it begins, in seconds."})
+    end = fields.Float(allow_none=True, validate=_seconds, metadata={"description": "When it ends, in seconds."})
 
     @validates_schema
     def _in_order(self, data: dict[str, Any], **_: Any) -> None:
-        if data["end"] < data["start"]:
+        start, end = data.get("start"), data.get("end")
+        if start is not None and end is not None and end < start:
             raise ValidationError("Must not be before `start`.", "end")
 
 
@@ -81,6 +83,9 @@ class CaptionParams(ForgivingSchema):
         if len(given) != 1:
             message = f"Give exactly one of {', '.join(SOURCES)}, not {' and '.join(given) or 'none'}."
             raise ValidationError({name: [message] for name in given or SOURCES[:1]})
+        words = data.get("words", [])
+        if words and all(word.get(key) is None for word in words for key in ("start", "end")):
+            raise ValidationError("No word has a time.", "words")
 
 
 _URL = {"url_video": "https://example.com/video.mp4"}

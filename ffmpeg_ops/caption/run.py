@@ -117,7 +117,8 @@ def _parsed(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path], w
 def _cues(parsed: list[Cue], params: Mapping[str, Any], length_s: float, warn: parse.Warn) -> list[Cue]:
     """The cues that are seen in a video of that length."""
     if "words" in params:
-        parsed = words.to_cues(words.in_seconds(params["words"], length_s, warn), "words")
+        timed = words.with_times(words.in_seconds(params["words"], length_s, warn), warn)
+        parsed = words.to_cues(timed, "words")
     name = next(name for name in ("words", "subtitles", "url_srt") if name in params or name == "url_srt")
     cues = timeline.fit(parsed, length_s, name, warn)
     # a requested position is for all captions, whatever the file says

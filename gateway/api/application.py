@@ -14,6 +14,7 @@ from ulid import ULID
 from common.http_connection import close_if_body_unread
 from gateway.api import (
     callers,
+    error_routes,
     event_routes,
     file_routes,
     front,
@@ -72,7 +73,7 @@ def register(app: Flask, settings: Settings) -> None:
     app.add_url_rule("/docs", "root")
     api = problems.ProblemApi(app)
     api.ma_plugin.converter.add_attribute_function(_pattern)
-    for module in (operation_routes, job_routes, file_routes, event_routes, monitoring_routes):
+    for module in (operation_routes, job_routes, file_routes, error_routes, event_routes, monitoring_routes):
         api.register_blueprint(module.blueprint())
     app.register_blueprint(upload_checks.blueprint())
     app.register_blueprint(get_swaggerui_blueprint("/docs", "/openapi.json", _SWAGGER_UI, blueprint_name="docs"))

@@ -40,7 +40,7 @@ def copy_file(body: Iterator[bytes], boundary: str, target: IO[bytes], max_bytes
     except ValueError as error:
         raise BadRequest("The form is malformed.") from error
     if not files:
-        raise BadRequest("The form has no file: no part with a filename (with curl, -F file=@photo.jpg).")
+        raise BadRequest("The form has no file: no part with a filename (with curl, -F file=@FILE).")
     return size
 
 

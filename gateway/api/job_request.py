@@ -9,47 +9,26 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields, validate
+from marshmallow import Schema, ValidationError, fields
 
 from common.validation import describe, flatten
 from ffmpeg_ops.assets import WebUrl
 from ffmpeg_ops.operation import OPERATIONS, Operation
+from gateway.api import labels
 from gateway.api.json_body import parse, text_of
-from gateway.domain.jobs import MAX_FILENAME, MAX_REFERENCE
 from gateway.errors import BodyTooComplex, MalformedBody, RequestError, ValidationFailed
 
-# Without what would make a path, end a header or turn the direction of text, so that another extension seems the last.
-_FILENAME = r"^[^/\\\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+"
-_NO_FILENAME = "Must be a name without a folder and without control characters."
-_UNPRINTABLE = "Must not contain control characters."
 # What `read` raises, by code.
 REFUSALS: Mapping[str, type[RequestError]] = {
     cls.code: cls for cls in (MalformedBody, BodyTooComplex, ValidationFailed)
 }
 
 
-class Reference(fields.String):
-    """Text, or an integer, which is taken as text: a row's number is a common id."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
-        text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-        return super()._deserialize(text, attr, data, **kwargs).strip()
-
-
 # Fields of the request besides the operation's params.
 FIELDS: dict[str, fields.Field[Any]] = {
     "webhook_url": WebUrl(metadata={"description": "Receives a webhook when the job has ended (Standard Webhooks)."}),
-    "reference": Reference(
-        validate=[validate.Length(1, MAX_REFERENCE), validate.Regexp(r"^[^\x00-\x1f\x7f]+\Z", error=_UNPRINTABLE)],
-        metadata={"description": "Your own id or label, shown with the job everywhere and a filter of `GET /jobs`."},
-    ),
-    "filename": fields.String(
-        validate=[validate.Length(1, MAX_FILENAME), validate.Regexp(_FILENAME + r"\Z", error=_NO_FILENAME)],
-        metadata={
-            "description": "Name under which the finished file is downloaded; the extension is added. Several files "
-            "get their output's name at the end. Without it, the name is that of the job."
-        },
-    ),
+    "reference": labels.reference("Your own id or label, shown with the job everywhere and a filter of `GET /jobs`."),
+    "filename": labels.filename(),
 }
 
 

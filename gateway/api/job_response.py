@@ -11,6 +11,7 @@ from flask import Response, jsonify, request
 from marshmallow import Schema, fields, validate
 from sqlalchemy.exc import SQLAlchemyError
 
+from common.forgiving import HelpfulSchema
 from common.http_connection import away
 from gateway.api.job_document import JobSchema
 from gateway.api.problems import problem_of_job
@@ -38,7 +39,7 @@ class JobListSchema(Schema):
 _JOB_LIST = JobListSchema()
 
 
-class WaitSchema(Schema):
+class WaitSchema(HelpfulSchema):
     """`?wait=N`, for clients that cannot set the header `Prefer`."""
 
     wait = fields.Integer(

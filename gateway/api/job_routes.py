@@ -9,10 +9,11 @@ from flask.views import MethodView
 from marshmallow import ValidationError, fields, validate, validates_schema
 
 from ffmpeg_ops.operation import OPERATIONS
+from gateway.api import labels
 from gateway.api.blueprint import Blueprint
 from gateway.api.job_document import JobSchema, JobView
 from gateway.api.job_response import JobListSchema, JobQuerySchema, WaitSchema, job_response, jobs_response
-from gateway.domain.jobs import MAX_REFERENCE, JobStatus
+from gateway.domain.jobs import JobStatus
 from gateway.errors import JobCancelled, JobFinished, JobNotFinished, NotFound, NoWebhook
 from gateway.wiring import services
 
@@ -21,15 +22,13 @@ MAX_IDS = 100
 
 class ListSchema(WaitSchema):
     id = fields.List(
-        fields.String(validate=validate.Length(1, 40)),
+        fields.String(validate=[validate.Length(1, 40), labels.PRINTABLE]),
         validate=validate.Length(1, MAX_IDS, error=f"At most {MAX_IDS} jobs may be read at once."),
         metadata={
             "description": "Only these jobs, in this order. Goes with `wait`, which waits for all, and no other."
         },
     )
-    reference = fields.String(
-        validate=validate.Length(1, MAX_REFERENCE), metadata={"description": "Only jobs with this `reference`."}
-    )
+    reference = labels.reference("Only jobs with this `reference`.")
     status = fields.String(validate=validate.OneOf([str(status) for status in JobStatus]))
     operation = fields.String(validate=validate.OneOf(sorted(OPERATIONS)))
     cursor = fields.String(

@@ -44,7 +44,7 @@ class Jobs:
         """Create and commit a job. With an Idempotency-Key, return the job of the first such request.
 
         Raises IdempotencyMismatch when that request was a different one, StorageLow when the disk is nearly full,
-        TooManyJobs and SpendingLimit when the key has reached a quota.
+        TooManyJobs, TooManyBytes and SpendingLimit when the key has reached a quota.
         """
         now = self._clock.now_ms()
         job = Job(
@@ -57,6 +57,7 @@ class Jobs:
             timeout_s=self._settings.job_timeout_seconds,
             queue_limit_s=self._settings.queue_limit_seconds,
             outputs={name: Output(media_type) for name, media_type in request.outputs.items()},
+            params_bytes=len(request.params.encode()),
             request_id=structlog.contextvars.get_contextvars().get("request_id"),
             next_at=now,
             **request.fields,
@@ -83,7 +84,7 @@ class Jobs:
         return job
 
     def _check_room(self) -> None:
-        if self._storage.free_percent() < self._settings.min_free_disk_percent:
+        if self._store.reserve.is_low() or self._storage.free_percent() < self._settings.min_free_disk_percent:
             raise StorageLow
 
     def get(self, job_id: str, key_id: str) -> Job:

@@ -25,6 +25,7 @@ from gateway.errors import (
     NotFound,
     SpendingLimit,
     StorageLow,
+    TooManyBytes,
     TooManyJobs,
     ValidationFailed,
 )
@@ -58,6 +59,7 @@ _REFUSALS = (
     NotFound,
     StorageLow,
     TooManyJobs,
+    TooManyBytes,
     SpendingLimit,
     JobCancelled,
     BodiesBusy,

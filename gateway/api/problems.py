@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import structlog
-from flask import Flask, Response, g, json
+from flask import Flask, Response, g, json, request
 from flask_smorest import Api
 from gunicorn.http.errors import ParseException
 from marshmallow import Schema, fields
 from sqlalchemy.exc import SQLAlchemyError
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
+from common.suggestions import OPERATION_GUESSES, nearest
+from ffmpeg_ops.operation import OPERATIONS
 from gateway import errors
 from gateway.api.job_document import JobSchema
 from gateway.domain.jobs import Job, JobStatus
@@ -119,7 +121,21 @@ def _translate(error: HTTPException) -> errors.RequestError:
         return errors.MalformedBody()
     if error.code is not None and error.code >= 500:
         return errors.InternalError()
-    return next((known for known in _OF_THE_FRAMEWORK if known.status == error.code), errors.BadRequest)()
+    known = next((known for known in _OF_THE_FRAMEWORK if known.status == error.code), errors.BadRequest)
+    return known(_hint(error))
+
+
+def _hint(error: HTTPException) -> str | None:
+    """What the client probably meant, for an unknown operation or method."""
+    if isinstance(error, MethodNotAllowed):
+        return f"It supports {', '.join(sorted(set(error.valid_methods or ()) - {'HEAD', 'OPTIONS'}))}."
+    folder, _, name = request.path.strip("/").rpartition("/")
+    if error.code != 404 or folder != "video":
+        return None
+    meant = nearest(name, OPERATIONS, OPERATION_GUESSES)
+    return (
+        f"There is no such operation. {f'Did you mean `{meant}`? ' if meant else ''}Known are: {', '.join(OPERATIONS)}."
+    )
 
 
 def _unexpected(error: Exception) -> Response:

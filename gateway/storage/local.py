@@ -20,7 +20,7 @@ from urllib.parse import quote
 from common.clock import Clock
 from gateway.settings import Settings
 from gateway.signing import Signer
-from gateway.storage import KEY, StorageFullError, StorageUnavailable
+from gateway.storage import KEY, StorageFullError, StorageUnavailable, kept_free
 from wire.envelope import Upload
 
 _FOLDERS = ("outputs", "uploads")
@@ -122,14 +122,26 @@ class LocalStorage:
         with _disk():
             self._make_root()
             try:
-                _write_whole(path, chunks)
+                _write_whole(path, self._while_there_is_room(chunks, size_bytes))
             except BaseException:
                 self._remove_empty(path.parent)
                 raise
 
+    def _while_there_is_room(self, chunks: Iterable[bytes], size_bytes: int) -> Iterator[bytes]:
+        self._check_room(size_bytes)
+        for chunk in chunks:
+            self._check_room(len(chunk))  # other files grow too
+            yield chunk
+
+    def _check_room(self, size_bytes: int) -> None:
+        usage = shutil.disk_usage(self._root)
+        if usage.free - size_bytes < kept_free(usage.total):
+            raise StorageFullError
+
     def check(self) -> None:
         with _disk():
             self._make_root()
+            self._check_room(0)
             with tempfile.TemporaryFile(dir=self._root, buffering=0) as file:
                 file.write(b"reelay")
 
@@ -144,7 +156,7 @@ class LocalStorage:
         """Create the root folder without its parents: if DATA_DIR is missing, its disk may not be mounted."""
         if not self._root.is_dir():
             self._root.mkdir(exist_ok=True)
-            _sync_folder(self._root.parent)
+            sync_folder(self._root.parent)
 
     def _url(self, base: str, method: str, key: str, expires_at: int, max_bytes: int) -> str:
         signature = self._signer.sign(_purpose(key), [method, expires_at, max_bytes])
@@ -172,7 +184,7 @@ def _make_folder(folder: Path) -> None:
         return
     _make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
+    sync_folder(folder.parent)
 
 
 def _names(folder: Path) -> list[str]:
@@ -217,13 +229,14 @@ def _write_whole(path: Path, chunks: Iterable[bytes]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(name, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Wait until the names of the files in the folder are on the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -19,6 +19,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from gateway import create_app
+from gateway.api import job_request
 from gateway.db.migrations import migrate
 from gateway.db.records import ApiKey
 from gateway.db.store import Store
@@ -45,6 +46,7 @@ RESULT = {
 }
 PARAMS = {"url_video": "https://example.com/v.mp4", "url_srt": "https://example.com/s.srt"}
 PARAMS_TEXT = json.dumps(PARAMS)
+REQUEST = job_request.read("caption", PARAMS_TEXT.encode())
 
 # Makes processes from one that has no threads and has imported what they need.
 PROCESSES = multiprocessing.get_context("forkserver")

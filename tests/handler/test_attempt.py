@@ -207,6 +207,7 @@ def test_a_private_address_is_forbidden_also_behind_a_redirect_or_credentials(
     error = caption.error(url_video=url.format(origin), delivery=None)
     _is_clear(error.message, "url_video")
     assert (error.code, error.retryable) == ("asset_forbidden", False)
+    assert "POST /files" in error.message
     assert gateway.server.requests == []
 
 

@@ -237,6 +237,22 @@ MUTATIONS = (
         "    if False:\n",
         ("tests/gateway/api/test_file_routes.py",),
     ),
+    Mutation(
+        "many-with-foreign-jobs",
+        "A request for many jobs shows those of its own key only",
+        "gateway/api/job_service.py",
+        " if job.key_id == key_id}",
+        "}",
+        ("tests/gateway/api/test_job_response.py::test_a_foreign_or_unknown_job_hides_no_other_and_reveals_nothing",),
+    ),
+    Mutation(
+        "failed-job-looks-well",
+        "With strict handling a job that failed is an error",
+        "gateway/api/job_response.py",
+        "    if strict and job.finished and job.status is not JobStatus.COMPLETED:\n",
+        "    if False:\n",
+        ("tests/gateway/api/test_job_response.py",),
+    ),
     # Gateway: rented machines
     Mutation(
         "rental-forgotten",

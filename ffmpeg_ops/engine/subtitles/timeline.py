@@ -25,7 +25,8 @@ def fit(cues: Sequence[Cue], length_s: float, name: str, warn: Callable[[str], o
     if not seen:
         raise AssetInvalid(f"{name}: no cue lies within the video, which is {length_s:.1f} s long.")
     if len(seen) < len(cues):
-        warn(f"{name}: {len(cues) - len(seen)} of {len(cues)} captions lie outside the video and are never seen")
+        lost = f"{len(cues) - len(seen)} of {len(cues)} captions"
+        warn(f"{name}: {lost} lie outside the video or end when they begin, and are never seen")
     return seen
 
 

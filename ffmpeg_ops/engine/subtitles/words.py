@@ -15,6 +15,7 @@ PAUSE_MS = 700  # a longer silence ends a caption
 STAYS_MS = 300  # how long a caption stays after its last word
 MAX_MS = 7000  # how long a caption may last
 _MAX_WORD_S = 10  # no word lasts longer
+_LETTER_S = 0.06  # how long a letter is spoken, where nothing else says how long a word lasts
 _CLOSING = re.compile(r"[.,!?;:…%)\]}»”’。、，．！？；：）］」』】؟،؛।]+\Z")
 _OPENING = re.compile(r"[(\[{«“‘¿¡$£]+\Z")
 _CONTROL = re.compile(r"\[_[A-Z]+_\d*\]")  # tokens of whisper.cpp that are no words
@@ -36,15 +37,56 @@ def in_seconds(
     words: Sequence[Mapping[str, Any]], length_s: float, warn: Callable[[str], object]
 ) -> list[dict[str, Any]]:
     """The words with times in seconds. Whole numbers that go past the video are taken for milliseconds if these fit."""
-    times = [word[key] for word in words for key in ("start", "end")]
-    lasting = [word["end"] - word["start"] for word in words]
-    long = sorted(lasting)[len(lasting) // 2] > _MAX_WORD_S or (len(words) > 1 and min(times) > length_s)
+    times = [time for word in words for key in ("start", "end") if (time := word.get(key)) is not None]
+    lasting = sorted(word["end"] - word["start"] for word in words if _is_timed(word)) or [0]
+    long = lasting[len(lasting) // 2] > _MAX_WORD_S or (len(words) > 1 and min(times) > length_s)
     if not (
         all(float(time).is_integer() for time in times) and length_s < max(times) <= 1000 * (length_s + 1) and long
     ):
         return [dict(word) for word in words]
     warn("the times of the words are milliseconds, not seconds; they were divided by 1000")
-    return [{**word, "start": word["start"] / 1000, "end": word["end"] / 1000} for word in words]
+    return [
+        {key: value / 1000 if key in {"start", "end"} and value is not None else value for key, value in word.items()}
+        for word in words
+    ]
+
+
+def with_times(words: Sequence[Mapping[str, Any]], warn: Callable[[str], object]) -> list[dict[str, Any]]:
+    """The words, of which those without times are given what their neighbours leave, in proportion to their length.
+
+    Forced alignment finds no times for numbers and signs. At least one word has a time.
+    """
+    found = [{key: value for key, value in word.items() if value is not None} for word in words]
+    if count := sum(not _is_timed(word) for word in words):
+        warn(f"{count} of {len(words)} words have no start or no end; they were given times between their neighbours")
+    before: float | None = None
+    for word, (after, letters) in zip(found, _ahead(found), strict=True):
+        if "start" not in word:
+            guess = before if before is not None else max(0.0, (after or 0.0) - _LETTER_S * letters)
+            word["start"] = min(guess, word.get("end", guess))
+        if "end" not in word:
+            length, room = len(word["word"]), None if after is None else max(0.0, after - word["start"])
+            word["end"] = word["start"] + (_LETTER_S * length if room is None else room * length / letters)
+        before = word["end"]
+    return found
+
+
+def _ahead(words: Sequence[Mapping[str, Any]]) -> list[tuple[float | None, int]]:
+    """For each word, the next known time from its end on, and how many letters are spoken from its start until then."""
+    found: list[tuple[float | None, int]] = []
+    after, letters = None, 0
+    for word in reversed(words):
+        letters += len(word["word"])
+        if "end" in word:
+            after, letters = word["end"], len(word["word"])
+        found.append((after, letters))
+        if "start" in word:
+            after, letters = word["start"], 0
+    return found[::-1]
+
+
+def _is_timed(word: Mapping[str, Any]) -> bool:
+    return word.get("start") is not None and word.get("end") is not None
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,16 @@ def test_exactly_one_source_is_accepted() -> None:
 
 @pytest.mark.parametrize(
     "word",
-    [*({"word": word, "start": start, "end": 1} for word, start in (("a", 2), ("", 0), ("a", -1))), {"word": "a"}],
+    [*({"word": word, "start": start, "end": 1} for word, start in (("a", 2), ("", 0), ("a", -1))), {"start": 1}],
 )
 def test_words_need_text_and_times_in_order(word: dict[str, Any]) -> None:
     assert list(refused(words=[WORD, word])["words"]) == [1]
+
+
+def test_one_word_needs_a_time() -> None:
+    bare = [{"word": "a"}, {"word": "b", "start": None, "end": None}]
+    assert refused(words=bare) == {"words": ["No word has a time."]}
+    assert len(CaptionParams().load({**URL, "words": [*bare, {"word": "c", "end": 2}]})["words"]) == 3
 
 
 def test_inline_text_has_a_limit() -> None:
@@ -46,16 +52,13 @@ def test_inline_text_has_a_limit() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        *(("color", value) for value in ("red", "#FFF", "#12345G", "#1234567", "#FFFFFF\n", "&H00FF&", 5)),
+        *(("color", value) for value in ("red", "#FFF", "#12345G", "#1234567", "&H00FF&", 5)),
         *(("box", value) for value in ("yes", "#FFF", True)),
-        *(
-            ("font", value)
-            for value in ("", "A,B", "A{\\b1}", "A\nStyle: x", "a" * 65, "../x", "A:bold", "@A", "A\x00")
-        ),
+        *(("font", value) for value in ("A,B", "A{\\b1}", "A\nStyle: x", "a" * 65, "../x", "A:bold", "@A", "A\x00")),
         *(("size", value) for value in (0, 0.5, -1, "big", float("nan"))),
-        *(("position", value) for value in ("center", "bottom", "", 2)),
+        *(("position", value) for value in ("center", "bottom", 2)),
         *(("line_length", value) for value in (3, 101, 4.5)),
-        *(("preset", value) for value in ("Pop", "", None)),
+        *(("preset", value) for value in ("Pop", 2)),
         *(("highlight", value) for value in ("yes", True)),
         ("margin_y", 0.9),
         ("colour", "#FFFFFF"),

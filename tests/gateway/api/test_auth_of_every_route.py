@@ -14,7 +14,7 @@ from tests.gateway.api.conftest import Worker, assert_problem
 from tests.gateway.conftest import Key
 
 # Repeated here on purpose: a new route needs a key until it is named in both places.
-PUBLIC = {"/", "/docs", "/docs/", "/docs/<path:path>", "/openapi.json", "/health", "/ready"}
+PUBLIC = {"/", "/docs", "/docs/", "/docs/<path:path>", "/openapi.json", "/errors/<code>", "/health", "/ready"}
 OWN_CREDENTIAL = {"/files/<path:key>", "/allowed/files/<path:key>", "/events/<attempt_id>"}
 UNKNOWN = [
     *["/nothing", "/admin", "/jobs/x/y", "/video", "/video/", "/video/unknown"],

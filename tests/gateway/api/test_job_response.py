@@ -132,6 +132,7 @@ def test_a_foreign_or_unknown_job_hides_no_other_and_reveals_nothing(
     [
         (query_of([f"job_{number}" for number in range(101)]), ["id"]),
         ("/jobs?id=", ["id[0]"]),
+        ("/jobs?id=%00", ["id[0]"]),
         (f"/jobs?id=a&id={'x' * 41}", ["id[1]"]),
         ("/jobs?id=a&limit=5&status=failed", ["limit", "status"]),
         ("/jobs?id=a&cursor=job_01HF7YAT00M3XH5S9QHW1K2YB4", ["cursor"]),

@@ -18,7 +18,7 @@ from gateway.domain.attempts import AttemptState
 from gateway.domain.jobs import JobStatus
 from gateway.wiring import Services
 from tests.gateway.api.conftest import CAPTION, Worker, assert_problem
-from tests.gateway.conftest import Gateway, JobFactory, Wire
+from tests.gateway.conftest import Gateway, JobFactory, Wire, on_every_database
 
 ENDED = [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED]
 
@@ -220,6 +220,7 @@ def test_a_list_loads_no_params(api: FlaskClient, services: Gateway) -> None:
         tracemalloc.stop()
 
 
+@on_every_database
 def test_a_reference_filters_among_the_own_jobs(api: FlaskClient, other_client: FlaskClient) -> None:
     first, second, other = (
         client.post("/video/caption", json={**CAPTION, "reference": reference}).get_json()["jobId"]
@@ -229,11 +230,11 @@ def test_a_reference_filters_among_the_own_jobs(api: FlaskClient, other_client: 
     second, first = sorted((first, second), reverse=True)
     assert ids_of(api, "?reference=row%207") == [second, first]
     assert ids_of(api, "?reference=row") == [other]
-    assert ids_of(api, "?reference=ROW%207") == ids_of(api, "?reference=row%207%00") == []
+    assert ids_of(api, "?reference=ROW%207") == []
     assert ids_of(api, f"?reference=row%207&limit=1&cursor={second}&status=queued") == [first]
-    assert list(assert_problem(api.get(f"/jobs?reference={'x' * 201}"), 422, "validation_failed")["errors"]) == [
-        "reference"
-    ]
+    for reference in ("x" * 201, "row%207%00", ""):
+        document = assert_problem(api.get(f"/jobs?reference={reference}"), 422, "validation_failed")
+        assert list(document["errors"]) == ["reference"]
 
 
 def test_the_list_can_be_filtered(api: FlaskClient, job_factory: JobFactory) -> None:

@@ -123,11 +123,69 @@ def test_an_unknown_operation_is_not_found(api: FlaskClient, path: str) -> None:
 
 @pytest.mark.parametrize("operation", sorted(BODIES))
 def test_reserved_and_unknown_names_are_refused(api: FlaskClient, operation: str) -> None:
-    assert refused_field(api, operation, {**BODIES[operation], "fontsize": 3}, "fontsize") == ["Unknown field."]
+    assert refused_field(api, operation, {**BODIES[operation], "x": 3}, "x")[0].startswith("Unknown field. Known are: ")
     document = assert_problem(api.post(f"/video/{operation}?wiat=5", json=BODIES[operation]), 422, "validation_failed")
     assert list(document["errors"]) == ["wiat"]
     for name in RESERVED:
         refused_field(api, operation, {**BODIES[operation], name: "x"}, name)
+
+
+@pytest.mark.parametrize(
+    ("operation", "guess", "meant"),
+    [
+        ("img2vid", "image_url", "url_image"),
+        ("img2vid", "src", "url_image"),
+        ("img2vid", "url", "url_image"),
+        ("img2vid", "length", "duration"),
+        ("img2vid", "frameRate", "frame_rate"),
+        ("img2vid", "durration", "duration"),
+        ("img2vid", "max_bytes", "encoding.max_bytes"),
+        ("img2vid", "id", "reference"),
+        ("caption", "text", "subtitles"),
+        ("caption", "videoUrl", "url_video"),
+        ("caption", "font-size", "style.size"),
+        ("adicionaAudio", "audio_url", "url_audio"),
+        ("adicionaAudio", "callback", "webhook_url"),
+    ],
+)
+def test_an_unknown_field_is_refused_with_the_one_that_was_meant(
+    api: FlaskClient, operation: str, guess: str, meant: str
+) -> None:
+    reasons = refused_field(api, operation, {**BODIES[operation], guess: 1}, guess)
+    assert reasons == [f"Unknown field. Did you mean `{meant}`?"]
+
+
+def test_the_field_that_was_meant_is_named_at_any_depth_and_in_the_query(api: FlaskClient) -> None:
+    words = [{"word": "a", "start": 0, "end": 1}, {"text": "b", "begin": 1, "ends": 2}]
+    body = {"url_video": CAPTION["url_video"], "words": words, "style": {"fontColor": "#FFFFFF"}}
+    errors = assert_problem(api.post("/video/caption", json=body), 422, "validation_failed")["errors"]
+    assert errors["words[1].ends"] == ["Unknown field. Did you mean `end`?"]
+    assert errors["words[1].begin"] == ["Unknown field. Known are: word, start, end."]
+    assert errors["words[1].word"] == ["Missing data for required field. The word as it is shown."]
+    assert errors["style.fontColor"] == ["Unknown field. Did you mean `color`?"]
+    errors = assert_problem(api.post("/video/caption?wiat=5", json=CAPTION), 422, "validation_failed")["errors"]
+    assert errors == {"wiat": ["Unknown field. Did you mean `wait`?"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/video/image2video", "img2vid"),
+        ("/video/Caption/", "caption"),
+        ("/video/captoin", "caption"),
+        ("/video/add-audio", "adicionaAudio"),
+    ],
+)
+def test_an_unknown_operation_is_refused_with_the_one_that_was_meant(api: FlaskClient, path: str, meant: str) -> None:
+    detail = assert_problem(api.post(path, json=CAPTION), 404, "not_found")["detail"]
+    assert f"Did you mean `{meant}`?" in detail
+
+
+def test_an_operation_that_is_like_none_is_refused_with_all_that_there_are(api: FlaskClient) -> None:
+    detail = assert_problem(api.post("/video/xyz", json=CAPTION), 404, "not_found")["detail"]
+    assert detail == f"There is no such operation. Known are: {', '.join(OPERATIONS)}."
+    for path in ("/xyz", "/jobs/xyz", "/video", "/files/video/xyz"):
+        assert "operation" not in api.get(path).get_json().get("detail", "")
 
 
 @pytest.mark.parametrize(("operation", "name"), [(o, name) for o, body in BODIES.items() for name in body])

@@ -81,6 +81,8 @@ def test_a_wrong_method_lists_the_allowed_ones(api: FlaskClient) -> None:
     response = api.put("/jobs")
     assert_problem(response, 405, "method_not_allowed")
     assert {"GET", "HEAD"} <= set(response.headers["Allow"].split(", "))
+    assert response.get_json()["detail"] == "It supports GET."
+    assert api.get("/video/caption").get_json()["detail"] == "It supports POST."
 
 
 def test_errors_are_never_html(api: FlaskClient) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 import tracemalloc
@@ -15,7 +16,6 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
-from ffmpeg_ops.operation import VIDEO
 from gateway.db import rental_store
 from gateway.db.transaction import Transaction
 from gateway.domain import ids
@@ -25,7 +25,17 @@ from gateway.domain.rentals import OVER, Rental, Stage
 from gateway.storage import StorageUnavailable
 from gateway.upkeep import janitor
 from gateway.upkeep.janitor import ROUND_MS, Janitor
-from tests.gateway.conftest import BODY, PARAMS_TEXT, FixedClock, Gateway, Wire, new_attempt, new_job, on_every_database
+from tests.gateway.conftest import (
+    BODY,
+    PARAMS_TEXT,
+    REQUEST,
+    FixedClock,
+    Gateway,
+    Wire,
+    new_attempt,
+    new_job,
+    on_every_database,
+)
 from tests.outputs import stored_video, video_key
 
 DAY_MS = 24 * 3600 * 1000
@@ -236,12 +246,12 @@ def test_the_settings_define_the_retention(services: Gateway, wire: Wire, clock:
         job_retention_seconds=120,
     )  # fmt: skip
     upload(hasty, ids.new("key", 0))
-    hasty.jobs.create("key_a", "caption", {}, VIDEO, "old")
+    hasty.jobs.create("key_a", REQUEST, "old")
     clock.advance(60_000)
-    renewed = hasty.jobs.create("key_a", "caption", {}, VIDEO, "renewed")
+    renewed = hasty.jobs.create("key_a", REQUEST, "renewed")
     clean(hasty)
     assert (keys(hasty), count(hasty, "idempotency")) == (set(), 1)
-    assert hasty.jobs.create("key_a", "caption", {}, VIDEO, "renewed") == renewed
+    assert hasty.jobs.create("key_a", REQUEST, "renewed") == renewed
     assert hasty.store.job(job.id) == job
     clock.advance(60_000)
     clean(hasty)
@@ -292,7 +302,7 @@ def expired(services: Gateway) -> Gateway:
     for number in range(4):
         completed(services)
         upload(services, ids.new("key", 0))
-        services.jobs.create("key_a", "caption", {}, VIDEO, f"k{number}")
+        services.jobs.create("key_a", REQUEST, f"k{number}")
     with services.store.transaction() as tx:
         tx.connection.execute(sa.text("UPDATE jobs SET finished_at = created_at, next_at = NULL"))
     services.clock.advance(31 * DAY_MS)
@@ -343,7 +353,7 @@ def test_a_file_that_cannot_be_removed_does_not_keep_others(
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("store.transaction", (8, 4, 0)), ("store.jobs_by_id", (0, 0, 8)), ("storage.tidy", (0, 0, 0))],
+    [("store.together", (8, 4, 0)), ("store.jobs_by_id", (0, 0, 8)), ("storage.tidy", (0, 0, 0))],
 )
 def test_a_part_that_fails_does_not_stop_the_others(
     expired: Gateway, monkeypatch: pytest.MonkeyPatch, name: str, expected: object
@@ -373,7 +383,18 @@ def test_a_step_ends_after_its_time_or_when_stopped_and_the_next_continues(
     cleaner = cleaner_of(expired)
     for step, expected in enumerate([7, 6, 5, 4], 1):
         cleaner.step(stopped if step % 2 else GOING_ON)
-        assert left(expired)[0] == expected
+        assert left(expired)[2] == expected
+
+
+def test_rounds_follow_quickly_while_the_disk_is_full(services: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = []
+    monkeypatch.setattr(services.storage, "keys", lambda: listed.append(services.clock.now_ms()) or iter(()))
+    monkeypatch.setattr(services.store.reserve, "is_low", lambda: True)
+    cleaner = cleaner_of(services)
+    for after in (0, janitor.ROUND_OF_FULL_DISK_MS - 1, 1):
+        services.clock.advance(after)
+        cleaner.step(GOING_ON)
+    assert len(listed) == 2
 
 
 def test_there_is_a_pause_between_rounds(services: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,7 +422,7 @@ def test_other_writers_get_their_turn_between_batches(services: Gateway, monkeyp
     class Pause(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:
             assert timeout == janitor.PAUSE_S
-            written.append(services.jobs.create("key_a", "caption", {}, VIDEO))
+            written.append(services.jobs.create("key_a", REQUEST))
             return False
 
     monkeypatch.setattr(Transaction, "delete_jobs", counted)

@@ -37,7 +37,7 @@ def test_cues_outside_are_counted() -> None:
     outside = [Cue(60_000, 61_000, "late"), Cue(5, 5, "empty"), Cue(9, 1, "reversed"), Cue(-500, 0, "early")]
     found, warnings = fitted([Cue(0, 10, "in"), *outside], 60)
     assert [cue.text for cue in found] == ["in"]
-    assert warnings == ["url_srt: 4 of 5 captions lie outside the video and are never seen"]
+    assert warnings == ["url_srt: 4 of 5 captions lie outside the video or end when they begin, and are never seen"]
 
 
 @pytest.mark.parametrize(

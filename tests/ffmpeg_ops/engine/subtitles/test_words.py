@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ffmpeg_ops.engine.subtitles.cue import Cue, Span
 from ffmpeg_ops.engine.subtitles.lines import Limit, Word, clusters, columns, in_parts, lay_out
 from ffmpeg_ops.engine.subtitles.parse import parse_text
-from ffmpeg_ops.engine.subtitles.words import in_seconds, to_cues
+from ffmpeg_ops.engine.subtitles.words import in_seconds, to_cues, with_times
 from wire.errors import AssetInvalid
 
 WIDE = Limit(1000, 100, columns)
@@ -215,6 +215,54 @@ def test_milliseconds_are_recognised() -> None:
 )
 def test_seconds_are_not_taken_for_milliseconds(words: list[dict[str, Any]], length_s: float) -> None:
     assert in_seconds(words, length_s, pytest.fail) == words
+
+
+def bare(word: str, start: float | None = None, end: float | None = None) -> dict[str, Any]:
+    return {"word": word, "start": start, "end": end}
+
+
+@pytest.mark.parametrize(
+    ("words", "times"),
+    [
+        ([bare("in", 1, 2), bare("2016"), bare("and", 4, 5)], [(1, 2), (2, 4), (4, 5)]),
+        ([bare("in", 1, 2), bare("100"), bare("%"), bare("of", 6, 7)], [(1, 2), (2, 5), (5, 6), (6, 7)]),
+        ([bare("2016"), bare("was", 2, 3)], [(1.76, 2), (2, 3)]),
+        ([bare("2016"), bare("was", 0.1, 3)], [(0, 0.1), (0.1, 3)]),
+        ([bare("in", 1, 2), bare("2016")], [(1, 2), (2, 2.24)]),
+        ([bare("in", 1, 2), bare("a", 3), bare("b", None, 5), bare("c", 6)], [(1, 2), (3, 4), (4, 5), (6, 6.06)]),
+        ([bare("in", 1, 4), bare("2016"), bare("and", 3, 5)], [(1, 4), (4, 4), (3, 5)]),
+        ([bare("in", 1, 4), bare("2016", None, 3)], [(1, 4), (3, 3)]),
+    ],
+)
+def test_words_without_times_get_those_between_their_neighbours(
+    words: list[dict[str, Any]], times: list[tuple[float, float]]
+) -> None:
+    warnings: list[str] = []
+    found = [value for word in with_times(words, warnings.append) for value in (word["start"], word["end"])]
+    assert found == pytest.approx([time for pair in times for time in pair])
+    assert len(warnings) == 1 and f" of {len(words)} words have no start or no end" in warnings[0]
+    timed = [{"word": "a", "start": 0, "end": 1}]
+    assert with_times(timed, pytest.fail) == timed
+
+
+def test_milliseconds_are_recognised_where_words_lack_times() -> None:
+    words = [bare("a", 240, 700), bare("2016"), {"word": "b", "start": 2000, "end": 2600}, bare("c", 3000)]
+    found = in_seconds(words, 8.0, lambda _: None)
+    assert [word.get("start") for word in found] == [0.24, None, 2.0, 3.0]
+
+
+@given(
+    words=st.lists(
+        st.builds(bare, st.text("ab1", min_size=1), *[st.none() | st.floats(0, 9)] * 2), min_size=1, max_size=8
+    ).filter(lambda words: any(word["start"] is not None or word["end"] is not None for word in words))
+)
+def test_every_word_gets_a_time(words: list[dict[str, Any]]) -> None:
+    for word in words:
+        if None not in (word["start"], word["end"]):
+            word["end"] = max(word["start"], word["end"])
+    for before, after in zip(words, with_times(words, lambda _: None), strict=True):
+        assert 0 <= after["start"] <= after["end"] < 20
+        assert all(before[key] in (None, after[key]) for key in ("word", "start", "end"))
 
 
 def test_control_tokens_of_whisper_are_no_words() -> None:

@@ -1,0 +1,38 @@
+"""`GET /errors/<code>`: what the codes of errors mean, and what to do. Each problem's `type` leads here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from marshmallow import Schema, fields
+
+from gateway.api.blueprint import Blueprint
+from gateway.errors import NotFound
+from wire.errors import CODES
+
+
+class ErrorCodeSchema(Schema):
+    """What a code means."""
+
+    code = fields.String(required=True, metadata={"description": "As in a problem or in the `error` of a job."})
+    title = fields.String(required=True, metadata={"description": "What it means, as in a problem's `title`."})
+    remedy = fields.String(required=True, metadata={"description": "What can be done about it."})
+    status = fields.Integer(metadata={"description": "The HTTP status of such an error of a request."})
+
+
+def blueprint() -> Blueprint:
+    here = Blueprint("errors", __name__, url_prefix="/errors", description="Understand errors")
+
+    @here.route("/<code>")
+    @here.doc(security=[])
+    @here.response(200, ErrorCodeSchema)
+    @here.refuses(NotFound)
+    def explain(code: str) -> dict[str, Any]:
+        """Explain the code of an error."""
+        cls = CODES.get(code)
+        if cls is None:
+            raise NotFound("There is no such code.")
+        status = getattr(cls, "status", None)
+        return {"code": code, "title": cls.text, "remedy": cls.remedy, **({"status": status} if status else {})}
+
+    return here
