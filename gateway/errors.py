@@ -69,7 +69,11 @@ class TooManyJobs(RequestError, code="too_many_jobs", status=429):
 
 
 class TooManyBytes(RequestError, code="too_many_bytes", status=429):
-    """The key's unfinished jobs or its uploads occupy as many bytes as they may; `detail` says what frees some."""
+    """The key's unfinished jobs or its uploads occupy as many bytes as they may; `detail` says which.
+
+    Wait until jobs have ended or uploads were removed, cancel jobs, or ask the operator to raise
+    MAX_PARAMS_BYTES_PER_KEY or MAX_UPLOAD_BYTES_PER_KEY.
+    """
 
 
 class SpendingLimit(RequestError, code="spending_limit", status=402):

@@ -7,6 +7,7 @@ all: it is written under another name, flushed to the disk, and renamed.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import stat
@@ -26,8 +27,8 @@ from wire.envelope import Upload
 _FOLDERS = ("outputs", "uploads")
 _PART = ".part-"
 _PUBLISHED = 0o644
-# An incomplete file that has not changed for this long is a leftover: clients that stall are cut off much earlier.
-HALF_WRITTEN_MS = 3600 * 1000
+# An incomplete file that no process holds is a leftover, unless it was created just now and is not locked yet.
+HALF_WRITTEN_MS = 10_000
 
 # Held while a folder is created or removed: an empty folder may be one that a transfer is about to use.
 _folders = threading.Lock()
@@ -74,7 +75,8 @@ class LocalStorage:
         for folder in self._places():
             for path in (folder / name for name in _names(folder) if name.startswith(_PART)):
                 with suppress(FileNotFoundError):  # it was just finished
-                    if self._clock.now_ms() - path.stat().st_mtime * 1000 > HALF_WRITTEN_MS:
+                    old = self._clock.now_ms() - path.stat().st_mtime * 1000 > HALF_WRITTEN_MS
+                    if old and not _is_held(path):
                         path.unlink(missing_ok=True)
             self._remove_empty(folder)
         for job in _folders_in(self._root / "outputs"):
@@ -209,13 +211,25 @@ def _remove_if_empty(folder: Path) -> bool:
     return True
 
 
+def _is_held(path: Path) -> bool:
+    """Whether a process, this or another one, is writing the incomplete file. A lock ends with its process."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def _begin(folder: Path) -> tuple[int, str]:
-    """Create and open a file in `folder`. Return its descriptor and its path."""
+    """Create, open and lock a file in `folder`. Return its descriptor and its path."""
     while True:
         with _folders:
             try:
                 _make_folder(folder)
-                return tempfile.mkstemp(prefix=_PART, dir=folder)
+                handle, name = tempfile.mkstemp(prefix=_PART, dir=folder)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                return handle, name
             except FileNotFoundError:
                 continue  # another process has just removed the folder as empty
 
@@ -228,7 +242,7 @@ def _write_whole(path: Path, chunks: Iterable[bytes]) -> None:
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+            os.replace(name, path)
         sync_folder(path.parent)
     except BaseException:
         Path(name).unlink(missing_ok=True)

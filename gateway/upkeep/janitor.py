@@ -15,9 +15,11 @@ from functools import partial
 from itertools import islice
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from common.clock import Clock
 from gateway.db import rental_store, upload_rows
+from gateway.db.engine import brief
 from gateway.db.store import Store
 from gateway.db.transaction import Transaction
 from gateway.domain import ids
@@ -80,11 +82,16 @@ class Janitor:
             self._pages,
         )
         for part in parts:
+            name = part.__name__.strip("_")
             try:
                 yield from part()
+            # The other parts still run; this one runs again in the next round.
+            except SQLAlchemyError as error:
+                log.error("clean_up.part_failed", part=name, reason=brief(error))
+            except (OSError, StorageUnavailable) as error:
+                log.error("clean_up.part_failed", part=name, reason=str(error))
             except Exception:
-                # The other parts still run; this one runs again in the next round.
-                log.exception("clean_up.part_failed", part=part.__name__.strip("_"))
+                log.exception("clean_up.part_failed", part=name)
         if self._removed.total():
             log.info("clean_up.finished", **self._removed)
 

@@ -199,6 +199,30 @@ def test_unfinished_jobs_count_with_the_mean_cost(wire: Wire) -> None:
 
 
 @on_every_database
+def test_of_two_requests_at_two_gateways_one_gets_the_last_place_in_the_budget(wire: Wire) -> None:
+    gateways = [limited(wire, usd="3") for _ in range(2)]
+    key_id = key_of(gateways[0])
+    for _ in range(2):
+        create_and_run(gateways[0], key_id, 1)
+    for _ in range(3):
+        answers = create_at_once(gateways, key_id, 2)
+        (job,) = [answer for answer in answers if isinstance(answer, Job)]
+        assert [type(answer) for answer in answers if answer is not job] == [SpendingLimit]
+        gateways[1].jobs.cancel(job.id, key_id)
+
+
+@on_every_database
+def test_of_two_requests_at_two_gateways_one_is_the_last_job_of_the_key(wire: Wire) -> None:
+    gateways = [limited(wire, jobs=1) for _ in range(2)]
+    key_id = key_of(gateways[0])
+    for _ in range(3):
+        answers = create_at_once(gateways, key_id, 2)
+        (job,) = [answer for answer in answers if isinstance(answer, Job)]
+        assert [type(answer) for answer in answers if answer is not job] == [TooManyJobs]
+        gateways[1].jobs.cancel(job.id, key_id)
+
+
+@on_every_database
 def test_the_mean_of_the_last_day_counts_on_the_next(wire: Wire) -> None:
     services = limited(wire, usd="4")
     key_id = key_of(services)

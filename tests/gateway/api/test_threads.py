@@ -234,6 +234,7 @@ def test_clients_that_leave_a_strict_wait_cost_their_job_nothing(server: Live, s
     assert "Traceback" not in (server.services.settings.data_dir / "log").read_text()
 
 
+@pytest.mark.slow
 def test_health_responds_while_all_other_threads_are_held(
     server: Live, stack: ExitStack, hold_waiting: Callable[[], list[Future[requests.Response]]]
 ) -> None:
@@ -390,6 +391,7 @@ def test_clients_that_stall_are_cut_off(tmp_path: Path, stack: ExitStack) -> Non
     assert "Traceback" not in (server.services.settings.data_dir / "log").read_text()
 
 
+@pytest.mark.slow
 def test_waiting_requests_return_when_the_server_stops(tmp_path: Path) -> None:
     with live(tmp_path / "data", stop_s=120) as server, ThreadPoolExecutor(1) as pool:
         job, _ = server.claimed_job()
