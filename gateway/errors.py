@@ -5,7 +5,7 @@ RequestError
 ├── MissingScope       SignatureInvalid   NotFound             MethodNotAllowed
 ├── JobFinished        JobNotFinished     JobCancelled         NoWebhook            AttemptSuperseded
 ├── LengthRequired     PayloadTooLarge    UnsupportedMediaType FileNotMedia         RangeNotSatisfiable
-├── ValidationFailed   IdempotencyMismatch    RateLimited      TooManyJobs
+├── ValidationFailed   IdempotencyMismatch    RateLimited      TooManyJobs          TooManyBytes
 └── InternalError      ServiceUnavailable TransfersBusy        StorageLow
 """
 
@@ -58,6 +58,14 @@ class TooManyJobs(RequestError, code="too_many_jobs", status=429):
     """The key has reached its maximum number of unfinished jobs. Try again when some have ended.
 
     Wait until some have ended, or ask the operator to raise MAX_JOBS_PER_KEY.
+    """
+
+
+class TooManyBytes(RequestError, code="too_many_bytes", status=429):
+    """The key's unfinished jobs or its uploads occupy as many bytes as they may; `detail` says which.
+
+    Wait until jobs have ended or uploads were removed, cancel jobs, or ask the operator to raise
+    MAX_PARAMS_BYTES_PER_KEY or MAX_UPLOAD_BYTES_PER_KEY.
     """
 
 

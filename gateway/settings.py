@@ -23,6 +23,8 @@ from wire.envelope import GPU_ENCODER
 
 GB = 1_000_000_000
 DAY_S = 86_400
+# What a form may add to the file in it, and blocks to both.
+FORM_BYTES = 100_000
 DATABASES = ("sqlite", "postgresql", "postgresql+psycopg", "postgresql+psycopg2")
 
 
@@ -158,6 +160,14 @@ class Settings:
         "Where requests are counted: `memory://` in each process, `redis://…` for several gateways together.",
     )
     max_jobs_per_key: int = setting(whole(0, 10_000_000), 5000, "Maximum unfinished jobs of one key.")
+    max_params_bytes_per_key: int = setting(
+        whole(0, 1000 * GB),
+        500_000_000,
+        "Maximum total size of the params of one key's unfinished jobs, which the database holds.",
+    )
+    max_upload_bytes_per_key: int = setting(
+        whole(0, 100_000 * GB), 5 * GB, "Maximum total size of one key's uploads; each counts as at least 4096 bytes."
+    )
     max_waiting_per_key: int = setting(
         whole(0, 128), 0, "Maximum requests of one key that wait for jobs at once. 0: 128, half of all that may."
     )
@@ -247,6 +257,11 @@ def mistakes(settings: Settings) -> list[str]:
     found += ["SECRET_KEY: every key needs at least 32 characters." for key in settings.secret_key if len(key) < 32]
     if settings.default_wait_seconds > settings.max_wait_seconds:
         found.append("DEFAULT_WAIT_SECONDS: must not be more than MAX_WAIT_SECONDS.")
+    # A request of a legal size must fit. Params are stored as ASCII, which may be several times as long as the body.
+    if 0 < settings.max_params_bytes_per_key < 6 * settings.max_body_bytes:
+        found.append("MAX_PARAMS_BYTES_PER_KEY: must be 0 or at least six times MAX_BODY_BYTES.")
+    if 0 < settings.max_upload_bytes_per_key < settings.max_asset_bytes + FORM_BYTES:
+        found.append(f"MAX_UPLOAD_BYTES_PER_KEY: must be 0 or at least MAX_ASSET_BYTES plus {FORM_BYTES}.")
     if settings.job_retention_seconds < max(settings.output_retention_seconds, settings.idempotency_retention_seconds):
         found.append(
             "JOB_RETENTION_SECONDS: must not be less than OUTPUT_RETENTION_SECONDS or IDEMPOTENCY_RETENTION_SECONDS."

@@ -13,6 +13,7 @@ from gateway.access.keys import Keys
 from gateway.access.quotas import Quotas
 from gateway.access.rate_limits import RateLimits
 from gateway.access.thread_limits import ThreadLimits
+from gateway.access.upload_quota import UploadQuota
 from gateway.api.job_document import JobDocuments
 from gateway.api.job_service import Jobs
 from gateway.api.waiting_room import WaitingRoom
@@ -53,6 +54,7 @@ class Services:
     metrics: Metrics
     thread_limits: ThreadLimits
     rate_limits: RateLimits
+    upload_quota: UploadQuota
 
     @classmethod
     def wire(
@@ -90,6 +92,7 @@ class Services:
             metrics=metrics,
             thread_limits=ThreadLimits(settings.threads, settings.max_waiting_per_key),
             rate_limits=RateLimits(settings, clock),
+            upload_quota=UploadQuota(settings, store, storage, clock),
         )
 
 

@@ -35,6 +35,7 @@ MATROSKA = Content("matroska", "a Matroska or WebM file")
 OGG = Content("ogg", "an Ogg file")
 MP4 = Content("mp4", "an MP4 or MOV file")
 AVI = Content("avi", "an AVI video")
+FLV = Content("flv", "an FLV video")
 HTML = Content("html", "an HTML page", is_media=False, is_text=True)
 _HEIC = Content("heic", "an HEIC image")
 _AVIF = Content("avif", "an AVIF image")
@@ -70,7 +71,7 @@ _SIGNATURES: tuple[tuple[bytes, Content], ...] = (
     (b"fLaC", Content("flac", "FLAC audio")),
     (b"OggS", OGG),
     (b"\x1aE\xdf\xa3", MATROSKA),
-    (b"FLV\x01", Content("flv", "an FLV video")),
+    (b"FLV\x01", FLV),
     (b"0&\xb2u\x8ef\xcf\x11", Content("asf", "a Windows Media file")),
     (b"DKIF", Content("ivf", "an IVF video")),
     (b"nut/multimedia container\0", Content("nut", "a NUT file")),
@@ -96,7 +97,8 @@ _IN_RIFF = {
     b"AIFF": _AIFF,
     b"AIFC": _AIFF,
 }
-_SMALL_BOXES, _BOXES = frozenset({b"ftyp", b"wide", b"free", b"skip", b"pnot"}), frozenset({b"moov", b"mdat"})
+_SMALL_BOXES = frozenset({b"ftyp", b"styp", b"sidx", b"wide", b"free", b"skip", b"pnot"})
+_BOXES = frozenset({b"moov", b"moof", b"mdat"})
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))

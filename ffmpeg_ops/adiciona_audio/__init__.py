@@ -4,18 +4,19 @@ The new sound replaces the video's own, or is mixed with it. By default it is cu
 exact length of the video.
 
 - The video stream is copied unchanged where possible. It is encoded only where MP4 players do not know its codec (VP9,
-  MPEG-4 ASP and older ones), where the picture changes its size, where an AVI has B-frames or is cut, where a raw
-  stream has no timestamps, and where `length` is audio and the sound is longer than the video: then the last frame
-  stays on screen until the end. With `encoding` it is also encoded where that names another `codec` or a `quality`, and
-  where a copy would exceed `max_bytes`. A video that is encoded may have up to 4096x2304 pixels, and HDR becomes SDR.
-- Only what an edit list shows is used, and all parts of a joined transport stream. A video that is cut inside a long
-  still frame ends with the sound.
+  MPEG-4 ASP and older ones), where the picture changes its size, where an MP4 or FLV describes its codec more than
+  once, where an AVI has B-frames or is cut, where a raw stream has no timestamps, and where `length` is audio and the
+  sound is longer than the video: then the last frame stays on screen until the end. With `encoding` it is also encoded
+  where that names another `codec` or a `quality`, and where a copy would exceed `max_bytes`. A video that is encoded
+  may have up to 4096x2304 pixels, and HDR becomes SDR.
+- Only what an edit list shows is used, and all parts of a transport stream, WebM or FLV that was joined byte by byte.
+  A video that is cut inside a long still frame ends with the sound.
 - Videos may last up to four hours. Parts of a damaged source that cannot be decoded are counted in `warnings`; the job
   fails when less than 98 % of the frames can be read.
 - The sound becomes AAC, stereo, 48 kHz, 192 kbit/s. A new sound that is already mono or stereo AAC is copied when it
   replaces the old one and nothing but its length is changed.
 - Of several sound tracks in a file the default one is used, or the first that can be decoded, with a warning.
-- A video without sound gets the new one, whatever `mode` says.
+- A video without sound, or whose sound cannot be decoded, gets the new one, whatever `mode` says.
 - Where two sounds are mixed, or the new one is made louder or has more than two channels, peaks are limited to −1 dBFS,
   so that nothing clips.
 """

@@ -154,6 +154,8 @@ def _can_copy_sound(
         return False
     if not {"mov", "aac"} & info.formats or abs(stream.start_s) > 0.001 or sources.original:
         return False
+    if info.changes_description:
+        return False
     if params["volume"] != 1 or params["loudness"] is not None:
         return False
     if any(params[name] for name in ("start", "loop", "fade_in", "fade_out")):

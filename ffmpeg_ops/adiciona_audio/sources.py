@@ -101,7 +101,7 @@ class Sources:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is wrong with the files, as far as they are used, in plain words."""
-        heard = self.info.audio_warnings if self.original else ()
+        heard = self.info.audio_warnings if self.original or not self.info.audio else ()
         return (*self.jumps, *self.info.video_warnings, *heard, *self.audio_info.audio_warnings)
 
     @property

@@ -67,9 +67,9 @@ def copyable(info: MediaInfo, video: VideoStream, shorter: bool) -> bool:
     """Whether MP4 can carry the packets and, for a `shorter` output, whether they can be cut.
 
     AVI stores decoding times, not display times: it can only be copied whole and without B-frames. Raw streams have no
-    times.
+    times. A stream that describes its codec more than once would lose all but the first description.
     """
-    if info.is_raw or (_is_avi(info) and (shorter or video.reordered)):
+    if info.is_raw or info.changes_description or (_is_avi(info) and (shorter or video.reordered)):
         return False
     return video.codec in output.VIDEO_IN_MP4
 

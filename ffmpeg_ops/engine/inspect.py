@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from ffmpeg_ops.engine import ffmpeg, packets, process
+from ffmpeg_ops.engine import ffmpeg, flv, mp4, packets, process
 from ffmpeg_ops.operation import Work
 from wire import sniffing
 from wire.errors import AssetHasNoAudio, AssetInvalid, AssetTooLarge, EncodeFailed
@@ -22,6 +22,7 @@ SOUND_RATES = range(2000, 768_001)  # resampling from a few samples a second tak
 MAX_CHANNELS = 64  # FFmpeg's filters take no more
 _GUESSED = 8  # channels of an unknown layout are taken for the usual one
 MIN_COMPLETE = 0.98  # the share of a damaged file that must be readable
+_MAX_RAW_RATE = 1000  # frames a second
 _ROUNDING_S = 0.1  # how much headers and packets may differ
 _IMAGES = frozenset({"mjpeg", "png", "bmp", "gif", "webp", "tiff"})
 _FIRST_PACKETS = 500  # broadcasts begin in the middle of a group of pictures, and groups may be long
@@ -121,6 +122,8 @@ class MediaInfo:
     video_warnings: tuple[str, ...] = ()
     #: What is wrong with its audio streams.
     audio_warnings: tuple[str, ...] = ()
+    #: Whether a track describes its codec more than once: its packets cannot be copied.
+    changes_description: bool = False
 
     @property
     def is_raw(self) -> bool:
@@ -146,7 +149,7 @@ def probe(path: Path, work: Work) -> MediaInfo:
     shown, missed = _chosen(path, [s for s in streams if _is_video(s)], "video", work)
     heard, unheard = _chosen(path, [s for s in streams if s.get("codec_type") == "audio"], "sound", work)
     video = video_stream(shown) if shown else None
-    duration_s = seconds(raw.get("format", {}))
+    duration_s = _played_s(raw.get("format", {}), streams)
     if video is not None and video.frames and formats == "avi":
         # FFmpeg shortens the length that it states for a file which is cut off
         duration_s = max(duration_s or 0.0, float(video.frames / (video.frame_rate or 1)))
@@ -161,6 +164,8 @@ def probe(path: Path, work: Work) -> MediaInfo:
         streams=tuple(streams),
         video_warnings=missed,
         audio_warnings=unheard,
+        changes_description=("mov" in formats and mp4.changes_description(path))
+        or (formats == "flv" and flv.changes_description(path)),
     )
 
 
@@ -178,6 +183,8 @@ def media_asset(path: Path, name: str, work: Work) -> MediaInfo:
     info = _asset(path, name, "a video or sound", work)
     if info.video is not None:
         return replace(info, video=_checked(path, name, info, info.video, work))
+    if info.audio is None and info.audio_warnings:
+        raise AssetInvalid(f"{name}: the file's sound cannot be decoded.")
     if info.audio is None:
         raise AssetInvalid(f"{name}: the file has neither video nor sound; it is {sniff_file(path).label}.")
     return info
@@ -187,6 +194,8 @@ def _checked(path: Path, name: str, info: MediaInfo, video: VideoStream, work: W
     """The video stream with its length measured where the header says nothing reliable."""
     if video.pixel_format in {"", "unknown"}:  # ffprobe could not decode a single frame
         raise AssetInvalid(f"{name}: the video cannot be decoded.")
+    if info.is_raw and video.frame_rate > _MAX_RAW_RATE:
+        raise AssetInvalid(f"{name}: a raw stream of {float(video.frame_rate):.0f} frames a second is not supported.")
     if video.duration_s is None or info.format == "avi":
         # Matroska states the length of the longest stream, a live recording none, and AVI counts what is missing
         video = replace(video, duration_s=_measured_s(path, name, info, video, work))
@@ -209,6 +218,8 @@ def require_size(stream: VideoStream, name: str) -> None:
 def audio_asset(path: Path, name: str, work: Work) -> tuple[MediaInfo, AudioStream]:
     """Probe the file of param `name` as sound. Raises AssetInvalid or AssetHasNoAudio."""
     info = _asset(path, name, "an audio file", work)
+    if info.audio is None and info.audio_warnings:
+        raise AssetInvalid(f"{name}: the file's sound cannot be decoded.")
     if info.audio is None:
         raise AssetHasNoAudio(f"{name}: the file has no audio track.")
     return info, info.audio
@@ -322,12 +333,15 @@ def _chosen(
     """The stream of a kind that players choose, and a warning where that is not the first choice.
 
     Players prefer the stream marked as default, pass over thumbnails, and take the first one that they can decode:
-    phones put sound in a format that hardly any player knows before AAC. A single stream is taken as it is.
+    phones put sound in a format that hardly any player knows before AAC. A single stream is taken as it is, unless
+    FFmpeg has no decoder for a sound.
     """
     choices = sorted(streams, key=lambda stream: (_is_thumbnail(stream), not _disposition(stream, "default")))
+    form = "sample_fmt" if kind == "sound" else "pix_fmt"
+    if choices and kind == "sound" and not any(stream.get(form) for stream in choices):
+        return None, ("its sound cannot be decoded; it was left out",)
     if len(choices) < 2:
         return (choices[0] if choices else None), ()
-    form = "sample_fmt" if kind == "sound" else "pix_fmt"
     decodable = (s for s in choices if s.get(form) and is_decodable(path, work, str(s["index"])))
     chosen = next(decodable, choices[0])
     if chosen is choices[0]:
@@ -363,9 +377,20 @@ def _rotation(stream: Mapping[str, Any]) -> int:
     return int(next((side for side in sides if side is not None), 0)) % 360
 
 
+def _played_s(container: Mapping[str, Any], streams: list[Mapping[str, Any]]) -> float | None:
+    """The length that the container states, without data that lasts longer: some cameras' timecode takes 12 hours."""
+    played, others, stated_s = [0.0], [0.0], seconds(container)
+    for stream in streams:
+        group = played if stream.get("codec_type") in {"video", "audio"} else others
+        group.append((seconds(stream, "start_time") or 0.0) + (seconds(stream) or 0.0))
+    outlasted = stated_s and 0 < max(played) < max(others) and max(others) > stated_s - _ROUNDING_S
+    return max(played) if outlasted else stated_s
+
+
 def seconds(part: Mapping[str, Any], key: str = "duration") -> float | None:
-    """A time in what ffprobe reports; None where it is unknown."""
-    return packets.number(part.get(key, ""))
+    """A time in what ffprobe reports; None where it is unknown, as in a Windows Media file of less than 0 seconds."""
+    found = packets.number(part.get(key, ""))
+    return None if key == "duration" and found is not None and found < 0 else found
 
 
 def _rate(text: str | None) -> Fraction | None:

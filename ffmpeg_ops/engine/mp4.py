@@ -1,4 +1,7 @@
-"""Reads the header of a finished MP4, because ffprobe would take as long as copying half a minute of video."""
+"""Reads the header of a finished MP4, because ffprobe would take as long as copying half a minute of video.
+
+Of a client's MP4 it reads only what ffprobe does not show: how many descriptions a track has.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from typing import BinaryIO
 
 _HEAD = struct.Struct(">I4s")
 _TO_TABLES = (b"mdia", b"minf", b"stbl")
+_TO_DESCRIPTIONS = frozenset({b"moov", b"trak", *_TO_TABLES})
+_MAX_BOXES = 100_000  # that are read of a file from outside
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,30 @@ def key_packets(path: Path) -> KeyPackets:
         return KeyPackets(tables[b"stsd"], list(places))
     except (struct.error, LookupError, ZeroDivisionError, StopIteration) as error:
         raise ValueError(f"{path.name} has no readable header") from error
+
+
+def changes_description(path: Path) -> bool:
+    """Whether a track of an MP4 describes its codec more than once, as joined recordings do.
+
+    A copy that FFmpeg makes of such a track has the first description only, and cannot be decoded after it ends. Any
+    file may be passed; only the heads of its boxes are read.
+    """
+    with path.open("rb") as file:
+        end = file.seek(0, 2)
+        at = 0
+        for _ in range(_MAX_BOXES):
+            file.seek(at)
+            head = file.read(16)
+            if len(head) < 16:
+                return False
+            size, kind = _HEAD.unpack_from(head)
+            if kind == b"stsd" and struct.unpack_from(">I", head, 12)[0] > 1:
+                return True
+            if size == 1:  # the size of a large box comes after its kind
+                size = struct.unpack_from(">Q", head, 8)[0]
+            # the boxes inside these follow their heads
+            at += _HEAD.size if kind in _TO_DESCRIPTIONS else size or end
+    return False
 
 
 def _places(tables: Mapping[bytes, bytes]) -> Iterator[tuple[int, int]]:

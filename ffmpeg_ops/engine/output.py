@@ -37,14 +37,14 @@ def keep_audio(info: inspect.MediaInfo) -> list[str]:
         return ["-an"]
     channels = f"aformat=channel_layouts={_PLAYED_LAYOUTS}" if info.audio.is_mixable else FIRST_TWO
     aac = ["-af", channels, "-c:a", "aac", "-b:a", str(_aac_rate(info.audio))]
-    return ["-map", f"0:{info.audio.index}", *(["-c:a", "copy"] if _is_played(info.audio) else aac)]
+    return ["-map", f"0:{info.audio.index}", *(["-c:a", "copy"] if _copies_sound(info, info.audio) else aac)]
 
 
 def sound_bytes(source: Path, info: inspect.MediaInfo, length_s: float, work: Work) -> int:
     """The size of the sound that `keep_audio` keeps."""
     if info.audio is None:
         return 0
-    if _is_played(info.audio):
+    if _copies_sound(info, info.audio):
         return bitrate.packet_bytes(source, info.audio.index, work)
     return round(_aac_rate(info.audio) / 8 * (info.audio.duration_s or info.duration_s or length_s))
 
@@ -54,9 +54,10 @@ def _aac_rate(audio: inspect.AudioStream) -> int:
     return max(192_000, 64_000 * audio.channels if audio.is_mixable else 0)
 
 
-def _is_played(audio: inspect.AudioStream) -> bool:
+def _copies_sound(info: inspect.MediaInfo, audio: inspect.AudioStream) -> bool:
     # MP4 cannot describe the low sample rates of MPEG-2.5
-    return audio.codec in _PLAYED_AUDIO and (audio.codec != "mp3" or audio.sample_rate >= 16_000)
+    played = audio.codec in _PLAYED_AUDIO and (audio.codec != "mp3" or audio.sample_rate >= 16_000)
+    return played and not info.changes_description
 
 
 def length_s(info: inspect.MediaInfo, video: inspect.VideoStream) -> float:

@@ -8,8 +8,10 @@ every 10 ms, which a single client with many IPv6 addresses makes expensive.
 from __future__ import annotations
 
 import ipaddress
+import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,6 +31,9 @@ MINUTE_MS = 60_000
 KEPT_S = 120  # longer than the minute, because the clocks of gateways differ
 # Names with a count of their own in one minute; all further names share a count.
 MAX_NAMES = 50_000
+# How many /64 networks of a larger one have a count of their own in one minute; the others share the larger one's. A
+# customer may have a /48 and a provider a /32: neither of them alone can fill the table.
+MAX_SUBNETS = {48: 256, 32: 4096}
 REDIS_TIMEOUT_S = 0.25
 # How long Redis is not used after a failure.
 REDIS_PAUSE_S = 5.0
@@ -55,14 +60,17 @@ class ProcessCounter:
         self._lock = threading.Lock()
         self._minute = 0
         self._counts: dict[str, int] = {}
+        self._subnets: Counter[str] = Counter()  # names that have a count of their own, by the larger network
 
     def add(self, name: str, minute: int) -> int:
         """Count one request and return the new count. Never raises."""
         with self._lock:
             if minute != self._minute:
-                self._minute, self._counts = minute, {}
-            name = self._counted_name(name)
-            self._counts[name] = count = self._counts.get(name, 0) + 1
+                self._minute, self._counts, self._subnets = minute, {}, Counter()
+            counted = self._counted_name(name)
+            if counted == name and name not in self._counts:
+                self._subnets.update([*_larger_networks(name)])
+            self._counts[counted] = count = self._counts.get(counted, 0) + 1
             return count
 
     def get(self, name: str, minute: int) -> int:
@@ -71,8 +79,21 @@ class ProcessCounter:
             return self._counts.get(self._counted_name(name), 0) if minute == self._minute else 0
 
     def _counted_name(self, name: str) -> str:
-        known = name in self._counts or len(self._counts) < MAX_NAMES
-        return name if known else name.partition(":")[0]
+        if name in self._counts:
+            return name
+        for larger, most in _larger_networks(name).items():
+            if self._subnets[larger] >= most:
+                return larger
+        return name if len(self._counts) < MAX_NAMES else name.partition(":")[0]
+
+
+def _larger_networks(name: str) -> dict[str, int]:
+    """The networks of which `name` is a part, smallest first, with the number of parts that are counted apart."""
+    kind, _, who = name.partition(":")
+    if not who.endswith("/64"):
+        return {}
+    address = int.from_bytes(socket.inet_pton(socket.AF_INET6, who.removesuffix("/64")))
+    return {f"{kind}:{address >> (128 - prefix):x}/{prefix}": most for prefix, most in MAX_SUBNETS.items()}
 
 
 class RedisCounter(ProcessCounter):

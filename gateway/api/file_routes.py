@@ -35,6 +35,7 @@ from gateway.errors import (
     ServiceUnavailable,
     SignatureInvalid,
     StorageLow,
+    TooManyBytes,
     TransfersBusy,
     UnsupportedMediaType,
 )
@@ -89,7 +90,7 @@ def blueprint() -> Blueprint:
     @here.route("", methods=["POST"])
     @here.response(201, UploadSchema)
     @here.doc(requestBody=_FILE_OR_FORM)
-    @here.refuses(*_OF_STORING, UnsupportedMediaType, FileNotMedia)
+    @here.refuses(*_OF_STORING, UnsupportedMediaType, FileNotMedia, TooManyBytes)
     def upload() -> dict[str, Any]:
         """Upload a file for use in jobs. The body is the file itself, or a form with one file."""
         return _upload()
@@ -126,7 +127,7 @@ def check_upload(length: int | None) -> int:
         )
     if _is_form() and not form_upload.boundary_of(request.mimetype_params):
         raise BadRequest("The form has no boundary.")
-    if here.storage.free_percent() < here.settings.min_free_disk_percent:
+    if here.store.reserve.is_low() or here.storage.free_percent() < here.settings.min_free_disk_percent:
         raise StorageLow
     return _checked(length, here.settings.max_asset_bytes + (form_upload.MAX_OVERHEAD_BYTES if _is_form() else 0))
 
@@ -162,10 +163,13 @@ def _upload() -> dict[str, Any]:
     key = f"uploads/{g.key_id}/{ids.ulid(now)}"
     client = address_of(request.remote_addr)
     with here.thread_limits.transfers.held(g.key_id, client) as taken:
-        if _is_form():
-            size = _store_form(key, size, taken)
-        else:
-            _store(key, size, taken, sniffed=True)
+        if not taken:
+            raise TransfersBusy
+        with here.upload_quota.counted(key, size):
+            if _is_form():
+                size = _store_form(key, size, taken)
+            else:
+                _store(key, size, taken, sniffed=True)
     expires_at = now + here.settings.upload_retention_seconds * 1000
     # The file is removed when it expires, unless a job needs it. The URL stays valid for all tries of such a job.
     try_ms = (here.settings.queue_limit_seconds + here.settings.job_timeout_seconds) * 1000 + MARGIN_MS
@@ -315,7 +319,7 @@ def _store_form(key: str, length: int, taken: bool) -> int:
     It is copied to the disk first: S3 needs the size before the first byte, and a second file is seen after the last.
     """
     here, boundary = services(), form_upload.boundary_of(request.mimetype_params)
-    chunks, folder = _body(length, taken), here.settings.data_dir
+    chunks, folder = _while_there_is_room(_body(length, taken)), here.settings.data_dir
     with away(here.thread_limits.moving):
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -328,6 +332,14 @@ def _store_form(key: str, length: int, taken: bool) -> int:
         except OSError as error:
             raise StorageUnavailable(f"the disk: {error.strerror}") from error
     return size
+
+
+def _while_there_is_room(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Pass on `chunks`, which go to the disk of DATA_DIR. Raises StorageLow when that is full."""
+    for chunk in chunks:
+        if services().store.reserve.is_low():
+            raise StorageLow
+        yield chunk
 
 
 def _media(chunks: Iterator[bytes]) -> Iterator[bytes]:

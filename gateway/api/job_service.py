@@ -57,7 +57,7 @@ class Jobs:
         """Create and commit a job. With an Idempotency-Key, return the job of the first such request.
 
         Raises IdempotencyMismatch when that request was a different one, StorageLow when the disk is nearly full,
-        TooManyJobs and SpendingLimit when the key has reached a quota.
+        TooManyJobs, TooManyBytes and SpendingLimit when the key has reached a quota.
         """
         now = self._clock.now_ms()
         job = Job(
@@ -70,6 +70,7 @@ class Jobs:
             timeout_s=self._settings.job_timeout_seconds,
             queue_limit_s=self._settings.queue_limit_seconds,
             webhook_url=webhook_url,
+            params_bytes=len(json.dumps(params)),
             reference=reference,
             filename=filename,
             outputs={name: Output(media_type.name) for name, media_type in outputs.items()},
@@ -99,7 +100,7 @@ class Jobs:
         return job
 
     def _check_room(self) -> None:
-        if self._storage.free_percent() < self._settings.min_free_disk_percent:
+        if self._store.reserve.is_low() or self._storage.free_percent() < self._settings.min_free_disk_percent:
             raise StorageLow
 
     def get(self, job_id: str, key_id: str) -> Job:

@@ -57,7 +57,7 @@ def blueprint() -> Blueprint:
         @here.refuses(RateLimited)
         def get(self) -> tuple[dict[str, Any], int]:
             """Check that database, storage and dispatcher work and that a provider can be reached."""
-            checks = {"database": _result(services().store.ping), "dispatcher": _result(_check_dispatcher)}
+            checks = {"database": _result(_check_database), "dispatcher": _result(_check_dispatcher)}
             providers = remote.results()
             checks["storage"] = providers.pop("storage", "not checked yet")
             ready = set(checks.values()) == {"ok"} and "ok" in providers.values()
@@ -100,6 +100,13 @@ class _CheckFailed(Exception):
     """The message is shown to the caller."""
 
 
+def _check_database() -> None:
+    store = services().store
+    store.ping()
+    if store.reserve.is_read_only():
+        raise _CheckFailed("the disk of DATA_DIR is read-only")
+
+
 def _check_dispatcher() -> None:
     here = services()
     if (here.store.lease_expires_at(HEARTBEAT_LEASE) or 0) < here.clock.now_ms():
@@ -108,6 +115,8 @@ def _check_dispatcher() -> None:
 
 def _check_storage() -> None:
     here = services()
+    if here.store.reserve.is_low():
+        raise _CheckFailed("the disk of DATA_DIR is full")
     try:
         here.storage.check()
     except StorageFullError as error:

@@ -22,6 +22,7 @@ from gateway.errors import (
     NotFound,
     SpendingLimit,
     StorageLow,
+    TooManyBytes,
     TooManyJobs,
     ValidationFailed,
 )
@@ -56,6 +57,7 @@ _FIELDS: dict[str, fields.Field[Any]] = {
     "filename": labels.filename(),
 }
 _JOB_OR_PARAMS = {"anyOf": [JobSchema, ValidParamsSchema]}
+_OF_QUOTAS = TooManyJobs, TooManyBytes, SpendingLimit
 _HEADERS = [
     {
         "in": "header",
@@ -91,7 +93,16 @@ def _view(here: Blueprint, operation: Operation) -> Callable[..., Response]:
     @here.doc(summary=summary, description=description)
     @here.response(202, JobSchema, description="The job, accepted")
     @here.alt_response(200, schema=_JOB_OR_PARAMS, description="The finished job; or valid params", success=True)
-    @here.refuses(IdempotencyMismatch, NotFound, StorageLow, TooManyJobs, SpendingLimit, JobCancelled, failed_jobs=True)
+    @here.refuses(
+        IdempotencyMismatch,
+        NotFound,
+        StorageLow,
+        TooManyJobs,
+        TooManyBytes,
+        SpendingLimit,
+        JobCancelled,
+        failed_jobs=True,
+    )
     def view(query: dict[str, Any], body: dict[str, Any]) -> Response:
         return _create(operation, body, query)
 

@@ -27,6 +27,14 @@ def brief(error: SQLAlchemyError) -> str:
     return " ".join(str(error.__cause__ or error).split())
 
 
+def outside_transaction(connection: sa.Connection, statement: str) -> None:
+    """Run a statement that SQLite refuses inside a transaction. Raises sqlalchemy's OperationalError."""
+    try:
+        connection.connection.cursor().execute(statement)
+    except sqlite3.OperationalError as error:
+        raise sa.exc.OperationalError(statement, {}, error) from error
+
+
 def make_engine(
     url: str, pool_size: int = 40, *, statement_s: int = STATEMENT_S, may_create: bool = False
 ) -> sa.Engine:
@@ -72,6 +80,8 @@ def _sqlite(url: str, pool: Mapping[str, Any], may_create: bool) -> sa.Engine:
         connection.isolation_level = None  # _begin begins transactions
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
+        # Debian's default overwrites the pages of deleted params, which takes as much of the journal as they had.
+        connection.execute("PRAGMA secure_delete=FAST")
         # Per connection; the default is 2 MB. The operating system caches the file once for all of them.
         connection.execute(f"PRAGMA cache_size=-{CACHE_KB}")
         record.info["file"] = _file(path)

@@ -37,8 +37,9 @@ class _Write:
 class GroupCommit:
     """Runs writing transactions. On PostgreSQL, which has concurrent writers, each commits alone. Thread-safe."""
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: sa.Engine, make_room: Callable[[Exception], bool] = lambda _: False) -> None:
+        # Called with an error of the database; returns whether the disk was full and has some room now.
+        self._engine, self._make_room = engine, make_room
         self._write_lock = threading.Lock() if engine.dialect.name == "sqlite" else None
         # Waiting writes, and whether one thread leads or is about to.
         self._arrived: deque[_Write] = deque()
@@ -47,14 +48,18 @@ class GroupCommit:
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """Open a transaction that may write. Committed at the end of the block, rolled back if the block raises."""
-        with self._turn(), self._writing() as connection:
-            yield Transaction(connection)
+        try:
+            with self._turn(), self._writing() as connection:
+                yield Transaction(connection)
+        except sa.exc.DBAPIError as error:
+            self._make_room(error)  # the caller cannot be run again, but will try again
+            raise
 
     def together(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in a transaction shared with other callers, and return its result after the commit.
 
-        If one of them raises, the transaction is rolled back and each is run again on its own. So `work` may have no
-        effects outside its transaction.
+        If one of them raises, the transaction is rolled back and each is run again on its own. If the disk is full, all
+        are run again with the space that is kept for this. So `work` may have no effects outside its transaction.
         """
         result: T = self.share(_each, work)
         return result
@@ -124,7 +129,7 @@ class GroupCommit:
             self._arrived.clear()
             return batch
 
-    def _carry_out(self, batch: list[_Write]) -> None:
+    def _carry_out(self, batch: list[_Write], *, again: bool = True) -> None:
         try:
             with self._writing() as connection:
                 for do in dict.fromkeys(write.do for write in batch):
@@ -133,6 +138,14 @@ class GroupCommit:
                     for write, result in zip(alike, results, strict=True):
                         write.result = result
         except Exception as error:
+            if again and self._make_room(error):
+                # New jobs must not take the space that is kept for ending others.
+                alike = [write for write in batch if write.do is _each]
+                if alike:
+                    self._carry_out(alike, again=False)
+                for write in batch:
+                    write.error = write.error if write.do is _each else error
+                return
             if len(batch) > 1 and not isinstance(error, _DATABASE_FAILED):
                 for one in batch:  # only one of them caused the error
                     self._carry_out([one])

@@ -54,6 +54,8 @@ class Usage:
 
     #: Number of its jobs that have not ended.
     unfinished: int
+    #: Total size of their params.
+    params_bytes: int
     #: Cost of its attempts that ended today (UTC), in nano-dollars.
     today_nano: int
     #: Mean cost of an attempt on the last day on which one ended, in nano-dollars; 0 if unknown.

@@ -31,10 +31,10 @@ def read_api_keys(connection: sa.Connection) -> list[ApiKey]:
 
 
 def read_usage(connection: sa.Connection, key_id: str, now: int) -> Usage:
-    unfinished, day, cost_nano, ended = connection.execute(USAGE, {"row_id": key_id}).one()
+    unfinished, params_bytes, day, cost_nano, ended = connection.execute(USAGE, {"row_id": key_id}).one()
     if not ended:
-        return Usage(unfinished, 0, 0)
-    return Usage(unfinished, cost_nano if day == now // DAY_MS else 0, cost_nano // ended)
+        return Usage(unfinished, params_bytes, 0, 0)
+    return Usage(unfinished, params_bytes, cost_nano if day == now // DAY_MS else 0, cost_nano // ended)
 
 
 def to_job(row: Mapping[Any, Any]) -> Job:

@@ -27,13 +27,14 @@ def due(table: Table) -> sa.ColumnElement[bool]:
 
 
 def usage_of_key() -> sa.Select[Any]:
-    """One row: unfinished jobs, and day, cost and attempts of the newest row of `spending`."""
-    unfinished = sa.select(sa.func.count()).where(jobs.c.key_id == ROW_ID, UNFINISHED).scalar_subquery()
+    """One row: unfinished jobs, size of their params; day, cost and attempts of the newest row of `spending`."""
+    size = sa.cast(sa.func.coalesce(sa.func.sum(jobs.c.params_bytes), 0), sa.BigInteger)
+    counts = sa.func.count().label("jobs"), size.label("params_bytes")
+    unfinished = sa.select(*counts).where(jobs.c.key_id == ROW_ID, UNFINISHED).subquery()
     of_key = sa.select(spending).where(spending.c.key_id == ROW_ID)
     newest = of_key.order_by(spending.c.day.desc()).limit(1).subquery()
-    always = sa.select(sa.literal(1).label("one")).subquery()
-    columns = unfinished, newest.c.day, newest.c.cost_nano, newest.c.attempts
-    return sa.select(*columns).select_from(always.outerjoin(newest, sa.true()))
+    columns = *unfinished.c, newest.c.day, newest.c.cost_nano, newest.c.attempts
+    return sa.select(*columns).select_from(unfinished.outerjoin(newest, sa.true()))
 
 
 # Used by every request, round and step: building a statement takes longer than running it.

@@ -12,8 +12,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from common.clock import DAY_MS
+from gateway.db.engine import outside_transaction
 from gateway.db.group_commit import GroupCommit
 from gateway.db.records import ApiKey, Unfinished, Usage
+from gateway.db.reserve import Reserve
 from gateway.db.rows import read_api_keys, read_attempt, read_job, read_usage, to_attempt, to_job, to_webhook
 from gateway.db.statements import DUE_TRIED, DUE_UNTRIED, DUE_WEBHOOKS, JOB, KEY_BY_HASH, NEXT_DUE_AT, PARAMS, SPENT
 from gateway.db.tables import api_keys, attempts, idempotency, job_params, jobs, leases, spending, webhooks
@@ -31,7 +33,8 @@ class Store:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
-        self._writers = GroupCommit(engine)
+        self.reserve = Reserve.of(engine)
+        self._writers = GroupCommit(engine, self.reserve.give_up)
         self.transaction, self.together = self._writers.transaction, self._writers.together
 
     def rows(self, query: sa.Executable, values: Mapping[str, Any] | None = None) -> Sequence[sa.RowMapping]:
@@ -58,6 +61,15 @@ class Store:
     def params(self, job_id: str) -> Mapping[str, Any]:
         """The job's params as the client set them; empty when there is no such job."""
         return self.scalar(PARAMS, {"row_id": job_id}) or {}
+
+    def checkpoint(self) -> None:
+        """Copy SQLite's write-ahead log into the database's file, as far as no reader needs it, without waiting.
+
+        The log keeps its size: on a full disk, it is the room in which jobs end.
+        """
+        if self._engine.dialect.name == "sqlite":
+            with self._engine.connect() as connection:
+                outside_transaction(connection, "PRAGMA wal_checkpoint(PASSIVE)")
 
     def ping(self) -> None:
         """Query the database. Raises sqlalchemy's errors if it does not respond."""

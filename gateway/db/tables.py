@@ -58,6 +58,7 @@ jobs = Table(
     Column("queue_limit_s", sa.Integer, nullable=False),
     Column("request_id", sa.String(64)),
     Column("webhook_url", sa.Text),
+    Column("params_bytes", sa.Integer, nullable=False),
     Column("reference", sa.String(MAX_REFERENCE)),
     Column("filename", sa.String(MAX_FILENAME)),
     Column("progress", sa.Float, nullable=False),
@@ -83,7 +84,15 @@ jobs = Table(
     sa.Index("jobs_by_operation", "key_id", "operation", "id"),
     sa.Index("jobs_by_reference", "key_id", "reference", "id"),
     sa.Index("jobs_due", "next_at"),
-    sa.Index("jobs_unfinished", "key_id", "finished_at", sqlite_where=UNFINISHED, postgresql_where=UNFINISHED),
+    # With the bytes, so that a key's jobs are counted and their params summed without reading a row.
+    sa.Index(
+        "jobs_unfinished",
+        "key_id",
+        "finished_at",
+        "params_bytes",
+        sqlite_where=UNFINISHED,
+        postgresql_where=UNFINISHED,
+    ),
     # These two stay small: most jobs have ended, and most of the others are at a provider.
     sa.Index("jobs_untried", "next_at", "key_id", sqlite_where=UNTRIED, postgresql_where=UNTRIED),
     sa.Index("jobs_waiting", "status", "id", sqlite_where=WAITING, postgresql_where=WAITING),
@@ -117,6 +126,25 @@ attempts = Table(
     Column("gpu_failure", ForeignText),
     Column("running_at", sa.BigInteger),
     Column("cost_nano", sa.BigInteger),
+)
+
+# Uploads that are stored or being stored. A row is committed before its file is written, and deleted after it.
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", ID_TYPE, primary_key=True),
+    Column("key_id", ID_TYPE, nullable=False),
+    Column("size_bytes", sa.BigInteger, nullable=False),
+    Column("check_at", sa.BigInteger, nullable=False),
+    sa.Index("uploads_to_check", "check_at"),
+)
+
+# The sums of the rows of `uploads`: a key may have millions.
+upload_totals = Table(
+    "upload_totals",
+    metadata,
+    Column("key_id", ID_TYPE, primary_key=True),
+    Column("size_bytes", sa.BigInteger, nullable=False),
 )
 
 idempotency = Table(

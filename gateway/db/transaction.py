@@ -141,10 +141,7 @@ class Transaction:
 
     def spend(self, key_id: str, cost_nano: int, now: int) -> None:
         """Add the cost of one attempt to what the key has spent today."""
-        row = {"key_id": key_id, "day": now // DAY_MS, "cost_nano": cost_nano, "attempts": 1}
-        insert = self._dialect.insert(spending).values(**row)
-        added = {name: spending.c[name] + row[name] for name in ("cost_nano", "attempts")}
-        self.connection.execute(insert.on_conflict_do_update(index_elements=["key_id", "day"], set_=added))
+        self.add_up(spending, {"key_id": key_id, "day": now // DAY_MS}, {"cost_nano": cost_nano, "attempts": 1})
 
     def forget_spending(self, now: int) -> None:
         """Delete the days before today, except each key's newest, from which the cost of an attempt is estimated."""
@@ -247,6 +244,19 @@ class Transaction:
             self.connection.execute(leases.update().where(leases.c.name == name).values(expires_at=until))
         since = self.connection.execute(sa.select(leases.c.holder).where(leases.c.name == name)).scalar_one()
         return int(since)
+
+    def add_up(
+        self,
+        table: Table,
+        key: Mapping[str, Any],
+        amounts: Mapping[str, int],
+        where: sa.ColumnElement[bool] | None = None,
+    ) -> bool:
+        """Insert the row, or add `amounts` to the one with this key if it meets `where`. Return whether it was."""
+        added = {name: table.c[name] + amount for name, amount in amounts.items()}
+        insert = self._dialect.insert(table).values(**key, **amounts)
+        query = insert.on_conflict_do_update(index_elements=list(key), set_=added, where=where)
+        return self.connection.execute(query.execution_options(preserve_rowcount=True)).rowcount == 1
 
     def upsert(
         self, table: Table, values: Mapping[str, Any], *key: str, where: sa.ColumnElement[bool] | None = None

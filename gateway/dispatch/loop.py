@@ -117,9 +117,16 @@ class Dispatcher:
     def _failed(self, error: Exception, failures: int) -> None:
         self._listening_since = self._beat_at = None  # workers could not report in this time
         if isinstance(error, SQLAlchemyError):
-            log.error("dispatcher.database_failed", reason=brief(error), failures=failures)
+            reason = "the disk is read-only" if self._store.reserve.is_read_only() else brief(error)
+            log.error("dispatcher.database_failed", reason=reason, failures=failures)
         else:
             log.exception("dispatcher.tick_failed", failures=failures)
+        if self._store.reserve.is_low() and not self._is_doing(CLEAN_UP_LEASE):
+            # The lease could not be written. Files are removed without it: several gateways may clean up at once.
+            self._doing[CLEAN_UP_LEASE] = self._pool.submit(self._clean_up)
+
+    def _is_doing(self, chore: str) -> bool:
+        return chore in self._doing and not self._doing[chore].done()
 
     def tick(self) -> int:
         """Start due webhooks, and a step for every due job while threads are free. Return the number of steps."""
@@ -189,7 +196,7 @@ class Dispatcher:
                 log.warning("clock.was_set_back")
             tx.hold(HEARTBEAT_LEASE, self._id, now, now + HEARTBEAT_MS)
             since = tx.hold_shared(LISTENING_LEASE, now, now + HEARTBEAT_MS)
-            free = [name for name in self._chores if name not in self._doing or self._doing[name].done()]
+            free = [name for name in self._chores if not self._is_doing(name)]
             # A chore that hangs loses its lease, so that another gateway can take over.
             held = [name for name in free if tx.hold(name, self._id, now, now + CHORE_MS)]
         if self._listening_since is None:  # a quick restart leaves no gap

@@ -59,6 +59,8 @@ class Job:
     request_id: str | None = None
     #: Where its end is reported.
     webhook_url: str | None = None
+    #: Size of its params as JSON. They are dropped when it ends.
+    params_bytes: int = 0
     #: The client's own id or label of it, which is shown and never interpreted. At most MAX_REFERENCE characters.
     reference: str | None = None
     #: The name for its downloads, without a folder, with or without an extension. At most MAX_FILENAME characters.

@@ -15,6 +15,13 @@ _ULID = "[0-7][0-9A-HJKMNP-TV-Z]{25}"
 _EXTENSION = "|".join(media_type.extension for media_type in MEDIA_TYPES.values())
 _OUTPUT = rf"outputs/job_{_ULID}/att_{_ULID}/{OUTPUT_NAME.pattern}\.(?:{_EXTENSION})"
 KEY = re.compile(rf"{_OUTPUT}|uploads/key_{_ULID}/{_ULID}")
+# Space that a file takes at least.
+BLOCK_BYTES = 4096
+
+
+def kept_free(disk_bytes: int) -> int:
+    """How much of a disk of this size new jobs and files leave free: room for ending jobs and cleaning up."""
+    return min(16_000_000, disk_bytes // 20)
 
 
 def mime_of(key: str) -> str:

@@ -7,6 +7,7 @@ all: it is written under another name, flushed to the disk, and renamed.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import stat
@@ -20,14 +21,14 @@ from urllib.parse import quote
 from common.clock import Clock
 from gateway.settings import Settings
 from gateway.signing import Signer
-from gateway.storage import KEY, StorageFullError, StorageUnavailable
+from gateway.storage import KEY, StorageFullError, StorageUnavailable, kept_free
 from wire.envelope import Upload
 
 _FOLDERS = ("outputs", "uploads")
 _PART = ".part-"
 _PUBLISHED = 0o644
-# An incomplete file that has not changed for this long is a leftover: clients that stall are cut off much earlier.
-HALF_WRITTEN_MS = 3600 * 1000
+# An incomplete file that no process holds is a leftover, unless it was created just now and is not locked yet.
+HALF_WRITTEN_MS = 10_000
 
 # Held while a folder is created or removed: an empty folder may be one that a transfer is about to use.
 _folders = threading.Lock()
@@ -74,7 +75,8 @@ class LocalStorage:
         for folder in self._places():
             for path in (folder / name for name in _names(folder) if name.startswith(_PART)):
                 with suppress(FileNotFoundError):  # it was just finished
-                    if self._clock.now_ms() - path.stat().st_mtime * 1000 > HALF_WRITTEN_MS:
+                    old = self._clock.now_ms() - path.stat().st_mtime * 1000 > HALF_WRITTEN_MS
+                    if old and not _is_held(path):
                         path.unlink(missing_ok=True)
             self._remove_empty(folder)
         for job in _folders_in(self._root / "outputs"):
@@ -122,14 +124,26 @@ class LocalStorage:
         with _disk():
             self._make_root()
             try:
-                _write_whole(path, chunks)
+                _write_whole(path, self._while_there_is_room(chunks, size_bytes))
             except BaseException:
                 self._remove_empty(path.parent)
                 raise
 
+    def _while_there_is_room(self, chunks: Iterable[bytes], size_bytes: int) -> Iterator[bytes]:
+        self._check_room(size_bytes)
+        for chunk in chunks:
+            self._check_room(len(chunk))  # other files grow too
+            yield chunk
+
+    def _check_room(self, size_bytes: int) -> None:
+        usage = shutil.disk_usage(self._root)
+        if usage.free - size_bytes < kept_free(usage.total):
+            raise StorageFullError
+
     def check(self) -> None:
         with _disk():
             self._make_root()
+            self._check_room(0)
             with tempfile.TemporaryFile(dir=self._root, buffering=0) as file:
                 file.write(b"reelay")
 
@@ -144,7 +158,7 @@ class LocalStorage:
         """Create the root folder without its parents: if DATA_DIR is missing, its disk may not be mounted."""
         if not self._root.is_dir():
             self._root.mkdir(exist_ok=True)
-            _sync_folder(self._root.parent)
+            sync_folder(self._root.parent)
 
     def _url(self, base: str, method: str, key: str, expires_at: int, max_bytes: int) -> str:
         signature = self._signer.sign(_purpose(key), [method, expires_at, max_bytes])
@@ -172,7 +186,7 @@ def _make_folder(folder: Path) -> None:
         return
     _make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
+    sync_folder(folder.parent)
 
 
 def _names(folder: Path) -> list[str]:
@@ -197,13 +211,25 @@ def _remove_if_empty(folder: Path) -> bool:
     return True
 
 
+def _is_held(path: Path) -> bool:
+    """Whether a process, this or another one, is writing the incomplete file. A lock ends with its process."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def _begin(folder: Path) -> tuple[int, str]:
-    """Create and open a file in `folder`. Return its descriptor and its path."""
+    """Create, open and lock a file in `folder`. Return its descriptor and its path."""
     while True:
         with _folders:
             try:
                 _make_folder(folder)
-                return tempfile.mkstemp(prefix=_PART, dir=folder)
+                handle, name = tempfile.mkstemp(prefix=_PART, dir=folder)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                return handle, name
             except FileNotFoundError:
                 continue  # another process has just removed the folder as empty
 
@@ -216,14 +242,15 @@ def _write_whole(path: Path, chunks: Iterable[bytes]) -> None:
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
-        _sync_folder(path.parent)
+            os.replace(name, path)
+        sync_folder(path.parent)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Wait until the names of the files in the folder are on the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

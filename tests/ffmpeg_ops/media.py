@@ -150,6 +150,59 @@ def with_tracks(media: Media, default: int, *unknown: int) -> Path:
     return path
 
 
+def described_twice(media: Media) -> Path:
+    """An MP4 whose second half, of 25 frames like the first, is encoded and described differently."""
+    plain = "-f lavfi -i testsrc2=size=96x64:rate=25:duration=1 -c:v libx264 -bf 0 -pix_fmt yuv420p"
+    first, second = (
+        media.made(f"half-{i}.mp4", f"{plain} -x264-params {params}").read_bytes()
+        for i, params in enumerate(("cabac=0:ref=1:8x8dct=0", "cabac=1:ref=4"))
+    )
+    tables = [dict(boxes(_inside(content))) for content in (first, second)]
+    samples = [dict(boxes(content))[b"mdat"] for content in (first, second)]
+    at = first.index(b"mdat") + 4
+    stbl = {
+        b"stsd": struct.pack(">II", 0, 2) + tables[0][b"stsd"][8:] + tables[1][b"stsd"][8:],
+        b"stts": struct.pack(">4I", 0, 1, 50, 512),
+        b"stss": struct.pack(">4I", 0, 2, 1, 26),
+        b"stsc": struct.pack(">8I", 0, 2, 1, 25, 1, 2, 25, 2),
+        b"stsz": struct.pack(">3I", 0, 0, 50) + tables[0][b"stsz"][12:] + tables[1][b"stsz"][12:],
+        b"stco": struct.pack(">4I", 0, 2, at, at + len(samples[0])),
+    }
+    path = media.folder / "described-twice.mp4"
+    path.write_bytes(
+        first[: at - 8]
+        + _box(b"mdat", b"".join(samples))
+        + _box(b"moov", _with_tables(dict(boxes(first))[b"moov"], stbl))
+    )
+    return path
+
+
+def _box(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I4s", len(body) + 8, kind) + body
+
+
+def _inside(content: bytes) -> bytes:
+    for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
+        content = dict(boxes(content))[kind]
+    return content
+
+
+def _with_tables(content: bytes, stbl: dict[bytes, bytes]) -> bytes:
+    """The content of a box with other tables, without its edit list, and as its media's length two seconds."""
+    made = b""
+    for kind, body in boxes(content):
+        if kind in {b"trak", b"mdia", b"minf"}:
+            body = _with_tables(body, stbl)
+        elif kind == b"stbl":
+            body = b"".join(_box(name, table) for name, table in stbl.items())
+        elif kind == b"mdhd":
+            body = body[:16] + struct.pack(">I", 2 * 12800) + body[20:]
+        elif kind == b"mvhd":
+            body = body[:16] + struct.pack(">I", 2000) + body[20:]
+        made += b"" if kind == b"edts" else _box(kind, body)
+    return made
+
+
 def recorded(media: Media, channels: int, seconds: float = 1.0) -> Path:
     """A WAV whose header does not say where its channels belong: 500 Hz in the first, 1300 Hz in the others."""
     times = np.arange(round(48000 * seconds)) / 48000

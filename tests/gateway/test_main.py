@@ -13,6 +13,7 @@ import pytest
 from gateway.__main__ import prepare
 from gateway.settings import Settings
 from tests.conftest import ROOT
+from tests.small_disk import small_disk
 
 SERVE = ("gateway",)
 KEYS = ("flask", "--app", "gateway", "keys", "list")
@@ -49,6 +50,37 @@ def test_a_database_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     done = run(tmp_path, SERVE, PROVIDERS="local", DATABASE_URL="sqlite:////dev/null/x.db")
     assert done.returncode == 1
     assert done.stderr == "The database cannot be used: unable to open database file\n"
+
+
+@pytest.mark.slow
+def test_a_read_only_data_folder_is_one_line(tmp_path: Path) -> None:
+    data, settings = tmp_path / "data", {"PROVIDERS": "local"}
+    with small_disk(data, "8m"):
+        prepare(Settings(providers=("local",), data_dir=data))
+        subprocess.run(["mount", "-o", "remount,ro", data], check=True)
+        for words in (SERVE, KEYS):
+            done = run(tmp_path, words, **settings)
+            assert done.returncode == 1
+            assert (
+                done.stderr.strip().removeprefix("Error: ")
+                == f"Wrong settings: DATA_DIR: {data} cannot be used: Read-only file system."
+            )
+
+
+@pytest.mark.slow
+def test_a_read_only_database_is_one_line(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    prepare(Settings(providers=("local",), data_dir=data))
+    file = data / "reelay.db"
+    if subprocess.run(["mount", "--bind", file, file], capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", file], check=True)
+        done = run(tmp_path, SERVE, PROVIDERS="local", X_API_KEY="a key of the operator's own")
+    finally:
+        subprocess.run(["umount", "--lazy", file], check=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("The database cannot be used: ") and done.stderr.count("\n") == 1, done.stderr
 
 
 def test_no_connection_is_open_when_the_server_forks(settings: Settings) -> None:

@@ -72,10 +72,13 @@ def test_mistakes_between_settings_are_reported_together(tmp_path: Path) -> None
         default_wait_seconds=91,
         max_wait_seconds=90,
         job_retention_seconds=86_399,
+        max_params_bytes_per_key=5_999_999,
+        max_upload_bytes_per_key=100_099_999,
     )
     with pytest.raises(SettingsError) as caught:
         create_app(settings)
     names = ("'runpot'", "SECRET_KEY", "DEFAULT_WAIT_SECONDS", "JOB_RETENTION_SECONDS")
+    names += ("MAX_PARAMS_BYTES_PER_KEY", "MAX_UPLOAD_BYTES_PER_KEY")
     assert all(name in str(caught.value) for name in names)
     assert "short" not in str(caught.value).replace("shorter", "")
 
@@ -119,7 +122,7 @@ RUNPOD = {"providers": ("runpod",), "parts": (RunPodSettings("k", "e"),)}
 
 def test_s3_needs_its_settings_and_has_limits() -> None:
     check(Settings(providers=("local",), **S3))
-    week = {"max_asset_bytes": 5_000_000_001, "queue_limit_seconds": 604_800}
+    week = {"max_asset_bytes": 5_000_000_001, "queue_limit_seconds": 604_800, "max_upload_bytes_per_key": 0}
     with pytest.raises(SettingsError) as caught:
         check(Settings(providers=("local",), storage="s3", **week))
     names = ("S3_BUCKET", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY", "MAX_ASSET_BYTES", "QUEUE_LIMIT_SECONDS")

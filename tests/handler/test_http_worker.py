@@ -456,6 +456,7 @@ def test_the_real_server_refuses_large_bodies_and_unsent_ones_block_no_other_cal
         assert served.call("GET", "/health", headers={}).status_code == 401
 
 
+@pytest.mark.slow
 def test_behind_tls_unauthorized_calls_are_refused_unread_and_block_no_other(
     settings: Settings, tmp_path: Path
 ) -> None:

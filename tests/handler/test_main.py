@@ -168,6 +168,7 @@ def test_a_failing_test_input_exits_1_with_the_error(
     assert "s3cret" not in said
 
 
+@pytest.mark.slow
 def test_the_test_input_of_the_repository_works(settings: Settings, tmp_path: Path, files: FileServer) -> None:
     given = (ROOT / "test_input.json").read_text()
     assert "http://127.0.0.1:8765/" in given

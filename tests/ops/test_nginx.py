@@ -120,7 +120,7 @@ def assert_refused(response: requests.Response, error: type[RequestError]) -> No
     assert (response.status_code, response.headers["Content-Type"]) == (error.status, "application/problem+json")
     problem = response.json()
     assert (problem["code"], problem["type"]) == (error.code, f"/errors/{error.code}")
-    assert (problem["status"], bool(problem["title"])) == (error.status, True)
+    assert (problem["status"], problem["title"]) == (error.status, error.text)
 
 
 def test_an_upload_reaches_the_gateway_when_it_is_complete(front: Live, folder: Path) -> None:

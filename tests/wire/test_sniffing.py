@@ -98,6 +98,8 @@ def test_a_file_that_only_begins_like_media_is_none(content: bytes) -> None:
         (b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif", "an AVIF image"),
         (b"\0\0\0\x18ftypavif\0\0\0\0avifmif1", "an AVIF image"),
         (b"\0\0\0\x18ftypqt  ", "an MP4 or MOV file"),
+        (b"\0\0\0\x18stypmsdh", "an MP4 or MOV file"),
+        (b"\0\0\2\x18moof\0\0\0\x10mfhd", "an MP4 or MOV file"),
         ("\ufeff<html>".encode(), "an HTML page"),
         ("\ufeff#EXTM3U".encode(), "a playlist"),
     ],

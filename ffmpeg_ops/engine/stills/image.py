@@ -130,10 +130,14 @@ def _exif(image: Image.Image) -> Image.Exif:
     """The tags of EXIF. Pillow adds the orientation of XMP, which browsers do not obey."""
     for name in ("xmp", "XML:com.adobe.xmp"):
         image.info.pop(name, None)
-    if not (content := image.info.get("exif")):
-        return image.getexif()
     exif = Image.Exif()
-    exif.load(content)
+    try:
+        if not (content := image.info.get("exif")):
+            return image.getexif()
+        exif.load(content)
+        exif.get(_ORIENTATION)
+    except Exception:  # Pillow raises many kinds; pixels do not need damaged tags
+        return Image.Exif()
     return exif
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from sqlalchemy.exc import DBAPIError
 
-from gateway.db.engine import make_engine
+from gateway.db.engine import make_engine, outside_transaction
+from gateway.db.reserve import Reserve
 from gateway.settings import Settings
 
 _LOCK_NUMBER = 7_302_533  # arbitrary but fixed: PostgreSQL's advisory locks are numbered
@@ -24,19 +26,28 @@ def migrate(settings: Settings) -> None:
     engine = make_engine(settings.database, pool_size=2, statement_s=0, may_create=True)
     try:
         with _locked(settings, engine):
-            if engine.dialect.name == "sqlite":
-                with engine.connect() as connection:
-                    # Stored in the file, the first one only if it is new: deleted rows then give their space back.
-                    # Processes that switch a new file at the same time get "database is locked".
-                    connection.connection.cursor().execute("PRAGMA auto_vacuum=INCREMENTAL")
-                    connection.connection.cursor().execute("PRAGMA journal_mode=WAL")
-            config = Config()
-            config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
-            with engine.begin() as connection:
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+            try:
+                _upgrade(engine)
+            except DBAPIError as error:
+                if not Reserve.of(engine).give_up(error):
+                    raise
+                _upgrade(engine)  # with the space that is kept for a full disk
     finally:
         engine.dispose()
+
+
+def _upgrade(engine: sa.Engine) -> None:
+    if engine.dialect.name == "sqlite":
+        with engine.connect() as connection:
+            # Stored in the file, the first one only if it is new: deleted rows then give their space back.
+            # Processes that switch a new file at the same time get "database is locked".
+            outside_transaction(connection, "PRAGMA auto_vacuum=INCREMENTAL")
+            outside_transaction(connection, "PRAGMA journal_mode=WAL")
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
 
 
 @contextmanager

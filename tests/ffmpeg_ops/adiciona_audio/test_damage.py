@@ -155,6 +155,7 @@ def test_a_broadcast_that_begins_between_key_frames_is_copied(media: Media, work
     assert stats["encoder"] == "copy" and errors(stats) > 0
 
 
+@pytest.mark.slow
 def test_sources_without_damage_have_no_warnings(media: Media, work: VideoWork) -> None:
     whole = media.made("whole-plain.webm", VP9)
     assert "warnings" not in add(work, whole, media.tone(2.0, "mp3"))

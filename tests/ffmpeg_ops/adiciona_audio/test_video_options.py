@@ -16,7 +16,16 @@ import pytest
 
 from ffmpeg_ops.adiciona_audio.video_options import Cut, Packet, cut
 from tests.ffmpeg_ops.adiciona_audio.listen import add, length_s
-from tests.ffmpeg_ops.media import Media, VideoWork, ffmpeg, frame_count, frames, psnr, stream
+from tests.ffmpeg_ops.media import (
+    Media,
+    VideoWork,
+    described_twice,
+    ffmpeg,
+    frame_count,
+    frames,
+    psnr,
+    stream,
+)
 
 slow = partial(pytest.param, marks=pytest.mark.slow)
 B_FRAMES = "-c:v libx264 -preset veryfast -bf 3 -x264-params b-adapt=0:b-pyramid=normal:keyint=50 -pix_fmt yuv420p"
@@ -212,6 +221,21 @@ def test_a_copied_video_has_one_size(changes: bool, container: str, codec: str, 
     assert len(shown) == stats["frames"] == 50
     assert (shown[40, 32, 5] < 40 < 200 < shown[40, 32, 48]) if changes else (shown[40] > 200).all()
     assert work.shares == sorted(work.shares) and work.shares[-1] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("container", ["mp4", "flv"])
+def test_a_video_that_is_described_twice_is_encoded(container: str, media: Media, work: VideoWork) -> None:
+    """A copy has the first description only: its second half could not be decoded."""
+    video = described_twice(media)
+    if container == "flv":
+        halves = [media.made(f"half-{i}.flv", f"-i half-{i}.mp4 -c copy -output_ts_offset {i}") for i in range(2)]
+        video = media.folder / "described-twice.flv"
+        video.write_bytes(halves[0].read_bytes() + halves[1].read_bytes()[13:])
+    stats = add(work, video, media.tone(1.0))
+    assert stats["frames"] == 50 and stats["duration_s"] == pytest.approx(2, abs=0.05)
+    for shown, half in zip((frames(work.video)[:25], frames(work.video)[25:]), range(2), strict=True):
+        assert psnr(shown, frames(media.folder / f"half-{half}.mp4")) > 25
 
 
 def sizes(path: Path) -> list[dict[str, Any]]:

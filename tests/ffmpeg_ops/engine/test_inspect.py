@@ -83,7 +83,6 @@ def test_any_file_with_sound_is_audio_and_cover_art_is_no_video(media: Media, wo
         (0, (0,), 2, "sound track 1 cannot be decoded; track 2 was used"),
         (0, (0, 1), 3, "sound track 1 cannot be decoded; track 3 was used"),
         (2, (2,), 1, "sound track 3 cannot be decoded; track 1 was used"),
-        (1, (0, 1, 2), 2, None),
     ],
 )
 def test_the_default_track_comes_first_then_the_first_that_can_be_decoded(
@@ -92,6 +91,38 @@ def test_the_default_track_comes_first_then_the_first_that_can_be_decoded(
     info, audio = inspect.audio_asset(with_tracks(media, default, *unknown), "url_audio", work)
     assert audio.channels == channels
     assert info.audio_warnings == ((f"url_audio: {said}",) if said else ())
+
+
+def test_sound_that_cannot_be_decoded_is_as_none(media: Media, work: Work) -> None:
+    """Players show the picture alone."""
+    path = with_tracks(media, 1, 0, 1, 2)
+    info, _ = inspect.video_asset(path, "url_video", work)
+    assert info.audio is None
+    assert info.audio_warnings == ("url_video: its sound cannot be decoded; it was left out",)
+    with pytest.raises(AssetInvalid, match="url_audio: the file's sound cannot be decoded"):
+        inspect.audio_asset(path, "url_audio", work)
+
+
+def test_data_that_outlasts_picture_and_sound_does_not_count(media: Media, work: Work) -> None:
+    (media.folder / "minutes.srt").write_text("1\n00:00:00,000 --> 00:30:00,000\nlong\n")
+    path = media.made("minutes.mp4", f"-i {media.video().name} -i minutes.srt -c copy -c:s mov_text")
+    info, video = inspect.video_asset(path, "url_video", work)
+    assert info.duration_s == pytest.approx(1, abs=0.05) and video.duration_s == pytest.approx(1, abs=0.05)
+
+
+def test_a_windows_media_file_without_a_length_is_measured(media: Media, work: Work) -> None:
+    content = media.made("live.wmv", f"-i {media.video().name} -c:v wmv2 -c:a wmav2").read_bytes()
+    at = content.index(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")) + 64  # in the header of the file
+    path = media.folder / "zero.wmv"
+    path.write_bytes(content[:at] + bytes(16) + content[at + 16 :])
+    assert inspect.video_asset(path, "url_video", work)[1].duration_s == pytest.approx(1, abs=0.05)
+
+
+def test_a_raw_stream_of_an_absurd_rate_is_refused(media: Media, work: Work) -> None:
+    to_raw = "-c copy -bsf:v h264_mp4toannexb,h264_metadata=tick_rate=2000000"
+    path = media.made("absurd.h264", f"-i {media.video(audio=False).name} {to_raw}")
+    with pytest.raises(AssetInvalid, match="url_video: a raw stream of 1000000 frames a second"):
+        inspect.video_asset(path, "url_video", work)
 
 
 @pytest.mark.parametrize("extension", ["mp4", "mkv"])

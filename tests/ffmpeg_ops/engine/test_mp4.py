@@ -8,7 +8,7 @@ import pytest
 
 from ffmpeg_ops.engine import mp4, output
 from ffmpeg_ops.operation import Work
-from tests.ffmpeg_ops.media import X264, Media, VideoWork, stream, streams
+from tests.ffmpeg_ops.media import X264, Media, VideoWork, described_twice, stream, streams
 from wire.errors import AssetInvalid, EncodeFailed
 
 
@@ -30,6 +30,16 @@ def test_what_is_no_mp4_is_an_error(content: bytes, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises((EncodeFailed, AssetInvalid)):
         output.tracks(Work(tmp_path))
+
+
+def test_a_second_description_is_found(media: Media, tmp_path: Path) -> None:
+    assert mp4.changes_description(described_twice(media))
+    for path in (media.video(), media.webm(), media.made("last.mp4", f"-i {media.video().name} -c copy")):
+        assert not mp4.changes_description(path)
+    noise = tmp_path / "noise.mp4"
+    for content in (b"", b"\0\0\0\x08moov\0\0", b"\0\0\0\1moov" + bytes(20), b"\0\0\0\2" * 999, bytes(999)):
+        noise.write_bytes(content)
+        assert not mp4.changes_description(noise)
 
 
 def test_an_output_with_other_than_the_promised_frames_is_a_failure(media: Media, work: VideoWork) -> None:

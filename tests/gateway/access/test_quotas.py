@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from decimal import Decimal
@@ -10,12 +11,12 @@ import pytest
 import sqlalchemy as sa
 
 from ffmpeg_ops.operation import VIDEO
-from gateway.access.quotas import ALLOWANCE_MS, MARGIN
+from gateway.access.quotas import ALLOWANCE_MS, ALLOWANCE_SHARE, GATEWAYS, MARGIN
 from gateway.db.records import Usage
 from gateway.domain.attempts import AttemptState
 from gateway.domain.jobs import Job, JobStatus
 from gateway.domain.prices import Price
-from gateway.errors import RequestError, SpendingLimit, TooManyJobs
+from gateway.errors import RequestError, SpendingLimit, TooManyBytes, TooManyJobs
 from tests.gateway.conftest import FakeProvider, Gateway, Wire, on_every_database, together
 from tests.servers import eventually
 from wire.errors import AssetNotFound, EncodeFailed
@@ -46,8 +47,8 @@ def key_of(services: Gateway, name: str = "n8n") -> str:
     return services.keys.create(name)[0].id
 
 
-def limited(wire: Wire, jobs: int = 0, usd: str = "0") -> Gateway:
-    return wire(max_jobs_per_key=jobs, daily_spending_limit_usd=Decimal(usd))
+def limited(wire: Wire, jobs: int = 0, usd: str = "0", params_bytes: int = 0) -> Gateway:
+    return wire(max_jobs_per_key=jobs, daily_spending_limit_usd=Decimal(usd), max_params_bytes_per_key=params_bytes)
 
 
 def run(services: Gateway, job: Job, seconds: int, error: Exception | None = None) -> None:
@@ -111,7 +112,7 @@ def test_jobs_in_one_commit_are_counted_together_and_limited_per_key(wire: Wire)
     assert {key_id: services.store.usage(key_id, 0).unfinished for key_id in (one, two)} == {one: 3, two: 2}
     inserts = [statement for statement in seen if statement.startswith("INSERT INTO jobs")]
     counts = [statement for statement in seen if "count(*)" in statement]
-    assert (len(inserts), len(counts)) == (1, 4 + 2), "two counts for each key, and two by this test"
+    assert (len(inserts), len(counts)) == (1, 2 + 2), "one count for each key, and two by this test"
 
 
 def test_a_key_far_from_its_limits_is_rarely_counted(wire: Wire) -> None:
@@ -167,7 +168,7 @@ def test_a_key_that_has_spent_its_day_gets_402_until_midnight(wire: Wire) -> Non
     key_id, other = key_of(services), key_of(services, "other")
     for _ in range(3):
         create_and_run(services, key_id, 1)
-    assert services.store.usage(key_id, services.clock.now_ms()) == Usage(0, 3 * DOLLAR, DOLLAR)
+    assert services.store.usage(key_id, services.clock.now_ms()) == Usage(0, 0, 3 * DOLLAR, DOLLAR)
     error = refused(services, key_id)
     left_ms = DAY_MS - services.clock.now_ms() % DAY_MS
     assert (error.code, error.retry_after_s) == ("spending_limit", left_ms // 1000 + 1)
@@ -199,6 +200,30 @@ def test_unfinished_jobs_count_with_the_mean_cost(wire: Wire) -> None:
 
 
 @on_every_database
+def test_of_two_requests_at_two_gateways_one_gets_the_last_place_in_the_budget(wire: Wire) -> None:
+    gateways = [limited(wire, usd="3") for _ in range(2)]
+    key_id = key_of(gateways[0])
+    for _ in range(2):
+        create_and_run(gateways[0], key_id, 1)
+    for _ in range(3):
+        answers = create_at_once(gateways, key_id, 2)
+        (job,) = [answer for answer in answers if isinstance(answer, Job)]
+        assert [type(answer) for answer in answers if answer is not job] == [SpendingLimit]
+        gateways[1].jobs.cancel(job.id, key_id)
+
+
+@on_every_database
+def test_of_two_requests_at_two_gateways_one_is_the_last_job_of_the_key(wire: Wire) -> None:
+    gateways = [limited(wire, jobs=1) for _ in range(2)]
+    key_id = key_of(gateways[0])
+    for _ in range(3):
+        answers = create_at_once(gateways, key_id, 2)
+        (job,) = [answer for answer in answers if isinstance(answer, Job)]
+        assert [type(answer) for answer in answers if answer is not job] == [TooManyJobs]
+        gateways[1].jobs.cancel(job.id, key_id)
+
+
+@on_every_database
 def test_the_mean_of_the_last_day_counts_on_the_next(wire: Wire) -> None:
     services = limited(wire, usd="4")
     key_id = key_of(services)
@@ -207,7 +232,7 @@ def test_the_mean_of_the_last_day_counts_on_the_next(wire: Wire) -> None:
             tx.spend(key_id, 2 * DOLLAR, services.clock.now_ms())
         tx.spend(key_id, 100 * DOLLAR, services.clock.now_ms() - DAY_MS)
     services.clock.advance(DAY_MS)
-    assert services.store.usage(key_id, services.clock.now_ms()) == Usage(0, 0, 2 * DOLLAR)
+    assert services.store.usage(key_id, services.clock.now_ms()) == Usage(0, 0, 0, 2 * DOLLAR)
     create(services, key_id)
     create(services, key_id)
     assert refused(services, key_id).code == "spending_limit"
@@ -251,7 +276,7 @@ def test_an_end_that_is_reported_twice_is_charged_once(wire: Wire) -> None:
     key_id = key_of(services)
     job = create_and_run(services, key_id, 2)
     services.report(services.attempt(job).id, "failed", error=AssetNotFound())
-    assert services.store.usage(key_id, services.clock.now_ms()) == Usage(0, 2 * DOLLAR, 2 * DOLLAR)
+    assert services.store.usage(key_id, services.clock.now_ms()) == Usage(0, 0, 2 * DOLLAR, 2 * DOLLAR)
 
 
 def test_a_cancelled_attempt_is_charged(wire: Wire) -> None:
@@ -278,11 +303,69 @@ def test_zero_is_no_limit_and_own_machines_cost_nothing(wire: Wire) -> None:
     assert all(isinstance(answer, Job) for answer in create_at_once([services], key_id, 10))
 
 
+# Bytes of params
+
+SIZE = len(json.dumps(PARAMS))
+
+
+@on_every_database
+def test_fifty_threads_store_no_more_bytes_than_allowed(wire: Wire) -> None:
+    services, other = limited(wire, params_bytes=20 * SIZE), limited(wire, params_bytes=20 * SIZE)
+    key_id = key_of(services)
+    answers = create_at_once([services, other], key_id)
+    assert [type(answer) for answer in answers].count(Job) == 20
+    assert [type(answer) for answer in answers].count(TooManyBytes) == 30
+    assert services.store.usage(key_id, 0).params_bytes == 20 * SIZE
+    assert isinstance(create(services, key_of(services)), Job), "another key has its own"
+
+
+@on_every_database
+@pytest.mark.parametrize("end", ["cancelled", "failed"])
+def test_every_ended_job_frees_the_bytes_of_its_params(wire: Wire, end: str) -> None:
+    services = limited(wire, params_bytes=2 * SIZE)
+    key_id = key_of(services)
+    one, _ = create(services, key_id), create(services, key_id)
+    error = refused(services, key_id)
+    assert (error.code, error.status, error.retry_after_s) == ("too_many_bytes", 429, 10)
+    assert f"MAX_PARAMS_BYTES_PER_KEY ({2 * SIZE})" in error.message and "DELETE /jobs" in error.message
+    services.turn()
+    assert refused(services, key_id).code == "too_many_bytes", "they wait at the provider"
+    if end == "cancelled":
+        services.jobs.cancel(one.id, key_id)
+    else:
+        run(services, one, 1)
+    create(services, key_id)
+    assert refused(services, key_id).code == "too_many_bytes"
+
+
+def test_bytes_are_counted_before_many_could_have_been_added(wire: Wire) -> None:
+    """Far from its limit a key is rarely counted, but never lets more than its allowance pass."""
+    services = limited(wire, params_bytes=10 * ALLOWANCE_SHARE * SIZE)
+    key_id = key_of(services)
+    seen = statements(services)
+
+    def counts() -> int:
+        return sum("count(*)" in statement for statement in seen)
+
+    for _ in range(11):
+        create(services, key_id)
+    assert counts() == 1, "ten more than the one that was counted"
+    create(services, key_id)
+    assert counts() == 2, "more than a share of the bytes, though the time is not over"
+    services.add_job(key_id=key_id, params_bytes=10 * (ALLOWANCE_SHARE - GATEWAYS) * SIZE)
+    services.clock.advance(ALLOWANCE_MS)
+    before = counts()
+    create(services, key_id)
+    create(services, key_id)
+    assert counts() == before + 2, "near the limit each one is counted"
+
+
 @on_every_database
 def test_unfinished_jobs_are_counted_by_their_index(services: Gateway, database: str) -> None:
     if database.startswith("postgresql"):
         pytest.skip("PostgreSQL chooses its plans by statistics")
-    query = "EXPLAIN QUERY PLAN SELECT count(*) FROM jobs WHERE key_id = 'k' AND finished_at IS NULL"
+    sums = "count(*), sum(params_bytes)"
+    query = f"EXPLAIN QUERY PLAN SELECT {sums} FROM jobs WHERE key_id = 'k' AND finished_at IS NULL"
     known = "EXPLAIN QUERY PLAN SELECT id FROM api_keys WHERE secret_sha256 = 'a' OR previous_sha256 = 'a'"
     with services.store._engine.connect() as connection:
         assert "USING COVERING INDEX jobs_unfinished" in str(connection.execute(sa.text(query)).all())

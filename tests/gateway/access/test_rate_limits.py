@@ -113,6 +113,38 @@ def test_a_flood_of_addresses_takes_bounded_memory_and_spares_known_ones(
     assert window and window.remaining == 4, "addresses do not count against keys"
 
 
+def test_a_customer_with_a_48_fills_no_table_and_locks_nobody_out(
+    clock: FixedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has 65,536 networks of the size that is counted; a client that comes later is counted apart."""
+    assert rate_limits.MAX_SUBNETS[48] < rate_limits.MAX_SUBNETS[32] < rate_limits.MAX_NAMES / 10
+    monkeypatch.setattr(rate_limits, "MAX_NAMES", 1000)
+    counted = make(clock, failed_keys_per_address=5)
+    for i in range(0xF000, 0x10000):
+        counted.take("failed", address_of(f"2001:db8:1:{i:x}::1"))
+    assert type(counted._counter) is ProcessCounter
+    assert len(counted._counter._counts) == rate_limits.MAX_SUBNETS[48] + 1
+    for honest in ("2001:db8:2:1::1", "2a00:1450::1", "198.51.100.7"):
+        counted.check("failed", address_of(honest))
+    with pytest.raises(RateLimited):
+        counted.check("failed", address_of("2001:db8:1:ffff::2"))
+    clock.advance(MINUTE)
+    counted.check("failed", address_of("2001:db8:1:ffff::2"))
+
+
+def test_many_customers_of_one_provider_fill_no_table(clock: FixedClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_limits, "MAX_NAMES", 1000)
+    monkeypatch.setattr(rate_limits, "MAX_SUBNETS", {48: 8, 32: 256})
+    counted = make(clock, failed_keys_per_address=5)
+    for i in range(4_000):
+        counted.take("failed", address_of(f"2001:db8:{i >> 4:x}:{i & 15:x}::1"))
+    assert type(counted._counter) is ProcessCounter
+    assert len(counted._counter._counts) == 256 + 256 // 8 + 1
+    counted.check("failed", address_of("2001:db9::1"))
+    counted.check("failed", address_of("198.51.100.7"))
+
+
+@pytest.mark.slow
 def test_a_hundred_thousand_addresses_take_ten_megabytes_for_a_minute(clock: FixedClock) -> None:
     counted = make(clock, failed_keys_per_address=30)
     tracemalloc.start()

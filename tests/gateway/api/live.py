@@ -135,14 +135,15 @@ def live(
     head_s: float = HEAD_S,
     stop_s: int = STOP_S,
     look_s: float = LOOK_S,
+    port: int | None = None,
     **more: str,
 ) -> Iterator[Live]:
-    """Run a gateway until the block ends. `more` are settings.
+    """Run a gateway, by default on a free port, until the block ends. `more` are settings.
 
     Stalled clients are cut off after `idle_s`, slow ones after `patience_s`, requests without a whole head after `head_s`,
     transfers `stop_s` after the server got the signal to stop. Ends of jobs that another process committed are looked for every `look_s`.
     """
-    port = free_port()
+    port = port or free_port()
     settings = {
         "PROVIDERS": "local",
         "PORT": str(port),

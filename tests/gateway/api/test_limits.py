@@ -17,7 +17,7 @@ from ffmpeg_ops.operation import OPERATIONS
 from gateway import create_app
 from gateway.access.keys import SCOPES, make_secret
 from gateway.api.callers import SCOPE_OF, needs_key
-from tests.gateway.api.conftest import CAPTION, Worker, assert_problem
+from tests.gateway.api.conftest import CAPTION, VIDEO, Worker, assert_problem
 from tests.gateway.conftest import Gateway, Key, Wire
 
 Limited = Callable[..., FlaskClient]
@@ -282,3 +282,33 @@ def test_the_largest_body_is_a_setting(app: Flask, key: Key) -> None:
     body = CAPTION | {"subtitles": "x" * 1000}
     assert_problem(small.test_client().post("/video/caption", json=body, headers=headers), 413, "payload_too_large")
     assert small.test_client().post("/video/caption", json=CAPTION, headers=headers).status_code == 202
+
+
+# --- bytes on the disk ------------------------------------------------------------------------------------------------
+
+
+def test_a_key_that_fills_its_share_of_the_disk_harms_no_other(limited: Limited, services: Gateway) -> None:
+    """It is refused before a byte of its upload is read, and told what frees space; others go on."""
+    client = limited(max_params_bytes_per_key=2_000, max_upload_bytes_per_key=8192)
+    greedy, other = ({"X-API-Key": services.keys.create(name)[1]} for name in ("greedy", "other"))
+    body = {"url_video": CAPTION["url_video"], "subtitles": "1\n00:00:01,000 --> 00:00:02,000\n" + "x" * 1200}
+    assert client.post("/video/caption", json=body, headers=greedy).status_code == 202
+    refused = assert_problem(client.post("/video/caption", json=body, headers=greedy), 429, "too_many_bytes")
+    assert "MAX_PARAMS_BYTES_PER_KEY (2000)" in refused["detail"]
+    for _ in range(2):
+        assert client.post("/files", data=VIDEO, headers=greedy).status_code == 201
+    refused = assert_problem(client.post("/files", data=VIDEO, headers=greedy), 429, "too_many_bytes")
+    assert "MAX_UPLOAD_BYTES_PER_KEY (8192)" in refused["detail"]
+    assert client.post("/video/caption", json=CAPTION, headers=greedy).status_code == 202, "a small one fits"
+    assert client.post("/video/caption", json=body, headers=other).status_code == 202
+    assert client.post("/files", data=VIDEO, headers=other).status_code == 201
+    assert len([path for path in services.settings.files_dir.rglob("*") if path.is_file()]) == 3
+
+
+@pytest.mark.parametrize("data", [b"no media at all", b""])
+def test_a_refused_upload_takes_no_bytes(limited: Limited, key: Key, data: bytes) -> None:
+    client = limited(max_upload_bytes_per_key=8192)
+    for _ in range(5):
+        assert client.post("/files", data=data, headers={"X-API-Key": key.secret}).status_code in {411, 415}
+    for _ in range(2):
+        assert client.post("/files", data=VIDEO, headers={"X-API-Key": key.secret}).status_code == 201

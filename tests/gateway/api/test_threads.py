@@ -225,8 +225,7 @@ def test_clients_that_leave_a_strict_wait_cost_their_job_nothing(server: Live, s
     job, attempt = server.claimed_job()
     head = f"GET /jobs/{job.id}?wait=60 HTTP/1.1\nX-API-Key: {API_KEY}\nPrefer: handling=strict"
     waiting = [stack.enter_context(server.half_sent(head, b"")) for _ in range(WAITING)]
-    other = server.claimed_job()[0].id
-    eventually(lambda: "Preference-Applied" not in server.call("GET", f"/jobs/{other}?wait=1").headers)
+    time.sleep(0.5)
     for connection in waiting:
         reset(connection)
     token = server.services.signer.sign(EVENTS_PURPOSE, [attempt.id, attempt.deadline])
@@ -235,6 +234,7 @@ def test_clients_that_leave_a_strict_wait_cost_their_job_nothing(server: Live, s
     assert server.call("POST", f"/events/{attempt.id}", key=None, json=event, headers=headers).status_code == 200
     answer = server.call("GET", f"/jobs/{job.id}?strict=true")
     assert (answer.status_code, answer.json()["code"]) == (422, "asset_not_found")
+    other = server.claimed_job()[0].id
     eventually(lambda: server.call("GET", f"/jobs/{other}?wait=1").headers.get("Preference-Applied") == "wait=1")
     assert "Traceback" not in (server.services.settings.data_dir / "log").read_text()
 
@@ -395,6 +395,7 @@ def test_clients_that_stall_are_cut_off(tmp_path: Path, stack: ExitStack) -> Non
     assert "Traceback" not in (server.services.settings.data_dir / "log").read_text()
 
 
+@pytest.mark.slow
 def test_waiting_requests_return_when_the_server_stops(tmp_path: Path) -> None:
     with live(tmp_path / "data", stop_s=120) as server, ThreadPoolExecutor(1) as pool:
         job, _ = server.claimed_job()

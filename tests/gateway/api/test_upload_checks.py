@@ -38,7 +38,7 @@ def test_a_length_that_would_be_refused_is_not_allowed(
 def test_a_form_and_a_full_disk_are_not_allowed(
     api: FlaskClient, services: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert asked(api, "/files", Content_Type="multipart/form-data; boundary=x").status_code == 415
+    assert asked(api, "/files", Content_Type="multipart/mixed; boundary=x").status_code == 415
     monkeypatch.setattr(services.storage, "free_percent", lambda: -0.1)
     assert asked(api, "/files").status_code == 507
 

@@ -215,6 +215,31 @@ def test_what_a_killed_gateway_left_is_removed_and_what_is_being_written_is_not(
     assert not left.parent.exists()
 
 
+def writing(settings: Settings, begun: Event, go_on: Event) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b"x" * 100_000
+        begun.set()
+        go_on.wait(30)
+
+    LocalStorage(settings, Signer((SECRET_KEY,)), FixedClock()).write(KEY, chunks(), 100_000)
+
+
+def test_what_another_process_writes_slowly_is_kept(
+    services: Gateway, storage: LocalStorage, settings: Settings
+) -> None:
+    begun, go_on = PROCESSES.Event(), PROCESSES.Event()
+    process = PROCESSES.Process(target=writing, args=(settings, begun, go_on))
+    process.start()
+    begun.wait(30)
+    (part,) = files_in(storage)
+    services.clock.advance(part.stat().st_mtime_ns // 1_000_000 + 10 * HALF_WRITTEN_MS - services.clock.now_ms())
+    storage.tidy()
+    go_on.set()
+    process.join(30)
+    assert process.exitcode == 0
+    assert [(path.suffix, path.stat().st_size) for path in files_in(storage)] == [(".mp4", 100_000)]
+
+
 def test_a_folder_without_files_is_removed(storage: LocalStorage) -> None:
     storage.write(UPLOAD, [b"x"], 1)
     storage.path(KEY).parent.mkdir(parents=True)

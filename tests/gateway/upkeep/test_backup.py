@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from flask import Flask
 
 from gateway.db.engine import make_engine
 from gateway.db.store import Store
+from gateway.upkeep import backup
 from tests.gateway.conftest import Gateway, Wire
 from tests.gateway.test_cli import run
+from tests.small_disk import fill, small_disk
 
 
 def test_a_copy_made_during_writes_can_be_restored(app: Flask, services: Gateway, tmp_path: Path, wire: Wire) -> None:
@@ -74,3 +79,45 @@ def test_a_damaged_database_does_not_replace_a_good_copy(app: Flask, services: G
     assert run(app, "backup", str(copy)).exit_code == 1
     assert copy.read_bytes() == b"of yesterday"
     assert not list(tmp_path.glob(".*part*"))
+
+
+@pytest.mark.parametrize("noticed", ["before", "while copying"])
+def test_a_full_disk_leaves_the_previous_copy_and_nothing_else(
+    app: Flask, services: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noticed: str
+) -> None:
+    with small_disk(tmp_path / "copies", "6m"):
+        file = tmp_path / "copies" / "copy.db"
+        assert run(app, "backup", str(file)).exit_code == 0
+        before = file.read_bytes()
+        services.add_job(params={"subtitles": "x" * 8_000_000})
+        if noticed == "while copying":
+            monkeypatch.setattr(backup, "_check_room", lambda *_: None)
+        result = run(app, "backup", str(file))
+        assert result.exit_code == 1 and result.output.count("\n") == 1
+        reason = "the disk has room for" if noticed == "before" else "disk is full"
+        assert reason in result.output and "The previous copy is unchanged." in result.output
+        assert [path.name for path in file.parent.iterdir()] == ["copy.db"]
+        assert file.read_bytes() == before
+        fill(file.parent)
+        first = run(app, "backup", str(tmp_path / "copies" / "other.db"))
+        assert first.exit_code == 1 and "previous" not in first.output
+
+
+def test_a_copy_leaves_the_room_that_the_gateway_needs(app: Flask, services: Gateway, tmp_path: Path) -> None:
+    """It may go to the gateway's own disk."""
+    size = Path(services.store._engine.url.database).stat().st_size
+    with small_disk(tmp_path / "copies", str(size + 100_000)):
+        assert run(app, "backup", str(tmp_path / "copies/copy.db")).exit_code == 0
+    with small_disk(tmp_path / "copies", str(size + 4096)):
+        assert "has room for" in run(app, "backup", str(tmp_path / "copies/copy.db")).output
+
+
+def test_what_killed_backups_left_is_removed(app: Flask, tmp_path: Path) -> None:
+    names = [".copy.db.part-1", ".copy.db.part-1-journal", ".copy.db.part-2", ".other.db.part-1"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"half")
+        hours = 0 if name.endswith("-2") else 2
+        os.utime(tmp_path / name, (time.time() - hours * 3600 - 60,) * 2)
+    assert run(app, "backup", str(tmp_path / "copy.db")).exit_code == 0
+    left = {path.name for path in tmp_path.glob(".*part*")}
+    assert left == {".copy.db.part-2", ".other.db.part-1"}, "one may be in progress, one is another file's"

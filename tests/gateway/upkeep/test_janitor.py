@@ -343,7 +343,7 @@ def test_a_file_that_cannot_be_removed_does_not_keep_others(
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("store.transaction", (8, 4, 0)), ("store.jobs_by_id", (0, 0, 8)), ("storage.tidy", (0, 0, 0))],
+    [("store.together", (8, 4, 0)), ("store.jobs_by_id", (0, 0, 8)), ("storage.tidy", (0, 0, 0))],
 )
 def test_a_part_that_fails_does_not_stop_the_others(
     expired: Gateway, monkeypatch: pytest.MonkeyPatch, name: str, expected: object
@@ -373,7 +373,18 @@ def test_a_step_ends_after_its_time_or_when_stopped_and_the_next_continues(
     cleaner = cleaner_of(expired)
     for step, expected in enumerate([7, 6, 5, 4], 1):
         cleaner.step(stopped if step % 2 else GOING_ON)
-        assert left(expired)[0] == expected
+        assert left(expired)[2] == expected
+
+
+def test_rounds_follow_quickly_while_the_disk_is_full(services: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = []
+    monkeypatch.setattr(services.storage, "keys", lambda: listed.append(services.clock.now_ms()) or iter(()))
+    monkeypatch.setattr(services.store.reserve, "is_low", lambda: True)
+    cleaner = cleaner_of(services)
+    for after in (0, janitor.ROUND_OF_FULL_DISK_MS - 1, 1):
+        services.clock.advance(after)
+        cleaner.step(GOING_ON)
+    assert len(listed) == 2
 
 
 def test_there_is_a_pause_between_rounds(services: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,7 @@ def upgrade() -> None:
         sa.Column("queue_limit_s", sa.Integer(), nullable=False),
         sa.Column("request_id", sa.String(length=64), nullable=True),
         sa.Column("webhook_url", sa.Text(), nullable=True),
+        sa.Column("params_bytes", sa.Integer(), nullable=False),
         sa.Column("reference", sa.String(length=200), nullable=True),
         sa.Column("filename", sa.String(length=120), nullable=True),
         sa.Column("progress", sa.Float(), nullable=False),
@@ -93,7 +94,7 @@ def upgrade() -> None:
     op.create_index(
         "jobs_unfinished",
         "jobs",
-        ["key_id", "finished_at"],
+        ["key_id", "finished_at", "params_bytes"],
         unique=False,
         sqlite_where=sa.text("finished_at IS NULL"),
         postgresql_where=sa.text("finished_at IS NULL"),
@@ -165,6 +166,21 @@ def upgrade() -> None:
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("key_id", "day"),
     )
+    op.create_table(
+        "upload_totals",
+        sa.Column("key_id", sa.String(length=40), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("key_id"),
+    )
+    op.create_table(
+        "uploads",
+        sa.Column("id", sa.String(length=40), nullable=False),
+        sa.Column("key_id", sa.String(length=40), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("check_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("uploads_to_check", "uploads", ["check_at"], unique=False)
     op.create_table(
         "attempts",
         sa.Column("id", sa.String(length=40), nullable=False),

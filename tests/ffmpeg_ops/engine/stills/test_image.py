@@ -103,6 +103,16 @@ def test_the_orientation_of_xmp_is_not_applied(form: str, with_exif: bool, path:
     assert near(image.getpixel((3, 10)), RED, 12) and near(image.getpixel((36, 10)), BLUE, 12)
 
 
+TURNED = b"II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\3\0\0\0\0\0\0\0"
+
+
+@pytest.mark.parametrize("tags", [TURNED[:6], TURNED[:3], b"", b"MM\0*\xff\xff\xff\xff", b"junk" * 9, TURNED[:12]])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_damaged_tags_of_exif_do_no_harm(tags: bytes, form: str, path: Path) -> None:
+    assert near(saved(halves(), path, form, exif=b"Exif\0\0" + TURNED).getpixel((3, 10)), BLUE, 20)
+    assert near(saved(halves(), path, form, exif=b"Exif\0\0" + tags).getpixel((3, 10)), RED, 20)
+
+
 @pytest.mark.parametrize(("alpha", "left"), [(0, RED), (128, (255, 127, 127))])
 def test_a_bmp_whose_alpha_is_empty_is_opaque(alpha: int, left: tuple[int, ...], path: Path) -> None:
     """As Windows and Photoshop write and read it."""

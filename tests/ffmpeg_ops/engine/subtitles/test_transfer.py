@@ -17,6 +17,8 @@ GOOD: list[Any] = [0, 1000, "one two", [[0, 3, 0, 500], [4, 7, 500, 1000]], "top
 def test_all_of_a_cue_arrives(tmp_path: Path) -> None:
     spans = (Span(0, 3, 0, 500), Span(4, 7, 500, 1000))
     assert transfer.cues(json.dumps([GOOD]).encode()) == [Cue(0, 1000, "one two", spans, "top")]
+    latest = 999_999 * 3_600_000  # hours that a clock may show
+    assert transfer.cues(json.dumps([[latest, latest + 1, "x", [], None]]).encode()) == [Cue(latest, latest + 1, "x")]
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"null", b"[1]", b"[[]]", b"\xff", b"[" * 100_000, b"[" + b"9" * 5000])

@@ -129,6 +129,7 @@ def test_what_is_counted_is_what_vast_bills(chain: Chain) -> None:
     assert spent == pytest.approx(bill["dollars"], rel=0.01)
 
 
+@pytest.mark.slow
 def test_when_runpod_is_down_and_when_it_is_back(chain: Chain) -> None:
     down = chain.runpod.inject(kind="status", on="*", status=401, times=100)
     jobs = [chain.job() for _ in range(9)]

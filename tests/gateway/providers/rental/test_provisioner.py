@@ -58,6 +58,7 @@ def test_as_many_machines_as_jobs_and_no_more_than_allowed(scene: Scene) -> None
     assert len(scene.vast.alive()) == scene.own.max_instances == scene.creates
 
 
+@pytest.mark.slow
 def test_an_offer_that_is_gone_makes_room_for_the_next_and_five_are_enough(scene: Scene) -> None:
     scene.vast.inject("gone", "create", times=50, status=410)
     (attempt,) = scene.wants()
@@ -156,6 +157,7 @@ def test_a_pull_that_never_took_place_is_not_counted(scene: Scene) -> None:
     assert spending(scene.store, scene.clock.now_ms()).today_nano == 0
 
 
+@pytest.mark.slow
 def test_the_days_budget_ends_a_machine_with_steady_work(scene: Scene) -> None:
     scene.change(daily_budget=0.01)
     attempt = scene.busy()
