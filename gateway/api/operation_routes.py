@@ -9,10 +9,11 @@ from flask import Response, g, jsonify, request
 from marshmallow import Schema, ValidationError, fields
 
 from common import safe_http
+from common.http_connection import away
 from common.validation import describe, flatten
 from ffmpeg_ops.assets import WebUrl
 from ffmpeg_ops.operation import OPERATIONS, Operation
-from gateway.api import labels
+from gateway.api import callers, labels
 from gateway.api.blueprint import Blueprint
 from gateway.api.job_document import JobSchema
 from gateway.api.job_response import JobQuerySchema, job_response
@@ -125,14 +126,10 @@ def _create(operation: Operation, loaded: dict[str, Any], query: dict[str, Any])
         raise ValidationFailed(f"webhook_url: {reason}", errors={"webhook_url": [reason]})
     if query["only_validate"]:
         return jsonify({"params": operation.dump(loaded)})
-    job = here.jobs.create(
-        g.key_id,
-        operation.name,
-        params,
-        outputs,
-        _idempotency_key(),
-        **{name: loaded.get(name) for name in _FIELDS},
-    )
+    idempotency_key, others = _idempotency_key(), {name: loaded.get(name) for name in _FIELDS}
+    callers.end_turn()  # what is left is little work
+    with away():  # it waits for the disk, and jobs that are created together share a commit
+        job = here.jobs.create(g.key_id, operation.name, params, outputs, idempotency_key, **others)
     return job_response(job, query)
 
 
