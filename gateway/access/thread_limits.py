@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from common.http_server import AWAY
 from gateway.access.transfers import Transfers
+from gateway.access.turns import Turns
 
 # Of the threads for requests that wait: for jobs, and for the clients of transfers. The others are for slow bodies.
 WAITING, TRANSFERS = 256, 64
@@ -61,3 +62,5 @@ class ThreadLimits:
         self.in_progress = Shares(AWAY, IN_PROGRESS_PER_KEY)
         #: Held by requests with large bodies, from before these are read until they are checked.
         self.large_bodies = Shares(LARGE_BODIES, LARGE_BODIES // 4)
+        #: Of those that are in progress with one key and do not wait.
+        self.turns = Turns(max(1, threads // 8))

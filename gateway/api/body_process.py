@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from gateway.access.turns import Turns
+from gateway.access.rotation import Rotation
 from gateway.api.body_child import BODY_S, receive, send
 from gateway.api.job_request import REFUSALS, JobRequest
 from gateway.errors import BodyTimeout, RequestError, ServiceUnavailable, ValidationFailed
@@ -29,7 +29,7 @@ class BodyProcess:
     """One process, which is started anew when it has died. Bodies of different keys are checked in rotation."""
 
     def __init__(self) -> None:
-        self._turns = Turns()
+        self._turns = Rotation()
         self._child: _Child | None = None
 
     def start(self) -> None:

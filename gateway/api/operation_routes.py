@@ -11,7 +11,7 @@ from marshmallow import Schema, fields
 from common import safe_http
 from common.http_connection import away
 from ffmpeg_ops.operation import OPERATIONS, Operation
-from gateway.api import job_request
+from gateway.api import callers, job_request
 from gateway.api.blueprint import Blueprint, check_json, read_json
 from gateway.api.body_process import LARGE_BODY
 from gateway.api.job_document import JobSchema
@@ -115,7 +115,11 @@ def _create(body: JobRequest, query: dict[str, Any]) -> Response:
         raise ValidationFailed(f"webhook_url: {reason}", errors={"webhook_url": [reason]})
     if query["only_validate"]:
         return Response(f'{{"params":{body.params}}}\n', mimetype="application/json")
-    return job_response(here.jobs.create(g.key_id, body, _idempotency_key()), query)
+    idempotency_key = _idempotency_key()
+    callers.end_turn()  # what is left is little work
+    with away():  # it waits for the disk, and jobs that are created together share a commit
+        job = here.jobs.create(g.key_id, body, idempotency_key)
+    return job_response(job, query)
 
 
 def _read(operation: str, *, defaults: bool) -> JobRequest:
