@@ -1,4 +1,4 @@
-"""`python -m bench NAME [--json] [--jobs N] [--rentals N] [--quick]`."""
+"""`python -m bench NAME [--json] [--jobs N] [--rentals N] [--quick] [--only A,B]`."""
 
 from __future__ import annotations
 
@@ -24,13 +24,16 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, help="for chaos: the number of jobs under random kills")
     parser.add_argument("--rentals", type=int, help="for chaos: the number of random runs with a rented machine")
     parser.add_argument("--quick", action="store_true", default=None, help="for memory: only a few inputs")
+    parser.add_argument("--only", metavar="A,B", help="for fairness: names of attacks")
     chosen = parser.parse_args()
-    given = {"jobs": chosen.jobs, "rentals": chosen.rentals, "quick": chosen.quick}
+    given = {"jobs": chosen.jobs, "rentals": chosen.rentals, "quick": chosen.quick, "only": chosen.only}
     options = {name: value for name, value in given.items() if value is not None}
     if chosen.name != "chaos" and {"jobs", "rentals"} & options.keys():
         parser.error("only chaos takes --jobs and --rentals")
     if chosen.name != "memory" and "quick" in options:
         parser.error("only memory takes --quick")
+    if chosen.name != "fairness" and "only" in options:
+        parser.error("only fairness takes --only")
     log.configure("WARNING")  # to standard error
     module = importlib.import_module(f"bench.{chosen.name}")
     figures: list[Figure] = module.measure(**options)

@@ -20,8 +20,10 @@ from bench.fairness.sizes import Sizes
 from bench.figures import Figure
 
 
-def measure(sizes: Sizes = Sizes()) -> list[Figure]:  # noqa: B008 - it is frozen
-    chosen = [attack for attack in ATTACKS if not sizes.only or attack.name in sizes.only]
+def measure(only: str = "", sizes: Sizes = Sizes()) -> list[Figure]:  # noqa: B008 - it is frozen
+    """`only`: names of attacks, separated by commas; all of them if empty."""
+    names = only.split(",") if only else [attack.name for attack in ATTACKS]
+    chosen = [attack for attack in ATTACKS if attack.name in names]
     with tempfile.TemporaryDirectory(prefix="reelay-bench-") as folder:
         return [figure for attack in chosen for figure in compare(Path(folder) / attack.name, attack, sizes)]
 

@@ -81,12 +81,12 @@ def _lists(scene: Scene, sizes: Sizes) -> Assault:
     params = {"url_video": "https://example.com/video.mp4", "words": _words(MAX_BODY_BYTES)}
     for _ in range(sizes.large_jobs):
         _insert(scene, 1, params)
-    return _assault(scene, 8, Call("GET", "/jobs?limit=200"))
+    return _assault(scene, sizes.at_once, Call("GET", "/jobs?limit=200"))
 
 
 def _disk(scene: Scene, sizes: Sizes) -> Assault:
     body = {"url_video": "https://example.com/video.mp4", "subtitles": "x" * LARGE_BODY_BYTES}
-    return _assault(scene, 8, Call("POST", "/video/caption", json.dumps(body)), cancels=True)
+    return _assault(scene, sizes.at_once, Call("POST", "/video/caption", json.dumps(body)), cancels=True)
 
 
 def _slow_jobs(scene: Scene, sizes: Sizes) -> Assault:
@@ -104,12 +104,12 @@ def _refused(scene: Scene, sizes: Sizes) -> Assault:
     words = _words(MAX_BODY_BYTES)
     words[-1]["end"] = 0.0
     body = json.dumps({"url_video": "https://example.com/video.mp4", "words": words}, separators=(",", ":"))
-    return _assault(scene, 8, Call("POST", "/video/caption", body))
+    return _assault(scene, sizes.at_once, Call("POST", "/video/caption", body))
 
 
 def _filters(scene: Scene, sizes: Sizes) -> Assault:
     _insert(scene, sizes.rows, _URL)
-    return _assault(scene, 8, Call("GET", "/jobs?status=failed"))
+    return _assault(scene, sizes.at_once, Call("GET", "/jobs?status=failed"))
 
 
 def _heads(scene: Scene, sizes: Sizes) -> Assault:
@@ -117,7 +117,7 @@ def _heads(scene: Scene, sizes: Sizes) -> Assault:
 
 
 def _backlog(scene: Scene, sizes: Sizes) -> Assault:
-    return _assault(scene, 16, Call("POST", "/video/img2vid", json.dumps(_LONG)))
+    return _assault(scene, sizes.at_once, Call("POST", "/video/img2vid", json.dumps(_LONG)))
 
 
 ATTACKS = (
@@ -127,14 +127,14 @@ ATTACKS = (
     Attack("downloads_64", "64 trickled downloads", _downloads(64)),
     Attack("signed_downloads", "64 trickled downloads by a signed URL", _signed_downloads),
     Attack("waits", "100 waits", _waits, ends_jobs=True),
-    Attack("lists", "lists of jobs with 950 kB of params, 8 at once", _lists),
-    Attack("disk", "jobs of 400 kB, cancelled at once, 8 at a time", _disk),
+    Attack("lists", "lists of jobs with 950 kB of params, 64 at once", _lists),
+    Attack("disk", "jobs of 400 kB, cancelled at once, 64 at a time", _disk),
     Attack("slow_jobs", "20 slow jobs at one worker", _slow_jobs, local=True, waits_s=SLOW_S + 0.5, job_every=50),
     Attack("webhooks", "webhooks to 96 silent hosts", _webhooks),
-    Attack("refused", "bodies of 950 kB that are refused, 8 at once", _refused),
-    Attack("filters", "filters without hits in 20,000 jobs, 8 at once", _filters),
+    Attack("refused", "bodies of 950 kB that are refused, 64 at once", _refused),
+    Attack("filters", "filters without hits in 20,000 jobs, 64 at once", _filters),
     Attack("heads", "400 slow heads", _heads),
-    Attack("backlog", "jobs as fast as the rate limit allows, 16 at once", _backlog),
+    Attack("backlog", "jobs as fast as the rate limit allows, 64 at once", _backlog),
 )
 
 
@@ -156,7 +156,7 @@ def _post(scene: Scene, body: Mapping[str, Any]) -> str:
     return str(made.json()["jobId"])
 
 
-def _insert(scene: Scene, count: int, params: Mapping[str, Any]) -> None:
+def _insert(scene: Scene, count: int, params: dict[str, Any]) -> None:
     """Insert unfinished jobs of the attacker that no dispatcher touches."""
     now = 1_700_000_000_000
     made = [
@@ -164,7 +164,7 @@ def _insert(scene: Scene, count: int, params: Mapping[str, Any]) -> None:
         for _ in range(count)
     ]
     with scene.store.transaction() as tx:
-        insert_jobs(tx, [(job, params, None) for job in made])
+        insert_jobs(tx, [(job, json.dumps(params), None) for job in made])
 
 
 def _words(size: int) -> list[dict[str, Any]]:

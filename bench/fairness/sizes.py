@@ -14,6 +14,8 @@ class Sizes:
     attacked_s: float = 16.0
     #: Requests of the victim per second.
     per_s: int = 10
+    #: Requests that are sent at once, each followed by the next.
+    at_once: int = 64
     #: Requests that wait for a job at once.
     waits: int = 100
     #: Jobs with large params in the attacker's list.
@@ -24,5 +26,3 @@ class Sizes:
     silent_hosts: int = 96
     #: Connections that send the head of a request slowly.
     slow_heads: int = 400
-    #: Names of the attacks to make; all of them if empty.
-    only: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ from flask import Response, g, request
 
 from gateway.access.keys import may, mistyped
 from gateway.access.rate_limits import address_of
+from gateway.access.turns import Turn
 from gateway.errors import MissingScope, RateLimited, Unauthorized
 from gateway.wiring import services
 
@@ -47,8 +48,15 @@ def add_headers(response: Response) -> Response:
     return response
 
 
+def end_turn() -> None:
+    """Let another request of the key have its turn, if this one still has it."""
+    if turn := g.pop("turn", None):
+        turn.end()
+
+
 def end(_: object) -> None:
     """Forget the request. For `app.teardown_request`."""
+    end_turn()
     if g.pop("in_progress", False):
         services().thread_limits.in_progress.give_back(g.key_id)
 
@@ -70,6 +78,9 @@ def _check_key() -> None:
     scope = "" if request.endpoint is None else SCOPE_OF.get(request.endpoint.partition(".")[0], "admin")
     if scope and not may(key, scope):
         raise MissingScope(f"The key is valid, but lacks the scope `{scope}` that this route needs.")
+    turn = Turn(here.thread_limits.turns, key.id, request.environ.get("gunicorn.socket"))
+    turn.wait()
+    g.turn = turn
 
 
 def _count(kind: str, who: str) -> None:

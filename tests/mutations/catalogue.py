@@ -549,6 +549,14 @@ MUTATIONS = (
         ("tests/ffmpeg_ops/test_limits.py::test_a_picture_that_is_too_large_is_refused_at_once",),
     ),
     Mutation(
+        "described-twice-copied",
+        "A video that describes its codec twice is encoded, because its copy would lose the second part",
+        "ffmpeg_ops/adiciona_audio/video_options.py",
+        "if info.is_raw or info.changes_description or (",
+        "if info.is_raw or (",
+        ("tests/ffmpeg_ops/adiciona_audio/test_video_options.py::test_a_video_that_is_described_twice_is_encoded",),
+    ),
+    Mutation(
         "hanging-gpu-waited-for",
         "A GPU that makes no progress is given up for the CPU",
         "ffmpeg_ops/engine/ffmpeg.py",

@@ -153,6 +153,7 @@ REFUSED = {
     f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: {MAX_ASSET_BYTES + 1}": 413,
     f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nTransfer-Encoding: chunked": 411,
     f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: 99999\nContent-Type: multipart/mixed": 415,
+    f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: 99999\nContent-Type: multipart/form-data": 400,
     f"POST /files/x HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: 99999": 405,
     "POST /files HTTP/1.1\nX-API-Key: wrong\nContent-Length: 99999": 401,
     "POST /files HTTP/1.1\nX-API-Key: wrong\nX-Body-Length: 5\nX-Original-Method: GET\nContent-Length: 99999": 401,
@@ -186,7 +187,7 @@ def test_an_upload_for_which_nginx_has_no_space_is_refused_like_by_the_gateway(t
 
 
 @pytest.mark.slow
-def test_trickling_transfers_hold_no_thread_of_the_gateway(front: Live) -> None:
+def test_trickling_transfers_hold_no_thread_of_the_gateway(front: Live, folder: Path) -> None:
     """Two keys do their worst; another key and a worker notice nothing."""
     attackers, (_, other) = (
         [front.services.keys.create("attacker")[1] for _ in range(2)],
@@ -211,6 +212,15 @@ def test_trickling_transfers_hold_no_thread_of_the_gateway(front: Live) -> None:
         alive, _ = stalled.count()
         assert alive == 128
         assert not [path for path in set(front.files()) - before if path.name.startswith(".part-")]
+        eventually(lambda: open_requests(folder) == 0, 10)
+        assert stalled.count()[0] == 128
+
+
+def open_requests(folder: Path) -> int:
+    """How many connections nginx has to the gateway: one for each request that the gateway works on."""
+    port = int((folder / "nginx.conf").read_text().partition("server 127.0.0.1:")[2].partition(";")[0])
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(remote.endswith(f":{port:04X}") and state == "01" for _, _, remote, state, *_ in lines)
 
 
 @pytest.mark.slow

@@ -130,6 +130,8 @@ def _exif(image: Image.Image) -> Image.Exif:
     """The tags of EXIF. Pillow adds the orientation of XMP, which browsers do not obey."""
     for name in ("xmp", "XML:com.adobe.xmp"):
         image.info.pop(name, None)
+    if image.format == "PNG":
+        image.load()  # its tags may follow the pixels, whose damage must not be mistaken for theirs
     exif = Image.Exif()
     try:
         if not (content := image.info.get("exif")):

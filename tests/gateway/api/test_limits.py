@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -16,7 +17,9 @@ from werkzeug.test import TestResponse
 from ffmpeg_ops.operation import OPERATIONS
 from gateway import create_app
 from gateway.access.keys import SCOPES, make_secret
+from gateway.access.turns import Turn
 from gateway.api.callers import SCOPE_OF, needs_key
+from gateway.domain.jobs import Job
 from tests.gateway.api.conftest import CAPTION, VIDEO, Worker, assert_problem
 from tests.gateway.conftest import Gateway, Key, Wire
 
@@ -282,6 +285,50 @@ def test_the_largest_body_is_a_setting(app: Flask, key: Key) -> None:
     body = CAPTION | {"subtitles": "x" * 1000}
     assert_problem(small.test_client().post("/video/caption", json=body, headers=headers), 413, "payload_too_large")
     assert small.test_client().post("/video/caption", json=CAPTION, headers=headers).status_code == 202
+
+
+# --- turns ------------------------------------------------------------------------------------------------------------
+
+
+def test_requests_with_one_key_take_turns_and_those_of_others_do_not_wait(
+    services: Gateway, api: FlaskClient, other_client: FlaskClient
+) -> None:
+    turns, key_id = services.thread_limits.turns, services.keys.list()[0].id
+    held = [Turn(turns, key_id) for _ in range(services.settings.threads // 8)]
+    for turn in held:
+        turn.wait()
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(api.get, "/jobs")
+        assert other_client.get("/jobs").status_code == 200
+        assert not waits.done()
+        held.pop().end()
+        assert waits.result(30).status_code == 200
+    for turn in held:
+        turn.end()
+    assert not turns._turns
+
+
+def test_every_response_gives_the_turn_back(services: Gateway, api: FlaskClient) -> None:
+    bodies = ({"json": CAPTION}, {"json": {}}, {"data": b"{"}, {"data": b"x" * 2_000_000})
+    for body in bodies * services.settings.threads:
+        api.post("/video/caption", **body)
+        api.get(f"/jobs/{JOB}")
+    assert not services.thread_limits.turns._turns
+
+
+def test_a_request_that_creates_a_job_does_not_keep_its_turn(
+    services: Gateway, api: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs that are created together share a commit."""
+    create, held = services.jobs.create, []
+
+    def look(*args: Any, **kwargs: Any) -> Job:
+        held.append(dict(services.thread_limits.turns._turns))
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(services.jobs, "create", look)
+    assert api.post("/video/caption", json=CAPTION).status_code == 202
+    assert held == [{}]
 
 
 # --- bytes on the disk ------------------------------------------------------------------------------------------------

@@ -113,6 +113,16 @@ def test_damaged_tags_of_exif_do_no_harm(tags: bytes, form: str, path: Path) -> 
     assert near(saved(halves(), path, form, exif=b"Exif\0\0" + tags).getpixel((3, 10)), RED, 20)
 
 
+def test_damaged_pixels_are_not_taken_for_damaged_tags(path: Path) -> None:
+    saved(halves(), path, "PNG")
+    content = path.read_bytes()
+    at, end = content.index(b"IDAT") + 4, content.index(b"IEND") - 8
+    raw = content[at + 2 : end - 4] + bytes(6)  # without the head of zlib, as Xcode writes it
+    path.write_bytes(content[:at] + raw + struct.pack(">I", zlib.crc32(b"IDAT" + raw)) + content[end + 4 :])
+    with pytest.raises(AssetInvalid, match="cut off or damaged"):
+        load(path, "url_image")
+
+
 @pytest.mark.parametrize(("alpha", "left"), [(0, RED), (128, (255, 127, 127))])
 def test_a_bmp_whose_alpha_is_empty_is_opaque(alpha: int, left: tuple[int, ...], path: Path) -> None:
     """As Windows and Photoshop write and read it."""
