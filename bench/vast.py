@@ -8,6 +8,7 @@ create, poll the machine, poll the job, destroy) for each job, in three threads 
 
 from __future__ import annotations
 
+import json
 import statistics
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bench.figures import RUNS, TIMEOUT_S, Figure, completed
-from gateway.providers.base import Accepted, Phase, Unavailable
+from gateway.providers.base import Accepted, JobInput, Phase, Unavailable
 from gateway.providers.clouds.vast.client import VastCloud
 from gateway.providers.clouds.vast.settings import VastSettings
 from gateway.providers.rental import labels
@@ -125,7 +126,8 @@ class _Loop:
         rental = str(uuid.uuid4())
         machine_id = self._create(rental)
         worker = self._worker(machine_id, rental)
-        while not isinstance(accepted := _asked(lambda: worker.submit({"operation": "img2vid", **PARAMS})), Accepted):
+        job_input = JobInput(json.dumps({"operation": "img2vid", **PARAMS}), "img2vid", TIMEOUT_S)
+        while not isinstance(accepted := _asked(lambda: worker.submit(job_input)), Accepted):
             time.sleep(POLL_S)
         while worker.poll(accepted.remote_id).phase is not Phase.COMPLETED:
             time.sleep(POLL_S)

@@ -74,6 +74,7 @@ def prepare(settings: Settings) -> None:
 
 def _start(worker: Any) -> None:
     services = worker.wsgi.extensions["reelay"]
+    services.body_process.start()
     if services.settings.run_dispatcher:
         services.dispatcher.start()
 
@@ -88,6 +89,7 @@ def _stop(server: Any, worker: Any) -> None:
     app = worker.wsgi
     if app is not None:
         app.extensions["reelay"].dispatcher.stop()
+        app.extensions["reelay"].body_process.stop()
 
 
 if __name__ == "__main__":

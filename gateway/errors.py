@@ -6,14 +6,21 @@ RequestError
 ├── JobFinished        JobNotFinished     JobCancelled         NoWebhook            AttemptSuperseded
 ├── LengthRequired     PayloadTooLarge    UnsupportedMediaType FileNotMedia         RangeNotSatisfiable
 ├── ValidationFailed   IdempotencyMismatch    RateLimited      TooManyJobs          TooManyBytes
-└── InternalError      ServiceUnavailable TransfersBusy        StorageLow
+├── TransfersBusy      BodiesBusy         BodyTimeout          StorageLow
+└── InternalError      ServiceUnavailable
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from itertools import islice
+from typing import ClassVar, Self
 
+from common.suggestions import UnknownField
+from common.validation import flatten
 from wire.errors import ReelayError
+
+# Maximum number of wrong fields that are listed: an error in every item of a long list would fill megabytes.
+MAX_ERRORS = 100
 
 
 class RequestError(ReelayError):
@@ -115,6 +122,14 @@ class ValidationFailed(RequestError, code="validation_failed", status=422):
         #: Reasons by the path of the field.
         self.errors = errors or {}
 
+    @classmethod
+    def of(cls, messages: object) -> Self:
+        """The error for marshmallow's messages, of which the first MAX_ERRORS are listed."""
+        found: dict[str, list[str]] = {}
+        for path, reasons in islice(flatten(messages).items(), MAX_ERRORS):
+            found[path] = [reason.explained() if isinstance(reason, UnknownField) else reason for reason in reasons]
+        return cls("; ".join(f"{path}: {first}" for path, (first, *_) in found.items()), errors=found)
+
 
 class MalformedBody(RequestError, code="malformed_body"):
     """The body is not valid JSON.
@@ -211,6 +226,20 @@ class TransfersBusy(RequestError, code="transfers_busy", status=503):
     """Too many file transfers at the moment. Try again shortly.
 
     Repeat the request after the time in Retry-After, and transfer fewer files at a time.
+    """
+
+
+class BodiesBusy(RequestError, code="bodies_busy", status=503):
+    """Too many large request bodies of this key at the moment. Try again shortly.
+
+    Repeat the request after the time in Retry-After, and send fewer large bodies at a time.
+    """
+
+
+class BodyTimeout(RequestError, code="body_timeout", status=503):
+    """Checking the body took too long. Try again shortly, or send a smaller one.
+
+    Repeat the request after the time in Retry-After, with fewer words or cues, or with subtitles as a file by URL.
     """
 
 

@@ -14,6 +14,7 @@ from gateway.access.quotas import Quotas
 from gateway.access.rate_limits import RateLimits
 from gateway.access.thread_limits import ThreadLimits
 from gateway.access.upload_quota import UploadQuota
+from gateway.api.body_process import BodyProcess
 from gateway.api.job_document import JobDocuments
 from gateway.api.job_service import Jobs
 from gateway.api.waiting_room import WaitingRoom
@@ -54,6 +55,7 @@ class Services:
     metrics: Metrics
     thread_limits: ThreadLimits
     rate_limits: RateLimits
+    body_process: BodyProcess
     upload_quota: UploadQuota
 
     @classmethod
@@ -92,6 +94,7 @@ class Services:
             metrics=metrics,
             thread_limits=ThreadLimits(settings.threads, settings.max_waiting_per_key),
             rate_limits=RateLimits(settings, clock),
+            body_process=BodyProcess(),
             upload_quota=UploadQuota(settings, store, storage, clock),
         )
 

@@ -156,7 +156,7 @@ def _post(scene: Scene, body: Mapping[str, Any]) -> str:
     return str(made.json()["jobId"])
 
 
-def _insert(scene: Scene, count: int, params: Mapping[str, Any]) -> None:
+def _insert(scene: Scene, count: int, params: dict[str, Any]) -> None:
     """Insert unfinished jobs of the attacker that no dispatcher touches."""
     now = 1_700_000_000_000
     made = [
@@ -164,7 +164,7 @@ def _insert(scene: Scene, count: int, params: Mapping[str, Any]) -> None:
         for _ in range(count)
     ]
     with scene.store.transaction() as tx:
-        insert_jobs(tx, [(job, params, None) for job in made])
+        insert_jobs(tx, [(job, json.dumps(params), None) for job in made])
 
 
 def _words(size: int) -> list[dict[str, Any]]:

@@ -14,6 +14,8 @@ from gateway.access.turns import Turns
 # Of the threads for requests that wait: for jobs, and for the clients of transfers. The others are for slow bodies.
 WAITING, TRANSFERS = 256, 64
 IN_PROGRESS_PER_KEY = AWAY // 2
+# Each may be in memory twice.
+LARGE_BODIES = 32
 
 
 class Shares:
@@ -58,5 +60,7 @@ class ThreadLimits:
         self.waiting = Shares(WAITING, waiting_per_key or WAITING // 2)
         self.transfers = Transfers(TRANSFERS)
         self.in_progress = Shares(AWAY, IN_PROGRESS_PER_KEY)
+        #: Held by requests with large bodies, from before these are read until they are checked.
+        self.large_bodies = Shares(LARGE_BODIES, LARGE_BODIES // 4)
         #: Of those that are in progress with one key and do not wait.
         self.turns = Turns(max(1, threads // 8))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import flask_smorest
 from flask import Request
-from marshmallow import Schema, missing
+from marshmallow import Schema
 from webargs.flaskparser import FlaskParser
 
-from common.validation import MAX_DEPTH, MAX_FIELDS, too_complex
 from gateway import errors
+from gateway.api import json_body
 from gateway.api.problems import MEDIA_TYPE, STATUS_OF_OUR_FAILURE, STATUS_OF_OWN_FAULT, ProblemSchema
 
 Refusal = type[errors.RequestError]
@@ -30,28 +29,30 @@ _OF_A_FAILED_JOB = {
 }
 
 
+def check_json(req: Request) -> None:
+    """Raise UnsupportedMediaType or PayloadTooLarge for a body that need not be read."""
+    if not req.is_json:
+        raise errors.UnsupportedMediaType
+    if req.max_content_length is not None and (req.content_length or 0) > req.max_content_length:
+        raise errors.PayloadTooLarge
+
+
+def read_json(req: Request) -> bytes:
+    """Read a JSON body, unparsed. Raises UnsupportedMediaType or PayloadTooLarge."""
+    check_json(req)
+    body = req.get_data()
+    if req.content_length is None and len(body) >= (req.max_content_length or 0):
+        raise errors.PayloadTooLarge  # werkzeug truncates a chunked body silently
+    return body
+
+
 class _Parser(FlaskParser):
     """Rejects unknown query parameters, media types other than JSON, and JSON that Python cannot represent."""
 
     DEFAULT_UNKNOWN_BY_LOCATION = {**FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION, "query": None}
 
     def load_json(self, req: Request, schema: Schema) -> Any:
-        if not req.is_json:
-            raise errors.UnsupportedMediaType
-        if req.content_length is None and len(req.get_data()) >= (req.max_content_length or 0):
-            raise errors.PayloadTooLarge  # werkzeug truncates a chunked body silently
-        try:
-            body = super().load_json(req, schema)
-            if body is not missing:
-                # Half of a surrogate pair fits into no database and no URL.
-                json.dumps(body, ensure_ascii=False).encode()
-        except (ValueError, RecursionError) as error:  # thousands of digits or of nested brackets
-            raise errors.MalformedBody from error
-        if too_complex(body):
-            raise errors.BodyTooComplex(
-                f"The body may be nested {MAX_DEPTH} levels deep, and an object in it may have {MAX_FIELDS} fields."
-            )
-        return body
+        return json_body.parse(read_json(req))
 
 
 class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
@@ -67,6 +68,16 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         """Use one schema instance for all requests: creating one takes longer than using it."""
         made = schema() if isinstance(schema, type) else schema
         return super().arguments(made, **kwargs)  # type: ignore[no-any-return]
+
+    def documents(self, schema: Schema, *, examples: Mapping[str, Any]) -> Callable[..., Any]:
+        """Document the body that a view reads itself."""
+
+        def decorate(view: Callable[..., Any]) -> Callable[..., Any]:
+            documented = super(Blueprint, self).arguments(schema, examples=examples)(view)
+            view._apidoc = documented._apidoc  # type: ignore[attr-defined]
+            return view
+
+        return decorate
 
     def refuses(
         self, *refusals: Refusal, failed_jobs: bool = False

@@ -125,6 +125,8 @@ def check_upload(length: int | None) -> int:
         raise UnsupportedMediaType(
             "Send the file itself as the body (curl --data-binary @file), or as a form's only file."
         )
+    if _is_form() and not form_upload.boundary_of(request.mimetype_params):
+        raise BadRequest("The form has no boundary.")
     if here.store.reserve.is_low() or here.storage.free_percent() < here.settings.min_free_disk_percent:
         raise StorageLow
     return _checked(length, here.settings.max_asset_bytes + (form_upload.MAX_OVERHEAD_BYTES if _is_form() else 0))
@@ -316,9 +318,7 @@ def _store_form(key: str, length: int, taken: bool) -> int:
 
     It is copied to the disk first: S3 needs the size before the first byte, and a second file is seen after the last.
     """
-    here, boundary = services(), request.mimetype_params.get("boundary", "")
-    if not boundary.isascii() or not boundary:
-        raise BadRequest("The form has no boundary.")
+    here, boundary = services(), form_upload.boundary_of(request.mimetype_params)
     chunks, folder = _while_there_is_room(_body(length, taken)), here.settings.data_dir
     with away(here.thread_limits.moving):
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import IO
 
@@ -14,6 +14,12 @@ from gateway.errors import BadRequest, PayloadTooLarge
 MAX_OVERHEAD_BYTES, MAX_PARTS = 64_000, 100
 # Of the headers of one part, and of the chunk that is being read.
 MAX_BUFFER_BYTES = 1_000_000
+
+
+def boundary_of(params: Mapping[str, str]) -> str:
+    """The boundary that these parameters of the content type name; empty if they name none."""
+    boundary = params.get("boundary", "")
+    return boundary if boundary.isascii() else ""
 
 
 def copy_file(body: Iterator[bytes], boundary: str, target: IO[bytes], max_bytes: int) -> int:

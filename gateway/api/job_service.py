@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection
 
 import structlog
 
 from common.clock import Clock
 from gateway.access.quotas import Quotas
+from gateway.api.job_request import JobRequest
 from gateway.db.store import Store
 from gateway.db.transaction import StaleLease
 from gateway.dispatch.attempt_writer import AttemptWriter, Update
@@ -22,7 +20,6 @@ from gateway.domain.outputs import Output
 from gateway.errors import IdempotencyMismatch, JobNotFinished, NotFound, NoWebhook, StorageLow
 from gateway.settings import Settings
 from gateway.storage import Storage
-from wire.media_types import MediaType
 
 log = structlog.get_logger(__name__)
 
@@ -43,17 +40,7 @@ class Jobs:
         self._store, self._storage, self._clock, self._settings = store, storage, clock, settings
         self._notifier, self._writer, self._quotas = notifier, writer, quotas
 
-    def create(
-        self,
-        key_id: str,
-        operation: str,
-        params: Mapping[str, Any],
-        outputs: Mapping[str, MediaType],
-        idempotency_key: str | None = None,
-        webhook_url: str | None = None,
-        reference: str | None = None,
-        filename: str | None = None,
-    ) -> Job:
+    def create(self, key_id: str, request: JobRequest, idempotency_key: str | None = None) -> Job:
         """Create and commit a job. With an Idempotency-Key, return the job of the first such request.
 
         Raises IdempotencyMismatch when that request was a different one, StorageLow when the disk is nearly full,
@@ -63,39 +50,36 @@ class Jobs:
         job = Job(
             id=ids.new("job", now),
             key_id=key_id,
-            operation=operation,
+            operation=request.operation,
             status=jobs.JobStatus.QUEUED,
             created_at=now,
             queued_at=now,
             timeout_s=self._settings.job_timeout_seconds,
             queue_limit_s=self._settings.queue_limit_seconds,
-            webhook_url=webhook_url,
-            params_bytes=len(json.dumps(params)),
-            reference=reference,
-            filename=filename,
-            outputs={name: Output(media_type.name) for name, media_type in outputs.items()},
+            outputs={name: Output(media_type) for name, media_type in request.outputs.items()},
+            params_bytes=len(request.params.encode()),
             request_id=structlog.contextvars.get_contextvars().get("request_id"),
             next_at=now,
+            **request.fields,
         )
         if idempotency_key is None:
             self._check_room()
-            self._store.add_job(job, params, self._quotas.refusals)
+            self._store.add_job(job, request.params, self._quotas.refusals)
         else:
-            fingerprint = _fingerprint(operation, params, webhook_url, reference, filename)
             kept_ms = self._settings.idempotency_retention_seconds * 1000
             with self._store.transaction() as tx:
                 known = tx.claim_idempotency_key(
-                    key_id, idempotency_key, fingerprint, job.id, now=now, after=now - kept_ms
+                    key_id, idempotency_key, request.fingerprint, job.id, now=now, after=now - kept_ms
                 )
                 if known[1] != job.id:
-                    return _same_request(known, fingerprint, tx.job(known[1]))
+                    return _same_request(known, request.fingerprint, tx.job(known[1]))
                 # Only now: a repeated request needs no space.
                 self._check_room()
                 if refused := self._quotas.refusals(tx, [job]):
                     raise refused[job.id]
-                tx.add_job(job, params)
+                tx.add_job(job, request.params)
         structlog.contextvars.bind_contextvars(job_id=job.id)
-        log.info("job.created", operation=operation, key_id=key_id)
+        log.info("job.created", operation=request.operation, key_id=key_id)
         self._notifier.notify()
         return job
 
@@ -153,8 +137,3 @@ def _same_request(known: tuple[str, str], fingerprint: str, job: Job | None) -> 
     if job is None:
         raise NotFound("The job of this Idempotency-Key has been removed.")
     return job
-
-
-def _fingerprint(operation: str, params: Mapping[str, Any], *others: str | None) -> str:
-    """Return the same text for equal requests, whatever the order of keys in their JSON."""
-    return hashlib.sha256(json.dumps([operation, params, *others], sort_keys=True).encode()).hexdigest()

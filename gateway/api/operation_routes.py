@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from flask import Response, g, jsonify, request
-from marshmallow import Schema, ValidationError, fields
+from flask import Response, g, request
+from marshmallow import Schema, fields
 
 from common import safe_http
 from common.http_connection import away
-from common.validation import describe, flatten
-from ffmpeg_ops.assets import WebUrl
 from ffmpeg_ops.operation import OPERATIONS, Operation
-from gateway.api import callers, labels
-from gateway.api.blueprint import Blueprint
+from gateway.api import callers, job_request
+from gateway.api.blueprint import Blueprint, check_json, read_json
+from gateway.api.body_process import LARGE_BODY
 from gateway.api.job_document import JobSchema
+from gateway.api.job_request import JobRequest
 from gateway.api.job_response import JobQuerySchema, job_response
 from gateway.errors import (
+    BodiesBusy,
+    BodyTimeout,
     IdempotencyMismatch,
     JobCancelled,
     NotFound,
@@ -51,14 +53,18 @@ class ValidParamsSchema(Schema):
     )
 
 
-# Fields of the request besides the operation's params.
-_FIELDS: dict[str, fields.Field[Any]] = {
-    "webhook_url": WebUrl(metadata={"description": "Receives a webhook when the job has ended (Standard Webhooks)."}),
-    "reference": labels.reference("Your own id or label, shown with the job everywhere and a filter of `GET /jobs`."),
-    "filename": labels.filename(),
-}
 _JOB_OR_PARAMS = {"anyOf": [JobSchema, ValidParamsSchema]}
-_OF_QUOTAS = TooManyJobs, TooManyBytes, SpendingLimit
+_REFUSALS = (
+    IdempotencyMismatch,
+    NotFound,
+    StorageLow,
+    TooManyJobs,
+    TooManyBytes,
+    SpendingLimit,
+    JobCancelled,
+    BodiesBusy,
+    BodyTimeout,
+)
 _HEADERS = [
     {
         "in": "header",
@@ -90,47 +96,47 @@ def _view(here: Blueprint, operation: Operation) -> Callable[..., Response]:
     examples = {f"example{i}": {"value": dict(value)} for i, value in enumerate(operation.examples, 1)}
 
     @here.arguments(CreateSchema, location="query")
-    @here.arguments(operation.params.from_dict(_FIELDS, name=operation.params.__name__), examples=examples)
+    @here.documents(job_request.schema(operation), examples=examples)
     @here.doc(summary=summary, description=description)
     @here.response(202, JobSchema, description="The job, accepted")
     @here.alt_response(200, schema=_JOB_OR_PARAMS, description="The finished job; or valid params", success=True)
-    @here.refuses(
-        IdempotencyMismatch,
-        NotFound,
-        StorageLow,
-        TooManyJobs,
-        TooManyBytes,
-        SpendingLimit,
-        JobCancelled,
-        failed_jobs=True,
-    )
-    def view(query: dict[str, Any], body: dict[str, Any]) -> Response:
-        return _create(operation, body, query)
+    @here.refuses(*_REFUSALS, failed_jobs=True)
+    def view(query: dict[str, Any]) -> Response:
+        return _create(_read(operation.name, defaults=query["only_validate"]), query)
 
     return view  # type: ignore[no-any-return]
 
 
-def _create(operation: Operation, loaded: dict[str, Any], query: dict[str, Any]) -> Response:
+def _create(body: JobRequest, query: dict[str, Any]) -> Response:
     here = services()
-    try:
-        operation.named_assets(loaded)
-    except ValidationError as error:
-        errors = flatten(error.normalized_messages())  # type: ignore[no-untyped-call]
-        raise ValidationFailed(describe(error), errors=errors) from error
-    outputs = operation.declared(loaded)
-    # Only what the client sent: defaults are applied by the worker.
-    params = {name: value for name, value in request.get_json().items() if name not in _FIELDS}
-    webhook_url = loaded.get("webhook_url")
+    webhook_url = body.fields.get("webhook_url")
     if webhook_url and safe_http.names_inside_address(webhook_url, here.settings.webhook_allow_origins):
         reason = "The address is not public. An operator can allow it by its origin in WEBHOOK_ALLOW_ORIGINS."
         raise ValidationFailed(f"webhook_url: {reason}", errors={"webhook_url": [reason]})
     if query["only_validate"]:
-        return jsonify({"params": operation.dump(loaded)})
-    idempotency_key, others = _idempotency_key(), {name: loaded.get(name) for name in _FIELDS}
+        return Response(f'{{"params":{body.params}}}\n', mimetype="application/json")
+    idempotency_key = _idempotency_key()
     callers.end_turn()  # what is left is little work
     with away():  # it waits for the disk, and jobs that are created together share a commit
-        job = here.jobs.create(g.key_id, operation.name, params, outputs, idempotency_key, **others)
+        job = here.jobs.create(g.key_id, body, idempotency_key)
     return job_response(job, query)
+
+
+def _read(operation: str, *, defaults: bool) -> JobRequest:
+    """Read the request's body; a large one in another process, while this thread lends its place."""
+    check_json(request)
+    chunked = request.content_length is None and "Transfer-Encoding" in request.headers
+    if not chunked and (request.content_length or 0) <= LARGE_BODY:
+        return job_request.read(operation, read_json(request), defaults=defaults)
+    here = services()
+    with here.thread_limits.large_bodies.held(g.key_id) as held:
+        if not held:
+            raise BodiesBusy
+        data = read_json(request)
+        if len(data) <= LARGE_BODY:
+            return job_request.read(operation, data, defaults=defaults)
+        with away():
+            return here.body_process.read(operation, data, g.key_id, defaults=defaults)
 
 
 def _idempotency_key() -> str | None:

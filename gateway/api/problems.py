@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import islice
 from typing import Any
 
 import structlog
@@ -14,8 +13,7 @@ from marshmallow import Schema, fields
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from common.suggestions import OPERATION_GUESSES, UnknownField, nearest
-from common.validation import flatten
+from common.suggestions import OPERATION_GUESSES, nearest
 from ffmpeg_ops.operation import OPERATIONS
 from gateway import errors
 from gateway.api.job_document import JobSchema
@@ -40,8 +38,6 @@ _OF_THE_FRAMEWORK = (
     errors.ValidationFailed,
 )
 RETRY_AFTER_S = 2
-# Maximum number of wrong fields that are listed: an error in every item of a long list would fill megabytes.
-MAX_ERRORS = 100
 _RETRY = frozenset({503, 507})
 
 
@@ -119,7 +115,8 @@ def _response(status: int, code: str, title: str, detail: str | None, more: Mapp
 def _translate(error: HTTPException) -> errors.RequestError:
     messages = getattr(error, "data", {}).get("messages")
     if error.code == 422 and messages:
-        return _validation(messages)
+        (located,) = messages.values()  # by location: `json` or `query`
+        return errors.ValidationFailed.of(located)
     if error.code == 400 and messages:
         return errors.MalformedBody()
     if error.code is not None and error.code >= 500:
@@ -139,16 +136,6 @@ def _hint(error: HTTPException) -> str | None:
     return (
         f"There is no such operation. {f'Did you mean `{meant}`? ' if meant else ''}Known are: {', '.join(OPERATIONS)}."
     )
-
-
-def _validation(messages: Mapping[str, Any]) -> errors.ValidationFailed:
-    """Merge the messages that webargs returns by location (`json`, `query`)."""
-    found: dict[str, list[str]] = {}
-    for located in messages.values():
-        for path, reasons in islice(flatten(located).items(), MAX_ERRORS):
-            found[path] = [reason.explained() if isinstance(reason, UnknownField) else reason for reason in reasons]
-    detail = "; ".join(f"{path}: {first}" for path, (first, *_) in found.items())
-    return errors.ValidationFailed(detail, errors=found)
 
 
 def _unexpected(error: Exception) -> Response:

@@ -52,15 +52,15 @@ class Store:
         with self._engine.connect() as connection:
             return connection.scalar(query, values)
 
-    def add_job(self, job: Job, params: Mapping[str, Any], refuse: Refuse | None = None) -> None:
+    def add_job(self, job: Job, params: str, refuse: Refuse | None = None) -> None:
         """Insert the job, in a commit shared with others. Raises the exception that `refuse` returns for it."""
         refused: Exception | None = self._writers.share(insert_jobs, (job, params, refuse))
         if refused is not None:
             raise refused
 
-    def params(self, job_id: str) -> Mapping[str, Any]:
-        """The job's params as the client set them; empty when there is no such job."""
-        return self.scalar(PARAMS, {"row_id": job_id}) or {}
+    def params(self, job_id: str) -> str | None:
+        """The job's params as JSON text, as the client set them; None when there is no such job."""
+        return self.scalar(PARAMS, {"row_id": job_id})  # type: ignore[no-any-return]
 
     def checkpoint(self) -> None:
         """Copy SQLite's write-ahead log into the database's file, as far as no reader needs it, without waiting.
@@ -94,8 +94,8 @@ class Store:
         return {row["id"] for row in self.rows(query)}
 
     def unfinished_params(self, containing: str) -> Iterator[str]:
-        """The params of unfinished jobs, as JSON text, that contain the text `containing`; read a few at a time."""
-        text = sa.cast(job_params.c.params, sa.Text).label("text")
+        """The params of unfinished jobs that contain the text `containing`; read a few at a time."""
+        text = job_params.c.params
         # `next_at` is set until a job is over; with IS NOT NULL, SQLite would not use the index.
         query = sa.select(text).join_from(jobs, job_params)
         query = query.where(jobs.c.next_at > 0, text.contains(containing, autoescape=True))

@@ -98,12 +98,12 @@ jobs = Table(
     sa.Index("jobs_waiting", "status", "id", sqlite_where=WAITING, postgresql_where=WAITING),
 )
 
-# A table of its own: params may hold 500 kB of subtitles, and the rows of `jobs` are written at every heartbeat.
+# A table of its own: params may be a megabyte of JSON text, and the rows of `jobs` are written at every heartbeat.
 job_params = Table(
     "job_params",
     metadata,
     Column("job_id", ID_TYPE, sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
-    Column("params", sa.JSON, nullable=False),
+    Column("params", sa.Text, nullable=False),
 )
 
 attempts = Table(

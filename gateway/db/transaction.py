@@ -68,7 +68,7 @@ class Transaction:
             raise StaleLease(job_id)
         return job
 
-    def add_job(self, job: Job, params: Mapping[str, Any]) -> None:
+    def add_job(self, job: Job, params: str) -> None:
         insert_jobs(self, [(job, params, None)])
 
     def add_attempt(self, attempt: Attempt) -> None:
@@ -84,9 +84,9 @@ class Transaction:
             raise StaleLease(attempt.job_id)
         self.add_attempt(attempt)
 
-    def params(self, job_id: str) -> Mapping[str, Any]:
-        """The job's params as the client set them."""
-        params: Mapping[str, Any] = self.connection.execute(PARAMS, {"row_id": job_id}).scalar_one()
+    def params(self, job_id: str) -> str:
+        """The job's params as JSON text, as the client set them."""
+        params: str = self.connection.execute(PARAMS, {"row_id": job_id}).scalar_one()
         return params
 
     def forget_params(self, job_id: str) -> None:
@@ -268,7 +268,7 @@ class Transaction:
         return self.connection.execute(query.execution_options(preserve_rowcount=True)).rowcount == 1
 
 
-def insert_jobs(tx: Transaction, made: list[tuple[Job, Mapping[str, Any], Refuse | None]]) -> list[Exception | None]:
+def insert_jobs(tx: Transaction, made: list[tuple[Job, str, Refuse | None]]) -> list[Exception | None]:
     """Insert the jobs that are not refused; return for each job why it was refused, or None."""
     refused: dict[str, Exception] = {}
     for refuse in dict.fromkeys(refuse for _, _, refuse in made if refuse):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from gateway.db.transaction import Transaction
 from gateway.dispatch import fallback, limits
@@ -53,7 +51,7 @@ def send_again(look: Look, attempt: Attempt) -> Update:
     return submit(look, attempt, params)
 
 
-def _add(look: Look, attempt: Attempt, tx: Transaction) -> Mapping[str, Any]:
+def _add(look: Look, attempt: Attempt, tx: Transaction) -> str:
     tx.begin_attempt(attempt, look.token)
     return tx.params(attempt.job_id)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import json
 
 from gateway.dispatch.context import DispatchContext
 from gateway.domain.attempts import Attempt
 from gateway.domain.jobs import Job
 from gateway.domain.transitions import MAX_ENCODER_REFUSALS
+from gateway.providers.base import JobInput
 from wire.envelope import Delivery, DeliverySchema, EventTarget, Limits
 
 EVENTS_PURPOSE = "events"
@@ -17,8 +17,8 @@ EVENTS_PURPOSE = "events"
 _DELIVERY = DeliverySchema()
 
 
-def job_input(context: DispatchContext, job: Job, attempt: Attempt, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Build the JSON that `provider.submit` hands to a worker."""
+def job_input(context: DispatchContext, job: Job, attempt: Attempt, params: str) -> JobInput:
+    """Build what `provider.submit` hands to a worker. `params`: JSON text, which is passed on unparsed."""
     settings = context.settings
     token = context.signer.sign(EVENTS_PURPOSE, [attempt.id, attempt.deadline])
     events = EventTarget(f"{settings.worker_base}/events/{attempt.id}", token) if settings.worker_events else None
@@ -42,4 +42,5 @@ def job_input(context: DispatchContext, job: Job, attempt: Attempt, params: Mapp
         events=events,
         gpu_encoder="prefer" if job.encoder_refusals >= MAX_ENCODER_REFUSALS else settings.gpu_encoder,
     )
-    return {"operation": job.operation, **params, "delivery": _DELIVERY.dump(delivery)}
+    members = [f'"operation": {json.dumps(job.operation)}', params[1:-1], f'"delivery": {_DELIVERY.dumps(delivery)}']
+    return JobInput("{" + ", ".join(filter(None, members)) + "}", job.operation, job.timeout_s)

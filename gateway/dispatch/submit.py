@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import structlog
 
@@ -33,7 +31,7 @@ MAX_WAIT_MS = 10_000
 MAX_BACKOFF_MS = 60_000
 
 
-def submit(look: Look, attempt: Attempt, params: Mapping[str, Any]) -> Update:
+def submit(look: Look, attempt: Attempt, params: str) -> Update:
     """Hand the attempt and the job's params to its provider."""
     structlog.contextvars.bind_contextvars(attempt_id=attempt.id)
     try:

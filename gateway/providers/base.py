@@ -33,6 +33,18 @@ class Context:
 
 
 @dataclass(frozen=True)
+class JobInput:
+    """The input of a worker."""
+
+    #: Operation, params and delivery as a JSON object. It may be a megabyte, and is sent as it is.
+    text: str
+    #: Name of the operation.
+    operation: str
+    #: Maximum time that the attempt may run, in seconds.
+    timeout_s: int
+
+
+@dataclass(frozen=True)
 class Accepted:
     """The provider has accepted the attempt."""
 
@@ -139,7 +151,7 @@ class Provider(Protocol):
     #: Maximum time that an attempt waits there before the next provider is asked, in seconds; None for no limit.
     queue_limit_s: int | None
 
-    def submit(self, attempt: Attempt, job_input: Mapping[str, Any]) -> Accepted | NotYet:
+    def submit(self, attempt: Attempt, job_input: JobInput) -> Accepted | NotYet:
         """Submit the attempt with the worker's input. It is recorded, and no provider has it yet.
 
         Returns Accepted when the provider has it, and NotYet when it certainly does not but may take it later (a

@@ -56,8 +56,8 @@ class Api:
         self._headers = {**headers, "Accept-Encoding": "identity"}
         self._kept = self._session() if keep_alive else None
 
-    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
-        """Make one call. Raises requests.RequestException and nothing else."""
+    def call(self, method: str, path: str, body: Mapping[str, Any] | str | None = None) -> Answer:
+        """Make one call, with an object or JSON text as its body. Raises requests.RequestException and nothing else."""
         if self._kept is not None:
             return self._call(self._kept, method, path, body)
         with self._session() as http:
@@ -77,13 +77,14 @@ class Api:
             http.mount(scheme, TimelyAdapter(pool_connections=1, pool_maxsize=_CONNECTIONS))
         return http
 
-    def _call(self, http: requests.Session, method: str, path: str, body: Mapping[str, Any] | None) -> Answer:
+    def _call(self, http: requests.Session, method: str, path: str, body: Mapping[str, Any] | str | None) -> Answer:
         ends_at = time.monotonic() + ANSWER_S
         try:
             with http.request(
                 method,
                 self._base + path,
-                json=body,
+                data=None if body is None else (body if isinstance(body, str) else json.dumps(body)).encode(),
+                headers={} if body is None else {"Content-Type": "application/json"},
                 timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
                 allow_redirects=False,
                 stream=True,

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import requests
 from marshmallow import ValidationError
 
-from gateway.providers.base import Accepted, Ambiguous, NotYet, Phase, Refused, Remote, Unavailable
+from gateway.providers.base import Accepted, Ambiguous, JobInput, NotYet, Phase, Refused, Remote, Unavailable
 from gateway.providers.http import CONNECT_TIMEOUT_S, Answer, Api, never_sent, wrong_certificate
 from gateway.providers.pinned_tls import presented_certificate
 from gateway.signing import Signer
@@ -84,10 +84,10 @@ class WorkerClient:
         self._base, self._credentials, self._tls = base_url, credentials, tls
         self._api = None if tls else self._trusted_api(credentials[0])
 
-    def submit(self, job_input: Mapping[str, Any]) -> Accepted | NotYet:
+    def submit(self, job_input: JobInput) -> Accepted | NotYet:
         """Submit a worker's input. Returns and raises what `Provider.submit` does."""
         try:
-            answer = self._call("POST", f"/video/{job_input['operation']}", job_input)
+            answer = self._call("POST", f"/video/{job_input.operation}", job_input.text)
         except Unreachable:  # nothing was sent
             return NotYet("the worker is not running", _RETRY_S)
         except requests.RequestException as error:
@@ -130,7 +130,7 @@ class WorkerClient:
         except requests.RequestException as error:
             raise Unreachable(error) from error
 
-    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
+    def _call(self, method: str, path: str, body: str | None = None) -> Answer:
         """Raises requests.RequestException if the call fails, and Unavailable if the proof of identity does."""
         api = self._api or self._prove()
         try:
@@ -143,7 +143,7 @@ class WorkerClient:
             return self._with_any(method, path, body)
         return answer
 
-    def _with_any(self, method: str, path: str, body: Mapping[str, Any] | None) -> Answer:
+    def _with_any(self, method: str, path: str, body: str | None) -> Answer:
         """Repeat a call that was refused with each of the credentials, and keep those that the worker accepts."""
         for credentials in self._credentials:
             self._api = self._trusted_api(credentials)

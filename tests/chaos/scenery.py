@@ -146,7 +146,7 @@ def leave_old_things(data: Path) -> None:
     attempt = Attempt(ids.new("att", now), job.id, "runpod", AttemptState.DONE, now, now, ended_at=now)
     job = replace(job, attempt_id=attempt.id, outputs=stored_video(attempt))
     with opened(data) as store, store.transaction() as tx:
-        tx.add_job(job, {})
+        tx.add_job(job, "{}")
         tx.add_attempt(attempt)
         tx.save_job(job)
         tx.save_webhook(Webhook(job.id, job.key_id, "example.com", webhooks.WebhookState.SUCCEEDED, tries=1))

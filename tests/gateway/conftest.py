@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import shutil
 import threading
@@ -17,7 +18,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from gateway import create_app
+from gateway import create_app, storage
+from gateway.api import job_request
 from gateway.db.migrations import migrate
 from gateway.db.records import ApiKey
 from gateway.db.store import Store
@@ -26,7 +28,7 @@ from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import Job, JobStatus
 from gateway.domain.outputs import Output
 from gateway.domain.prices import Price
-from gateway.providers.base import Accepted, NotYet, Phase, Provider, Remote
+from gateway.providers.base import Accepted, JobInput, NotYet, Phase, Provider, Remote
 from gateway.settings import Settings
 from gateway.wiring import Services
 from tests.gateway.connections import holders, no_thread_takes_two_connections  # noqa: F401
@@ -43,6 +45,8 @@ RESULT = {
     "stats": {"size_bytes": len(BODY), "duration_s": 2.0},
 }
 PARAMS = {"url_video": "https://example.com/v.mp4", "url_srt": "https://example.com/s.srt"}
+PARAMS_TEXT = json.dumps(PARAMS)
+REQUEST = job_request.read("caption", PARAMS_TEXT.encode())
 
 # Makes processes from one that has no threads and has imported what they need.
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -96,8 +100,8 @@ class FakeProvider:
         """The attempts that `method` was called with, in this order."""
         return [attempt for name, attempt in self.calls if name == method]
 
-    def submit(self, attempt: Attempt, job_input: Mapping[str, Any]) -> Accepted | NotYet:
-        self.inputs.append(job_input)
+    def submit(self, attempt: Attempt, job_input: JobInput) -> Accepted | NotYet:
+        self.inputs.append(json.loads(job_input.text))
         return self._answer("submit", attempt)
 
     def poll(self, attempt: Attempt) -> Remote:
@@ -229,7 +233,7 @@ class Gateway(Services):
         if record is not None and "attempt_id" not in changes:
             job = replace(job, attempt_id=record.id)
         with self.store.transaction() as tx:
-            tx.add_job(job, params)
+            tx.add_job(job, json.dumps(params))
             if record is not None:
                 tx.add_attempt(record)
         return job
@@ -253,6 +257,14 @@ def together(count: int, work: Callable[[int], Any]) -> list[Any]:
 
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(one, range(count)))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def small_reserve() -> Iterator[None]:
+    """Keep little of the disk free: every test with a dispatcher would write 16 MB."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "MAX_KEPT_BYTES", 100_000)
+        yield
 
 
 @pytest.fixture
@@ -335,6 +347,7 @@ def wire(settings: Settings, clock: FixedClock, provider: FakeProvider) -> Itera
     yield make
     for services in made:
         services.dispatcher.stop()
+        services.body_process.stop()
         services.store._engine.dispose()
 
 

@@ -153,6 +153,7 @@ REFUSED = {
     f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: {MAX_ASSET_BYTES + 1}": 413,
     f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nTransfer-Encoding: chunked": 411,
     f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: 99999\nContent-Type: multipart/mixed": 415,
+    f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: 99999\nContent-Type: multipart/form-data": 400,
     f"POST /files/x HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: 99999": 405,
     "POST /files HTTP/1.1\nX-API-Key: wrong\nContent-Length: 99999": 401,
     "POST /files HTTP/1.1\nX-API-Key: wrong\nX-Body-Length: 5\nX-Original-Method: GET\nContent-Length: 99999": 401,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from gateway.domain.attempts import Attempt
-from gateway.providers.base import Accepted, Context, NotYet, Remote
+from gateway.providers.base import Accepted, Context, JobInput, NotYet, Remote
 from gateway.providers.local.settings import LocalSettings
 from gateway.providers.worker_client import WorkerClient, credentials_of
 
@@ -20,7 +19,7 @@ class LocalProvider:
     def __init__(self, context: Context) -> None:
         self._worker = WorkerClient(context.settings.of(LocalSettings).worker_url, credentials_of(context.signer))
 
-    def submit(self, attempt: Attempt, job_input: Mapping[str, Any]) -> Accepted | NotYet:
+    def submit(self, attempt: Attempt, job_input: JobInput) -> Accepted | NotYet:
         return self._worker.submit(job_input)
 
     def poll(self, attempt: Attempt) -> Remote:

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import structlog
 
@@ -22,7 +21,7 @@ from gateway.db.transaction import Transaction
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.prices import Price
 from gateway.domain.rentals import COMING, USABLE, Rental, Stage, attempt_of, move, rental_of
-from gateway.providers.base import Accepted, Context, NoCapacity, NotYet, Phase, Remote, Unavailable
+from gateway.providers.base import Accepted, Context, JobInput, NoCapacity, NotYet, Phase, Remote, Unavailable
 from gateway.providers.gpu_names import same_gpu
 from gateway.providers.rental.cloud import Cloud, InconclusiveListing
 from gateway.providers.rental.fleet import FleetManager
@@ -57,8 +56,8 @@ class RentalProvider:
         self._check_lock = threading.Lock()
         self._checked_at = -CHECKED_S
 
-    def submit(self, attempt: Attempt, job_input: Mapping[str, Any]) -> Accepted | NotYet:
-        timeout_s = int(job_input["delivery"]["limits"]["timeout_s"])
+    def submit(self, attempt: Attempt, job_input: JobInput) -> Accepted | NotYet:
+        timeout_s = job_input.timeout_s
         closed = self._closed()
         coming = self._boots_for(attempt)  # before the records are read: a booting machine may be up by then
         with self._store.transaction() as tx:

@@ -26,6 +26,7 @@ from gateway.providers.base import (
     Accepted,
     Ambiguous,
     Context,
+    JobInput,
     NotYet,
     Phase,
     Refused,
@@ -98,9 +99,9 @@ class RunPodProvider:
         self._health: Mapping[str, Any] | Unavailable = Unavailable("RunPod has not given a reason yet")
         self._health_at = -HEALTH_KEPT_S
 
-    def submit(self, attempt: Attempt, job_input: Mapping[str, Any]) -> Accepted | NotYet:
-        body = {"input": job_input, "policy": self._policy(attempt, job_input)}
-        if (size := len(json.dumps(body))) > MAX_BODY_BYTES:
+    def submit(self, attempt: Attempt, job_input: JobInput) -> Accepted | NotYet:
+        body = f'{{"input": {job_input.text}, "policy": {json.dumps(self._policy(attempt, job_input))}}}'
+        if (size := len(body.encode())) > MAX_BODY_BYTES:
             raise Refused(InvalidParams(f"The job's parameters are too large: {size} bytes; RunPod takes 10 MB."))
         try:
             answer = self._call("run", "POST", "/run", body)
@@ -169,9 +170,9 @@ class RunPodProvider:
             self._last_price = known
         return Price(self._last_price, self._idle_s)
 
-    def _policy(self, attempt: Attempt, job_input: Mapping[str, Any]) -> dict[str, int]:
+    def _policy(self, attempt: Attempt, job_input: JobInput) -> dict[str, int]:
         """RunPod's limits in ms: the time for a run, upload included, and the time until the job is discarded."""
-        execution = int(job_input["delivery"]["limits"]["timeout_s"]) * 1000 + MARGIN_MS
+        execution = job_input.timeout_s * 1000 + MARGIN_MS
         ttl = max(0, attempt.deadline - self._clock.now_ms())
         return {"executionTimeout": execution, "ttl": min(MAX_MS, ttl + MARGIN_MS)}
 
@@ -209,7 +210,7 @@ class RunPodProvider:
             raise Unavailable(f"RunPod returned status {answer.status}")
         return answer
 
-    def _call(self, kind: str, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
+    def _call(self, kind: str, method: str, path: str, body: str | None = None) -> Answer:
         """Raises Unavailable while the breaker is open, RateLimited, or requests.RequestException."""
         if (pause := self._breaker.closed_in_s()) > 0:
             raise Unavailable("RunPod keeps failing; calls to it are paused", pause)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from decimal import Decimal
@@ -10,8 +9,8 @@ from decimal import Decimal
 import pytest
 import sqlalchemy as sa
 
-from ffmpeg_ops.operation import VIDEO
 from gateway.access.quotas import ALLOWANCE_MS, ALLOWANCE_SHARE, GATEWAYS, MARGIN
+from gateway.api import job_request
 from gateway.db.records import Usage
 from gateway.domain.attempts import AttemptState
 from gateway.domain.jobs import Job, JobStatus
@@ -21,7 +20,7 @@ from tests.gateway.conftest import FakeProvider, Gateway, Wire, on_every_databas
 from tests.servers import eventually
 from wire.errors import AssetNotFound, EncodeFailed
 
-PARAMS = {"url_image": "https://example.com/i.jpg"}
+REQUEST = job_request.read("img2vid", b'{"url_image": "https://example.com/i.jpg"}')
 DAY_MS = 86_400_000
 DOLLAR = 1_000_000_000
 
@@ -34,7 +33,7 @@ def provider(provider: FakeProvider) -> FakeProvider:
 
 
 def create(services: Gateway, key_id: str, idempotency_key: str | None = None) -> Job:
-    return services.jobs.create(key_id, "img2vid", PARAMS, VIDEO, idempotency_key)
+    return services.jobs.create(key_id, REQUEST, idempotency_key)
 
 
 def refused(services: Gateway, key_id: str) -> RequestError:
@@ -305,7 +304,7 @@ def test_zero_is_no_limit_and_own_machines_cost_nothing(wire: Wire) -> None:
 
 # Bytes of params
 
-SIZE = len(json.dumps(PARAMS))
+SIZE = len(REQUEST.params)
 
 
 @on_every_database

@@ -44,7 +44,7 @@ def test_a_job_shows_its_webhook_url_without_secrets(api: FlaskClient) -> None:
 
 def test_the_url_is_no_param(api: FlaskClient, services: Gateway) -> None:
     job = services.store.job(post(api)["jobId"])
-    assert (services.store.params(job.id), job.webhook_url) == (CAPTION, HOOK["webhook_url"])
+    assert (json.loads(services.store.params(job.id)), job.webhook_url) == (CAPTION, HOOK["webhook_url"])
 
 
 def test_an_invalid_url_is_refused(api: FlaskClient, services: Gateway) -> None:

@@ -82,7 +82,7 @@ ACCEPTED += [
 def test_local_hosts_and_limits_are_accepted(api: FlaskClient, services: Gateway, operation: str, body: Any) -> None:
     response = api.post(f"/video/{operation}", json=body)
     assert response.status_code == 202
-    assert services.store.params(response.get_json()["jobId"]) == body, "without defaults"
+    assert json.loads(services.store.params(response.get_json()["jobId"])) == body, "without defaults"
 
 
 def test_a_job_has_one_shape_in_post_get_and_list(api: FlaskClient, worker: Worker) -> None:
@@ -284,7 +284,7 @@ def test_a_body_over_one_megabyte_is_refused(api: FlaskClient) -> None:
 def test_the_last_of_duplicate_keys_counts(api: FlaskClient, services: Gateway) -> None:
     body = '{"url_image": "https://example.com/a.jpg", "duration": 0, "duration": 3}'
     response = api.post("/video/img2vid", data=body, content_type="application/json")
-    params = services.store.params(response.get_json()["jobId"])
+    params = json.loads(services.store.params(response.get_json()["jobId"]))
     assert params == {"url_image": "https://example.com/a.jpg", "duration": 3}
 
 
@@ -407,7 +407,7 @@ def test_a_reference_is_shown_in_the_job_and_in_lists(
     assert (
         [job] == api.get("/jobs").get_json()["jobs"] == api.get("/jobs", query_string={"reference": shown}).json["jobs"]
     )
-    assert services.store.params(job["jobId"]) == CAPTION, "it is no param"
+    assert json.loads(services.store.params(job["jobId"])) == CAPTION, "it is no param"
 
 
 @pytest.mark.parametrize("reference", ["x" * 201, "a\0b", "a\nb", 1.5, True, ["x"], {"id": 1}])

@@ -19,8 +19,10 @@ import requests
 
 from common.http_server import AWAY
 from gateway.__main__ import STOP_S
+from gateway.dispatch.delivery import EVENTS_PURPOSE
 from tests.gateway.api.conftest import CAPTION
 from tests.gateway.api.live import API_KEY, MAX_ASSET_BYTES, THREADS, TRANSFERS, WAITING, Live, live, read_reply
+from tests.gateway.conftest import CLAIM
 from tests.outputs import video_key
 from tests.servers import eventually
 from wire.errors import AssetNotFound
@@ -133,6 +135,7 @@ def test_a_refused_upload_is_not_read(server: Live, stack: ExitStack) -> None:
         f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: {MAX_ASSET_BYTES + 1}": 413,
         f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nTransfer-Encoding: chunked": 411,
         f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: 9999\nContent-Type: multipart/mixed": 415,
+        f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: 9999\nContent-Type: multipart/form-data": 400,
         f"POST /nothing HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: 9999": 404,
         f"PUT /jobs HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: 9999": 405,
         f"POST /video/caption HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: 9999\nContent-Type: text/plain": 415,
@@ -222,19 +225,20 @@ def test_clients_that_leave_a_strict_wait_cost_their_job_nothing(server: Live, s
     job, attempt = server.claimed_job()
     head = f"GET /jobs/{job.id}?wait=60 HTTP/1.1\nX-API-Key: {API_KEY}\nPrefer: handling=strict"
     waiting = [stack.enter_context(server.half_sent(head, b"")) for _ in range(WAITING)]
-    other = server.claimed_job()[0].id
-    eventually(lambda: "Preference-Applied" not in server.call("GET", f"/jobs/{other}?wait=1").headers)
+    time.sleep(0.5)
     for connection in waiting:
         reset(connection)
-    error = AssetNotFound("No such file.")
-    server.services.report(attempt.id, "failed", error=error)
+    token = server.services.signer.sign(EVENTS_PURPOSE, [attempt.id, attempt.deadline])
+    event = {"type": "failed", "claim_id": CLAIM, "error": AssetNotFound("No such file.").to_wire()}
+    headers = {"Authorization": f"Bearer {token}"}
+    assert server.call("POST", f"/events/{attempt.id}", key=None, json=event, headers=headers).status_code == 200
     answer = server.call("GET", f"/jobs/{job.id}?strict=true")
     assert (answer.status_code, answer.json()["code"]) == (422, "asset_not_found")
+    other = server.claimed_job()[0].id
     eventually(lambda: server.call("GET", f"/jobs/{other}?wait=1").headers.get("Preference-Applied") == "wait=1")
     assert "Traceback" not in (server.services.settings.data_dir / "log").read_text()
 
 
-@pytest.mark.slow
 def test_health_responds_while_all_other_threads_are_held(
     server: Live, stack: ExitStack, hold_waiting: Callable[[], list[Future[requests.Response]]]
 ) -> None:

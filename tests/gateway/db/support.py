@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.db.store import Store
 from gateway.domain.jobs import Job
-from tests.gateway.conftest import PARAMS, START_MS
+from tests.gateway.conftest import PARAMS_TEXT, START_MS
 
 NOW = START_MS
 
@@ -12,5 +12,5 @@ NOW = START_MS
 def add(store: Store, *records: Job) -> list[Job]:
     with store.transaction() as tx:
         for job in records:
-            tx.add_job(job, PARAMS)
+            tx.add_job(job, PARAMS_TEXT)
     return list(records)

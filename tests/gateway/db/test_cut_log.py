@@ -16,7 +16,7 @@ from gateway.db.store import Store
 from gateway.domain.jobs import Job
 from gateway.settings import Settings
 from tests.gateway.api.live import live
-from tests.gateway.conftest import PARAMS, SECRET_KEY, START_MS, new_job
+from tests.gateway.conftest import PARAMS_TEXT, SECRET_KEY, START_MS, new_job
 
 HEADER, FRAME = 32, 24 + 4096
 JOBS = 12
@@ -26,7 +26,7 @@ def add(store: Store, count: int) -> list[Job]:
     """Add jobs, each in a commit of its own."""
     made = [new_job(START_MS + number) for number in range(count)]
     for job in made:
-        store.add_job(job, PARAMS)
+        store.add_job(job, PARAMS_TEXT)
     return made
 
 
@@ -78,7 +78,7 @@ def test_a_log_that_was_cut_anywhere_loses_no_checkpointed_job(
         numbers.append(len(found) - len(kept))
         assert set(found) == {job.id for job in [*kept, *later[: numbers[-1]]]}, "later commits go first"
         (added,) = add(store, 1)
-        assert store.job(added.id) == added and store.params(added.id) == PARAMS
+        assert store.job(added.id) == added and store.params(added.id) == PARAMS_TEXT
         with engine.connect() as connection:
             assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
             assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []

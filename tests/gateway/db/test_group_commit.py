@@ -15,7 +15,7 @@ from gateway.db import group_commit
 from gateway.db.store import Store
 from gateway.db.transaction import StaleLease, Transaction
 from gateway.domain.jobs import Job
-from tests.gateway.conftest import PARAMS, new_job, together
+from tests.gateway.conftest import PARAMS_TEXT, new_job, together
 from tests.gateway.db.support import NOW, add
 from tests.servers import eventually
 
@@ -27,7 +27,7 @@ def test_jobs_that_come_at_once_are_committed_before_their_calls_return(opened: 
     def add_and_look(number: int) -> object:
         found = []
         for job in made[number * 5 : number * 5 + 5]:
-            store.add_job(job, PARAMS)
+            store.add_job(job, PARAMS_TEXT)
             found.append(other.job(job.id))
         return found
 
@@ -41,9 +41,9 @@ def test_a_job_that_cannot_be_stored_fails_alone(store: Store) -> None:
     def add_one(number: int) -> object:
         if number == 3:
             with pytest.raises(IntegrityError):
-                store.add_job(twice, PARAMS)
+                store.add_job(twice, PARAMS_TEXT)
         else:
-            store.add_job(good[number - (number > 3)], PARAMS)
+            store.add_job(good[number - (number > 3)], PARAMS_TEXT)
         return number
 
     with ThreadPoolExecutor(1) as outside:
@@ -75,7 +75,7 @@ def test_whatever_waits_for_a_writer_shares_one_commit_with_new_jobs(store: Stor
     commits: list[object] = []
     sa.event.listen(store._engine, "commit", commits.append)
     works = [partial(store.together, renamed(job, f"reason {i}")) for i, job in enumerate(made)]
-    done = at_once(store, *works, partial(store.add_job, new, PARAMS))
+    done = at_once(store, *works, partial(store.add_job, new, PARAMS_TEXT))
     assert [future.result(10) for future in done] == [*(f"reason {i}" for i in range(5)), None]
     assert len(commits) == 2
     assert [store.job(job.id).waiting_for for job in [*made, new]] == [*(f"reason {i}" for i in range(5)), None]
@@ -114,9 +114,9 @@ def test_a_write_that_times_out_is_never_made_later(store: Store, monkeypatch: p
     made = [new_job(NOW) for _ in range(3)]
     with store.transaction():
         with ThreadPoolExecutor(3) as pool:
-            done = [pool.submit(store.add_job, job, PARAMS) for job in made]
+            done = [pool.submit(store.add_job, job, PARAMS_TEXT) for job in made]
         assert all(isinstance(future.exception(10), sa.exc.TimeoutError) for future in done)
     (later,) = add(store, new_job(NOW))
     assert store.jobs_by_id([job.id for job in [*made, later]]) == {later.id: later}
-    store.add_job(made[0], PARAMS)
+    store.add_job(made[0], PARAMS_TEXT)
     assert store.job(made[0].id) == made[0]

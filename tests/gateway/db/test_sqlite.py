@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from gateway.db.engine import MAX_CONNECTIONS, make_engine
 from gateway.db.store import Store
 from gateway.domain.jobs import Job
-from tests.gateway.conftest import PARAMS, START_MS, new_job
+from tests.gateway.conftest import PARAMS_TEXT, START_MS, new_job
 
 
 def test_it_waits_for_the_disk_and_checks_foreign_keys(store: Store) -> None:
@@ -28,7 +28,7 @@ def test_it_waits_for_the_disk_and_checks_foreign_keys(store: Store) -> None:
 def test_a_writer_of_another_process_is_waited_for(store: Store) -> None:
     job = new_job(START_MS)
     with store.transaction() as tx:
-        tx.add_job(job, PARAMS)
+        tx.add_job(job, PARAMS_TEXT)
     with closing(sqlite3.connect(store._engine.url.database, check_same_thread=False)) as other:
         other.isolation_level = None
         other.execute("BEGIN IMMEDIATE")
@@ -51,7 +51,7 @@ def test_more_threads_than_connections_wait_for_each_other_and_all_are_served(st
     made = [new_job(START_MS) for _ in range(8 * MAX_CONNECTIONS)]
 
     def use(job: Job) -> Job | None:
-        store.add_job(job, PARAMS)
+        store.add_job(job, PARAMS_TEXT)
         store.together(lambda tx: tx.save_job(replace(job, waits=1)))
         with store._engine.connect() as connection:
             connection.execute(sa.text("SELECT count(*) FROM jobs"))
@@ -64,7 +64,7 @@ def test_more_threads_than_connections_wait_for_each_other_and_all_are_served(st
 
 def test_a_damaged_page_is_forgotten_when_the_file_is_repaired(store: Store) -> None:
     job = new_job(START_MS)
-    store.add_job(job, PARAMS)
+    store.add_job(job, PARAMS_TEXT)
     path = Path(store._engine.url.database)
     with store._engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from ffmpeg_ops.operation import VIDEO
 from gateway.dispatch import loop
 from gateway.dispatch.loop import CHORE_MS, KEY_POOL, KEY_POOL_UNTRIED, LEASE_MS, POOL, POOL_UNTRIED, TICK_MS
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.providers.base import Accepted, Phase, Remote, Unavailable
-from tests.gateway.conftest import START_MS, Gateway, Wire, on_every_database, together
+from tests.gateway.conftest import REQUEST, START_MS, Gateway, Wire, on_every_database, together
 from tests.gateway.dispatch.support import COMPLETED
 from tests.servers import eventually
 from wire.errors import AssetNotFound
@@ -256,8 +255,8 @@ def test_the_loop_takes_a_new_job_at_once_and_stops_on_request(
     monkeypatch.setattr(notifier, "wait", watched)
     services.dispatcher.start()
     assert idle.wait(30)
-    job = services.jobs.create("key_a", "caption", {}, VIDEO)
+    job = services.jobs.create("key_a", REQUEST)
     eventually(lambda: services.states(job) == [AttemptState.SUBMITTED])
     services.dispatcher.stop()
-    services.jobs.create("key_a", "caption", {}, VIDEO)
+    services.jobs.create("key_a", REQUEST)
     assert len(services.provider.called("submit")) == 1

@@ -17,7 +17,7 @@ from ffmpeg_ops.operation import StopSignal
 from gateway.configuration import read_settings
 from gateway.db.store import Store
 from gateway.domain.attempts import Attempt
-from gateway.providers.base import Accepted, Context, NotYet, Provider
+from gateway.providers.base import Accepted, Context, JobInput, NotYet, Provider
 from gateway.providers.local.settings import LocalSettings
 from gateway.providers.registry import PROVIDERS, make
 from gateway.providers.runpod.provider import RunPodProvider
@@ -31,7 +31,7 @@ from handler.runs import Busy, Run, Runs
 from handler.settings import Settings as WorkerSettings
 from tests.emulators.runpod import Config, Emulator
 from tests.emulators.runpod.jobs import Queue
-from tests.gateway.conftest import PARAMS, SECRET_KEY, new_attempt, new_job
+from tests.gateway.conftest import PARAMS_TEXT, SECRET_KEY, new_attempt, new_job
 from tests.servers import FileServer
 from wire.errors import Cancelled, JobError
 
@@ -122,7 +122,7 @@ class InQueue:
         return self.queue.stops(WORKER, 0, lambda: True) == [self.job_id]
 
 
-def job_input(attempt: Attempt, operation: str = "caption", **params: Any) -> Mapping[str, Any]:
+def job_input(attempt: Attempt, operation: str = "caption", **params: Any) -> JobInput:
     """A worker's input that is valid unless `params` say otherwise."""
     params = params or {"url_video": "http://example.com/v.mp4", "url_srt": "http://example.com/s.srt"}
     delivery = {
@@ -131,7 +131,7 @@ def job_input(attempt: Attempt, operation: str = "caption", **params: Any) -> Ma
         "deadline": "2030-01-01T00:00:00Z",
         "limits": {"timeout_s": 600},
     }
-    return {"operation": operation, **params, "delivery": delivery}
+    return JobInput(json.dumps({"operation": operation, **params, "delivery": delivery}), operation, 600)
 
 
 def serve(
@@ -241,7 +241,7 @@ class Kept:
         if self._store.attempt(attempt.id) is None:
             job = replace(new_job(attempt.created_at), id=attempt.job_id, attempt_id=attempt.id)
             with self._store.transaction() as tx:
-                tx.add_job(job, PARAMS)
+                tx.add_job(job, PARAMS_TEXT)
                 tx.add_attempt(replace(attempt, provider=self.name, remote_id=None))
         return self._provider.submit(attempt, job_input)
 

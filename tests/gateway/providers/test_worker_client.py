@@ -91,7 +91,8 @@ def test_the_credentials_go_with_every_call_and_the_input_unchanged(files: FileS
     submit(files, reply(202, attemptId="a1"))
     client_of(files).cancel(ATTEMPT.id)
     assert [(r.method, r.path) for r in files.requests] == [("POST", SUBMIT), ("DELETE", POLL)]
-    assert json.loads(files.requests[0].body) == INPUT
+    assert files.requests[0].body.decode() == INPUT.text
+    assert files.requests[0].headers["Content-Type"] == "application/json"
     for request in files.requests:
         assert (request.headers["X-Session-Token"], request.headers["X-API-Key"]) == ("token", "key")
 

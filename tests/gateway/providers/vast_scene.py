@@ -24,7 +24,7 @@ from gateway.providers.rental.provider import RentalProvider
 from gateway.settings import Settings
 from gateway.signing import Signer
 from tests.emulators.vast import Config, Emulator
-from tests.gateway.conftest import PARAMS, SECRET_KEY, new_attempt, new_job
+from tests.gateway.conftest import PARAMS_TEXT, SECRET_KEY, new_attempt, new_job
 from tests.gateway.providers.conftest import job_input
 
 TICK_S = 5
@@ -76,7 +76,7 @@ class Scene:
             for _ in range(count):
                 job = new_job(now)
                 attempt = new_attempt(job, now, provider="vast", sent_at=None)
-                tx.add_job(replace(job, attempt_id=attempt.id), PARAMS)
+                tx.add_job(replace(job, attempt_id=attempt.id), PARAMS_TEXT)
                 tx.add_attempt(attempt)
                 made.append(attempt)
         return made

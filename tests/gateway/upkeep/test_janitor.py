@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 import tracemalloc
@@ -15,7 +16,6 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
-from ffmpeg_ops.operation import VIDEO
 from gateway.db import rental_store
 from gateway.db.transaction import Transaction
 from gateway.domain import ids
@@ -25,7 +25,17 @@ from gateway.domain.rentals import OVER, Rental, Stage
 from gateway.storage import StorageUnavailable
 from gateway.upkeep import janitor
 from gateway.upkeep.janitor import ROUND_MS, Janitor
-from tests.gateway.conftest import BODY, PARAMS, FixedClock, Gateway, Wire, new_attempt, new_job, on_every_database
+from tests.gateway.conftest import (
+    BODY,
+    PARAMS_TEXT,
+    REQUEST,
+    FixedClock,
+    Gateway,
+    Wire,
+    new_attempt,
+    new_job,
+    on_every_database,
+)
 from tests.outputs import stored_video, video_key
 
 DAY_MS = 24 * 3600 * 1000
@@ -236,12 +246,12 @@ def test_the_settings_define_the_retention(services: Gateway, wire: Wire, clock:
         job_retention_seconds=120,
     )  # fmt: skip
     upload(hasty, ids.new("key", 0))
-    hasty.jobs.create("key_a", "caption", {}, VIDEO, "old")
+    hasty.jobs.create("key_a", REQUEST, "old")
     clock.advance(60_000)
-    renewed = hasty.jobs.create("key_a", "caption", {}, VIDEO, "renewed")
+    renewed = hasty.jobs.create("key_a", REQUEST, "renewed")
     clean(hasty)
     assert (keys(hasty), count(hasty, "idempotency")) == (set(), 1)
-    assert hasty.jobs.create("key_a", "caption", {}, VIDEO, "renewed") == renewed
+    assert hasty.jobs.create("key_a", REQUEST, "renewed") == renewed
     assert hasty.store.job(job.id) == job
     clock.advance(60_000)
     clean(hasty)
@@ -257,7 +267,7 @@ def live_day(services: Gateway, clock: FixedClock, jobs: int) -> None:
             job = new_job(now, status=JobStatus.COMPLETED, next_at=None, started_at=now, finished_at=now)
             attempts = [new_attempt(job, now - 1, AttemptState.FAILED), new_attempt(job, now, AttemptState.DONE)]
             job = replace(job, attempt_id=attempts[1].id, outputs=stored_video(attempts[1]))
-            tx.add_job(job, params)
+            tx.add_job(job, json.dumps(params))
             for attempt in attempts:
                 tx.add_attempt(attempt)
             tx.claim_idempotency_key("key_a", f"{job.id}", "f", job.id, now=now, after=now - DAY_MS)
@@ -292,7 +302,7 @@ def expired(services: Gateway) -> Gateway:
     for number in range(4):
         completed(services)
         upload(services, ids.new("key", 0))
-        services.jobs.create("key_a", "caption", {}, VIDEO, f"k{number}")
+        services.jobs.create("key_a", REQUEST, f"k{number}")
     with services.store.transaction() as tx:
         tx.connection.execute(sa.text("UPDATE jobs SET finished_at = created_at, next_at = NULL"))
     services.clock.advance(31 * DAY_MS)
@@ -401,7 +411,7 @@ def test_other_writers_get_their_turn_between_batches(services: Gateway, monkeyp
     now, removed, written = services.clock.now_ms(), [], []
     with services.store.transaction() as tx:
         for _ in range(250):
-            tx.add_job(new_job(now, status=JobStatus.FAILED, next_at=None, finished_at=now), PARAMS)
+            tx.add_job(new_job(now, status=JobStatus.FAILED, next_at=None, finished_at=now), PARAMS_TEXT)
     services.clock.advance(31 * DAY_MS)
     delete = Transaction.delete_jobs
 
@@ -412,7 +422,7 @@ def test_other_writers_get_their_turn_between_batches(services: Gateway, monkeyp
     class Pause(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:
             assert timeout == janitor.PAUSE_S
-            written.append(services.jobs.create("key_a", "caption", {}, VIDEO))
+            written.append(services.jobs.create("key_a", REQUEST))
             return False
 
     monkeypatch.setattr(Transaction, "delete_jobs", counted)

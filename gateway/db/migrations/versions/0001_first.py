@@ -207,7 +207,7 @@ def upgrade() -> None:
     op.create_table(
         "job_params",
         sa.Column("job_id", sa.String(length=40), nullable=False),
-        sa.Column("params", sa.JSON(), nullable=False),
+        sa.Column("params", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id"),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,8 +15,8 @@ import pytest
 from werkzeug.serving import make_server
 
 from common.settings import read
-from ffmpeg_ops.operation import VIDEO
 from gateway import create_app
+from gateway.api import job_request
 from gateway.db.rental_store import spending
 from gateway.dispatch import limits
 from gateway.domain.jobs import Job, JobStatus
@@ -43,7 +44,7 @@ class Chain:
     key_id: str
 
     def job(self, operation: str = "caption", params: Mapping[str, Any] = PARAMS) -> Job:
-        return self.services.jobs.create(self.key_id, operation, params, VIDEO)
+        return self.services.jobs.create(self.key_id, job_request.read(operation, json.dumps(params).encode()))
 
     def now(self, job: Job) -> Job:
         return self.services.jobs.get(job.id, self.key_id)

@@ -88,14 +88,14 @@ def test_the_job_goes_with_its_limits(runpod: Emulator, deadline_s: int, ttl_s: 
     clock = FixedClock()
     attempt = replace(new(), deadline=clock.now_ms() + deadline_s * 1000)
     job = queued(runpod, accepted(runpod_provider(runpod, clock), attempt))
-    assert job.input == job_input(attempt)
+    assert job.input == json.loads(job_input(attempt).text)
     assert (job.execution_timeout_s, job.ttl_s) == (600 + MARGIN_MS / 1000, ttl_s)
 
 
 def test_a_job_that_is_too_large_for_them_is_refused_without_a_call(runpod: Emulator, provider: RunPodProvider) -> None:
     attempt = new()
     with pytest.raises(Refused, match="too large"):
-        provider.submit(attempt, {**job_input(attempt), "subtitles": "x" * 10_000_000})
+        provider.submit(attempt, job_input(attempt, subtitles="x" * 10_000_000))
     assert runpod.calls["run"] == 0
 
 
