@@ -7,10 +7,11 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from gateway.__main__ import prepare
+from gateway.__main__ import SWITCH_S, _start, prepare
 from gateway.settings import Settings
 from tests.conftest import ROOT
 from tests.small_disk import small_disk
@@ -88,3 +89,13 @@ def test_no_connection_is_open_when_the_server_forks(settings: Settings) -> None
     # one is open only while it is being listed
     opened = {str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if os.path.lexists(path)}
     assert not [path for path in opened if path.startswith(str(settings.data_dir))]
+
+
+def test_the_server_s_threads_keep_python_s_lock_only_shortly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a short request waits for every thread that computes, again and again."""
+    seen: list[float] = []
+    monkeypatch.setattr(sys, "setswitchinterval", seen.append)
+    body_process = SimpleNamespace(start=lambda: None)
+    services = SimpleNamespace(settings=SimpleNamespace(run_dispatcher=False), body_process=body_process)
+    _start(SimpleNamespace(wsgi=SimpleNamespace(extensions={"reelay": services})))
+    assert seen == [SWITCH_S] and SWITCH_S < 0.001
