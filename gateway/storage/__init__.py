@@ -17,11 +17,13 @@ _OUTPUT = rf"outputs/job_{_ULID}/att_{_ULID}/{OUTPUT_NAME.pattern}\.(?:{_EXTENSI
 KEY = re.compile(rf"{_OUTPUT}|uploads/key_{_ULID}/{_ULID}")
 # Space that a file takes at least.
 BLOCK_BYTES = 4096
+# Several times what SQLite's journal takes (4 MB): its pages may have to be added to the database first.
+MAX_KEPT_BYTES = 16_000_000
 
 
 def kept_free(disk_bytes: int) -> int:
     """How much of a disk of this size new jobs and files leave free: room for ending jobs and cleaning up."""
-    return min(16_000_000, disk_bytes // 20)
+    return min(MAX_KEPT_BYTES, disk_bytes // 4)
 
 
 def mime_of(key: str) -> str:

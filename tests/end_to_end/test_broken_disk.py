@@ -104,7 +104,7 @@ def start(make_stack: MakeStack, files: FileServer) -> Iterator[Callable[..., Ga
 
 def test_a_full_disk(start: Callable[..., Gateway], tmp_path: Path) -> None:
     """Nothing new is accepted; jobs are read, cancelled and end as ever, with the space that was kept for that."""
-    with small_disk(tmp_path / "data", "24m"):
+    with small_disk(tmp_path / "data", "48m"):
         gateway = start(QUEUE_LIMIT_SECONDS="40")
         reserve = tmp_path / "data" / ".reserve"
         eventually(reserve.exists)

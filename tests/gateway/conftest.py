@@ -18,7 +18,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from gateway import create_app
+from gateway import create_app, storage
 from gateway.api import job_request
 from gateway.db.migrations import migrate
 from gateway.db.records import ApiKey
@@ -257,6 +257,14 @@ def together(count: int, work: Callable[[int], Any]) -> list[Any]:
 
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(one, range(count)))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def small_reserve() -> Iterator[None]:
+    """Keep little of the disk free: every test with a dispatcher would write 16 MB."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "MAX_KEPT_BYTES", 100_000)
+        yield
 
 
 @pytest.fixture

@@ -106,7 +106,7 @@ def test_a_full_disk_leaves_the_previous_copy_and_nothing_else(
 def test_a_copy_leaves_the_room_that_the_gateway_needs(app: Flask, services: Gateway, tmp_path: Path) -> None:
     """It may go to the gateway's own disk."""
     size = Path(services.store._engine.url.database).stat().st_size
-    with small_disk(tmp_path / "copies", str(size + 100_000)):
+    with small_disk(tmp_path / "copies", str(size + 200_000)):
         assert run(app, "backup", str(tmp_path / "copies/copy.db")).exit_code == 0
     with small_disk(tmp_path / "copies", str(size + 4096)):
         assert "has room for" in run(app, "backup", str(tmp_path / "copies/copy.db")).output
