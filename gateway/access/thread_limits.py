@@ -23,19 +23,22 @@ class Shares:
 
     def __init__(self, places: int, share: int) -> None:
         self._places, self._share = places, share
-        self._lock, self._held = threading.Lock(), Counter[str]()
+        self._changed, self._held = threading.Condition(), Counter[str]()
 
-    def take(self, name: str) -> bool:
-        """Take a place. Returns False if there is none for `name`."""
-        with self._lock:
-            if self._held[name] >= self._share or self._held.total() >= self._places:
-                return False
-            self._held[name] += 1
-            return True
+    def take(self, name: str, wait_s: float = 0.0) -> bool:
+        """Take a place, after waiting for one if need be. Returns False if there is none for `name`."""
+        with self._changed:
+            taken = self._changed.wait_for(lambda: self._is_free(name), wait_s)
+            self._held[name] += taken
+            return taken
 
     def give_back(self, name: str) -> None:
-        with self._lock:
+        with self._changed:
             self._held -= Counter([name])
+            self._changed.notify_all()
+
+    def _is_free(self, name: str) -> bool:
+        return self._held[name] < self._share and self._held.total() < self._places
 
     @contextmanager
     def held(self, name: str) -> Iterator[bool]:

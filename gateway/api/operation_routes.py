@@ -32,6 +32,8 @@ from gateway.errors import (
 from gateway.wiring import services
 
 MAX_IDEMPOTENCY_KEY = 255
+# How long a request with a large body waits for its place, unread: a refused client would only ask again.
+PLACE_S = 10.0
 
 
 class CreateSchema(JobQuerySchema):
@@ -129,14 +131,19 @@ def _read(operation: str, *, defaults: bool) -> JobRequest:
     if not chunked and (request.content_length or 0) <= LARGE_BODY:
         return job_request.read(operation, read_json(request), defaults=defaults)
     here = services()
-    with here.thread_limits.large_bodies.held(g.key_id) as held:
-        if not held:
-            raise BodiesBusy
+    places = here.thread_limits.large_bodies
+    with away():
+        held = places.take(g.key_id, PLACE_S)
+    if not held:
+        raise BodiesBusy
+    try:
         data = read_json(request)
         if len(data) <= LARGE_BODY:
             return job_request.read(operation, data, defaults=defaults)
         with away():
             return here.body_process.read(operation, data, g.key_id, defaults=defaults)
+    finally:
+        places.give_back(g.key_id)
 
 
 def _idempotency_key() -> str | None:

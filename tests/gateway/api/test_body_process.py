@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -141,7 +142,7 @@ def test_no_json_of_a_large_body_is_parsed_or_made_here(
     api: FlaskClient, services: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither to create the job nor to submit it."""
-    limit = LARGE_BODY
+    limit = len(TEXT) // 2
     for name in ("loads", "dumps"):
         real = getattr(json, name)
 
@@ -159,7 +160,8 @@ def test_no_json_of_a_large_body_is_parsed_or_made_here(
     assert json.loads(inputs[0].text)["words"] == WORDS
 
 
-def test_a_key_gets_its_share_of_places(api: FlaskClient, services: Gateway) -> None:
+def test_a_key_gets_its_share_of_places(api: FlaskClient, services: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operation_routes, "PLACE_S", 0.05)
     key_id = services.keys.list()[0].id
     for _ in range(LARGE_BODIES // 4):
         assert services.thread_limits.large_bodies.take(key_id)
@@ -168,6 +170,19 @@ def test_a_key_gets_its_share_of_places(api: FlaskClient, services: Gateway) -> 
     assert "Retry-After" in refused.headers
     assert _post(api, json.dumps(CAPTION).encode()).status_code == 202
     assert services.thread_limits.large_bodies.take("another key")
+
+
+@pytest.mark.slow
+def test_a_request_waits_for_its_place(api: FlaskClient, services: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operation_routes, "PLACE_S", 60)
+    places, key_id = services.thread_limits.large_bodies, services.keys.list()[0].id
+    for _ in range(LARGE_BODIES // 4):
+        assert places.take(key_id)
+    later = threading.Timer(0.5, places.give_back, (key_id,))
+    later.start()
+    assert _post(api, TEXT).status_code == 202
+    later.join()
+    assert places.take(key_id) and not places.take(key_id)
 
 
 @pytest.mark.slow
