@@ -18,7 +18,7 @@ from bench.fairness.scene import Scene, SilentHosts, attack, scene
 from bench.fairness.sizes import Sizes
 from tests.servers import FileServer, Reply, eventually, file_server
 
-TINY = Sizes(quiet_s=1, attacked_s=1, waits=3, large_jobs=2, rows=50, silent_hosts=2, slow_heads=5)
+TINY = Sizes(at_once=2, quiet_s=1, attacked_s=1, waits=3, large_jobs=2, rows=50, silent_hosts=2, slow_heads=5)
 BY_NAME = {attack.name: attack for attack in ATTACKS}
 QUIET = Side(20, 40, 60, 10, 0.2, 0.3, 100, {})
 # The statuses that each attack gets, as long as it is in force.
