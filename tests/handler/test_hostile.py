@@ -251,6 +251,7 @@ def test_a_picture_that_grows_on_the_way_stays_within_memory(attempt: Try, tmp_p
     attempt(b"".join(parts), "caption", "url_video")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["12000x12000", "65500x100"])
 def test_a_large_picture_in_a_small_file_is_refused(size: str, attempt: Try, tmp_path: Path) -> None:
     one = f"-f lavfi -i color=size={size}:rate=1:duration=1 -frames:v 1 -c:v mjpeg -pix_fmt yuvj420p"
@@ -258,6 +259,7 @@ def test_a_large_picture_in_a_small_file_is_refused(size: str, attempt: Try, tmp
     assert outcome.code in {"asset_too_large", "asset_invalid"}, outcome
 
 
+@pytest.mark.slow
 def test_a_cover_that_is_a_bomb_does_no_harm(attempt: Try, tmp_path: Path) -> None:
     song = made(tmp_path, "song.mp3", "-f lavfi -i sine=duration=1")
     frame = b"\0image/png\0\x03\0" + png(30_000, 30_000)

@@ -57,6 +57,7 @@ def test_it_is_private_whatever_the_umask_and_gone_afterwards(tmp_path: Path) ->
     assert not directory.exists()
 
 
+@pytest.mark.slow
 def test_no_depth_and_no_name_of_folders_keeps_it(tmp_path: Path) -> None:
     """As a hijacked FFmpeg can make them: deeper than recursion and paths go, without permissions, beside links."""
     here = Path.cwd()

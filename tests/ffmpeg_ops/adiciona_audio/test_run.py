@@ -48,6 +48,7 @@ def test_the_video_is_copied_bit_by_bit_and_the_sound_is_as_long(seconds: float,
         assert wave[2000:10000].max() > 1000 and wave[len(wave) // 4 :].max() < 50, "silence follows"
 
 
+@pytest.mark.slow
 def test_a_sound_that_cannot_be_decoded_gives_way_to_the_next(media: Media, work: VideoWork) -> None:
     """Tracks count where they are heard: the video's own are dropped by `replace`."""
     phone, said = with_tracks(media, 0, 0), "sound track 1 cannot be decoded; track 2 was used"
@@ -75,6 +76,7 @@ def test_a_video_without_sound_gets_that_of_any_file(sound: str, hz: float, medi
     assert pitch_hz(work.video) == pytest.approx(hz, abs=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
 def test_a_codec_that_mp4_cannot_hold_is_encoded(codec: str, media: Media, work: VideoWork) -> None:
     stats = add(work, media.webm(codec), media.tone(0.4))
@@ -95,6 +97,7 @@ def test_the_length_is_the_video_stream_s(container: str, media: Media, work: Vi
     assert frame_count(work.video) == 25
 
 
+@pytest.mark.slow
 def test_a_rotated_video_stays_rotated(media: Media, work: VideoWork) -> None:
     video = media.rotated("160x90")
     stats = add(work, video, media.tone(1.0))

@@ -154,6 +154,7 @@ GRAY = "-f lavfi -i color=gray:size=160x90:rate={rate}:duration={seconds} -f lav
 SLIDES = [(0.2, 0.9, "a"), (1.2, 1.9, "b"), (2.5, 4.4, "c"), (7.2, 7.8, "d")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "rate", "seconds"),
     [

@@ -57,6 +57,7 @@ def test_frames_at_uneven_times_keep_their_times(seconds: int, extension: str, m
         assert float(stream(work.video, "audio")["duration"]) == pytest.approx(seconds, abs=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "codecs", "sound"),
     [
@@ -85,6 +86,7 @@ def test_any_container_and_codec_becomes_mp4(name: str, codecs: str, sound: str,
         assert packets_md5(work.video, "a") == packets_md5(video, "a")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "codec"), [("camera.avi", "mjpeg -pix_fmt yuvj420p"), ("camera.mxf", "mpeg2video")])
 def test_sound_that_is_encoded_keeps_its_time_to_the_sample(
     name: str, codec: str, media: Media, work: VideoWork

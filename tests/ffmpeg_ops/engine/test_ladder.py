@@ -364,6 +364,7 @@ def test_a_video_that_cannot_fit_is_refused_before_anything_is_encoded(noise: Pa
     assert not work.output("video").exists() and not caught.value.retryable
 
 
+@pytest.mark.slow
 def test_a_video_that_does_not_fit_after_all_is_an_error(noise: Path, work: Work) -> None:
     seen: list[float] = []
     hopeless = {**CUE, "encoding": {"codec": "av1", "max_bytes": 70_000}}

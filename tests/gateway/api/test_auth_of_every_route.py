@@ -51,6 +51,7 @@ def no_keys(key: Key, revoked: str) -> list[dict[str, str]]:
     ]
 
 
+@pytest.mark.slow
 def test_every_closed_route_refuses_requests_without_a_valid_key(
     app: Flask, client: FlaskClient, services: Services, key: Key
 ) -> None:

@@ -142,6 +142,7 @@ parameters = {{ key = "{key}", signature = "{signature}" }}
 """
 
 
+@pytest.mark.slow
 def test_responses_are_documented(server: Live, tmp_path: Path) -> None:
     run = Run(server, tmp_path, 5, known(server), "examples,fuzzing")
     assert run.calls > 40

@@ -59,7 +59,7 @@ ROUTES = {
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with live(tmp_path_factory.mktemp("gateway") / "data", idle_s=1.0, RUN_DISPATCHER="false") as running:
+    with live(tmp_path_factory.mktemp("gateway") / "data", idle_s=1.0, head_s=1.0, RUN_DISPATCHER="false") as running:
         yield running
 
 
@@ -87,6 +87,7 @@ def test_a_body_of_odd_length_gets_one_response_and_makes_no_job(server: Live, f
     assert server.files() == []
 
 
+@pytest.mark.slow
 def test_the_malformed_remainder_of_an_unread_body_gets_no_response(server: Live) -> None:
     job = server.call("POST", "/video/caption", data=BODY, headers={"Content-Type": "application/json"}).json()["jobId"]
     server.call("DELETE", f"/jobs/{job}")

@@ -239,6 +239,7 @@ def test_clients_that_leave_a_strict_wait_cost_their_job_nothing(server: Live, s
     assert "Traceback" not in (server.services.settings.data_dir / "log").read_text()
 
 
+@pytest.mark.slow
 def test_health_responds_while_all_other_threads_are_held(
     server: Live, stack: ExitStack, hold_waiting: Callable[[], list[Future[requests.Response]]]
 ) -> None:

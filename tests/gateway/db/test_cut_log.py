@@ -55,6 +55,7 @@ def offsets(size: int) -> list[int]:
     return sorted({at for at in [*near, *random.Random(1).sample(range(size), 40)] if 0 <= at <= size})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False], ids=["killed process", "lost power"])
 def test_a_log_that_was_cut_anywhere_loses_no_checkpointed_job(
     killed: tuple[Path, list[Job], list[Job]], tmp_path: Path, shared: bool

@@ -101,6 +101,7 @@ def test_on_a_full_disk_every_job_can_be_cancelled(small: Gateway, disk: Path, r
     assert not (disk / ".reserve").exists()
 
 
+@pytest.mark.slow
 def test_on_a_full_disk_the_dispatcher_ends_jobs(small: Gateway, disk: Path) -> None:
     """Those that are out of time, those whose worker reports, and those that fail at the provider."""
     made = fill_with_jobs(small)

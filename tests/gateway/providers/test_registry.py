@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 from marshmallow import fields
 from common.settings import setting
+
+import pytest
+
 from gateway.domain.prices import Price
 from gateway.providers.base import Registration
 
@@ -61,6 +64,7 @@ print("# Key of the tiny provider.\\n#TINY_KEY=\\n" in docs.env_example(), "| `T
 """
 
 
+@pytest.mark.slow
 def test_a_package_that_is_dropped_in_brings_settings_checks_and_prices(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "gateway", tmp_path / "gateway", ignore=shutil.ignore_patterns("__pycache__"))
     package = tmp_path / "gateway/providers/tiny"

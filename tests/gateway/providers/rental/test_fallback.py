@@ -187,6 +187,7 @@ def test_with_no_machine_at_vast_either_the_job_goes_back(chain: Chain) -> None:
     assert shown["reason"] == "Vast.ai has no machine that fits"
 
 
+@pytest.mark.slow
 def test_a_rented_worker_that_dies_costs_a_try_and_no_job(chain: Chain) -> None:
     chain.runpod.inject(kind="status", on="run", status=402, times=9)
     chain.scene.vast.configure(job_s=30)
@@ -198,6 +199,7 @@ def test_a_rented_worker_that_dies_costs_a_try_and_no_job(chain: Chain) -> None:
     assert chain.tried(job)[1] == ("vast", "worker_lost")
 
 
+@pytest.mark.slow
 def test_a_job_that_no_rented_machine_takes_goes_back_to_runpod(scene: Scene) -> None:
     scene.change(max_instances=1, queue_limit_s=60)
     scene.vast.configure(job_s=1000)

@@ -91,6 +91,7 @@ def test_an_attempt_in_other_hands_is_not_sent(scene: Scene) -> None:
     assert scene.vast.alive()[0].jobs == []
 
 
+@pytest.mark.slow
 def test_jobs_wait_for_the_place_of_a_machine_that_is_going_and_go_elsewhere_if_it_stays(scene: Scene) -> None:
     scene.change(max_instances=1)
     scene.ready()

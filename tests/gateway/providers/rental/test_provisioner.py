@@ -72,6 +72,7 @@ def test_an_offer_that_is_gone_makes_room_for_the_next_and_five_are_enough(scene
     assert Stage.IDLE in scene.stages()
 
 
+@pytest.mark.slow
 def test_an_account_that_cannot_pay_is_unavailable(scene: Scene) -> None:
     scene.vast.inject("insufficient_credit", "create", times=1)
     first, second = scene.wants(2)
@@ -117,6 +118,7 @@ def test_a_listing_does_not_clear_what_speaks_against_renting(scene: Scene) -> N
         scene.submit(attempt)
 
 
+@pytest.mark.slow
 def test_the_days_budget_ends_renting_and_idle_machines(scene: Scene) -> None:
     scene.change(daily_budget=0.01)  # 450 s of the cheapest
     (attempt,) = scene.wants()

@@ -87,6 +87,7 @@ def test_a_machine_that_becomes_too_dear_goes(scene: Scene) -> None:
     assert scene.vast.alive() == []
 
 
+@pytest.mark.slow
 def test_a_machine_whose_encoder_does_not_work_is_given_back_and_avoided(scene: Scene) -> None:
     ready = scene.ready()
     attempt = scene.accepted()
@@ -99,6 +100,7 @@ def test_a_machine_whose_encoder_does_not_work_is_given_back_and_avoided(scene: 
     assert len(scene.vast.alive()) == 1, "the next machine is not to blame"
 
 
+@pytest.mark.slow
 def test_a_machine_whose_gpu_does_not_encode_finishes_its_jobs_gets_no_other_and_is_avoided(scene: Scene) -> None:
     scene.change(concurrency=2, max_instances=2)
     ready = scene.ready()
