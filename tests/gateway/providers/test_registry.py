@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 
 REGISTRATION = """
@@ -15,9 +17,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 from marshmallow import fields
 from common.settings import setting
-
-import pytest
-
 from gateway.domain.prices import Price
 from gateway.providers.base import Registration
 
