@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from marshmallow import ValidationError, fields
+from marshmallow import ValidationError, fields, validate
 
 from common.forgiving import ForgivingSchema
 
@@ -63,3 +63,20 @@ def test_what_is_ambiguous_is_refused(given: Any, wrong: dict[str, Any]) -> None
 
 def test_an_empty_text_is_not_taken_for_a_missing_required_one() -> None:
     assert Inner().load({"name": ""}) == {"name": ""}
+
+
+def test_the_elements_of_a_list_that_is_too_long_are_not_loaded() -> None:
+    loaded = []
+
+    class Counted(fields.String):
+        def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+            loaded.append(value)
+            return value
+
+    short = fields.List(Counted(), data_key="shown", validate=validate.Length(1, 3))
+    schema = ForgivingSchema.from_dict({"short": short, "count": fields.Integer()})
+    with pytest.raises(ValidationError) as caught:
+        schema().load({"shown": ["a"] * 4, "count": "x"})
+    assert caught.value.normalized_messages() == {"shown": ["Length must be between 1 and 3."]}
+    assert not loaded
+    assert schema().load({"shown": ["a"] * 3}) == {"short": ["a"] * 3}
