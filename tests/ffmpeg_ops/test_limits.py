@@ -129,6 +129,7 @@ def huge(media: Media, size: str) -> Path:
     return media.made(f"huge-{size}.mp4", f"{source} -c:v libx264 -preset ultrafast")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "params"), [("caption", {"subtitles": SRT}), ("adicionaAudio", {"length": "audio"})])
 def test_a_picture_that_is_too_large_is_refused_at_once(
     name: str, params: dict[str, Any], media: Media, work: VideoWork, started: list[tuple[list[str], Path]]
@@ -172,6 +173,7 @@ def test_an_output_ends_at_the_limit_whatever_a_header_said(
 # --- files that are cut off ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extension", ["mkv", "webm"])
 @pytest.mark.parametrize("name", ["caption", "adicionaAudio"])
 def test_a_matroska_file_that_is_cut_off_is_noticed(extension: str, name: str, media: Media, work: VideoWork) -> None:

@@ -218,6 +218,7 @@ BOXES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BOXES)
 @pytest.mark.parametrize("operation", ["caption", "adiciona_audio"])
 def test_boxes_with_false_sizes_are_the_job_s_fault(kind: str, operation: str, attempt: Try, media: Path) -> None:

@@ -43,6 +43,7 @@ def test_damaged_sound_is_used_and_its_errors_are_counted(media: Media, work: Vi
     assert length_s(work.video) == pytest.approx(4, abs=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "codec", "flips", "seed"),
     [

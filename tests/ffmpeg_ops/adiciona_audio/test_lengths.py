@@ -106,6 +106,7 @@ def test_a_start_behind_the_end_is_refused(media: Media, work: VideoWork) -> Non
         add(work, media.video(seconds=VIDEO_S), media.tone(1.0), start=2.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("container", ["ts", "mkv", "mov"])
 def test_a_video_that_begins_late_begins_at_once(container: str, media: Media, work: VideoWork) -> None:
     """Its own sound begins earlier: what lies before the first picture is cut, and both stay together."""

@@ -86,6 +86,7 @@ def test_a_codec_that_mp4_cannot_hold_is_encoded(codec: str, media: Media, work:
     assert length_s(work.video) == pytest.approx(1.0, abs=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("container", ["mkv", "ts", "mp4", "live"])
 def test_the_length_is_the_video_stream_s(container: str, media: Media, work: VideoWork) -> None:
     """Whether the file's own sound is longer, or its header states no length."""

@@ -94,6 +94,7 @@ def test_an_encoded_video_is_as_long_as_the_sound(seconds: float, media: Media, 
     assert length_s(work.video) == pytest.approx(seconds, abs=0.02)
 
 
+@pytest.mark.slow
 def test_hevc_is_copied_and_tagged_for_apple(media: Media, work: VideoWork) -> None:
     x265 = "-c:v libx265 -preset ultrafast -x265-params log-level=none -pix_fmt yuv420p"
     video = media.made("hevc.mkv", f"-f lavfi -i testsrc2=size=96x64:rate=25:d=1 {x265}")
@@ -102,6 +103,7 @@ def test_hevc_is_copied_and_tagged_for_apple(media: Media, work: VideoWork) -> N
     assert np.array_equal(frames(work.video), frames(video))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "copied"),
     [

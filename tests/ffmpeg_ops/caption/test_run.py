@@ -140,6 +140,7 @@ def test_the_stats_are_those_of_the_file_and_metadata_is_left_out(media: Media, 
     assert b"secret" not in work.video.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("style", "upper"), [({}, True), ({"position": "bottom-center"}, False)])
 def test_a_cue_stays_where_the_file_places_it_unless_a_position_is_set(
     style: dict[str, str], upper: bool, media: Media, work: VideoWork

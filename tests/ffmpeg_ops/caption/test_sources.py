@@ -99,6 +99,7 @@ def test_sound_that_is_encoded_keeps_its_time_to_the_sample(
     assert float(stream(work.video, "audio")["duration"]) == pytest.approx(1, abs=0.001)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("channels", "layout"), [("5.1(side)", "5.1"), ("mono", "mono")])
 def test_surround_becomes_aac_in_a_layout_that_every_player_has(
     channels: str, layout: str, media: Media, work: VideoWork
@@ -112,6 +113,7 @@ def test_surround_becomes_aac_in_a_layout_that_every_player_has(
     assert (made["codec_name"], made["channel_layout"]) == ("aac", layout)
 
 
+@pytest.mark.slow
 def test_of_channels_that_nobody_can_place_two_are_kept(media: Media, work: VideoWork) -> None:
     """A recorder's sixteen inputs: FFmpeg cannot mix them down, because it does not know where they belong."""
     sound = media.made("inputs.mkv", f"-i {recorded(media, 16).name} {SECOND} {X264} -c:a pcm_s16le")
@@ -145,6 +147,7 @@ def test_cover_art_is_not_mistaken_for_the_video(media: Media, work: VideoWork) 
     assert kinds(work.video) == ["video", "audio"]
 
 
+@pytest.mark.slow
 def test_letters_are_not_stretched_on_pixels_that_are_not_square(media: Media, work: VideoWork) -> None:
     gray = "-f lavfi -i color=gray:size=360x288:rate=25:duration=0.2,setsar=4/3"
     wide = media.made("sar.mp4", f"{gray} {X264} -pix_fmt yuv420p")

@@ -376,6 +376,7 @@ print("alone")
 """
 
 
+@pytest.mark.slow
 def test_a_worker_buries_what_its_killed_zygote_has_left(work: Work) -> None:
     """Its children, and what they had started, become the worker's own, in production."""
     command = [sys.executable, "-c", ADOPTING, str(work.directory)]

@@ -342,6 +342,7 @@ def noise(media: Media) -> Path:
     return media.made("noise.mp4", f"{NOISE} {sound} -c:v libx264 -preset ultrafast -crf 10")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("codec", "max_bytes"), [("h264", 120_000), slow("hevc", 120_000), *(slow(codec, 400_000) for codec in CODECS)]
 )

@@ -74,6 +74,7 @@ def test_colour_tags_of_sdr_are_kept(matrix: str, media: Media, work: VideoWork)
         assert after.get(tag) == before[tag]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), [("caption", "95x63"), ("caption", "96x63"), ("adicionaAudio", "95x64")])
 def test_odd_sides_become_even(name: str, size: str, media: Media, work: VideoWork) -> None:
     source = f"-f lavfi -i testsrc=size={size}:rate=25:duration=0.4"
@@ -82,6 +83,7 @@ def test_odd_sides_become_even(name: str, size: str, media: Media, work: VideoWo
     assert np.ptp(frames(work.video)[0]) > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["caption", "adicionaAudio"])
 def test_frames_of_another_size_are_fitted_into_the_first(name: str, media: Media, work: VideoWork) -> None:
     """As screen shares and calls are recorded: white frames of 160x96, then of 96x160."""

@@ -196,6 +196,7 @@ def killed_while_writing(settings: Settings) -> None:
     LocalStorage(settings, Signer((SECRET_KEY,)), FixedClock()).write(KEY, chunks(), 1 << 30)
 
 
+@pytest.mark.slow
 def test_what_a_killed_gateway_left_is_removed_and_what_is_being_written_is_not(
     services: Gateway, storage: LocalStorage, settings: Settings
 ) -> None:

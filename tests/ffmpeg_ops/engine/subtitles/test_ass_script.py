@@ -73,6 +73,7 @@ def test_every_letter_has_a_font_that_has_it(text: str, family: str) -> None:
         assert all(char in by_family[name].charset for char in run)
 
 
+@pytest.mark.slow
 @each_script
 def test_letters_are_drawn_and_not_boxes(text: str, family: str) -> None:
     """A missing glyph is the same box for every letter."""

@@ -218,6 +218,7 @@ def test_a_job_that_no_rented_machine_takes_goes_back_to_runpod(scene: Scene) ->
         assert shown["reason"] == "no worker of vast took the job within 60 s: all rented machines are busy"
 
 
+@pytest.mark.slow
 def test_a_machine_that_boots_for_the_job_is_waited_for_past_the_limit(scene: Scene) -> None:
     scene.change(max_instances=1, queue_limit_s=30)
     scene.vast.configure(boot_s=100)

@@ -48,6 +48,7 @@ def test_an_id_that_turns_out_to_be_a_foreign_machines_is_forgotten(scene: Scene
     assert scene.vast.touched_foreign() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lie", ["truncated", "wrong_count", "no_list", "unsuccessful", "status", "lost_reply"])
 def test_a_listing_that_is_not_whole_is_not_believed(scene: Scene, lie: str) -> None:
     scene.vast.foreign(labels.label("test", RENTAL, 1_700_000_000))
