@@ -115,9 +115,9 @@ def _create(body: JobRequest, query: dict[str, Any]) -> Response:
     if webhook_url and safe_http.names_inside_address(webhook_url, here.settings.webhook_allow_origins):
         reason = "The address is not public. An operator can allow it by its origin in WEBHOOK_ALLOW_ORIGINS."
         raise ValidationFailed(f"webhook_url: {reason}", errors={"webhook_url": [reason]})
+    idempotency_key = _idempotency_key()
     if query["only_validate"]:
         return Response(f'{{"params":{body.params}}}\n', mimetype="application/json")
-    idempotency_key = _idempotency_key()
     callers.end_turn()  # what is left is little work
     with away():  # it waits for the disk, and jobs that are created together share a commit
         job = here.jobs.create(g.key_id, body, idempotency_key)

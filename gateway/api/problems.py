@@ -100,7 +100,7 @@ def problem_of_job(job: Job, document: Mapping[str, Any]) -> Response:
         cancelled = errors.JobCancelled
         return _response(cancelled.status, cancelled.code, cancelled.text, None, {"job": document})
     cls = CODES.get(job.error_code or "", WorkerError)
-    # Nobody asked the job's author to find a worker.
+    # Finding a worker is the gateway's task.
     own_fault = issubclass(cls, JobFault) and cls is not QueueTimeout
     status = STATUS_OF_OWN_FAULT if own_fault else STATUS_OF_OUR_FAILURE
     return _response(status, job.error_code or cls.code, cls.text, job.error_message, {"job": document})

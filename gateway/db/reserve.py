@@ -22,8 +22,8 @@ from gateway.storage import kept_free
 
 log = structlog.get_logger(__name__)
 
-# The file is made again when there is room for so many of it.
-ROOM_FOR = 3
+# The file is made again when there is room for so many of it: as much must stay free, or new jobs would be refused.
+ROOM_FOR = 2
 _CHUNK_BYTES = 1 << 20
 # Primary result codes of SQLite that a full disk may cause.
 _FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})

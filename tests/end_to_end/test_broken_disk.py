@@ -124,7 +124,7 @@ def test_a_full_disk(start: Callable[..., Gateway], tmp_path: Path) -> None:
             eventually(lambda job_id=job_id: gateway.get(f"/jobs/{job_id}").json()["status"] in FINISHED, 90)
         filler.unlink()
         gateway.works_again(90)
-        eventually(reserve.exists)
+        eventually(reserve.exists, 150)  # made by a clean-up, of which one comes every minute
         gateway.stack.stop()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import signal
@@ -17,7 +18,7 @@ import pytest
 import requests
 
 from common.settings import read
-from gateway.providers.base import Unavailable
+from gateway.providers.base import JobInput, Unavailable
 from gateway.providers.worker_client import Credentials, WorkerClient
 from handler import runs, supervisor
 from handler.settings import Settings
@@ -190,7 +191,8 @@ def test_no_child_has_the_key_and_a_stop_leaves_no_process(
 ) -> None:
     instance.start(FETCH_ALLOW_ORIGINS=f"{files.origin},{gateway.server.origin}")
     eventually(instance.up)
-    instance.client.submit(img2vid(duration=60, frame_rate=60, delivery=gateway.delivery()))
+    text = json.dumps(img2vid(duration=60, frame_rate=60, delivery=gateway.delivery()))
+    instance.client.submit(JobInput(text, "img2vid", 600))
     eventually(lambda: any(event.get("progress", 0) > 0.02 for event in gateway.events))
     below = instance.below()
     names = [Path(f"/proc/{pid}/comm").read_text().strip() for pid in below]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ffmpeg_ops.operation import OPERATIONS
+from scripts.demo import JOBS
 from scripts.stack import Stack, StackError, free_port
 from tests.conftest import ROOT
 from tests.servers import PATIENCE_S, eventually
@@ -54,11 +54,11 @@ def test_the_cloud_demo_makes_every_video_and_leaves_nothing_running(runpod_fail
     command += ["--output", str(tmp_path / "videos")]
     demo = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert demo.returncode == 0, demo.stdout
-    for operation in OPERATIONS:
+    for operation in JOBS:
         assert re.search(rf"/videos/{operation}\.mp4: .*, \$0\.\d{{6}} and at most \$0\.\d{{6}} idle", demo.stdout)
     counted = r"RunPod refused (\d+) times" if runpod_fails else r"The gateway made (\d+) calls to RunPod"
     [calls] = re.findall(counted, demo.stdout)
-    assert int(calls) >= (1 if runpod_fails else len(OPERATIONS))
+    assert int(calls) >= (1 if runpod_fails else len(JOBS))
     rented = re.search(r"\b[12] were rented and paid for \d+ s in all; none is left\.", demo.stdout)
     assert bool(rented) is runpod_fails
     for port in re.findall(r"http://127\.0\.0\.1:(\d+)", demo.stdout):

@@ -475,6 +475,11 @@ def test_validation_refuses_what_the_request_would_be_refused_for(
     assert list(assert_problem(response, 422, "validation_failed")["errors"]) == [field]
 
 
+def test_validation_also_checks_the_idempotency_key(api: FlaskClient) -> None:
+    response = api.post("/video/caption?validate=true", json=CAPTION, headers={"Idempotency-Key": "x" * 256})
+    assert_problem(response, 422, "validation_failed")
+
+
 def test_validation_uses_no_quota(api: FlaskClient, app: Flask, wire: Wire) -> None:
     app.extensions["reelay"] = wire(max_jobs_per_key=1)
     assert api.post("/video/caption", json=CAPTION).status_code == 202

@@ -213,7 +213,7 @@ def test_the_reserve_is_a_small_share_of_the_disk() -> None:
 
 def test_the_reserve_is_made_when_there_is_room_and_completed_after_a_crash(disk: Path) -> None:
     reserve, path, filler = Reserve(disk), disk / ".reserve", disk / "filler"
-    filler.write_bytes(b"x" * (DISK_BYTES - 2 * KEPT))
+    filler.write_bytes(b"x" * (DISK_BYTES - KEPT * 3 // 2))
     reserve.restore()
     assert not path.exists()
     filler.unlink()
