@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from common import log
-from gateway import create_app
+from gateway import create_app, storage
 from gateway.__main__ import prepare
 from gateway.configuration import read_settings
 from gateway.dispatch import finish, limits, loop, poll_schedule
@@ -69,6 +69,7 @@ def serve(environ: Mapping[str, str]) -> None:
     for (module, name), value in (stepped.AT_ONCE if "CLOCK" in environ else TIMES).items():
         assert hasattr(module, name), name
         setattr(module, name, value)
+    storage.MAX_KEPT_BYTES = 100_000  # otherwise every start writes 16 MB
     for name in {"SILENCE_MS", "AMBIGUOUS_MS"} & environ.keys():
         setattr(limits, name, int(environ[name]))
     if "CHAOS" in environ:

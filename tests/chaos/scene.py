@@ -43,7 +43,7 @@ PATIENCE_S = 60.0
 WORKERS = 2
 HOOK = "/hook"
 # The contents of a gateway's data folder beside files.
-_DATA = {"reelay.db", "reelay.db-wal", "reelay.db-shm", ".migrate.lock", "secret_key", "files/uploads"}
+_DATA = {"reelay.db", "reelay.db-wal", "reelay.db-shm", ".reserve", ".migrate.lock", "secret_key", "files/uploads"}
 Fault = Mapping[str, Any]
 # Faults at RunPod, and of the webhook's receiver, that cost a job no try.
 FAULTS: Mapping[str, Fault] = {
