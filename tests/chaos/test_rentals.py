@@ -39,7 +39,7 @@ def broken(what: str, outcomes: list[Outcome]) -> list[str]:
 def test_no_death_and_no_two_deaths_leave_a_machine_or_lose_the_job(chaos: Chaos, clean: list[Outcome]) -> None:
     assert broken("no death", clean) == []
     found = points(clean)
-    assert len(found) > 50, "the hooks find less than there is"
+    assert len(found) > 45, "the hooks find less than there is"
     once = chaos.all(singles(found))
     twice = chaos.all(chaos.some(pairs(once, READS), PAIRS))
     assert broken("one death", once) + broken("two deaths", twice) == []
