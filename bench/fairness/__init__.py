@@ -9,6 +9,7 @@ of the victim is refused.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -22,7 +23,10 @@ from bench.figures import Figure
 
 def measure(only: str = "", sizes: Sizes = Sizes()) -> list[Figure]:  # noqa: B008 - it is frozen
     """`only`: names of attacks, separated by commas; all of them if empty."""
-    names = only.split(",") if only else [attack.name for attack in ATTACKS]
+    known = [attack.name for attack in ATTACKS]
+    names = only.split(",") if only else known
+    if unknown := sorted(set(names) - set(known)):
+        sys.exit(f"unknown attacks: {', '.join(unknown)}; known are {', '.join(known)}")
     chosen = [attack for attack in ATTACKS if attack.name in names]
     with tempfile.TemporaryDirectory(prefix="reelay-bench-") as folder:
         return [figure for attack in chosen for figure in compare(Path(folder) / attack.name, attack, sizes)]
