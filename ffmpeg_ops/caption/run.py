@@ -14,7 +14,7 @@ from ffmpeg_ops.engine import ffmpeg, inspect, joined, ladder, output, packets
 from ffmpeg_ops.engine.encoders import Encoder
 from ffmpeg_ops.engine.encoding import Encoding
 from ffmpeg_ops.engine.pixels import even, to_one_size, to_yuv420p
-from ffmpeg_ops.engine.subtitles import parse, source, timeline, words
+from ffmpeg_ops.engine.subtitles import cue_times, parse, source, words
 from ffmpeg_ops.engine.subtitles.ass_script import to_ass
 from ffmpeg_ops.engine.subtitles.cue import Cue
 from ffmpeg_ops.engine.subtitles.fonts import Fonts, installed
@@ -120,7 +120,7 @@ def _cues(parsed: list[Cue], params: Mapping[str, Any], length_s: float, warn: p
         timed = words.with_times(words.in_seconds(params["words"], length_s, warn), warn)
         parsed = words.to_cues(timed, "words")
     name = next(name for name in ("words", "subtitles", "url_srt") if name in params or name == "url_srt")
-    cues = timeline.fit(parsed, length_s, name, warn)
+    cues = cue_times.fit(parsed, length_s, name, warn)
     # a requested position is for all captions, whatever the file says
     return [replace(cue, row=None) for cue in cues] if "position" in params.get("style", {}) else cues
 
