@@ -11,9 +11,9 @@ from typing import Any
 from ffmpeg_ops.engine import ffmpeg, ladder, output
 from ffmpeg_ops.engine.encoders import Encoder
 from ffmpeg_ops.engine.encoding import Encoding
+from ffmpeg_ops.engine.picture_params import parse_size
 from ffmpeg_ops.engine.stills import frames, shot
 from ffmpeg_ops.engine.stills.camera import Move
-from ffmpeg_ops.img2vid import parse_size
 from ffmpeg_ops.operation import Work
 
 _BROADCAST = frozenset({15, 24, 30, 48, 60})
