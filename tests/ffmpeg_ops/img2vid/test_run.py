@@ -9,7 +9,8 @@ from marshmallow import ValidationError
 from PIL import Image
 
 from ffmpeg_ops.engine import probe
-from ffmpeg_ops.img2vid import Img2VidParams, parse_size
+from ffmpeg_ops.engine.picture_params import parse_size
+from ffmpeg_ops.img2vid import Img2VidParams
 from ffmpeg_ops.operation import OPERATIONS, Work
 from tests.ffmpeg_ops import media as look
 from tests.ffmpeg_ops.media import Media, VideoWork, psnr, run, stream
