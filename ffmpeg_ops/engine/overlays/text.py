@@ -96,11 +96,12 @@ def _laid_out(text: Text, frame: Size, sample: str, warn: Callable[[str], object
             wanted, size=round(wanted.size * scale, 1), outline=wanted.outline * scale, shadow=wanted.shadow * scale
         )
         count, event = ass_script.laid_out(params["text"], smaller, fonts)
-        if count * smaller.size + 2 * smaller.box_padding <= within.height and smaller.size >= _MIN_SIZE:
+        padding = smaller.outline + smaller.box_padding if smaller.box else 0.0
+        if count * smaller.size + 2 * padding <= within.height and smaller.size >= _MIN_SIZE:
             if scale < 1:
                 warn(f"{text.path}.text: the text is drawn smaller, at {scale:.0%} of its size, so that it fits")
             _warn_of_fonts(text.path, fonts, wanted.font, warn)
-            return _Drawn(text, smaller, fonts, event, _anchor(params, frame, smaller.box_padding))
+            return _Drawn(text, smaller, fonts, event, _anchor(params, frame, padding))
         scale *= _SMALLER
     raise InvalidParams(f"{text.path}.text: the text is too long: it has no room in the frame, even in small letters.")
 
