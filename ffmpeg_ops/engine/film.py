@@ -30,6 +30,8 @@ class Film:
     sound: Path | None = None
     #: An ASS script in the attempt's directory that is drawn over all frames.
     script: str | None = None
+    #: Over how many frames the picture, with what is drawn over it, goes to black at the end.
+    fade_out: int = 0
 
     @property
     def length_s(self) -> float:
@@ -40,7 +42,10 @@ class Film:
 def command(film: Film, encoder: Encoder) -> list[str]:
     """FFmpeg's arguments that encode raw frames, BT.709 in limited range and left-sited, from standard input."""
     size = f"{film.size[0]}x{film.size[1]}"
-    drawn = ["-vf", f"ass={film.script}"] if film.script else []
+    filters = [f"ass={film.script}"] if film.script else []
+    if film.fade_out:
+        filters.append(f"fade=out:start_frame={film.frames - film.fade_out}:nb_frames={film.fade_out}")
+    drawn = ["-vf", ",".join(filters)] if filters else []
     return [
         *["-protocol_whitelist", "pipe", "-format_whitelist", "rawvideo", "-max_pixels", str(ffmpeg.MAX_DECODED)],
         *["-f", "rawvideo", "-pix_fmt", "yuv420p", "-video_size", size, "-framerate", str(film.rate)],

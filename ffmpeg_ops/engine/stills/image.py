@@ -66,9 +66,7 @@ def load(path: Path, name: str, factor: Factor, *, alpha: bool = False) -> Loade
     """
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=_FORMATS) as image:
-            limit = MAX_COPIED_PIXELS if image.format in _COPIED else MAX_PIXELS
-            if image.width * image.height > limit:
-                raise AssetTooLarge(f"{name}: the image has more than {limit // 1_000_000} megapixels.")
+            _require_size(image, name)
             if isinstance(image, JpegImageFile):
                 return _load_jpeg(path.read_bytes(), image, name, factor)
             with path.open("rb") as file:
@@ -85,6 +83,30 @@ def load(path: Path, name: str, factor: Factor, *, alpha: bool = False) -> Loade
         if found.name in _NAMES:
             return _load_damaged(path.read_bytes(), name, factor, error, alpha=alpha)
         raise AssetInvalid(f"{name}: the file is {found.label}, not a readable image.") from error
+
+
+def check(path: Path, name: str) -> None:
+    """Read the header of the image of param `name`. Raises AssetInvalid for another file, and AssetTooLarge.
+
+    A damaged image passes: only decoding it shows how much of it can be read.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=_FORMATS) as image:
+            _require_size(image, name)
+    except Image.DecompressionBombError as error:
+        raise AssetTooLarge(f"{name}: the image has more than {MAX_PIXELS // 1_000_000} megapixels.") from error
+    except JobError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many kinds of errors on damaged files
+        found = sniff_file(path)
+        if found.name not in _NAMES:
+            raise AssetInvalid(f"{name}: the file is {found.label}, not a readable image.") from error
+
+
+def _require_size(image: Image.Image, name: str) -> None:
+    limit = MAX_COPIED_PIXELS if image.format in _COPIED else MAX_PIXELS
+    if image.width * image.height > limit:
+        raise AssetTooLarge(f"{name}: the image has more than {limit // 1_000_000} megapixels.")
 
 
 def _load_jpeg(content: bytes, image: Image.Image, name: str, factor: Factor) -> Loaded:
