@@ -41,7 +41,6 @@ MAX_WORDS = 20_000
 MAX_HOURS = 24
 
 _seconds = validate.Range(min=0, max=MAX_HOURS * 3600 * 1000)  # milliseconds, which are recognised, are no larger
-SOURCES = ("url_srt", "subtitles", "words")
 
 
 class WordParams(ForgivingSchema):
@@ -61,6 +60,8 @@ class WordParams(ForgivingSchema):
 
 
 class CaptionParams(ForgivingSchema):
+    exactly_one_of = ("url_srt", "subtitles", "words")
+
     url_video = Asset("video", required=True, metadata={"description": "URL of the video."})
     url_srt = Asset("subtitles", metadata={"description": "URL of the subtitles: SRT, WebVTT or ASS."})
     subtitles = fields.String(
@@ -78,11 +79,7 @@ class CaptionParams(ForgivingSchema):
     encoding = encoding_param()
 
     @validates_schema
-    def _one_source(self, data: dict[str, Any], **_: Any) -> None:
-        given = [name for name in SOURCES if name in data]
-        if len(given) != 1:
-            message = f"Give exactly one of {', '.join(SOURCES)}, not {' and '.join(given) or 'none'}."
-            raise ValidationError({name: [message] for name in given or SOURCES[:1]})
+    def _words_have_times(self, data: dict[str, Any], **_: Any) -> None:
         words = data.get("words", [])
         if words and all(word.get(key) is None for word in words for key in ("start", "end")):
             raise ValidationError("No word has a time.", "words")
