@@ -8,9 +8,11 @@ process dies. The command has no network, and can access only the system's files
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
 import queue
+import select
 import shutil
 import signal
 import subprocess
@@ -41,6 +43,7 @@ _OPEN_FILES = 1024
 _LINE_BYTES = 64_000
 _TAIL_LINES = 40
 _POLL_S = 0.1
+_PIPE_BYTES = 1 << 20
 _KILL_S = 5.0
 
 _preloaded: Path | None = None
@@ -113,13 +116,52 @@ def each_line_of(
     Raises like `run`, WorkerError when the command was killed, and EncodeFailed for any other failure.
     """
     ended = run(command, work, timeout_s=timeout_s, file_bytes=_SHORT_FILE_BYTES, on_output=consume, reduced=reduced)
-    if ended.status == -signal.SIGXCPU:
-        raise JobTimeout
-    if ended.status < 0:
-        raise WorkerError(detail=f"{command[0]} was killed by signal {-ended.status}")
-    if ended.status:
-        raise EncodeFailed(detail=ended.tail)
+    _raise_failure(command[0], ended)
     return bool(ended.tail)
+
+
+@contextmanager
+def read(
+    command: Sequence[str],
+    work: Work,
+    *,
+    block_bytes: int,
+    timeout_s: float,
+    on_error: Callable[[str], object] = lambda line: None,
+) -> Iterator[Iterator[bytes]]:
+    """Run `command` for the length of the context, which is its standard output in blocks of `block_bytes`.
+
+    Only the last block may be shorter. The command waits while no block is taken, and is killed where the context is
+    left before its end. `on_error` gets the lines of standard error on a thread of its own, the last one before the
+    blocks end or the context does. The blocks raise like `each_line_of`, JobTimeout `timeout_s` after the start.
+    """
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+
+    def on_error_line(line: str) -> None:
+        tail.append(line)
+        on_error(line)
+
+    ends_at = time.monotonic() + timeout_s
+    cpu_s = math.ceil(timeout_s) * (os.cpu_count() or 1)
+    limited = _limited(list(command), file_bytes=_SHORT_FILE_BYTES, cpu_s=cpu_s)
+    with _started(limited, work, subprocess.DEVNULL, reduced=False) as process:
+        assert process.stdout is not None
+        with suppress(OSError):  # the system may allow less
+            fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        errors = _read(process.stderr, on_error_line)
+
+        def blocks() -> Iterator[bytes]:
+            yield from _blocks(process.stdout, block_bytes, work, ends_at)
+            status = _wait(process, work, max(0.0, ends_at - time.monotonic()), lambda: None)
+            _kill(process)  # what it has left behind may hold its pipes open
+            errors.join()
+            _raise_failure(command[0], Ended(status, "\n".join(tail)))
+
+        try:
+            yield blocks()
+        finally:
+            _kill(process)
+            errors.join(_KILL_S)
 
 
 def output_of(
@@ -147,6 +189,16 @@ def output_outside_job(
     """Like `output_of`, in a temporary directory, for commands that belong to no job."""
     with tempfile.TemporaryDirectory() as directory:
         return output_of(command, Work(Path(directory)), timeout_s=timeout_s, reduced=reduced).decode()
+
+
+def _raise_failure(name: str, ended: Ended) -> None:
+    """Raise what a short command's end means, where it did not succeed."""
+    if ended.status == -signal.SIGXCPU:
+        raise JobTimeout
+    if ended.status < 0:
+        raise WorkerError(detail=f"{name} was killed by signal {-ended.status}")
+    if ended.status:
+        raise EncodeFailed(detail=ended.tail)
 
 
 def preload(library: Path | None) -> None:
@@ -290,6 +342,26 @@ def _read(pipe: IO[bytes] | None, consume: Callable[[str], object]) -> threading
             _close(pipe)
 
     return _in_thread(loop)
+
+
+def _blocks(pipe: IO[bytes] | None, block_bytes: int, work: Work, ends_at: float) -> Iterator[bytes]:
+    assert pipe is not None
+    block, filled = bytearray(block_bytes), 0
+    ready = select.poll()
+    ready.register(pipe, select.POLLIN)
+    while True:
+        work.stop.check()
+        if time.monotonic() > ends_at:
+            raise JobTimeout
+        if not ready.poll(_POLL_S * 1000):
+            continue
+        read = os.readv(pipe.fileno(), [memoryview(block)[filled:]])
+        filled += read
+        if filled and (filled == block_bytes or not read):
+            yield bytes(block[:filled])
+            filled = 0
+        if not read:
+            return
 
 
 def _write(pipe: IO[bytes] | None, feed: Iterable[bytes], errors: list[Exception]) -> threading.Thread:

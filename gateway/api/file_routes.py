@@ -56,9 +56,7 @@ _FILE_OR_FORM = {
     "required": True,
     "content": {
         **_FILE_BODY["content"],  # type: ignore[dict-item]
-        "multipart/form-data": {
-            "schema": {"type": "object", "properties": {"file": _BINARY}, "required": ["file"]}
-        },
+        "multipart/form-data": {"schema": {"type": "object", "properties": {"file": _BINARY}, "required": ["file"]}},
     },
 }
 # Headers of which servers differ in detail, and the ranges that all understand alike.

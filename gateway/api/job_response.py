@@ -31,8 +31,7 @@ class JobListSchema(ResponseSchema):
 
     jobs = fields.List(fields.Nested(JobSchema), required=True)
     nextCursor = fields.String(
-        required=True,
-        allow_none=True, metadata={"description": "The `cursor` of the next page; null on the last one."}
+        required=True, allow_none=True, metadata={"description": "The `cursor` of the next page; null on the last one."}
     )
     notFound = fields.List(
         fields.String(), metadata={"description": "With `id`: those of the ids for which you have no job."}

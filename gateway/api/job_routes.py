@@ -86,9 +86,7 @@ def blueprint() -> Blueprint:
         @here.doc(operationId="getJob")
         @here.arguments(JobQuerySchema, location="query")
         @here.response(200, JobSchema, description="The finished job", headers=headers.OF_JOB)
-        @here.alt_response(
-            202, schema=JobSchema, description="The job so far", headers=headers.OF_JOB, success=True
-        )
+        @here.alt_response(202, schema=JobSchema, description="The job so far", headers=headers.OF_JOB, success=True)
         @here.refuses(NotFound, JobCancelled, failed_jobs=True)
         def get(self, query: dict[str, Any], job_id: str) -> Response:
             """Read a job.

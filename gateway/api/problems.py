@@ -45,7 +45,13 @@ _RETRY = frozenset({503, 507})
 class ProblemSchema(ResponseSchema):
     """An error."""
 
-    type = fields.String(required=True, metadata={"format": "uri-reference", "description": "`/errors/<code>`, the same for every error with this code."})
+    type = fields.String(
+        required=True,
+        metadata={
+            "format": "uri-reference",
+            "description": "`/errors/<code>`, the same for every error with this code.",
+        },
+    )
     title = fields.String(
         required=True, metadata={"description": "What the code means, for people. The same for every such error."}
     )
@@ -53,7 +59,10 @@ class ProblemSchema(ResponseSchema):
     status = fields.Integer(required=True, metadata={"description": "The HTTP status."})
     code = fields.String(
         required=True,
-        metadata={"enum": sorted(CODES), "description": "What went wrong, for programs: `GET /errors/{code}` explains."},
+        metadata={
+            "enum": sorted(CODES),
+            "description": "What went wrong, for programs: `GET /errors/{code}` explains.",
+        },
     )
     errors = fields.Dict(
         keys=fields.String(),

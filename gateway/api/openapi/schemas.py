@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from apispec.ext.marshmallow import MarshmallowPlugin, OpenAPIConverter
+from apispec.ext.marshmallow import MarshmallowPlugin
+from apispec.ext.marshmallow.openapi import OpenAPIConverter
 from marshmallow import EXCLUDE, Schema, fields, validate
 
 from common.forgiving import ForgivingSchema
@@ -23,12 +24,12 @@ class Converter(OpenAPIConverter):
     """apispec's converter, with formats, exclusive limits, JSON Schema's patterns, and `exactly_one_of`."""
 
     def init_attribute_functions(self) -> None:
-        super().init_attribute_functions()
+        super().init_attribute_functions()  # type: ignore[no-untyped-call]
         self.attribute_functions += [_format, _limits, _pattern]
 
     def schema2jsonschema(self, schema: Any) -> dict[str, Any]:
         """The schema of an object; with `exactly_one_of`, one for each of these fields."""
-        whole: dict[str, Any] = super().schema2jsonschema(schema)
+        whole: dict[str, Any] = super().schema2jsonschema(schema)  # type: ignore[no-untyped-call]
         names = schema.exactly_one_of if isinstance(schema, ForgivingSchema) else ()
         if not names:
             return whole

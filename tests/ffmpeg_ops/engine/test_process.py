@@ -235,3 +235,72 @@ def test_text_of_the_client_is_never_a_command(work: Work, media: Media) -> None
     path.write_bytes(media.video().read_bytes())
     ffmpeg.encode(["-i", str(path), *X264], work, length_s=1)
     assert not (work.directory / "owned").exists()
+
+
+# --- read ------------------------------------------------------------------------------------------------------------
+
+
+def test_binary_output_comes_in_whole_blocks(work: Work) -> None:
+    command = ["sh", "-c", "head -c 1000 /dev/zero; sleep 0.05; head -c 1500 /dev/zero; printf '\\r\\n\\377'"]
+    with process.read(command, work, block_bytes=1001, timeout_s=30) as blocks:
+        found = list(blocks)
+    assert [len(block) for block in found] == [1001, 1001, 501]
+    assert b"".join(found) == bytes(2500) + b"\r\n\xff"
+
+
+def test_a_command_waits_for_a_slow_reader_and_is_killed_when_it_leaves(work: Work) -> None:
+    endless = ["sh", "-c", "while head -c 1000000 /dev/zero; do echo >> written; done"]
+    with process.read(endless, work, block_bytes=1_000_000, timeout_s=30) as blocks:
+        next(blocks)
+        written = work.directory / "written"
+        eventually(lambda: written.exists())
+        time.sleep(0.3)  # it would write gigabytes meanwhile
+        assert len(written.read_text()) < 10
+        assert processes_in(work.directory)
+    assert processes_in(work.directory) == []
+    with pytest.raises(ValueError):
+        list(blocks)
+
+
+def test_a_stop_ends_a_read_that_waits(work: Work) -> None:
+    def task() -> None:
+        with process.read(["sleep", str(PATIENCE_S)], work, block_bytes=1, timeout_s=PATIENCE_S) as blocks:
+            next(blocks)
+
+    stopped(work, task, lambda: processes_in(work.directory) != [])
+    assert processes_in(work.directory) == []
+
+
+def test_a_read_has_a_time_limit_even_for_a_slow_reader(work: Work) -> None:
+    with process.read(["sleep", "300"], work, block_bytes=1, timeout_s=0.2) as blocks, pytest.raises(JobTimeout):
+        next(blocks)
+    with process.read(["cat", "/dev/zero"], work, block_bytes=1, timeout_s=0.2) as blocks, pytest.raises(JobTimeout):
+        for _ in blocks:
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("script", "error"), [("echo oops >&2; exit 3", EncodeFailed), ("kill -SEGV 0", WorkerError)], ids=["fails", "dies"]
+)
+def test_a_read_ends_with_what_went_wrong(script: str, error: type[Exception], work: Work) -> None:
+    lines: list[str] = []
+    found: list[bytes] = []
+    command = ["sh", "-c", f"printf 12345; {script}"]
+    reading = process.read(command, work, block_bytes=2, timeout_s=30, on_error=lines.append)
+    with reading as blocks, pytest.raises(error):
+        found.extend(blocks)
+    assert found == [b"12", b"34", b"5"]
+    assert lines == (["oops"] if error is EncodeFailed else [])
+
+
+def test_a_read_is_confined_and_leaves_nothing(work: Work, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    for _ in range(2):
+        threads, descriptors = threading.active_count(), open_files()
+        reading = process.read(["cat", str(tmp_path / "secret")], work, block_bytes=9, timeout_s=30)
+        with reading as blocks, pytest.raises(EncodeFailed):
+            next(blocks)
+        with process.read(["cat", "/dev/zero"], work, block_bytes=9, timeout_s=30) as blocks:
+            next(blocks)
+    assert threading.active_count() <= threads
+    assert open_files() <= descriptors
