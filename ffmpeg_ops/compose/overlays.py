@@ -43,6 +43,8 @@ class Placed:
     times: Times | None = None
     #: Left and top edge, width and height of the video.
     box: tuple[int, int, int, int] | None = None
+    #: How loud its own sound is, as a factor.
+    volume: float = 0.0
 
     def opened(self, target: Target, work: Work, stack: ExitStack) -> Overlay:
         """The overlay for one rendering, which `stack` closes."""
@@ -62,6 +64,11 @@ class Overlays:
     of_scenes: Sequence[Sequence[Placed]]
     #: Those that lie on the film.
     of_film: Sequence[Placed]
+
+    @property
+    def videos(self) -> list[Placed]:
+        """Those that are videos."""
+        return [one for each in (*self.of_scenes, self.of_film) for one in each if one.clip]
 
 
 def place(
@@ -89,8 +96,9 @@ def place(
         [_placed(one, next(made), files, first, overrun, size, timeline) for one in each]
         for each, (_, _, first, _, overrun) in zip(wanted, owners, strict=True)
     ]
-    _require_few_videos([one for each in placed for one in each if one.clip])
-    return Overlays(placed[:-1], placed[-1])
+    made_ready = Overlays(placed[:-1], placed[-1])
+    _require_few_videos(made_ready.videos)
+    return made_ready
 
 
 def _placed(
@@ -109,7 +117,7 @@ def _placed(
     clip = files.clips[f"{wanted.path}.url_video"]
     shown = (max(1, round(clip.stream.width * clip.stream.pixel_aspect)), clip.stream.height)
     box = placement.video_box(wanted.params, shown, size)
-    return Placed(wanted.path, first + times.first, count, None, clip, times, box)
+    return Placed(wanted.path, first + times.first, count, None, clip, times, box, wanted.params["volume"])
 
 
 def _decoded(clip: Clip, target: Target, count: int, work: Work) -> Generator[Frame]:

@@ -39,10 +39,10 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
     timeline = _timeline(params, files)
     script = _captions(params, assets, timeline, work, warnings)
     fade_out = min(timeline.frames, frame_count(exact_s(params["fade_out"]), timeline.rate))
-    sound = soundtrack.make(params, files, timeline, work, warnings.append)
     with closing(LayerStore(work.directory / "layers")) as store:
         plan = _plan(params, assets, files, timeline, store, work, warnings.append)
-        work.progress(_PREPARED)
+        mixing = replace(work, progress=lambda share: work.progress(_PREPARED * share))
+        sound = soundtrack.make(params, files, timeline, plan.overlays, mixing, warnings.append)
         made = encode(
             Film(plan.target.size, timeline.rate, timeline.frames, sound, script, fade_out),
             replace(work, progress=lambda share: work.progress(_PREPARED + (1 - _PREPARED) * share)),

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from ffmpeg_ops.compose.overlays import Overlays
 from ffmpeg_ops.compose.probing import Files
+from ffmpeg_ops.engine.clips.clip import Clip
+from ffmpeg_ops.engine.inspect import AudioStream
 from ffmpeg_ops.engine.mixing import mixer
-from ffmpeg_ops.engine.mixing.mixer import Sound
+from ffmpeg_ops.engine.mixing.voice import Sound
 from ffmpeg_ops.engine.timeline.layout import Timeline
-from ffmpeg_ops.engine.timeline.rates import SAMPLE_RATE
+from ffmpeg_ops.engine.timeline.rates import SAMPLE_RATE, exact_s, frame_count
 from ffmpeg_ops.operation import Work
 
 MUSIC_UNDER_SPEECH = 0.2
@@ -19,10 +23,15 @@ _FILE = "sound.w64"
 
 
 def make(
-    params: Mapping[str, Any], files: Files, timeline: Timeline, work: Work, warn: Callable[[str], object]
+    params: Mapping[str, Any],
+    files: Files,
+    timeline: Timeline,
+    overlays: Overlays,
+    work: Work,
+    warn: Callable[[str], object],
 ) -> Path | None:
     """Mix the sound to a file of exactly `timeline.samples`; None where nothing is heard. Raises like `mixer.mix`."""
-    sounds = [sound for sound in _sounds(params, files, timeline) if sound.samples > 0 and sound.volume > 0]
+    sounds = [sound for sound in _sounds(params, files, timeline, overlays) if sound.samples > 0 and sound.volume > 0]
     if not sounds:
         return None
     made = work.directory / _FILE
@@ -33,17 +42,61 @@ def make(
     return made
 
 
-def _sounds(params: Mapping[str, Any], files: Files, timeline: Timeline) -> Iterator[Sound]:
-    speaks = "narration" in params
+def _sounds(params: Mapping[str, Any], files: Files, timeline: Timeline, overlays: Overlays) -> Iterator[Sound]:
+    spoken = "narration" in params
     for i, (scene, span) in enumerate(zip(params["scenes"], timeline.spans, strict=True)):
-        path = f"scenes[{i}]"
-        at, end = timeline.sample_of(span.first), timeline.sample_of(span.first + span.frames)
+        name, at = f"scenes[{i}]", timeline.sample_of(span.first)
+        end, gone = (timeline.sample_of(span.first + span.frames + more) for more in (0, span.overrun))
         if "narration" in scene:
-            yield _voice(files, f"{path}.narration", scene["narration"], at, end)
-        if (clip := files.clips.get(f"{path}.url_video")) and clip.info.audio:
-            volume = scene["volume"]
-            if volume is None:
-                volume = 0.0 if speaks or "narration" in scene else 1.0
-            after = timeline.sample_of(span.first + span.frames + span.overrun)
-            own = _own_sound(clip, scene["start"], at, after, volume)
-            yield replace(own, fade_out=after - end, keys=True, loop=scene["when_short"] == "loop")
+            yield _voice(files, f"{name}.narration.url_audio", scene["narration"], at, end)
+        clip = files.clips.get(f"{name}.url_video")
+        if clip is None or clip.info.audio is None:
+            continue
+        volume = scene["volume"]
+        if volume is None:
+            volume = 0.0 if spoken or "narration" in scene else 1.0
+        own = _own(clip, clip.info.audio, at, gone - at, volume)
+        own = replace(own, skip_s=scene["start"], fade_out=gone - end)
+        if scene["when_short"] == "loop":  # after whole frames, with the picture
+            frames = max(1, frame_count(exact_s(clip.length_s) - exact_s(scene["start"]), timeline.rate))
+            own = replace(own, loop=True, loop_samples=timeline.sample_of(frames))
+        yield own
+    if spoken:
+        yield _voice(files, "narration.url_audio", params["narration"], 0, timeline.samples)
+    for placed in overlays.videos:
+        if placed.clip is not None and placed.clip.info.audio is not None and placed.volume:
+            at, gone = (timeline.sample_of(frame) for frame in (placed.first, placed.first + placed.count))
+            yield _own(placed.clip, placed.clip.info.audio, at, min(gone, timeline.samples) - at, placed.volume)
+    if "music" in params:
+        yield _music(params, files, timeline)
+
+
+def _voice(files: Files, name: str, narration: Mapping[str, Any], at: int, end: int) -> Sound:
+    sound = files.sounds[name]
+    at += frame_count(exact_s(narration["start"]), Fraction(SAMPLE_RATE))
+    samples = min(sound.samples, end - at)
+    return Sound(sound.path, sound.stream, name, at, samples, volume=narration["volume"], keys=True)
+
+
+def _own(clip: Clip, stream: AudioStream, at: int, samples: int, volume: float) -> Sound:
+    """The sound of a clip, in step with its picture."""
+    return Sound(clip.path, stream, clip.name, at, samples, zero_s=clip.stream.start_s, volume=volume, keys=True)
+
+
+def _music(params: Mapping[str, Any], files: Files, timeline: Timeline) -> Sound:
+    music, name = params["music"], "music.url_audio"
+    volume = music["volume"]
+    if volume is None:
+        spoken = any("narration" in owner for owner in (params, *params["scenes"]))
+        volume = MUSIC_UNDER_SPEECH if spoken else 1.0
+    return Sound(
+        files.sounds[name].path,
+        files.sounds[name].stream,
+        name,
+        at=0,
+        samples=timeline.samples,
+        volume=volume,
+        loop=music["loop"],
+        fade_out=min(timeline.samples, round(music["fade_out"] * SAMPLE_RATE)),
+        ducked=music["ducking"],
+    )
