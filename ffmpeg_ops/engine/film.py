@@ -46,11 +46,10 @@ def command(film: Film, encoder: Encoder) -> list[str]:
     if film.fade_out:
         filters.append(f"fade=out:start_frame={film.frames - film.fade_out}:nb_frames={film.fade_out}")
     drawn = ["-vf", ",".join(filters)] if filters else []
-    return [
+    return [  # without -frames:v, which would end the sound as well
         *["-protocol_whitelist", "pipe", "-format_whitelist", "rawvideo", "-max_pixels", str(ffmpeg.MAX_DECODED)],
         *["-f", "rawvideo", "-pix_fmt", "yuv420p", "-video_size", size, "-framerate", str(film.rate)],
         *[*_BT709, "-chroma_sample_location", "left", "-i", "pipe:0", *_sound_input(film), *drawn],
-        *["-frames:v", str(film.frames)],
         *[*encoder.arguments, *_BT709, "-chroma_sample_location", "left", *_sound_output(film), *output.MP4],
     ]
 
