@@ -61,7 +61,11 @@ def test_pixels_that_are_not_square_and_odd_sides(stored: str, media: Media, wor
     """A picture stored narrow is shown wide, as players show it; an odd side leaves no dark line at the edge."""
     wide = stored == "160x180"
     source = f"-f lavfi -i color=white:size={stored}:rate=25:duration=0.2"
-    options = "-vf setsar=2 -c:v libx264 -pix_fmt yuv420p" if wide else "-vf format=yuv444p,scale=321:179,setsar=1 -c:v libx264"
+    options = (
+        "-vf setsar=2 -c:v libx264 -pix_fmt yuv420p"
+        if wide
+        else "-vf format=yuv444p,scale=321:179,setsar=1 -c:v libx264"
+    )
     white = media.made(f"white-{stored}.mp4", f"{source} {options} -qp 5")
     frame = first(white, work, (320, 180), "contain", "#000000")[:180]
     assert frame.min() > 225
