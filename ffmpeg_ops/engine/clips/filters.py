@@ -55,7 +55,7 @@ def _contained(stream: VideoStream, size: tuple[int, int]) -> tuple[int, int]:
     """The largest even size of the shape of the video within `size`; `size` itself where hardly a line is missing."""
     shape = stream.width * stream.pixel_aspect / stream.height
     width, height = min(Fraction(size[0]), size[1] * shape), min(Fraction(size[1]), size[0] / shape)
-    if size[0] - width < 2 and size[1] - height < 2:
+    if size[0] - width <= 2 and size[1] - height <= 2:
         return size
     return max(2, 2 * round(width / 2)), max(2, 2 * round(height / 2))
 

@@ -13,9 +13,9 @@ AAC_RATE = 192_000  # bits a second
 AAC = ["-c:a", "aac", "-b:a", str(AAC_RATE), "-aac_coder", "fast"]
 
 LIMITER = "alimiter=limit=0.89:attack=5:release=80:level=0:latency=1"
-# Peaks between samples are higher than the samples, and AAC adds a little: hence the oversampling and the 1.5 dB of
-# headroom.
-TRUE_PEAK_LIMITER = f"aresample={4 * RATE},alimiter=limit=0.84:attack=5:release=80:level=0:latency=1,aresample={RATE}"
+# Peaks between samples are higher than the samples, hence the oversampling. AAC adds up to 1 dB to noise, hence the
+# 2 dB of headroom.
+TRUE_PEAK_LIMITER = f"aresample={4 * RATE},alimiter=limit=0.79:attack=5:release=80:level=0:latency=1,aresample={RATE}"
 FIRST_TWO = "pan=stereo|c0=c0|c1=c1"
 _DUCKING = "sidechaincompress=threshold=0.02:ratio=6:attack=15:release=350"
 _ENDLESS = 2**31 - 1

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ffmpeg_ops.engine import ffmpeg
 from ffmpeg_ops.engine.mixing import filters, measure, predecode
-from ffmpeg_ops.engine.mixing.voice import Sound, Voice
+from ffmpeg_ops.engine.mixing.voice import SAMPLE_BYTES, Sound, Voice
 from ffmpeg_ops.operation import Work
 from wire.errors import AssetInvalid
 
@@ -31,7 +31,7 @@ _BLOCK = filters.RATE
 # once; where there are more, some are mixed to a file first.
 _AHEAD, _AT_ONCE = 3, 8
 _OTHERS, _QUIETER, _LOUDER = range(3)  # the buses of a mix in which something is ducked
-_CODEC = "pcm_s24le"
+_LAYOUTS = {1: "stereo", 3: "hexagonal"}  # FFmpeg's names of any layouts with two channels for every bus
 _HEADER_BYTES = 1_000_000
 _MIXED = 0.7  # the share of the work until the loudness can be measured
 
@@ -71,21 +71,21 @@ def mix(
     for number, layer in enumerate(first):
         below = summed.to_file(layer, below, work.directory / f"{made.stem}-{number}.f32")
     source = ["-protocol_whitelist", "pipe", "-format_whitelist", "f32le", "-f", "f32le", "-ar", str(filters.RATE)]
-    source += ["-ac", str(2 * summed.buses), "-i", "pipe:0"]
+    source += ["-channel_layout", _LAYOUTS[summed.buses], "-i", "pipe:0"]
     graph = _graph(summed.buses, samples, fade_out)
     feed = summed.blocks(last, below)
     if loudness is None:
         _encode([*source, *_finished(graph, filters.TRUE_PEAK_LIMITER, samples)], made, samples, work, feed)
-        return Mixed(tuple(summed.warnings), summed.errors)
+        return summed.found()
     whole = made.with_name(f"{made.stem}-whole.w64")
     mixing = replace(work, progress=lambda share: work.progress(_MIXED * share))
-    _encode([*source, *_finished(graph, "anull", samples)], whole, samples, mixing, feed, codec=predecode.CODEC)
+    _encode([*source, *_finished(graph, "anull", samples)], whole, samples, mixing, feed)
     again = [*ffmpeg.INPUT_LIMITS, "-i", str(whole)]
     gain = filters.gain(measure.loudness_lufs(again, f"[0:a]{measure.METER}[sound]", work), loudness)
     ending = replace(work, progress=lambda share: work.progress(_MIXED + (1 - _MIXED) * share))
     _encode([*again, *_finished("[0:a]", gain, samples)], made, samples, ending)
     whole.unlink()
-    return Mixed(tuple(summed.warnings), summed.errors)
+    return summed.found()
 
 
 class _Sum:
@@ -93,12 +93,12 @@ class _Sum:
 
     def __init__(self, samples: int, buses: int, work: Work) -> None:
         self.buses = buses
-        self.warnings: list[str] = []
-        self.errors = 0
+        self._warnings: list[str] = []
+        self._errors = 0
         self._samples, self._work = samples, work
 
     def blocks(self, sounds: Sequence[Sound], below: Path | None) -> Generator[bytes, None, None]:
-        """Raw samples of all buses: the sum of `sounds`, in the order of their beginnings, and of the file `below`."""
+        """The raw sum, on all buses, of `sounds` that are sorted and of the file `below`, which is removed then."""
         pending, voices = deque(sounds), list[Voice]()
         with ExitStack() as opened:
             opened.callback(_close, voices)
@@ -114,14 +114,18 @@ class _Sum:
                 yield block.tobytes()
             for voice in voices:
                 self._end(voice)
+        if below:
+            below.unlink()
+
+    def found(self) -> Mixed:
+        """What is wrong with the sounds, once all of them were added."""
+        return Mixed(tuple(self._warnings), self._errors)
 
     def to_file(self, sounds: Sequence[Sound], below: Path | None, made: Path) -> Path:
-        """Write `blocks` to a file, and remove the one `below`."""
+        """Write `blocks` to a file."""
         with made.open("wb") as file:
             for block in self.blocks(sounds, below):
                 file.write(block)
-        if below:
-            below.unlink()
         return made
 
     def _block(self, count: int, under: BinaryIO | None) -> Block:
@@ -142,13 +146,13 @@ class _Sum:
 
     def _end(self, voice: Voice) -> None:
         voice.close()
-        self.errors += voice.errors
-        if voice.errors and not voice.taken:
+        self._errors += voice.errors
+        if not voice.taken and (voice.errors or (voice.sound.stream.duration_s or 0) > voice.sound.skip_s):
             raise AssetInvalid(f"{voice.sound.name}: the file's sound cannot be decoded.")
         if voice.errors:
-            self.warnings.append(f"{voice.sound.name}: parts of the sound could not be decoded")
+            self._warnings.append(f"{voice.sound.name}: parts of the sound could not be decoded")
         elif not voice.taken:
-            self.warnings.append(f"{voice.sound.name}: nothing is heard of its sound, which has ended before")
+            self._warnings.append(f"{voice.sound.name}: nothing is heard of its sound, which has ended before")
 
 
 def _close(voices: Iterable[Voice]) -> None:
@@ -180,7 +184,7 @@ def _graph(buses: int, samples: int, fade_out: int) -> str:
         return f"[0:a]{fade}"
     names = ["others", "quieter", "louder"]
     parts = ["[0:a]asplit=3" + "".join(f"[all{bus}]" for bus in range(buses))]
-    parts += [f"[all{i}]pan=stereo|c0=c{2 * i}|c1=c{2 * i + 1}[{name}]" for i, name in enumerate(names)]
+    parts += [f"[all{i}]channelmap={2 * i}|{2 * i + 1}:stereo[{name}]" for i, name in enumerate(names)]
     parts += filters.duck("quieter", "louder", samples)
     return ";".join([*parts, f"[others][quieter][louder]amix=inputs=3:duration=first:normalize=0,{fade}"])
 
@@ -189,14 +193,8 @@ def _finished(graph: str, finish: str, samples: int) -> list[str]:
     return ["-filter_complex", f"{graph}{finish},{filters.fit(samples)}[sound]", "-map", "[sound]"]
 
 
-def _encode(
-    arguments: list[str],
-    made: Path,
-    samples: int,
-    work: Work,
-    feed: Iterable[bytes] | None = None,
-    codec: str = _CODEC,
-) -> None:
-    limits = replace(work.limits, max_output_bytes=2 * 4 * samples + _HEADER_BYTES)
-    command = [*arguments, "-c:a", codec, "-f", "w64", made.name]
+def _encode(arguments: list[str], made: Path, samples: int, work: Work, feed: Iterable[bytes] | None = None) -> None:
+    limits = replace(work.limits, max_output_bytes=SAMPLE_BYTES * samples + _HEADER_BYTES)
+    # W64 pads its content to 8 bytes, which players may take for samples: one sample of floats has 8
+    command = [*arguments, "-c:a", predecode.CODEC, "-f", "w64", made.name]
     ffmpeg.encode(command, replace(work, limits=limits), length_s=samples / filters.RATE, feed=feed, made=made)
