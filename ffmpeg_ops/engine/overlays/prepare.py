@@ -47,7 +47,7 @@ def prepare(
     shown = [times(one.params, one.path, one.frames, rate) for one in wanted]
     made: list[Overlay | None] = [None] * len(wanted)
     texts = [i for i, one in enumerate(wanted) if "text" in one.params]
-    layers = text.layers([Text(wanted[i].path, wanted[i].params) for i in texts], frame, work, warn)
+    layers = text.layers([Text(wanted[i].path, wanted[i].params) for i in texts], frame, assets, work, warn)
     for i, layer in zip(texts, layers, strict=True):
         made[i] = Still(shown[i], store, store.keep(layer)) if layer else Nothing()
     for i, one in enumerate(wanted):

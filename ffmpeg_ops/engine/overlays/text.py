@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 from ffmpeg_ops.engine import process
 from ffmpeg_ops.engine.i420 import Layer, layer_of_rgba
 from ffmpeg_ops.engine.overlays.placement import Place, Size, area, place, within_limits
-from ffmpeg_ops.engine.subtitles import ass_script
-from ffmpeg_ops.engine.subtitles.fonts import Fonts, installed
+from ffmpeg_ops.engine.subtitles import ass_script, font_file
+from ffmpeg_ops.engine.subtitles.font_file import FONTS
+from ffmpeg_ops.engine.subtitles.fonts import Face, Fonts, installed
 from ffmpeg_ops.engine.subtitles.style import Look, look
 from ffmpeg_ops.operation import Work
 from wire.errors import InvalidParams
@@ -50,15 +52,26 @@ class _Drawn:
     place: Place
 
 
-def layers(texts: Sequence[Text], frame: Size, work: Work, warn: Callable[[str], object]) -> Iterator[Layer | None]:
+def layers(
+    texts: Sequence[Text], frame: Size, assets: Mapping[str, Path], work: Work, warn: Callable[[str], object]
+) -> Iterator[Layer | None]:
     """The layer of each text for frames of that size; None for one without a visible pixel.
 
-    Raises InvalidParams for a text that has no room in the frame, before the first layer, and like `process.read`.
+    `assets` maps the path of each asset to its file, also that of a font. Raises InvalidParams for a text that has no
+    room in the frame, before the first layer, and like `font_file.load` and `process.read`.
     """
     if not texts:
         return
-    sample = "".join(text.params["text"] for text in texts)[:_SAMPLE]
-    drawn = [_laid_out(text, frame, sample, warn) for text in texts]
+    everything = "".join(text.params["text"] for text in texts)
+    own: dict[Path, Face] = {}
+    drawn = []
+    for text in texts:
+        work.stop.check()
+        name = f"{text.path}.style.url_font"
+        path = assets.get(name)
+        if path and path not in own:
+            own[path] = font_file.load(path, name, everything, work)
+        drawn.append(_laid_out(text, frame, everything[:_SAMPLE], own[path] if path else None, warn))
     (work.directory / _SCRIPT).write_text(_script(drawn, frame), encoding="utf-8")
     block = 2 * frame[0] * frame[1] * 3
     with process.read(_command(frame, len(drawn)), work, block_bytes=block, timeout_s=work.limits.timeout_s) as blocks:
@@ -68,10 +81,9 @@ def layers(texts: Sequence[Text], frame: Size, work: Work, warn: Callable[[str],
 
 def _command(frame: Size, count: int) -> list[str]:
     canvas = f"color=black:size={frame[0]}x{frame[1]}:rate=2:duration={count},format=rgb24"
-    return [
-        *["ffmpeg", "-hide_banner", "-nostdin", "-v", "error", "-f", "lavfi", "-i", canvas],
-        *["-vf", f"negate=enable=mod(n\\,2),ass={_SCRIPT}", "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"],
-    ]
+    drawn = f"negate=enable=mod(n\\,2),ass={_SCRIPT}:fontsdir={FONTS}"
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"]
+    return ["ffmpeg", "-hide_banner", "-nostdin", "-v", "error", "-f", "lavfi", "-i", canvas, "-vf", drawn, *raw]
 
 
 def _script(drawn: Sequence[_Drawn], frame: Size) -> str:
@@ -83,31 +95,42 @@ def _script(drawn: Sequence[_Drawn], frame: Size) -> str:
     return script.to_string("ass")
 
 
-def _laid_out(text: Text, frame: Size, sample: str, warn: Callable[[str], object]) -> _Drawn:
+def _laid_out(text: Text, frame: Size, sample: str, own: Face | None, warn: Callable[[str], object]) -> _Drawn:
     """The text in the largest size that fits, at most the one of its style."""
-    params, style = text.params, text.params.get("style")
-    within = area(params, frame)
+    params, within = text.params, area(text.params, frame)
     width = min(params.get("width", 1.0) * frame[0], within.width)
-    wanted = replace(look(style, *frame), margin_x=int((frame[0] - width) / 2), margin_y=0, highlight="none")
-    fonts = Fonts(installed(), wanted.font, bold=wanted.bold, sample=sample)
-    scale = 1.0
-    while scale > _SMALLEST:
-        smaller = replace(
-            wanted, size=round(wanted.size * scale, 1), outline=wanted.outline * scale, shadow=wanted.shadow * scale
-        )
-        count, event = ass_script.laid_out(params["text"], smaller, fonts)
+    wanted = replace(
+        look(params.get("style"), *frame), margin_x=int((frame[0] - width) / 2), margin_y=0, highlight="none"
+    )
+    fonts = Fonts(installed(), wanted.font, bold=wanted.bold, sample=sample, own=own)
+    for smaller in _smaller_and_smaller(wanted):
         padding = smaller.outline + smaller.box_padding if smaller.box else 0.0
-        if count * smaller.size + 2 * padding <= within.height and smaller.size >= _MIN_SIZE:
-            if scale < 1:
-                warn(f"{text.path}.text: the text is drawn smaller, at {scale:.0%} of its size, so that it fits")
+        lines, event = ass_script.laid_out(params["text"], smaller, fonts)
+        if lines * smaller.size + 2 * padding <= within.height:
+            if smaller.size < wanted.size:
+                share = smaller.size / wanted.size
+                warn(f"{text.path}.text: the text is drawn smaller, at {share:.0%} of its size, so that it fits")
             _warn_of_fonts(text.path, fonts, wanted.font, warn)
             return _Drawn(text, smaller, fonts, event, _anchor(params, frame, padding))
+    raise InvalidParams(f"{text.path}.text: the text has no room in the frame, not even in small letters.")
+
+
+def _smaller_and_smaller(wanted: Look) -> Iterator[Look]:
+    """A look, and the same in smaller letters, as long as they can be read and a line has room for some."""
+    scale = 1.0
+    while scale > _SMALLEST:
+        size, outline, shadow = (round(value * scale, 2) for value in (wanted.size, wanted.outline, wanted.shadow))
+        made = replace(wanted, size=round(size, 1), outline=outline, shadow=shadow)
+        if made.size >= _MIN_SIZE and made.line_width >= made.size:
+            yield made
         scale *= _SMALLER
-    raise InvalidParams(f"{text.path}.text: the text is too long: it has no room in the frame, even in small letters.")
 
 
 def _warn_of_fonts(path: str, fonts: Fonts, font: str, warn: Callable[[str], object]) -> None:
-    if fonts.family.lower() != font.lower():
+    if fonts.own and fonts.used and fonts.family not in fonts.used:
+        used = " and ".join(sorted(fonts.used))
+        warn(f"{path}.style.url_font: the font has none of the characters; {used} was used")
+    elif not fonts.own and fonts.family.lower() != font.lower():
         warn(f"{path}.style.font: the font {font} is not installed; {fonts.family} was used")
     if fonts.missing:
         warn(f"{path}.text: no font has {' '.join(sorted(fonts.missing)[:20])}; left out")
