@@ -37,14 +37,14 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
     warnings: list[str] = []
     files = probing.probe(assets, work, warnings.append)
     timeline = _timeline(params, files)
-    script = _captions(params, assets, timeline, work, warnings)
+    warnings += _captions(params, assets, timeline, work)
     fade_out = min(timeline.frames, frame_count(exact_s(params["fade_out"]), timeline.rate))
     with closing(LayerStore(work.directory / "layers")) as store:
         plan = _plan(params, assets, files, timeline, store, work, warnings.append)
         mixing = replace(work, progress=lambda share: work.progress(_PREPARED * share))
         sound = soundtrack.make(params, files, timeline, plan.overlays, mixing, warnings.append)
         made = encode(
-            Film(plan.target.size, timeline.rate, timeline.frames, sound, script, fade_out),
+            Film(plan.target.size, timeline.rate, timeline.frames, sound, "captions" in params, fade_out),
             replace(work, progress=lambda share: work.progress(_PREPARED + (1 - _PREPARED) * share)),
             Encoding.of(params),
             lambda: drawing.render(plan, work, warnings.append),
@@ -70,18 +70,16 @@ def _timeline(params: Mapping[str, Any], files: Files) -> Timeline:
     return timeline
 
 
-def _captions(
-    params: Mapping[str, Any], assets: Mapping[str, Path], timeline: Timeline, work: Work, warnings: list[str]
-) -> str | None:
-    """Write the script of the captions; None without any."""
+def _captions(params: Mapping[str, Any], assets: Mapping[str, Path], timeline: Timeline, work: Work) -> list[str]:
+    """Write the script of the captions, if there are any; return warnings."""
     if "captions" not in params:
-        return None
+        return []
+    warnings: list[str] = []
     wanted, prefix = params["captions"], "captions."
     read = captions.read(wanted, assets, work, warnings.append, prefix)
     cues = captions.fitted(read, wanted, timeline.length_s, warnings.append, prefix)
     style = look(wanted.get("style"), *parse_size(params["size"]))
-    warnings += captions.write_script(work, cues, style)
-    return captions.SCRIPT
+    return [*warnings, *captions.write_script(work, cues, style, assets, prefix)]
 
 
 def _plan(
