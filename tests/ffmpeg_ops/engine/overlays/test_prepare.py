@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from ffmpeg_ops.engine.i420 import Frame, blank
+from ffmpeg_ops.engine.overlays import pictures
 from ffmpeg_ops.engine.overlays.overlay import Nothing, Overlay, Video
 from ffmpeg_ops.engine.overlays.placement import times
 from ffmpeg_ops.engine.overlays.prepare import Wanted, prepare
@@ -81,6 +82,21 @@ def test_a_still_is_shown_in_its_time_with_its_opacity(store: LayerStore, work: 
     assert layers[15] is not None and 0 < layers[15].opacity < 0.2
 
 
+def test_the_same_picture_in_many_scenes_is_read_once(
+    store: LayerStore, work: Work, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    layers = pictures.layers
+    monkeypatch.setattr(pictures, "layers", lambda path, name, *more: read.append(name) or layers(path, name, *more))
+    logo = {**URL, "position": "top-right"}
+    fading, elsewhere = {**logo, "fade": 0.5, "start": 1}, {**logo, "x": 0.5}
+    made, _ = prepared(store, work, logo, fading, elsewhere, o0=picture, o1=picture, o2=picture)
+    assert read == ["overlays[0].url_image", "overlays[2].url_image"]
+    first, second, third = (overlay.layer_at(40) for overlay in made if overlay)
+    assert first and second and third
+    assert first.x == second.x != third.x and second.opacity < first.opacity
+
+
 def test_an_animation_begins_with_its_overlay_and_begins_anew(store: LayerStore, work: Work, animation: Path) -> None:
     (made,), _ = prepared(store, work, {**URL, "start": 1}, o0=animation)
     assert shades(made, range(30)) == [None] * 30
@@ -91,8 +107,9 @@ def test_an_animation_begins_with_its_overlay_and_begins_anew(store: LayerStore,
 
 
 def test_an_animation_goes_on_under_the_next_transition(store: LayerStore, work: Work, animation: Path) -> None:
-    (made,), _ = prepared(store, work, URL, frames=6, o0=animation)
-    assert None not in shades(made, range(20))
+    (made,), _ = prepared(store, work, URL, frames=4, o0=animation)
+    seen = shades(made, range(64))
+    assert seen[:9] == seen[9:18] == seen[54:63] and len(set(seen[:9])) == 3 and None not in seen
 
 
 def test_a_picture_that_nothing_is_seen_of_is_reported(store: LayerStore, work: Work, tmp_path: Path) -> None:
