@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -56,21 +55,26 @@ def _frames(animation: Image.Image, name: str, box: Size, first: int, wanted_ms:
         raise AssetTooLarge(f"{name}: the animation has more than {_MAX_PIXELS // 1_000_000} megapixels.")
     size = fitted(animation.size, box)
     frame_bytes = size[0] * size[1] * 4
-    total: int = getattr(animation, "n_frames", 1)
+    total: int = getattr(animation, "n_frames", 1) - _hidden(animation)
     step = -(-min(total, wanted_ms // _SHORTEST_MS + 1) * frame_bytes // MAX_ANIMATION_BYTES) or 1
     facts: dict[str, Any] = {"size": size, "shown_ms": [], "warnings": [], "next": None}
     if step > 1 and first == 0:
         facts["warnings"] = [f"{name}: the animation is so long that only one in {step} of its frames is shown"]
     limit = max(1, min(MAX_CALL_FRAMES, MAX_CALL_BYTES // frame_bytes))
-    return facts, _read_frames(animation, name, first, wanted_ms, step, limit, facts)
+    return facts, _read_frames(animation, name, range(first, total), wanted_ms, step, limit, facts)
+
+
+def _hidden(animation: Image.Image) -> int:
+    """How many frames come before the animation: a PNG may have a picture for those who show only one."""
+    return int(getattr(animation, "default_image", False))
 
 
 def _read_frames(
-    animation: Image.Image, name: str, first: int, wanted_ms: int, step: int, limit: int, facts: dict[str, Any]
+    animation: Image.Image, name: str, numbers: range, wanted_ms: int, step: int, limit: int, facts: dict[str, Any]
 ) -> Iterator[bytes]:
     """Every `step`th frame. `facts`, which are sent after the frames, are completed."""
     shown_ms: list[int] = facts["shown_ms"]
-    for i in count(first):
+    for i in numbers:
         shown = i % step == 0
         if sum(shown_ms) >= wanted_ms:
             return
@@ -78,20 +82,22 @@ def _read_frames(
             facts["next"] = i
             return
         try:
-            animation.seek(i + getattr(animation, "default_image", False))
+            animation.seek(i + _hidden(animation))
             picture = _sized(animation.convert("RGBA"), facts["size"]) if shown else None
             ms = round(animation.info.get("duration", 0))
         except EOFError:
             return
         except Exception as error:  # Pillow's decoders raise many kinds of errors on damaged files
-            if not shown_ms:
+            if i == 0:
                 raise AssetInvalid(f"{name}: the animation is damaged.", detail=repr(error)) from error
             facts["warnings"].append(f"{name}: the animation is damaged; frames from number {i + 1} are left out")
             return
-        shown_ms.append(0) if picture else None
-        shown_ms[-1] += ms if ms >= _SHORTEST_MS else _USUAL_MS
+        ms = ms if ms >= _SHORTEST_MS else _USUAL_MS
         if picture:
+            shown_ms.append(ms)
             yield picture.tobytes()
+        else:
+            shown_ms[-1] += ms
 
 
 def _sized(picture: Image.Image, size: Size) -> Image.Image:

@@ -63,6 +63,8 @@ def _read(
         )
         width, height = _numbers(result.facts.get("size"), 1, _MAX_SIDE)
         shown_ms = _numbers(result.facts.get("shown_ms"), 0, _MAX_MS)
+        if not shown_ms and first == 0:
+            raise ValueError("no picture")
         pictures = np.frombuffer(result.data, np.uint8).reshape(len(shown_ms), height, width, 4)
         following = result.facts.get("next")
         if following is not None and (type(following) is not int or following <= first):
@@ -81,7 +83,7 @@ def _read(
 
 
 def _numbers(fact: Any, low: int, high: int) -> list[int]:
-    if not isinstance(fact, list) or not fact or not all(type(number) is int for number in fact):
+    if not isinstance(fact, list) or not all(type(number) is int for number in fact):
         raise ValueError("not a list of numbers")
     if not all(low <= number <= high for number in fact):
         raise ValueError("a number is out of bounds")
