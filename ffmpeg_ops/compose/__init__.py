@@ -1,4 +1,4 @@
-"""Makes a finished short in one request: scenes, transitions, voices, music, captions and overlays, encoded once.
+"""Makes a finished short in one request: scenes, voices, music, captions and overlays.
 
 A scene is a still that the camera moves over, a clip or a colour. It lasts as long as its `duration` says, else as its
 narration, else as its clip; the other scenes share what the film's narration leaves, or last 5 seconds. Times inside a

@@ -89,14 +89,16 @@ def _music(params: Mapping[str, Any], files: Files, timeline: Timeline) -> Sound
     if volume is None:
         spoken = any("narration" in owner for owner in (params, *params["scenes"]))
         volume = MUSIC_UNDER_SPEECH if spoken else 1.0
+    sound = files.sounds[name]
     return Sound(
-        files.sounds[name].path,
-        files.sounds[name].stream,
+        sound.path,
+        sound.stream,
         name,
         at=0,
         samples=timeline.samples,
         volume=volume,
         loop=music["loop"],
+        loop_samples=sound.samples,
         fade_out=min(timeline.samples, round(music["fade_out"] * SAMPLE_RATE)),
         ducked=music["ducking"],
     )
