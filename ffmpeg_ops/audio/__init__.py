@@ -12,12 +12,13 @@ Of several sound tracks in a file the default one is used, or the first that can
 from marshmallow import fields, validate
 
 from common.forgiving import ForgivingSchema
-from ffmpeg_ops.assets import MAX_ASSETS, Asset
+from ffmpeg_ops.assets import Asset
 from ffmpeg_ops.engine.params import choice, number
 from ffmpeg_ops.operation import Operation, Weight
 from wire.media_types import M4A, MP3, WAV
 
 FORMATS = {"m4a": M4A, "mp3": MP3, "wav": WAV}
+MAX_SOUNDS = 100
 MAX_GAP_S = 60
 LOUDNESS_LUFS = (-40, -5)
 
@@ -26,7 +27,7 @@ class AudioParams(ForgivingSchema):
     url_audios = fields.List(
         Asset("audio"),
         required=True,
-        validate=validate.Length(1, MAX_ASSETS),
+        validate=validate.Length(1, MAX_SOUNDS),
         metadata={"description": "URLs of the sounds in their order: any audio or video files."},
     )
     format = choice(FORMATS, "Format of the file.", "m4a")

@@ -16,6 +16,9 @@ With `highlight`, the word being spoken is coloured (`word`), or words fill with
 The times come from `words`, from the `\\k` tags of ASS or the timestamps of WebVTT; for SRT, a cue's time is divided
 among its words by their length.
 
+The font is one that is installed on the worker (`style.font`), or any TTF or OTF by URL (`style.url_font`). Scripts
+that it lacks are drawn in Noto.
+
 Presets: `classic`, `bold`, `box`, `karaoke`, `pop` (large, current word coloured, for vertical video) and `minimal`.
 
 The video may have up to 4096x2304 pixels and last up to four hours. All frames and their times are kept; rotation is
@@ -26,66 +29,19 @@ listed in the result's `warnings`.
 
 from __future__ import annotations
 
-from typing import Any
-
-from marshmallow import ValidationError, fields, validate, validates_schema
-
 from common.forgiving import ForgivingSchema
 from ffmpeg_ops.assets import Asset
 from ffmpeg_ops.engine.encoding import encoding_param
-from ffmpeg_ops.engine.subtitles.style import StyleParams
+from ffmpeg_ops.engine.subtitles.params import CaptionsParams
 from ffmpeg_ops.operation import VIDEO, Operation, Weight
 
-MAX_SUBTITLES = 500_000
-MAX_WORDS = 20_000
-MAX_HOURS = 24
 
-_seconds = validate.Range(min=0, max=MAX_HOURS * 3600 * 1000)  # milliseconds, which are recognised, are no larger
-SOURCES = ("url_srt", "subtitles", "words")
-
-
-class WordParams(ForgivingSchema):
-    word = fields.String(
-        required=True,
-        validate=validate.Length(min=1, max=200),
-        metadata={"description": "The word as it is shown.", "verbatim": True},  # a leading space begins a word
-    )
-    start = fields.Float(allow_none=True, validate=_seconds, metadata={"description": "When it begins, in seconds."})
-    end = fields.Float(allow_none=True, validate=_seconds, metadata={"description": "When it ends, in seconds."})
-
-    @validates_schema
-    def _in_order(self, data: dict[str, Any], **_: Any) -> None:
-        start, end = data.get("start"), data.get("end")
-        if start is not None and end is not None and end < start:
-            raise ValidationError("Must not be before `start`.", "end")
-
-
-class CaptionParams(ForgivingSchema):
+class _Video(ForgivingSchema):
     url_video = Asset("video", required=True, metadata={"description": "URL of the video."})
-    url_srt = Asset("subtitles", metadata={"description": "URL of the subtitles: SRT, WebVTT or ASS."})
-    subtitles = fields.String(
-        validate=validate.Length(min=1, max=MAX_SUBTITLES),
-        metadata={"description": "The subtitles as text: SRT, WebVTT or ASS.", "verbatim": True},
-    )
-    words = fields.List(
-        fields.Nested(WordParams),
-        validate=validate.Length(min=1, max=MAX_WORDS),
-        metadata={"description": "Spoken words with their times, which are grouped into captions."},
-    )
-    style = fields.Nested(
-        StyleParams, metadata={"description": "How the captions look. Fields that are not set come from the preset."}
-    )
-    encoding = encoding_param()
 
-    @validates_schema
-    def _one_source(self, data: dict[str, Any], **_: Any) -> None:
-        given = [name for name in SOURCES if name in data]
-        if len(given) != 1:
-            message = f"Give exactly one of {', '.join(SOURCES)}, not {' and '.join(given) or 'none'}."
-            raise ValidationError({name: [message] for name in given or SOURCES[:1]})
-        words = data.get("words", [])
-        if words and all(word.get(key) is None for word in words for key in ("start", "end")):
-            raise ValidationError("No word has a time.", "words")
+
+class CaptionParams(CaptionsParams, _Video):  # marshmallow lists the fields of the last base first
+    encoding = encoding_param()
 
 
 _URL = {"url_video": "https://example.com/video.mp4"}

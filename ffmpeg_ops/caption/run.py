@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,12 @@ from ffmpeg_ops.engine import ffmpeg, inspect, joined, ladder, output, packets
 from ffmpeg_ops.engine.encoders import Encoder
 from ffmpeg_ops.engine.encoding import Encoding
 from ffmpeg_ops.engine.pixels import even, to_one_size, to_yuv420p
-from ffmpeg_ops.engine.subtitles import parse, source, timeline, words
-from ffmpeg_ops.engine.subtitles.ass_script import to_ass
-from ffmpeg_ops.engine.subtitles.cue import Cue
-from ffmpeg_ops.engine.subtitles.fonts import Fonts, installed
-from ffmpeg_ops.engine.subtitles.style import Look, look
+from ffmpeg_ops.engine.subtitles import captions
+from ffmpeg_ops.engine.subtitles.style import look
 from ffmpeg_ops.operation import Work
 
-SCRIPT = "captions.ass"
 _RATE = 25  # frames a second that are added
 _CLOCK = Fraction(1, 90_000)
-_SAMPLE = 20_000  # characters from which the language is guessed
 
 
 def shown_size(stream: inspect.VideoStream) -> tuple[int, int]:
@@ -40,7 +34,7 @@ def filters(stream: inspect.VideoStream, filling: Filling | None = None) -> list
     width, height = shown_size(stream)
     shape = "" if stream.pixel_aspect == 1 else f":original_size={width}x{height}"
     added = [] if filling is None else [_with_frames(filling)]
-    return [*added, *to_one_size(stream), *to_yuv420p(stream), f"ass={SCRIPT}{shape}"]
+    return [*added, *to_one_size(stream), *to_yuv420p(stream), captions.FILTER + shape]
 
 
 def _with_frames(filling: Filling) -> str:
@@ -74,14 +68,14 @@ def command(
 
 def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> dict[str, Any]:
     warnings: list[str] = []
-    parsed = _parsed(work, params, assets, warnings.append)
+    parsed = captions.read(params, assets, work, warnings.append)
     video = joined.continuous(assets["url_video"], "url_video", work, warnings.append)
     info, stream = inspect.video_asset(video, "url_video", work)
     inspect.require_size(stream, "url_video")
     length_s = output.length_s(info, stream)
-    cues = _cues(parsed, params, gaps.played_s(info, length_s), warnings.append)
+    cues = captions.fitted(parsed, params, gaps.played_s(info, length_s), warnings.append)
     style = look(params.get("style"), *shown_size(stream))
-    warnings += [*info.video_warnings, *info.audio_warnings, *_write_script(work, cues, style)]
+    warnings += [*info.video_warnings, *info.audio_warnings, *captions.write_script(work, cues, style, assets)]
     times = gaps.frame_times(video, info, stream, work)
     added = gaps.filling(cues, info, stream, length_s, times, moving=style.highlight != "none")
     made = ladder.encode(
@@ -105,35 +99,3 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
     written = stats["frames"] if added is None else packets.count_frames(video, stream.index, work)
     output.require_frames(written or 0, video, stream, length_s, work)
     return stats
-
-
-def _parsed(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path], warn: parse.Warn) -> list[Cue]:
-    """The cues of a file or a text; none of words, whose times need the video's length to be understood."""
-    if "url_srt" in assets:
-        return source.from_file(assets["url_srt"], "url_srt", work, warn)
-    return source.from_text(params["subtitles"], "subtitles", work) if "subtitles" in params else []
-
-
-def _cues(parsed: list[Cue], params: Mapping[str, Any], length_s: float, warn: parse.Warn) -> list[Cue]:
-    """The cues that are seen in a video of that length."""
-    if "words" in params:
-        timed = words.with_times(words.in_seconds(params["words"], length_s, warn), warn)
-        parsed = words.to_cues(timed, "words")
-    name = next(name for name in ("words", "subtitles", "url_srt") if name in params or name == "url_srt")
-    cues = timeline.fit(parsed, length_s, name, warn)
-    # a requested position is for all captions, whatever the file says
-    return [replace(cue, row=None) for cue in cues] if "position" in params.get("style", {}) else cues
-
-
-def _write_script(work: Work, cues: list[Cue], style: Look) -> list[str]:
-    """Write the script and return warnings about text that cannot be drawn as requested."""
-    sample = "".join(cue.text for cue in cues)[:_SAMPLE]
-    fonts = Fonts(installed(), style.font, bold=style.bold, sample=sample)
-    warnings: list[str] = []
-    script = to_ass(cues, style, fonts, work.stop.check, warnings.append)
-    (work.directory / SCRIPT).write_text(script, encoding="utf-8")
-    if fonts.family.lower() != style.font.lower():
-        warnings.append(f"the font {style.font} is not installed; {fonts.family} was used")
-    if fonts.missing:
-        warnings.append(f"no font has {' '.join(sorted(fonts.missing)[:20])}; left out")
-    return warnings

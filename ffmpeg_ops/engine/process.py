@@ -8,6 +8,7 @@ process dies. The command has no network, and can access only the system's files
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
 import queue
@@ -24,11 +25,10 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import IO
 
 import structlog
 
-from ffmpeg_ops.engine import orphans, sandbox
+from ffmpeg_ops.engine import orphans, pipes, sandbox
 from ffmpeg_ops.operation import Work
 from wire.errors import EncodeFailed, JobTimeout, WorkerError
 
@@ -38,10 +38,10 @@ SHORT_TIMEOUT_S = 30
 _SHORT_OUTPUT_BYTES = 8_000_000
 _SHORT_FILE_BYTES = 16_000_000  # the largest file of a short command is a font cache
 _OPEN_FILES = 1024
-_LINE_BYTES = 64_000
 _TAIL_LINES = 40
-_POLL_S = 0.1
+_PIPE_BYTES = 1 << 20
 _KILL_S = 5.0
+_FEED_S = 1.0  # how long a feed may take to end commands of its own
 
 _preloaded: Path | None = None
 
@@ -67,13 +67,15 @@ def run(
     on_output: Callable[[str], object],
     on_error: Callable[[str], object] = lambda line: None,
     feed: Iterable[bytes] | None = None,
+    on_fed: Callable[[], object] = lambda: None,
     check: Callable[[], object] = lambda: None,
     reduced: str | None = None,
 ) -> Ended:
     """Run `command`; `on_output` and `on_error` get its lines, each on a thread of its own, and `feed` is its input.
 
-    No file that it writes grows past `file_bytes`. `check` is called many times a second, and ends the command with
-    what it raises. `reduced` is the reason to run this command in the reduced sandbox.
+    `feed` is iterated on another thread, which calls `on_fed` for every piece, and closed where it is a generator. No
+    file that the command writes grows past `file_bytes`. `check` is called many times a second, and ends the command
+    with what it raises. `reduced` is the reason to run this command in the reduced sandbox.
 
     Raises the reason of `work.stop`, JobTimeout after `timeout_s` or as much CPU time on every core, and WorkerError
     when the command is not installed.
@@ -90,10 +92,16 @@ def run(
         log.warning("sandbox.reduced", command=command[0], reason=reduced)
     stdin = subprocess.DEVNULL if feed is None else subprocess.PIPE
     with _started(limited, work, stdin, reduced=bool(reduced)) as process:
-        threads = [_read(process.stdout, on_output), _read(process.stderr, on_error_line)]
+        threads = [pipes.read_lines(process.stdout, on_output), pipes.read_lines(process.stderr, on_error_line)]
         if feed is not None:
-            threads.append(_write(process.stdin, feed, feed_errors))
-        status = _wait(process, work, timeout_s, check)
+            threads.append(pipes.write(process.stdin, feed, on_fed, feed_errors))
+        try:
+            status = _wait(process, work, timeout_s, check)
+        except BaseException:
+            _kill(process)
+            if feed is not None:
+                threads[-1].join(_FEED_S)
+            raise
         _kill(process)  # what it has left behind may hold its pipes open
         for thread in threads:
             thread.join()
@@ -113,13 +121,52 @@ def each_line_of(
     Raises like `run`, WorkerError when the command was killed, and EncodeFailed for any other failure.
     """
     ended = run(command, work, timeout_s=timeout_s, file_bytes=_SHORT_FILE_BYTES, on_output=consume, reduced=reduced)
-    if ended.status == -signal.SIGXCPU:
-        raise JobTimeout
-    if ended.status < 0:
-        raise WorkerError(detail=f"{command[0]} was killed by signal {-ended.status}")
-    if ended.status:
-        raise EncodeFailed(detail=ended.tail)
+    _raise_failure(command[0], ended)
     return bool(ended.tail)
+
+
+@contextmanager
+def read(
+    command: Sequence[str],
+    work: Work,
+    *,
+    block_bytes: int,
+    timeout_s: float,
+    on_error: Callable[[str], object] = lambda line: None,
+) -> Iterator[Iterator[bytes]]:
+    """Run `command` for the length of the context, which is its standard output in blocks of `block_bytes`.
+
+    Only the last block may be shorter. The command waits while no block is taken, and is killed where the context is
+    left before its end. `on_error` gets the lines of standard error on a thread of its own, the last one before the
+    blocks end or the context does. The blocks raise like `each_line_of`, JobTimeout `timeout_s` after the start.
+    """
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+
+    def on_error_line(line: str) -> None:
+        tail.append(line)
+        on_error(line)
+
+    ends_at = time.monotonic() + timeout_s
+    cpu_s = math.ceil(timeout_s) * (os.cpu_count() or 1)
+    limited = _limited(list(command), file_bytes=_SHORT_FILE_BYTES, cpu_s=cpu_s)
+    with _started(limited, work, subprocess.DEVNULL, reduced=False) as process:
+        assert process.stdout is not None
+        with suppress(OSError):  # the system may allow less
+            fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        errors = pipes.read_lines(process.stderr, on_error_line)
+
+        def blocks() -> Iterator[bytes]:
+            yield from pipes.blocks(process.stdout, block_bytes, work, ends_at)
+            status = _wait(process, work, max(0.0, ends_at - time.monotonic()), lambda: None)
+            _kill(process)  # what it has left behind may hold its pipes open
+            errors.join()
+            _raise_failure(command[0], Ended(status, "\n".join(tail)))
+
+        try:
+            yield blocks()
+        finally:
+            _kill(process)
+            errors.join(_KILL_S)
 
 
 def output_of(
@@ -147,6 +194,16 @@ def output_outside_job(
     """Like `output_of`, in a temporary directory, for commands that belong to no job."""
     with tempfile.TemporaryDirectory() as directory:
         return output_of(command, Work(Path(directory)), timeout_s=timeout_s, reduced=reduced).decode()
+
+
+def _raise_failure(name: str, ended: Ended) -> None:
+    """Raise what a short command's end means, where it did not succeed."""
+    if ended.status == -signal.SIGXCPU:
+        raise JobTimeout
+    if ended.status < 0:
+        raise WorkerError(detail=f"{name} was killed by signal {-ended.status}")
+    if ended.status:
+        raise EncodeFailed(detail=ended.tail)
 
 
 def preload(library: Path | None) -> None:
@@ -197,7 +254,7 @@ def _started(command: list[str], work: Work, stdin: int, *, reduced: bool) -> It
             log.error("process.kill_failed", command=command[0], pid=process.pid)
         else:
             for pipe in (process.stdin, process.stdout, process.stderr):
-                _close(pipe)
+                pipes.close(pipe)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -238,7 +295,7 @@ def _spawn(
         process.wait()
         orphans.ended(process.pid)
 
-    thread = _in_thread(parent)
+    thread = pipes.in_thread(parent)
     process = outcome.get()
     if isinstance(process, BaseException):
         raise process
@@ -268,54 +325,11 @@ def _readable(command: Sequence[str]) -> Iterator[Path]:
 
 def _wait(process: subprocess.Popen[bytes], work: Work, timeout_s: float, check: Callable[[], object]) -> int:
     ends_at = time.monotonic() + timeout_s
-    waiter = _in_thread(process.wait)  # wait(timeout) may oversleep by 50 ms, as long as a short job takes
+    waiter = pipes.in_thread(process.wait)  # wait(timeout) may oversleep by 50 ms, as long as a short job takes
     while waiter.is_alive():
         work.stop.check()
         check()
         if time.monotonic() > ends_at:
             raise JobTimeout
-        waiter.join(_POLL_S)
+        waiter.join(pipes.POLL_S)
     return process.wait()
-
-
-def _read(pipe: IO[bytes] | None, consume: Callable[[str], object]) -> threading.Thread:
-    def loop() -> None:
-        assert pipe is not None
-        try:
-            while line := pipe.readline(_LINE_BYTES):
-                consume(line.decode("utf-8", "replace").rstrip("\n"))
-        except ValueError:
-            pass  # the pipe was closed because the command was killed
-        finally:
-            _close(pipe)
-
-    return _in_thread(loop)
-
-
-def _write(pipe: IO[bytes] | None, feed: Iterable[bytes], errors: list[Exception]) -> threading.Thread:
-    def loop() -> None:
-        assert pipe is not None
-        try:
-            for piece in feed:
-                pipe.write(piece)
-        except (BrokenPipeError, ValueError):
-            pass  # the command ended or was killed; its exit status says so
-        except Exception as error:
-            log.exception("process.feed_failed")
-            errors.append(error)
-        finally:
-            _close(pipe)
-
-    return _in_thread(loop)
-
-
-def _close(pipe: IO[bytes] | None) -> None:
-    with suppress(OSError, ValueError):  # leftovers in the buffer for a dead command
-        if pipe is not None:
-            pipe.close()
-
-
-def _in_thread(target: Callable[[], object]) -> threading.Thread:
-    thread = threading.Thread(target=target, daemon=True)
-    thread.start()
-    return thread

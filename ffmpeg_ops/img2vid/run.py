@@ -2,62 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from ffmpeg_ops.engine import ffmpeg, ladder, output
-from ffmpeg_ops.engine.encoders import Encoder
+from ffmpeg_ops.engine import film, output
 from ffmpeg_ops.engine.encoding import Encoding
+from ffmpeg_ops.engine.picture_params import parse_size
 from ffmpeg_ops.engine.stills import frames, shot
 from ffmpeg_ops.engine.stills.camera import Move
-from ffmpeg_ops.img2vid import parse_size
+from ffmpeg_ops.engine.timeline import rates
 from ffmpeg_ops.operation import Work
-
-_BROADCAST = frozenset({15, 24, 30, 48, 60})
-_BT709 = ["-color_range", "tv", "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
-
-
-def exact_rate(frame_rate: float) -> Fraction:
-    """Frames a second as a fraction; 23.976, 29.97 and 59.94 mean the broadcast rates n·1000/1001."""
-    broadcast = Fraction(round(frame_rate) * 1000, 1001)
-    if round(frame_rate) in _BROADCAST and not frame_rate.is_integer() and abs(broadcast - frame_rate) < 0.005:
-        return broadcast
-    return Fraction(frame_rate).limit_denominator(1000)
-
-
-def frame_count(duration: float, frame_rate: float) -> int:
-    """`duration × frame_rate`, rounded half up, at least one frame."""
-    return max(1, math.floor(duration * frame_rate + 0.5))
-
-
-def command(size: tuple[int, int], rate: Fraction, count: int, encoder: Encoder) -> list[str]:
-    """FFmpeg's arguments that encode `count` raw frames from standard input."""
-    return [
-        *["-protocol_whitelist", "pipe", "-format_whitelist", "rawvideo", "-max_pixels", str(ffmpeg.MAX_DECODED)],
-        *["-f", "rawvideo", "-pix_fmt", "yuv420p", "-video_size", f"{size[0]}x{size[1]}", "-framerate", str(rate)],
-        *[*_BT709, "-chroma_sample_location", "left", "-i", "pipe:0", "-frames:v", str(count)],
-        *[*encoder.arguments, *_BT709, "-chroma_sample_location", "left", "-an", *output.MP4],
-    ]
 
 
 def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> dict[str, Any]:
-    size, rate = parse_size(params["size"]), exact_rate(params["frame_rate"])
-    count = frame_count(params["duration"], params["frame_rate"])
+    size, rate = parse_size(params["size"]), rates.exact_rate(params["frame_rate"])
+    count = max(1, rates.frame_count(rates.exact_s(params["duration"]), rate))
     focus = (params["focus_x"], params["focus_y"])
     move = Move(params["motion"], params["amount"], focus, params["easing"])
     loaded = shot.load(work, assets["url_image"], "url_image", move, size, count, params["fit"], params["background"])
-    made = ladder.encode(
-        lambda encoder: command(size, rate, count, encoder),
-        work,
-        Encoding.of(params),
-        length_s=float(count / rate),
-        pixels=size[0] * size[1],
-        megapixels=size[0] * size[1] * count / 1e6,
-        feed=lambda: frames.render(loaded.pixels, loaded.boxes, size),
-    )
-    output.require_written(count, work)
-    info = output.made(size, count, float(count / rate))
+    drawn = film.Film(size, rate, count)
+    made = film.encode(drawn, work, Encoding.of(params), lambda: frames.render(loaded.pixels, loaded.boxes, size))
+    info = output.made(size, count, drawn.length_s)
     return output.stats(work, made.stats, info, warnings=[*loaded.warnings, *made.warnings])

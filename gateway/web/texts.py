@@ -79,4 +79,6 @@ def llms_txt(base: str) -> str:
         for path, text in pages().items()
         if path.startswith("docs/") and path != _FOR_CLIENTS
     ]
-    return _OVERVIEW.format(base=base, operations="\n".join(operations), samples="\n".join(samples), others="\n".join(others))
+    return _OVERVIEW.format(
+        base=base, operations="\n".join(operations), samples="\n".join(samples), others="\n".join(others)
+    )

@@ -145,7 +145,7 @@ def test_the_number_of_files_is_limited() -> None:
     assert len(named(Film(), Film().load(most))) == MAX_ASSETS
     with pytest.raises(ValidationError) as caught:
         named(Film(), Film().load({**most, "grid": [[{"url_audio": URL}]]}))
-    assert caught.value.normalized_messages() == {"grid": ["At most 100 files may be named in all, 101 are."]}
+    assert caught.value.normalized_messages() == {"grid": ["At most 500 files may be named in all, 501 are."]}
 
 
 @pytest.mark.parametrize(

@@ -121,8 +121,8 @@ def test_another_set_of_uploads_means_an_outdated_worker(
 
 
 def test_too_many_assets_are_refused_before_any_is_fetched(collage: Job, files: FileServer) -> None:
-    error = collage.error(url_texts=[files.url("/x")] * 99, delivery=None)
-    assert error.message == "url_texts: At most 100 files may be named in all, 101 are."
+    error = collage.error(url_texts=[files.url("/x")] * 499, delivery=None)
+    assert error.message == "url_texts: At most 500 files may be named in all, 501 are."
     assert (error.code, files.requests) == ("invalid_params", [])
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from marshmallow import ValidationError
 
-from ffmpeg_ops.caption import MAX_SUBTITLES, CaptionParams
+from ffmpeg_ops.caption import CaptionParams
+from ffmpeg_ops.engine.subtitles.params import MAX_SUBTITLES
 from ffmpeg_ops.engine.subtitles.style import PRESETS, StyleParams, look
 
 URL = {"url_video": "https://example.com/v.mp4"}

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ffmpeg_ops.caption.run import SCRIPT, _write_script
 from ffmpeg_ops.engine import probe
+from ffmpeg_ops.engine.subtitles.captions import SCRIPT, write_script
 from ffmpeg_ops.engine.subtitles.parse import parse_file
 from ffmpeg_ops.engine.subtitles.style import look
 from ffmpeg_ops.operation import Work
@@ -53,7 +53,7 @@ def ink(text: str) -> Frames:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "asset-url_srt"
         path.write_text(srt((0, 1, text)))
-        _write_script(Work(Path(folder)), parse_file(path, "url_srt"), look(None, 320, 180))
+        write_script(Work(Path(folder)), parse_file(path, "url_srt"), look(None, 320, 180))
         source = ["-f", "lavfi", "-i", "color=gray:size=320x180", "-frames:v", "1", "-vf", f"ass={SCRIPT},format=gray"]
         raw = ffmpeg(*source, "-f", "rawvideo", "-", cwd=Path(folder))
     return drawn(np.frombuffer(raw, np.uint8).reshape(180, 320))

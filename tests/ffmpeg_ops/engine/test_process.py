@@ -15,7 +15,7 @@ from tests.ffmpeg_ops.media import Media, VideoWork
 from tests.native import compile_library, needs_gcc
 from tests.servers import PATIENCE_S, STOP_S, eventually
 from wire.envelope import Limits
-from wire.errors import Cancelled, EncodeFailed, JobTimeout, WorkerError
+from wire.errors import AssetInvalid, Cancelled, EncodeFailed, JobTimeout, WorkerError
 
 X264 = ["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-f", "mp4", "output-video.mp4"]
 ENDLESS = ["-re", "-f", "lavfi", "-i", "testsrc2=size=64x64:rate=25", *X264]
@@ -230,8 +230,115 @@ def test_a_feed_that_raises_fails_the_encode(work: VideoWork) -> None:
     assert "the well" not in caught.value.message
 
 
+def test_a_feed_s_own_error_is_the_encode_s(work: Work) -> None:
+    """Even where FFmpeg fails because it got nothing."""
+
+    def feed() -> Iterator[bytes]:
+        raise AssetInvalid("url_video: the file is damaged.")
+        yield FRAME
+
+    with pytest.raises(AssetInvalid, match="url_video: the file is damaged"):
+        ffmpeg.encode(RAW, work, length_s=1, feed=feed())
+
+
+def test_a_value_error_of_the_feed_is_no_end_of_the_command(work: Work) -> None:
+    def feed() -> Iterator[bytes]:
+        yield FRAME
+        raise ValueError("a bug")
+
+    with pytest.raises(EncodeFailed) as caught:
+        ffmpeg.encode(RAW, work, length_s=1, feed=feed())
+    assert "a bug" in (caught.value.detail or "")
+
+
+@pytest.mark.parametrize("ended_by", ["stop", "command"])
+def test_the_commands_of_a_feed_end_with_the_command_that_is_fed(ended_by: str, work: Work) -> None:
+    def feed() -> Iterator[bytes]:
+        with process.read(["yes"], work, block_bytes=len(FRAME), timeout_s=60) as blocks:
+            yield from blocks
+
+    def encode() -> None:
+        limit = ["-frames:v", "3"] if ended_by == "command" else []
+        ffmpeg.encode(["-re", *RAW[:-1], *limit, RAW[-1]], work, length_s=60, feed=feed())
+
+    if ended_by == "stop":
+        stopped(work, encode, lambda: any("yes" in command for command in processes_in(work.directory)))
+    else:
+        encode()
+    assert processes_in(work.directory) == [] and work.processes == set()
+
+
 def test_text_of_the_client_is_never_a_command(work: Work, media: Media) -> None:
     path = work.directory / "; touch owned; $(touch owned) `touch owned`.mp4"
     path.write_bytes(media.video().read_bytes())
     ffmpeg.encode(["-i", str(path), *X264], work, length_s=1)
     assert not (work.directory / "owned").exists()
+
+
+# --- read ------------------------------------------------------------------------------------------------------------
+
+
+def test_binary_output_comes_in_whole_blocks(work: Work) -> None:
+    command = ["sh", "-c", "head -c 1000 /dev/zero; sleep 0.05; head -c 1500 /dev/zero; printf '\\r\\n\\377'"]
+    with process.read(command, work, block_bytes=1001, timeout_s=30) as blocks:
+        found = list(blocks)
+    assert [len(block) for block in found] == [1001, 1001, 501]
+    assert b"".join(found) == bytes(2500) + b"\r\n\xff"
+
+
+def test_a_command_waits_for_a_slow_reader_and_is_killed_when_it_leaves(work: Work) -> None:
+    endless = ["sh", "-c", "while head -c 1000000 /dev/zero; do echo >> written; done"]
+    with process.read(endless, work, block_bytes=1_000_000, timeout_s=30) as blocks:
+        next(blocks)
+        written = work.directory / "written"
+        eventually(lambda: written.exists())
+        time.sleep(0.3)  # it would write gigabytes meanwhile
+        assert len(written.read_text()) < 10
+        assert processes_in(work.directory)
+    assert processes_in(work.directory) == []
+    with pytest.raises(ValueError):
+        list(blocks)
+
+
+def test_a_stop_ends_a_read_that_waits(work: Work) -> None:
+    def task() -> None:
+        with process.read(["sleep", str(PATIENCE_S)], work, block_bytes=1, timeout_s=PATIENCE_S) as blocks:
+            next(blocks)
+
+    stopped(work, task, lambda: processes_in(work.directory) != [])
+    assert processes_in(work.directory) == []
+
+
+def test_a_read_has_a_time_limit_even_for_a_slow_reader(work: Work) -> None:
+    with process.read(["sleep", "300"], work, block_bytes=1, timeout_s=0.2) as blocks, pytest.raises(JobTimeout):
+        next(blocks)
+    with process.read(["cat", "/dev/zero"], work, block_bytes=1, timeout_s=0.2) as blocks, pytest.raises(JobTimeout):
+        for _ in blocks:
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("script", "error"), [("echo oops >&2; exit 3", EncodeFailed), ("kill -SEGV 0", WorkerError)], ids=["fails", "dies"]
+)
+def test_a_read_ends_with_what_went_wrong(script: str, error: type[Exception], work: Work) -> None:
+    lines: list[str] = []
+    found: list[bytes] = []
+    command = ["sh", "-c", f"printf 12345; {script}"]
+    reading = process.read(command, work, block_bytes=2, timeout_s=30, on_error=lines.append)
+    with reading as blocks, pytest.raises(error):
+        found.extend(blocks)
+    assert found == [b"12", b"34", b"5"]
+    assert lines == (["oops"] if error is EncodeFailed else [])
+
+
+def test_a_read_is_confined_and_leaves_nothing(work: Work, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    for _ in range(2):
+        threads, descriptors = threading.active_count(), open_files()
+        reading = process.read(["cat", str(tmp_path / "secret")], work, block_bytes=9, timeout_s=30)
+        with reading as blocks, pytest.raises(EncodeFailed):
+            next(blocks)
+        with process.read(["cat", "/dev/zero"], work, block_bytes=9, timeout_s=30) as blocks:
+            next(blocks)
+    assert threading.active_count() <= threads
+    assert open_files() <= descriptors

@@ -138,11 +138,11 @@ def test_an_undeclared_output_cannot_be_put(worker: Worker) -> None:
     ("change", "path", "says"),
     [
         ({"scenes": []}, "scenes", "Shorter than minimum length 1."),
-        ({"url_texts": ["https://example.com/a.srt"] * 100}, "url_texts", "At most 100 files may be named in all"),
+        ({"url_texts": ["https://example.com/a.srt"] * 500}, "url_texts", "At most 500 files may be named in all"),
         ({"scenes": [*PARAMS["scenes"], {"url_image": "x"}]}, "scenes[1].url_image", "Must be an http or https URL."),
         ({"scenes": [{"url_audio": "https://example.com"}]}, "scenes[0].url_image", "Missing data"),
     ],
-    ids=["an empty list", "101 files", "no URL", "missing"],
+    ids=["an empty list", "501 files", "no URL", "missing"],
 )
 def test_what_a_request_gets_wrong_is_named_by_its_path(
     api: FlaskClient, services: Gateway, change: dict[str, Any], path: str, says: str

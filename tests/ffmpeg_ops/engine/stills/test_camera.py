@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ffmpeg_ops.engine.picture_params import EASINGS, MOTIONS
 from ffmpeg_ops.engine.stills.camera import Box, Move
-from ffmpeg_ops.img2vid import EASINGS, MOTIONS
 
 SIZE = (1920, 1080)
 SMALL = (160, 90)

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ffmpeg_ops.caption.run import _write_script
 from ffmpeg_ops.engine.subtitles.ass_script import to_ass
+from ffmpeg_ops.engine.subtitles.captions import write_script
 from ffmpeg_ops.engine.subtitles.cue import Cue, Row, Span
 from ffmpeg_ops.engine.subtitles.fonts import Charset, Fonts, installed
 from ffmpeg_ops.engine.subtitles.parse import parse_text
@@ -51,7 +51,7 @@ def needs(family: str) -> None:
 def drawn(cue: Cue, at_s: float = 0.5, size: tuple[int, int] = (480, 270), **style: Any) -> Frames:
     """A cue drawn on black, in RGB."""
     with tempfile.TemporaryDirectory() as folder:
-        _write_script(Work(Path(folder)), [cue], look(StyleParams().load(style), *size))
+        write_script(Work(Path(folder)), [cue], look(StyleParams().load(style), *size))
         source = ["-f", "lavfi", "-i", f"color=black:size={size[0]}x{size[1]}:rate=25"]
         draw = ["-vf", f"trim=start={at_s},format=gbrp,ass=captions.ass", "-frames:v", "1"]
         raw = ffmpeg(*source, *draw, "-f", "rawvideo", "-pix_fmt", "rgb24", "-", cwd=Path(folder))
@@ -112,7 +112,7 @@ def test_arabic_letters_are_joined_and_run_from_right_to_left() -> None:
     ],
 )
 def test_missing_glyphs_and_fonts_are_warnings(text: str, style: Any, warning: str, tmp_path: Path) -> None:
-    assert _write_script(Work(tmp_path), [Cue(0, 1000, text)], look(style, 160, 90)) == [warning]
+    assert write_script(Work(tmp_path), [Cue(0, 1000, text)], look(style, 160, 90)) == [warning]
     assert "\U0010fffd" not in (tmp_path / "captions.ass").read_text()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ffmpeg_ops.engine.subtitles.cue import Cue, Span
-from ffmpeg_ops.engine.subtitles.timeline import fit
+from ffmpeg_ops.engine.subtitles.cue_times import fit
 from wire.errors import AssetInvalid
 
 HOUR = 3_600_000
