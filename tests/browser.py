@@ -26,7 +26,7 @@ class PageError(Exception):
 
 
 class Page:
-    """One page. `messages` has what the browser logged, such as violations of the page's policy; `requests` all URLs."""
+    """One page. `messages`: what the browser logged, such as violations of the page's policy; `requests`: all URLs."""
 
     def __init__(self, process: subprocess.Popen[bytes], reads: int, writes: int) -> None:
         self._process, self._reads, self._writes = process, reads, writes
@@ -34,6 +34,7 @@ class Page:
         self._arrived = threading.Condition()
         self.messages: list[str] = []
         self.requests: list[str] = []
+        self.width = 0
         threading.Thread(target=self._listen, daemon=True).start()
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -55,7 +56,7 @@ class Page:
         return answer["result"]  # type: ignore[no-any-return]
 
     def open(self, url: str, *, width: int = 1280, height: int = 900) -> None:
-        phone = width < 600
+        self.width, phone = width, width < 600
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         self.call("Page.navigate", url=url)
 

@@ -77,4 +77,5 @@ def _cached(response: Response) -> Response:
     response.cache_control.public = True
     response.cache_control.max_age = MAX_AGE_S
     response.add_etag()
-    return response.make_conditional(request)
+    response.make_conditional(request)  # changes the response itself
+    return response

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
 from posixpath import normpath
 
@@ -30,10 +31,9 @@ _OVERVIEW = """\
 > workers with GPUs that exist only while there is work.
 
 - The base URL is {base}. Every request needs an API key, as the header `X-API-Key` or as `Authorization: Bearer`.
-- `POST /video/<operation>` with JSON returns a job. With the header `Prefer: wait=60` the response is held until the job
-  has ended, for 60 s at most; otherwise poll the job's `statusUrl`, or give a `webhook_url`.
-- Files are given as URLs that are public. For a local file, send it as the body of `POST /files`, and use the URL that is
-  returned.
+- `POST /video/<operation>` with JSON returns a job. With the header `Prefer: wait=60` the response is held until the
+  job has ended, for 60 s at most; otherwise poll the job's `statusUrl`, or give a `webhook_url`.
+- Files are given as public URLs. Send a local file as the body of `POST /files`, and use the URL that it returns.
 - `?validate=true` checks a request without making a job. `?strict=true` makes a job that failed an error.
 - Errors are JSON with a `code`; `{base}/errors/<code>` says what it means and what to do.
 
@@ -62,10 +62,10 @@ def pages() -> dict[str, str]:
     """Path → text of every page that is served. Links to files that are not served become plain text."""
     paths = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "samples" / "README.md"]
     found = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in paths}
-    return {path: _LINK.sub(lambda link, path=path: _link(link, path, found), text) for path, text in found.items()}
+    return {path: _LINK.sub(partial(_link, path, found), text) for path, text in found.items()}
 
 
-def _link(link: re.Match[str], path: str, served: Mapping[str, str]) -> str:
+def _link(path: str, served: Mapping[str, str], link: re.Match[str]) -> str:
     leads = "://" in link[2] or normpath(PurePosixPath(path).parent / link[2]) in served
     return link[0] if leads else link[1]
 
@@ -79,6 +79,5 @@ def llms_txt(base: str) -> str:
         for path, text in pages().items()
         if path.startswith("docs/") and path != _FOR_CLIENTS
     ]
-    return _OVERVIEW.format(
-        base=base, operations="\n".join(operations), samples="\n".join(samples), others="\n".join(others)
-    )
+    lists = {"operations": operations, "samples": samples, "others": others}
+    return _OVERVIEW.format(base=base, **{name: "\n".join(lines) for name, lines in lists.items()})

@@ -72,10 +72,11 @@ function table(spec, object, seen = new Set()) {
   return [rows.join("\n"), ...nested].join("\n\n");
 }
 
-// One line with the codes of all errors, each a link to its explanation.
+// One line with the codes of all errors, each a link to its explanation. Headers are left out: most have the same.
 function foldErrors(responses) {
   const lines = [];
   for (const [status, response] of Object.entries(responses)) {
+    delete response.headers;
     if (!/^[45]\d\d$|^default$/.test(status)) continue;
     delete responses[status];
     const codes = [...(response.description ?? "").matchAll(/`([a-z_]+)`:/g)].map(([, code]) => code);
