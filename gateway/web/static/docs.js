@@ -47,8 +47,8 @@ function kind(spec, schema) {
   const several = known.anyOf ?? known.oneOf;
   if (several && !known.type) return [...new Set(several.map((inner) => kind(spec, inner)))].join(" or ");
   const type = [known.type ?? "object"].flat().filter((name) => name !== "null").join(" or ");
-  const low = known.minimum ?? known.exclusiveMinimum, high = known.maximum;
-  return low === undefined || high === undefined ? type : `${type}, ${low} to ${high}`;
+  const low = known.minimum ?? (known.exclusiveMinimum === undefined ? undefined : `more than ${known.exclusiveMinimum}`);
+  return low === undefined || known.maximum === undefined ? type : `${type}, ${low} to ${known.maximum}`;
 }
 
 // A Markdown table of the object's fields, followed by one for each field that is an object itself.

@@ -97,6 +97,7 @@ def test_errors_are_one_line_of_links_and_fields_are_seen(page: Page) -> None:
         table = page.run(f'document.querySelector("{block(name)} .opblock-description").innerText')
         assert [field for field in OPERATIONS[name].params().fields if field not in table] == []
     assert page.run("document.querySelectorAll('.opblock-description details').length") > 3
+    assert "more than 0 to 60" in page.run(f'document.querySelector("{block("img2vid")}").innerText')
 
 
 @pytest.mark.parametrize("page", [1280], indirect=True)
