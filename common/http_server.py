@@ -1,5 +1,7 @@
 """Runs gunicorn for the gateway and the worker: one process with threads, logging like the rest of the program.
 
+Beside it there may be a second process (`companion.py`).
+
 `_Worker` overrides methods of gunicorn that its documentation does not cover. `tests/common/test_http_server.py` lists
 each of them with the promise that depends on it.
 """
@@ -25,9 +27,11 @@ import structlog
 from flask import Flask
 from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 from gunicorn.http.errors import ParseException
 from gunicorn.workers.gthread import _DEFER, ThreadWorker
 
+from common.companion import Companion, CompanionProcess
 from common.http_connection import Connection, SecureConnection, shut_down
 from common.request_heads import RequestHeads
 
@@ -81,6 +85,8 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
     Requests from addresses that are not `expected` run on UNEXPECTED threads of their own. While all of these are busy,
     further such connections are closed unread.
     """
+
+    wsgi = None  # until it is loaded
 
     def init_process(self) -> None:
         self._unexpected = ThreadPoolExecutor(UNEXPECTED, thread_name_prefix="unexpected")
@@ -193,12 +199,24 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
             super().handle_error(req, client, addr, exc)
 
 
+class _Master(Arbiter):  # type: ignore[misc]
+    """Forks the serving process, and its companion if there is one, and replaces the one that has died."""
+
+    def spawn_worker(self) -> Any:
+        running = [type(worker) for worker in self.WORKERS.values()]
+        lacks_companion = running.count(CompanionProcess) < running.count(_Worker)
+        self.worker_class = CompanionProcess if self.app.has_companion and lacks_companion else _Worker
+        return super().spawn_worker()
+
+
 class Server(BaseApplication):  # type: ignore[misc]
     """Serves the app that `make_app` returns in the serving process. `options` are gunicorn's settings.
 
     `tls`: serve HTTPS only, with this context's certificate. `on_stop`: called in the serving process when it is asked
     to stop, before it waits for requests in progress. `expected(address)`: whether an address may use all threads.
-    `urgent`: paths whose GET requests have a thread of their own; not with TLS.
+    `urgent`: paths whose GET requests have a thread of their own; not with TLS. `make_companion`: called in a process
+    beside the serving one, which runs what it returns. gunicorn's hooks are called there too, with a worker whose
+    `wsgi` is None.
     """
 
     def __init__(
@@ -209,15 +227,17 @@ class Server(BaseApplication):  # type: ignore[misc]
         on_stop: Callable[[Flask], object] = lambda app: None,
         expected: Callable[[str], bool] = lambda address: True,
         urgent: Collection[str] = (),
+        make_companion: Callable[[], Companion] | None = None,
         **options: Any,
     ) -> None:
         self._make_app, self._on_stop, self.expected, self.urgent = make_app, on_stop, expected, urgent
+        self.make_companion, self.has_companion = make_companion, make_companion is not None
         if tls is not None:
             tls.sslsocket_class = SecureConnection
             # gunicorn requires a file and would read it at every connection.
             options |= {"certfile": os.devnull, "ssl_context": lambda config, default: tls}
         self._options = {
-            "workers": 1,
+            "workers": 1 if make_companion is None else 2,
             "worker_class": _Worker,
             "logger_class": _Logger,
             "control_socket_disable": True,  # its path is the same for all servers of a user
@@ -229,6 +249,9 @@ class Server(BaseApplication):  # type: ignore[misc]
             **options,
         }
         super().__init__()
+
+    def run(self) -> None:
+        _Master(self).run()
 
     def load_config(self) -> None:
         for key, value in self._options.items():

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import requests
 import structlog
+from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import InvalidRequestLine
@@ -39,6 +40,7 @@ HANG_UP = "a client that does not hang up delays no other"
 UNREAD = "an unread body ends the connection after one response"
 STOP = "the app gets its signal to stop before its requests are waited for"
 KILLED = "the address is free soon after the master is killed"
+COMPANION = "the process beside the serving one is supervised like it"
 SECRETS = "no secret in a malformed request reaches the log"
 HOOKS: list[tuple[type, str, list[str], str]] = [
     (ThreadWorker, "enqueue_req", ["conn"], f"{CLIENTS}; {HEADS}"),
@@ -57,6 +59,11 @@ HOOKS: list[tuple[type, str, list[str], str]] = [
     (ThreadWorker, "handle_exit", ["sig", "frame"], STOP),
     (ThreadWorker, "is_parent_alive", [], KILLED),
     (ThreadWorker, "set_accept_enabled", ["enabled"], KILLED),
+    (Arbiter, "spawn_worker", [], COMPANION),
+    (Worker, "init_process", [], COMPANION),
+    (Worker, "load_wsgi", [], COMPANION),
+    (Worker, "run", [], COMPANION),
+    (Worker, "notify", [], COMPANION),
     (Worker, "handle_error", ["req", "client", "addr", "exc"], SECRETS),
     (Logger, "setup", ["cfg"], "gunicorn logs like everything else"),
     (Logger, "warning", ["msg", "args", "kwargs"], SECRETS),
