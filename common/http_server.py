@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import resource
 import signal
@@ -32,7 +33,7 @@ from gunicorn.http.errors import ParseException
 from gunicorn.workers.gthread import _DEFER, ThreadWorker
 
 from common.companion import Companion, CompanionProcess
-from common.http_connection import Connection, SecureConnection, shut_down
+from common.http_connection import Connection, PlainConnection, SecureConnection, shut_down
 from common.request_heads import RequestHeads
 
 log = structlog.get_logger(__name__)
@@ -43,6 +44,7 @@ AWAY = 400
 CONNECTIONS, KEPT, OTHER_FILES = 2000, 500, 500
 FIRST_BYTE_S = 1.0
 UNREAD_BODY_S = 5.0
+NOTIFY_S = 1.0
 CHUNK_BYTES, DRAIN_CHUNKS = 65536, 16
 # Number of threads for unexpected addresses, and maximum number of their open connections.
 UNEXPECTED = 16
@@ -87,6 +89,7 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
     """
 
     wsgi = None  # until it is loaded
+    _notified_at = -math.inf
 
     def init_process(self) -> None:
         self._unexpected = ThreadPoolExecutor(UNEXPECTED, thread_name_prefix="unexpected")
@@ -142,6 +145,11 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
         self.nr_conns -= 1
         conn.close()
 
+    def notify(self) -> None:
+        if (now := time.monotonic()) - self._notified_at >= NOTIFY_S:  # gunicorn does it after every event
+            self._notified_at = now
+            super().notify()
+
     def murder_pending(self) -> None:
         super().murder_pending()
         self._heads.close_late()
@@ -158,7 +166,7 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
 
     def handle(self, conn: Any) -> Any:
         if not isinstance(conn.sock, Connection):
-            conn.sock = Connection(fileno=conn.sock.detach())
+            conn.sock = PlainConnection(fileno=conn.sock.detach())
         if self._at_work is None:
             return self._handled(conn)
         if not conn.initialized and not conn.wait_for_data(FIRST_BYTE_S):
@@ -181,7 +189,10 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
 
     def handle_request(self, req: Any, conn: Any) -> Any:
         conn.sock.begin(req)
-        keep = super().handle_request(req, conn)
+        try:
+            keep = super().handle_request(req, conn)
+        finally:
+            conn.sock.flush()
         if conn.sock.read_to_end:
             with suppress(OSError):  # closing with unread data would reset the connection and lose the response
                 for _ in range(DRAIN_CHUNKS):

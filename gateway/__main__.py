@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import os
 import sys
 from contextlib import suppress
 from functools import partial
@@ -39,8 +38,6 @@ STOP_S = 7  # for transfers in progress; `docker stop` kills after ten seconds
 # How long a thread may keep Python's lock from the others. A short request takes the lock several times, and waits this
 # long for every thread that computes. Python's default is 5 ms.
 SWITCH_S = 0.0005
-# How much the dispatcher gives way to requests, of 19.
-NICE = 5
 # From glibc's <malloc.h>. With one arena per thread, memory that a thread frees is not available to others.
 _M_ARENA_MAX, ARENAS = -8, 2
 
@@ -92,7 +89,6 @@ def prepare(settings: Settings) -> None:
 
 def dispatcher(settings: Settings, link: Link) -> Dispatcher:
     """The dispatcher of this process, connected with the one that serves."""
-    os.nice(NICE)
     services = Services.wire(settings)
     services.notifier.on_end = partial(link.notify, "ended")
     services.metrics.forward = partial(link.notify, "counted")

@@ -128,6 +128,9 @@ app = Flask("app")
 app.add_url_rule("/health", "health", lambda: str(os.getpid()))
 app.add_url_rule("/other", "other", lambda: "other")
 
+handled = app.wsgi_app
+app.wsgi_app = lambda environ, start: 1 / 0 if environ["PATH_INFO"] == "/broken" else handled(environ, start)
+
 @app.get("/hold")
 def hold():
     Path("held-" + str(time.monotonic_ns())).touch()
@@ -185,6 +188,13 @@ def test_an_urgent_path_has_a_thread_of_its_own(tmp_path: Path) -> None:
             requests.get(f"{url}/other", timeout=0.5)
         (tmp_path / "go").touch()
         assert requests.get(f"{url}/other", timeout=30).text == "other"
+
+
+@pytest.mark.slow
+def test_a_bug_outside_the_application_has_a_response(tmp_path: Path) -> None:
+    with serving(tmp_path) as url:
+        assert [requests.get(f"{url}/broken", timeout=30).status_code for _ in range(2)] == [500, 500]
+        assert requests.head(f"{url}/other", timeout=30).headers["Content-Length"] == "5"
 
 
 @pytest.mark.slow
