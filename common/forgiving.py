@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
-from marshmallow import Schema, ValidationError, fields, pre_load, validate
+from marshmallow import Schema, ValidationError, fields, pre_load, validate, validates_schema
 
 from common.suggestions import UnknownField
 
@@ -36,6 +36,17 @@ class ForgivingSchema(HelpfulSchema):
 
     Text of a field with `metadata={"verbatim": True}` is not trimmed.
     """
+
+    #: Names of optional fields of which exactly one must be set; empty if there is no such choice.
+    exactly_one_of: ClassVar[tuple[str, ...]] = ()
+
+    @validates_schema
+    def _one_is_chosen(self, data: Mapping[str, Any], **_: Any) -> None:
+        names = self.exactly_one_of
+        given = [name for name in names if name in data]
+        if names and len(given) != 1:
+            message = f"Give exactly one of {', '.join(names)}, not {' and '.join(given) or 'none'}."
+            raise ValidationError({name: [message] for name in given or names[:1]})
 
     @pre_load
     def _clean(self, data: Any, **_: Any) -> Any:

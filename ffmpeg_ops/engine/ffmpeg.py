@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -103,10 +103,11 @@ def encode(
     """Run `ffmpeg` with `arguments`, reporting progress as a share of `length_s` seconds of output.
 
     `feed` is written to standard input; `made` is the file that comes out, by default `work.output("video")`. `reduced`
-    is the reason to run this command in the reduced sandbox. Raises
-    the reason of `work.stop`, JobTimeout after `work.limits.timeout_s`, OutputTooLarge, WorkerDiskFull, AssetInvalid
-    where an input cannot be decoded, Stopped after `stall_s` without progress, at a signal, and for wrong timestamps,
-    or EncodeFailed with the end of standard error as its detail.
+    is the reason to run this command in the reduced sandbox.
+
+    Raises the JobError that `feed` raises, the reason of `work.stop`, JobTimeout after `work.limits.timeout_s`,
+    OutputTooLarge, WorkerDiskFull, AssetInvalid where an input cannot be decoded, Stopped after `stall_s` without
+    progress, at a signal, and for wrong timestamps, or EncodeFailed with the end of standard error as its detail.
     """
     made = made or work.output("video")
     report = _Report(work, length_s, made, stall_s)
@@ -118,13 +119,16 @@ def encode(
         file_bytes=max_bytes + 1,  # so that a file that is too large differs from one that just fits
         on_output=report.progress,
         on_error=report.error,
-        feed=report.noted(feed) if feed else None,
+        feed=feed,
+        on_fed=report.fed,
         check=report.check,
         reduced=reduced,
     )
-    _raise_failure(ended, report.errors, made, max_bytes)
+    if isinstance(ended.feed_error, JobError):
+        raise ended.feed_error
     if ended.feed_error:
         raise EncodeFailed(detail=f"feed: {ended.feed_error!r}") from ended.feed_error
+    _raise_failure(ended, report.errors, made, max_bytes)
     if report.guessed:
         raise Stopped(WRONG_TIMES, ended.tail)
     work.progress(1.0)
@@ -153,11 +157,9 @@ class _Report:
             self._furthest = max(self._furthest, min(1.0, int(value) / 1_000_000 / self._length_s))
             self._work.progress(self._furthest)
 
-    def noted(self, feed: Iterable[bytes]) -> Iterator[bytes]:
-        """`feed`, whose pieces count as progress: to wait for it is no stall of the encoder."""
-        for piece in feed:
-            self._moved_at = time.monotonic()
-            yield piece
+    def fed(self) -> None:
+        """Count a piece of the feed as progress: to wait for it is no stall of the encoder."""
+        self._moved_at = time.monotonic()
 
     def check(self) -> None:
         """Raise Stopped when nothing has moved for too long."""
@@ -195,7 +197,7 @@ def each_line_of(arguments: Sequence[str], work: Work, consume: Callable[[str], 
     try:
         return process.each_line_of(command, work, consume, timeout_s=work.limits.timeout_s)
     except EncodeFailed as error:
-        raise _failure(error.detail or "") from error
+        raise failure(error.detail or "") from error
 
 
 @cache
@@ -236,14 +238,14 @@ def _raise_failure(ended: process.Ended, errors: int, made: Path, max_bytes: int
     if "No space left on device" in text:
         raise WorkerDiskFull(detail=text)
     if status > 0:
-        raise _failure(text, errors)
+        raise failure(text, errors)
     if status != 0:
         raise Stopped(f"FFmpeg was killed by signal {-status}", text)
     if size == 0:
         raise EncodeFailed(detail="FFmpeg succeeded and wrote nothing")
 
 
-def _failure(text: str, errors: int = 0) -> JobError:
+def failure(text: str, errors: int = 0) -> JobError:
     """The error for a failed command, from the end of its log and the `errors` of its input.
 
     An input that cannot be decoded is the job's own fault: another worker could not decode it either.

@@ -12,6 +12,7 @@ MAX_FRAME_RATE = 60
 MIN_SIDE, MAX_SIDE, MAX_AREA = 16, 3840, 3840 * 2160
 
 SIZES = {"16:9": (1920, 1080), "9:16": (1080, 1920), "1:1": (1080, 1080), "4:5": (1080, 1350), "4k": (3840, 2160)}
+_SIDE = "[0-9]{1,3}[02468]"
 MOTIONS = ("zoom_in", "zoom_out", "pan_left", "pan_right", "pan_up", "pan_down", "none")
 EASINGS = ("linear", "ease_in", "ease_out", "ease_in_out")
 FITS = ("cover", "contain")
@@ -33,21 +34,24 @@ def parse_size(text: str) -> tuple[int, int]:
     return width, height
 
 
-def size_param(default: str) -> fields.String:
-    """The size of the video, for `parse_size`."""
+def size_param(default: str | None) -> fields.String:
+    """The size of the video, for `parse_size`; with None as the default it stays as it is."""
     return fields.String(
         load_default=default,
+        allow_none=default is None,
         validate=parse_size,
         metadata={
+            "pattern": f"^({'|'.join(SIZES)}|{_SIDE}[x×]{_SIDE})$",
             "description": "Size of the video: 16:9 (1920x1080), 9:16 (1080x1920), 1:1 (1080x1080), 4:5 (1080x1350), "
-            "4k (3840x2160), or any even WIDTHxHEIGHT up to 4K."
+            "4k (3840x2160), or any even WIDTHxHEIGHT up to 4K." + (" By default as it is." if default is None else ""),
         },
     )
 
 
-def frame_rate_param(default: float) -> fields.Float:
-    """Frames a second, for `exact_rate`."""
+def frame_rate_param(default: float | None) -> fields.Float:
+    """Frames a second, for `exact_rate`; with None as the default they stay as they are."""
     text = "Frames per second. 23.976, 29.97 and 59.94 mean the exact broadcast rates."
+    text += " By default as they are." if default is None else ""
     return number(1, MAX_FRAME_RATE, text, default, " frames a second")
 
 

@@ -12,7 +12,6 @@ import fcntl
 import math
 import os
 import queue
-import select
 import shutil
 import signal
 import subprocess
@@ -26,11 +25,10 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import IO
 
 import structlog
 
-from ffmpeg_ops.engine import orphans, sandbox
+from ffmpeg_ops.engine import orphans, pipes, sandbox
 from ffmpeg_ops.operation import Work
 from wire.errors import EncodeFailed, JobTimeout, WorkerError
 
@@ -40,11 +38,10 @@ SHORT_TIMEOUT_S = 30
 _SHORT_OUTPUT_BYTES = 8_000_000
 _SHORT_FILE_BYTES = 16_000_000  # the largest file of a short command is a font cache
 _OPEN_FILES = 1024
-_LINE_BYTES = 64_000
 _TAIL_LINES = 40
-_POLL_S = 0.1
 _PIPE_BYTES = 1 << 20
 _KILL_S = 5.0
+_FEED_S = 1.0  # how long a feed may take to end commands of its own
 
 _preloaded: Path | None = None
 
@@ -70,13 +67,15 @@ def run(
     on_output: Callable[[str], object],
     on_error: Callable[[str], object] = lambda line: None,
     feed: Iterable[bytes] | None = None,
+    on_fed: Callable[[], object] = lambda: None,
     check: Callable[[], object] = lambda: None,
     reduced: str | None = None,
 ) -> Ended:
     """Run `command`; `on_output` and `on_error` get its lines, each on a thread of its own, and `feed` is its input.
 
-    No file that it writes grows past `file_bytes`. `check` is called many times a second, and ends the command with
-    what it raises. `reduced` is the reason to run this command in the reduced sandbox.
+    `feed` is iterated on another thread, which calls `on_fed` for every piece, and closed where it is a generator. No
+    file that the command writes grows past `file_bytes`. `check` is called many times a second, and ends the command
+    with what it raises. `reduced` is the reason to run this command in the reduced sandbox.
 
     Raises the reason of `work.stop`, JobTimeout after `timeout_s` or as much CPU time on every core, and WorkerError
     when the command is not installed.
@@ -93,10 +92,16 @@ def run(
         log.warning("sandbox.reduced", command=command[0], reason=reduced)
     stdin = subprocess.DEVNULL if feed is None else subprocess.PIPE
     with _started(limited, work, stdin, reduced=bool(reduced)) as process:
-        threads = [_read(process.stdout, on_output), _read(process.stderr, on_error_line)]
+        threads = [pipes.read_lines(process.stdout, on_output), pipes.read_lines(process.stderr, on_error_line)]
         if feed is not None:
-            threads.append(_write(process.stdin, feed, feed_errors))
-        status = _wait(process, work, timeout_s, check)
+            threads.append(pipes.write(process.stdin, feed, on_fed, feed_errors))
+        try:
+            status = _wait(process, work, timeout_s, check)
+        except BaseException:
+            _kill(process)
+            if feed is not None:
+                threads[-1].join(_FEED_S)
+            raise
         _kill(process)  # what it has left behind may hold its pipes open
         for thread in threads:
             thread.join()
@@ -148,10 +153,10 @@ def read(
         assert process.stdout is not None
         with suppress(OSError):  # the system may allow less
             fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        errors = _read(process.stderr, on_error_line)
+        errors = pipes.read_lines(process.stderr, on_error_line)
 
         def blocks() -> Iterator[bytes]:
-            yield from _blocks(process.stdout, block_bytes, work, ends_at)
+            yield from pipes.blocks(process.stdout, block_bytes, work, ends_at)
             status = _wait(process, work, max(0.0, ends_at - time.monotonic()), lambda: None)
             _kill(process)  # what it has left behind may hold its pipes open
             errors.join()
@@ -249,7 +254,7 @@ def _started(command: list[str], work: Work, stdin: int, *, reduced: bool) -> It
             log.error("process.kill_failed", command=command[0], pid=process.pid)
         else:
             for pipe in (process.stdin, process.stdout, process.stderr):
-                _close(pipe)
+                pipes.close(pipe)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -290,7 +295,7 @@ def _spawn(
         process.wait()
         orphans.ended(process.pid)
 
-    thread = _in_thread(parent)
+    thread = pipes.in_thread(parent)
     process = outcome.get()
     if isinstance(process, BaseException):
         raise process
@@ -320,74 +325,11 @@ def _readable(command: Sequence[str]) -> Iterator[Path]:
 
 def _wait(process: subprocess.Popen[bytes], work: Work, timeout_s: float, check: Callable[[], object]) -> int:
     ends_at = time.monotonic() + timeout_s
-    waiter = _in_thread(process.wait)  # wait(timeout) may oversleep by 50 ms, as long as a short job takes
+    waiter = pipes.in_thread(process.wait)  # wait(timeout) may oversleep by 50 ms, as long as a short job takes
     while waiter.is_alive():
         work.stop.check()
         check()
         if time.monotonic() > ends_at:
             raise JobTimeout
-        waiter.join(_POLL_S)
+        waiter.join(pipes.POLL_S)
     return process.wait()
-
-
-def _read(pipe: IO[bytes] | None, consume: Callable[[str], object]) -> threading.Thread:
-    def loop() -> None:
-        assert pipe is not None
-        try:
-            while line := pipe.readline(_LINE_BYTES):
-                consume(line.decode("utf-8", "replace").rstrip("\n"))
-        except ValueError:
-            pass  # the pipe was closed because the command was killed
-        finally:
-            _close(pipe)
-
-    return _in_thread(loop)
-
-
-def _blocks(pipe: IO[bytes] | None, block_bytes: int, work: Work, ends_at: float) -> Iterator[bytes]:
-    assert pipe is not None
-    block, filled = bytearray(block_bytes), 0
-    ready = select.poll()
-    ready.register(pipe, select.POLLIN)
-    while True:
-        work.stop.check()
-        if time.monotonic() > ends_at:
-            raise JobTimeout
-        if not ready.poll(_POLL_S * 1000):
-            continue
-        read = os.readv(pipe.fileno(), [memoryview(block)[filled:]])
-        filled += read
-        if filled and (filled == block_bytes or not read):
-            yield bytes(block[:filled])
-            filled = 0
-        if not read:
-            return
-
-
-def _write(pipe: IO[bytes] | None, feed: Iterable[bytes], errors: list[Exception]) -> threading.Thread:
-    def loop() -> None:
-        assert pipe is not None
-        try:
-            for piece in feed:
-                pipe.write(piece)
-        except (BrokenPipeError, ValueError):
-            pass  # the command ended or was killed; its exit status says so
-        except Exception as error:
-            log.exception("process.feed_failed")
-            errors.append(error)
-        finally:
-            _close(pipe)
-
-    return _in_thread(loop)
-
-
-def _close(pipe: IO[bytes] | None) -> None:
-    with suppress(OSError, ValueError):  # leftovers in the buffer for a dead command
-        if pipe is not None:
-            pipe.close()
-
-
-def _in_thread(target: Callable[[], object]) -> threading.Thread:
-    thread = threading.Thread(target=target, daemon=True)
-    thread.start()
-    return thread

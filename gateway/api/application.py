@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
 
 import structlog
 from flask import Flask, Response, g, redirect, request
@@ -24,7 +22,8 @@ from gateway.api import (
     problems,
     upload_checks,
 )
-from gateway.api.webhook_spec import WEBHOOKS
+from gateway.api.openapi import document
+from gateway.api.openapi.schemas import Plugin
 from gateway.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -34,23 +33,6 @@ _CONFIG = {
     "API_TITLE": "Reelay",
     "API_VERSION": VERSION,
     "OPENAPI_VERSION": "3.1.0",
-    "OPENAPI_URL_PREFIX": "/",
-    "API_SPEC_OPTIONS": {
-        "info": {"description": "Video jobs on GPUs that exist only while there is work."},
-        "components": {
-            "securitySchemes": {
-                "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-                "bearer": {"type": "http", "scheme": "bearer", "description": "The same key."},
-                "eventToken": {
-                    "type": "http",
-                    "scheme": "bearer",
-                    "description": "Given to a worker with its attempt; valid for that attempt only.",
-                },
-            }
-        },
-        "security": [{"apiKey": []}, {"bearer": []}],
-        "webhooks": WEBHOOKS,
-    },
 }
 # Without the validator, which would make a third-party server fetch the specification. Nothing in the page depends on
 # the request, so the hash of its script is constant.
@@ -60,6 +42,7 @@ _SWAGGER_UI = {"app_name": "Reelay", "validatorUrl": None, "oauth2RedirectUrl": 
 def register(app: Flask, settings: Settings) -> None:
     """Add all routes, the error documents, and the checks before and after every request."""
     app.config.update(_CONFIG, MAX_CONTENT_LENGTH=settings.max_body_bytes)
+    app.config["API_SPEC_OPTIONS"] = document.options(settings.public_url)
     app.json.sort_keys = False  # type: ignore[attr-defined]  # keys come as they are documented
     app.url_map.strict_slashes = False  # a slash at the end changes nothing
     app.before_request(_identify_request)
@@ -71,21 +54,14 @@ def register(app: Flask, settings: Settings) -> None:
     app.after_request(close_if_body_unread)
     app.add_url_rule("/", "root", lambda: redirect("/docs/"))
     app.add_url_rule("/docs", "root")
-    api = problems.ProblemApi(app)
-    api.ma_plugin.converter.add_attribute_function(_pattern)
+    api = problems.ProblemApi(app, spec_kwargs={"marshmallow_plugin": Plugin()})
     for module in (operation_routes, job_routes, file_routes, error_routes, event_routes, monitoring_routes):
         api.register_blueprint(module.blueprint())
+    app.register_blueprint(document.blueprint(api.spec))
     app.register_blueprint(upload_checks.blueprint())
     app.register_blueprint(get_swaggerui_blueprint("/docs", "/openapi.json", _SWAGGER_UI, blueprint_name="docs"))
     front.allow_docs_script(app)
     problems.register(app)
-
-
-def _pattern(_: object, __: object, *, ret: Mapping[str, Any], **___: Any) -> dict[str, str]:
-    """Translate a field's pattern for JSON Schema, which searches the whole text and has only `$` for its end."""
-    if "pattern" not in ret:
-        return {}
-    return {"pattern": "^" + ret["pattern"].removeprefix("^").replace(r"\Z", "$")}
 
 
 def _identify_request() -> None:

@@ -13,6 +13,7 @@ from webargs.flaskparser import FlaskParser
 
 from gateway import errors
 from gateway.api import json_body
+from gateway.api.openapi import headers
 from gateway.api.problems import MEDIA_TYPE, STATUS_OF_OUR_FAILURE, STATUS_OF_OWN_FAULT, ProblemSchema
 
 Refusal = type[errors.RequestError]
@@ -102,19 +103,26 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
             *((errors.ValidationFailed,) if "arguments" in doc_info else ()),
             *(_OF_A_BODY if takes_json else ()),
         }
+        failed_jobs = doc_info.get("failed_jobs", False)
         responses = doc.setdefault("responses", {})
         # Keep a status that the view documents itself with another schema.
         own = {str(status) for status, response in responses.items() if isinstance(response, dict)}
-        made = _responses(refusals, _OF_A_FAILED_JOB if doc_info.get("failed_jobs") else {})
+        made = _responses(refusals, failed_jobs)
         responses.update({s: r for s, r in made.items() if str(s) not in own})
+        for response in responses.values():
+            if isinstance(response, dict):
+                response["headers"] = headers.of_every_response(refusals) | response.get("headers", {})
         return doc
 
 
-def _responses(refusals: set[Refusal], more: Mapping[int, str]) -> dict[int, dict[str, Any]]:
+def _responses(refusals: set[Refusal], failed_jobs: bool) -> dict[int, dict[str, Any]]:
     by_status: defaultdict[int, list[str]] = defaultdict(list)
-    for status, text in more.items():
+    for status, text in _OF_A_FAILED_JOB.items() if failed_jobs else ():
         by_status[status].append(text)
     for refusal in sorted(refusals, key=lambda refusal: refusal.code):
         by_status[refusal.status].append(f"`{refusal.code}`: {refusal.text}")
     content = {MEDIA_TYPE: {"schema": ProblemSchema}}
-    return {s: {"description": " ".join(by_status[s]), "content": content} for s in sorted(by_status)}
+    return {
+        s: {"description": " ".join(by_status[s]), "headers": headers.of_error(s, failed_jobs), "content": content}
+        for s in sorted(by_status)
+    }

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from marshmallow import Schema, fields
+from marshmallow import fields
 
 from gateway.api.blueprint import Blueprint
-from gateway.errors import NotFound
+from gateway.api.openapi import paths
+from gateway.api.openapi.schemas import ResponseSchema
+from gateway.errors import NotFound, RateLimited
 from wire.errors import CODES
 
 
-class ErrorCodeSchema(Schema):
+class ErrorCodeSchema(ResponseSchema):
     """What a code means."""
 
     code = fields.String(required=True, metadata={"description": "As in a problem or in the `error` of a job."})
@@ -23,10 +25,10 @@ class ErrorCodeSchema(Schema):
 def blueprint() -> Blueprint:
     here = Blueprint("errors", __name__, url_prefix="/errors", description="Understand errors")
 
-    @here.route("/<code>")
-    @here.doc(security=[])
+    @here.route("/<code>", parameters=[paths.parameter("code")])
+    @here.doc(security=[], operationId="explainError")
     @here.response(200, ErrorCodeSchema)
-    @here.refuses(NotFound)
+    @here.refuses(NotFound, RateLimited)
     def explain(code: str) -> dict[str, Any]:
         """Explain the code of an error."""
         cls = CODES.get(code)

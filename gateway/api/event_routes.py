@@ -7,25 +7,30 @@ from typing import Any
 import structlog
 from flask import request
 from flask.views import MethodView
-from marshmallow import Schema
 
 from gateway.api.blueprint import Blueprint
+from gateway.api.openapi import paths
+from gateway.api.openapi.schemas import ResponseSchema
 from gateway.dispatch.delivery import EVENTS_PURPOSE
 from gateway.errors import AttemptSuperseded, Unauthorized
 from gateway.wiring import services
 from wire.envelope import Event, EventSchema
 
 
+class TakenSchema(ResponseSchema):
+    """The response to an event: an empty object."""
+
+
 def blueprint() -> Blueprint:
     here = Blueprint("events", __name__, url_prefix="/events", description="For workers")
 
-    @here.route("/<attempt_id>")
+    @here.route("/<attempt_id>", parameters=[paths.parameter("attempt_id")], tags=[paths.WORKERS])
     class Events(MethodView):
         decorators = [_with_token]
 
         @here.arguments(EventSchema)
-        @here.doc(security=[{"eventToken": []}])
-        @here.response(200, Schema)
+        @here.doc(security=[{"eventToken": []}], operationId="reportEvent")
+        @here.response(200, TakenSchema, description="Taken")
         @here.refuses(AttemptSuperseded)
         def post(self, event: Event, attempt_id: str) -> dict[str, Any]:
             """Report the claim, progress, or the end of an attempt."""

@@ -16,11 +16,12 @@ from marshmallow import EXCLUDE, Schema, fields
 from werkzeug.exceptions import ClientDisconnected
 from werkzeug.wsgi import ClosingIterator
 
-from common.clock import to_rfc3339
 from common.http_connection import away
 from gateway.access.rate_limits import address_of
 from gateway.api import form_upload
 from gateway.api.blueprint import Blueprint
+from gateway.api.openapi import headers, paths
+from gateway.api.openapi.schemas import ResponseSchema
 from gateway.domain import ids
 from gateway.domain.jobs import MARGIN_MS
 from gateway.domain.transitions import MAX_TRIES
@@ -43,23 +44,29 @@ from gateway.storage import StorageUnavailable, mime_of
 from gateway.storage.local import LocalStorage
 from gateway.wiring import services
 from wire import sniffing
+from wire.envelope import Rfc3339
 from wire.media_types import ANY_MIME
 
 log = structlog.get_logger(__name__)
 
 _CHUNK_BYTES = 256 * 1024
-_FILE_BODY = {
-    "required": True,
-    "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-}
-_FILE_OR_FORM = {
+_BINARY = {"type": "string", "format": "binary"}
+_FILE_BODY = {"required": True, "content": {ANY_MIME: {"schema": _BINARY}}}
+# The form is first: clients made by openapi-generator send the first kind only, and if that is the file itself, those
+# in TypeScript do not compile.
+_FORM_OR_FILE = {
     "required": True,
     "content": {
+        "multipart/form-data": {"schema": {"type": "object", "properties": {"file": _BINARY}, "required": ["file"]}},
         **_FILE_BODY["content"],  # type: ignore[dict-item]
-        "multipart/form-data": {
-            "schema": {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}}
-        },
     },
+}
+# Without any optional parameter, openapi-python-client makes a module of the route that cannot be imported.
+_REQUEST_ID = {
+    "in": "header",
+    "name": "X-Request-Id",
+    "schema": {"type": "string"},
+    "description": "Your id of the request in the server's log: up to 64 printable ASCII characters.",
 }
 # Headers of which servers differ in detail, and the ranges that all understand alike.
 _CONDITIONS = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
@@ -74,22 +81,25 @@ class SignatureSchema(Schema):
     signature = fields.String(load_default="", metadata={"description": "Part of the signed URL."})
 
 
-class UploadSchema(Schema):
+class UploadSchema(ResponseSchema):
     """An uploaded file."""
 
-    url = fields.String(metadata={"description": "For use in a job, for example as url_video."})
-    size_bytes = fields.Integer()
-    expiresAt = fields.String(
-        metadata={"description": "RFC 3339. The file is removed then, or when the last job that uses it has ended."}
+    url = fields.String(
+        required=True, metadata={"format": "uri", "description": "For use in a job, for example as url_video."}
+    )
+    size_bytes = fields.Integer(required=True, metadata={"description": "Size of the file."})
+    expiresAt = Rfc3339(
+        required=True,
+        metadata={"description": "RFC 3339. The file is removed then, or when the last job that uses it has ended."},
     )
 
 
 def blueprint() -> Blueprint:
     here = Blueprint("files", __name__, url_prefix="/files", description="Store and fetch files")
 
-    @here.route("", methods=["POST"])
+    @here.route("", methods=["POST"], parameters=[_REQUEST_ID])
     @here.response(201, UploadSchema)
-    @here.doc(requestBody=_FILE_OR_FORM)
+    @here.doc(requestBody=_FORM_OR_FILE, operationId="uploadFile")
     @here.refuses(*_OF_STORING, UnsupportedMediaType, FileNotMedia, TooManyBytes)
     def upload() -> dict[str, Any]:
         """Upload a file for use in jobs. The body is the file itself, or a form with one file."""
@@ -98,21 +108,36 @@ def blueprint() -> Blueprint:
     @here.route("/<path:key>")
     class File(MethodView):
         @here.arguments(SignatureSchema, location="query")
-        @here.doc(security=[])
-        @here.response(200, {"type": "string", "format": "binary"}, content_type=ANY_MIME)
-        @here.alt_response(206, description="The requested `Range`", success=True)
-        @here.alt_response(304, description="Not modified, according to `If-None-Match`", success=True)
+        @here.doc(security=[], operationId="downloadOutput")
+        @here.response(200, _BINARY, content_type=ANY_MIME, description="The file", headers=headers.refer("ETag"))
+        @here.alt_response(
+            206,
+            schema=_BINARY,
+            content_type=ANY_MIME,
+            description="The requested `Range`",
+            headers=headers.refer("ETag", "Content-Range"),
+            success=True,
+        )
+        @here.alt_response(
+            304,
+            description="Not modified, according to `If-None-Match`",
+            headers=headers.refer("ETag"),
+            success=True,
+        )
         @here.refuses(SignatureInvalid, NotFound, RangeNotSatisfiable, TransfersBusy)
         def get(self, query: dict[str, Any], key: str) -> Response:
-            """Download a finished file by its signed URL. The job shows its media type."""
+            """Download a finished file by its signed URL.
+
+            The job has the URL in `outputs`, with its media type.
+            """
             return _send(key, query["signature"])
 
         @here.arguments(SignatureSchema, location="query")
-        @here.doc(security=[], requestBody=_FILE_BODY)
+        @here.doc(security=[], requestBody=_FILE_BODY, operationId="storeOutput", tags=[paths.WORKERS])
         @here.response(201, None, description="Stored")
         @here.refuses(*_OF_STORING, SignatureInvalid, AttemptSuperseded, ServiceUnavailable)
         def put(self, query: dict[str, Any], key: str) -> Response:
-            """For workers: store an output at its signed URL."""
+            """Store an output at its signed URL."""
             return _receive(key, query["signature"])
 
     return here
@@ -174,7 +199,7 @@ def _upload() -> dict[str, Any]:
     # The file is removed when it expires, unless a job needs it. The URL stays valid for all tries of such a job.
     try_ms = (here.settings.queue_limit_seconds + here.settings.job_timeout_seconds) * 1000 + MARGIN_MS
     url = here.storage.presign_get(key, expires_at=expires_at + MAX_TRIES * try_ms, for_worker=True)
-    return {"url": url, "size_bytes": size, "expiresAt": to_rfc3339(expires_at)}
+    return {"url": url, "size_bytes": size, "expiresAt": expires_at}
 
 
 def _send(key: str, signature: str) -> Response:

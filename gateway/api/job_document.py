@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from marshmallow import Schema, fields, post_dump
+from marshmallow import fields, post_dump, validate
 
 from common.clock import Clock
+from gateway.api.openapi.paths import ULID
+from gateway.api.openapi.schemas import ResponseSchema
 from gateway.db.store import Store
 from gateway.domain.attempts import Attempt
 from gateway.domain.jobs import Job, JobStatus
@@ -24,7 +26,7 @@ from wire.errors import CODES, JobError
 SHOWN_ATTEMPTS = 10
 
 
-class _Sparse(Schema):
+class _Sparse(ResponseSchema):
     """Omits fields that are None."""
 
     @post_dump
@@ -35,11 +37,14 @@ class _Sparse(Schema):
 class JobStatsSchema(StatsSchema):
     """Figures of a finished job. Times in seconds, sizes in bytes."""
 
-    queue_s = fields.Float(metadata={"description": "From the request to the start of the work."})
-    total_s = fields.Float(metadata={"description": "From the request to the end."})
-    provider = fields.String(metadata={"description": "The provider of the last attempt."})
-    tries = fields.Integer(metadata={"description": "Number of attempts that may have run, including the last."})
+    queue_s = fields.Float(required=True, metadata={"description": "From the request to the start of the work."})
+    total_s = fields.Float(required=True, metadata={"description": "From the request to the end."})
+    provider = fields.String(required=True, metadata={"description": "The provider of the last attempt."})
+    tries = fields.Integer(
+        required=True, metadata={"description": "Number of attempts that may have run, including the last."}
+    )
     cost_usd = fields.Float(
+        required=True,
         allow_none=True,
         metadata={
             "description": "Cost of all attempts' running time and of billed traffic, without the start of workers; "
@@ -54,37 +59,42 @@ class JobStatsSchema(StatsSchema):
     )
 
 
-class JobErrorSchema(Schema):
+class JobErrorSchema(ResponseSchema):
     """Why a job failed."""
 
     code = fields.String(
+        required=True,
         attribute="error_code",
         metadata={
             "description": "Stable identifier.",
             "enum": sorted(code for code, cls in CODES.items() if issubclass(cls, JobError)),
         },
     )
-    message = fields.String(attribute="error_message", metadata={"description": "Text for people."})
+    message = fields.String(required=True, attribute="error_message", metadata={"description": "Text for people."})
 
 
-class JobOutputSchema(Schema):
+class JobOutputSchema(ResponseSchema):
     """A finished file."""
 
-    url = fields.String(metadata={"description": "Signed anew at every read; needs no key."})
-    content_type = fields.String(metadata={"description": "MIME type."})
-    size_bytes = fields.Integer()
+    url = fields.String(
+        required=True, metadata={"format": "uri", "description": "Signed anew at every read; needs no key."}
+    )
+    content_type = fields.String(required=True, metadata={"description": "MIME type."})
+    size_bytes = fields.Integer(required=True, metadata={"description": "Size of the file."})
 
 
 class JobWebhookSchema(_Sparse):
     """The state of the job's webhook."""
 
-    url = fields.String(metadata={"description": "The URL without user, password and query."})
+    url = fields.String(required=True, metadata={"description": "The URL without user, password and query."})
     status = fields.String(
+        required=True,
         attribute="webhook.state",
         dump_default=WebhookState.PENDING,
         metadata={"enum": [str(state) for state in WebhookState]},
     )
     tries = fields.Integer(
+        required=True,
         attribute="webhook.tries",
         dump_default=0,
         metadata={"description": "Tries since the job ended or since the last replay."},
@@ -92,7 +102,7 @@ class JobWebhookSchema(_Sparse):
     id = fields.String(
         attribute="webhook.id", metadata={"description": "The header `webhook-id`, the same at every try."}
     )
-    lastTryAt = Rfc3339(attribute="webhook.last_try_at", metadata={"description": "RFC 3339, UTC."})
+    lastTryAt = Rfc3339(attribute="webhook.last_try_at", metadata={"description": "When it was last tried."})
     lastStatusCode = fields.Integer(
         attribute="webhook.last_status_code",
         metadata={"description": "Status of the last response, if any."},
@@ -104,9 +114,9 @@ class JobWebhookSchema(_Sparse):
 class JobAttemptSchema(_Sparse):
     """One try of the job."""
 
-    provider = fields.String(metadata={"description": "The provider that was asked to run it."})
-    createdAt = Rfc3339(attribute="created_at", metadata={"description": "RFC 3339, UTC."})
-    endedAt = Rfc3339(attribute="ended_at")
+    provider = fields.String(required=True, metadata={"description": "The provider that was asked to run it."})
+    createdAt = Rfc3339(required=True, attribute="created_at", metadata={"description": "When it was asked."})
+    endedAt = Rfc3339(attribute="ended_at", metadata={"description": "Missing while it has not ended."})
     code = fields.String(
         attribute="error_code",
         metadata={
@@ -119,15 +129,23 @@ class JobAttemptSchema(_Sparse):
 class JobSchema(_Sparse):
     """A job; the same document everywhere, with its keys in this order: what clients look for first, details last."""
 
-    jobId = fields.String(attribute="job.id", metadata={"description": "`job_` and a ULID."})
-    operation = fields.String(attribute="job.operation")
+    jobId = fields.String(
+        required=True, attribute="job.id", metadata={"description": "`job_` and a ULID.", "pattern": f"^job_{ULID}$"}
+    )
+    operation = fields.String(required=True, attribute="job.operation", metadata={"description": "As in its path."})
     reference = fields.String(attribute="job.reference", metadata={"description": "As the request set it."})
-    status = fields.String(attribute="job.status", metadata={"enum": [str(status) for status in JobStatus]})
-    progress = fields.Float(metadata={"description": "0 to 1."})
-    statusUrl = fields.String(attribute="status_url", metadata={"description": "URL of the job."})
-    createdAt = Rfc3339(attribute="job.created_at", metadata={"description": "RFC 3339, UTC."})
+    status = fields.String(
+        required=True, attribute="job.status", metadata={"enum": [str(status) for status in JobStatus]}
+    )
+    progress = fields.Float(
+        required=True, validate=validate.Range(0, 1), metadata={"description": "0 to 1, of the newest attempt."}
+    )
+    statusUrl = fields.String(
+        required=True, attribute="status_url", metadata={"format": "uri", "description": "URL of the job."}
+    )
+    createdAt = Rfc3339(required=True, attribute="job.created_at", metadata={"description": "RFC 3339, UTC."})
     startedAt = Rfc3339(attribute="job.started_at", metadata={"description": "When a worker first began it."})
-    finishedAt = Rfc3339(attribute="job.finished_at")
+    finishedAt = Rfc3339(attribute="job.finished_at", metadata={"description": "When it ended."})
     waitingFor = fields.String(
         attribute="job.waiting_for", metadata={"description": "Why a queued job has not started, where that is known."}
     )
@@ -137,7 +155,7 @@ class JobSchema(_Sparse):
         values=fields.Nested(JobOutputSchema),
         metadata={"description": "The finished files by name. Left out once they have expired."},
     )
-    video_url = fields.String(metadata={"description": "URL of the first video among the outputs."})
+    video_url = fields.String(metadata={"format": "uri", "description": "URL of the first video among the outputs."})
     expiresAt = Rfc3339(attribute="expires_at", metadata={"description": "When the finished files are removed."})
     result = fields.Dict(
         attribute="job.result",

@@ -8,12 +8,13 @@ from typing import Any
 
 import structlog
 from flask import Response, jsonify, request
-from marshmallow import Schema, fields, validate
+from marshmallow import fields, validate
 from sqlalchemy.exc import SQLAlchemyError
 
 from common.forgiving import HelpfulSchema
 from common.http_connection import away
 from gateway.api.job_document import JobSchema
+from gateway.api.openapi.schemas import ResponseSchema
 from gateway.api.problems import problem_of_job
 from gateway.domain.jobs import Job, JobStatus
 from gateway.wiring import services
@@ -25,10 +26,12 @@ MIN_RETRY_S = 1
 MAX_RETRY_RUNNING_S, MAX_RETRY_QUEUED_S = 10, 30
 
 
-class JobListSchema(Schema):
-    jobs = fields.List(fields.Nested(JobSchema))
+class JobListSchema(ResponseSchema):
+    """Jobs, and where the next ones are."""
+
+    jobs = fields.List(fields.Nested(JobSchema), required=True)
     nextCursor = fields.String(
-        allow_none=True, metadata={"description": "The `cursor` of the next page; null on the last one."}
+        required=True, allow_none=True, metadata={"description": "The `cursor` of the next page; null on the last one."}
     )
     notFound = fields.List(
         fields.String(), metadata={"description": "With `id`: those of the ids for which you have no job."}
@@ -37,6 +40,14 @@ class JobListSchema(Schema):
 
 # Created once, because creating it takes longer than using it.
 _JOB_LIST = JobListSchema()
+
+
+class ValidParamsSchema(ResponseSchema):
+    """The params of a valid request."""
+
+    params = fields.Dict(
+        keys=fields.String(), required=True, metadata={"description": "With defaults, numbers as numbers."}
+    )
 
 
 class WaitSchema(HelpfulSchema):

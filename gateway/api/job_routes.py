@@ -13,6 +13,7 @@ from gateway.api import labels
 from gateway.api.blueprint import Blueprint
 from gateway.api.job_document import JobSchema, JobView
 from gateway.api.job_response import JobListSchema, JobQuerySchema, WaitSchema, job_response, jobs_response
+from gateway.api.openapi import headers, paths
 from gateway.domain.jobs import JobStatus
 from gateway.errors import JobCancelled, JobFinished, JobNotFinished, NotFound, NoWebhook
 from gateway.wiring import services
@@ -50,11 +51,21 @@ def blueprint() -> Blueprint:
 
     @here.route("")
     class JobList(MethodView):
+        @here.doc(operationId="listJobs")
         @here.arguments(ListSchema, location="query")
-        @here.response(200, JobListSchema)
-        @here.alt_response(202, schema=JobListSchema, description="With `id`: not all have ended", success=True)
+        @here.response(200, JobListSchema, headers=headers.refer("Preference-Applied"))
+        @here.alt_response(
+            202,
+            schema=JobListSchema,
+            description="With `id`: not all have ended",
+            headers=headers.OF_JOBS,
+            success=True,
+        )
         def get(self, query: dict[str, Any]) -> dict[str, Any] | Response:
-            """List your jobs, newest first, or read up to 100 by their ids, and wait for all of them with `wait`."""
+            """List your jobs, newest first, or read up to 100 by their ids.
+
+            With `id`, `wait` waits for all of them.
+            """
             if "id" in query:
                 return _read_many(list(dict.fromkeys(query["id"])), query)
             limit = query.get("limit", 50)
@@ -70,24 +81,30 @@ def blueprint() -> Blueprint:
                 "nextCursor": page[-1].id if len(found) > limit else None,
             }
 
-    @here.route("/<job_id>")
+    @here.route("/<job_id>", parameters=[paths.parameter("job_id")])
     class OneJob(MethodView):
+        @here.doc(operationId="getJob")
         @here.arguments(JobQuerySchema, location="query")
-        @here.response(200, JobSchema, description="The finished job")
-        @here.alt_response(202, schema=JobSchema, description="The job so far", success=True)
+        @here.response(200, JobSchema, description="The finished job", headers=headers.OF_JOB)
+        @here.alt_response(202, schema=JobSchema, description="The job so far", headers=headers.OF_JOB, success=True)
         @here.refuses(NotFound, JobCancelled, failed_jobs=True)
         def get(self, query: dict[str, Any], job_id: str) -> Response:
-            """Read a job. `Prefer: wait=N` holds the response until it has ended."""
+            """Read a job.
+
+            `Prefer: wait=N` holds the response until it has ended.
+            """
             return job_response(services().jobs.get(job_id, g.key_id), query)
 
+        @here.doc(operationId="cancelJob")
         @here.response(200, JobSchema, description="The cancelled job")
         @here.refuses(NotFound, JobFinished)
         def delete(self, job_id: str) -> JobView:
             """Cancel a job."""
             return services().documents.view(services().jobs.cancel(job_id, g.key_id))
 
-    @here.route("/<job_id>/webhook")
+    @here.route("/<job_id>/webhook", parameters=[paths.parameter("job_id")])
     class JobWebhook(MethodView):
+        @here.doc(operationId="replayWebhook")
         @here.response(202, JobSchema, description="The job, whose webhook will be sent")
         @here.refuses(NotFound, JobNotFinished, NoWebhook)
         def post(self, job_id: str) -> JobView:

@@ -9,11 +9,12 @@ from typing import Any
 
 from flask import Response
 from flask.views import MethodView
-from marshmallow import Schema, fields
+from marshmallow import fields
 from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.api.blueprint import Blueprint
+from gateway.api.openapi.schemas import ResponseSchema
 from gateway.dispatch.loop import HEARTBEAT_LEASE
 from gateway.errors import RateLimited
 from gateway.providers.base import ProviderError
@@ -24,15 +25,20 @@ from gateway.wiring import services
 CACHED_S = 1.0
 
 
-class HealthSchema(Schema):
-    status = fields.String(metadata={"enum": ["ok"]})
+class HealthSchema(ResponseSchema):
+    """That the process responds."""
+
+    status = fields.String(required=True, metadata={"enum": ["ok"]})
 
 
-class ReadySchema(Schema):
-    status = fields.String(metadata={"enum": ["ready", "not ready"]})
+class ReadySchema(ResponseSchema):
+    """What works."""
+
+    status = fields.String(required=True, metadata={"enum": ["ready", "not ready"]})
     checks = fields.Dict(
         keys=fields.String(),
         values=fields.String(),
+        required=True,
         metadata={"description": "`ok` or the reason, for database, storage, dispatcher and every provider."},
     )
 
@@ -43,15 +49,16 @@ def blueprint() -> Blueprint:
 
     @here.route("/health")
     class Health(MethodView):
-        @here.doc(security=[])
+        @here.doc(security=[], operationId="getHealth")
         @here.response(200, HealthSchema)
+        @here.alt_response("4XX", "OtherError")
         def get(self) -> dict[str, str]:
             """Check that the process responds."""
             return {"status": "ok"}
 
     @here.route("/ready")
     class Ready(MethodView):
-        @here.doc(security=[])
+        @here.doc(security=[], operationId="getReadiness")
         @here.response(200, ReadySchema)
         @here.alt_response(503, schema=ReadySchema, description="A check failed; `checks` says which")
         @here.refuses(RateLimited)
@@ -65,7 +72,8 @@ def blueprint() -> Blueprint:
 
     @here.route("/metrics")
     class Metrics(MethodView):
-        @here.response(200, content_type="text/plain", description="Prometheus' text format")
+        @here.doc(operationId="getMetrics")
+        @here.response(200, {"type": "string"}, content_type="text/plain", description="Prometheus' text format")
         def get(self) -> Response:
             """Jobs, attempts, times, sizes, costs and encoders."""
             return Response(services().metrics.text(), content_type=CONTENT_TYPE_LATEST)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flask import Response, g, request
-from marshmallow import Schema, fields
+from marshmallow import fields
 
 from common import safe_http
 from common.http_connection import away
@@ -17,6 +17,7 @@ from gateway.api.body_process import LARGE_BODY
 from gateway.api.job_document import JobSchema
 from gateway.api.job_request import JobRequest
 from gateway.api.job_response import JobQuerySchema, job_response
+from gateway.api.openapi import headers
 from gateway.errors import (
     BodiesBusy,
     BodyTimeout,
@@ -47,15 +48,6 @@ class CreateSchema(JobQuerySchema):
     )
 
 
-class ValidParamsSchema(Schema):
-    """The params of a valid request."""
-
-    params = fields.Dict(
-        keys=fields.String(), required=True, metadata={"description": "With defaults, numbers as numbers."}
-    )
-
-
-_JOB_OR_PARAMS = {"anyOf": [JobSchema, ValidParamsSchema]}
 _REFUSALS = (
     IdempotencyMismatch,
     NotFound,
@@ -99,9 +91,15 @@ def _view(here: Blueprint, operation: Operation) -> Callable[..., Response]:
 
     @here.arguments(CreateSchema, location="query")
     @here.documents(job_request.schema(operation), examples=examples)
-    @here.doc(summary=summary, description=description)
-    @here.response(202, JobSchema, description="The job, accepted")
-    @here.alt_response(200, schema=_JOB_OR_PARAMS, description="The finished job; or valid params", success=True)
+    @here.doc(operationId=operation.name, summary=summary, description=description)
+    @here.response(202, JobSchema, description="The job, accepted", headers=headers.OF_JOB)
+    @here.alt_response(
+        200,
+        schema={"$ref": "#/components/schemas/JobOrParams"},
+        description="The finished job; or, with `validate`, the params",
+        headers=headers.OF_JOB,
+        success=True,
+    )
     @here.refuses(*_REFUSALS, failed_jobs=True)
     def view(query: dict[str, Any]) -> Response:
         return _create(_read(operation.name, defaults=query["only_validate"]), query)

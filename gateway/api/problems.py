@@ -9,7 +9,7 @@ import structlog
 from flask import Flask, Response, g, json, request
 from flask_smorest import Api
 from gunicorn.http.errors import ParseException
-from marshmallow import Schema, fields
+from marshmallow import fields
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
@@ -17,6 +17,7 @@ from common.suggestions import OPERATION_GUESSES, nearest
 from ffmpeg_ops.operation import OPERATIONS
 from gateway import errors
 from gateway.api.job_document import JobSchema
+from gateway.api.openapi.schemas import ResponseSchema
 from gateway.domain.jobs import Job, JobStatus
 from gateway.storage import StorageFullError, StorageUnavailable
 from wire.errors import CODES, JobFault, QueueTimeout, WorkerError
@@ -41,14 +42,28 @@ RETRY_AFTER_S = 2
 _RETRY = frozenset({503, 507})
 
 
-class ProblemSchema(Schema):
+class ProblemSchema(ResponseSchema):
     """An error."""
 
-    type = fields.String(metadata={"description": "`/errors/<code>`, the same for every error with this code."})
-    title = fields.String(metadata={"description": "What the code means, for people. The same for every such error."})
+    type = fields.String(
+        required=True,
+        metadata={
+            "format": "uri-reference",
+            "description": "`/errors/<code>`, the same for every error with this code.",
+        },
+    )
+    title = fields.String(
+        required=True, metadata={"description": "What the code means, for people. The same for every such error."}
+    )
     detail = fields.String(metadata={"description": "What is wrong with this request, if more is known."})
-    status = fields.Integer(metadata={"description": "The HTTP status."})
-    code = fields.String(metadata={"description": "What went wrong, for programs. Never changes."})
+    status = fields.Integer(required=True, metadata={"description": "The HTTP status."})
+    code = fields.String(
+        required=True,
+        metadata={
+            "enum": sorted(CODES),
+            "description": "What went wrong, for programs: `GET /errors/{code}` explains.",
+        },
+    )
     errors = fields.Dict(
         keys=fields.String(),
         values=fields.List(fields.String()),
@@ -57,13 +72,14 @@ class ProblemSchema(Schema):
     job = fields.Nested(
         JobSchema, metadata={"description": "With strict handling: the job that failed or was cancelled."}
     )
-    requestId = fields.String(metadata={"description": "Identifies the request in the server's log."})
+    requestId = fields.String(required=True, metadata={"description": "Identifies the request in the server's log."})
 
 
 class ProblemApi(Api):  # type: ignore[misc]
     """flask-smorest with problem documents for errors."""
 
     ERROR_SCHEMA = ProblemSchema
+    DEFAULT_ERROR_RESPONSE_NAME = "OtherError"
 
     def handle_http_exception(self, error: HTTPException) -> Response:
         response = problem(_translate(error))

@@ -80,3 +80,23 @@ def test_the_elements_of_a_list_that_is_too_long_are_not_loaded() -> None:
     assert caught.value.normalized_messages() == {"shown": ["Length must be between 1 and 3."]}
     assert not loaded
     assert schema().load({"shown": ["a"] * 3}) == {"short": ["a"] * 3}
+
+
+class Chosen(ForgivingSchema):
+    exactly_one_of = ("a", "b", "c")
+
+    a = fields.String()
+    b = fields.Integer()
+    c = fields.List(fields.String())
+
+
+def test_exactly_one_of_several_fields_is_set() -> None:
+    assert Chosen().load({"a": "x", "b": "", "c": None}) == {"a": "x"}
+    for given, said, names in (
+        ({}, "none", ["a"]),
+        ({"a": ""}, "none", ["a"]),
+        ({"b": 1, "c": []}, "b and c", ["b", "c"]),
+    ):
+        with pytest.raises(ValidationError) as error:
+            Chosen().load(given)
+        assert error.value.messages == {name: [f"Give exactly one of a, b, c, not {said}."] for name in names}

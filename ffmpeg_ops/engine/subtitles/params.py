@@ -37,6 +37,8 @@ class WordParams(ForgivingSchema):
 class CaptionsParams(ForgivingSchema):
     """What captions say and how they look."""
 
+    exactly_one_of = SOURCES
+
     url_srt = Asset("subtitles", metadata={"description": "URL of the subtitles: SRT, WebVTT or ASS."})
     subtitles = fields.String(
         validate=validate.Length(min=1, max=MAX_SUBTITLES),
@@ -52,11 +54,7 @@ class CaptionsParams(ForgivingSchema):
     )
 
     @validates_schema
-    def _one_source(self, data: dict[str, Any], **_: Any) -> None:
-        given = [name for name in SOURCES if name in data]
-        if len(given) != 1:
-            message = f"Give exactly one of {', '.join(SOURCES)}, not {' and '.join(given) or 'none'}."
-            raise ValidationError({name: [message] for name in given or SOURCES[:1]})
+    def _words_have_times(self, data: dict[str, Any], **_: Any) -> None:
         words = data.get("words", [])
         if words and all(word.get(key) is None for word in words for key in ("start", "end")):
             raise ValidationError("No word has a time.", "words")

@@ -15,7 +15,7 @@ from tests.ffmpeg_ops.media import Media, VideoWork
 from tests.native import compile_library, needs_gcc
 from tests.servers import PATIENCE_S, STOP_S, eventually
 from wire.envelope import Limits
-from wire.errors import Cancelled, EncodeFailed, JobTimeout, WorkerError
+from wire.errors import AssetInvalid, Cancelled, EncodeFailed, JobTimeout, WorkerError
 
 X264 = ["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-f", "mp4", "output-video.mp4"]
 ENDLESS = ["-re", "-f", "lavfi", "-i", "testsrc2=size=64x64:rate=25", *X264]
@@ -228,6 +228,44 @@ def test_a_feed_that_raises_fails_the_encode(work: VideoWork) -> None:
     assert 1.0 not in work.shares
     assert "the well is dry" in (caught.value.detail or "")
     assert "the well" not in caught.value.message
+
+
+def test_a_feed_s_own_error_is_the_encode_s(work: Work) -> None:
+    """Even where FFmpeg fails because it got nothing."""
+
+    def feed() -> Iterator[bytes]:
+        raise AssetInvalid("url_video: the file is damaged.")
+        yield FRAME
+
+    with pytest.raises(AssetInvalid, match="url_video: the file is damaged"):
+        ffmpeg.encode(RAW, work, length_s=1, feed=feed())
+
+
+def test_a_value_error_of_the_feed_is_no_end_of_the_command(work: Work) -> None:
+    def feed() -> Iterator[bytes]:
+        yield FRAME
+        raise ValueError("a bug")
+
+    with pytest.raises(EncodeFailed) as caught:
+        ffmpeg.encode(RAW, work, length_s=1, feed=feed())
+    assert "a bug" in (caught.value.detail or "")
+
+
+@pytest.mark.parametrize("ended_by", ["stop", "command"])
+def test_the_commands_of_a_feed_end_with_the_command_that_is_fed(ended_by: str, work: Work) -> None:
+    def feed() -> Iterator[bytes]:
+        with process.read(["yes"], work, block_bytes=len(FRAME), timeout_s=60) as blocks:
+            yield from blocks
+
+    def encode() -> None:
+        limit = ["-frames:v", "3"] if ended_by == "command" else []
+        ffmpeg.encode(["-re", *RAW[:-1], *limit, RAW[-1]], work, length_s=60, feed=feed())
+
+    if ended_by == "stop":
+        stopped(work, encode, lambda: any("yes" in command for command in processes_in(work.directory)))
+    else:
+        encode()
+    assert processes_in(work.directory) == [] and work.processes == set()
 
 
 def test_text_of_the_client_is_never_a_command(work: Work, media: Media) -> None:

@@ -38,6 +38,15 @@ def assert_problem(response: TestResponse, status: int, code: str) -> dict[str, 
     return document  # type: ignore[no-any-return]
 
 
+def documented_paths(client: FlaskClient) -> dict[str, dict[str, Any]]:
+    """The items of `paths` in the documents for clients and for workers together."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in ("openapi", "openapi-worker"):
+        for path, item in client.get(f"/{name}.json").get_json()["paths"].items():
+            found[path] = found.get(path, {}) | item
+    return found
+
+
 @dataclass(frozen=True)
 class Worker:
     """A worker that was handed an attempt: it knows what `delivery` says and nothing else."""

@@ -15,6 +15,7 @@ from tests.gateway.conftest import Key
 
 # Repeated here on purpose: a new route needs a key until it is named in both places.
 PUBLIC = {"/", "/docs", "/docs/", "/docs/<path:path>", "/openapi.json", "/errors/<code>", "/health", "/ready"}
+PUBLIC |= {"/openapi-worker.json"}
 OWN_CREDENTIAL = {"/files/<path:key>", "/allowed/files/<path:key>", "/events/<attempt_id>"}
 UNKNOWN = [
     *["/nothing", "/admin", "/jobs/x/y", "/video", "/video/", "/video/unknown"],
@@ -83,7 +84,7 @@ def test_no_route_fails_for_a_valid_key_either(app: Flask, api: FlaskClient) -> 
     assert [call for call, status in statuses.items() if status >= 500] == []
 
 
-@pytest.mark.parametrize("path", ["/health", "/openapi.json", "/docs/", "/", "/docs"])
+@pytest.mark.parametrize("path", ["/health", "/openapi.json", "/openapi-worker.json", "/docs/", "/", "/docs"])
 def test_public_pages_need_no_key(client: FlaskClient, path: str) -> None:
     assert client.get(path, follow_redirects=True).status_code == 200
 

@@ -1,8 +1,9 @@
-"""Every response of a real gateway to requests of schemathesis is documented in its `/openapi.json`."""
+"""Every response of a real gateway to requests of schemathesis is documented in one of its OpenAPI documents."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections import defaultdict
@@ -14,8 +15,8 @@ import pytest
 
 from ffmpeg_ops.operation import OPERATIONS
 from gateway.dispatch.delivery import EVENTS_PURPOSE
+from tests.conftest import ROOT
 from tests.gateway.api.live import API_KEY, Live, live
-from tests.outputs import video_key
 
 TOOL = Path(sys.executable).with_name("schemathesis")
 # `deterministic`: every run makes the same requests.
@@ -62,22 +63,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 
 
 class Run:
-    """A run of schemathesis against `server`; fails the test when a response is not documented."""
+    """Runs of schemathesis against `server`; fails the test when a response is not documented."""
 
     def __init__(self, server: Live, folder: Path, examples: int, parts: str, phases: str) -> None:
-        config, log = folder / "schemathesis.toml", folder / "log.ndjson"
-        hooks = json.dumps(str(Path(__file__).with_name("schemathesis_hooks.py")))
-        config.write_text(CONFIG.format(hooks=hooks, origin=json.dumps(server.origin), parts=parts, examples=examples))
-        options = ["--phases", phases, "--report-ndjson-path", log]
-        done = subprocess.run(
-            [TOOL, "--config-file", config, "run", *options, f"{server.origin}/openapi.json"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
-        self.statuses = _statuses(log)
+        self.statuses: dict[str, dict[int, int]] = {}
+        for document in ("openapi.json", "openapi-worker.json"):
+            self.statuses |= _run(server, folder, document, examples, parts, phases)
 
     @property
     def calls(self) -> int:
@@ -87,6 +78,26 @@ class Run:
     def accepted(self) -> set[str]:
         """The operations that succeeded at least once."""
         return {label for label, by_status in self.statuses.items() if {200, 201, 202} & set(by_status)}
+
+
+def _run(
+    server: Live, folder: Path, document: str, examples: int, parts: str, phases: str
+) -> dict[str, dict[int, int]]:
+    """The number of responses by operation and status."""
+    config, log = folder / f"{document}.toml", folder / f"{document}.ndjson"
+    hooks = json.dumps(str(Path(__file__).with_name("schemathesis_hooks.py")))
+    config.write_text(CONFIG.format(hooks=hooks, origin=json.dumps(server.origin), parts=parts, examples=examples))
+    options = ["--phases", phases, "--report-ndjson-path", log]
+    done = subprocess.run(
+        [TOOL, "--config-file", config, "run", *options, f"{server.origin}/{document}"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},  # for the hooks
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
+    return _statuses(log)
 
 
 def _statuses(log: Path) -> dict[str, dict[int, int]]:
@@ -112,21 +123,28 @@ def known(server: Live) -> str:
     token = server.services.signer.sign(EVENTS_PURPOSE, [attempt.id, attempt.deadline])
     signature = parse_qs(urlsplit(server.upload_path(attempt)).query)["signature"][0]
     return headers(X_API_Key=API_KEY) + PARAMETERS.format(
-        job=job.id, attempt=attempt.id, token=token, key=video_key(attempt), signature=signature
+        job=job.id, attempt=attempt.id, token=token, signature=signature
     )
 
 
+OUTPUT = "/files/outputs/{job_id}/{attempt_id}/{file_name}"
 EVERYTHING_ACCEPTED = {
     *(f"POST /video/{name}" for name in OPERATIONS),
     "POST /files",
-    "PUT /files/{key}",
+    f"PUT {OUTPUT}",
     "GET /jobs",
     "GET /jobs/{job_id}",
     "DELETE /jobs/{job_id}",
     "GET /health",
     "GET /metrics",
 }
+# The other methods of a file's path are in the other document.
 PARAMETERS = """
+[[operations]]
+include-path-regex = "^/files/"
+checks.unsupported_method.enabled = false
+checks.allow_header_conformance.enabled = false
+
 [[operations]]
 include-path-regex = "^/jobs/"
 parameters = {{ job_id = "{job}" }}
@@ -137,8 +155,8 @@ parameters = {{ attempt_id = "{attempt}" }}
 headers = {{ Authorization = "Bearer {token}" }}
 
 [[operations]]
-include-name = "PUT /files/{{key}}"
-parameters = {{ key = "{key}", signature = "{signature}" }}
+include-name = "PUT /files/outputs/{{job_id}}/{{attempt_id}}/{{file_name}}"
+parameters = {{ job_id = "{job}", attempt_id = "{attempt}", file_name = "video.mp4", signature = "{signature}" }}
 """
 
 

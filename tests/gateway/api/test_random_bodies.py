@@ -21,7 +21,7 @@ from ffmpeg_ops.operation import OPERATIONS
 from gateway.dispatch.delivery import EVENTS_PURPOSE
 from gateway.domain.attempts import Attempt, AttemptState
 from gateway.domain.jobs import JobStatus
-from tests.gateway.api.conftest import VIDEO, local
+from tests.gateway.api.conftest import VIDEO, documented_paths, local
 from tests.gateway.api.stored import files, rows
 from tests.gateway.conftest import CLAIM, Gateway, JobFactory, Wire
 from tests.outputs import video_key
@@ -53,7 +53,7 @@ VALID: dict[str, list[bytes]] = {
         b"1\n00:00:00,100 --> 00:00:00,500\nfim\n",
         b"\x89PNG\r\n\x1a\n" + bytes(64),
     ],
-    "PUT /files/{key}": [VIDEO],
+    "PUT /files/outputs/{job_id}/{attempt_id}/{file_name}": [VIDEO],
     "POST /jobs/{job_id}/webhook": [b"{}"],
 }
 TEXTS = [
@@ -214,7 +214,7 @@ class Target:
 
     def prepare(self) -> None:
         """Provide an unfinished attempt if the route is for workers."""
-        if "{job_id}" in self._path or "{" not in self._path:
+        if "{attempt_id}" not in self._path:
             return
         if self._attempt is not None:
             self._attempt = self._services.store.attempt(self._attempt.id)
@@ -231,7 +231,7 @@ class Target:
             token = self._services.signer.sign(EVENTS_PURPOSE, [attempt.id, attempt.deadline])
             path = path.replace("{attempt_id}", attempt.id)
             headers = {"Authorization": f"Bearer {token}"}
-            if "{key}" in path:
+            if "{file_name}" in path:
                 expires_at = attempt.deadline
                 upload = self._services.storage.presign_put(video_key(attempt), max_bytes=MOST, expires_at=expires_at)
                 path = local(upload.url)
@@ -248,7 +248,7 @@ def fuzz(
     app: Flask, services: Gateway, api_key: str, api: FlaskClient, job_factory: JobFactory
 ) -> Callable[[str, int], Counter[int]]:
     """Sends `cases` requests to a route and returns the number of responses by status."""
-    spec = api.get("/openapi.json").get_json()["paths"]
+    spec = documented_paths(api)
 
     def run(route: str, cases: int) -> Counter[int]:
         target = Target(route, app, services, api_key, job_factory)
@@ -298,7 +298,7 @@ def check_what_is_left(route: str, accepted: list[Any], services: Gateway, api: 
     stored = set(files(services))
     if route == "POST /files":
         assert stored == {urlsplit(document["url"]).path.removeprefix("/files/") for document in accepted}
-    elif "{key}" not in route:
+    elif "{file_name}" not in route:
         assert stored == set()
     assert not any(".part-" in name for name in stored)
 
@@ -316,7 +316,7 @@ def test_many_random_bodies_are_accepted_or_refused(fuzz: Callable[[str, int], C
 
 
 def test_every_route_with_a_body_is_tried(api: FlaskClient) -> None:
-    paths = api.get("/openapi.json").get_json()["paths"]
+    paths = documented_paths(api)
     taking = {
         f"{method.upper()} {path}" for path, item in paths.items() for method in item if method in {"post", "put"}
     }

@@ -1,0 +1,1 @@
+"""The OpenAPI documents: what the routes do not say of themselves."""
