@@ -42,11 +42,10 @@ def command(film: Film, encoder: Encoder) -> list[str]:
     """FFmpeg's arguments that encode raw frames, BT.709 in limited range and left-sited, from standard input."""
     size = f"{film.size[0]}x{film.size[1]}"
     drawn = ["-vf", f"ass={film.script}:fontsdir={FONTS}"] if film.script else []
-    return [
+    return [  # without -frames:v, which would end the sound as well
         *["-protocol_whitelist", "pipe", "-format_whitelist", "rawvideo", "-max_pixels", str(ffmpeg.MAX_DECODED)],
         *["-f", "rawvideo", "-pix_fmt", "yuv420p", "-video_size", size, "-framerate", str(film.rate)],
         *[*_BT709, "-chroma_sample_location", "left", "-i", "pipe:0", *_sound_input(film), *drawn],
-        *["-frames:v", str(film.frames)],
         *[*encoder.arguments, *_BT709, "-chroma_sample_location", "left", *_sound_output(film), *output.MP4],
     ]
 
