@@ -20,7 +20,7 @@ from common.http_connection import away
 from gateway.access.rate_limits import address_of
 from gateway.api import form_upload
 from gateway.api.blueprint import Blueprint
-from gateway.api.openapi import headers, paths
+from gateway.api.openapi import examples, headers, paths
 from gateway.api.openapi.schemas import ResponseSchema
 from gateway.domain import ids
 from gateway.domain.jobs import MARGIN_MS
@@ -85,11 +85,24 @@ class UploadSchema(ResponseSchema):
     )
 
 
+_UPLOADED = {
+    "url": "https://video.example.com/files/uploads/key_01HF7YAT00M3XH5S9QHW1K2YB6/01HF7YAT00M3XH5S9QHW1K2YB7"
+    "?signature=c2ln",
+    "size_bytes": 701_310,
+    "expiresAt": 1_700_086_400_000,
+}
+
+
 def blueprint() -> Blueprint:
     here = Blueprint("files", __name__, url_prefix="/files", description="Store and fetch files")
 
     @here.route("", methods=["POST"])
-    @here.response(201, UploadSchema)
+    @here.response(
+        201,
+        UploadSchema,
+        description="The file, stored",
+        examples=examples.only(UploadSchema().dump(_UPLOADED)),
+    )
     @here.doc(requestBody=_FILE_OR_FORM, operationId="uploadFile")
     @here.refuses(*_OF_STORING, UnsupportedMediaType, FileNotMedia, TooManyBytes)
     def upload() -> dict[str, Any]:
