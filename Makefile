@@ -1,4 +1,4 @@
-.PHONY: help setup demo demo-cloud run test test-slow test-sdk-next mutations check fmt docs pin audit images test-image push clean
+.PHONY: help setup demo demo-cloud run test test-slow test-sdk-next test-clients mutations check fmt docs pin audit images test-image push clean
 .DEFAULT_GOAL := help
 
 PY := .venv/bin/python
@@ -34,11 +34,14 @@ test: setup check  ## Run linters, type checks and the quick tests, in under fiv
 	$(PY) -m pytest -n 4 --dist worksteal -m "not slow"
 
 test-slow: setup test-sdk-next  ## Run the other tests: real processes, faults, chaos
-	$(PY) -m pytest -n 3 --dist worksteal -m slow --ignore=tests/chaos
+	$(PY) -m pytest -n 3 --dist worksteal -m slow --ignore=tests/chaos --ignore=tests/generated_clients
 	$(PY) -m pytest -m slow tests/chaos
 
 test-sdk-next: setup  ## Run the tests of RunPod's SDK with its newest pre-release
 	@sh scripts/test_sdk_next.sh
+
+test-clients: setup  ## Lint /openapi.json, generate clients from it and run them (needs npm)
+	@sh scripts/test_clients.sh
 
 mutations: setup  ## Break one promise of the product at a time and check that a test fails (JOBS)
 	$(PY) -m tests.mutations --jobs $(or $(JOBS),2)
@@ -79,4 +82,4 @@ push:  ## Build and push the images of a clean checkout (IMAGE, ENGINE)
 	$(ENGINE) push $(IMAGE)-worker:$(TAG)
 
 clean:  ## Remove everything that the other targets made
-	rm -rf .venv .venv-sdk-next .cache demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-sdk-next .venv-clients tests/*/node_modules .cache demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -31,6 +31,7 @@ FIELD_GUESSES: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("zoom", "effect", "animation", "movement", "camera", "pan"), ("motion",)),
     **dict.fromkeys(("fontsize", "textsize"), ("size",)),
     **dict.fromkeys(("fontfamily", "fontname", "typeface"), ("font",)),
+    **dict.fromkeys(("fonturl", "fontfile", "ttf", "otf", "fontsrc"), ("url_font",)),
     **dict.fromkeys(("textcolor", "fontcolor", "fontcolour", "colour"), ("color",)),
     **dict.fromkeys(("crf", "bitrate"), ("quality",)),
     **dict.fromkeys(("maxsize", "filesize", "maxfilesize"), ("max_bytes",)),

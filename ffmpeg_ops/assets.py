@@ -18,7 +18,7 @@ from ffmpeg_ops import share_links
 
 MAX_URL = 4096
 MAX_ASSETS = 500  # a film of 200 scenes has a picture and a voice for each
-ASSET_KINDS = ("video", "image", "audio", "subtitles", "media")  # media: video or audio
+ASSET_KINDS = ("video", "image", "audio", "subtitles", "font", "media")  # media: video or audio
 PREFIX = "url_"
 
 

@@ -167,7 +167,7 @@ class UnsupportedMediaType(RequestError, code="unsupported_media_type", status=4
 
 
 class FileNotMedia(RequestError, code="file_not_media", status=415):
-    """The file is not a video, audio, image or subtitle file that a job could use.
+    """The file is not a video, audio, image, subtitle or font file that a job could use.
 
     Upload the file itself, not a web page, an archive or an error message in its place.
     """

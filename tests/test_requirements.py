@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -13,6 +14,8 @@ import pytest
 from tests.conftest import ROOT
 
 FILES = ["requirements.txt", "gateway/requirements.txt", "handler/requirements.txt"]
+CLIENTS = "tests/generated_clients/requirements.txt"
+LOCKS = ["tests/s3/package-lock.json", "tests/generated_clients/package-lock.json"]
 
 GATEWAY = """
 import sys
@@ -77,7 +80,7 @@ def run_alone(requirements: str, folder: Path, script: str, absent: list[str]) -
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [*FILES, CLIENTS])
 def test_every_line_is_one_exact_pin(name: str) -> None:
     for line in pins(name).values():
         assert re.match(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==[0-9][^ ]*( ; .+)?$", line), line
@@ -90,10 +93,29 @@ def test_every_package_of_an_image_has_hashes(name: str) -> None:
         assert re.fullmatch(r"[^ ]+==[^ ]+( ; .+?)?( +--hash=sha256:[0-9a-f]{64})+", line), line[:80]
 
 
-@pytest.mark.parametrize("name", FILES + [name.replace(".txt", ".in") for name in FILES])
+@pytest.mark.parametrize("name", [*FILES, CLIENTS, *(name.replace(".txt", ".in") for name in (*FILES, CLIENTS))])
 def test_no_file_names_an_index_or_a_host(name: str) -> None:
     text = (ROOT / name).read_text()
     assert not re.search(r"://|--(extra-)?index|--find-links|--trusted-host|file:|@ ", text)
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_npm_packages_are_pinned_with_hashes_and_come_from_the_public_registry(name: str) -> None:
+    whole, *packages = json.loads((ROOT / name).read_text())["packages"].values()
+    for wanted in (*whole["dependencies"].values(), *whole.get("optionalDependencies", {}).values()):
+        assert re.fullmatch(r"\d+\.\d+\.\d+", wanted)
+    for package in packages:
+        assert re.fullmatch(r"sha512-[A-Za-z0-9+/]+=*", package["integrity"]), package
+        assert package.get("resolved", "https://registry.npmjs.org/").startswith("https://registry.npmjs.org/")
+
+
+def test_the_documented_generators_are_those_of_the_tests() -> None:
+    npm = json.loads((ROOT / LOCKS[1]).with_name("package.json").read_text())["dependencies"]
+    python = dict(line.split("==") for line in pinned(CLIENTS) if ";" not in line)
+    documented = re.findall(r"^\|.*\| ([\d.]+) \| `([a-z-]+) ", (ROOT / "docs/api.md").read_text(), re.MULTILINE)
+    assert len(documented) == 5
+    for version, program in documented:
+        assert version in {python.get(program), npm.get(program), npm.get(f"@hey-api/{program}")}, program
 
 
 @pytest.mark.parametrize("name", FILES[1:])

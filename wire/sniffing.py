@@ -25,7 +25,7 @@ class Content:
     name: str
     #: For error messages, after "the file is": `a PNG image`.
     label: str
-    #: Whether operations may read it: video, sound, a picture or subtitles.
+    #: Whether operations may read it: video, sound, a picture, subtitles or a font.
     is_media: bool = True
     #: Whether it is any kind of text.
     is_text: bool = False
@@ -48,6 +48,7 @@ _GIF = Content("gif", "a GIF image")
 _BMP = Content("bmp", "a BMP image")
 _H26X = Content("h26x", "a raw H.264 or HEVC stream")
 _AIFF = Content("aiff", "AIFF audio")
+FONT = Content("font", "a font")
 _SUBTITLES = Content("subtitles", "a subtitle file", is_text=True)
 _SVG = Content("svg", "an SVG image", is_media=False, is_text=True)
 _JSON = Content("json", "a JSON document", is_media=False, is_text=True)
@@ -83,6 +84,12 @@ _SIGNATURES: tuple[tuple[bytes, Content], ...] = (
     (b"\0\0\x01\x09", _H26X),
     (b"\0\0\x01\x67", _H26X),
     (b"\0\0\x01\x40", _H26X),
+    (b"\0\1\0\0\0", FONT),  # TrueType, which has fewer than 256 tables
+    (b"true\0", FONT),
+    (b"OTTO\0", FONT),
+    (b"ttcf\0", FONT),
+    (b"wOFF", Content("woff", "a WOFF web font", is_media=False)),
+    (b"wOF2", Content("woff2", "a WOFF2 web font", is_media=False)),
     (b"caff\0\x01", Content("caf", "CAF audio")),
     (b"#!AMR", Content("amr", "AMR audio")),
     (b"TTA1", Content("tta", "TTA audio")),

@@ -16,6 +16,9 @@ With `highlight`, the word being spoken is coloured (`word`), or words fill with
 The times come from `words`, from the `\\k` tags of ASS or the timestamps of WebVTT; for SRT, a cue's time is divided
 among its words by their length.
 
+The font is one that is installed on the worker (`style.font`), or any TTF or OTF by URL (`style.url_font`). Scripts
+that it lacks are drawn in Noto.
+
 Presets: `classic`, `bold`, `box`, `karaoke`, `pop` (large, current word coloured, for vertical video) and `minimal`.
 
 The video may have up to 4096x2304 pixels and last up to four hours. All frames and their times are kept; rotation is

@@ -14,7 +14,6 @@ from ffmpeg_ops.engine.encoders import Encoder
 from ffmpeg_ops.engine.encoding import Encoding
 from ffmpeg_ops.engine.pixels import even, to_one_size, to_yuv420p
 from ffmpeg_ops.engine.subtitles import captions
-from ffmpeg_ops.engine.subtitles.captions import SCRIPT
 from ffmpeg_ops.engine.subtitles.style import look
 from ffmpeg_ops.operation import Work
 
@@ -35,7 +34,7 @@ def filters(stream: inspect.VideoStream, filling: Filling | None = None) -> list
     width, height = shown_size(stream)
     shape = "" if stream.pixel_aspect == 1 else f":original_size={width}x{height}"
     added = [] if filling is None else [_with_frames(filling)]
-    return [*added, *to_one_size(stream), *to_yuv420p(stream), f"ass={SCRIPT}{shape}"]
+    return [*added, *to_one_size(stream), *to_yuv420p(stream), captions.FILTER + shape]
 
 
 def _with_frames(filling: Filling) -> str:
@@ -76,7 +75,7 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
     length_s = output.length_s(info, stream)
     cues = captions.fitted(parsed, params, gaps.played_s(info, length_s), warnings.append)
     style = look(params.get("style"), *shown_size(stream))
-    warnings += [*info.video_warnings, *info.audio_warnings, *captions.write_script(work, cues, style)]
+    warnings += [*info.video_warnings, *info.audio_warnings, *captions.write_script(work, cues, style, assets)]
     times = gaps.frame_times(video, info, stream, work)
     added = gaps.filling(cues, info, stream, length_s, times, moving=style.highlight != "none")
     made = ladder.encode(

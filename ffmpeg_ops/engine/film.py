@@ -11,6 +11,7 @@ from ffmpeg_ops.engine import ffmpeg, ladder, output
 from ffmpeg_ops.engine.encoders import Encoder
 from ffmpeg_ops.engine.encoding import Encoding
 from ffmpeg_ops.engine.mixing import filters
+from ffmpeg_ops.engine.subtitles.font_file import FONTS
 from ffmpeg_ops.operation import Work
 
 _BT709 = ["-color_range", "tv", "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
@@ -40,7 +41,7 @@ class Film:
 def command(film: Film, encoder: Encoder) -> list[str]:
     """FFmpeg's arguments that encode raw frames, BT.709 in limited range and left-sited, from standard input."""
     size = f"{film.size[0]}x{film.size[1]}"
-    drawn = ["-vf", f"ass={film.script}"] if film.script else []
+    drawn = ["-vf", f"ass={film.script}:fontsdir={FONTS}"] if film.script else []
     return [
         *["-protocol_whitelist", "pipe", "-format_whitelist", "rawvideo", "-max_pixels", str(ffmpeg.MAX_DECODED)],
         *["-f", "rawvideo", "-pix_fmt", "yuv420p", "-video_size", size, "-framerate", str(film.rate)],

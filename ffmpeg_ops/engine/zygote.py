@@ -33,7 +33,11 @@ from wire.errors import JobError, WorkerError
 #: What a confined function returns: facts that JSON can hold, and its data in pieces.
 Returned = tuple[Mapping[str, Any], Iterable[bytes]]
 
-PRELOADED = ("ffmpeg_ops.engine.stills.reading", "ffmpeg_ops.engine.subtitles.transfer")
+PRELOADED = (
+    "ffmpeg_ops.engine.stills.reading",
+    "ffmpeg_ops.engine.subtitles.font_reading",
+    "ffmpeg_ops.engine.subtitles.transfer",
+)
 MAX_REQUEST_BYTES = 32_000
 # A reply is a file: the size of the facts, the facts as JSON, and at DATA_AT the data.
 SIZE_BYTES, DATA_AT = 4, 64 * 1024

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ffmpeg_ops.engine import ffmpeg, inspect, joined, output, packets, process
+from ffmpeg_ops.engine import ffmpeg, inspect, packets, process
+from ffmpeg_ops.engine.clips.clip import Clip
 from ffmpeg_ops.engine.pixels import is_hdr, matrix, to_one_size, to_yuv420p
 from ffmpeg_ops.frame import Moment, moments
 from ffmpeg_ops.operation import Work
@@ -32,37 +33,25 @@ class Video:
     """A video and its frames."""
 
     #: The file.
-    path: Path
-    #: Its probed properties.
-    info: inspect.MediaInfo
-    #: Its video stream.
-    stream: inspect.VideoStream
-    #: Length in seconds.
-    length_s: float
-    #: When each frame is shown, in order, in the timestamps of the file.
+    clip: Clip
+    #: When each frame is shown, in order, in the timestamps of the file, or as `Clip.on_time` counts them.
     times: Sequence[float]
-    #: Whether the times were computed from the frame rate, because packets have none, or not those of frames.
-    counted: bool
 
     @classmethod
-    def open(cls, path: Path, work: Work) -> Video:
-        """Probe a file. Raises like `inspect.video_asset`."""
-        info, stream = inspect.video_asset(path, "url_video", work)
-        inspect.require_size(stream, "url_video")
-        length_s = output.length_s(info, stream)
-        counted = info.is_raw or "avi" in info.formats
-        rate = float(stream.frame_rate or 25)
-        times: Sequence[float] = [i / rate for i in range(max(1, round(length_s * rate)))]
-        if not counted:
-            times = packets.frame_times(path, stream.index, work) or [stream.start_s]
-        return cls(path, info, stream, length_s, times, counted)
+    def open(cls, path: Path, work: Work, warn: Callable[[str], object]) -> Video:
+        """Probe a file. Raises like `Clip.open`."""
+        clip = Clip.open(path, "url_video", work, warn)
+        times: Sequence[float] = [i / clip.rate for i in range(max(1, round(clip.length_s * clip.rate)))]
+        if not clip.counted:
+            times = packets.frame_times(clip.path, clip.stream.index, work) or [clip.stream.start_s]
+        return cls(clip, times)
 
     def shown_at(self, moment: Moment, name: str) -> float:
         """The timestamp of the frame that is shown at a moment. Raises InvalidParams for one after the end."""
         if isinstance(moment, str):
             ends = {"first": self.times[0], "last": self.times[-1]}
-            return ends[moment] if moment in ends else self._before(self.length_s / 2)
-        end_s = max(self.length_s, self.times[-1] - self.times[0])
+            return ends[moment] if moment in ends else self._before(self.clip.length_s / 2)
+        end_s = max(self.clip.length_s, self.times[-1] - self.times[0])
         if moment > end_s + _ROUNDING_S:
             raise InvalidParams(f"{name}: the video ends after {end_s:.2f} seconds.")
         return self._before(moment)
@@ -73,22 +62,13 @@ class Video:
 
     def seek(self, time_s: float) -> list[str]:
         """FFmpeg's options that begin at the key frame before a timestamp, where the file can be searched."""
-        position_s = time_s - self.info.start_s - _ROUNDING_S
-        return [] if self.counted or position_s <= 0 else ["-noaccurate_seek", "-ss", f"{position_s:.6f}"]
-
-    def on_time(self) -> list[str]:
-        """FFmpeg's filters that give the frames the times of `times`."""
-        rate = self.stream.frame_rate or 25
-        if self.info.is_raw:
-            return [f"setpts=N/TB/({rate})"]
-        return [f"setpts=PTS-STARTPTS,fps={rate}"] if self.counted else []
+        position_s = time_s - self.clip.info.start_s - _ROUNDING_S
+        return [] if self.clip.counted or position_s <= 0 else ["-noaccurate_seek", "-ss", f"{position_s:.6f}"]
 
 
 def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> dict[str, Any]:
     warnings: list[str] = []
-    path = joined.continuous(assets["url_video"], "url_video", work, warnings.append)
-    video = Video.open(path, work)
-    warnings += video.info.video_warnings
+    video = Video.open(assets["url_video"], work, warnings.append)
     wanted = moments(params)
     single = len(wanted) == 1 and "frame" in wanted
     names = {key: "at" if single else f"at[{i}]" for i, key in enumerate(wanted)}
@@ -111,7 +91,7 @@ class _Picture:
 
     def __init__(self, video: Video, params: Mapping[str, Any], work: Work) -> None:
         self._video, self._work, self._format = video, work, params["format"]
-        self.size = _size(video.stream, params.get("width"))
+        self.size = _size(video.clip.stream, params.get("width"))
 
     def take(self, time_s: float, made: Path) -> float:
         """Write the frame at a timestamp, or the last one before it that can be decoded; return when it is shown.
@@ -130,9 +110,18 @@ class _Picture:
         """Whether the frame at a timestamp could be written; `seek` says where FFmpeg begins to decode."""
         made.unlink(missing_ok=True)
         near = f"settb=AVTB,trim=start={time_s - _NEAR_S:.6f}:end={time_s + _NEAR_S:.6f}"
-        chain = ",".join([*self._video.on_time(), near, *self._filters()])
-        source = [*ffmpeg.DECODE_LIMITS, *seek, "-copyts", "-i", str(self._video.path)]
-        picture = ["-map", f"0:{self._video.stream.index}", "-vf", chain, "-fps_mode", "passthrough", "-frames:v", "1"]
+        chain = ",".join([*self._video.clip.on_time(), near, *self._filters()])
+        source = [*ffmpeg.DECODE_LIMITS, *seek, "-copyts", "-i", str(self._video.clip.path)]
+        picture = [
+            "-map",
+            f"0:{self._video.clip.stream.index}",
+            "-vf",
+            chain,
+            "-fps_mode",
+            "passthrough",
+            "-frames:v",
+            "1",
+        ]
         form = [*_ENCODERS[self._format], "-map_metadata", "-1", "-f", "image2", "-update", "1", made.name]
         try:
             ffmpeg.encode([*source, *picture, *form], self._work, length_s=ffmpeg.MAX_LENGTH_S, made=made)
@@ -142,7 +131,7 @@ class _Picture:
 
     def _filters(self) -> list[str]:
         """FFmpeg's filters that turn a decoded frame into pixels of the picture."""
-        stream, (width, height) = self._video.stream, self.size
+        stream, (width, height) = self._video.clip.stream, self.size
         if is_hdr(stream):  # made SDR in 4:2:0, which has even sides only
             whole = [
                 *to_one_size(stream),
@@ -160,18 +149,23 @@ class _Picture:
         """Timestamps of frames that can be decoded, up to one, the latest first; from the start without `since_s`."""
         found: list[float] = []
         entries = ["-of", "csv=p=0", "-show_entries", "frame=best_effort_timestamp_time"]
-        begin = "" if since_s is None or self._video.counted else f"{since_s:.6f}"
-        selected = ["-select_streams", str(self._video.stream.index), "-read_intervals", f"{begin}%{until_s + 1:.6f}"]
-        command = ["ffprobe", "-v", "quiet", *entries, *(selected[:2] if self._video.counted else selected)]
+        begin = "" if since_s is None or self._video.clip.counted else f"{since_s:.6f}"
+        selected = [
+            "-select_streams",
+            str(self._video.clip.stream.index),
+            "-read_intervals",
+            f"{begin}%{until_s + 1:.6f}",
+        ]
+        command = ["ffprobe", "-v", "quiet", *entries, *(selected[:2] if self._video.clip.counted else selected)]
 
         def on_frame(line: str) -> None:
             time_s = packets.number(line.rstrip(","))
-            if self._video.counted:
-                time_s = len(found) / float(self._video.stream.frame_rate or 25)
+            if self._video.clip.counted:
+                time_s = len(found) / float(self._video.clip.stream.frame_rate or 25)
             if time_s is not None:
                 found.append(time_s)
 
-        command += [*ffmpeg.DECODE_LIMITS, "-i", str(self._video.path)]
+        command += [*ffmpeg.DECODE_LIMITS, "-i", str(self._video.clip.path)]
         process.each_line_of(command, self._work, on_frame, timeout_s=self._work.limits.timeout_s)
         return sorted((time_s for time_s in found if time_s <= until_s + _NEAR_S), reverse=True)
 

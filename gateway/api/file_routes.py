@@ -52,12 +52,21 @@ log = structlog.get_logger(__name__)
 _CHUNK_BYTES = 256 * 1024
 _BINARY = {"type": "string", "format": "binary"}
 _FILE_BODY = {"required": True, "content": {ANY_MIME: {"schema": _BINARY}}}
-_FILE_OR_FORM = {
+# The form is first: clients made by openapi-generator send the first kind only, and if that is the file itself, those
+# in TypeScript do not compile.
+_FORM_OR_FILE = {
     "required": True,
     "content": {
-        **_FILE_BODY["content"],  # type: ignore[dict-item]
         "multipart/form-data": {"schema": {"type": "object", "properties": {"file": _BINARY}, "required": ["file"]}},
+        **_FILE_BODY["content"],  # type: ignore[dict-item]
     },
+}
+# Without any optional parameter, openapi-python-client makes a module of the route that cannot be imported.
+_REQUEST_ID = {
+    "in": "header",
+    "name": "X-Request-Id",
+    "schema": {"type": "string"},
+    "description": "Your id of the request in the server's log: up to 64 printable ASCII characters.",
 }
 # Headers of which servers differ in detail, and the ranges that all understand alike.
 _CONDITIONS = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
@@ -96,14 +105,14 @@ _UPLOADED = {
 def blueprint() -> Blueprint:
     here = Blueprint("files", __name__, url_prefix="/files", description="Store and fetch files")
 
-    @here.route("", methods=["POST"])
+    @here.route("", methods=["POST"], parameters=[_REQUEST_ID])
     @here.response(
         201,
         UploadSchema,
         description="The file, stored",
         examples=examples.only(UploadSchema().dump(_UPLOADED)),
     )
-    @here.doc(requestBody=_FILE_OR_FORM, operationId="uploadFile")
+    @here.doc(requestBody=_FORM_OR_FILE, operationId="uploadFile")
     @here.refuses(*_OF_STORING, UnsupportedMediaType, FileNotMedia, TooManyBytes)
     def upload() -> dict[str, Any]:
         """Upload a file for use in jobs. The body is the file itself, or a form with one file."""

@@ -74,6 +74,11 @@ def test_subtitles_are_media_in_every_encoding(text: str, encoding: str) -> None
     assert is_media((text + "é").encode(encoding)[:HEAD_BYTES])
 
 
+@pytest.mark.parametrize(("head", "used"), [(b"\0\1\0\0\0\x12", True), (b"OTTO\0\x0b", True), (b"wOF2OTTO", False)])
+def test_fonts_that_operations_read_are_media(head: bytes, used: bool) -> None:
+    assert is_media(head) == used
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"\xff", b"\xff\xff\xff\xff", b"\xff\xfe<\0s\0v\0g\0", b"-->", b"00:00 --> 00:01", b"G" * 100, b"\0" * 9],
@@ -89,6 +94,10 @@ def test_a_file_that_only_begins_like_media_is_none(content: bytes) -> None:
         (b"fLaC", "FLAC audio"),
         (b"OggS", "an Ogg file"),
         (b"\x1aE\xdf\xa3", "a Matroska or WebM file"),
+        (b"\0\1\0\0\0\x12", "a font"),
+        (b"OTTO\0\x0b", "a font"),
+        (b"ttcf\0\1\0\0", "a font"),
+        (b"wOF2OTTO", "a WOFF2 web font"),
         (b"RIFF\0\0\0\0WEBPVP8 ", "a WebP image"),
         (b"RIFF\0\0\0\0WAVEfmt ", "WAV audio"),
         (b"RIFF\0\0\0\0AVI LIST", "an AVI video"),

@@ -61,7 +61,7 @@ def _style(look: Look, fonts: Fonts) -> pysubs2.SSAStyle:
     return pysubs2.SSAStyle(
         fontname=fonts.family,
         fontsize=look.size,
-        bold=look.bold,
+        bold=fonts.is_bold(fonts.family),
         primarycolor=_of_style(look.highlight_color if look.highlight == "karaoke" else look.color),
         secondarycolor=_of_style(look.color),
         outlinecolor=_of_style(look.outline_color),
@@ -123,10 +123,10 @@ def _drawn(text: str, look: Look, fonts: Fonts) -> str:
         if family == fonts.family:
             drawn += _escape(run)
         else:
-            # no synthetic bold: it smears
-            thin, back = ("\\b0", "\\b1") if fonts.bold and not fonts.has_bold(family) else ("", "")
+            usual, bold = fonts.is_bold(fonts.family), fonts.is_bold(family)
+            weight, back = (f"\\b{bold:d}", f"\\b{usual:d}") if bold != usual else ("", "")
             size = f"\\fs{look.size * fonts.scale(family):.1f}"
-            drawn += f"{{\\fn{family}{size}{thin}}}{_escape(run)}{{\\fn\\fs{back}}}"
+            drawn += f"{{\\fn{family}{size}{weight}}}{_escape(run)}{{\\fn\\fs{back}}}"
     return drawn
 
 

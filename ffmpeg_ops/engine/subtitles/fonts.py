@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -21,13 +21,13 @@ from wire.errors import EncodeFailed, JobTimeout, WorkerError
 
 DEFAULT = "Noto Sans"
 _FIELDS = ("file", "index", "weight", "slant", "color", "outline", "family", "charset")
-_FORMAT = "\t".join(f"%{{{field}}}" for field in _FIELDS) + "\n"
+FORMAT = "\t".join(f"%{{{field}}}" for field in _FIELDS) + "\n"
 _SCRIPTS = ("Arabic", "Hebrew", "Thai", "Devanagari", "Bengali", "Tamil", "Telugu", "Georgian", "Armenian", "Ethiopic")
 _SYMBOLS = ("Symbola", "Noto Sans Symbols", "Noto Sans Symbols2", "Noto Sans Math", "DejaVu Sans")
 _SKIN = re.compile("[\U0001f3fb-\U0001f3ff\ufe0e\ufe0f]")
 _BOLD, _REGULAR = 200, 80
-_REFERENCE = 100  # pixels, the size at which text is measured
-_GUESSED_WIDTH = 0.42  # of a column, as a share of the text size
+REFERENCE = 100  # pixels, the size at which text is measured
+GUESSED_WIDTH = 0.42  # of a column, as a share of the text size
 
 
 class Charset:
@@ -44,6 +44,16 @@ class Charset:
 
 
 @dataclass(frozen=True)
+class Measures:
+    """How large the letters of a font are at REFERENCE."""
+
+    #: The width of each character that has been measured.
+    widths: Mapping[str, float]
+    #: Ascent plus descent.
+    height: float
+
+
+@dataclass(frozen=True)
 class Face:
     """One style of a font family that libass can draw: outlines, no bitmaps or colour layers."""
 
@@ -57,35 +67,64 @@ class Face:
     weight: int
     #: The characters that it has glyphs for.
     charset: Charset
+    #: Its measures if it is not installed; those that are, are measured when they are used.
+    measures: Measures | None = None
 
     def has(self, cluster: str) -> bool:
         """Whether it has a glyph for every visible character."""
         return all(char in self.charset or _is_invisible(char) for char in cluster)
+
+    def width(self, text: str) -> float:
+        """The width of `text` at REFERENCE."""
+        if self.measures is None:
+            return float(_loaded(self.file, self.index).getlength(text))
+        return sum(self.measures.widths.get(char, columns(char) * GUESSED_WIDTH * REFERENCE) for char in text)
+
+    @property
+    def height(self) -> float:
+        """Ascent plus descent at REFERENCE."""
+        return sum(_loaded(self.file, self.index).getmetrics()) if self.measures is None else self.measures.height
 
 
 @cache
 def installed() -> tuple[Face, ...]:
     """The faces that fontconfig lists; none without fontconfig."""
     try:
-        listed = process.output_outside_job(["fc-list", "-f", _FORMAT])
+        listed = process.output_outside_job(["fc-list", "-f", FORMAT])
     except (EncodeFailed, JobTimeout, WorkerError):
         return ()
+    return tuple(face for fields in described(listed) if is_upright(fields) and (face := face_of(fields)))
+
+
+def described(listed: str) -> list[dict[str, str]]:
+    """The faces that fontconfig's tools print in FORMAT."""
     rows = (line.split("\t") for line in listed.split("\n"))
-    faces = (_face(dict(zip(_FIELDS, row, strict=True))) for row in rows if len(row) == len(_FIELDS))
-    return tuple(face for face in faces if face)
+    return [dict(zip(_FIELDS, row, strict=True)) for row in rows if len(row) == len(_FIELDS)]
+
+
+def is_upright(fields: Mapping[str, str]) -> bool:
+    """Whether a face is neither italic nor oblique."""
+    return fields["slant"] in {"", "0"}
 
 
 class Fonts:
     """The fonts for one job: the requested family, and fallbacks for the glyphs it lacks.
 
-    `family` is the main one; `missing` collects the characters that no font has. Without any `faces`, libass chooses
-    the font, and widths are guesses.
+    `family` is the main one, or that of `own`, a font that is not installed, which is drawn in the weight that it has.
+    `missing` collects the characters that no font has, `used` the families that draw others. Without any `faces`,
+    libass chooses the font, and widths are guesses.
     """
 
-    def __init__(self, faces: Sequence[Face], family: str, *, bold: bool, sample: str = "") -> None:
-        self.bold = bold
+    def __init__(
+        self, faces: Sequence[Face], family: str, *, bold: bool, sample: str = "", own: Face | None = None
+    ) -> None:
+        self.bold, self.own = bold, own
         self.missing: set[str] = set()
+        self.used: set[str] = set()
         self._by_family = _by_family(faces, bold=bold)
+        if own is not None:
+            family = own.families[0]
+            self._by_family[family.lower()] = own
         main = next((name for name in (family, DEFAULT, *_SYMBOLS[::-1]) if name.lower() in self._by_family), family)
         self.family = main
         self._order = _in_order(self._by_family, main, sample)
@@ -98,15 +137,19 @@ class Fonts:
         found: list[tuple[str, str]] = []
         for cluster in clusters(text):
             family, shown = self._drawn(cluster)
+            if not all(map(_is_invisible, shown)):
+                self.used.add(family)
             if found and found[-1][0] == family:
                 found[-1] = (family, found[-1][1] + shown)
             elif shown:
                 found.append((family, shown))
         return found
 
-    def has_bold(self, family: str) -> bool:
-        """Whether bold text in that family is drawn with a bold face."""
+    def is_bold(self, family: str) -> bool:
+        """Whether text in that family is drawn bold. Only the main family may be without a bold face: it is smeared."""
         face = self._by_family.get(family.lower())
+        if family == self.family:
+            return self.bold and face is not self.own
         return self.bold and (face is None or face.weight > 150)
 
     def width(self, text: str) -> float:
@@ -130,8 +173,8 @@ class Fonts:
     def _width(self, family: str, run: str) -> float:
         face = self._by_family.get(family.lower())
         if face is None:
-            return columns(run) * _GUESSED_WIDTH
-        return float(_loaded(face.file, face.index).getlength(run)) / self._height(self.family)
+            return columns(run) * GUESSED_WIDTH
+        return face.width(run) / self._height(self.family)
 
     def scale(self, family: str) -> float:
         """The factor on the size of `family` that makes its letters as large as those of the main one.
@@ -142,11 +185,12 @@ class Fonts:
 
     def _height(self, family: str) -> float:
         face = self._by_family.get(family.lower())
-        return sum(_loaded(face.file, face.index).getmetrics()) if face else _REFERENCE / 0.73
+        return face.height if face else REFERENCE / 0.73
 
 
-def _face(fields: dict[str, str]) -> Face | None:
-    if fields["color"] == "True" or fields["outline"] != "True" or fields["slant"] not in {"", "0"}:
+def face_of(fields: Mapping[str, str]) -> Face | None:
+    """The face that fontconfig describes; None if libass cannot draw it."""
+    if fields["color"] == "True" or fields["outline"] != "True":
         return None
     weight = re.match(r"\d+", fields["weight"])
     names = (name.replace("\\", "") for name in fields["family"].split(","))
@@ -196,4 +240,4 @@ def _is_invisible(char: str) -> bool:
 
 @cache
 def _loaded(file: str, index: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(file, _REFERENCE, index)
+    return ImageFont.truetype(file, REFERENCE, index)

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from marshmallow import fields, validate
+from marshmallow import ValidationError, fields, validate, validates_schema
 
 from common.forgiving import ForgivingSchema
+from ffmpeg_ops.assets import Asset
 from ffmpeg_ops.engine.params import choice, integer, number
 
 POSITIONS = {
@@ -74,6 +75,12 @@ class StyleParams(ForgivingSchema):
         ),
         metadata={"description": "Font family installed on the worker. Scripts that it lacks are drawn in Noto."},
     )
+    url_font = Asset(
+        "font",
+        metadata={
+            "description": "URL of a font to use instead: a TTF or OTF file. It is drawn in the weight that it has."
+        },
+    )
     bold = fields.Boolean(metadata={"description": "Bold letters."})
     size = number(0.01, 0.3, "Height of a line as a share of the video's height.")
     color = _color("Colour of the text, #RRGGBB or #RRGGBBAA.")
@@ -92,6 +99,11 @@ class StyleParams(ForgivingSchema):
     max_lines = integer(1, 10, "Maximum lines at a time; a longer cue is split and its parts are shown in turn.")
     highlight = choice(HIGHLIGHTS, "Highlights the word being spoken (`word`) or all words so far (`karaoke`).")
     highlight_color = _color("Colour of highlighted words, #RRGGBB or #RRGGBBAA.")
+
+    @validates_schema
+    def _one_font(self, data: dict[str, Any], **_: Any) -> None:
+        if "font" in data and "url_font" in data:
+            raise ValidationError("Give either a `font` or a `url_font`.", "url_font")
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def options(public_url: str | None) -> Document:
             },
             "headers": HEADERS,
             "examples": examples.COMPONENTS,
-            "callbacks": {"jobEnded": webhook.JOB_ENDED},
+            "pathItems": {"jobEnded": webhook.JOB_ENDED},
         },
         "security": [{"apiKey": []}, {"bearer": []}],
     }
@@ -53,7 +53,7 @@ def blueprint(spec: APISpec) -> flask.Blueprint:
     """The routes of both documents. `spec` must be complete before the first request."""
     here = flask.Blueprint("api-docs", __name__)
     spec.components.schema("JobEnded", schema=webhook.JobEndedSchema)
-    spec.components.schema("JobOrParams", {"anyOf": [_schema("Job"), _schema("ValidParams")]})
+    spec.components.schema("JobOrParams", {"oneOf": [_schema("Job"), _schema("ValidParams")]})
     spec.components.schema("ValidParams", schema=ValidParamsSchema)
 
     @cache
@@ -101,8 +101,8 @@ def part(whole: Mapping[str, Any], *, workers: bool) -> Document:
 
 
 def _with_callbacks(operation: Document) -> Document:
-    """apispec takes no references to callbacks."""
-    return {**operation, "callbacks": webhook.REFERENCE} if paths.MAKES_JOBS in operation["tags"] else operation
+    """apispec takes no references in callbacks."""
+    return {**operation, "callbacks": webhook.CALLBACKS} if paths.MAKES_JOBS in operation["tags"] else operation
 
 
 def _used(document: Document, operations: list[Document], components: Mapping[str, Any]) -> Document:

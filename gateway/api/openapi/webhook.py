@@ -6,10 +6,12 @@ from typing import Any
 
 from marshmallow import fields
 
+from ffmpeg_ops.operation import OPERATIONS
 from gateway.api.job_document import JobSchema
+from gateway.api.openapi import examples
 from gateway.api.openapi.paths import ULID
 from gateway.api.openapi.schemas import ResponseSchema
-from gateway.domain.jobs import FINISHED
+from gateway.domain.jobs import FINISHED, JobStatus
 from wire.envelope import Rfc3339
 
 _HEADERS = {
@@ -35,36 +37,45 @@ class JobEndedSchema(ResponseSchema):
     data = fields.Nested(JobSchema, required=True, metadata={"description": "The job, as `GET /jobs/{job_id}` has it."})
 
 
-# A component, to which every operation that makes a job refers.
+def _ended() -> dict[str, Any]:
+    job = examples.job(OPERATIONS["img2vid"], JobStatus.COMPLETED, webhook=True)
+    return {"type": f"job.{job['status']}", "timestamp": job["finishedAt"], "data": job}
+
+
+# A component, to which every operation that makes a job refers. Generators refuse a callback that is a reference, and
+# an operationId in several callbacks, but accept a path item that is a reference.
 JOB_ENDED: dict[str, Any] = {
-    "{$request.body#/webhook_url}": {
-        "post": {
-            "summary": "A job has ended",
-            "description": "Sent to the job's `webhook_url`, signed according to Standard Webhooks.",
-            "operationId": "jobEnded",
-            "tags": ["jobs"],
-            "security": [],
-            "parameters": [
-                {
-                    "name": name,
-                    "in": "header",
-                    "required": True,
-                    "schema": {"type": "string", "pattern": f"^{pattern}$"},
-                    "description": what,
-                    "example": example,
-                }
-                for name, (what, pattern, example) in _HEADERS.items()
-            ],
-            "requestBody": {
+    "post": {
+        "summary": "A job has ended",
+        "description": "Sent to the job's `webhook_url`, signed according to Standard Webhooks.",
+        "operationId": "jobEnded",
+        "tags": ["jobs"],
+        "security": [],
+        "parameters": [
+            {
+                "name": name,
+                "in": "header",
                 "required": True,
-                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/JobEnded"}}},
+                "schema": {"type": "string", "pattern": f"^{pattern}$"},
+                "description": what,
+                "example": example,
+            }
+            for name, (what, pattern, example) in _HEADERS.items()
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {"$ref": "#/components/schemas/JobEnded"},
+                    "examples": examples.only(_ended()),
+                }
             },
-            "responses": {
-                "2XX": {"description": "Accepted. After any other response the webhook is retried for three days."},
-                "410": {"description": "Rejected for good: it is not sent again."},
-                "429": {"description": "Try later; `Retry-After` is honoured, as with 503."},
-            },
-        }
+        },
+        "responses": {
+            "2XX": {"description": "Accepted. After any other response the webhook is retried for three days."},
+            "410": {"description": "Rejected for good: it is not sent again."},
+            "429": {"description": "Try later; `Retry-After` is honoured, as with 503."},
+        },
     }
 }
-REFERENCE = {"jobEnded": {"$ref": "#/components/callbacks/jobEnded"}}
+CALLBACKS = {"jobEnded": {"{$request.body#/webhook_url}": {"$ref": "#/components/pathItems/jobEnded"}}}

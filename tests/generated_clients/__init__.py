@@ -1,0 +1,1 @@
+"""Clients that others would generate from our OpenAPI document."""
