@@ -115,9 +115,7 @@ def blueprint() -> Blueprint:
             return job_response(services().jobs.get(job_id, g.key_id), query)
 
         @here.doc(operationId="cancelJob")
-        @here.response(
-            200, JobSchema, description="The cancelled job", examples=examples.of_jobs(JobStatus.CANCELLED)
-        )
+        @here.response(200, JobSchema, description="The cancelled job", examples=examples.of_jobs(JobStatus.CANCELLED))
         @here.refuses(NotFound, JobFinished)
         def delete(self, job_id: str) -> JobView:
             """Cancel a job."""

@@ -32,7 +32,7 @@ _VIDEO_STATS = {
     "device": "gpu",
     "gpu": "NVIDIA RTX A4000",
 }
-_ENDED_OF = {
+_ENDED_OF: Mapping[JobStatus, Mapping[str, Any]] = {
     JobStatus.COMPLETED: {"progress": 1.0, "finished_at": _CREATED + 5 * _S, "cost_nano": 720_000},
     JobStatus.FAILED: {
         "finished_at": _CREATED + 5 * _S,
@@ -83,7 +83,7 @@ def _ended(record: Job, operation: Operation) -> Job:
 
 def _view(record: Job) -> JobView:
     done = record.status is JobStatus.COMPLETED
-    outputs = {
+    outputs: dict[str, dict[str, Any]] = {
         name: {
             "url": f"{_BASE}/files/outputs/{_JOB_ID}/{_ATTEMPT_ID}/{name}.{output.media_type.extension}?signature=c2ln",
             "content_type": output.media_type.mime,
@@ -127,9 +127,7 @@ def _sent(record: Job) -> dict[str, Webhook]:
 def of_jobs(*statuses: JobStatus, operation: Operation | None = None, webhook: bool = False) -> dict[str, Any]:
     """Examples of one job in each of `statuses`, by default of the first operation that makes a video."""
     chosen = operation or OPERATIONS["img2vid"]
-    return {
-        str(status): {"summary": _TITLES[status], "value": job(chosen, status, webhook)} for status in statuses
-    }
+    return {str(status): {"summary": _TITLES[status], "value": job(chosen, status, webhook)} for status in statuses}
 
 
 def of_params(operation: Operation) -> dict[str, Any]:

@@ -16,7 +16,8 @@ FILES = {
 # Of every response, and of interest to browsers, proxies and players only.
 GENERAL_HEADERS = {
     *("Accept-Ranges", "Access-Control-Allow-Origin", "Access-Control-Expose-Headers", "Cache-Control", "Connection"),
-    *("Content-Disposition", "Content-Length", "Content-Security-Policy", "Content-Type", "Date", "Last-Modified"),
+    *("Content-Disposition", "Content-Length", "Content-Security-Policy", "Content-Type", "Date", "Expires"),
+    "Last-Modified",
     *("Cross-Origin-Opener-Policy", "Cross-Origin-Resource-Policy", "Permissions-Policy", "Referrer-Policy"),
     *("Strict-Transport-Security", "Vary", "X-Accel-Redirect", "X-Content-Type-Options", "X-Frame-Options"),
 }
@@ -69,6 +70,8 @@ class Documented:
                 value = int(sent) if header["schema"]["type"] == "integer" else sent
                 assert self.validator(document, header["schema"]).is_valid(value), f"{where} has {name}: {sent}"
         unknown = {name for name, _ in response.headers} - GENERAL_HEADERS - set(headers)
+        if document is self._documents[1]:  # some tests call the API during an upload, and both requests share `g`
+            unknown = {name for name in unknown if not name.startswith("RateLimit-")}
         assert not unknown or response.status_code in {405, 500}, f"{where} has undocumented headers: {unknown}"
 
 
