@@ -13,13 +13,14 @@ AAC_RATE = 192_000  # bits a second
 AAC = ["-c:a", "aac", "-b:a", str(AAC_RATE), "-aac_coder", "fast"]
 
 LIMITER = "alimiter=limit=0.89:attack=5:release=80:level=0:latency=1"
-# Peaks between samples are higher than the samples, and AAC adds a little: hence the oversampling and the 1.5 dB of
-# headroom.
-_TRUE_PEAK_LIMITER = f"aresample={4 * RATE},alimiter=limit=0.84:attack=5:release=80:level=0:latency=1,aresample={RATE}"
+# Peaks between samples are higher than the samples, hence the oversampling. AAC adds up to 1 dB to noise, hence the
+# 2 dB of headroom.
+TRUE_PEAK_LIMITER = f"aresample={4 * RATE},alimiter=limit=0.79:attack=5:release=80:level=0:latency=1,aresample={RATE}"
 FIRST_TWO = "pan=stereo|c0=c0|c1=c1"
 _DUCKING = "sidechaincompress=threshold=0.02:ratio=6:attack=15:release=350"
 _ENDLESS = 2**31 - 1
 _ENCODER_DELAY_S = 0.06
+_INEXACT_S = 0.1  # how much later than its header says a stream may begin
 
 
 def samples(length_s: float) -> int:
@@ -47,6 +48,15 @@ def from_its_start(stream: AudioStream) -> str:
     A sound that really begins later than its file, in a video, is preceded by silence.
     """
     return on_time(stream) if stream.start_s > _ENCODER_DELAY_S else f"asetpts=PTS-STARTPTS,{on_time(stream)}"
+
+
+def from_timestamp(stream: AudioStream, origin_s: float) -> str:
+    """Begin where the file's timestamps are `origin_s`. The input needs `-copyts`, and may have been sought in.
+
+    A stream that changes its sample rate or channels midway restarts the filters. What they get then follows at once.
+    """
+    restarted = f"gt(STARTPTS*TB,{max(origin_s, stream.start_s) + _INEXACT_S:.6f})"
+    return f"asetpts='PTS-if({restarted},STARTPTS,{origin_s:.6f}/TB)',{on_time(stream)}"
 
 
 def on_time(stream: AudioStream) -> str:
@@ -77,4 +87,4 @@ def duck(quieter: str, louder: str, count: int) -> list[str]:
 
 def gain(measured_lufs: float, target_lufs: float) -> str:
     """Bring a sound of a measured loudness to its target and limit its true peaks."""
-    return f"volume={target_lufs - measured_lufs:.2f}dB,{_TRUE_PEAK_LIMITER}"
+    return f"volume={target_lufs - measured_lufs:.2f}dB,{TRUE_PEAK_LIMITER}"

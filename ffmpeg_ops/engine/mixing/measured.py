@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ffmpeg_ops.engine import ffmpeg, inspect, joined
-from ffmpeg_ops.engine.inspect import AudioStream
+from ffmpeg_ops.engine.inspect import AudioStream, MediaInfo
 from ffmpeg_ops.engine.mixing import filters, measure, predecode
 from ffmpeg_ops.operation import Work
 from wire.errors import AssetInvalid
@@ -46,4 +46,16 @@ class Measured:
             raise AssetInvalid(f"{name}: the file's sound cannot be decoded.")
         if not whole:
             warn(f"{name}: parts of the sound could not be decoded")
-        return cls(path, stream, round(length_s * filters.RATE))
+        return cls(path, stream, round(_without_padding(length_s, info, stream) * filters.RATE))
+
+
+def _without_padding(length_s: float, info: MediaInfo, stream: AudioStream) -> float:
+    """The length of a sound of which `length_s` can be decoded.
+
+    FFmpeg decodes the last packet of an M4A to its end, with silence that the encoder has added. The file states where
+    that begins.
+    """
+    if "mov" not in info.formats or info.video or not info.duration_s or not stream.duration_s:
+        return length_s
+    stated_s = min(info.duration_s, stream.duration_s)
+    return stated_s if 0 < length_s - stated_s < 2 * filters.FRAME / stream.sample_rate else length_s
