@@ -122,7 +122,13 @@ def blueprint() -> Blueprint:
     class File(MethodView):
         @here.arguments(SignatureSchema, location="query")
         @here.doc(security=[], operationId="downloadOutput")
-        @here.response(200, _BINARY, content_type=ANY_MIME, description="The file", headers=headers.refer("ETag"))
+        @here.response(
+            200,
+            _BINARY,
+            content_type=ANY_MIME,
+            description="The file, with the media type that its job shows",
+            headers=headers.refer("ETag"),
+        )
         @here.alt_response(
             206,
             schema=_BINARY,
@@ -130,6 +136,9 @@ def blueprint() -> Blueprint:
             description="The requested `Range`",
             headers=headers.refer("ETag", "Content-Range"),
             success=True,
+        )
+        @here.alt_response(
+            412, description="Changed, according to `If-Match` or `If-Unmodified-Since`", headers=headers.refer("ETag")
         )
         @here.alt_response(
             304,
