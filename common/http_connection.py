@@ -1,11 +1,12 @@
 """The server's side of a connection: limits for slow clients, and the places that requests lend each other.
 
-`Connection` overrides methods of `socket.socket` that gunicorn calls, and reads its attribute `gunicorn.socket`.
+The classes override methods of `socket.socket` that gunicorn calls, and read its attribute `gunicorn.socket`.
 """
 
 from __future__ import annotations
 
 import errno
+import select
 import socket
 import ssl
 import threading
@@ -24,10 +25,7 @@ HANDSHAKE_S = 10.0
 
 
 class Connection(socket.socket):
-    """Breaks when the client stalls for IDLE_S, or is slower than MIN_RATE. gunicorn has no such limits.
-
-    While it waits for its client, another request has its place.
-    """
+    """Breaks when the client stalls for IDLE_S, or is slower than MIN_RATE. gunicorn has no such limits."""
 
     request: Any = None  # gunicorn's request in progress
     read_to_end = False
@@ -35,13 +33,65 @@ class Connection(socket.socket):
     _waited_s = 0.0  # of PATIENCE_S
 
     def begin(self, request: Any) -> None:
+        """Begin a request. Its response may be held back until `flush`."""
         self.request, self._waited_s = request, 0.0
+
+    def flush(self) -> None:
+        """Send what is held back."""
 
     def setblocking(self, flag: bool, /) -> None:
         self.settimeout(IDLE_S if flag else 0.0)
 
+    @contextmanager
+    def _waiting(self, size: int) -> Iterator[float]:
+        """Count the time of a call that is to transfer `size` bytes. Yields how long it may take; 0: it must not wait.
+
+        A TimeoutError inside is turned into one that gunicorn does not log as a fault of the server.
+        """
+        left = PATIENCE_S + size / MIN_RATE - self._waited_s
+        limit = self.gettimeout()
+        began = time.monotonic()
+        try:
+            with _timeout_as_reset():
+                yield max(0.001, min(limit, left)) if limit else 0.0
+        finally:
+            self._waited_s += time.monotonic() - began
+
+    def _give_back(self, transferred: int) -> None:
+        self._waited_s = max(0.0, self._waited_s - transferred / MIN_RATE)
+
+
+class PlainConnection(Connection):
+    """Without TLS. While it waits for its client, another request has its place.
+
+    It saves system calls, each of which gives Python's lock to another thread: the socket itself never waits, so that
+    changing the time limit takes none, and the head of a response is sent together with the beginning of its body.
+    """
+
+    _limit: float | None = None
+    _head: bytes | None = None  # of the response in progress; None: none is held back any more
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        socket.socket.settimeout(self, 0.0)
+
+    def begin(self, request: Any) -> None:
+        super().begin(request)
+        self._head = b""
+
+    def flush(self) -> None:
+        head, self._head = self._head, None
+        if head:
+            self.sendall(head)
+
+    def settimeout(self, value: float | None, /) -> None:
+        self._limit = value
+
+    def gettimeout(self) -> float | None:
+        return self._limit
+
     def arrived(self, size: int) -> bytes | None:
-        """Return at most `size` bytes that have arrived on a socket that does not block; None if none have."""
+        """Return at most `size` bytes that have arrived; None if none have."""
         try:
             return super().recv(size)
         except BlockingIOError:
@@ -50,51 +100,38 @@ class Connection(socket.socket):
             return b""
 
     def recv(self, *args: Any) -> bytes:
-        data = self._at_once(super().recv, *args)
-        if data is None:
-            with self._paced(0):
-                data = super().recv(*args)
+        data: bytes = self._when_ready(select.POLLIN, 0, super().recv, *args)
         self._give_back(len(data))
-        return data  # type: ignore[no-any-return]
+        return data
 
     def sendall(self, data: Any, *args: Any) -> None:
-        sent = self._at_once(super().send, data, *args) or 0
-        if sent < len(data):
-            with self._paced(len(data) - sent):
-                super().sendall(memoryview(data)[sent:], *args)
-        self._give_back(len(data))
+        if self._head == b"":
+            self._head = bytes(data)
+            return
+        head, self._head = self._head, None
+        rest = memoryview(head + data if head else data)
+        while rest:
+            sent: int = self._when_ready(select.POLLOUT, len(rest), super().send, rest, *args)
+            self._give_back(sent)
+            rest = rest[sent:]
 
-    def _at_once(self, call: Callable[..., Any], *args: Any) -> Any:
-        """Return what `call` returns, or None where it would have to wait."""
-        limit = self.gettimeout()
-        if self.place is None or not limit:
-            return None
-        self.settimeout(0.0)
-        try:
-            return call(*args)
-        except BlockingIOError:
-            return None
-        finally:
-            self.settimeout(limit)
+    def sendfile(self, *args: Any, **kwargs: Any) -> int:
+        self.flush()
+        return super().sendfile(*args, **kwargs)
 
-    @contextmanager
-    def _paced(self, size: int) -> Iterator[None]:
-        """Limit the time of a call that is to transfer `size` bytes, and count it."""
-        limit = self.gettimeout() or 0.0
-        left = PATIENCE_S + size / MIN_RATE - self._waited_s
-        if limit:  # otherwise the call does not wait
-            self.settimeout(max(0.001, min(limit, left)))
-        with _lent(self.place):
-            began = time.monotonic()
+    def _when_ready(self, event: int, size: int, call: Callable[..., Any], *args: Any) -> Any:
+        """Return what `call` returns once the client is ready for it, which is to transfer `size` bytes."""
+        while True:
             try:
-                with _timeout_as_reset():
-                    yield
-            finally:
-                self._waited_s += time.monotonic() - began
-                self.settimeout(limit)
-
-    def _give_back(self, transferred: int) -> None:
-        self._waited_s = max(0.0, self._waited_s - transferred / MIN_RATE)
+                return call(*args)
+            except BlockingIOError:
+                if not self._limit:
+                    raise
+            with _lent(self.place), self._waiting(size) as seconds:
+                poll = select.poll()
+                poll.register(self, event)
+                if not poll.poll(seconds * 1000):
+                    raise TimeoutError
 
 
 class SecureConnection(Connection, ssl.SSLSocket):
@@ -103,6 +140,27 @@ class SecureConnection(Connection, ssl.SSLSocket):
         with _timeout_as_reset():
             super().do_handshake(block)
         self.setblocking(True)
+
+    def recv(self, *args: Any) -> bytes:
+        with self._limited(0):
+            data = super().recv(*args)
+        self._give_back(len(data))
+        return data
+
+    def sendall(self, data: Any, *args: Any) -> None:
+        with self._limited(len(data)):
+            super().sendall(data, *args)
+        self._give_back(len(data))
+
+    @contextmanager
+    def _limited(self, size: int) -> Iterator[None]:
+        limit = self.gettimeout()
+        with self._waiting(size) as seconds:
+            self.settimeout(seconds)
+            try:
+                yield
+            finally:
+                self.settimeout(limit)
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Runs gunicorn for the gateway and the worker: one process with threads, logging like the rest of the program.
 
+Beside it there may be a second process (`companion.py`).
+
 `_Worker` overrides methods of gunicorn that its documentation does not cover. `tests/common/test_http_server.py` lists
 each of them with the promise that depends on it.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import resource
 import signal
@@ -25,10 +28,12 @@ import structlog
 from flask import Flask
 from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 from gunicorn.http.errors import ParseException
 from gunicorn.workers.gthread import _DEFER, ThreadWorker
 
-from common.http_connection import Connection, SecureConnection, shut_down
+from common.companion import Companion, CompanionProcess
+from common.http_connection import Connection, PlainConnection, SecureConnection, shut_down
 from common.request_heads import RequestHeads
 
 log = structlog.get_logger(__name__)
@@ -39,6 +44,7 @@ AWAY = 400
 CONNECTIONS, KEPT, OTHER_FILES = 2000, 500, 500
 FIRST_BYTE_S = 1.0
 UNREAD_BODY_S = 5.0
+NOTIFY_S = 1.0
 CHUNK_BYTES, DRAIN_CHUNKS = 65536, 16
 # Number of threads for unexpected addresses, and maximum number of their open connections.
 UNEXPECTED = 16
@@ -81,6 +87,9 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
     Requests from addresses that are not `expected` run on UNEXPECTED threads of their own. While all of these are busy,
     further such connections are closed unread.
     """
+
+    wsgi = None  # until it is loaded
+    _notified_at = -math.inf
 
     def init_process(self) -> None:
         self._unexpected = ThreadPoolExecutor(UNEXPECTED, thread_name_prefix="unexpected")
@@ -136,6 +145,11 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
         self.nr_conns -= 1
         conn.close()
 
+    def notify(self) -> None:
+        if (now := time.monotonic()) - self._notified_at >= NOTIFY_S:  # gunicorn does it after every event
+            self._notified_at = now
+            super().notify()
+
     def murder_pending(self) -> None:
         super().murder_pending()
         self._heads.close_late()
@@ -152,7 +166,7 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
 
     def handle(self, conn: Any) -> Any:
         if not isinstance(conn.sock, Connection):
-            conn.sock = Connection(fileno=conn.sock.detach())
+            conn.sock = PlainConnection(fileno=conn.sock.detach())
         if self._at_work is None:
             return self._handled(conn)
         if not conn.initialized and not conn.wait_for_data(FIRST_BYTE_S):
@@ -175,7 +189,10 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
 
     def handle_request(self, req: Any, conn: Any) -> Any:
         conn.sock.begin(req)
-        keep = super().handle_request(req, conn)
+        try:
+            keep = super().handle_request(req, conn)
+        finally:
+            conn.sock.flush()
         if conn.sock.read_to_end:
             with suppress(OSError):  # closing with unread data would reset the connection and lose the response
                 for _ in range(DRAIN_CHUNKS):
@@ -193,12 +210,24 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
             super().handle_error(req, client, addr, exc)
 
 
+class _Master(Arbiter):  # type: ignore[misc]
+    """Forks the serving process, and its companion if there is one, and replaces the one that has died."""
+
+    def spawn_worker(self) -> Any:
+        running = [type(worker) for worker in self.WORKERS.values()]
+        lacks_companion = running.count(CompanionProcess) < running.count(_Worker)
+        self.worker_class = CompanionProcess if self.app.has_companion and lacks_companion else _Worker
+        return super().spawn_worker()
+
+
 class Server(BaseApplication):  # type: ignore[misc]
     """Serves the app that `make_app` returns in the serving process. `options` are gunicorn's settings.
 
     `tls`: serve HTTPS only, with this context's certificate. `on_stop`: called in the serving process when it is asked
     to stop, before it waits for requests in progress. `expected(address)`: whether an address may use all threads.
-    `urgent`: paths whose GET requests have a thread of their own; not with TLS.
+    `urgent`: paths whose GET requests have a thread of their own; not with TLS. `make_companion`: called in a process
+    beside the serving one, which runs what it returns. gunicorn's hooks are called there too, with a worker whose
+    `wsgi` is None.
     """
 
     def __init__(
@@ -209,15 +238,17 @@ class Server(BaseApplication):  # type: ignore[misc]
         on_stop: Callable[[Flask], object] = lambda app: None,
         expected: Callable[[str], bool] = lambda address: True,
         urgent: Collection[str] = (),
+        make_companion: Callable[[], Companion] | None = None,
         **options: Any,
     ) -> None:
         self._make_app, self._on_stop, self.expected, self.urgent = make_app, on_stop, expected, urgent
+        self.make_companion, self.has_companion = make_companion, make_companion is not None
         if tls is not None:
             tls.sslsocket_class = SecureConnection
             # gunicorn requires a file and would read it at every connection.
             options |= {"certfile": os.devnull, "ssl_context": lambda config, default: tls}
         self._options = {
-            "workers": 1,
+            "workers": 1 if make_companion is None else 2,
             "worker_class": _Worker,
             "logger_class": _Logger,
             "control_socket_disable": True,  # its path is the same for all servers of a user
@@ -229,6 +260,9 @@ class Server(BaseApplication):  # type: ignore[misc]
             **options,
         }
         super().__init__()
+
+    def run(self) -> None:
+        _Master(self).run()
 
     def load_config(self) -> None:
         for key, value in self._options.items():

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from gunicorn.http.errors import LimitRequestHeaders
 
-from common.http_connection import Connection
+from common.http_connection import Connection, PlainConnection
 
 # Time for a whole head, maximum size of a head, and maximum number of heads that are incomplete at once.
 HEAD_S, HEAD_BYTES, HEADS = 10.0, 32_768, 1000
@@ -68,7 +68,7 @@ class RequestHeads:
         is the oldest of more than HEADS.
         """
         if not isinstance(conn.sock, Connection):
-            conn.sock = Connection(fileno=conn.sock.detach())
+            conn.sock = PlainConnection(fileno=conn.sock.detach())
         conn.init()
         conn.sock.setblocking(False)
         head = _Head(bytearray(conn.parser.unreader.take_buffered()))

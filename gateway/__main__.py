@@ -1,10 +1,15 @@
-"""`python -m gateway`: migrate, then serve with gunicorn in one process, dispatcher included."""
+"""`python -m gateway`: migrate, then serve with gunicorn in one process, and dispatch in another.
+
+The dispatcher's threads would otherwise take Python's lock from those that serve requests.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import structlog
@@ -17,11 +22,15 @@ from common.http_server import Server
 from common.settings import SettingsError
 from gateway import create_app
 from gateway.access.keys import Keys
+from gateway.api import application  # noqa: F401 - imported before the processes fork, they share its memory
 from gateway.configuration import load
 from gateway.db.engine import brief, make_engine
 from gateway.db.migrations import migrate
 from gateway.db.store import Store
+from gateway.dispatch.link import Link
+from gateway.dispatch.loop import Dispatcher
 from gateway.settings import Settings
+from gateway.wiring import Services
 
 log = structlog.get_logger(__name__)
 
@@ -45,18 +54,21 @@ def main() -> None:
         prepare(settings)
     except SQLAlchemyError as error:
         sys.exit(f"The database cannot be used: {brief(error)}")
+    link = Link()
+    gc.freeze()  # otherwise the processes would soon copy the memory that they share
     Server(
         lambda: create_app(settings),
         bind=f"{settings.host}:{settings.port}",
         threads=settings.threads,
         on_stop=_begin_stop,
         urgent={"/health"},
+        make_companion=partial(dispatcher, settings, link) if settings.run_dispatcher else None,
         graceful_timeout=STOP_S,
         keepalive=5,
         limit_request_line=4094,  # bytes; a signed URL has about 300
         limit_request_fields=64,
         limit_request_field_size=8190,
-        post_worker_init=_start,
+        post_worker_init=partial(_start, link),
         worker_exit=_stop,
         proc_name="reelay-gateway",
     ).run()
@@ -75,25 +87,37 @@ def prepare(settings: Settings) -> None:
         engine.dispose()  # the server forks: no connection may be shared by two processes
 
 
-def _start(worker: Any) -> None:
+def dispatcher(settings: Settings, link: Link) -> Dispatcher:
+    """The dispatcher of this process, connected with the one that serves."""
+    services = Services.wire(settings)
+    services.notifier.on_end = partial(link.notify, "ended")
+    services.metrics.forward = partial(link.notify, "counted")
+    link.dispatch(services.notifier.notify)
+    return services.dispatcher
+
+
+def serve(services: Services, link: Link) -> None:
+    """Connect the process that serves with the dispatcher's."""
+    services.notifier.on_change = link.wake
+    link.serve({"ended": services.waiting_room.ended, "counted": services.metrics.count})
+
+
+def _start(link: Link, worker: Any) -> None:
+    if worker.wsgi is None:  # the dispatcher's process
+        return
     sys.setswitchinterval(SWITCH_S)
     services = worker.wsgi.extensions["reelay"]
+    serve(services, link)
     services.body_process.start()
-    if services.settings.run_dispatcher:
-        services.dispatcher.start()
 
 
 def _begin_stop(app: Flask) -> None:
-    services = app.extensions["reelay"]
-    services.dispatcher.request_stop()  # a step that began now could be killed between a call and its record
-    services.waiting_room.close()
+    app.extensions["reelay"].waiting_room.close()
 
 
 def _stop(server: Any, worker: Any) -> None:
-    app = worker.wsgi
-    if app is not None:
-        app.extensions["reelay"].dispatcher.stop()
-        app.extensions["reelay"].body_process.stop()
+    if worker.wsgi is not None:
+        worker.wsgi.extensions["reelay"].body_process.stop()
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ class Services:
     reports: WorkerReports
     documents: JobDocuments
     dispatcher: Dispatcher
+    notifier: ChangeNotifier
     metrics: Metrics
     thread_limits: ThreadLimits
     rate_limits: RateLimits
@@ -65,7 +66,7 @@ class Services:
         """Create everything for `settings`; tests pass a clock or providers of their own."""
         clock = clock or SystemClock()
         signer, notifier = Signer(secrets_of(settings)), ChangeNotifier()
-        store = Store(make_engine(settings.database, pool_size=settings.threads + 32))
+        store = Store(make_engine(settings.database, pool_size=settings.threads + 8))
         storage = _storage(settings, signer, clock)
         chain = provider if provider is not None else registry.make(Context(settings, signer, store, clock))
         poll_scheduler, metrics = PollScheduler(), Metrics(store, chain, clock)
@@ -91,6 +92,7 @@ class Services:
                 ),
                 Sender(settings, store, documents.of, signer, clock, notifier, metrics),
             ),
+            notifier=notifier,
             metrics=metrics,
             thread_limits=ThreadLimits(settings.threads, settings.max_waiting_per_key),
             rate_limits=RateLimits(settings, clock),

@@ -19,6 +19,7 @@ from bench.fairness.scene import Scene, attack, scene
 from bench.fairness.sizes import Sizes
 from bench.fairness.victim import Report
 from bench.figures import Figure, rounded
+from bench.gateway.sizes import tree_mb
 
 COLUMNS = (
     ("p50_ms", "p50 ms"),
@@ -126,17 +127,6 @@ def _memory(here: Scene) -> Iterator[list[float]]:
     finally:
         over.set()
         sampling.join()
-
-
-def tree_mb(pid: int) -> float:
-    """Memory of a process and its descendants, in which shared pages count once (PSS)."""
-    try:
-        rows = (line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
-        own = next(int(row[1]) for row in rows if row[0] == "Pss:") * 1024 / 1e6
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:  # it has just ended
-        return 0.0
-    return own + sum(tree_mb(int(child)) for child in children)
 
 
 def _cancel_all(here: Scene) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.figures import Figure, rounded
 from bench.gateway.client import Load, Report, drive, request
-from bench.gateway.sizes import JOB, Sizes, gateway, on_few_cores, post
+from bench.gateway.sizes import JOB, Sizes, gateway, on_few_cores, post, tree_mb
 from scripts.stack import ROOT, Stack, free_port
 from tests.servers import eventually, responds
 
@@ -63,16 +63,8 @@ def measure(folder: Path, sizes: Sizes) -> list[Figure]:
 
 
 def resident_mb(stack: Stack) -> float:
-    """Resident memory of the gateway: the serving process, plus what its parent does not share with it."""
-    parent = stack.process("gateway").pid
-    (child,) = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    own = _smaps_kb(parent)
-    return (_smaps_kb(int(child))["Rss"] + own["Private_Clean"] + own["Private_Dirty"]) * 1024 / 1e6
-
-
-def _smaps_kb(pid: int) -> dict[str, int]:
-    rows = (line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
-    return {row[0].rstrip(":"): int(row[1]) for row in rows}
+    """Memory of all processes of the gateway."""
+    return tree_mb(stack.process("gateway").pid)
 
 
 @contextmanager

@@ -60,3 +60,14 @@ def on_few_cores() -> Iterator[None]:
 def post(stack: Stack) -> str:
     """The request that submits a job."""
     return request("POST", "/video/img2vid", {"X-API-Key": stack.api_key}, JOB)
+
+
+def tree_mb(pid: int) -> float:
+    """Memory of a process and its descendants, in which shared pages count once (PSS)."""
+    try:
+        rows = (line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
+        own = next(int(row[1]) for row in rows if row[0] == "Pss:") * 1024 / 1e6
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:  # it has just ended
+        return 0.0
+    return own + sum(tree_mb(int(child)) for child in children)

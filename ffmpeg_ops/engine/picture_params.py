@@ -34,22 +34,24 @@ def parse_size(text: str) -> tuple[int, int]:
     return width, height
 
 
-def size_param(default: str) -> fields.String:
-    """The size of the video, for `parse_size`."""
+def size_param(default: str | None) -> fields.String:
+    """The size of the video, for `parse_size`; with None as the default it stays as it is."""
     return fields.String(
         load_default=default,
+        allow_none=default is None,
         validate=parse_size,
         metadata={
             "pattern": f"^({'|'.join(SIZES)}|{_SIDE}[x×]{_SIDE})$",
             "description": "Size of the video: 16:9 (1920x1080), 9:16 (1080x1920), 1:1 (1080x1080), 4:5 (1080x1350), "
-            "4k (3840x2160), or any even WIDTHxHEIGHT up to 4K.",
+            "4k (3840x2160), or any even WIDTHxHEIGHT up to 4K." + (" By default as it is." if default is None else ""),
         },
     )
 
 
-def frame_rate_param(default: float) -> fields.Float:
-    """Frames a second, for `exact_rate`."""
+def frame_rate_param(default: float | None) -> fields.Float:
+    """Frames a second, for `exact_rate`; with None as the default they stay as they are."""
     text = "Frames per second. 23.976, 29.97 and 59.94 mean the exact broadcast rates."
+    text += " By default as they are." if default is None else ""
     return number(1, MAX_FRAME_RATE, text, default, " frames a second")
 
 

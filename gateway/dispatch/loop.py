@@ -52,7 +52,7 @@ CLEAN_UP_LEASE = "clean_up"
 
 
 class Dispatcher:
-    """Runs on its own thread after `start`; `tick` is one round of the loop."""
+    """`run` it on a thread of its own; `tick` is one round of the loop."""
 
     def __init__(self, context: DispatchContext, webhooks: Sender) -> None:
         self._context, self._webhooks = context, webhooks
@@ -64,7 +64,6 @@ class Dispatcher:
         )
         self._id = ids.ulid(context.clock.now_ms())
         self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
         self._pool = ThreadPoolExecutor(POOL, thread_name_prefix="dispatch")
         # Steps in progress, each with the job's key and whether it is the job's first.
         self._busy: dict[Future[None], tuple[str, bool]] = {}
@@ -75,25 +74,16 @@ class Dispatcher:
         self._beat_at: int | None = None
         self._listening_since: int | None = None
 
-    def start(self) -> None:
-        self._thread = threading.Thread(target=self.run, name="dispatcher", daemon=True)
-        self._thread.start()
-
     def request_stop(self) -> None:
-        """End the loop after this round; safe in a signal handler."""
+        """Let `run` return after this round."""
         self._stopping.set()
-
-    def stop(self) -> None:
-        """End the loop, and wait for steps in progress."""
-        self.request_stop()
         self._notifier.notify()
-        if self._thread is not None:
-            self._thread.join()
-        self._pool.shutdown()
-        self._webhooks.stop()
 
     def run(self) -> None:
-        """Tick until stopped. While the database fails, the pauses grow, with one log line each."""
+        """Tick until stopped, and wait for steps in progress.
+
+        While the database fails, the pauses grow, with one log line each.
+        """
         log.info("dispatcher.started", dispatcher=self._id, providers=list(self._providers))
         failures = 0
         while not self._stopping.is_set():
@@ -113,6 +103,12 @@ class Dispatcher:
             else:
                 self._stopping.wait(MIN_PAUSE_S)
                 self._notifier.wait(changes, pause)
+        self.close()
+
+    def close(self) -> None:
+        """Wait for steps in progress; no other can begin after this."""
+        self._pool.shutdown()
+        self._webhooks.stop()
 
     def _failed(self, error: Exception, failures: int) -> None:
         self._listening_since = self._beat_at = None  # workers could not report in this time

@@ -1,4 +1,4 @@
-"""Wakes threads of this process that wait for a change of a job."""
+"""Wakes the dispatcher when a job has changed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class ChangeNotifier:
-    """Wakes all waiters at once. It does not see changes of other processes, so waiters also poll.
+    """Wakes all waiters of this process at once. It does not see all changes of others, so waiters also poll.
 
     A change between two waits is not missed: a waiter passes the count of changes that it has seen.
     """
@@ -15,6 +15,8 @@ class ChangeNotifier:
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._changes = 0
+        #: Called at every change in this process.
+        self.on_change: Callable[[], object] = lambda: None
         #: Called with the id of every job that has ended in this process.
         self.on_end: Callable[[str], object] = lambda job_id: None
 
@@ -28,6 +30,7 @@ class ChangeNotifier:
         with self._condition:
             self._changes += 1
             self._condition.notify_all()
+        self.on_change()
 
     def wait(self, seen: int, seconds: float) -> int:
         """Wait until there are more changes than `seen`, for at most `seconds`. Return how many there are."""

@@ -1,4 +1,4 @@
-"""Prometheus metrics: counters of this process, and gauges read from the database at every scrape.
+"""Prometheus metrics: counters of this gateway, and gauges read from the database at every scrape.
 
 Gateways that share a database count the ends that they record themselves; the total is the sum over all gateways. The
 gauges and `reelay_orphans_total` are the same at each.
@@ -6,7 +6,7 @@ gauges and `reelay_orphans_total` are the same at each.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -31,64 +31,80 @@ class Metrics:
     def __init__(self, store: Store, providers: Mapping[str, Provider], clock: Clock) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(_GaugeCollector(store, providers, clock))
-        self._jobs = self._counter("reelay_jobs_ended", "Jobs that have ended.", "operation", "status", "provider")
-        self._queue = self._histogram(
-            "reelay_job_queue_seconds", "From the request to the start of the first worker.", "operation"
-        )
-        self._run = self._histogram(
+        self._families: dict[str, Counter | Histogram] = {}
+        #: Where another process has the counters: called instead of `count`, with the same arguments.
+        self.forward: Callable[[str, Sequence[str], float], object] | None = None
+        self._counter("reelay_jobs_ended", "Jobs that have ended.", "operation", "status", "provider")
+        self._histogram("reelay_job_queue_seconds", "From the request to the start of the first worker.", "operation")
+        self._histogram(
             "reelay_job_run_seconds", "From the start of the first worker to the end of a completed job.", "operation"
         )
-        self._provisioning = self._histogram(
+        self._histogram(
             "reelay_provisioning_seconds",
             "From the creation of an attempt to its claim by a worker, including repeated submits.",
             "provider",
         )
         what = "Attempts that have ended; code is empty for those that succeeded."
-        self._attempts = self._counter("reelay_attempts_ended", what, "provider", "state", "code")
-        self._cost = self._counter("reelay_cost_usd", "What attempts have cost, in dollars.", "provider")
+        self._counter("reelay_attempts_ended", what, "provider", "state", "code")
+        self._counter("reelay_cost_usd", "What attempts have cost, in dollars.", "provider")
         what = "Completed jobs by video encoder."
-        self._encodes = self._counter("reelay_encodes", what, "provider", "encoder", "device")
-        self._bytes = self._histogram("reelay_output_bytes", "Size of all files of a finished job.", "operation", BYTES)
-        self._webhooks = self._counter(
+        self._counter("reelay_encodes", what, "provider", "encoder", "device")
+        self._histogram("reelay_output_bytes", "Size of all files of a finished job.", "operation", BYTES)
+        self._counter(
             "reelay_webhook_tries",
             "Tries to send a webhook by its state after the try; a pending webhook is sent again.",
             "state",
         )
-        self._video = self._counter("reelay_video_seconds", "Length of all finished videos.", "operation")
+        self._counter("reelay_video_seconds", "Length of all finished videos.", "operation")
 
-    def _counter(self, name: str, doc: str, *labels: str) -> Counter:
-        return Counter(name, doc, labels, registry=self.registry)
+    def _counter(self, name: str, doc: str, *labels: str) -> None:
+        self._families[name] = Counter(name, doc, labels, registry=self.registry)
 
-    def _histogram(self, name: str, doc: str, label: str, buckets: Sequence[float] = SECONDS) -> Histogram:
-        return Histogram(name, doc, [label], buckets=buckets, registry=self.registry)
+    def _histogram(self, name: str, doc: str, label: str, buckets: Sequence[float] = SECONDS) -> None:
+        self._families[name] = Histogram(name, doc, [label], buckets=buckets, registry=self.registry)
+
+    def count(self, name: str, labels: Sequence[str], amount: float) -> None:
+        """Add to the counter, or the observation to the histogram, of this name with these values of its labels."""
+        family = self._families[name].labels(*labels)
+        if isinstance(family, Histogram):
+            family.observe(amount)
+        else:
+            family.inc(amount)
+
+    def _count(self, name: str, *labels: str, amount: float = 1) -> None:
+        (self.forward or self.count)(name, labels, amount)
 
     def claimed(self, attempt: Attempt) -> None:
         """Record that a worker has claimed the attempt."""
         if attempt.claimed_at:  # `sent_at` would exclude the boot of a machine
-            self._provisioning.labels(attempt.provider).observe(max(0, attempt.claimed_at - attempt.created_at) / 1000)
+            seconds = max(0, attempt.claimed_at - attempt.created_at) / 1000
+            self._count("reelay_provisioning_seconds", attempt.provider, amount=seconds)
 
     def attempt_ended(self, attempt: Attempt) -> None:
         """Record the end and the cost of an attempt."""
-        self._attempts.labels(attempt.provider, str(attempt.state), attempt.error_code or "").inc()
+        self._count("reelay_attempts_ended", attempt.provider, str(attempt.state), attempt.error_code or "")
         if attempt.cost_nano:
-            self._cost.labels(attempt.provider).inc(attempt.cost_nano / 1e9)
+            self._count("reelay_cost_usd", attempt.provider, amount=attempt.cost_nano / 1e9)
 
     def job_ended(self, job: Job, attempt: Attempt | None) -> None:
         """Record the end of a job; `attempt`: its last one."""
-        self._jobs.labels(job.operation, str(job.status), attempt.provider if attempt else "").inc()
+        self._count("reelay_jobs_ended", job.operation, str(job.status), attempt.provider if attempt else "")
         if job.status is not JobStatus.COMPLETED or job.started_at is None or job.finished_at is None:
             return
         stats: Mapping[str, Any] = job.stats or {}
-        self._queue.labels(job.operation).observe(max(0, job.started_at - job.created_at) / 1000)
-        self._run.labels(job.operation).observe(max(0, job.finished_at - job.started_at) / 1000)
+        queued_s = max(0, job.started_at - job.created_at) / 1000
+        self._count("reelay_job_queue_seconds", job.operation, amount=queued_s)
+        run_s = max(0, job.finished_at - job.started_at) / 1000
+        self._count("reelay_job_run_seconds", job.operation, amount=run_s)
         if "encoder" in stats:
-            self._encodes.labels(stats.get("provider", ""), stats["encoder"], stats.get("device", "")).inc()
-        self._bytes.labels(job.operation).observe(sum(output.size_bytes or 0 for output in job.outputs.values()))
-        self._video.labels(job.operation).inc(max(0, stats.get("duration_s") or 0))
+            self._count("reelay_encodes", stats.get("provider", ""), stats["encoder"], stats.get("device", ""))
+        size = sum(output.size_bytes or 0 for output in job.outputs.values())
+        self._count("reelay_output_bytes", job.operation, amount=size)
+        self._count("reelay_video_seconds", job.operation, amount=max(0, stats.get("duration_s") or 0))
 
     def webhook_tried(self, webhook: Webhook) -> None:
         """Record the outcome of a try to send a webhook."""
-        self._webhooks.labels(str(webhook.state)).inc()
+        self._count("reelay_webhook_tries", str(webhook.state))
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""

@@ -88,7 +88,7 @@ def serve(environ: Mapping[str, str]) -> None:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         stepped.obey(services.dispatcher, environ["ORDERS"])
     elif settings.run_dispatcher:
-        services.dispatcher.start()
+        threading.Thread(target=services.dispatcher.run, daemon=True).start()
     server.serve_forever(0.05)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import requests
 import structlog
+from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import InvalidRequestLine
@@ -39,6 +40,7 @@ HANG_UP = "a client that does not hang up delays no other"
 UNREAD = "an unread body ends the connection after one response"
 STOP = "the app gets its signal to stop before its requests are waited for"
 KILLED = "the address is free soon after the master is killed"
+COMPANION = "the process beside the serving one is supervised like it"
 SECRETS = "no secret in a malformed request reaches the log"
 HOOKS: list[tuple[type, str, list[str], str]] = [
     (ThreadWorker, "enqueue_req", ["conn"], f"{CLIENTS}; {HEADS}"),
@@ -57,6 +59,11 @@ HOOKS: list[tuple[type, str, list[str], str]] = [
     (ThreadWorker, "handle_exit", ["sig", "frame"], STOP),
     (ThreadWorker, "is_parent_alive", [], KILLED),
     (ThreadWorker, "set_accept_enabled", ["enabled"], KILLED),
+    (Arbiter, "spawn_worker", [], COMPANION),
+    (Worker, "init_process", [], COMPANION),
+    (Worker, "load_wsgi", [], COMPANION),
+    (Worker, "run", [], COMPANION),
+    (Worker, "notify", [], COMPANION),
     (Worker, "handle_error", ["req", "client", "addr", "exc"], SECRETS),
     (Logger, "setup", ["cfg"], "gunicorn logs like everything else"),
     (Logger, "warning", ["msg", "args", "kwargs"], SECRETS),
@@ -121,6 +128,9 @@ app = Flask("app")
 app.add_url_rule("/health", "health", lambda: str(os.getpid()))
 app.add_url_rule("/other", "other", lambda: "other")
 
+handled = app.wsgi_app
+app.wsgi_app = lambda environ, start: 1 / 0 if environ["PATH_INFO"] == "/broken" else handled(environ, start)
+
 @app.get("/hold")
 def hold():
     Path("held-" + str(time.monotonic_ns())).touch()
@@ -178,6 +188,13 @@ def test_an_urgent_path_has_a_thread_of_its_own(tmp_path: Path) -> None:
             requests.get(f"{url}/other", timeout=0.5)
         (tmp_path / "go").touch()
         assert requests.get(f"{url}/other", timeout=30).text == "other"
+
+
+@pytest.mark.slow
+def test_a_bug_outside_the_application_has_a_response(tmp_path: Path) -> None:
+    with serving(tmp_path) as url:
+        assert [requests.get(f"{url}/broken", timeout=30).status_code for _ in range(2)] == [500, 500]
+        assert requests.head(f"{url}/other", timeout=30).headers["Content-Length"] == "5"
 
 
 @pytest.mark.slow

@@ -346,7 +346,7 @@ def wire(settings: Settings, clock: FixedClock, provider: FakeProvider) -> Itera
 
     yield make
     for services in made:
-        services.dispatcher.stop()
+        services.dispatcher.close()
         services.body_process.stop()
         services.store._engine.dispose()
 

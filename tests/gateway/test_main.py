@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
-from gateway.__main__ import SWITCH_S, _start, prepare
+from gateway import __main__ as gateway
+from gateway.__main__ import prepare
+from gateway.api import waiting_room
+from gateway.dispatch import loop
+from gateway.providers.base import Refused
 from gateway.settings import Settings
 from tests.conftest import ROOT
+from tests.end_to_end.processes import children
+from tests.gateway.api.live import live
+from tests.gateway.conftest import PARAMS, REQUEST, Wire
+from tests.gateway.dispatch.test_link import open_link
+from tests.servers import eventually
 from tests.small_disk import small_disk
+from wire.errors import InvalidParams
 
 SERVE = ("gateway",)
 KEYS = ("flask", "--app", "gateway", "keys", "list")
@@ -95,7 +109,43 @@ def test_the_server_s_threads_keep_python_s_lock_only_shortly(monkeypatch: pytes
     """Otherwise a short request waits for every thread that computes, again and again."""
     seen: list[float] = []
     monkeypatch.setattr(sys, "setswitchinterval", seen.append)
-    body_process = SimpleNamespace(start=lambda: None)
-    services = SimpleNamespace(settings=SimpleNamespace(run_dispatcher=False), body_process=body_process)
-    _start(SimpleNamespace(wsgi=SimpleNamespace(extensions={"reelay": services})))
-    assert seen == [SWITCH_S] and SWITCH_S < 0.001
+    monkeypatch.setattr(gateway, "serve", lambda *_: None)
+    services = SimpleNamespace(body_process=SimpleNamespace(start=lambda: None))
+    gateway._start(Mock(), SimpleNamespace(wsgi=SimpleNamespace(extensions={"reelay": services})))
+    assert seen == [gateway.SWITCH_S] and gateway.SWITCH_S < 0.001
+
+
+def test_the_processes_tell_each_other(wire: Wire, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are in this process here. The database is polled so rarely that only the link explains what happens."""
+    monkeypatch.setattr(loop, "IDLE_S", 3600)
+    monkeypatch.setattr(waiting_room, "LOOK_S", 3600)
+    serving, dispatching = wire(), wire()
+    monkeypatch.setattr(gateway.Services, "wire", lambda _: dispatching)
+    with open_link() as link, ThreadPoolExecutor(1) as pool:
+        gateway.serve(serving, link)
+        running = threading.Thread(target=gateway.dispatcher(settings, link).run)
+        running.start()
+        eventually(lambda: dispatching.store.lease_expires_at(loop.HEARTBEAT_LEASE))
+        dispatching.provider.script("submit", Refused(InvalidParams("no")))
+        job = serving.jobs.create("key_a", REQUEST)
+        (ended,) = pool.submit(serving.waiting_room.wait, [job], 60).result()
+        assert ended.status == "failed"
+        eventually(lambda: b'reelay_jobs_ended_total{operation="caption",' in serving.metrics.text())
+        assert b"reelay_jobs_ended_total{" not in dispatching.metrics.text(), "it would be counted twice"
+        dispatching.dispatcher.request_stop()
+        running.join()
+
+
+@pytest.mark.slow
+def test_a_dispatcher_that_is_killed_is_replaced_while_requests_are_served(tmp_path: Path) -> None:
+    with live(tmp_path / "data", QUEUE_LIMIT_SECONDS="1") as server:
+        assert server._process is not None
+        both = children(server._process.pid)
+        (serving,) = filter(children, both)  # it has the process that checks large bodies
+        (dispatching,) = {*both} - {serving}
+        os.kill(dispatching, signal.SIGKILL)
+        job = server.call("POST", "/video/caption?wait=60", json=PARAMS)
+        assert (job.status_code, job.json()["error"]["code"]) == (200, "queue_timeout")
+        assert serving in children(server._process.pid) and dispatching not in children(server._process.pid)
+        _, secret = server.services.keys.create("prometheus", ("metrics",))
+        eventually(lambda: "reelay_jobs_ended_total{" in server.call("GET", "/metrics", key=secret).text)

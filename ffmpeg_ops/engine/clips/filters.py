@@ -25,7 +25,7 @@ def at_rate(rate: Fraction, stream: VideoStream) -> list[str]:
     usual rates has frames just so far apart.
     """
     late_s = float(min(1 / rate, 1 / (stream.frame_rate or rate)) / 7)
-    return [f"setpts=PTS-{late_s:.6f}/TB", f"fps={rate}:round=up", "trim=start_pts=0"]
+    return ["settb=AVTB", f"setpts=PTS-{late_s:.6f}/TB", f"fps={rate}:round=up", "trim=start_pts=0"]
 
 
 def picture(stream: VideoStream, size: tuple[int, int], fit: str = "cover", background: str = "blur") -> str:

@@ -160,6 +160,7 @@ class Voice:
             length += len(wave)
             kept = [*kept, wave] if length <= _KEPT else []
             yield wave
+        self._running.close()
         if kept:
             whole = np.concatenate(kept)
             yield from repeat(np.tile(whole, (-(-filters.RATE // len(whole)), 1)))

@@ -12,7 +12,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy.exc import DBAPIError
 
-from gateway.db.engine import make_engine, outside_transaction
+from gateway.db.engine import WRITES, make_engine, outside_transaction
 from gateway.db.reserve import Reserve
 from gateway.settings import Settings
 
@@ -45,9 +45,11 @@ def _upgrade(engine: sa.Engine) -> None:
             outside_transaction(connection, "PRAGMA journal_mode=WAL")
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    with engine.connect() as connection:
+        connection.info[WRITES] = True
+        with connection.begin():
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
 
 
 @contextmanager

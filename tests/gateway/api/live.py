@@ -185,7 +185,7 @@ def live(
         finally:
             process.kill()
             process.wait()
-        services.dispatcher.stop()
+        services.dispatcher.close()
         services.store._engine.dispose()
 
 

@@ -25,6 +25,21 @@ def test_it_waits_for_the_disk_and_checks_foreign_keys(store: Store) -> None:
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
 
 
+def test_a_read_is_one_statement_and_a_write_one_transaction(store: Store) -> None:
+    """Each further statement gives Python's lock to other threads, in every request."""
+    job, seen = new_job(START_MS), list[str]()
+    store.add_job(job, PARAMS_TEXT)
+    with store._engine.connect() as connection:  # the one that is used next
+        connection.connection.driver_connection.set_trace_callback(seen.append)
+    for read in (lambda: store.job(job.id), lambda: store.attempts(job.id), lambda: store.usage("key_a", START_MS)):
+        read()
+        assert [statement.split()[0] for statement in seen] == ["SELECT"]
+        seen.clear()
+    with store.transaction() as tx:
+        tx.save_job(replace(job, waits=1))
+    assert (seen[0], seen[-1]) == ("BEGIN IMMEDIATE", "COMMIT")
+
+
 def test_a_writer_of_another_process_is_waited_for(store: Store) -> None:
     job = new_job(START_MS)
     with store.transaction() as tx:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -16,6 +18,18 @@ from tests.gateway.conftest import REQUEST, START_MS, Gateway, Wire, on_every_da
 from tests.gateway.dispatch.support import COMPLETED
 from tests.servers import eventually
 from wire.errors import AssetNotFound
+
+
+@contextmanager
+def running(services: Gateway) -> Iterator[None]:
+    """Run the dispatcher's loop inside the block."""
+    thread = threading.Thread(target=services.dispatcher.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        services.dispatcher.request_stop()
+        thread.join()
 
 
 @on_every_database
@@ -234,10 +248,9 @@ def test_the_loop_outlives_a_broken_database_and_a_bug(services: Gateway, monkey
     monkeypatch.setattr(services.store, "due", sometimes)
     services.provider.script("submit", RuntimeError("a bug"))
     both = services.add_job(), services.add_job()
-    services.dispatcher.start()
-    eventually(lambda: len(services.provider.called("submit")) == 2, 30)
-    eventually(lambda: any(AttemptState.SUBMITTED in services.states(job) for job in both), 30)
-    services.dispatcher.stop()
+    with running(services):
+        eventually(lambda: len(services.provider.called("submit")) == 2, 30)
+        eventually(lambda: any(AttemptState.SUBMITTED in services.states(job) for job in both), 30)
     assert not broken
 
 
@@ -253,10 +266,9 @@ def test_the_loop_takes_a_new_job_at_once_and_stops_on_request(
         return wait(since, seconds)
 
     monkeypatch.setattr(notifier, "wait", watched)
-    services.dispatcher.start()
-    assert idle.wait(30)
-    job = services.jobs.create("key_a", REQUEST)
-    eventually(lambda: services.states(job) == [AttemptState.SUBMITTED])
-    services.dispatcher.stop()
+    with running(services):
+        assert idle.wait(30)
+        job = services.jobs.create("key_a", REQUEST)
+        eventually(lambda: services.states(job) == [AttemptState.SUBMITTED])
     services.jobs.create("key_a", REQUEST)
     assert len(services.provider.called("submit")) == 1

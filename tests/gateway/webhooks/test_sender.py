@@ -498,7 +498,7 @@ def test_stop_waits_for_a_moment_only(services: Gateway, files: FileServer, monk
     job = ended(services, files.url("/hook"))
     services.dispatcher.tick()
     eventually(lambda: files.requests)
-    services.dispatcher.stop()
+    services.dispatcher.close()
     assert webhook_of(services, job).tries == 0, "it is still in progress"
     files.closing.set()
     services.dispatcher._webhooks.settle()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
+
 from ffmpeg_ops.engine.clips.clip import Clip
 from ffmpeg_ops.engine.clips.frames import Frame, Target, frames
 from ffmpeg_ops.operation import Work
-from tests.ffmpeg_ops.media import X264, Media
+from tests.ffmpeg_ops.media import X264, Media, ffmpeg, stream
 
 STEP, FIRST = 4, 20
 SIZE = (64, 48)
@@ -30,6 +32,14 @@ def number(frame: Frame) -> int:
     found = round((luma - FIRST) / STEP)
     assert abs(luma - FIRST - STEP * found) < 1.5, f"a level of {luma} is no number"
     return found
+
+
+def numbers_in(path: Path) -> list[int]:
+    """The numbers of all frames in a file."""
+    shown = stream(path, "video")
+    to_raw = ["-map", "0:v:0", "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "yuv420p"]
+    raw = np.frombuffer(ffmpeg("-i", path, *to_raw, "-"), np.uint8)
+    return [number(frame) for frame in raw.reshape(-1, shown["height"] * 3 // 2, shown["width"])]
 
 
 def opened(path: Path, work: Work) -> Clip:

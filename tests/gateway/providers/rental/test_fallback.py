@@ -104,7 +104,7 @@ def chained(scene: Scene) -> Iterator[Chain]:
         server.shutdown()
         thread.join()
         server.server_close()
-        services.dispatcher.stop()
+        services.dispatcher.close()
         services.store._engine.dispose()
 
 
