@@ -42,19 +42,19 @@ def measure() -> list[Figure]:
 
 
 def _img2vid(folder: Path) -> Iterator[Figure]:
-    photo, large = _mosaic(folder, 2560, 1440), _mosaic(folder, 6000, 4000)
+    photo, large = mosaic(folder, 2560, 1440), mosaic(folder, 6000, 4000)
     decoded, jpeg = folder / "decoded.bmp", folder / "photo.jpg"
     Image.open(photo).save(decoded)
     Image.open(photo).save(jpeg, quality=95)  # theirs is faster on YUV; decoding takes a hundredth of its time
     zoom = ["-i", jpeg, "-vf", ZOOMPAN, "-frames:v", str(COUNT)]
     theirs, ours = side_by_side(
-        "img2vid, frames alone", lambda: _ffmpeg(*zoom, "-f", "null", "-"), lambda: _frames(decoded, THEIR_MOVE)
+        "img2vid, frames alone", lambda: ffmpeg(*zoom, "-f", "null", "-"), lambda: _frames(decoded, THEIR_MOVE)
     )
     yield Figure("img2vid.synthesis_ratio", rounded(theirs / ours), "×", "≥ 3", "from decoded photo to last raw frame")
     looped = ["-framerate", "24", "-loop", "1", "-i", jpeg, "-vf", ZOOMPAN, *X264, "-t", "5"]
     params = {"url_image": "http://x/", "focus_x": 0, "focus_y": 0}
     theirs, ours = side_by_side(
-        "img2vid, whole", lambda: _ffmpeg(*looped, folder / "z.mp4"), _operation("img2vid", params, {"url_image": jpeg})
+        "img2vid, whole", lambda: ffmpeg(*looped, folder / "z.mp4"), _operation("img2vid", params, {"url_image": jpeg})
     )
     yield Figure("img2vid.total_ratio", rounded(theirs / ours), "×", "", "from image file to MP4")
     yield Figure("img2vid.psnr_db", _psnr(photo), "dB", "≥ 45", "luma, mean of 13 frames, against exact Lanczos")
@@ -64,12 +64,12 @@ def _img2vid(folder: Path) -> Iterator[Figure]:
 
 def _caption(folder: Path) -> Iterator[Figure]:
     video, cues = folder / "long.mp4", folder / "long.srt"
-    _ffmpeg("-stream_loop", "3", "-i", SAMPLES / "video.mp4", "-c", "copy", video)
+    ffmpeg("-stream_loop", "3", "-i", SAMPLES / "video.mp4", "-c", "copy", video)
     _repeated(SAMPLES / "captions.en.srt", 4, 5.28).save(str(cues))
     burn = ["-i", video, "-vf", f"subtitles={cues}", *X264, "-c:a", "copy", "-movflags", "+faststart"]
     theirs, ours = side_by_side(
         "caption",
-        lambda: _ffmpeg(*burn, folder / "c.mp4"),
+        lambda: ffmpeg(*burn, folder / "c.mp4"),
         _operation(
             "caption", {"url_video": "http://x/", "url_srt": "http://x/"}, {"url_video": video, "url_srt": cues}
         ),
@@ -91,14 +91,14 @@ def _repeated(path: Path, times: int, every_s: float) -> pysubs2.SSAFile:
 def _audio(folder: Path) -> Iterator[Figure]:
     minute, mp3, aac = folder / "minute.mp4", folder / "minute.mp3", folder / "minute.m4a"
     loop = ["-stream_loop", "-1", "-i", SAMPLES / "video.mp4", "-t", "60"]
-    _ffmpeg(*loop, "-vf", "scale=1920:1080", "-c:v", "libx264", "-preset", "ultrafast", "-an", minute)
-    _ffmpeg("-stream_loop", "-1", "-i", SAMPLES / "narration.mp3", "-t", "62", "-c:a", "libmp3lame", mp3)
-    _ffmpeg("-i", mp3, "-t", "62", "-c:a", "aac", "-b:a", "192k", aac)
+    ffmpeg(*loop, "-vf", "scale=1920:1080", "-c:v", "libx264", "-preset", "ultrafast", "-an", minute)
+    ffmpeg("-stream_loop", "-1", "-i", SAMPLES / "narration.mp3", "-t", "62", "-c:a", "libmp3lame", mp3)
+    ffmpeg("-i", mp3, "-t", "62", "-c:a", "aac", "-b:a", "192k", aac)
     for name, sound, target in (("audio.total_ratio", mp3, "≥ 15"), ("audio.copy_ratio", aac, "≥ 100")):
         again = ["-i", minute, "-i", sound, "-map", "0:v", "-map", "1:a", *X264, "-c:a", "aac", "-shortest"]
         theirs, ours = side_by_side(
             name,
-            lambda again=again: _ffmpeg(*again, folder / "a.mp4"),  # type: ignore[misc]
+            lambda again=again: ffmpeg(*again, folder / "a.mp4"),  # type: ignore[misc]
             _operation(
                 "adicionaAudio",
                 {"url_video": "http://x/", "url_audio": "http://x/"},
@@ -157,7 +157,8 @@ def _jitter(folder: Path) -> float:
     return round(float(np.abs(np.diff(seen) - np.diff(ideal)).max()), 3)
 
 
-def _mosaic(folder: Path, width: int, height: int) -> Path:
+def mosaic(folder: Path, width: int, height: int) -> Path:
+    """A PNG of mirrored copies of the sample photograph."""
     photo = np.asarray(Image.open(SAMPLES / "photo.jpg").convert("RGB"))
     row = np.concatenate([photo, photo[:, ::-1]] * math.ceil(width / photo.shape[1] / 2), 1)
     whole = np.concatenate([row, row[::-1]] * math.ceil(height / photo.shape[0] / 2), 0)[:height, :width]
@@ -184,5 +185,6 @@ def _ran(name: str, params: dict[str, Any], assets: dict[str, Path]) -> Iterator
         yield work.output("video")
 
 
-def _ffmpeg(*arguments: object) -> None:
+def ffmpeg(*arguments: object) -> None:
+    """Run FFmpeg. Raises CalledProcessError."""
     subprocess.run(["ffmpeg", "-nostdin", "-y", "-v", "error", *map(str, arguments)], check=True)

@@ -1,4 +1,4 @@
-"""`make demo`: one job of each operation, from submit to download, on this machine and with the samples.
+"""`make demo`: four jobs, from submit to download, on this machine and with the samples.
 
 `make demo-cloud` does the same with a stand-in for RunPod that runs real workers and needs no account. With
 `FAIL=runpod` RunPod accepts no job, and a stand-in for Vast.ai does them all.
@@ -32,10 +32,75 @@ LIMIT_S = 120
 # Seconds at the stand-in for Vast.ai; in production they are 90 and 300.
 BOOT_S, IDLE_S = 5, 10
 
+SPOKEN = """\
+1
+00:00:02,950 --> 00:00:04,980
+A very big rabbit climbs out of his burrow,
+
+2
+00:00:05,230 --> 00:00:05,870
+stretches,
+
+3
+00:00:06,220 --> 00:00:07,840
+and takes a deep breath of morning air.
+"""
+FILM: dict[str, Any] = {
+    "scenes": [
+        {
+            "url_image": SAMPLES / "photo.jpg",
+            "duration": 2.5,
+            "transition": {"type": "fade", "duration": 0.6},
+            "overlays": [
+                {
+                    "text": "Meanwhile,\nin the forest",
+                    "position": "top-center",
+                    "safe_area": True,
+                    "start": 0.4,
+                    "fade": 0.4,
+                    "style": {"preset": "bold", "size": 0.05},
+                }
+            ],
+        },
+        {
+            "url_video": SAMPLES / "video.mp4",
+            "narration": {"url_audio": SAMPLES / "narration.mp3", "start": 0.3},
+            "transition": {"type": "slide_left"},
+        },
+        {
+            "url_video": SAMPLES / "video.mp4",
+            "start": 3,
+            "duration": 2,
+            "fit": "contain",
+            "volume": 0,
+            "transition": {"type": "crossfade"},
+        },
+        {
+            "color": "#1B3A2B",
+            "duration": 2,
+            "transition": {"type": "wipe", "duration": 0.6},
+            "overlays": [
+                {"text": "One request,\none film", "style": {"size": 0.06}},
+                {
+                    "url_image": SAMPLES / "photo.jpg",
+                    "position": "bottom-center",
+                    "width": 0.3,
+                    "start": 0.6,
+                    "fade": 0.3,
+                },
+            ],
+        },
+    ],
+    "music": {"url_audio": SAMPLES / "music.mp3"},
+    "captions": {"subtitles": SPOKEN, "style": {"preset": "pop"}},
+    "fade_out": 0.8,
+    "loudness": -16,
+}
 JOBS: dict[str, dict[str, Any]] = {
     "caption": {"url_video": SAMPLES / "video.mp4", "url_srt": SAMPLES / "legendas.pt.srt"},
     "img2vid": {"url_image": SAMPLES / "photo.jpg", "duration": 5, "frame_rate": 24},
     "adicionaAudio": {"url_video": SAMPLES / "video.mp4", "url_audio": SAMPLES / "narration.mp3"},
+    "compose": FILM,
 }
 
 
@@ -133,7 +198,8 @@ def _await_end(vast: vast.Emulator) -> None:
 def _run(stack: Stack, output: Path, console: Console) -> None:
     client = Client(stack.url, stack.api_key)
     try:
-        jobs = {operation: client.submit(operation, _uploaded(client, params)) for operation, params in JOBS.items()}
+        urls = {path: client.upload(path) for path in sorted(SAMPLES.iterdir()) if _names(JOBS, path)}
+        jobs = {operation: client.submit(operation, _with_urls(params, urls)) for operation, params in JOBS.items()}
         finished = _follow(client, stack, jobs, console)
         for operation, job in finished.items():
             _save(client, job, output / f"{operation}.mp4", console)
@@ -141,8 +207,20 @@ def _run(stack: Stack, output: Path, console: Console) -> None:
         client.close()
 
 
-def _uploaded(client: Client, params: dict[str, Any]) -> dict[str, Any]:
-    return {name: client.upload(value) if isinstance(value, Path) else value for name, value in params.items()}
+def _names(params: Any, path: Path) -> bool:
+    """Whether params name a file at any depth."""
+    if isinstance(params, dict | list):
+        return any(_names(each, path) for each in (params.values() if isinstance(params, dict) else params))
+    return bool(params == path)
+
+
+def _with_urls(params: Any, urls: dict[Path, str]) -> Any:
+    """The params with the URL of each file in its place."""
+    if isinstance(params, dict):
+        return {name: _with_urls(value, urls) for name, value in params.items()}
+    if isinstance(params, list):
+        return [_with_urls(value, urls) for value in params]
+    return urls[params] if isinstance(params, Path) else params
 
 
 def _follow(

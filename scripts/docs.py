@@ -245,14 +245,25 @@ def _fields_table(schema: Schema) -> list[str]:
 
 
 def _nested_tables(schema: Schema) -> list[str]:
-    """A table for every field that is an object, or a list of objects, of its own."""
+    """A table for every field, at any depth, that is an object or a list of objects of its own; equal ones once."""
     lines: list[str] = []
+    for inner, paths in _nested(schema, "").items():
+        names = " and ".join(f"`{path.removesuffix('[]')}`{', each' if path.endswith('[]') else ''}" for path in paths)
+        lines += ["", f"{names}:", "", *_fields_table(inner())]
+    return lines
+
+
+def _nested(schema: Schema, path: str) -> dict[type[Schema], list[str]]:
+    """The schemas of the fields below `schema`, each with the paths of its fields."""
+    found: dict[type[Schema], list[str]] = {}
     for name, field in schema.fields.items():
-        each = isinstance(field, fields.List)
         inner = field.inner if isinstance(field, fields.List) else field
         if isinstance(inner, fields.Nested):
-            lines += ["", f"`{name}`{', each' if each else ''}:", "", *_fields_table(inner.schema)]
-    return lines
+            at = f"{path}{name}{'[]' if inner is not field else ''}"
+            found.setdefault(type(inner.schema), []).append(at)
+            for below, paths in _nested(inner.schema, f"{at}.").items():
+                found.setdefault(below, []).extend(paths)
+    return found
 
 
 def _kind(field: fields.Field[Any]) -> str:

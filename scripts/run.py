@@ -9,14 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-import requests
 from dotenv import dotenv_values
 
 from common.settings import SettingsError, read
 from gateway.access.keys import make_secret
 from gateway.settings import Settings
 from handler.settings import Settings as WorkerSettings
-from scripts.client import ApiError, Client
 from scripts.stack import ROOT, VARIABLES, Stack, StackError
 
 
@@ -28,7 +26,7 @@ def main() -> int:
             while True:
                 time.sleep(1)
                 stack.check()
-    except (StackError, SettingsError, ApiError, requests.RequestException, OSError) as error:
+    except (StackError, SettingsError, OSError) as error:
         print(f"Could not run: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -56,10 +54,7 @@ def _kept_key(path: Path) -> str:
 
 
 def _greet(stack: Stack) -> None:
-    client = Client(stack.url, stack.api_key)
-    photo = client.upload(ROOT / "samples" / "photo.jpg")
-    client.close()
-    body = json.dumps({"url_image": photo, "duration": 3})
+    body = json.dumps({"url_image": f"{stack.url}/samples/photo.jpg", "duration": 3})
     print(f"Gateway  {stack.url}  (documentation at {stack.url}/docs/)")
     print(f"API key  {stack.api_key}")
     print(f"Logs     {stack.log_dir}")

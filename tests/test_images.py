@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 START = ROOT / "handler/start.sh"
 PACKAGES = {
     "Dockerfile.worker": {"common", "wire", "ffmpeg_ops", "handler"},
-    "Dockerfile.gateway": {"common", "wire", "ffmpeg_ops", "gateway"},
+    "Dockerfile.gateway": {"common", "wire", "ffmpeg_ops", "gateway", "docs", "samples"},
 }
 # What the images start, and what is imported late.
 PROGRAMS = {

@@ -11,7 +11,7 @@ from ffmpeg_ops.engine import ffmpeg, ladder, output
 from ffmpeg_ops.engine.encoders import Encoder
 from ffmpeg_ops.engine.encoding import Encoding
 from ffmpeg_ops.engine.mixing import filters
-from ffmpeg_ops.engine.subtitles.font_file import FONTS
+from ffmpeg_ops.engine.subtitles import captions
 from ffmpeg_ops.operation import Work
 
 _BT709 = ["-color_range", "tv", "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
@@ -29,8 +29,10 @@ class Film:
     frames: int
     #: A file with exactly as much sound, made by `mixing.mixer`; None for a film without sound.
     sound: Path | None = None
-    #: An ASS script in the attempt's directory that is drawn over all frames.
-    script: str | None = None
+    #: Whether the captions of `subtitles.captions.SCRIPT` are drawn over all frames.
+    captioned: bool = False
+    #: Over how many frames the picture, with what is drawn over it, goes to black at the end.
+    fade_out: int = 0
 
     @property
     def length_s(self) -> float:
@@ -41,12 +43,14 @@ class Film:
 def command(film: Film, encoder: Encoder) -> list[str]:
     """FFmpeg's arguments that encode raw frames, BT.709 in limited range and left-sited, from standard input."""
     size = f"{film.size[0]}x{film.size[1]}"
-    drawn = ["-vf", f"ass={film.script}:fontsdir={FONTS}"] if film.script else []
-    return [
+    drawn = [captions.FILTER] if film.captioned else []
+    if film.fade_out:
+        drawn.append(f"fade=out:start_frame={film.frames - film.fade_out}:nb_frames={film.fade_out}")
+    return [  # without -frames:v, which would end the sound as well
         *["-protocol_whitelist", "pipe", "-format_whitelist", "rawvideo", "-max_pixels", str(ffmpeg.MAX_DECODED)],
         *["-f", "rawvideo", "-pix_fmt", "yuv420p", "-video_size", size, "-framerate", str(film.rate)],
-        *[*_BT709, "-chroma_sample_location", "left", "-i", "pipe:0", *_sound_input(film), *drawn],
-        *["-frames:v", str(film.frames)],
+        *[*_BT709, "-chroma_sample_location", "left", "-i", "pipe:0", *_sound_input(film)],
+        *(["-vf", ",".join(drawn)] if drawn else []),
         *[*encoder.arguments, *_BT709, "-chroma_sample_location", "left", *_sound_output(film), *output.MP4],
     ]
 

@@ -35,6 +35,7 @@ Returned = tuple[Mapping[str, Any], Iterable[bytes]]
 
 PRELOADED = (
     "ffmpeg_ops.engine.stills.reading",
+    "ffmpeg_ops.engine.overlays.picture_reading",
     "ffmpeg_ops.engine.subtitles.font_reading",
     "ffmpeg_ops.engine.subtitles.transfer",
 )

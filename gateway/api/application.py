@@ -6,7 +6,6 @@ import time
 
 import structlog
 from flask import Flask, Response, g, redirect, request
-from flask_swagger_ui import get_swaggerui_blueprint
 from ulid import ULID
 
 from common.http_connection import close_if_body_unread
@@ -25,6 +24,7 @@ from gateway.api import (
 from gateway.api.openapi import document
 from gateway.api.openapi.schemas import Plugin
 from gateway.settings import Settings
+from gateway.web import routes
 
 log = structlog.get_logger(__name__)
 
@@ -34,9 +34,6 @@ _CONFIG = {
     "API_VERSION": VERSION,
     "OPENAPI_VERSION": "3.1.0",
 }
-# Without the validator, which would make a third-party server fetch the specification. Nothing in the page depends on
-# the request, so the hash of its script is constant.
-_SWAGGER_UI = {"app_name": "Reelay", "validatorUrl": None, "oauth2RedirectUrl": "/docs/oauth2-redirect.html"}
 
 
 def register(app: Flask, settings: Settings) -> None:
@@ -59,8 +56,8 @@ def register(app: Flask, settings: Settings) -> None:
         api.register_blueprint(module.blueprint())
     app.register_blueprint(document.blueprint(api.spec))
     app.register_blueprint(upload_checks.blueprint())
-    app.register_blueprint(get_swaggerui_blueprint("/docs", "/openapi.json", _SWAGGER_UI, blueprint_name="docs"))
-    front.allow_docs_script(app)
+    for made in (routes.page(settings), routes.files(settings)):
+        app.register_blueprint(made)
     problems.register(app)
 
 

@@ -14,7 +14,7 @@ from gateway.wiring import services
 PUBLIC_ENDPOINTS = frozenset(
     {"monitoring.Health", "monitoring.Ready", "files.File", "events.Events", "upload_checks.output"}
 )
-PUBLIC_BLUEPRINTS = frozenset({"docs", "api-docs", "errors"})
+PUBLIC_BLUEPRINTS = frozenset({"docs", "web", "api-docs", "errors"})
 # Without a rate limit: `/health` must always respond; the others carry a signature or a token, which is cheap to check,
 # and many workers may share one address.
 UNCOUNTED_ENDPOINTS = frozenset({"monitoring.Health", "files.File", "events.Events", "upload_checks.output"})

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-from base64 import b64encode
-
-from flask import Flask, Response, current_app, request
+from flask import Flask, Response, request
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from gateway.wiring import services
 
 # Responses are data, not pages: nothing in them may run, and no page may frame them.
 _CLOSED = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-# Swagger UI uses icons in data: URLs, inline styles, and one inline script.
+# Swagger UI uses icons in data: URLs and inline styles.
 _DOCS = (
-    "default-src 'none'; script-src 'self' '{script}'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 # A file that is opened in a browser gets an opaque origin and may only be played.
@@ -48,15 +44,6 @@ def register(app: Flask, trusted_proxy_hops: int) -> None:
     app.after_request(_add_cors_headers)
 
 
-def allow_docs_script(app: Flask) -> None:
-    """Allow the documentation page's own script by its hash. Call this after the page is registered."""
-    with app.test_request_context("/docs/"):
-        page = app.view_functions["docs.show"]()
-    (script,) = re.findall(r"<script>(.*?)</script>", str(page), re.DOTALL)
-    digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    app.extensions["docs_policy"] = _DOCS.format(script=f"sha256-{digest}")
-
-
 def _allowed_origin() -> str | None:
     origin = request.headers.get("Origin", "")
     allowed = {known.rstrip("/").lower() for known in services().settings.cors_origins}
@@ -86,15 +73,14 @@ def _add_cors_headers(response: Response) -> Response:
 
 
 def _add_security_headers(response: Response) -> Response:
-    where = (request.endpoint or "").partition(".")[0]
-    is_file = request.endpoint == "files.File" and response.status_code < 400
+    is_file = request.endpoint in {"files.File", "web.sample"} and response.status_code < 400
+    is_page = (request.endpoint or "").startswith("docs.")
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)
-    policy = _FILES if is_file else current_app.extensions["docs_policy"] if where == "docs" else _CLOSED
-    response.headers["Content-Security-Policy"] = policy
+    response.headers["Content-Security-Policy"] = _FILES if is_file else _DOCS if is_page else _CLOSED
     # Any page may embed a finished video: the signed URL is the permission.
     response.headers["Cross-Origin-Resource-Policy"] = "cross-origin" if is_file else "same-origin"
-    if not is_file and where != "docs":
+    if not is_file:
         response.headers.setdefault("Cache-Control", "no-store")  # it contains signed URLs
     if request.is_secure:
         response.headers["Strict-Transport-Security"] = _HSTS

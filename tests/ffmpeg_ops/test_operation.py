@@ -12,6 +12,7 @@ import threading
 import weakref
 from contextlib import suppress
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,15 @@ def test_params_are_described_and_refused_by_name(operation: Operation) -> None:
         assert set(caught.value.normalized_messages()) == named
 
 
+# What an object of compose must have beside one of its objects: exactly one source.
+BESIDE: dict[tuple[str, str], dict[str, Any]] = {
+    ("scenes[]", "narration"): {"color": "#000000"},
+    ("scenes[]", "overlays[]"): {"color": "#000000"},
+    ("overlays[]", "style"): {"text": "x"},
+    ("captions", "style"): {"subtitles": "x"},
+}
+
+
 @each_asset
 def test_an_asset_is_an_http_url(operation: Operation, name: str) -> None:
     """Also of a host without a top-level domain."""
@@ -86,9 +96,13 @@ def test_an_asset_is_an_http_url(operation: Operation, name: str) -> None:
     field = name.split(".")[0].removesuffix("[]")
 
     def given(url: object) -> dict[str, Any]:
-        value = url
-        for part in [last, *above[::-1]]:
-            value = {part.removesuffix("[]"): [value] if part.endswith("[]") else value}
+        value: Any = url
+        parts = ["", *above, last]
+        for around, part in reversed(list(pairwise(parts))):
+            value = {
+                part.removesuffix("[]"): [value] if part.endswith("[]") else value,
+                **BESIDE.get((around, part), {}),
+            }
         assert isinstance(value, dict)
         return {**required(operation), **value}
 

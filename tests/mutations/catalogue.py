@@ -737,4 +737,20 @@ MUTATIONS = (
         "",
         ("tests/ffmpeg_ops/engine/test_memory.py",),
     ),
+    Mutation(
+        "hidden-colour-at-edges",
+        "The colour of a transparent pixel has no say in that of its neighbours",
+        "ffmpeg_ops/engine/i420.py",
+        "np.rint(_halved(plane, alpha) / weight)",
+        "np.rint(_halved(plane) / _SAMPLES)",
+        ("tests/ffmpeg_ops/engine/test_i420.py",),
+    ),
+    Mutation(
+        "font-by-its-own-name",
+        "A font by URL is used whatever its names are, and never taken for an installed one",
+        "ffmpeg_ops/engine/subtitles/font_reading.py",
+        '{**tables, b"name": _names(family)}',
+        "tables",
+        ("tests/ffmpeg_ops/engine/subtitles/test_font_file.py",),
+    ),
 )

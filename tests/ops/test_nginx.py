@@ -16,6 +16,7 @@ import pytest
 import requests
 
 from gateway.errors import PayloadTooLarge, RateLimited, RequestError, StorageLow
+from tests.conftest import SAMPLES
 from tests.end_to_end.processes import children
 from tests.end_to_end.test_broken_disk import small_disk
 from tests.gateway.api.conftest import CAPTION
@@ -82,6 +83,18 @@ def test_a_file_of_the_maximum_size_is_stored_and_served(front: Live) -> None:
     head = f"POST /files HTTP/1.1\nX-API-Key: {API_KEY}\nContent-Length: {len(body) + 1}"
     with front.half_sent(head, b"ID3") as connection:
         assert read_reply(connection, wait_closed_s=0.1).status == 413
+
+
+def test_a_sample_comes_from_the_cache_whole_and_in_parts(front: Live) -> None:
+    body = (SAMPLES / "video.mp4").read_bytes()
+    whole = [front.call("GET", "/samples/video.mp4", key=None) for _ in range(2)]
+    assert [answer.content for answer in whole] == [body, body]
+    assert whole[0].headers["X-Request-Id"] == whole[1].headers["X-Request-Id"], "the gateway was asked once"
+    part = front.call("GET", "/samples/video.mp4", key=None, headers={"Range": "bytes=1000-1999"})
+    assert (part.status_code, part.content) == (206, body[1000:2000])
+    unchanged = front.call("GET", "/samples/video.mp4", key=None, headers={"If-None-Match": whole[0].headers["ETag"]})
+    assert (unchanged.status_code, unchanged.content) == (304, b"")
+    assert front.call("HEAD", "/samples/video.mp4", key=None).headers["Content-Length"] == str(len(body))
 
 
 def test_a_worker_stores_an_output(front: Live) -> None:

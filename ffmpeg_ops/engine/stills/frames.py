@@ -18,16 +18,14 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ffmpeg_ops.engine.i420 import TO_YCBCR, Plane
 from ffmpeg_ops.engine.stills.camera import FINEST, Box
-
-Plane = NDArray[Any]  # of uint8; OpenCV's stubs are not precise
 
 # A zoom runs through several sources, each made from the one before with Lanczos, at most _LEVEL times smaller.
 _LEVEL = 1.16
@@ -36,17 +34,6 @@ _SLACK = 128
 _TOLERANCE = 0.015
 _LEFT_SITED = -0.25
 _AT_ONCE_PIXELS = 100_000_000  # of all frames that are rendered at a time: 12 of 4K
-
-# R'G'B' of 0..255 to Y'CbCr of BT.709 in limited range; the last column is the offset.
-_KR, _KB = 0.2126, 0.0722
-_KG = 1 - _KR - _KB
-_TO_YCBCR = np.array(
-    [
-        [_KR * 219 / 255, _KG * 219 / 255, _KB * 219 / 255, 16],
-        [-_KR / (1 - _KB) / 2 * 224 / 255, -_KG / (1 - _KB) / 2 * 224 / 255, 0.5 * 224 / 255, 128],
-        [0.5 * 224 / 255, -_KG / (1 - _KR) / 2 * 224 / 255, -_KB / (1 - _KR) / 2 * 224 / 255, 128],
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -190,5 +177,5 @@ def _resized(plane: Plane, x: Span, y: Span, size: tuple[int, int]) -> Plane:
 
 def planes_of(pixels: Plane) -> list[Plane]:
     """Y, Cb and Cr of an RGB image."""
-    ycbcr = cv2.transform(pixels, _TO_YCBCR)
+    ycbcr = cv2.transform(pixels, TO_YCBCR)
     return [np.ascontiguousarray(ycbcr[:, :, i]) for i in range(3)]

@@ -57,8 +57,8 @@ class Loaded:
     warnings: tuple[str, ...] = ()
 
 
-def load(path: Path, name: str, factor: Factor) -> Loaded:
-    """Load the image of param `name`.
+def load(path: Path, name: str, factor: Factor, *, alpha: bool = False) -> Loaded:
+    """Load the image of param `name`, as RGBA where `alpha` is kept.
 
     For its upright size, `factor` returns how many times smaller the image may be; it is shrunk with Lanczos before
     anything that needs a copy. A damaged one is loaded when at least MIN_COMPLETE of its lines are there.
@@ -66,14 +66,12 @@ def load(path: Path, name: str, factor: Factor) -> Loaded:
     """
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=_FORMATS) as image:
-            limit = MAX_COPIED_PIXELS if image.format in _COPIED else MAX_PIXELS
-            if image.width * image.height > limit:
-                raise AssetTooLarge(f"{name}: the image has more than {limit // 1_000_000} megapixels.")
+            _require_size(image, name)
             if isinstance(image, JpegImageFile):
                 return _load_jpeg(path.read_bytes(), image, name, factor)
             with path.open("rb") as file:
                 _describe(image, file)
-            return _loaded(image, factor)
+            return _loaded(image, factor, alpha=alpha)
     except Image.DecompressionBombError as error:
         raise AssetTooLarge(f"{name}: the image has more than {MAX_PIXELS // 1_000_000} megapixels.") from error
     except MemoryError as error:
@@ -83,8 +81,32 @@ def load(path: Path, name: str, factor: Factor) -> Loaded:
     except Exception as error:  # Pillow's decoders raise many kinds of errors on damaged files
         found = sniff_file(path)
         if found.name in _NAMES:
-            return _load_damaged(path.read_bytes(), name, factor, error)
+            return _load_damaged(path.read_bytes(), name, factor, error, alpha=alpha)
         raise AssetInvalid(f"{name}: the file is {found.label}, not a readable image.") from error
+
+
+def check(path: Path, name: str) -> None:
+    """Read the header of the image of param `name`. Raises AssetInvalid for another file, and AssetTooLarge.
+
+    A damaged image passes: only decoding it shows how much of it can be read.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=_FORMATS) as image:
+            _require_size(image, name)
+    except Image.DecompressionBombError as error:
+        raise AssetTooLarge(f"{name}: the image has more than {MAX_PIXELS // 1_000_000} megapixels.") from error
+    except JobError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many kinds of errors on damaged files
+        found = sniff_file(path)
+        if found.name not in _NAMES:
+            raise AssetInvalid(f"{name}: the file is {found.label}, not a readable image.") from error
+
+
+def _require_size(image: Image.Image, name: str) -> None:
+    limit = MAX_COPIED_PIXELS if image.format in _COPIED else MAX_PIXELS
+    if image.width * image.height > limit:
+        raise AssetTooLarge(f"{name}: the image has more than {limit // 1_000_000} megapixels.")
 
 
 def _load_jpeg(content: bytes, image: Image.Image, name: str, factor: Factor) -> Loaded:
@@ -101,7 +123,7 @@ def _load_jpeg(content: bytes, image: Image.Image, name: str, factor: Factor) ->
         return _loaded(image, factor, f"{name}: the image is cut off; {share:.1%} of its lines could be read")
 
 
-def _load_damaged(content: bytes, name: str, factor: Factor, why: Exception) -> Loaded:
+def _load_damaged(content: bytes, name: str, factor: Factor, why: Exception, *, alpha: bool) -> Loaded:
     try:
         image, share = cut_off.decode(content, _TOLERANT_FORMATS, MAX_PIXELS)
     except Exception as error:
@@ -110,7 +132,8 @@ def _load_damaged(content: bytes, name: str, factor: Factor, why: Exception) -> 
     if share < MIN_COMPLETE:
         raise AssetInvalid(f"{name}: the image is cut off or damaged: {share:.1%} of its lines can be read.")
     _describe(image, io.BytesIO(content))
-    return _loaded(image, factor, f"{name}: the image is cut off or damaged; {share:.1%} of its lines could be read")
+    warning = f"{name}: the image is cut off or damaged; {share:.1%} of its lines could be read"
+    return _loaded(image, factor, warning, alpha=alpha)
 
 
 def _describe(image: Image.Image, file: BinaryIO) -> None:
@@ -119,11 +142,11 @@ def _describe(image: Image.Image, file: BinaryIO) -> None:
         image.info["icc_profile"] = profile
 
 
-def _loaded(image: Image.Image, factor: Factor, *found: str) -> Loaded:
+def _loaded(image: Image.Image, factor: Factor, *found: str, alpha: bool = False) -> Loaded:
     exif = _exif(image)
     turned = exif.get(_ORIENTATION) in _SWAPPED
     size = (image.height, image.width) if turned else image.size
-    return Loaded(_prepared(image, exif, factor(size)), size, found)
+    return Loaded(_prepared(image, exif, factor(size), alpha=alpha), size, found)
 
 
 def _exif(image: Image.Image) -> Image.Exif:
@@ -176,12 +199,12 @@ def contained(image: Image.Image, shape: tuple[int, int], background: str) -> Im
     return canvas
 
 
-def _prepared(image: Image.Image, exif: Image.Exif, factor: float) -> Image.Image:
+def _prepared(image: Image.Image, exif: Image.Exif, factor: float, *, alpha: bool) -> Image.Image:
     profile, whole = image.info.get("icc_profile"), image.width
     if image.width * image.height > _DRAFT_PIXELS and factor > 2:
         image.draft(None, (math.ceil(image.width * 2 / factor), math.ceil(image.height * 2 / factor)))
     factor *= image.width / whole
-    picture = _eight_bit(image)
+    picture = _eight_bit(image, alpha=alpha)
     if factor > 1:
         size = (math.ceil(picture.width / factor), math.ceil(picture.height / factor))
         picture = picture.resize(size, Image.Resampling.LANCZOS)
@@ -207,14 +230,14 @@ def _scans(content: bytes) -> tuple[int, bool]:
     return count, False
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """The image as opaque L, RGB or CMYK of 8 bits."""
+def _eight_bit(image: Image.Image, *, alpha: bool) -> Image.Image:
+    """The image as L, RGB or CMYK of 8 bits, or as RGBA if it is not opaque and `alpha` is kept."""
     if image.mode.startswith("I") or image.mode == "F":
         return _grey(image)
     if image.format == "BMP" and image.mode == "RGBA" and image.getextrema()[-1] == (0, 0):
         return image.convert("RGB")  # programs leave the fourth byte empty; no viewer shows nothing
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        return _on_white(image)
+        return image.convert("RGBA") if alpha else _on_white(image)
     return image if image.mode in {"L", "RGB", "CMYK"} else image.convert("RGB")
 
 
@@ -247,6 +270,11 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
 
 
 def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """The image as RGB, or as RGBA if it is that."""
+    if image.mode == "RGBA":
+        opaque = _in_srgb(image.convert("RGB"), profile)
+        opaque.putalpha(image.getchannel("A"))
+        return opaque
     if profile:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))

@@ -1,4 +1,4 @@
-"""Reads the image of a shot. Runs in a confined child, which has this module and all that it needs loaded."""
+"""Reads images of shots. Runs in a confined child, which has this module and all that it needs loaded."""
 
 from __future__ import annotations
 
@@ -30,6 +30,13 @@ def read(arguments: Mapping[str, Any]) -> Returned:
     picture = image.contained(loaded.picture, frame, arguments["background"]) if contain else loaded.picture
     facts = {"whole": loaded.size, "size": picture.size, "warnings": loaded.warnings}
     return facts, _strips(picture)
+
+
+def check(arguments: Mapping[str, Any]) -> Returned:
+    """Check the headers of images, by name, before any of them is needed."""
+    for name, path in arguments["paths"].items():
+        image.check(Path(path), name)
+    return {}, ()
 
 
 def _strips(picture: Image.Image) -> Iterator[bytes]:

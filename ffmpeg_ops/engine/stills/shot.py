@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,28 @@ def load(
         return Shot(pixels, move.boxes(size, frame, count), warnings)
     scale = (size[0] / whole[0], size[1] / whole[1])
     return Shot(pixels, [box.scaled(*scale) for box in move.boxes(whole, frame, count)], warnings)
+
+
+def check(work: Work, images: Mapping[str, Path]) -> None:
+    """Check the headers of images, param → file, long before they are loaded.
+
+    Raises AssetInvalid for a file that is no image, AssetTooLarge, and the reason of `work.stop`.
+    """
+    if not images:
+        return
+    try:
+        confined.run(
+            reading.check,
+            {"paths": {name: str(path.absolute()) for name, path in images.items()}},
+            work,
+            readable=images.values(),
+            timeout_s=min(TIMEOUT_S, work.limits.timeout_s),
+            memory_bytes=MEMORY_BYTES,
+            data_bytes=0,
+        )
+    except (JobTimeout, confined.Crashed) as error:
+        work.stop.check()
+        raise AssetInvalid(f"{next(iter(images))}: the image, or one after it, cannot be read.") from error
 
 
 def _size(fact: Any) -> tuple[int, int]:

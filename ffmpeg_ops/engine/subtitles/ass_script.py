@@ -35,11 +35,9 @@ def to_ass(
 
     Captions without room in the frame beside others are left out and reported to `warn`.
     """
-    script = pysubs2.SSAFile()
-    size = {"PlayResX": str(look.width), "PlayResY": str(look.height)}
-    script.info.update({**size, "ScaledBorderAndShadow": "yes", "WrapStyle": "0"})
-    script.styles["Default"] = _style(look, fonts)
-    limit = Limit(look.line_width / look.size, look.line_length, fonts.width)
+    script = empty(look.width, look.height)
+    script.styles["Default"] = style_of(look, fonts)
+    limit = _limit(look, fonts)
     drawn: list[Drawn] = []
     cues = list(cues)
     mixed = _RTL_MARK if _mostly_right_to_left(cues) else _LTR_MARK
@@ -57,7 +55,29 @@ def to_ass(
     return script.to_string("ass")
 
 
-def _style(look: Look, fonts: Fonts) -> pysubs2.SSAStyle:
+def empty(width: int, height: int) -> pysubs2.SSAFile:
+    """A script for one frame size, in pixels of it, without styles and events."""
+    script = pysubs2.SSAFile()
+    script.styles.clear()
+    size = {"PlayResX": str(width), "PlayResY": str(height)}
+    script.info.update({**size, "ScaledBorderAndShadow": "yes", "WrapStyle": "0"})
+    return script
+
+
+def laid_out(text: str, look: Look, fonts: Fonts) -> tuple[int, str]:
+    """A text that is not spoken: how many lines it takes, and the text of its event."""
+    cue = Cue(0, 1, text)
+    lines = lay_out(cue, _limit(look, fonts), upper_case=look.upper_case)
+    mixed = _RTL_MARK if _mostly_right_to_left([cue]) else _LTR_MARK
+    return len(lines), _text(cue, lines, look, fonts, mixed)
+
+
+def _limit(look: Look, fonts: Fonts) -> Limit:
+    return Limit(look.line_width / look.size, look.line_length, fonts.width)
+
+
+def style_of(look: Look, fonts: Fonts) -> pysubs2.SSAStyle:
+    """The style of a script that draws text in a look."""
     return pysubs2.SSAStyle(
         fontname=fonts.family,
         fontsize=look.size,

@@ -14,8 +14,8 @@ from tests.gateway.api.conftest import Worker, assert_problem
 from tests.gateway.conftest import Key
 
 # Repeated here on purpose: a new route needs a key until it is named in both places.
-PUBLIC = {"/", "/docs", "/docs/", "/docs/<path:path>", "/openapi.json", "/errors/<code>", "/health", "/ready"}
-PUBLIC |= {"/openapi-worker.json"}
+PUBLIC = {"/", "/docs", "/docs/", "/docs/<path:name>", "/openapi.json", "/errors/<code>", "/health", "/ready"}
+PUBLIC |= {"/openapi-worker.json", "/llms.txt", "/docs/<name>.md", "/samples/README.md", "/samples/<name>"}
 OWN_CREDENTIAL = {"/files/<path:key>", "/allowed/files/<path:key>", "/events/<attempt_id>"}
 UNKNOWN = [
     *["/nothing", "/admin", "/jobs/x/y", "/video", "/video/", "/video/unknown"],
@@ -84,9 +84,12 @@ def test_no_route_fails_for_a_valid_key_either(app: Flask, api: FlaskClient) -> 
     assert [call for call, status in statuses.items() if status >= 500] == []
 
 
-@pytest.mark.parametrize("path", ["/health", "/openapi.json", "/openapi-worker.json", "/docs/", "/", "/docs"])
+PAGES = ["/docs/", "/", "/docs", "/docs/api.md", "/llms.txt", "/samples/photo.jpg"]
+
+
+@pytest.mark.parametrize("path", ["/health", "/openapi.json", "/openapi-worker.json", *PAGES])
 def test_public_pages_need_no_key(client: FlaskClient, path: str) -> None:
-    assert client.get(path, follow_redirects=True).status_code == 200
+    assert client.get(path, follow_redirects=True, buffered=True).status_code == 200
 
 
 def test_a_wrong_method_on_a_public_page_needs_a_key(client: FlaskClient, api: FlaskClient) -> None:

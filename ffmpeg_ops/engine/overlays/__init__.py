@@ -1,0 +1,1 @@
+"""Texts, pictures and videos that are laid over a film."""
