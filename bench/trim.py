@@ -21,7 +21,11 @@ FRAMES, RATE = 300, 30000 / 1001
 SIZE = (64, 48)
 _STEP, _LOW, _LEVELS = 4, 20, 50
 # B-frames, whose packets are stored in another order than they are shown, and a container of each kind.
-_CONTAINERS = (("mp4", []), ("mkv", []), ("ts", ["-output_ts_offset", "-0.1", "-avoid_negative_ts", "disabled"]))
+_CONTAINERS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("mp4", ()),
+    ("mkv", ()),
+    ("ts", ("-output_ts_offset", "-0.1", "-avoid_negative_ts", "disabled")),
+)
 
 
 def measure() -> list[Figure]:
