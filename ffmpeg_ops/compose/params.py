@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import ValidationError, fields, validate, validates_schema
+from marshmallow import ValidationError, fields, post_dump, validate, validates_schema
 
 from common.forgiving import ForgivingSchema
 from ffmpeg_ops.assets import Asset
@@ -111,15 +111,22 @@ class SceneParams(ForgivingSchema):
         if len(given) != 1:
             message = f"Give exactly one of {', '.join(SOURCES)}, not {' and '.join(given) or 'none'}."
             raise ValidationError({name: [message] for name in given or SOURCES[:1]})
-        wrong = [
-            name
-            for name in (*_STILL, *_CLIP, *_FITTED)
-            if name not in _ALLOWED[given[0]] and _is_set(original.get(name))
-        ]
+        wrong = [name for name in _foreign(given[0]) if _is_set(original.get(name))]
         if wrong:
             raise ValidationError({name: [f"Does not belong to a scene of {given[0]}."] for name in wrong})
         if data["pause_after"] and "narration" not in data:
             raise ValidationError("Needs a narration of this scene.", "pause_after")
+
+    @post_dump
+    def _of_its_kind(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Without the defaults of fields that a scene of this source must not have."""
+        source = next(name for name in SOURCES if name in data)
+        return {name: value for name, value in data.items() if name not in _foreign(source)}
+
+
+def _foreign(source: str) -> list[str]:
+    """The fields that belong to scenes of other sources only."""
+    return [name for name in (*_STILL, *_CLIP, *_FITTED) if name not in _ALLOWED[source]]
 
 
 def _is_set(value: Any) -> bool:
