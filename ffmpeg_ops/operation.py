@@ -121,6 +121,8 @@ class Operation:
     weight: Weight
     #: Params for its documentation; the first has only the required ones.
     examples: tuple[Mapping[str, Any], ...]
+    #: What `result` is with the first of them, for its documentation; empty if it has none.
+    result_example: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         schema = self.params()

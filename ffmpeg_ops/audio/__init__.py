@@ -53,4 +53,5 @@ OPERATION = Operation(
         {"url_audios": [_URL, "https://example.com/second.wav"], "gap": 0.5, "format": "wav"},
         {"url_audios": ["https://example.com/video.mp4"], "format": "mp3", "loudness": -14},
     ),
+    result_example={"duration_s": 12.48, "starts": [0.0]},
 )

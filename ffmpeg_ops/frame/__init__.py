@@ -101,4 +101,5 @@ OPERATION = Operation(
         {**_URL, "at": "last", "format": "png"},
         {**_URL, "at": ["first", 1.5, "last"], "format": "webp", "width": 640},
     ),
+    result_example={"times": [4.96], "width": 1920, "height": 1080},
 )

@@ -13,7 +13,7 @@ from webargs.flaskparser import FlaskParser
 
 from gateway import errors
 from gateway.api import json_body
-from gateway.api.openapi import headers
+from gateway.api.openapi import examples, headers
 from gateway.api.problems import MEDIA_TYPE, STATUS_OF_OUR_FAILURE, STATUS_OF_OWN_FAULT, ProblemSchema
 
 Refusal = type[errors.RequestError]
@@ -121,8 +121,17 @@ def _responses(refusals: set[Refusal], failed_jobs: bool) -> dict[int, dict[str,
         by_status[status].append(text)
     for refusal in sorted(refusals, key=lambda refusal: refusal.code):
         by_status[refusal.status].append(f"`{refusal.code}`: {refusal.text}")
-    content = {MEDIA_TYPE: {"schema": ProblemSchema}}
     return {
-        s: {"description": " ".join(by_status[s]), "headers": headers.of_error(s, failed_jobs), "content": content}
-        for s in sorted(by_status)
+        status: {
+            "description": " ".join(by_status[status]),
+            "headers": headers.of_error(status, failed_jobs),
+            "content": {MEDIA_TYPE: {"schema": ProblemSchema, "examples": _examples(status, refusals, failed_jobs)}},
+        }
+        for status in sorted(by_status)
     }
+
+
+def _examples(status: int, refusals: set[Refusal], failed_jobs: bool) -> dict[str, Any]:
+    of_job = examples.of_failed_job(status) if failed_jobs and status in _OF_A_FAILED_JOB else {}
+    of_errors = [refusal for refusal in refusals if refusal.status == status]
+    return examples.of_errors(sorted(of_errors, key=lambda refusal: refusal.code)) | of_job

@@ -7,10 +7,10 @@ from typing import Any
 from marshmallow import fields
 
 from gateway.api.blueprint import Blueprint
-from gateway.api.openapi import paths
+from gateway.api.openapi import examples, paths
 from gateway.api.openapi.schemas import ResponseSchema
 from gateway.errors import NotFound, RateLimited
-from wire.errors import CODES
+from wire.errors import CODES, ReelayError
 
 
 class ErrorCodeSchema(ResponseSchema):
@@ -27,14 +27,19 @@ def blueprint() -> Blueprint:
 
     @here.route("/<code>", parameters=[paths.parameter("code")])
     @here.doc(security=[], operationId="explainError")
-    @here.response(200, ErrorCodeSchema)
+    @here.response(200, ErrorCodeSchema, examples=examples.only(_explained(NotFound)))
     @here.refuses(NotFound, RateLimited)
     def explain(code: str) -> dict[str, Any]:
         """Explain the code of an error."""
         cls = CODES.get(code)
         if cls is None:
             raise NotFound("There is no such code.")
-        status = getattr(cls, "status", None)
-        return {"code": code, "title": cls.text, "remedy": cls.remedy, **({"status": status} if status else {})}
+        return _explained(cls)
 
     return here
+
+
+def _explained(error: type[ReelayError]) -> dict[str, Any]:
+    status = getattr(error, "status", None)
+    known = {"status": status} if status else {}
+    return {"code": error.code, "title": error.text, "remedy": error.remedy, **known}

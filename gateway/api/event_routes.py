@@ -9,7 +9,7 @@ from flask import request
 from flask.views import MethodView
 
 from gateway.api.blueprint import Blueprint
-from gateway.api.openapi import paths
+from gateway.api.openapi import examples, paths
 from gateway.api.openapi.schemas import ResponseSchema
 from gateway.dispatch.delivery import EVENTS_PURPOSE
 from gateway.errors import AttemptSuperseded, Unauthorized
@@ -30,7 +30,7 @@ def blueprint() -> Blueprint:
 
         @here.arguments(EventSchema)
         @here.doc(security=[{"eventToken": []}], operationId="reportEvent")
-        @here.response(200, TakenSchema, description="Taken")
+        @here.response(200, TakenSchema, description="Taken", examples=examples.only({}))
         @here.refuses(AttemptSuperseded)
         def post(self, event: Event, attempt_id: str) -> dict[str, Any]:
             """Report the claim, progress, or the end of an attempt."""

@@ -20,7 +20,7 @@ from common.http_connection import away
 from gateway.access.rate_limits import address_of
 from gateway.api import form_upload
 from gateway.api.blueprint import Blueprint
-from gateway.api.openapi import headers, paths
+from gateway.api.openapi import examples, headers, paths
 from gateway.api.openapi.schemas import ResponseSchema
 from gateway.domain import ids
 from gateway.domain.jobs import MARGIN_MS
@@ -94,11 +94,24 @@ class UploadSchema(ResponseSchema):
     )
 
 
+_UPLOADED = {
+    "url": "https://video.example.com/files/uploads/key_01HF7YAT00M3XH5S9QHW1K2YB6/01HF7YAT00M3XH5S9QHW1K2YB7"
+    "?signature=c2ln",
+    "size_bytes": 701_310,
+    "expiresAt": 1_700_086_400_000,
+}
+
+
 def blueprint() -> Blueprint:
     here = Blueprint("files", __name__, url_prefix="/files", description="Store and fetch files")
 
     @here.route("", methods=["POST"], parameters=[_REQUEST_ID])
-    @here.response(201, UploadSchema)
+    @here.response(
+        201,
+        UploadSchema,
+        description="The file, stored",
+        examples=examples.only(UploadSchema().dump(_UPLOADED)),
+    )
     @here.doc(requestBody=_FORM_OR_FILE, operationId="uploadFile")
     @here.refuses(*_OF_STORING, UnsupportedMediaType, FileNotMedia, TooManyBytes)
     def upload() -> dict[str, Any]:
@@ -109,7 +122,13 @@ def blueprint() -> Blueprint:
     class File(MethodView):
         @here.arguments(SignatureSchema, location="query")
         @here.doc(security=[], operationId="downloadOutput")
-        @here.response(200, _BINARY, content_type=ANY_MIME, description="The file", headers=headers.refer("ETag"))
+        @here.response(
+            200,
+            _BINARY,
+            content_type=ANY_MIME,
+            description="The file, with the media type that its job shows",
+            headers=headers.refer("ETag"),
+        )
         @here.alt_response(
             206,
             schema=_BINARY,
@@ -117,6 +136,9 @@ def blueprint() -> Blueprint:
             description="The requested `Range`",
             headers=headers.refer("ETag", "Content-Range"),
             success=True,
+        )
+        @here.alt_response(
+            412, description="Changed, according to `If-Match` or `If-Unmodified-Since`", headers=headers.refer("ETag")
         )
         @here.alt_response(
             304,

@@ -20,7 +20,7 @@ from gateway.domain.webhooks import Webhook, WebhookState
 from gateway.settings import Settings
 from gateway.storage import Storage
 from wire.envelope import Rfc3339, StatsSchema
-from wire.errors import CODES, JobError
+from wire.errors import CODES, JobError, WorkerError
 
 # A job that waits for long has many attempts; only the last ones are shown.
 SHOWN_ATTEMPTS = 10
@@ -37,6 +37,7 @@ class _Sparse(ResponseSchema):
 class JobStatsSchema(StatsSchema):
     """Figures of a finished job. Times in seconds, sizes in bytes."""
 
+    device = fields.String(metadata={"enum": ["cpu", "gpu"], "description": "What encoded the video."})
     queue_s = fields.Float(required=True, metadata={"description": "From the request to the start of the work."})
     total_s = fields.Float(required=True, metadata={"description": "From the request to the end."})
     provider = fields.String(required=True, metadata={"description": "The provider of the last attempt."})
@@ -59,10 +60,17 @@ class JobStatsSchema(StatsSchema):
     )
 
 
+class _Code(fields.String):
+    """A known code. That of a worker newer than this gateway becomes `worker_error`; the message says what failed."""
+
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
+        return super()._serialize(value if value in CODES else WorkerError.code, attr, obj, **kwargs)
+
+
 class JobErrorSchema(ResponseSchema):
     """Why a job failed."""
 
-    code = fields.String(
+    code = _Code(
         required=True,
         attribute="error_code",
         metadata={

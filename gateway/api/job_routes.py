@@ -13,7 +13,7 @@ from gateway.api import labels
 from gateway.api.blueprint import Blueprint
 from gateway.api.job_document import JobSchema, JobView
 from gateway.api.job_response import JobListSchema, JobQuerySchema, WaitSchema, job_response, jobs_response
-from gateway.api.openapi import headers, paths
+from gateway.api.openapi import examples, headers, paths
 from gateway.domain.jobs import JobStatus
 from gateway.errors import JobCancelled, JobFinished, JobNotFinished, NotFound, NoWebhook
 from gateway.wiring import services
@@ -53,12 +53,18 @@ def blueprint() -> Blueprint:
     class JobList(MethodView):
         @here.doc(operationId="listJobs")
         @here.arguments(ListSchema, location="query")
-        @here.response(200, JobListSchema, headers=headers.refer("Preference-Applied"))
+        @here.response(
+            200,
+            JobListSchema,
+            headers=headers.refer("Preference-Applied"),
+            examples=examples.of_list(JobStatus.COMPLETED, JobStatus.FAILED),
+        )
         @here.alt_response(
             202,
             schema=JobListSchema,
             description="With `id`: not all have ended",
             headers=headers.OF_JOBS,
+            examples=examples.of_list(JobStatus.RUNNING, notFound=["job_01HF7YAT00M3XH5S9QHW1K2YB5"]),
             success=True,
         )
         def get(self, query: dict[str, Any]) -> dict[str, Any] | Response:
@@ -85,8 +91,21 @@ def blueprint() -> Blueprint:
     class OneJob(MethodView):
         @here.doc(operationId="getJob")
         @here.arguments(JobQuerySchema, location="query")
-        @here.response(200, JobSchema, description="The finished job", headers=headers.OF_JOB)
-        @here.alt_response(202, schema=JobSchema, description="The job so far", headers=headers.OF_JOB, success=True)
+        @here.response(
+            200,
+            JobSchema,
+            description="The finished job",
+            headers=headers.OF_JOB,
+            examples=examples.of_jobs(JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED),
+        )
+        @here.alt_response(
+            202,
+            schema=JobSchema,
+            description="The job so far",
+            headers=headers.OF_JOB,
+            examples=examples.of_jobs(JobStatus.QUEUED, JobStatus.RUNNING),
+            success=True,
+        )
         @here.refuses(NotFound, JobCancelled, failed_jobs=True)
         def get(self, query: dict[str, Any], job_id: str) -> Response:
             """Read a job.
@@ -96,7 +115,7 @@ def blueprint() -> Blueprint:
             return job_response(services().jobs.get(job_id, g.key_id), query)
 
         @here.doc(operationId="cancelJob")
-        @here.response(200, JobSchema, description="The cancelled job")
+        @here.response(200, JobSchema, description="The cancelled job", examples=examples.of_jobs(JobStatus.CANCELLED))
         @here.refuses(NotFound, JobFinished)
         def delete(self, job_id: str) -> JobView:
             """Cancel a job."""
@@ -105,7 +124,12 @@ def blueprint() -> Blueprint:
     @here.route("/<job_id>/webhook", parameters=[paths.parameter("job_id")])
     class JobWebhook(MethodView):
         @here.doc(operationId="replayWebhook")
-        @here.response(202, JobSchema, description="The job, whose webhook will be sent")
+        @here.response(
+            202,
+            JobSchema,
+            description="The job, whose webhook will be sent",
+            examples=examples.of_jobs(JobStatus.COMPLETED, webhook=True),
+        )
         @here.refuses(NotFound, JobNotFinished, NoWebhook)
         def post(self, job_id: str) -> JobView:
             """Send the webhook of a finished job once more."""

@@ -14,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.api.blueprint import Blueprint
+from gateway.api.openapi import examples
 from gateway.api.openapi.schemas import ResponseSchema
 from gateway.dispatch.loop import HEARTBEAT_LEASE
 from gateway.errors import RateLimited
@@ -43,6 +44,13 @@ class ReadySchema(ResponseSchema):
     )
 
 
+_READY = {
+    "status": "ready",
+    "checks": {"database": "ok", "dispatcher": "ok", "storage": "ok", "provider runpod": "ok"},
+}
+_NOT_READY = {"status": "not ready", "checks": {**_READY["checks"], "dispatcher": "no dispatcher is running"}}  # type: ignore[dict-item]
+
+
 def blueprint() -> Blueprint:
     remote = _RemoteChecks()
     here = Blueprint("monitoring", __name__, description="Health, readiness and metrics")
@@ -50,7 +58,7 @@ def blueprint() -> Blueprint:
     @here.route("/health")
     class Health(MethodView):
         @here.doc(security=[], operationId="getHealth")
-        @here.response(200, HealthSchema)
+        @here.response(200, HealthSchema, description="It does", examples=examples.only({"status": "ok"}))
         @here.alt_response("4XX", "OtherError")
         def get(self) -> dict[str, str]:
             """Check that the process responds."""
@@ -59,8 +67,13 @@ def blueprint() -> Blueprint:
     @here.route("/ready")
     class Ready(MethodView):
         @here.doc(security=[], operationId="getReadiness")
-        @here.response(200, ReadySchema)
-        @here.alt_response(503, schema=ReadySchema, description="A check failed; `checks` says which")
+        @here.response(200, ReadySchema, description="It is ready", examples=examples.only(_READY))
+        @here.alt_response(
+            503,
+            schema=ReadySchema,
+            description="A check failed; `checks` says which",
+            examples=examples.only(_NOT_READY),
+        )
         @here.refuses(RateLimited)
         def get(self) -> tuple[dict[str, Any], int]:
             """Check that database, storage and dispatcher work and that a provider can be reached."""
@@ -73,7 +86,13 @@ def blueprint() -> Blueprint:
     @here.route("/metrics")
     class Metrics(MethodView):
         @here.doc(operationId="getMetrics")
-        @here.response(200, {"type": "string"}, content_type="text/plain", description="Prometheus' text format")
+        @here.response(
+            200,
+            {"type": "string"},
+            content_type="text/plain",
+            description="Prometheus' text format",
+            examples=examples.only('reelay_jobs{status="queued"} 3.0\n'),
+        )
         def get(self) -> Response:
             """Jobs, attempts, times, sizes, costs and encoders."""
             return Response(services().metrics.text(), content_type=CONTENT_TYPE_LATEST)

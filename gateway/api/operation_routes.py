@@ -17,7 +17,8 @@ from gateway.api.body_process import LARGE_BODY
 from gateway.api.job_document import JobSchema
 from gateway.api.job_request import JobRequest
 from gateway.api.job_response import JobQuerySchema, job_response
-from gateway.api.openapi import headers
+from gateway.api.openapi import examples, headers
+from gateway.domain.jobs import JobStatus
 from gateway.errors import (
     BodiesBusy,
     BodyTimeout,
@@ -87,17 +88,25 @@ def blueprint() -> Blueprint:
 
 def _view(here: Blueprint, operation: Operation) -> Callable[..., Response]:
     summary, _, description = operation.doc.partition("\n\n")
-    examples = {f"example{i}": {"value": dict(value)} for i, value in enumerate(operation.examples, 1)}
+    bodies = {f"example{i}": {"value": dict(value)} for i, value in enumerate(operation.examples, 1)}
+    finished = examples.of_jobs(JobStatus.COMPLETED, operation=operation) | examples.of_params(operation)
 
     @here.arguments(CreateSchema, location="query")
-    @here.documents(job_request.schema(operation), examples=examples)
+    @here.documents(job_request.schema(operation), examples=bodies)
     @here.doc(operationId=operation.name, summary=summary, description=description)
-    @here.response(202, JobSchema, description="The job, accepted", headers=headers.OF_JOB)
+    @here.response(
+        202,
+        JobSchema,
+        description="The job, accepted",
+        headers=headers.OF_JOB,
+        examples=examples.of_jobs(JobStatus.QUEUED, operation=operation),
+    )
     @here.alt_response(
         200,
         schema={"$ref": "#/components/schemas/JobOrParams"},
         description="The finished job; or, with `validate`, the params",
         headers=headers.OF_JOB,
+        examples=finished,
         success=True,
     )
     @here.refuses(*_REFUSALS, failed_jobs=True)

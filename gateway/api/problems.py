@@ -89,7 +89,8 @@ class ProblemApi(Api):  # type: ignore[misc]
 
     def _register_responses(self) -> None:
         """Document the response for errors that a route does not document itself."""
-        content = {MEDIA_TYPE: {"schema": self.ERROR_SCHEMA}}
+        example = {"$ref": f"#/components/examples/{errors.InternalError.code}"}
+        content = {MEDIA_TYPE: {"schema": self.ERROR_SCHEMA, "examples": {errors.InternalError.code: example}}}
         response = {"description": "Any other error", "content": content}
         self.spec.components.response(self.DEFAULT_ERROR_RESPONSE_NAME, response, lazy=True)
 
@@ -110,22 +111,30 @@ def problem(error: errors.RequestError) -> Response:
     return response
 
 
-def problem_of_job(job: Job, document: Mapping[str, Any]) -> Response:
-    """Make the response for a job that failed or was cancelled; `document` is the job as clients see it."""
+def problem_of_job(job: Job, shown: Mapping[str, Any]) -> Response:
+    """Make the response for a job that failed or was cancelled; `shown` is the job as clients see it."""
     if job.status is JobStatus.CANCELLED:
         cancelled = errors.JobCancelled
-        return _response(cancelled.status, cancelled.code, cancelled.text, None, {"job": document})
+        return _response(cancelled.status, cancelled.code, cancelled.text, None, {"job": shown})
     cls = CODES.get(job.error_code or "", WorkerError)
     # Finding a worker is the gateway's task.
     own_fault = issubclass(cls, JobFault) and cls is not QueueTimeout
     status = STATUS_OF_OWN_FAULT if own_fault else STATUS_OF_OUR_FAILURE
-    return _response(status, job.error_code or cls.code, cls.text, job.error_message, {"job": document})
+    return _response(status, cls.code, cls.text, job.error_message, {"job": shown})
+
+
+def document(
+    status: int, code: str, title: str, detail: str | None, more: Mapping[str, Any], request_id: str
+) -> dict[str, Any]:
+    """The document of an error."""
+    known = {"detail": detail} if detail and detail != title else {}
+    head = {"type": f"/errors/{code}", "title": title, **known, "status": status, "code": code}
+    return {**head, **more, "requestId": request_id}
 
 
 def _response(status: int, code: str, title: str, detail: str | None, more: Mapping[str, Any]) -> Response:
-    known = {"detail": detail} if detail and detail != title else {}
-    document = {"type": f"/errors/{code}", "title": title, **known, "status": status, "code": code, **more}
-    return Response(json.dumps({**document, "requestId": g.get("request_id")}), status, mimetype=MEDIA_TYPE)
+    text = json.dumps(document(status, code, title, detail, more, g.get("request_id")))
+    return Response(text, status, mimetype=MEDIA_TYPE)
 
 
 def _translate(error: HTTPException) -> errors.RequestError:

@@ -13,7 +13,7 @@ from apispec import APISpec
 from flask import Response
 
 from gateway.api.job_response import ValidParamsSchema
-from gateway.api.openapi import paths, webhook
+from gateway.api.openapi import examples, paths, webhook
 from gateway.api.openapi.headers import HEADERS
 
 Document = dict[str, Any]
@@ -42,6 +42,7 @@ def options(public_url: str | None) -> Document:
                 },
             },
             "headers": HEADERS,
+            "examples": examples.COMPONENTS,
             "pathItems": {"jobEnded": webhook.JOB_ENDED},
         },
         "security": [{"apiKey": []}, {"bearer": []}],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.errors import RateLimited, RequestError, SpendingLimit
+from gateway.errors import RangeNotSatisfiable, RateLimited, RequestError, SpendingLimit
 
 
 def _header(description: str, example: Any, **schema: Any) -> dict[str, Any]:
@@ -31,7 +31,7 @@ HEADERS: dict[str, dict[str, Any]] = {
         "The job's path.", "/jobs/job_01HF7YAT00M3XH5S9QHW1K2YB4", type="string", format="uri-reference"
     ),
     "Preference-Applied": _header("What of `Prefer`, or of `wait` in the query, was done.", "wait=60", type="string"),
-    "Content-Range": _header("Which part of the file this is.", "bytes 0-999/5000", type="string"),
+    "Content-Range": _header("Which part of the file this is; with 416, its size.", "bytes 0-999/5000", type="string"),
     "ETag": _header("Identifies the file, for `If-None-Match`.", '"1700000000.0-5000-123"', type="string"),
     "Allow": _header("The methods that the route supports.", "GET, HEAD, OPTIONS", type="string"),
 }
@@ -58,4 +58,5 @@ def of_every_response(refusals: set[type[RequestError]]) -> dict[str, Any]:
 def of_error(status: int, failed_jobs: bool) -> dict[str, Any]:
     """Further headers of an error with this status. `failed_jobs`: that of a job may be such an error."""
     job = refer("Location", "Preference-Applied") if failed_jobs and status in _OF_JOBS else {}
-    return job | (refer("Retry-After") if status in _RETRY else {})
+    part = refer("Content-Range") if status == RangeNotSatisfiable.status else {}
+    return job | part | (refer("Retry-After") if status in _RETRY else {})

@@ -6,10 +6,12 @@ from typing import Any
 
 from marshmallow import fields
 
+from ffmpeg_ops.operation import OPERATIONS
 from gateway.api.job_document import JobSchema
+from gateway.api.openapi import examples
 from gateway.api.openapi.paths import ULID
 from gateway.api.openapi.schemas import ResponseSchema
-from gateway.domain.jobs import FINISHED
+from gateway.domain.jobs import FINISHED, JobStatus
 from wire.envelope import Rfc3339
 
 _HEADERS = {
@@ -35,6 +37,11 @@ class JobEndedSchema(ResponseSchema):
     data = fields.Nested(JobSchema, required=True, metadata={"description": "The job, as `GET /jobs/{job_id}` has it."})
 
 
+def _ended() -> dict[str, Any]:
+    job = examples.job(OPERATIONS["img2vid"], JobStatus.COMPLETED, webhook=True)
+    return {"type": f"job.{job['status']}", "timestamp": job["finishedAt"], "data": job}
+
+
 # A component, to which every operation that makes a job refers. Generators refuse a callback that is a reference, and
 # an operationId in several callbacks, but accept a path item that is a reference.
 JOB_ENDED: dict[str, Any] = {
@@ -57,7 +64,12 @@ JOB_ENDED: dict[str, Any] = {
         ],
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/JobEnded"}}},
+            "content": {
+                "application/json": {
+                    "schema": {"$ref": "#/components/schemas/JobEnded"},
+                    "examples": examples.only(_ended()),
+                }
+            },
         },
         "responses": {
             "2XX": {"description": "Accepted. After any other response the webhook is retried for three days."},

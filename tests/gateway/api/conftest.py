@@ -8,11 +8,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from flask import Flask
+from flask import Flask, Response
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from gateway.wiring import Services
+from tests.gateway.api.documented import Documented
 from tests.gateway.conftest import CLAIM, FakeProvider, Gateway
 
 CAPTION = {"url_video": "https://example.com/v.mp4", "url_srt": "https://example.com/s.srt"}
@@ -87,6 +88,26 @@ class Worker:
         """Claim, upload, report."""
         for response in (self.report("started"), self.put(), self.complete()):
             assert response.status_code < 300, response.get_data(as_text=True)
+
+
+@pytest.fixture(scope="session")
+def documented() -> list[Documented]:
+    """Empty, or the documents of an application; those of all are alike."""
+    return []
+
+
+@pytest.fixture
+def app(app: Flask, documented: list[Documented]) -> Flask:
+    """The application; responses that are not documented fail the test."""
+    if not documented:
+        documented.append(Documented(app))
+
+    def check(response: Response) -> Response:
+        documented[0].check(response)
+        return response
+
+    app.after_request_funcs[None].insert(0, check)  # the last that is called
+    return app
 
 
 @pytest.fixture

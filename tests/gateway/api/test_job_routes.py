@@ -239,8 +239,9 @@ def test_a_reference_filters_among_the_own_jobs(api: FlaskClient, other_client: 
 
 def test_the_list_can_be_filtered(api: FlaskClient, job_factory: JobFactory) -> None:
     queued = job_factory()
-    failed = job_factory(status=JobStatus.FAILED)
-    shot = job_factory(operation="img2vid", status=JobStatus.FAILED)
+    error = {"error_code": "encode_failed", "error_message": "No."}
+    failed = job_factory(status=JobStatus.FAILED, **error)
+    shot = job_factory(operation="img2vid", status=JobStatus.FAILED, **error)
     assert ids_of(api, "?status=queued") == [queued.id]
     assert ids_of(api, "?operation=img2vid") == [shot.id]
     assert ids_of(api, "?status=failed&operation=caption") == [failed.id]
