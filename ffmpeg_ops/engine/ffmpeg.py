@@ -63,6 +63,11 @@ _GPU_DECODER_FAILED = re.compile(
     r"|Video (?:width|height|macroblock count) \d+ (?:not within range|exceeds maximum)"
     r"|cuvid(?:GetDecoderCaps|CreateDecoder)\(|hwaccel initialisation returned error"
 )
+# Lines of commands that succeed, which say nothing about the files.
+_HARMLESS = re.compile(
+    r"Thread message queue blocking|Estimating duration from bitrate|Guessed Channel Layout|deprecated pixel format"
+    r"|Input channel layout has a different number of channels"
+)
 WRONG_TIMES = "it gave frames wrong times"
 
 
@@ -228,8 +233,8 @@ def has_filter(name: str) -> bool:
 
 def _raise_failure(ended: process.Ended, errors: int, made: Path, max_bytes: int) -> None:
     status, text = ended.status, ended.tail
-    if text:
-        log.warning("ffmpeg.errors_printed", status=status, tail=text[-4000:])
+    if worth := "\n".join(line for line in text.splitlines() if status or not _HARMLESS.search(line)):
+        log.warning("ffmpeg.errors_printed", status=status, tail=worth[-4000:])
     size = made.stat().st_size if made.exists() else 0
     if size > max_bytes or status == -signal.SIGXFSZ:
         raise OutputTooLarge

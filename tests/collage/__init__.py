@@ -30,14 +30,14 @@ class SoundParams(ForgivingSchema):
     url_audio = Asset("audio", required=True, metadata={"description": "URL of a sound."})
 
 
-class SceneParams(ForgivingSchema):
+class CollageSceneParams(ForgivingSchema):
     url_image = Asset("image", required=True, metadata={"description": "URL of a picture."})
     narration = fields.Nested(SoundParams, metadata={"description": "What is said."})
 
 
 class CollageParams(ForgivingSchema):
     scenes = fields.List(
-        fields.Nested(SceneParams),
+        fields.Nested(CollageSceneParams),
         required=True,
         validate=validate.Length(min=1),
         metadata={"description": "The pictures from left to right."},

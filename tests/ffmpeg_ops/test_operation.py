@@ -100,7 +100,7 @@ def test_an_asset_is_an_http_url(operation: Operation, name: str) -> None:
         parts = ["", *above, last]
         for around, part in reversed(list(pairwise(parts))):
             value = {
-                part.removesuffix("[]"): [value] if part.endswith("[]") else value,
+                part.removesuffix("[]"): [value, value] if part.endswith("[]") else value,
                 **BESIDE.get((around, part), {}),
             }
         assert isinstance(value, dict)

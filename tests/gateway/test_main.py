@@ -115,7 +115,7 @@ def test_the_server_s_threads_keep_python_s_lock_only_shortly(monkeypatch: pytes
     assert seen == [gateway.SWITCH_S] and gateway.SWITCH_S < 0.001
 
 
-def test_the_processes_tell_each_other(wire: Wire, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_two_processes_notify_each_other(wire: Wire, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both are in this process here. The database is polled so rarely that only the link explains what happens."""
     monkeypatch.setattr(loop, "IDLE_S", 3600)
     monkeypatch.setattr(waiting_room, "LOOK_S", 3600)

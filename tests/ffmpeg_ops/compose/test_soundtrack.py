@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from tests.ffmpeg_ops import media as look
 from tests.ffmpeg_ops.compose.films import RED, compose
@@ -160,3 +161,10 @@ def test_music_that_cannot_be_read_is_found_before_any_frame_is_made(work: Video
         compose(work, [{"color": RED, "duration": 1}], music={"url_audio": broken})
     assert caught.value.message.startswith("music.url_audio: ")
     assert not work.video.exists()
+
+
+def test_a_film_without_faults_logs_no_warning(work: VideoWork, media: Media) -> None:
+    scenes = [{"url_video": clip(media, 2)}, {"color": RED, **voice(tone(media, VOICE_HZ, 1))}]
+    with capture_logs() as lines:
+        compose(work, scenes, music={"url_audio": tone(media, MUSIC_HZ, 1.5)}, loudness=-16, poster={"at": 1})
+    assert [line for line in lines if line["log_level"] == "warning"] == []
