@@ -18,7 +18,7 @@ from typing import Any
 
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
 SWITCHES = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 
 
 class PageError(Exception):

@@ -22,7 +22,7 @@ SAMPLES: Mapping[str, str] = {
     "legendas.pt.srt": "the same in Brazilian Portuguese",
 }
 # For clients; the other pages are for operators and contributors.
-_FOR_CLIENTS = "docs/api.md"
+_FOR_CLIENTS = ("docs/api.md", "docs/compose.md")
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
 _OVERVIEW = """\
 # Reelay
@@ -40,6 +40,7 @@ _OVERVIEW = """\
 ## API
 
 - [HTTP API]({base}/docs/api.md): every operation, field, limit and error
+- [Films]({base}/docs/compose.md): how `compose` makes a film out of scenes
 - [OpenAPI document]({base}/openapi.json): the same for programs
 - [Page to try the API]({base}/docs/): for people, in a browser
 
@@ -77,7 +78,7 @@ def llms_txt(base: str) -> str:
     others = [
         f"- [{text.splitlines()[0].removeprefix('# ')}]({base}/{path})"
         for path, text in pages().items()
-        if path.startswith("docs/") and path != _FOR_CLIENTS
+        if path.startswith("docs/") and path not in _FOR_CLIENTS
     ]
     lists = {"operations": operations, "samples": samples, "others": others}
     return _OVERVIEW.format(base=base, **{name: "\n".join(lines) for name, lines in lists.items()})

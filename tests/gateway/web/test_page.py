@@ -41,10 +41,12 @@ def page(stack: Stack, request: pytest.FixtureRequest) -> Iterator[Page]:
 
 
 def show(page: Page, stack: Stack, width: int) -> None:
+    paths = requests.get(f"{stack.url}/openapi.json", timeout=60).json()["paths"]
+    count = sum(method in {"get", "post", "put", "delete"} for item in paths.values() for method in item)
     page.open(f"{stack.url}/docs/", width=width)
-    page.until("document.querySelectorAll('.opblock').length > 10")
+    page.until(f"document.querySelectorAll('.opblock').length == {count}")
     page.run("for (const one of document.querySelectorAll('.opblock-summary-control')) one.click()")
-    page.until(f"{OPENED}.length == document.querySelectorAll('.opblock').length")
+    page.until(f"{OPENED}.length == {count}")
     page.until(f"[...{OPENED}].every((one) => one.querySelector('.responses-inner'))")
 
 
