@@ -105,12 +105,13 @@ class SceneParams(ForgivingSchema):
     overlays = overlays_param("scene")
     transition = fields.Nested(TransitionParams, metadata={"description": "How the scene comes in; by default a cut."})
 
+    exactly_one_of = SOURCES
+
     @validates_schema(pass_original=True)
-    def _one_source(self, data: dict[str, Any], original: Any, **_: Any) -> None:
+    def _suits_its_source(self, data: dict[str, Any], original: Any, **_: Any) -> None:
         given = [name for name in SOURCES if name in data]
         if len(given) != 1:
-            message = f"Give exactly one of {', '.join(SOURCES)}, not {' and '.join(given) or 'none'}."
-            raise ValidationError({name: [message] for name in given or SOURCES[:1]})
+            return
         wrong = [name for name in _foreign(given[0]) if _is_set(original.get(name))]
         if wrong:
             raise ValidationError({name: [f"Does not belong to a scene of {given[0]}."] for name in wrong})

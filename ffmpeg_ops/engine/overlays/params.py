@@ -62,12 +62,10 @@ class OverlayParams(ForgivingSchema):
         TextStyleParams, metadata={"description": "How a text looks. Fields that are not set come from the preset."}
     )
 
+    exactly_one_of = SOURCES
+
     @validates_schema
-    def _one_source(self, data: dict[str, Any], **_: Any) -> None:
-        given = [name for name in SOURCES if name in data]
-        if len(given) != 1:
-            message = f"Give exactly one of {', '.join(SOURCES)}, not {' and '.join(given) or 'none'}."
-            raise ValidationError({name: [message] for name in given or SOURCES[:1]})
+    def _suits_its_source(self, data: dict[str, Any], **_: Any) -> None:
         if "style" in data and "text" not in data:
             raise ValidationError("Only a text has a style.", "style")
         if data["volume"] and "url_video" not in data:
