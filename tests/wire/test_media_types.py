@@ -16,8 +16,8 @@ MIME = re.compile(r"\b(?:video|image|audio)/[a-z0-9.+-]+|application/(?:json|x-s
 EXTENSION = re.compile(rf"\.(?:{'|'.join(known.extension for known in MEDIA_TYPES.values())})\b")
 # Not files of a job: API documents, the worker's deadline, metrics.
 NOT_FILES = re.compile(
-    r"https?://\S+|application/(?:problem\+)?json|(?:openapi|deadline|test_input)\.json|\w+\.json[(.]|"
-    r"content_type=\"text/plain\", description=\"Prometheus"
+    r"https?://\S+|application/(?:problem\+)?json|(?:openapi(?:-worker)?|deadline|test_input)\.json|\w+\.json[(.]|"
+    r"content_type=\"text/plain\",\s+description=\"Prometheus"
 )
 
 each_type = pytest.mark.parametrize("known", MEDIA_TYPES.values(), ids=list(MEDIA_TYPES))
@@ -28,7 +28,8 @@ def sources() -> list[Path]:
         path
         for package in PRODUCT
         for path in (ROOT / package).rglob("*.py")
-        if path.name not in {"media_types.py"} and "migrations" not in path.parts
+        if path.name not in {"media_types.py"}
+        and not {"migrations", "web"} & set(path.parts)  # web/ has no job's files
     ]
 
 

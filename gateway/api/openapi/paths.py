@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from wire.media_types import MP4
+
 # Operations with this tag are called by workers.
 WORKERS = "workers"
 # Operations with this one make jobs.
@@ -16,7 +18,7 @@ _PARAMETERS = {
     "attempt_id": (f"^att_{ULID}$", "att_01HF7YAT00M3XH5S9QHW1K2YB5"),
     "key_id": (f"^key_{ULID}$", "key_01HF7YAT00M3XH5S9QHW1K2YB6"),
     "upload_id": (f"^{ULID}$", "01HF7YAT00M3XH5S9QHW1K2YB7"),
-    "file_name": (r"^[a-z][a-z0-9_]{0,63}\.[a-z0-9]+$", "video.mp4"),
+    "file_name": (r"^[a-z][a-z0-9_]{0,63}\.[a-z0-9]+$", f"video.{MP4.extension}"),
     "code": ("^[a-z_]+$", "not_found"),
 }
 # The route of files takes any key; these are all that there are. A parameter of a path cannot hold slashes.
