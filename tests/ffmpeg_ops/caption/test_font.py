@@ -42,6 +42,7 @@ def test_the_asset_is_named_by_its_path() -> None:
     assert [asset.path for asset in operation.named_assets(params)] == ["url_video", "style.url_font"]
 
 
+@pytest.mark.slow
 def test_captions_look_as_with_the_same_font_installed(media: Media, work: VideoWork) -> None:
     """Symbola's letters are of another kind than those of the default font."""
     text = "Bom dia, João"
@@ -54,6 +55,7 @@ def test_captions_look_as_with_the_same_font_installed(media: Media, work: Video
     assert np.abs(own.astype(int) - default).max() > 100
 
 
+@pytest.mark.slow
 def test_it_is_drawn_in_the_weight_that_it_has(media: Media, work: VideoWork) -> None:
     """The default style is bold, which would smear a regular font."""
     regular, _ = caption(work, media, "Texto", font="Noto Sans", bold=False)
@@ -62,12 +64,14 @@ def test_it_is_drawn_in_the_weight_that_it_has(media: Media, work: VideoWork) ->
     assert (caption(work, media, "Texto", font("Noto Sans", 200), bold=False)[0] == bold).all()
 
 
+@pytest.mark.slow
 def test_scripts_that_it_lacks_are_drawn_in_noto(media: Media, work: VideoWork) -> None:
     mixed, warned = caption(work, media, "Olá 日本", font("Noto Sans"))
     assert not warned
     assert (mixed != caption(work, media, "Olá", font("Noto Sans"))[0]).any()
 
 
+@pytest.mark.slow
 def test_a_font_without_any_of_the_characters_is_reported(media: Media, work: VideoWork) -> None:
     drawn, (warned,) = caption(work, media, "日本語", font("Noto Sans"))
     assert warned == "style.url_font: the font has none of the characters; Noto Sans CJK SC was used"

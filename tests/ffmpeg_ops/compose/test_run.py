@@ -227,6 +227,7 @@ def test_a_moment_after_the_end_is_refused(
     assert found.message == says
 
 
+@pytest.mark.slow
 def test_only_two_videos_lie_over_a_film_at_a_time(work: VideoWork, media: Media) -> None:
     inset = {"url_video": counting(media, 8), "width": 0.2}
     found = error(work, [{"color": RED, "duration": 1}], overlays=[inset, inset, {**inset, "start": 0.5}])

@@ -71,6 +71,7 @@ def test_music_steps_back_while_somebody_speaks(work: VideoWork, media: Media) -
     assert level(work, VOICE_HZ, 0.5, 1.5) < 0.01
 
 
+@pytest.mark.slow
 def test_music_alone_is_as_loud_as_it_is_and_ends_once_without_loop(work: VideoWork, media: Media) -> None:
     music = {"url_audio": tone(media, MUSIC_HZ, 1.5), "loop": False, "fade_out": 0.5}
     compose(work, [{"color": RED, "duration": 3}], music=music)
@@ -79,6 +80,7 @@ def test_music_alone_is_as_loud_as_it_is_and_ends_once_without_loop(work: VideoW
     assert level(work, MUSIC_HZ, 1.6, 2.9) < 0.005
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("narrated", "volume", "wanted"),
     [("nothing", None, LOUD), ("film", None, 0), ("scene", None, 0), ("film", 0.5, LOUD / 2), ("nothing", 0, 0)],
@@ -95,6 +97,7 @@ def test_a_clip_is_heard_unless_there_is_narration(
         assert level(work, CLIP_HZ, 0.8, 1.8) == pytest.approx(wanted, abs=0.02)
 
 
+@pytest.mark.slow
 def test_a_clip_fades_out_under_the_next_scene(work: VideoWork, media: Media) -> None:
     fading = {"color": RED, "duration": 2, "transition": {"type": "crossfade", "duration": 1}}
     compose(work, [{"url_video": clip(media, 4), "duration": 2}, fading])
@@ -117,6 +120,7 @@ def test_a_clip_begins_at_its_start_in_picture_and_sound(work: VideoWork, media:
         assert heard[0] == pytest.approx(4800, abs=100)
 
 
+@pytest.mark.slow
 def test_a_clip_that_is_repeated_stays_in_step_with_its_sound(work: VideoWork, media: Media) -> None:
     """Its sound is shorter than its picture, and would run ahead by a tenth of a second each time."""
     click = f"-f lavfi -i aevalsrc='{LOUD}*lt(t,0.02)*sin(2*PI*2000*t)':s={RATE}:d=0.4 -c:a aac -b:a 192k"
@@ -131,6 +135,7 @@ def test_a_clip_that_is_repeated_stays_in_step_with_its_sound(work: VideoWork, m
         assert heard[0] == pytest.approx(2400, abs=100)
 
 
+@pytest.mark.slow
 def test_a_video_overlay_is_heard_when_it_is_asked_for(work: VideoWork, media: Media) -> None:
     inset = {"url_video": clip(media, 2), "width": 0.3, "start": 0.5, "end": 1.5, "volume": 0.5}
     compose(work, [{"color": RED, "duration": 2}], overlays=[inset])
@@ -138,6 +143,7 @@ def test_a_video_overlay_is_heard_when_it_is_asked_for(work: VideoWork, media: M
     assert max(level(work, CLIP_HZ, 0, 0.45), level(work, CLIP_HZ, 1.55, 2)) < 0.01
 
 
+@pytest.mark.slow
 def test_the_film_s_fade_takes_the_sound_with_it(work: VideoWork, media: Media) -> None:
     compose(work, [{"color": RED, "duration": 3}], music={"url_audio": tone(media, MUSIC_HZ, 1.5)}, fade_out=1)
     assert level(work, MUSIC_HZ, 1, 1.9) == pytest.approx(LOUD, rel=0.05)
@@ -163,6 +169,7 @@ def test_music_that_cannot_be_read_is_found_before_any_frame_is_made(work: Video
     assert not work.video.exists()
 
 
+@pytest.mark.slow
 def test_a_film_without_faults_logs_no_warning(work: VideoWork, media: Media) -> None:
     scenes = [{"url_video": clip(media, 2)}, {"color": RED, **voice(tone(media, VOICE_HZ, 1))}]
     with capture_logs() as lines:

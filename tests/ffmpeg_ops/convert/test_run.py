@@ -25,6 +25,7 @@ from tests.ffmpeg_ops.media import (
 from wire.errors import AssetInvalid
 
 
+@pytest.mark.slow
 def test_without_params_all_frames_their_times_and_the_sound_stay(media: Media, work: VideoWork) -> None:
     source = "-f lavfi -i sine=sample_rate=44100:duration=2 -ac 1 -c:a aac"
     times = "setpts='(N+gte(N,10)*7)/25/TB' -fps_mode vfr -enc_time_base 1/1000"

@@ -125,6 +125,7 @@ def test_other_formats_have_the_same_colours(pixels: str, media: Media, work: Wo
     assert (frame[:64].mean(), frame[64:80].mean(), frame[80:].mean()) == pytest.approx((y, cb, cr), abs=1.5)
 
 
+@pytest.mark.slow
 def test_a_clip_looks_like_a_still_of_the_same_picture(media: Media, work: Work) -> None:
     """In chroma too, which is sited left as in every frame that is made here."""
     picture = media.made("picture.png", "-f lavfi -i testsrc2=size=640x360 -vf gblur=2 -frames:v 1")

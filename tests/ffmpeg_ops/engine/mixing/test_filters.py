@@ -80,6 +80,7 @@ def test_a_loop_has_no_gap(
     assert min(parts) > 0.9 * max(parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "params", [{}, {"start": 0.7, "volume": 0.5}, {"mode": "mix", "ducking": "new", "fade_in": 0.5}]
 )
@@ -98,6 +99,7 @@ def test_a_loop_from_a_file_sounds_like_one_from_memory(
     assert (work.directory / "new.w64").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quieter", ["new", "original"])
 def test_music_is_lowered_under_speech(quieter: str, media: Media, work: VideoWork) -> None:
     speech, music = "'0.3*sin(2*PI*500*t)*between(t,1,2)'", sine(NEW, 0.1)
@@ -126,11 +128,13 @@ def test_a_mix_has_the_requested_loudness_and_a_copied_video(video: Any, new: An
     assert packets_md5(work.video) == packets_md5(video)
 
 
+@pytest.mark.slow
 def test_silence_stays_silent_at_any_loudness(media: Media, work: VideoWork) -> None:
     add(work, media.video(seconds=1.0), tone(media, "nothing.wav", "0", 1.0), loudness=-14)
     assert float(abs(wave(work.video)).max()) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", [{"mode": "mix"}, {"volume": 10}, {"mode": "mix", "original_volume": 4}])
 def test_nothing_clips(params: dict[str, Any], media: Media, work: VideoWork) -> None:
     video = with_sound(media, "loud", sine(OLD, 0.95), 1.0)
@@ -138,6 +142,7 @@ def test_nothing_clips(params: dict[str, Any], media: Media, work: VideoWork) ->
     assert float(abs(wave(work.video)).max()) <= 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [8000, 44100, 96000, "5.1"])
 def test_any_rate_and_layout_becomes_48_khz_in_stereo(rate: int | str, media: Media, work: VideoWork) -> None:
     """Of surround sound, the center channel is heard, in which there is speech."""
@@ -153,6 +158,7 @@ def test_any_rate_and_layout_becomes_48_khz_in_stereo(rate: int | str, media: Me
     assert level_db(wave(work.video), NEW, 0.2, 0.8) == pytest.approx(level, abs=tolerance)
 
 
+@pytest.mark.slow
 def test_of_several_tracks_the_first_is_taken(media: Media, video: Any, new: Any, work: VideoWork) -> None:
     two = media.made("two.mkv", f"-i {video.name} -i {new.name} -map 0:v -map 0:a -map 1:a -c:v copy -c:a flac")
     add(work, two, media.tone(0.1), mode="mix", volume=0)

@@ -132,6 +132,7 @@ def test_a_quiet_speech_lowers_nothing(work: Work, tmp_path: Path) -> None:
     assert level_db(made[:, 0], 1300, 0.2, 0.8) == pytest.approx(-10.5, abs=0.2)
 
 
+@pytest.mark.slow
 def test_many_loud_sounds_do_not_clip_even_after_aac(work: Work, tmp_path: Path) -> None:
     random = np.random.default_rng(5)
     loud = [np.sign(sine(hz, 3, 1)) * 0.99 for hz in (220, 997)] + [random.uniform(-1, 1, 3 * RATE) for _ in range(3)]
@@ -144,6 +145,7 @@ def test_many_loud_sounds_do_not_clip_even_after_aac(work: Work, tmp_path: Path)
     assert rms(made) > 0.1, "and they are not silenced"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [slow(-23.0), -14.0])
 def test_the_mix_has_the_requested_loudness(target: float, work: Work, samples: Path, tmp_path: Path) -> None:
     music = wav(tmp_path / "music.wav", sine(330, 2, 0.4))
@@ -234,6 +236,7 @@ def test_a_sound_of_which_nothing_is_found_is_broken(work: Work, media: Media) -
         heard([bad], RATE, work)
 
 
+@pytest.mark.slow
 def test_damage_and_silence_are_reported(work: Work, media: Media, tmp_path: Path) -> None:
     hurt = damaged(media, "hurt.aac", "-f lavfi -i anoisesrc=d=5:seed=1:a=0.1 -c:a aac", 20)
     short = wav(tmp_path / "short.wav", sine(440, 0.5))
@@ -244,6 +247,7 @@ def test_damage_and_silence_are_reported(work: Work, media: Media, tmp_path: Pat
     assert rms(made) > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loudness_lufs", [None, slow(-14.0)])
 def test_a_stop_ends_every_process(loudness_lufs: float | None, work: Work, tmp_path: Path) -> None:
     music = wav(tmp_path / "music.wav", sine(440, 1))
