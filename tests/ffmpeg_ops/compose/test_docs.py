@@ -46,6 +46,13 @@ def files(media: Media) -> dict[str, Path]:
     return made
 
 
+def test_the_command_of_the_page_names_samples_that_exist() -> None:
+    [body] = re.findall(r"<<END\n(.*?)\nEND\n", (ROOT / "docs/compose.md").read_text(), re.S)
+    params = OPERATIONS["compose"].params().load(json.loads(body.replace("$URL", "http://127.0.0.1:8000")))
+    for asset in OPERATIONS["compose"].named_assets(params):
+        assert (SAMPLES / asset.url.removeprefix("http://127.0.0.1:8000/samples/")).exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("request_", "length_s"), list(zip(REQUESTS, LENGTHS_S, strict=True)))
 def test_a_request_of_the_page_makes_its_film(
