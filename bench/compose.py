@@ -24,7 +24,7 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
-from bench.figures import Figure, rounded, side_by_side
+from bench.figures import Figure, in_turns, rounded
 from bench.media import SAMPLES, ffmpeg, mosaic
 from ffmpeg_ops.compose import run as composing
 from ffmpeg_ops.engine import encoders, memory, probe
@@ -35,6 +35,7 @@ from wire.envelope import Limits
 RATE, SCENE_S, FADE_S, SCENES = 30, 2, 0.5, 6
 X264 = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "23", "-pix_fmt", "yuv420p"]
 LOSSLESS = Encoder("libx264", "cpu", ("-preset", "ultrafast"), (0, 0, 0, 0), scale="-qp")
+_CHAIN = "the chain of single jobs ÷ one job"
 WORDS = tuple(f"word{i}" for i in range(20))
 
 
@@ -43,8 +44,8 @@ def measure() -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="reelay-bench-") as name:
         bench = _Bench(Path(name))
         return [
-            *_against_the_chain(bench),
-            *_against_one_command(bench),
+            *_with_fades(bench),
+            *_with_cuts(bench),
             *_sources(bench),
             *_memory(bench),
             *_drift(bench),
@@ -117,40 +118,33 @@ class _Bench:
         _run("caption", {"url_video": scored, "words": self.words}, made)
 
 
-def _against_the_chain(bench: _Bench) -> Iterator[Figure]:
-    ours, theirs = bench.folder / "ours.mp4", bench.folder / "theirs.mp4"
-    for name, fades, target in (("fades", True, "≥ 2.3"), ("cuts", False, "≥ 1.5")):
-        film = bench.film(fades=fades)
-        chain_s, compose_s = side_by_side(
-            f"compose, {name}",
-            lambda fades=fades: bench.chain(theirs, fades=fades),  # type: ignore[misc]
-            lambda film=film: _run("compose", film, ours),  # type: ignore[misc]
-        )
-        meaning = "the chain of single jobs ÷ one job"
-        yield Figure(f"compose.{name}_ratio", rounded(chain_s / compose_s), "×", target, meaning)
-    exact = bench.folder / "exact.mp4"
-    with mock.patch.dict(encoders.LADDERS, h264=(LOSSLESS,)):
-        _run("compose", bench.film(fades=False), exact)
-    gain = _psnr(ours, exact) - _psnr(theirs, exact)
-    yield Figure(
-        "compose.psnr_gain_db", rounded(gain), "dB", "> 0", "one job − chain, hard cuts, against a lossless film"
-    )
-
-
-def _against_one_command(bench: _Bench) -> Iterator[Figure]:
-    film, made = bench.film(fades=True), bench.folder / "ours.mp4"
-    script = bench.folder / "captions.ass"
+def _with_fades(bench: _Bench) -> Iterator[Figure]:
+    film, made, script = bench.film(fades=True), bench.folder / "ours.mp4", bench.folder / "captions.ass"
     with tempfile.TemporaryDirectory() as directory:
         _run("compose", film, made, Path(directory))
         script.write_bytes((Path(directory) / "captions.ass").read_bytes())
-    theirs_s, ours_s = side_by_side(
-        "compose, one command",
-        lambda: _one_command(bench, script, bench.folder / "peer.mp4"),
-        lambda: _run("compose", film, made),
+    times = in_turns(
+        "compose, fades",
+        {
+            "chain": lambda: bench.chain(bench.folder / "theirs.mp4", fades=True),
+            "one command": lambda: _one_command(bench, script, bench.folder / "peer.mp4"),
+            "ours": lambda: _run("compose", film, made),
+        },
     )
-    yield Figure(
-        "compose.peer_ratio", rounded(theirs_s / ours_s), "×", "≥ 1", "one filter_complex ÷ one job, with fades"
-    )
+    yield Figure("compose.fades_ratio", rounded(times["chain"] / times["ours"]), "×", "≥ 2.3", _CHAIN)
+    ratio = times["one command"] / times["ours"]
+    yield Figure("compose.peer_ratio", rounded(ratio), "×", "≥ 1", "one filter_complex ÷ one job, fades")
+
+
+def _with_cuts(bench: _Bench) -> Iterator[Figure]:
+    film, ours, theirs, exact = bench.film(fades=False), *(bench.folder / f"{name}.mp4" for name in ("a", "b", "c"))
+    tasks = {"chain": lambda: bench.chain(theirs, fades=False), "ours": lambda: _run("compose", film, ours)}
+    times = in_turns("compose, cuts", tasks, runs=3)
+    yield Figure("compose.cuts_ratio", rounded(times["chain"] / times["ours"]), "×", "≥ 1.5", _CHAIN)
+    with mock.patch.dict(encoders.LADDERS, h264=(LOSSLESS,)):
+        _run("compose", film, exact)
+    gain = _psnr(ours, exact) - _psnr(theirs, exact)
+    yield Figure("compose.psnr_gain_db", rounded(gain), "dB", "> 0", "one job − chain, hard cuts, to a lossless film")
 
 
 def _one_command(bench: _Bench, script: Path, made: Path) -> None:

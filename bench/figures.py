@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,13 +50,19 @@ def completed(stack: Stack, params: dict[str, Any]) -> str:
 
 
 def side_by_side(what: str, theirs: Callable[[], object], ours: Callable[[], object]) -> tuple[float, float]:
-    """Return the median durations in seconds of RUNS runs each, alternating so that a slow phase affects both."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(RUNS):
-        for task, taken in zip((theirs, ours), times, strict=True):
+    """Return the median durations in seconds of RUNS runs each."""
+    medians = in_turns(what, {"theirs": theirs, "ours": ours})
+    return medians["theirs"], medians["ours"]
+
+
+def in_turns(what: str, tasks: Mapping[str, Callable[[], object]], runs: int = RUNS) -> dict[str, float]:
+    """Return the median duration of each task in seconds, alternating so that a slow phase affects all."""
+    times: dict[str, list[float]] = {name: [] for name in tasks}
+    for _ in range(runs):
+        for name, task in tasks.items():
             started = time.perf_counter()
             task()
-            taken.append(time.perf_counter() - started)
-    theirs_s, ours_s = statistics.median(times[0]), statistics.median(times[1])
-    print(f"{what}: theirs {theirs_s:.3f} s, ours {ours_s:.3f} s", file=sys.stderr)
-    return theirs_s, ours_s
+            times[name].append(time.perf_counter() - started)
+    medians = {name: statistics.median(taken) for name, taken in times.items()}
+    print(f"{what}: {', '.join(f'{name} {taken:.3f} s' for name, taken in medians.items())}", file=sys.stderr)
+    return medians
