@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 
 def plant(root: Path) -> Path:
     """Fill `root`, for PYTHONPATH: `ffmpeg_ops` without its operations and with `collage`; all else as it is."""
-    for name in ("common", "gateway", "handler", "scripts", "tests", "wire"):
+    for name in ("common", "docs", "gateway", "handler", "samples", "scripts", "tests", "wire"):
         (root / name).symlink_to(ROOT / name)
     copy = root / "ffmpeg_ops"
     copy.mkdir()

@@ -124,9 +124,14 @@ def _sent(record: Job) -> dict[str, Webhook]:
     return {"webhook": Webhook(record.id, record.key_id, "example.com:443", WebhookState.PENDING)}
 
 
+def usual() -> Operation:
+    """The operation of examples that are about any: img2vid, or the first where there is none."""
+    return OPERATIONS.get("img2vid") or next(iter(OPERATIONS.values()))
+
+
 def of_jobs(*statuses: JobStatus, operation: Operation | None = None, webhook: bool = False) -> dict[str, Any]:
-    """Examples of one job in each of `statuses`, by default of the first operation that makes a video."""
-    chosen = operation or OPERATIONS["img2vid"]
+    """Examples of one job in each of `statuses`, by default of the `usual` operation."""
+    chosen = operation or usual()
     return {str(status): {"summary": _TITLES[status], "value": job(chosen, status, webhook)} for status in statuses}
 
 
@@ -143,7 +148,7 @@ def only(value: Any) -> dict[str, Any]:
 
 def of_list(*statuses: JobStatus, **more: Any) -> dict[str, Any]:
     """The example of a list of jobs."""
-    jobs = [job(OPERATIONS["img2vid"], status) for status in statuses]
+    jobs = [job(usual(), status) for status in statuses]
     return only({"jobs": jobs, "nextCursor": None, **more})
 
 
@@ -159,7 +164,7 @@ def problem(error: type[RequestError]) -> dict[str, Any]:
 
 def of_failed_job(status: int) -> dict[str, Any]:
     """The example of a failed job, with strict handling, where the response has this status."""
-    failed = job(OPERATIONS["caption"], JobStatus.FAILED)
+    failed = job(usual(), JobStatus.FAILED)
     cls: type[AssetNotFound | WorkerLost] = AssetNotFound
     if status == problems.STATUS_OF_OUR_FAILURE:
         cls = WorkerLost

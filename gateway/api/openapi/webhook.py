@@ -6,7 +6,6 @@ from typing import Any
 
 from marshmallow import fields
 
-from ffmpeg_ops.operation import OPERATIONS
 from gateway.api.job_document import JobSchema
 from gateway.api.openapi import examples
 from gateway.api.openapi.paths import ULID
@@ -38,7 +37,7 @@ class JobEndedSchema(ResponseSchema):
 
 
 def _ended() -> dict[str, Any]:
-    job = examples.job(OPERATIONS["img2vid"], JobStatus.COMPLETED, webhook=True)
+    job = examples.job(examples.usual(), JobStatus.COMPLETED, webhook=True)
     return {"type": f"job.{job['status']}", "timestamp": job["finishedAt"], "data": job}
 
 

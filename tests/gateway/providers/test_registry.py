@@ -66,6 +66,8 @@ print("# Key of the tiny provider.\\n#TINY_KEY=\\n" in docs.env_example(), "| `T
 @pytest.mark.slow
 def test_a_package_that_is_dropped_in_brings_settings_checks_and_prices(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "gateway", tmp_path / "gateway", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("docs", "samples"):  # which it serves
+        (tmp_path / name).symlink_to(ROOT / name)
     package = tmp_path / "gateway/providers/tiny"
     package.mkdir()
     (package / "__init__.py").touch()
