@@ -182,6 +182,8 @@ def test_a_full_disk_at_upload_fails_the_job_with_its_code(
 
 def test_another_process_that_locks_the_database(start: Callable[..., Gateway], tmp_path: Path) -> None:
     gateway = start()
+    # A submit whose outcome could not be saved is followed until it is certain, for longer than this test waits.
+    eventually(lambda: gateway.get(f"/jobs/{gateway.taken[0]}").json()["status"] in FINISHED)
     with closing(sqlite3.connect(tmp_path / "data" / "reelay.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         codes: list[str] = []
