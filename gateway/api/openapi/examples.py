@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from ffmpeg_ops.operation import OPERATIONS, Operation
@@ -52,6 +54,12 @@ _TITLES = {
 
 def job(operation: Operation, status: JobStatus, webhook: bool = False) -> dict[str, Any]:
     """The document of a job with the first example's params."""
+    return copy.deepcopy(_job(operation.name, status, webhook))
+
+
+@cache  # making it takes a hundred times as long as copying it, and each of them is in many responses
+def _job(name: str, status: JobStatus, webhook: bool) -> dict[str, Any]:
+    operation = OPERATIONS[name]
     made = operation.declared(operation.params().load(dict(operation.examples[0])))
     record = Job(
         id=_JOB_ID,

@@ -31,6 +31,7 @@ def new(media: Media) -> Any:
     return tone(media, "new.wav", sine(NEW), 3.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("params", "old_db", "new_db"),
     [
@@ -69,6 +70,7 @@ def test_a_short_sound_fades_out_where_it_ends(media: Media, video: Any, work: V
     assert level_db(heard, NEW, 2.1, 2.9) < -70
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_memory_s", [60, 0], ids=["memory", "file"])
 def test_a_loop_has_no_gap(
     in_memory_s: float, media: Media, video: Any, work: VideoWork, monkeypatch: pytest.MonkeyPatch
@@ -113,6 +115,7 @@ def test_music_is_lowered_under_speech(quieter: str, media: Media, work: VideoWo
     assert level_db(heard, 500, 1.4, 1.9) == pytest.approx(-10.5, abs=0.5), "the speech stays"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [-23, -16])
 def test_the_result_has_the_requested_loudness(target: float, media: Media, work: VideoWork, samples: Any) -> None:
     add(work, samples / "video.mp4", samples / "narration.mp3", loudness=target)
@@ -121,6 +124,7 @@ def test_the_result_has_the_requested_loudness(target: float, media: Media, work
     assert peak <= -1
 
 
+@pytest.mark.slow
 def test_a_mix_has_the_requested_loudness_and_a_copied_video(video: Any, new: Any, work: VideoWork) -> None:
     add(work, video, new, mode="mix", loudness=-14, ducking="new")
     integrated, peak = loudness(work.video)
@@ -170,6 +174,7 @@ def test_of_several_tracks_the_first_is_taken(media: Media, video: Any, new: Any
 CLICK_AT_S = 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("extension", "codec", "start"),
     [

@@ -58,6 +58,7 @@ def voices(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 # --- places ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_sound_begins_at_its_sample(work: Work, tmp_path: Path) -> None:
     path = wav(tmp_path / "click.wav", click(0, 4800))
     ats = [0, 4801, 47_999, 96_000, 100_123, 143_999, 200_001]
@@ -74,6 +75,7 @@ def test_the_mix_has_exactly_its_length(samples: int, work: Work, tmp_path: Path
     assert len(silent) == samples and not silent.any()
 
 
+@pytest.mark.slow
 def test_left_and_right_stay_apart_and_sounds_add_up(work: Work, tmp_path: Path) -> None:
     left, right = np.stack([sine(440, 1), 0 * sine(440, 1)], 1), np.stack([0 * sine(440, 1), sine(880, 1)], 1)
     one, other = wav(tmp_path / "left.wav", left), wav(tmp_path / "right.wav", right)
@@ -100,6 +102,7 @@ def test_the_mix_fades_out(work: Work, tmp_path: Path) -> None:
 # --- levels ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_music_is_lowered_under_speech_and_comes_back(work: Work, tmp_path: Path) -> None:
     speech, music = wav(tmp_path / "speech.wav", sine(500, 2, 0.3)), wav(tmp_path / "music.wav", sine(1300, 1))
     sounds = [
