@@ -27,14 +27,14 @@ from PIL import Image
 from bench.figures import Figure, in_turns, rounded
 from bench.media import SAMPLES, ffmpeg, mosaic
 from ffmpeg_ops.compose import run as composing
-from ffmpeg_ops.engine import encoders, memory, probe
+from ffmpeg_ops.engine import memory, probe
 from ffmpeg_ops.engine.encoders import Encoder
 from ffmpeg_ops.operation import OPERATIONS, Work
 from wire.envelope import Limits
 
 RATE, SCENE_S, FADE_S, SCENES = 30, 2, 0.5, 6
 X264 = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "23", "-pix_fmt", "yuv420p"]
-LOSSLESS = Encoder("libx264", "cpu", ("-preset", "ultrafast"), (0, 0, 0, 0), scale="-qp")
+LOSSLESS = ["-c:v", "libx264", "-preset", "ultrafast", "-qp", "0", "-pix_fmt", "yuv420p"]
 _CHAIN = "the chain of single jobs ÷ one job"
 WORDS = tuple(f"word{i}" for i in range(20))
 
@@ -141,7 +141,7 @@ def _with_cuts(bench: _Bench) -> Iterator[Figure]:
     tasks = {"chain": lambda: bench.chain(theirs, fades=False), "ours": lambda: _run("compose", film, ours)}
     times = in_turns("compose, cuts", tasks, runs=3)
     yield Figure("compose.cuts_ratio", rounded(times["chain"] / times["ours"]), "×", "≥ 1.5", _CHAIN)
-    with mock.patch.dict(encoders.LADDERS, h264=(LOSSLESS,)):
+    with mock.patch.object(Encoder, "arguments", LOSSLESS):
         _run("compose", film, exact)
     gain = _psnr(ours, exact) - _psnr(theirs, exact)
     yield Figure("compose.psnr_gain_db", rounded(gain), "dB", "> 0", "one job − chain, hard cuts, to a lossless film")
