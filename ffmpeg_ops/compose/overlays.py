@@ -115,8 +115,7 @@ def _placed(
     if made is not None:
         return Placed(wanted.path, first + times.first, count, made)
     clip = files.clips[f"{wanted.path}.url_video"]
-    shown = (max(1, round(clip.stream.width * clip.stream.pixel_aspect)), clip.stream.height)
-    box = placement.video_box(wanted.params, shown, size)
+    box = placement.video_box(wanted.params, clip.shown_size, size)
     return Placed(wanted.path, first + times.first, count, None, clip, times, box, wanted.params["volume"])
 
 

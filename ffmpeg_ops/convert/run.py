@@ -14,18 +14,16 @@ from ffmpeg_ops.engine.clips.clip import Clip
 from ffmpeg_ops.engine.encoders import Encoder
 from ffmpeg_ops.engine.encoding import Encoding
 from ffmpeg_ops.engine.picture_params import parse_size
-from ffmpeg_ops.engine.pixels import even, to_one_size, to_yuv420p
+from ffmpeg_ops.engine.pixels import to_one_size, to_yuv420p
 from ffmpeg_ops.engine.timeline.rates import exact_rate
 from ffmpeg_ops.operation import Work
 
 _SLACK = 2  # frames, for rounding in headers and edit lists
 
 
-def size_of(stream: inspect.VideoStream, wanted: str | None) -> tuple[int, int]:
-    """Width and height of the output, by default those in which the video is shown, in square pixels."""
-    if wanted is not None:
-        return parse_size(wanted)
-    return max(2, even(round(stream.width * stream.pixel_aspect))), even(stream.height)
+def size_of(clip: Clip, wanted: str | None) -> tuple[int, int]:
+    """Width and height of the output, by default those in which the clip is shown."""
+    return clip.shown_size if wanted is None else parse_size(wanted)
 
 
 def chain(clip: Clip, params: Mapping[str, Any], rate: Fraction | None) -> str:
@@ -34,7 +32,7 @@ def chain(clip: Clip, params: Mapping[str, Any], rate: Fraction | None) -> str:
     timed = [*clip.on_time(), *(filters.at_rate(rate, stream) if rate else [])]
     if params["size"] is None and stream.pixel_aspect == 1:
         return ",".join([*timed, *to_one_size(stream), *to_yuv420p(stream)])
-    size = size_of(stream, params["size"])
+    size = size_of(clip, params["size"])
     return ",".join([*timed, filters.picture(stream, size, params["fit"], params["background"])])
 
 
@@ -58,7 +56,7 @@ def run(work: Work, params: Mapping[str, Any], assets: Mapping[str, Path]) -> di
     warnings: list[str] = []
     clip = Clip.open(assets["url_video"], "url_video", work, warnings.append)
     rate = None if params["frame_rate"] is None else exact_rate(params["frame_rate"])
-    width, height = size_of(clip.stream, params["size"])
+    width, height = size_of(clip, params["size"])
     shown = replace(clip.stream, width=width, height=height)
     inspect.require_size(shown, "url_video")
     heard = clip.info if params["sound"] == "keep" else replace(clip.info, audio=None, audio_warnings=())

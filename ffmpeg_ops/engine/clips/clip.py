@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ffmpeg_ops.engine import inspect, joined, output
+from ffmpeg_ops.engine.pixels import even
 from ffmpeg_ops.operation import Work
 
 _INDEXED = frozenset({"mov", "matroska"})
@@ -48,6 +49,11 @@ class Clip:
     def counted(self) -> bool:
         """Whether frames are timed by their number: packets have no times, or as in AVI not those of frames."""
         return self.info.is_raw or "avi" in self.info.formats
+
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """Width and height in which it is shown, with square pixels and even sides."""
+        return max(2, even(round(self.stream.width * self.stream.pixel_aspect))), even(self.stream.height)
 
     @property
     def rate(self) -> float:

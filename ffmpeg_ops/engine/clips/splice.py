@@ -14,7 +14,6 @@ from ffmpeg_ops.engine.clips.frames import Target, frames
 from ffmpeg_ops.engine.encoding import Encoding
 from ffmpeg_ops.engine.mixing import mixer
 from ffmpeg_ops.engine.mixing.voice import Sound
-from ffmpeg_ops.engine.pixels import even
 from ffmpeg_ops.engine.timeline.rates import exact_rate, sample_of
 from ffmpeg_ops.operation import Work
 
@@ -38,9 +37,8 @@ class Piece:
 
 def like(clip: Clip) -> Target:
     """The size in which a clip is shown, with square pixels and even sides, and its rate."""
-    stream = clip.stream
-    size = max(2, even(round(stream.width * stream.pixel_aspect))), even(stream.height)
-    inspect.require_size(replace(stream, width=size[0], height=size[1]), clip.name)
+    size = clip.shown_size
+    inspect.require_size(replace(clip.stream, width=size[0], height=size[1]), clip.name)
     return Target(size, exact_rate(min(_MAX_RATE, max(_MIN_RATE, clip.rate))))
 
 
@@ -56,7 +54,7 @@ def splice(pieces: Sequence[Piece], target: Target, work: Work, encoding: Encodi
     if sounds:
         mixing = replace(work, progress=lambda share: work.progress(_MIXED * share))
         mixed = mixer.mix(sounds, sample_of(begins[-1], target.rate), work.directory / _SOUND, mixing)
-        warnings, errors = [*mixed.warnings], mixed.errors
+        warnings += mixed.warnings  # which name each damaged sound
     drawn = film.Film(target.size, target.rate, begins[-1], work.directory / _SOUND if sounds else None)
     encoding_work = replace(work, progress=lambda share: work.progress(_MIXED + (1 - _MIXED) * share))
     found: dict[int, tuple[int, int]] = {}
