@@ -31,6 +31,7 @@ from ffmpeg_ops.operation import Work
 from wire.errors import CODES, MAX_MESSAGE, JobError, JobFault, JobTimeout, WorkerError
 
 _POLL_S = 0.1
+_MAX_WARNINGS, _MAX_WARNING = 10, 500
 _KILL_S = 2.0
 _TRIES = 2
 _KILLED, _OUT_OF_CPU = -9, -24  # exit statuses
@@ -52,6 +53,13 @@ class Result:
     facts: Mapping[str, Any]
     #: At most as many bytes as the caller allows.
     data: bytes
+
+    def warnings(self) -> tuple[str, ...]:
+        """The fact `warnings`, a list of texts, of limited number and length. Raises ValueError for anything else."""
+        found = self.facts.get("warnings")
+        if not isinstance(found, list) or not all(isinstance(warning, str) for warning in found):
+            raise ValueError("the warnings are no list of texts")
+        return tuple(warning[:_MAX_WARNING] for warning in found[:_MAX_WARNINGS])
 
 
 def run(

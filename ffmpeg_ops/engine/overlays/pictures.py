@@ -19,7 +19,6 @@ from wire.errors import AssetInvalid, JobTimeout
 
 _MAX_SIDE = 10_000
 _MAX_MS = 3_600_000
-_MAX_WARNINGS, _MAX_WARNING = 10, 500
 
 Rgba = NDArray[np.uint8]  # frames, rows, columns, four channels
 Warn = Callable[[str], object]
@@ -69,16 +68,14 @@ def _read(
         following = result.facts.get("next")
         if following is not None and (type(following) is not int or following <= first):
             raise ValueError("the next frame is none")
-        warnings = result.facts.get("warnings")
-        if not isinstance(warnings, list) or not all(isinstance(warning, str) for warning in warnings):
-            raise ValueError("the warnings are no list of texts")
+        warnings = result.warnings()
     except JobTimeout as error:
         work.stop.check()
         raise AssetInvalid(f"{name}: the image takes too long to decode.") from error
     except (confined.Crashed, ValueError) as error:
         raise AssetInvalid(f"{name}: the image is damaged.", detail=repr(error)) from error
-    for warning in warnings[:_MAX_WARNINGS]:
-        warn(warning[:_MAX_WARNING])
+    for warning in warnings:
+        warn(warning)
     return pictures, shown_ms, following
 
 

@@ -21,7 +21,6 @@ MEMORY_BYTES = 1_300_000_000
 TIMEOUT_S = 120
 _MAX_SIDE = 1_000_000
 _MAX_DATA_BYTES = 600_000_000
-_MAX_WARNINGS, _MAX_WARNING = 10, 500
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def load(
         )
         whole, size = (_size(result.facts.get(fact)) for fact in ("whole", "size"))
         pixels = np.frombuffer(result.data, np.uint8).reshape(size[1], size[0], 3)
-        warnings = _warnings(result.facts.get("warnings"))
+        warnings = result.warnings()
     except JobTimeout as error:
         work.stop.check()
         raise AssetInvalid(f"{name}: the image takes too long to decode.") from error
@@ -111,9 +110,3 @@ def _size(fact: Any) -> tuple[int, int]:
     if not all(1 <= side <= _MAX_SIDE for side in fact):
         raise ValueError("a size is out of bounds")
     return fact[0], fact[1]
-
-
-def _warnings(fact: Any) -> tuple[str, ...]:
-    if not isinstance(fact, list) or not all(isinstance(warning, str) for warning in fact):
-        raise ValueError("the warnings are no list of texts")
-    return tuple(warning[:_MAX_WARNING] for warning in fact[:_MAX_WARNINGS])

@@ -13,7 +13,6 @@ from wire.errors import AssetInvalid, JobTimeout
 
 TIMEOUT_S = 60
 _MEMORY_BYTES, _DATA_BYTES = 1_000_000_000, 64_000_000
-_MAX_WARNINGS, _MAX_WARNING = 10, 500
 _TEXT = "subtitles"
 
 
@@ -40,14 +39,12 @@ def _read(path: Path, name: str, work: Work, warn: Callable[[str], object], *, i
             memory_bytes=_MEMORY_BYTES,
             data_bytes=_DATA_BYTES,
         )
-        cues, warnings = transfer.cues(result.data), result.facts.get("warnings")
-        if not isinstance(warnings, list) or not all(isinstance(warning, str) for warning in warnings):
-            raise ValueError("the warnings are no list of texts")
+        cues, warnings = transfer.cues(result.data), result.warnings()
     except JobTimeout as error:
         work.stop.check()
         raise AssetInvalid(f"{name}: the subtitles take too long to read.") from error
     except (confined.Crashed, ValueError) as error:
         raise AssetInvalid(f"{name}: the subtitles cannot be read.", detail=repr(error)) from error
-    for warning in warnings[:_MAX_WARNINGS]:
-        warn(warning[:_MAX_WARNING])
+    for warning in warnings:
+        warn(warning)
     return cues
