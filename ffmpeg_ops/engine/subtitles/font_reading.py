@@ -42,7 +42,7 @@ def read(arguments: Mapping[str, Any]) -> Returned:
     if found.name in _WEB_FONTS:
         raise AssetInvalid(f"{name}: the file is {found.label}; use the TTF or OTF file of the same font.")
     if found is not FONT:
-        raise AssetInvalid(f"{name}: the file is {found.label}, not a font: a TTF or OTF file.")
+        raise AssetInvalid(f"{name}: the file is {found.label}, not a TTF or OTF font.")
     try:
         renamed = _renamed(content, arguments["family"])
         font = ImageFont.truetype(io.BytesIO(renamed), REFERENCE)
