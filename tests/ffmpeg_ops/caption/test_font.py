@@ -80,8 +80,8 @@ def test_a_font_without_any_of_the_characters_is_reported(media: Media, work: Vi
 
 def test_a_font_that_cannot_be_read_fails_by_its_path(media: Media, work: VideoWork, tmp_path: Path) -> None:
     path = tmp_path / "font"
-    path.write_text("not a font")
-    with pytest.raises(AssetInvalid, match=r"^style\.url_font: the file is a text file, not a font"):
+    path.write_text("not a TTF or OTF font")
+    with pytest.raises(AssetInvalid, match=r"^style\.url_font: the file is a text file, not a TTF or OTF font"):
         caption(work, media, "x", path)
 
 

@@ -70,8 +70,8 @@ def test_a_font_without_names_gets_one(work: Work, sans: bytes) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"hello, this is no font\n" * 50, "the file is a text file, not a font"),
-        (b"<!doctype html><html><body>404</body></html>", "the file is an HTML page, not a font"),
+        (b"hello, this is no font\n" * 50, "the file is a text file, not a TTF or OTF font"),
+        (b"<!doctype html><html><body>404</body></html>", "the file is an HTML page, not a TTF or OTF font"),
         (b"wOF2" + bytes(5000), "a WOFF2 web font; use the TTF or OTF file"),
         (b"wOFF" + bytes(5000), "a WOFF web font; use the TTF or OTF file"),
         (b"\0\1\0\0\0", "cut off"),
